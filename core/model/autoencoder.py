@@ -1,0 +1,166 @@
+"""Images to latents and back: any diffusers `AutoencoderKL`, SDXL's (f = 8) and the embedded nano one (f = 4) alike.
+
+`commonart encode-image shards/ --model sdxl-vae` stores its latents; `train`, `sample` and `mia` call it too.
+
+Latents here are always the scaled ones that the transformer sees: (z - shift_factor) * scaling_factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from commonart.core.errors import CommonArtError
+from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+
+TILE_ABOVE = 1024  # Pixels of the longer side; SDXL's autoencoder was trained up to this size.
+
+
+@dataclass(slots=True)
+class Autoencoder:
+    """A frozen AutoencoderKL. Make one with `Autoencoder.load`.
+
+    Attributes:
+        channels: C of the latents (4 for SDXL's).
+        factor: f, pixels per latent along one side (8 for SDXL's).
+        scaling, shift: latents = (z - shift) * scaling.
+        precision: "float32", "float16" or "bfloat16", as runs and caches record it.
+    """
+
+    model: Any
+    device: torch.device
+    dtype: torch.dtype
+    channels: int
+    factor: int
+    scaling: float
+    shift: float
+
+    @property
+    def precision(self) -> str:
+        return dtype_name(self.dtype)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, dtype: torch.dtype | str = "auto", *, device: torch.device | str = "auto"
+    ) -> Autoencoder:
+        """Load from a local folder: the model itself, or a pipeline with `vae/`. safetensors only.
+
+        `auto` is float32, except on a GPU for weights that say they survive float16 (`force_upcast: false`, as in
+        madebyollin/sdxl-vae-fp16-fix; SDXL's own overflow there).
+
+        Raises:
+            CommonArtError: the folder holds no AutoencoderKL, or not all of its weights.
+        """
+        from diffusers import AutoencoderKL
+
+        path = Path(folder)
+        if (path / "vae" / "config.json").is_file():
+            path = path / "vae"
+        if not (path / "config.json").is_file():
+            raise CommonArtError(
+                f"{path} holds no autoencoder: there is no config.json in it.",
+                "Give a folder with a diffusers AutoencoderKL, or a name from `commonart models`.",
+            )
+        device = pick_device(device) if isinstance(device, str) else device
+        config = AutoencoderKL.load_config(path, local_files_only=True)
+        if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+            raise CommonArtError(
+                f"{path} holds a {config['_class_name']}, not an AutoencoderKL.", "Give an AutoencoderKL's folder."
+            )
+        if dtype == "auto":
+            dtype = torch.float16 if device.type == "cuda" and not config.get("force_upcast", True) else torch.float32
+        dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
+        try:
+            model, info = AutoencoderKL.from_pretrained(
+                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise CommonArtError(
+                f"The autoencoder in {path} cannot be loaded: {reason}.",
+                "It must be an AutoencoderKL in safetensors, complete.",
+            ) from error
+        if info["missing_keys"]:
+            raise CommonArtError(
+                f"The weights in {path} lack {len(info['missing_keys'])} tensors, among them "
+                f"{min(info['missing_keys'])}.",
+                "Download the model again, or give the folder that holds all of it.",
+            )
+        model.to(device).eval().requires_grad_(False)
+        c = model.config
+        return cls(
+            model=model,
+            device=device,
+            dtype=dtype,
+            channels=int(c.latent_channels),
+            factor=2 ** (len(c.block_out_channels) - 1),
+            scaling=float(c.scaling_factor),
+            shift=float(c.shift_factor or 0.0),
+        )
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, each [B, C, H/f, W/f] in float32.
+
+        A sample of the posterior is `mean + std * noise`. Images above `TILE_ABOVE` pixels run in tiles.
+
+        Raises:
+            ValueError: H or W is no multiple of f.
+        """
+        height, width = images.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"{width}x{height} pixels are no multiple of the autoencoder's {self.factor}")
+        self._tile(max(height, width))
+        means, stds = [], []
+        for part in images.split(batch):
+            posterior = self.model.encode(part.to(self.device, self.dtype)).latent_dist
+            means.append((posterior.mean.float() - self.shift) * self.scaling)
+            stds.append(posterior.std.float() * self.scaling)
+        return torch.cat(means), torch.cat(stds)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
+        """Scaled latents [B, C, h, w] to images [B, 3, h f, w f] in -1..1, float32."""
+        self._tile(max(latents.shape[-2:]) * self.factor)
+        parts = []
+        for part in latents.split(batch):
+            z = part.to(self.device, torch.float32) / self.scaling + self.shift
+            parts.append(self.model.decode(z.to(self.dtype)).sample.float().clamp(-1, 1))
+        return torch.cat(parts)
+
+    def _tile(self, side: int) -> None:
+        """Tiles only where one pass would be too large: they cost a little accuracy at their seams."""
+        self.model.use_tiling = side > TILE_ABOVE
+        self.model.tile_sample_min_size = TILE_ABOVE
+        self.model.tile_latent_min_size = TILE_ABOVE // self.factor
+
+
+def to_pixels(images: Sequence[Image.Image | bytes]) -> Tensor:
+    """Images of one size, as PIL RGB or as encoded bytes, to Tensor[B, 3, H, W] in -1..1, float32.
+
+    Raises:
+        CommonArtError: bytes that are no image, or not within the limits of `core.data.decode`.
+        ValueError: images of several sizes.
+    """
+    arrays = []
+    for image in images:
+        if isinstance(image, bytes):
+            from commonart.core.data.decode import decode
+
+            image = decode(image)
+        arrays.append(np.asarray(image.convert("RGB")))
+    pixels_BHWC = torch.from_numpy(np.stack(arrays))
+    return pixels_BHWC.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_images(images: Tensor) -> list[Image.Image]:
+    """Tensor[B, 3, H, W] in -1..1 to PIL RGB images."""
+    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -1,0 +1,83 @@
+"""Where devices and number formats are chosen: the only such place, so that every stage decides alike.
+
+`commonart train --device auto --precision auto` and the same options of encode-text, encode-image, sample and
+the captioners end here.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from commonart.core.errors import CommonArtError, UsageError
+
+DTYPES = {
+    "fp32": torch.float32, "float32": torch.float32,
+    "bf16": torch.bfloat16, "bfloat16": torch.bfloat16,
+    "fp16": torch.float16, "float16": torch.float16,
+}  # fmt: skip
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`: auto, cpu, mps, cuda or cuda:N.
+
+    auto is this process's GPU (LOCAL_RANK, where torchrun or srun started several), else Apple's, else the CPU.
+    Raises UsageError for an unknown name and CommonArtError for a device that this machine has not got.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name} is no device", "Give auto, cpu, cuda, cuda:N or mps.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
+        if index >= count:
+            raise CommonArtError(
+                f"--device {name} is not there: this machine shows {count} CUDA devices",
+                "Use --device cpu, or ask the scheduler for a GPU.",
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise CommonArtError("--device mps is not there on this machine", "Use --device cpu.")
+    return device
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products run in hardware (Ampere GPUs and later; AMX or AVX-512 BF16 CPUs)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        return any(
+            bool(getattr(torch.cpu, probe, lambda: False)())
+            for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        )
+    return False
+
+
+def pick_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
+    """The dtype called `name`: auto, fp32, bf16 or fp16 (PyTorch's long names too).
+
+    auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32. Raises UsageError.
+    """
+    if name == "auto":
+        device = device or pick_device()
+        if fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"--precision {name} is no precision", "Give auto, fp32, bf16 or fp16.")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that runs and feature caches record: "float32", "bfloat16" or "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Mixed precision in `dtype` on `device`; no context at all for float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

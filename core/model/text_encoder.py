@@ -1,0 +1,210 @@
+"""Texts to hidden states: what the transformer is conditioned on, in training, caching and sampling alike.
+
+`commonart encode-text shards/ --model calm2-7b` stores them; `train` and `sample` call this when nothing is stored.
+
+Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of its
+tokens: the last layer's states **after** the final norm, as transformers defines it and as the paper used it.
+Texts are padded on the right and trimmed back to their true length: with a causal mask the states of real tokens do
+not depend on the pads after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+
+MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
+QUANTIZE = ("quanto-int8",)
+T5_FAMILY = ("t5", "mt5", "umt5")
+
+
+@dataclass(slots=True)
+class TextEncoder:
+    """A frozen language model with its tokenizer. Make one with `TextEncoder.load`.
+
+    Attributes:
+        width: D, the channels of a hidden state.
+        precision: what a run or a cache records, e.g. "bfloat16" or "quanto-int8/bfloat16". Train and sample with
+            the same one.
+        null_id: the one token that stands for "no text".
+        truncated, tokens, texts: counted since loading, over every `encode`.
+    """
+
+    model: torch.nn.Module
+    tokenizer: Any
+    device: torch.device
+    precision: str
+    width: int
+    null_id: int
+    max_tokens: int = MAX_TOKENS
+    truncated: int = 0
+    tokens: int = 0
+    texts: int = 0
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | str = "auto",
+        quantize: str | None = None,
+        *,
+        device: torch.device | str = "auto",
+        max_tokens: int = MAX_TOKENS,
+    ) -> TextEncoder:
+        """Load from a local folder: a model with its tokenizer, or a pipeline with `text_encoder/` and `tokenizer/`.
+
+        safetensors only, and no remote code. `quantize="quanto-int8"` stores the linear layers in 8 bits, as the
+        paper did to fit CALM2-7B beside the transformer on a 24 GB card.
+
+        Raises:
+            CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
+        """
+        if quantize not in (None, *QUANTIZE):
+            raise UsageError(f"--quantize {quantize} is not known.", f"Use {', '.join(QUANTIZE)} or leave it out.")
+        if max_tokens < 1:
+            raise UsageError("--max-tokens must be at least 1.", f"{MAX_TOKENS} is the default.")
+        device = pick_device(device) if isinstance(device, str) else device
+        dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
+        model_folder, tokenizer_folder = _folders(Path(folder))
+        model, tokenizer = _load(model_folder, tokenizer_folder, dtype)
+        if quantize:
+            from optimum.quanto import freeze, qint8
+            from optimum.quanto import quantize as quantize_weights
+
+            quantize_weights(model, weights=qint8)
+            freeze(model)
+        model.to(device).eval().requires_grad_(False)
+        precision = f"{quantize}/{dtype_name(dtype)}" if quantize else dtype_name(dtype)
+        null_id = _null_id(tokenizer, model.config, model_folder)
+        width = int(getattr(model.config, "d_model", None) or model.config.hidden_size)
+        return cls(model, tokenizer, device, precision, width, null_id, max_tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of every text, at most `max_tokens`, and whether each was cut.
+
+        A text without a token ("" under CALM2's tokenizer) is the null token.
+        """
+        if not texts:
+            return [], []
+        ids: list[list[int]] = [list(i) for i in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+        cut = [len(i) > self.max_tokens for i in ids]
+        for n, text in enumerate(texts):
+            if cut[n]:  # The tokenizer cuts, not a slice: it keeps the end token that T5 needs.
+                ids[n] = list(self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"])
+        return [i or [self.null_id] for i in ids], cut
+
+    def encode(self, texts: Sequence[str], batch: int = 32) -> list[Tensor]:
+        """The hidden states of every text, in the order given: a list of Tensor[L, D], L its own number of tokens.
+
+        The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of similar
+        length, so little is spent on pads. Longer texts are cut at `max_tokens` and counted in `truncated`.
+        """
+        ids, cut = self.tokenize(texts)
+        self.texts += len(ids)
+        self.tokens += sum(map(len, ids))
+        self.truncated += sum(cut)
+        return self.encode_ids(ids, batch)
+
+    @torch.no_grad()  # Not inference_mode: training saves these tensors for its backward pass.
+    def encode_ids(self, ids: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
+        """As `encode`, for token ids (each list at least one long)."""
+        order = sorted(range(len(ids)), key=lambda n: len(ids[n]), reverse=True)
+        states: list[Tensor] = [torch.empty(0)] * len(ids)
+        for start in range(0, len(order), batch):
+            part = order[start : start + batch]
+            longest = len(ids[part[0]])
+            tokens_BL = torch.full((len(part), longest), self.null_id, dtype=torch.long)
+            mask_BL = torch.zeros((len(part), longest), dtype=torch.long)
+            for row, n in enumerate(part):
+                tokens_BL[row, : len(ids[n])] = torch.tensor(ids[n], dtype=torch.long)
+                mask_BL[row, : len(ids[n])] = 1
+            causal = {} if self.model.config.model_type in T5_FAMILY else {"use_cache": False}
+            out = self.model(
+                input_ids=tokens_BL.to(self.device), attention_mask=mask_BL.to(self.device), **causal
+            ).last_hidden_state
+            for row, n in enumerate(part):
+                states[n] = out[row, : len(ids[n])].clone()
+        return states
+
+    def null(self) -> Tensor:
+        """The state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
+
+        Defined once, here: the state of the single token `null_id`, which is the tokenizer's beginning-of-text
+        token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
+        """
+        return self.encode_ids([[self.null_id]])[0]
+
+
+def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """A list of Tensor[L, D] as one batch: (text_BLD padded with zeros on the right, mask_BL, true at real tokens)."""
+    text_BLD = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+    lengths = torch.tensor([len(s) for s in states], device=text_BLD.device)
+    mask_BL = torch.arange(text_BLD.shape[1], device=text_BLD.device)[None] < lengths[:, None]
+    return text_BLD, mask_BL
+
+
+def _folders(folder: Path) -> tuple[Path, Path]:
+    """(folder of the model, folder of the tokenizer) of a plain model or of a diffusers pipeline."""
+    if (folder / "text_encoder" / "config.json").is_file():
+        folder = folder / "text_encoder"
+    if not (folder / "config.json").is_file():
+        raise CommonArtError(
+            f"{folder} holds no text encoder: there is no config.json in it.",
+            "Give a folder with a transformers model and its tokenizer, or a name from `commonart models`.",
+        )
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"))
+    return folder, folder if own else folder.parent / "tokenizer"
+
+
+def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    offline = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **offline)
+        if config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:
+            raise CommonArtError(
+                f"{folder} holds a '{config.model_type}' model, which is neither a causal language model nor T5.",
+                "Give a text encoder: `commonart models` lists those that are known to work.",
+            )
+        # AutoModel leaves the output head out: its last_hidden_state is the causal LM's hidden_states[-1].
+        auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
+        model, info = auto.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise CommonArtError(
+            f"The text encoder in {folder} cannot be loaded: {reason}.",
+            "It must be safetensors of a class that transformers has, with its tokenizer; no remote code is run.",
+        ) from error
+    if info["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise CommonArtError(
+            f"The weights in {folder} lack {len(info['missing_keys'])} tensors, among them "
+            f"{min(info['missing_keys'])}.",
+            "Download the model again, or give the folder that holds all of it.",
+        )
+    return model, tokenizer
+
+
+def _null_id(tokenizer: Any, config: Any, folder: Path) -> int:
+    for owner in (tokenizer, config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(owner, name, None)
+            if isinstance(token, int) and token >= 0:
+                return token
+    raise CommonArtError(
+        f"The tokenizer of {folder} has neither a begin, an end nor a pad token to stand for an empty text.",
+        "Add a bos_token to its tokenizer_config.json.",
+    )
