@@ -1,0 +1,81 @@
+"""The order of the samples: a function of seed, epoch and step alone, whatever the number of GPUs, workers or restarts.
+
+    rows, epochs = batch_rows(seed=0, step=12, batch=64, count=159)   # which records make up step 12
+
+Position p of the run (p = step * batch + i) belongs to epoch p // count and is sample `permute(p % count)` of it. The
+permutation is a small Feistel network, so that any position of a set of any size is found without memory or shuffling, and
+nothing is left over between epochs: batches run through their ends. No torch here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROUNDS = 6
+_M1, _M2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(*words: int | np.ndarray) -> np.ndarray:
+    """Hash of integers (broadcast together) to uint64: the finaliser of splitmix64 (Steele et al. 2014), chained."""
+    state = np.zeros((), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for word in words:
+            state = (state ^ np.asarray(word).astype(np.uint64)) + _GOLDEN
+            state = (state ^ (state >> np.uint64(30))) * _M1
+            state = (state ^ (state >> np.uint64(27))) * _M2
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def uniform(*words: int | np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1), float64, one per broadcast element: a function of the words alone."""
+    return (mix(*words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -> np.ndarray:
+    """The places of `index` (0 <= index < count) in the permutation of `count` that (seed, epoch) names. int64, same shape.
+
+    A Feistel network on the smallest even number of bits that holds `count`, walked until it lands inside (cycle walking):
+    a bijection on 0..count-1 for every (seed, epoch).
+    """
+    if count < 1:
+        raise ValueError("count must be at least 1")
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    value = np.asarray(index, dtype=np.uint64).copy()
+    epoch = np.broadcast_to(np.asarray(epoch, dtype=np.uint64), value.shape)
+    keys = [mix(seed, epoch, 0x5EED, turn) for turn in range(_ROUNDS)]
+    outside = np.ones(value.shape, dtype=bool)
+    while outside.any():
+        left, right = value[outside] >> half, value[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (mix(key[outside], right) & mask)
+        value[outside] = (left << half) | right
+        outside = value >= np.uint64(count)
+    return value.astype(np.int64)
+
+
+def batch_rows(seed: int, step: int, batch: int, count: int, first: int = 0, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, epochs) of step `step`: which of `count` samples it takes, and in which epoch each of them is.
+
+    `first` and `size` cut one device's micro batch out of the global `batch`; the cuts of all devices together are the same
+    batch whatever their number. Both results: int64, shape (size,).
+    """
+    size = batch - first if size is None else size
+    position = np.int64(step) * batch + first + np.arange(size, dtype=np.int64)
+    epochs, place = position // count, position % count
+    return permute(place, count, seed, epochs), epochs
+
+
+def choose(weights: np.ndarray, offsets: np.ndarray, rows: np.ndarray, seed: int, epochs: np.ndarray) -> np.ndarray:
+    """One of each row's items, at random by weight: indices into `weights`, int64, shape (len(rows),).
+
+    Row r owns items offsets[r] .. offsets[r + 1] - 1. The choice depends on (seed, epoch, row) alone.
+    """
+    draws = uniform(seed, epochs, rows, 0xCA97)
+    picks = np.empty(len(rows), dtype=np.int64)
+    for i, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+        start, stop = int(offsets[row]), int(offsets[row + 1])
+        cumulative = np.cumsum(weights[start:stop])
+        picks[i] = start + min(int(np.searchsorted(cumulative, draw * cumulative[-1], side="right")), stop - start - 1)
+    return picks

@@ -1,0 +1,174 @@
+"""Checkpoints that are whole or absent: written beside, synced, hashed, renamed; the newest good one is found again.
+
+    runs/512/checkpoints/step-0000100/{transformer/, ema/, optimizer.safetensors, state.json}
+
+`state.json` holds the step, what the loop needs to go on, and the SHA-256 of every other file; it is written last. A folder
+whose hashes do not agree is damaged: it is skipped with a warning and never loaded in part. safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from commonart.core.data.files import sha256_file, sync_folder, write_bytes
+from commonart.core.errors import CommonArtError
+
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{7,})")
+_BESIDE = re.compile(r"\.step-\d{7,}\.(part|gone)")
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One good checkpoint: its folder, optimiser step and the values that the loop saved."""
+
+    folder: Path
+    step: int
+    values: dict[str, Any]
+
+    @property
+    def transformer(self) -> Path:
+        """Folder of the weights that are trained."""
+        return self.folder / "transformer"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the weights to sample with: the moving average where there is one."""
+        ema = self.folder / "ema"
+        return ema if ema.is_dir() else self.transformer
+
+
+def folder_of(run: str | os.PathLike[str]) -> Path:
+    """Where a run keeps its checkpoints."""
+    return Path(run) / "checkpoints"
+
+
+def save(
+    run: str | os.PathLike[str], step: int, write: Callable[[Path], None], values: Mapping[str, Any], keep: int = 3
+) -> Path:
+    """Make `write(folder)` a checkpoint of `run`, and keep the newest `keep` of them (0 keeps all). The folder's final path.
+
+    A kill at any moment leaves the checkpoints that were there before, and at most a folder beside them that is cleared away
+    by the next save. Raises CommonArtError when the disk is full or the folder cannot be written; the old ones stand.
+    """
+    home = folder_of(run)
+    final, part = home / f"step-{step:07d}", home / f".step-{step:07d}.part"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _clear(home)
+        part.mkdir()
+        write(part)
+        _seal(part, step, values)
+        if final.exists():  # a damaged one of the same step
+            _remove(final)
+        os.rename(part, final)
+        sync_folder(home)
+        _prune(home, keep)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CommonArtError(
+            f"{final}: the checkpoint cannot be written ({error.strerror or error}); the ones before it stand.",
+            "Free some space and start the same command again." if room else "Make the folder writable and start again.",
+        ) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return final
+
+
+def newest(run: str | os.PathLike[str], warn: Warn = lambda _: None) -> Checkpoint | None:
+    """The newest good checkpoint of `run`, or None. Each damaged one that is newer is named to `warn`."""
+    for folder in reversed(_list(folder_of(run))):
+        try:
+            return read(folder)
+        except CommonArtError as error:
+            warn(f"{error.what} It is skipped.")
+    return None
+
+
+def read(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Check a checkpoint against its hashes and read its state. Raises CommonArtError where anything is missing or altered."""
+    folder = Path(folder)
+    damaged = "Use an older checkpoint of the same run."
+    try:
+        state = orjson.loads((folder / STATE).read_bytes())
+        seal = state.pop("seal")
+        if seal != _digest(state):
+            raise CommonArtError(f"The checkpoint {folder} is damaged: {STATE} is not what was saved.", damaged)
+        with ThreadPoolExecutor(4) as pool:  # hashlib releases the interpreter's lock
+            paths = [folder / name for name in state["files"]]
+            for path, found, expected in zip(paths, pool.map(sha256_file, paths), state["files"].values(), strict=True):
+                if found != expected:
+                    raise CommonArtError(f"The checkpoint {folder} is damaged: {path.name} is not what was saved.", damaged)
+        return Checkpoint(folder, int(state["step"]), state["values"])
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CommonArtError(f"The checkpoint {folder} is damaged: {STATE} or a file it names is missing.", damaged) from error
+
+
+def _seal(folder: Path, step: int, values: Mapping[str, Any]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(_sync_and_hash, paths))
+    for inner in sorted({path.parent for path in paths}):
+        sync_folder(inner)
+    state: dict[str, Any] = {"step": step, "values": dict(values)}
+    state["files"] = {path.relative_to(folder).as_posix(): value for path, value in zip(paths, hashes, strict=True)}
+    state["seal"] = _digest(state)
+    write_bytes(folder / STATE, orjson.dumps(state, option=orjson.OPT_INDENT_2))
+
+
+def _sync_and_hash(path: Path) -> str:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return sha256_file(path)
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _list(home: Path) -> list[Path]:
+    found = [(int(match[1]), path) for path in _entries(home) if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _entries(home: Path) -> list[Path]:
+    return list(home.iterdir()) if home.is_dir() else []
+
+
+def _clear(home: Path) -> None:
+    """Removes what killed saves and removals left behind."""
+    for path in _entries(home):
+        if _BESIDE.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _prune(home: Path, keep: int) -> None:
+    for path in _list(home)[:-keep] if keep else []:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Takes a checkpoint away: out of sight first, so that a kill never leaves half of one under its name."""
+    gone = path.with_name(f".{path.name}.gone")
+    with suppress(FileNotFoundError):
+        os.rename(path, gone)
+    shutil.rmtree(gone, ignore_errors=True)

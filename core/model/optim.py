@@ -1,0 +1,186 @@
+"""The optimisers of the recipe table, and their states as flat tensors (so that a checkpoint needs no pickle).
+
+    optimiser = make(model.named_parameters(), recipe)
+    tensors, values = state_of(optimiser, names)      # -> safetensors and JSON
+    load_state(optimiser, names, tensors, values)     # bit for bit
+
+CAME: Luo et al. 2023, arXiv 2307.02047, algorithm 2. AdamW8bit: Dettmers et al. 2021 (bitsandbytes). AdamW: torch's fused one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from commonart.core.errors import CommonArtError
+from commonart.core.recipes import Recipe
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+class CAME(torch.optim.Optimizer):
+    """Confidence-guided Adafactor-like optimiser (arXiv 2307.02047): second moments of matrices are kept as row and column means.
+
+    `betas`: of the momentum, of the squared gradient and of the instability (g - m)^2. `eps`: added to the squared gradient and
+    to the instability. `clip`: the root mean square of an update is cut to it. Weight decay is decoupled. States are float32
+    whatever the parameters' dtype, which is what keeps a resumed run finite.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2e-5,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        eps: tuple[float, float] = (1e-30, 1e-16),
+        clip: float = 1.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, group)
+        return loss
+
+    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
+        beta1, beta2, beta3 = group["betas"]
+        eps1, eps2 = group["eps"]
+        # A convolution counts as the matrix (out, in * height * width): means over a 2 x 2 kernel would say nothing.
+        shape = (param.shape[0], -1) if param.dim() >= 2 else param.shape
+        grad = param.grad.float().reshape(shape)  # type: ignore[union-attr]
+        state = self.state[param]
+        if not state:
+            state["momentum"] = torch.zeros_like(grad)
+            if grad.dim() == 2:
+                for name in ("square", "residual"):
+                    state[f"{name}_row"] = grad.new_zeros(grad.shape[0])
+                    state[f"{name}_column"] = grad.new_zeros(grad.shape[1])
+            else:
+                state["square"] = torch.zeros_like(grad)
+
+        square = grad.square().add_(eps1)
+        if grad.dim() == 2:
+            update = _factored(square, state["square_row"], state["square_column"], beta2).mul_(grad)
+        else:
+            update = state["square"].lerp_(square, 1 - beta2).rsqrt().mul_(grad)
+        update.div_((update.square().mean().sqrt_() / group["clip"]).clamp_(min=1.0))
+        momentum = state["momentum"].lerp_(update, 1 - beta1)
+        if grad.dim() == 2:
+            instability = (update - momentum).square_().add_(eps2)
+            momentum = _factored(instability, state["residual_row"], state["residual_column"], beta3).mul_(momentum)
+        if group["weight_decay"]:
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+        param.sub_((group["lr"] * momentum).view_as(param))
+
+
+def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tensor:
+    """1 / sqrt of the rank-1 estimate row x column / mean(row), after moving both means towards `square` (in place)."""
+    row.lerp_(square.mean(dim=1), 1 - beta)
+    column.lerp_(square.mean(dim=0), 1 - beta)
+    return torch.outer((row / row.mean()).rsqrt_(), column.rsqrt())
+
+
+def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
+    params = [(name, param) for name, param in named if param.requires_grad]
+    decayed = [param for _, param in params if param.dim() >= 2]
+    free = [param for _, param in params if param.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    betas = (recipe.beta1, recipe.beta2)
+    if recipe.optimiser == "CAME":
+        return CAME(groups, lr=recipe.lr)
+    if recipe.optimiser == "AdamW8bit":
+        return _adamw8bit()(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon, fused=True)
+
+
+def _adamw8bit() -> Any:
+    # bitsandbytes logs optional kernels that it did not find as errors; they concern 4-bit inference, not the optimiser.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise CommonArtError(
+            f"The optimiser AdamW8bit needs bitsandbytes, which does not import: {error}.",
+            "Reinstall commonart, or train with --set optimiser=AdamW.",
+        ) from error
+    return AdamW8bit
+
+
+def state_of(optimiser: torch.optim.Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's state as (tensors, JSON values), keyed "PARAMETER/ENTRY". Tensors that parameters share are stored once."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    for name, param in named:
+        for entry, value in optimiser.state.get(param, {}).items():
+            key = f"{name}/{entry}"
+            if not isinstance(value, Tensor):
+                values[key] = value
+                continue
+            identity = (value.data_ptr(), value.shape, value.dtype)
+            if value.numel() and identity in seen:
+                values[key] = {"same as": seen[identity]}
+                continue
+            seen[identity] = key
+            tensors[key] = value.detach().contiguous()
+    return tensors, values
+
+
+def load_state(optimiser: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Puts back what `state_of` gave, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
+    params = dict(named)
+    fused = {id(param): bool(group.get("fused")) for group in optimiser.param_groups for param in group["params"]}
+    shared: dict[str, Tensor] = {}
+
+    def place(key: str, tensor: Tensor, copy: bool) -> None:
+        name, _, entry = key.rpartition("/")
+        param = params.get(name)
+        if param is None:
+            raise CommonArtError(
+                f"The optimiser's state names the parameter {name}, which this transformer does not have.",
+                "Start from the weights alone with --init, in another run folder.",
+            )
+        if copy:
+            # torch keeps AdamW's step on the CPU unless the fused kernel needs it beside the parameter.
+            stays = entry == "step" and not fused.get(id(param))
+            tensor = tensor.clone() if stays else tensor.to(param.device, copy=True)
+            shared[key] = tensor
+        optimiser.state[param][entry] = tensor
+
+    for key, tensor in tensors.items():
+        place(key, tensor, copy=True)
+    for key, value in values.items():
+        if isinstance(value, dict) and "same as" in value:
+            place(key, shared[value["same as"]], copy=False)
+        else:
+            place(key, value, copy=False)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def bytes_per_parameter(optimiser: str) -> float:
+    """State of the optimiser in bytes per parameter, for memory estimates."""
+    return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimiser]
+
+
+def global_norm(grads: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together, a float32 scalar on their device."""
+    return torch.nn.utils.get_total_norm(grads)
