@@ -1,0 +1,149 @@
+"""JSONL of records: the one reader and the one writer. `-` is stdin or stdout; `.gz` and `.zst` are understood."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import orjson
+
+from commonart.core.data.files import replacing
+from commonart.core.data.record import Record, check, rebase
+from commonart.core.errors import CommonArtError, SchemaError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
+FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    if path == "-":
+        yield sys.stdin.buffer
+    elif path.endswith(".gz"):
+        with gzip.open(path, "rb") as file:
+            yield file  # type: ignore[misc]  # GzipFile reads bytes as any binary file does
+    elif path.endswith(".zst"):
+        import zstandard
+
+        unpacker = zstandard.ZstdDecompressor()
+        with open(path, "rb") as raw, unpacker.stream_reader(raw, read_across_frames=True) as packed:
+            yield io.BufferedReader(packed, 1 << 20)  # type: ignore[type-var]
+    else:
+        with open(path, "rb", buffering=1 << 20) as file:
+            yield file
+
+
+def read_values(path: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, value) for each line that is not blank.
+
+    Raises:
+        SchemaError: a line that is no JSON, by file and line.
+        CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
+    """
+    name = "stdin" if path == "-" else path
+    line = 0
+    try:
+        with _opened(path) as file:
+            for line, text in enumerate(file, 1):
+                try:
+                    yield line, orjson.loads(text)
+                except orjson.JSONDecodeError as error:
+                    if text.strip():
+                        raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(name, line, error) from error
+    except OSError as error:
+        raise CommonArtError(
+            f"{name} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from error
+    except Exception as error:
+        # zstandard is imported only where a .zst is read, so its error is known by name.
+        if type(error).__name__ == "ZstdError":
+            raise _damaged(name, line, error) from error
+        raise
+
+
+def _damaged(name: str, line: int, error: Exception) -> CommonArtError:
+    return CommonArtError(f"{name} is damaged after line {line}: {error}.", "Fetch or write that file again.")
+
+
+def read(path: str) -> Iterator[Record]:
+    """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked.
+
+    `image` is rebased from the file's folder to the working folder.
+
+    Raises:
+        SchemaError: a line that is no JSON or no record, or a key that was there before.
+        CommonArtError: a file that cannot be read to its end.
+    """
+    name = "stdin" if path == "-" else path
+    folder = "" if path == "-" else os.path.dirname(path)
+    recent: dict[str, int] = {}  # key -> its line, in two generations so that memory stays constant
+    older: dict[str, int] = {}
+    for line, value in read_values(path):
+        record = check(value, name, line)
+        key = record["key"]
+        if (first := recent.get(key) or older.get(key)) is not None:
+            raise SchemaError(name, line, "key", f"{key!r} stands on line {first} too")
+        if len(recent) >= WINDOW:
+            older, recent = recent, {}
+        recent[key] = line
+        if folder and "image" in record:
+            record["image"] = rebase(record["image"], folder, "")
+        yield record
+
+
+class Writer:
+    """Writes records one a line. To a file it is whole or absent; to stdout it is flushed twice a second.
+
+    Use as a context manager. Raises BrokenPipeError when the reader of stdout has gone.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.folder = "" if path == "-" else os.path.dirname(path)
+        self.count = 0
+        self._flushed = time.monotonic()
+
+    def __enter__(self) -> Writer:
+        self._whole = None if self.path == "-" else replacing(self.path)
+        self._file: Any = sys.stdout.buffer if self._whole is None else self._whole.__enter__()
+        self._out: Any = _compressor(self.path, self._file)
+        return self
+
+    def write(self, record: Record) -> None:
+        """Write one record; its `image` is rebased from the working folder to the file's."""
+        if self.folder and "image" in record:
+            record = {**record, "image": rebase(record["image"], "", self.folder)}
+        self._out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.count += 1
+        if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = now
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None and self._out is not self._file:
+            self._out.close()
+        if self._whole is not None:
+            self._whole.__exit__(*error)
+        elif error[0] is None:
+            self._file.flush()
+
+
+def _compressor(path: str, file: IO[bytes]) -> Any:
+    """The stream to write to; for a compressed file, one whose `close` leaves `file` open."""
+    if path.endswith(".gz"):
+        return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+    if path.endswith(".zst"):
+        import zstandard
+
+        return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
+    return file

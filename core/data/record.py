@@ -1,0 +1,181 @@
+"""The record, schema version 1: one JSON object for one image.
+
+A record is a plain `dict`, so that unknown fields survive every stage and `orjson` reads and writes it without a copy.
+In memory `record["image"]` can be opened from the working folder; the readers and writers of `jsonl` and `shards`
+rebase it against the file that holds the record (`rebase`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from commonart.core.errors import SchemaError
+
+Record = dict[str, Any]
+Caption = dict[str, Any]
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+BASES = ("licence", "dedication", "mark", "statement", "statute")
+SPLITS = ("train", "heldout")
+HELDOUT_PERCENT = 5
+
+
+def _text(value: Any) -> str:
+    return "" if type(value) is str else "must be a string"
+
+
+def _size(value: Any) -> str:
+    return "" if type(value) is int and value > 0 else "must be a positive whole number"
+
+
+def _sha256(value: Any) -> str:
+    return "" if type(value) is str and (not value or len(value) == 64) else "must be 64 hexadecimal digits"
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    return lambda value: "" if value in allowed else f"must be one of {', '.join(allowed)}, not {value!r}"
+
+
+def _opt_out(value: Any) -> str:
+    return "" if type(value) is list and all(type(v) is str for v in value) else "must be a list of strings"
+
+
+def _captions(value: Any) -> str:
+    if type(value) is not list:
+        return "must be a list"
+    for i, caption in enumerate(value):
+        if type(caption) is not dict:
+            return f"holds something that is no object at {i}"
+        if type(caption.get("text")) is not str:
+            return f"has no 'text' at {i}"
+        if type(caption.get("lang", "")) is not str:
+            return f"has a 'lang' that is no string at {i}"
+    return ""
+
+
+# Field -> what is wrong with a value ("" when nothing is). A field that is absent is fine, except `key`.
+FIELDS: dict[str, Callable[[Any], str]] = {
+    "image": _text,
+    "source": _text,
+    "source_id": _text,
+    "source_url": _text,
+    "image_url": _text,
+    "title": _text,
+    "author": _text,
+    "author_url": _text,
+    "license": _text,
+    "license_url": _text,
+    "license_raw": _text,
+    "license_basis": _one_of("", *BASES),
+    "license_observed_at": _text,
+    "opt_out": _opt_out,
+    "width": _size,
+    "height": _size,
+    "mime": _text,
+    "sha256": _sha256,
+    "phash": _text,
+    "split": _one_of(*SPLITS),
+    "captions": _captions,
+}
+
+
+_RULED = frozenset(field for field, rule in FIELDS.items() if rule is not _text)
+
+
+def check(record: Any, file: str, line: int | str) -> Record:
+    """Return `record` unchanged when it fits the schema.
+
+    Raises:
+        SchemaError: names the file, the line and the first field that does not fit.
+    """
+    if type(record) is not dict:
+        raise SchemaError(file, line, "", f"a record must be a JSON object, not {type(record).__name__}")
+    key = record.get("key")
+    if type(key) is not str:
+        raise SchemaError(file, line, "key", "is missing" if key is None else "must be a string")
+    if not KEY.fullmatch(key):
+        raise SchemaError(
+            file, line, "key", f"may hold only A-Z a-z 0-9 _ - (1 to 200 of them), not {key[:80]!r}"
+        )
+    for field, value in record.items():
+        # Most fields are strings without a further rule, and this loop is most of what a record costs.
+        if (type(value) is not str and field in FIELDS) or field in _RULED:
+            problem = FIELDS[field](value)
+            if problem:
+                raise SchemaError(file, line, field, problem)
+    return record
+
+
+def make_key(source: str, source_id: str) -> str:
+    """A key for one work: readable where the id allows it, and stable from run to run."""
+    plain = f"{source}_{source_id}"
+    if KEY.fullmatch(plain):
+        return plain
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:16]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:80]
+    return f"{name}-{digest}"
+
+
+def split_of(sha256: str) -> str:
+    """`train` or `heldout`, decided once by the hash of the image's original bytes (about 5 % are held out)."""
+    return "heldout" if int(sha256[:8], 16) % 100 < HELDOUT_PERCENT else "train"
+
+
+def captions(record: Record, lang: str | None = None) -> list[Caption]:
+    """The record's captions, or only those in one language."""
+    found: list[Caption] = record.get("captions") or []
+    return found if lang is None else [c for c in found if c.get("lang") == lang]
+
+
+def add_caption(
+    record: Record,
+    text: str,
+    *,
+    lang: str,
+    model: str,
+    revision: str,
+    license: str,
+    synthetic: bool = True,
+    translated_from: str | None = None,
+) -> None:
+    """Append one caption; those that are there stay as they are."""
+    record.setdefault("captions", []).append(
+        {
+            "text": text,
+            "lang": lang,
+            "model": model,
+            "revision": revision,
+            "license": license,
+            "synthetic": synthetic,
+            "translated_from": translated_from,
+        }
+    )
+
+
+def split_pointer(pointer: str) -> tuple[str, str | None]:
+    """`a/0.tar#k.jpg` -> (`a/0.tar`, `k.jpg`); a plain path, even one with a `#` in it, -> (path, None)."""
+    path, tar, member = pointer.partition(".tar#")
+    return (path + ".tar", member) if tar else (pointer, None)
+
+
+def rebase(pointer: str, old: str, new: str) -> str:
+    """Move a relative `path` or `tar#member` pointer from the folder `old` to the folder `new`.
+
+    An empty folder is the working folder. Absolute pointers stay as they are.
+    """
+    if not pointer or old == new or os.path.isabs(pointer):
+        return pointer
+    path, member = split_pointer(pointer)
+    path = _rebased(path, old, new)
+    return path if member is None else f"{path}#{member}"
+
+
+@lru_cache(maxsize=1024)  # one tar holds a thousand images
+def _rebased(path: str, old: str, new: str) -> str:
+    path = os.path.normpath(os.path.join(old, path))
+    return os.path.relpath(path, new) if new and not os.path.isabs(path) else path

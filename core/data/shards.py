@@ -1,0 +1,248 @@
+"""Shards: tars in WebDataset naming (`KEY.json`, `KEY.jpg`), written reproducibly, read by member.
+
+tar tf shards/00000.tar | head -2
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import orjson
+
+from commonart.core.data.files import replacing
+from commonart.core.data.record import Record, check, split_pointer
+from commonart.core.errors import CommonArtError, SchemaError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
+MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
+BLOCK = 512
+
+Members = dict[str, tuple[int, int]]  # member name -> (offset of its bytes, size)
+
+
+def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The `.tar` files of a folder, by name.
+
+    Raises:
+        CommonArtError: the folder is missing, is no folder, or holds no shard.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise CommonArtError(f"{path} does not exist.", "Give a folder of shards (.tar).")
+    if not path.is_dir():
+        raise CommonArtError(f"{path} is no folder.", "Give a folder of shards (.tar).")
+    shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
+    if not shards:
+        raise CommonArtError(
+            f"{path} holds no shards (*.tar).", "Make some: commonart shard raw/ -o shards/."
+        )
+    return shards
+
+
+def members(path: str | os.PathLike[str]) -> Members:
+    """Where each member of a tar begins and how long it is; read from the headers alone, and cached.
+
+    Raises:
+        CommonArtError: the tar is missing, cut short or damaged, or holds a member that is no plain file.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise CommonArtError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    return _members(os.fspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _members(path: str, size: int, mtime_ns: int) -> Members:
+    found: Members = {}
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if not member.isreg():
+                    raise CommonArtError(
+                        f"{path} holds '{member.name}', which is no plain file.",
+                        "Give a tar of plain files only.",
+                    )
+                if member.size > MAX_MEMBER:
+                    raise CommonArtError(
+                        f"{path} holds '{member.name}' of {member.size:,} bytes.", "No sample is that large."
+                    )
+                if member.name in found:
+                    raise CommonArtError(f"{path} holds '{member.name}' twice.", "Make that shard again.")
+                found[member.name] = (member.offset_data, member.size)
+            # tarfile stops without a word at a header that it cannot read; only zeros may stand there.
+            file.seek(tar.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError("it ends in the middle")
+    except (tarfile.TarError, EOFError) as error:
+        raise CommonArtError(
+            f"{path} is no whole tar: {error}.", "Make or fetch that shard again."
+        ) from error
+    except OSError as error:
+        raise CommonArtError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from error
+    return found
+
+
+def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Yield (key, {extension: (offset, size)}) for each sample of a shard, in the order of its members.
+
+    The key is the name up to its first dot, as WebDataset has it.
+    """
+    key, group = "", dict[str, tuple[int, int]]()
+    for name, place in members(path).items():
+        stem, _, extension = name.partition(".") if "/" not in name else _split_path(name)
+        if stem != key and group:
+            yield key, group
+            group = {}
+        key = stem
+        group[extension] = place
+    if group:
+        yield key, group
+
+
+def _split_path(name: str) -> tuple[str, str, str]:
+    folder, _, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    return f"{folder}/{stem}", dot, extension
+
+
+def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """Yield a shard's records, with `image` pointing at the member that holds the pixels.
+
+    Raises:
+        SchemaError: a sample without `KEY.json`, a record that breaks the schema or whose key is not its member's.
+        CommonArtError: a damaged tar.
+    """
+    path = os.fspath(path)
+    seen = set[str]()
+    with open_shard(path) as file:
+        for key, group in read_members(path):
+            if "json" not in group:
+                raise SchemaError(path, key, "", "has no .json beside it")
+            file.seek(group["json"][0])
+            name = f"{key}.json"
+            try:
+                value = orjson.loads(file.read(group["json"][1]))
+            except orjson.JSONDecodeError as error:
+                raise SchemaError(path, name, "", f"is no JSON ({error})") from None
+            record = check(value, path, name)
+            if record["key"] != key:
+                raise SchemaError(path, name, "key", f"is {record['key']!r}, but the member is named {key!r}")
+            if key in seen:
+                raise SchemaError(path, name, "key", f"{key!r} stands in this shard twice")
+            seen.add(key)
+            extension = next((e for e in group if e.lower() in IMAGE_EXTENSIONS), None)
+            if extension is not None:
+                record["image"] = f"{path}#{key}.{extension}"
+            yield record
+
+
+def open_shard(path: str) -> IO[bytes]:
+    """Open a shard for reading, with the error of `members` when it cannot be."""
+    members(path)
+    return open(path, "rb")
+
+
+def read_bytes(pointer: str) -> bytes:
+    """The bytes behind a record's `image`: a file, or one member of a tar.
+
+    Raises:
+        CommonArtError: the file or the member is not there.
+    """
+    path, member = split_pointer(pointer)
+    try:
+        if member is None:
+            with open(path, "rb") as file:
+                return file.read()
+        place = members(path).get(member)
+        if place is None:
+            raise CommonArtError(
+                f"{path} holds no '{member}'.", "The record points at another shard: write both again."
+            )
+        with open(path, "rb") as file:
+            file.seek(place[0])
+            return file.read(place[1])
+    except OSError as error:
+        raise CommonArtError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the record's image."
+        ) from error
+
+
+class ShardWriter:
+    """Writes one shard: whole or absent, and the same bytes for the same members on any machine and day.
+
+    Use as a context manager. `sha256` holds the tar's hash after the block.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.count = 0
+        self.sha256 = ""
+
+    def __enter__(self) -> ShardWriter:
+        self._whole = replacing(self.path)
+        self._file = _Hashing(self._whole.__enter__())
+        self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.GNU_FORMAT, bufsize=BLOCK)  # type: ignore[call-overload]
+        self._keys = set[str]()
+        return self
+
+    def add(self, key: str, parts: Mapping[str, bytes]) -> None:
+        """Add one sample: {extension: bytes}, in the order given.
+
+        Raises:
+            CommonArtError: the key is in this shard already.
+        """
+        if key in self._keys:
+            raise CommonArtError(
+                f"two records have the key '{key}' (in {self.path}).", "Keys must be unique."
+            )
+        self._keys.add(key)
+        for extension, data in parts.items():
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size = len(data)
+            info.mode = 0o644
+            self._tar.addfile(info, io.BytesIO(data))
+        self.count += 1
+
+    def add_record(self, record: Record, data: bytes, extension: str) -> None:
+        """Add a record and its image; `image` in the stored record names the member."""
+        key = record["key"]
+        stored = {**record, "image": f"{self.path.name}#{key}.{extension}"}
+        self.add(key, {"json": orjson.dumps(stored), extension: data})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self._tar.close()
+            except BaseException as problem:
+                self._whole.__exit__(type(problem), problem, problem.__traceback__)
+                raise
+            self.sha256 = self._file.sha256.hexdigest()
+        self._whole.__exit__(kind, error, trace)
+
+
+class _Hashing:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)

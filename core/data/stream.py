@@ -1,0 +1,409 @@
+"""What every data command is built on: read SOURCE, apply a stage, write `-o`, count, and say what was dropped.
+
+A stage is a plain generator, `(records, drop) -> records`. `run` applies it once when the output is JSONL, and once per
+shard when the output is a folder, so that finished shards are skipped when the same command is started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from commonart.core.data import jsonl, shards
+from commonart.core.data.files import sha256_file, write_json
+from commonart.core.data.record import Record, rebase, split_pointer
+from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
+from commonart.core.log import progress
+
+SHARD_SIZE = 1000  # records of a JSONL source that become one shard
+
+
+class Sample(NamedTuple):
+    """A record with new pixels, from a stage that makes them: the encoded image and its file extension."""
+
+    record: Record
+    data: bytes
+    ext: str
+
+
+class Drop:
+    """Counts what a stage drops, by reason, and keeps it for `--rejects`."""
+
+    def __init__(self, keep: Callable[[Record], None] | None = None) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.failures = 0
+        self._keep = keep
+
+    def __call__(self, record: Record, reason: str, detail: str = "") -> None:
+        """Drop a record by rule: its licence, an opt-out, a duplicate, too small."""
+        self.reasons[reason] += 1
+        if self._keep is not None:
+            self._keep({**record, "reason": reason, **({"reason_detail": detail} if detail else {})})
+
+    def failure(self, record: Record, reason: str, detail: str = "") -> None:
+        """Drop a record because something went wrong; it counts against `--max-failures`."""
+        self.failures += 1
+        self(record, reason, detail)
+
+
+Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a stage did; the last line of stderr when that is no terminal."""
+
+    stage: str
+    read: int = 0
+    written: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of DESIGN's contract: stage, in, out, dropped, seconds."""
+        return {
+            "stage": self.stage,
+            "in": self.read,
+            "out": self.written,
+            "dropped": dict(sorted(self.dropped.items())),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Task(NamedTuple):
+    """Which part of the shards is this process's: shard number i goes to task i % count."""
+
+    index: int
+    count: int
+
+
+class Chunk(NamedTuple):
+    """The records that become one output shard. `identity` changes when they do."""
+
+    name: str
+    identity: str
+    records: Iterable[Record]
+
+
+def this_task(
+    index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ
+) -> Task:
+    """The task from the flags, else from a Slurm array, else from srun, else the only one.
+
+    Raises:
+        UsageError: one flag without the other, or an index outside the count.
+    """
+    if (index is None) != (count is None):
+        raise UsageError("--task-index and --num-tasks go together.", "Give both or none.")
+    if index is None or count is None:
+        for name, total in (
+            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+            ("SLURM_PROCID", "SLURM_NTASKS"),
+        ):
+            if name in environ and total in environ:
+                start = int(environ.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in name else 0
+                index, count = int(environ[name]) - start, int(environ[total])
+                break
+        else:
+            index, count = 0, 1
+    if not 0 <= index < count:
+        raise UsageError(
+            f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1."
+        )
+    return Task(index, count)
+
+
+def source_or_stdin(source: str | None) -> str:
+    """SOURCE as given, or stdin.
+
+    Raises:
+        UsageError: no SOURCE, and stdin is a terminal.
+    """
+    if source is not None:
+        return source
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "no SOURCE was given, and stdin is a terminal.",
+            "Give a folder, a .tar, a .jsonl, or pipe records in.",
+        )
+    return "-"
+
+
+def read(source: str | None) -> Iterator[Record]:
+    """Yield the records of a SOURCE: a folder of shards, a `.tar`, a `.jsonl[.gz|.zst]`, or `-`."""
+    for chunk in chunks(source, None):
+        yield from chunk.records
+
+
+def chunks(source: str | None, size: int | None = SHARD_SIZE) -> Iterator[Chunk]:
+    """Split a SOURCE as its output shards will be: tar by tar, or `size` records of a JSONL (all, when None).
+
+    Raises:
+        CommonArtError: the source is missing, or is nothing that records can be read from.
+    """
+    source = source_or_stdin(source)
+    if source != "-" and not os.path.exists(source):
+        raise CommonArtError(
+            f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin."
+        )
+    if source != "-" and (os.path.isdir(source) or source.endswith(".tar")):
+        for path in shards.list_shards(source) if os.path.isdir(source) else [Path(source)]:
+            yield Chunk(path.stem, shard_identity(path), shards.read_shard(path))
+    elif source == "-" or source.endswith(jsonl.SUFFIXES):
+        yield from _grouped(jsonl.read(source), size)
+    else:
+        raise CommonArtError(
+            f"{source} is no folder, no .tar and no .jsonl.",
+            "A .jsonl may also end in .jsonl.gz or .jsonl.zst.",
+        )
+
+
+def _grouped(records: Iterable[Record], size: int | None) -> Iterator[Chunk]:
+    if size is None:
+        yield Chunk("00000", "", records)
+        return
+    group: list[Record] = []
+    number = 0
+    for record in records:
+        group.append(record)
+        if len(group) == size:
+            yield Chunk(f"{number:05d}", _hash(group), group)
+            group, number = [], number + 1
+    if group or number == 0:
+        yield Chunk(f"{number:05d}", _hash(group), group)
+
+
+def _hash(values: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+    return digest.hexdigest()
+
+
+def shard_identity(path: Path) -> str:
+    """The hash of a shard's bytes: from the note beside it when that fits, else from the bytes."""
+    note = read_note(path)
+    if note.get("size") == path.stat().st_size and "sha256" in note:
+        return str(note["sha256"])
+    return sha256_file(path)
+
+
+def note_of(tar: Path) -> Path:
+    """The file beside a shard that says what it was made from: `00000.tar` -> `00000.json`."""
+    return tar.with_suffix(".json")
+
+
+def read_note(tar: Path) -> dict[str, Any]:
+    """What the note beside a shard says; empty when there is none (a shard made elsewhere)."""
+    try:
+        value = orjson.loads(note_of(tar).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def run(
+    stage: str,
+    transform: Transform,
+    *,
+    source: str | None = None,
+    out: str | None = None,
+    records: Iterable[Record] | None = None,
+    rejects: str | None = None,
+    max_failures: float = 0.5,
+    quiet: bool = False,
+    shard_size: int = SHARD_SIZE,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    task: Task | None = None,
+) -> Summary:
+    """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
+
+    Args:
+        out: a folder (shards), a `.jsonl[.gz|.zst]`, or `-` / None for JSONL on stdout.
+        settings: what the output depends on besides the input; shards made with others are never mixed with these.
+        max_failures: the share of the input that may fail before the run counts as failed.
+
+    Raises:
+        TooManyFailures: everything was written, but more than `max_failures` of it failed.
+        CommonArtError: anything else that the user can mend. Both carry `summary`.
+    """
+    summary = Summary(stage)
+    started = time.monotonic()
+    task = task or this_task()
+    try:
+        with progress(stage, quiet=quiet) as tick:
+            if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
+                size = None if task.count == 1 else shard_size
+                parts = _grouped(records, size) if records is not None else chunks(source, size)
+                own = (chunk for i, chunk in enumerate(parts) if i % task.count == task.index)
+                _to_jsonl(summary, transform, own, out or "-", rejects, tick)
+            else:
+                parts = _grouped(records, shard_size) if records is not None else chunks(source, shard_size)
+                _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task)
+    except CommonArtError as error:
+        summary.seconds = time.monotonic() - started
+        error.summary = summary
+        raise
+    summary.seconds = time.monotonic() - started
+    if summary.read and summary.failures / summary.read > max_failures:
+        problem = TooManyFailures(
+            f"{stage}: {summary.failures} of {summary.read} records failed, more than --max-failures {max_failures:g} allows.",
+            "Look at --rejects FILE; what did not fail was written.",
+        )
+        problem.summary = summary
+        raise problem
+    return summary
+
+
+def _counted(records: Iterable[Record], summary: Summary, tick: Callable[[], None]) -> Iterator[Record]:
+    for record in records:
+        summary.read += 1
+        tick()
+        yield record
+
+
+@contextmanager
+def _rejects(path: str | None) -> Iterator[Callable[[Record], None] | None]:
+    if path is None:
+        yield None
+    else:
+        with jsonl.Writer(path) as writer:
+            yield writer.write
+
+
+def _to_jsonl(
+    summary: Summary,
+    transform: Transform,
+    parts: Iterable[Chunk],
+    out: str,
+    rejects: str | None,
+    tick: Callable[[], None],
+) -> None:
+    # Libraries print to stdout as they please; only records may stand there.
+    with jsonl.Writer(out) as writer, redirect_stdout(sys.stderr), _rejects(rejects) as keep:
+        drop = Drop(keep)
+        inputs = (record for chunk in parts for record in chunk.records)
+        try:
+            for made in transform(_counted(inputs, summary, tick), drop):
+                if isinstance(made, Sample):
+                    raise UsageError(
+                        f"{summary.stage} makes images, which do not go into JSONL.",
+                        "Give a folder: -o FOLDER/.",
+                    )
+                writer.write(made)
+                summary.written += 1
+        finally:
+            summary.dropped, summary.failures = drop.reasons, drop.failures
+
+
+def _to_shards(
+    summary: Summary,
+    transform: Transform,
+    parts: Iterable[Chunk],
+    out: str,
+    rejects: str | None,
+    tick: Callable[[], None],
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    task: Task,
+) -> None:
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {out} is a file that is no .jsonl.", "Give a folder for shards, or a .jsonl.")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: list[Path] = []
+    with redirect_stdout(sys.stderr):
+        for number, chunk in enumerate(parts):
+            if number % task.count != task.index:
+                continue
+            tar = folder / f"{chunk.name}.tar"
+            made_from = {"stage": summary.stage, "input": chunk.identity, "settings": _plain(settings)}
+            note = read_note(tar)
+            finished = bool(note) and tar.exists() and note.get("size") == tar.stat().st_size
+            if finished and not overwrite:
+                if {k: note.get(k) for k in made_from} != made_from:
+                    raise CommonArtError(
+                        f"{tar} was made by '{note.get('stage')}' from other input or with other settings.",
+                        "Give another -o, or --overwrite to make it again.",
+                    )
+                for _ in range(note["in"]):
+                    tick()
+            else:
+                note = _one_shard(summary.stage, transform, chunk, tar, made_from, tick)
+            summary.read += note["in"]
+            summary.written += note["out"]
+            summary.dropped.update(note["dropped"])
+            summary.failures += note["failed"]
+            kept.append(_rejects_of(tar))
+    if rejects is not None:
+        with jsonl.Writer(rejects) as writer:
+            for path in filter(Path.exists, kept):
+                for _, record in jsonl.read_values(str(path)):
+                    writer.write({**record, "image": rebase(record.get("image", ""), str(path.parent), "")})
+
+
+def _rejects_of(tar: Path) -> Path:
+    return tar.with_suffix(".rejects.jsonl")
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    return orjson.loads(orjson.dumps(dict(value), default=str, option=orjson.OPT_SORT_KEYS))
+
+
+def _one_shard(
+    stage: str,
+    transform: Transform,
+    chunk: Chunk,
+    tar: Path,
+    made_from: dict[str, Any],
+    tick: Callable[[], None],
+) -> dict[str, Any]:
+    """Write one shard, what it rejected, and last the note that says that it is finished."""
+    counts = Summary(stage)
+    refused: list[Record] = []
+    drop = Drop(refused.append)
+    note_of(tar).unlink(missing_ok=True)
+    with shards.ShardWriter(tar) as writer:
+        for made in transform(_counted(chunk.records, counts, tick), drop):
+            writer.add_record(*(made if isinstance(made, Sample) else _with_pixels(made)))
+    rejects = _rejects_of(tar)
+    rejects.unlink(missing_ok=True)
+    if refused:
+        with jsonl.Writer(str(rejects)) as file:
+            for record in refused:
+                file.write(record)
+    note = {
+        **made_from,
+        "in": counts.read,
+        "out": writer.count,
+        "dropped": dict(sorted(drop.reasons.items())),
+        "failed": drop.failures,
+        "size": tar.stat().st_size,
+        "sha256": writer.sha256,
+    }
+    write_json(note_of(tar), note)
+    return note
+
+
+def _with_pixels(record: Record) -> Sample:
+    pointer = record.get("image", "")
+    path, member = split_pointer(pointer)
+    extension = (member or path).rpartition(".")[2]
+    if not pointer or not extension:
+        raise CommonArtError(
+            f"record '{record['key']}' has no image to put into a shard.",
+            "Write JSONL instead: -o FILE.jsonl.",
+        )
+    return Sample(record, shards.read_bytes(pointer), extension)

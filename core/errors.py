@@ -1,0 +1,63 @@
+"""The errors that a user can cause, each with its exit code. `cli/main.py` is the one place that prints them.
+
+An error is one sentence that says what is wrong (naming the file and line, or the flag) and one that says what
+to do. Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TOO_MANY_FAILURES = 3
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "start me again"; the sbatch script requeues on it.
+
+
+class CommonArtError(Exception):
+    """Something that the user can mend. `what` and `fix` are whole sentences; `code` is the exit status."""
+
+    code = EXIT_FAILED
+    summary: Any = None  # core.data.stream.Summary of the stage that failed, when it had begun
+
+    def __init__(self, what: str, fix: str = "", code: int | None = None) -> None:
+        super().__init__(f"{what} {fix}".strip())
+        self.what = what
+        self.fix = fix
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[type[CommonArtError], tuple[str, str, int]]:
+        # Errors cross process boundaries (decoding workers, launched ranks).
+        return type(self), (self.what, self.fix, self.code)
+
+
+class UsageError(CommonArtError):
+    """The command line itself is wrong."""
+
+    code = EXIT_USAGE
+
+
+class SchemaError(CommonArtError):
+    """A record that breaks the schema: names the file, the line (or the tar member) and the field."""
+
+    def __init__(self, file: str, line: int | str, field: str, problem: str) -> None:
+        place = f"{file}:{line}" if isinstance(line, int) else f"{file}#{line}"
+        about = f"field '{field}' {problem}" if field else problem
+        super().__init__(f"{place}: {about}.", "Mend that record or leave it out; nothing after it was read.")
+        self.file, self.line, self.field, self.problem = file, line, field, problem
+
+    def __reduce__(self) -> tuple[type[CommonArtError], tuple]:
+        return type(self), (self.file, self.line, self.field, self.problem)
+
+
+class TooManyFailures(CommonArtError):
+    """The stage finished, with more failures than `--max-failures` allows."""
+
+    code = EXIT_TOO_MANY_FAILURES
+
+
+class Preempted(CommonArtError):
+    """A signal asked the stage to stop; its state is on disk and the same command continues."""
+
+    code = EXIT_PREEMPTED

@@ -1,0 +1,52 @@
+"""What a stage says on stderr: progress bars on a terminal, one JSON line elsewhere. Never on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+
+def on_terminal() -> bool:
+    """Whether stderr is watched by a person."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def say(message: str) -> None:
+    """One line to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """One warning to stderr; yellow on a terminal unless NO_COLOR is set."""
+    colour = on_terminal() and not os.environ.get("NO_COLOR")
+    say(f"\x1b[33mwarning:\x1b[0m {message}" if colour else f"warning: {message}")
+
+
+@contextmanager
+def progress(
+    label: str, *, total: int | None = None, unit: str = " records", quiet: bool = False
+) -> Iterator[Callable[..., Any]]:
+    """A progress bar on a terminal; `tick(n=1)` moves it. Elsewhere, or when quiet, it costs nothing."""
+    if quiet or not on_terminal():
+        yield lambda n=1: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+        yield bar.update
+
+
+def summary(values: Any, *, quiet: bool = False) -> None:
+    """What a stage did (a `core.data.stream.Summary`): a table on a terminal, else one JSON object."""
+    if not on_terminal():
+        say(orjson.dumps(values.as_json()).decode())
+    elif not quiet:
+        said = values.as_json()
+        say(f"{said['stage']}: {said['out']:,} of {said['in']:,} in {said['seconds']:.1f} s")
+        for reason, count in said["dropped"].items():
+            say(f"  {count:>9,}  {reason}")
