@@ -1,0 +1,256 @@
+"""Where a model's files are found: in the package (nano), in a local folder, or in the hub's cache.
+
+    HF_HUB_OFFLINE=1 commonart caption --model florence2 raw/     # the cache alone, no network
+    HF_ENDPOINT=http://mirror.example commonart caption ...       # another server with the hub's interface
+
+Only safetensors, JSON and tokenizer files are ever downloaded. A repository that ships pickles alone is refused, with
+two exceptions: a row of the registry that says so (CALM2-7B), and `--allow-pickle`. Those are converted once, in a
+process of their own (core/model/convert.py), into safetensors in the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from commonart.core.errors import CommonArtError
+from commonart.core.registry import SUBFOLDERS, Model, find, part, prompt_for, read_json
+
+NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
+# Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+# Where a repository holds the same weights several times, the first of these that is there is taken.
+_WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors")
+_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
+NANO_HINT = "`--model nano` is part of this package and needs no download"
+
+
+class Resolved(NamedTuple):
+    """A model's files on this machine."""
+
+    folder: Path  # holds config.json and *.safetensors (or an index of shards)
+    revision: str  # the hub's commit; "sha256:..." of the files for a local or embedded folder
+    name: str  # what records and runs call it
+    model: Model  # its row; for a model outside the table with the class that its config.json names
+
+
+def load(name: str, role: str, *, allow_pickle: bool = False) -> Resolved:
+    """`resolve` of what `--model NAME` means in a role: the one call most stages need."""
+    return resolve(find(name, role), allow_pickle=allow_pickle)
+
+
+def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
+    """The folder that holds a model's files, downloaded when they are not there yet, and its revision.
+
+    Raises CommonArtError with a sentence for: no such folder or repository, no access, no network and nothing in the
+    cache, an interrupted download, a repository with pickles only.
+    """
+    if model.local or not model.hub:
+        folder = part(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
+        if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
+            raise _no_model(model, folder)
+        _need_safetensors(model, folder)
+        return Resolved(folder, content_hash(folder), model.name, model)
+    folder, commit = _from_hub(model, allow_pickle or model.pickle_only)
+    if not model.cls:
+        architectures = read_json(folder / "config.json").get("architectures")
+        cls = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+        model = dataclasses.replace(model, cls=cls, prompt=model.prompt or prompt_for(model.role, cls))
+    return Resolved(folder, commit, model.name, model)
+
+
+def content_hash(folder: Path) -> str:
+    """"sha256:" and 16 digits over the names and bytes of the files that a model loads."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".safetensors" or any(fnmatch.fnmatch(path.name, glob) for glob in _SMALL):
+            with open(path, "rb") as file:
+                total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()[:16]}"
+
+
+def choose(files: Iterable[str], role: str) -> list[str]:
+    """The files of a repository that a role needs: each weight once, in safetensors, and the small text files.
+
+    Of a diffusers pipeline only the role's own sub-folder, with its tokenizer and scheduler.
+    """
+    files = sorted(files)
+    inner = SUBFOLDERS[role] + "/"
+    whole = "model_index.json" in files and any(f.startswith(inner) for f in files)
+    folder = inner if whole else ""
+    beside = ("model_index.json", "tokenizer/*", "scheduler/*") if whole else ()
+    mine = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
+    small = [f for f in mine if any(fnmatch.fnmatch(f, glob) for glob in _SMALL)]
+    weights = [f for f in mine if f.endswith(".safetensors")]
+    if any(f.endswith(".safetensors.index.json") for f in small):
+        stems = tuple(f.removesuffix(".safetensors.index.json") for f in small if f.endswith(".safetensors.index.json"))
+        weights = [f for f in weights if f.startswith(tuple(s + "-" for s in stems))]
+    else:
+        weights = [next((f for f in _WEIGHTS if f in weights), *weights[:1])] if weights else []
+    extra = [f for f in files for glob in beside if fnmatch.fnmatch(f, glob) and _small_or_index(f)]
+    return [folder + f for f in small + weights] + extra
+
+
+def _small_or_index(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, glob) for glob in _SMALL)
+
+
+def _pickles(files: Iterable[str], role: str) -> list[str]:
+    names = [f for f in files if any(fnmatch.fnmatch(f, glob) for glob in _PICKLES)]
+    return sorted(names + [f for f in files if f.endswith(".bin.index.json") and "/" not in f])
+
+
+def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+    repo, revision = model.hub, model.revision
+    offline: Exception | None = None
+    try:
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+        commit, files = str(info.sha), [s.rfilename for s in info.siblings or ()]
+    except errors.GatedRepoError:
+        raise _gated(model) from None
+    except errors.RevisionNotFoundError:
+        raise CommonArtError(f"{repo} has no commit {revision} on the hub.", "Check the part after the @.") from None
+    except errors.RepositoryNotFoundError:
+        raise CommonArtError(
+            f"The hub has no model {repo}, or it is private.", "Check the name, or set HF_TOKEN to a token that may read it."
+        ) from None
+    except Exception as error:  # no network, a proxy, a server error: what is in the cache still works
+        if not _is_network(error):
+            raise
+        offline = error
+        commit, files = _cached(repo, revision)
+        if not files:
+            raise _unreachable(model, error) from None
+    wanted = choose(files, model.role)
+    pickles = [] if any(f.endswith(".safetensors") for f in wanted) else _pickles(files, model.role)
+    if pickles and not pickles_allowed:
+        raise CommonArtError(
+            f"{repo} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded.",
+            "Use a model with safetensors, or add --allow-pickle to convert it once in a process of its own.",
+        )
+    if not pickles and not any(f.endswith(".safetensors") for f in wanted):
+        raise CommonArtError(f"{repo} holds no weights that we can load.", "Give a model with *.safetensors files.")
+    try:
+        snapshot = Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=commit, allow_patterns=wanted + pickles, local_files_only=offline is not None
+            )
+        )
+    except errors.GatedRepoError:
+        raise _gated(model) from None
+    except Exception as error:
+        if isinstance(error, OSError) and not _is_network(error):
+            raise CommonArtError(
+                f"Downloading {repo} failed: {error}.", "Free some space or mend that, then run the same command again."
+            ) from None
+        if not _is_network(error):
+            raise
+        raise _unreachable(model, offline or error) from None
+    if pickles:
+        snapshot = _converted(repo, commit, snapshot, wanted, pickles)
+    return part(snapshot, model.role), commit
+
+
+def _is_network(error: Exception) -> bool:
+    """Whether the hub could not answer. Its client's exceptions come from whichever HTTP library it uses."""
+    from huggingface_hub import errors
+
+    kinds = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError)
+    return isinstance(error, (*kinds, TimeoutError)) or any(
+        base.__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests") for base in type(error).__mro__
+    )
+
+
+def _cached(repo: str, revision: str | None) -> tuple[str, list[str]]:
+    """(commit, files) of what the cache knows of a repository; no files where it knows nothing."""
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
+    ref = root / "refs" / "main"
+    commit = revision or (ref.read_text().strip() if ref.is_file() else "")
+    snapshot = root / "snapshots" / commit
+    if not commit or not snapshot.is_dir():
+        return "", []
+    try:  # the listing that the download kept tells a whole snapshot from an interrupted one
+        from huggingface_hub import get_cached_repo_tree
+
+        return commit, [entry.path for entry in get_cached_repo_tree(repo, revision=commit)]
+    except Exception:  # an older client keeps none: what lies there is all there is to know
+        return commit, [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
+
+
+def _converted(repo: str, commit: str, snapshot: Path, small: list[str], pickles: list[str]) -> Path:
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE).parent / "commonart" / "safetensors" / repo.replace("/", "--") / commit
+    if home.is_dir():
+        return home
+    print(f"{repo} ships only pickles: converting it once to safetensors in {home}", file=sys.stderr)
+    beside = home.with_name(f"{commit}.{os.getpid()}.partial")
+    beside.mkdir(parents=True)
+    try:
+        # The child sees no token, and torch.load(weights_only=True) runs no code from the file.
+        clean = {k: v for k, v in os.environ.items() if "TOKEN" not in k and "SECRET" not in k and "KEY" not in k}
+        command = [sys.executable, "-m", "commonart.core.model.convert", str(snapshot), str(beside)]
+        done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+            raise CommonArtError(f"{repo}: its pickled weights could not be converted: {last}.", "Nothing was kept of it.")
+        for name in small:
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, beside / name)
+        try:
+            beside.rename(home)
+        except OSError:
+            if not home.is_dir():  # another process was first, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return home
+
+
+def _need_safetensors(model: Model, folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        raise CommonArtError(
+            f"{folder} holds no *.safetensors.",
+            "Save the model with save_pretrained, or give its hub id with --allow-pickle to have it converted.",
+        )
+
+
+def _no_model(model: Model, folder: Path) -> CommonArtError:
+    if model.local:
+        return CommonArtError(f"{folder} is no model folder: it has no config.json.", "Give the folder that holds config.json.")
+    return CommonArtError(
+        f"The embedded nano {model.role} is missing from {folder}.", "Reinstall, or train it again with `commonart nano build`."
+    )
+
+
+def _gated(model: Model) -> CommonArtError:
+    return CommonArtError(
+        f"{model.hub} is gated.", f"Accept its terms at https://huggingface.co/{model.hub} and set HF_TOKEN to your token."
+    )
+
+
+def _unreachable(model: Model, error: Exception) -> CommonArtError:
+    from huggingface_hub import constants, errors
+
+    offline = constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled)
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub at {constants.ENDPOINT} cannot be reached"
+    return CommonArtError(
+        f"{model.hub} is not whole in the cache, and {why}.",
+        f"Run `hf download {model.hub}` where there is a network, or give a local folder; {NANO_HINT}.",
+    )

@@ -1,0 +1,274 @@
+"""The models that the stages know by name, as one table: where each comes from and what its terms allow.
+
+    commonart models                            # prints the table
+    commonart caption --model florence2 raw/    # a row's name, a local folder or a hub id, optionally NAME@COMMIT
+
+A model whose terms do not allow training on what it writes, or that is non-commercial, stays in the table with the
+reason, so that asking for it explains itself. No torch here: the command line and its completion read this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from commonart.core.errors import CommonArtError, UsageError
+
+ROLES = ("caption", "translate", "text-encoder", "autoencoder", "transformer", "clip")
+# A diffusers pipeline keeps its parts in sub-folders; the nano models beside them follow the same rule.
+SUBFOLDERS = {
+    "caption": "captioner",
+    "translate": "translator",
+    "text-encoder": "text_encoder",
+    "autoencoder": "vae",
+    "transformer": "transformer",
+    "clip": "clip",
+}
+WRITES = ("caption", "translate")  # roles whose output becomes training data: the terms reach the trained model
+# Licences that lay no claim on what a model writes. Read from a folder's README.md where the table knows nothing.
+OPEN = {
+    "mit": "MIT", "apache-2.0": "Apache-2.0", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause",
+    "isc": "ISC", "cc0-1.0": "CC0-1.0", "cc-by-4.0": "CC-BY-4.0", "unlicense": "Unlicense",
+}  # fmt: skip
+UNKNOWN_LICENSE = "LicenseRef-unknown"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model in one role. Strings are empty where a field does not apply."""
+
+    name: str  # what --model takes, and what records and runs keep
+    role: str  # one of ROLES
+    hub: str  # hub id; for a local folder its path; "" for nano, which lies in the package
+    cls: str  # class of transformers, diffusers or open_clip that loads it
+    license: str  # of the weights, SPDX
+    base_licenses: tuple[str, ...] = ()  # of the models that it was built on
+    outputs: str = "free"  # what its terms say of its outputs: free, share-alike, restricted, non-commercial, unknown
+    prompt: str = ""  # captioners: task or question; translators: template with {text}, {source}, {target}
+    lang: str = ""  # language that a captioner writes
+    revision: str | None = None  # commit; None is resolved at download, and recorded
+    remote_code: bool = False  # needs code from its repository: --trust-remote-code and a commit
+    pickle_only: bool = False  # published only as .bin: converted once (core/model/convert.py)
+    local: bool = False  # `hub` is a folder on this machine
+    text_encoder: str = ""  # transformers only: the row that its prompts go through
+    autoencoder: str = ""  # transformers only: the row that decodes its latents
+    checked: str = ""  # where and when the terms were read
+    refused: str = ""  # why it is not used; --accept-terms NAME overrides
+    broken: str = ""  # why it cannot work here at all; nothing overrides
+    successor: str = ""  # what to use instead
+
+
+_DESCRIBE = "Describe this image in detail in one paragraph."
+_TRANSLATE = "Translate the following {source} text into {target}.\n\n{text}"  # the prompt CAT-Translate was trained on
+_ONLY = (
+    "Translate the following {source} image caption into natural {target}. "
+    "Answer with the translation alone, without notes.\n\n{text}"
+)
+_CALM = "USER: <image>\nこの画像を説明してください。\nASSISTANT: "
+_NANO = {"license": "Apache-2.0", "checked": "this project"}
+_CARD = {"checked": "model card and licence file, 2026-11"}
+
+# Sources: each row's card and licence file on the hub, gathered in November 2026. No row names a commit that nobody
+# has checked: the commit that a download resolves to is written into every record and run.
+# fmt: off
+_ROWS = (
+    # -- captioners: name, role, hub id, class, licence of the weights, licences below them -----------------------------------------------
+    Model("nano",             "caption",      "",                                       "Florence2ForConditionalGeneration", prompt="<CAPTION>", lang="en", **_NANO),  # noqa: E501
+    Model("florence2",        "caption",      "florence-community/Florence-2-large",    "Florence2ForConditionalGeneration", "MIT",        ("MIT",),                     prompt="<MORE_DETAILED_CAPTION>", lang="en", **_CARD),  # noqa: E501
+    Model("blip2",            "caption",      "Salesforce/blip2-flan-t5-xl",            "Blip2ForConditionalGeneration",     "MIT",        ("Apache-2.0", "MIT"),        lang="en", **_CARD),  # noqa: E501
+    Model("qwen2-vl",         "caption",      "Qwen/Qwen2-VL-2B-Instruct",              "Qwen2VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
+    Model("qwen3-vl",         "caption",      "Qwen/Qwen3-VL-2B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
+    Model("qwen3-vl-4b",      "caption",      "Qwen/Qwen3-VL-4B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
+    Model("qwen3-vl-8b",      "caption",      "Qwen/Qwen3-VL-8B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
+    Model("llava-jp",         "caption",      "cyberagent/llava-calm2-siglip",          "LlavaForConditionalGeneration",     "Apache-2.0", ("Apache-2.0", "Apache-2.0"), prompt=_CALM, lang="ja", **_CARD),  # noqa: E501
+    Model("blip2-opt",        "caption",      "Salesforce/blip2-opt-2.7b",              "Blip2ForConditionalGeneration",     "MIT",        ("LicenseRef-OPT-175B",),     "non-commercial", lang="en", successor="blip2", refused="its base OPT is licensed for non-commercial research only", **_CARD),  # noqa: E501
+    Model("qwen2.5-vl-3b",    "caption",      "Qwen/Qwen2.5-VL-3B-Instruct",            "Qwen2_5_VLForConditionalGeneration", "LicenseRef-Qwen-Research", (), "non-commercial", prompt=_DESCRIBE, lang="en", successor="qwen3-vl", refused="its licence allows research only", **_CARD),  # noqa: E501
+    Model("phi3-vision",      "caption",      "microsoft/Phi-3-vision-128k-instruct",   "Phi3VForCausalLM",                  "MIT",        ("MIT",),                     lang="en", remote_code=True, successor="qwen2-vl", broken="it exists only as remote code, and that code does not run on transformers 5", **_CARD),  # noqa: E501
+    Model("phi3.5-vision",    "caption",      "microsoft/Phi-3.5-vision-instruct",      "Phi3VForCausalLM",                  "MIT",        ("MIT",),                     lang="en", remote_code=True, successor="qwen2-vl", broken="it exists only as remote code, and that code does not run on transformers 5", **_CARD),  # noqa: E501
+    # -- translators ---------------------------------------------------------------------------------------------------------------------
+    Model("nano",             "translate",    "",                                       "Phi3ForCausalLM",                   prompt="to {target}: {text}", **_NANO),  # noqa: E501
+    Model("phi3-medium",      "translate",    "microsoft/Phi-3-medium-4k-instruct",     "Phi3ForCausalLM",                   "MIT",        (),       prompt=_ONLY, **_CARD),  # noqa: E501
+    Model("phi3-mini",        "translate",    "microsoft/Phi-3-mini-4k-instruct",       "Phi3ForCausalLM",                   "MIT",        (),       prompt=_ONLY, **_CARD),  # noqa: E501
+    Model("cat-translate",    "translate",    "cyberagent/CAT-Translate-1.4b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
+    Model("cat-translate-0.8b", "translate",  "cyberagent/CAT-Translate-0.8b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
+    Model("cat-translate-3.3b", "translate",  "cyberagent/CAT-Translate-3.3b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
+    Model("cat-translate-7b", "translate",    "cyberagent/CAT-Translate-7b",            "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
+    Model("plamo-translate",  "translate",    "pfnet/plamo-2-translate",                "Plamo2ForCausalLM",                 "LicenseRef-PLaMo-Community", (), "restricted",  remote_code=True, successor="cat-translate", refused="its community licence reaches what it writes", **_CARD),  # noqa: E501
+    Model("fugumt",           "translate",    "staka/fugumt-en-ja",                     "MarianMTModel",                     "CC-BY-SA-4.0",               (), "share-alike", successor="cat-translate", refused="it is share-alike, and that reaches a model trained on what it writes", **_CARD),  # noqa: E501
+    Model("swallow",          "translate",    "tokyotech-llm/Llama-3.1-Swallow-8B-Instruct-v0.3", "LlamaForCausalLM",        "LicenseRef-Llama-3.1",       ("LicenseRef-Gemma",), "restricted", prompt=_ONLY, successor="cat-translate", refused="the Llama 3.1 and Gemma terms reach models trained on what it writes", **_CARD),  # noqa: E501
+    Model("gemma",            "translate",    "google/gemma-3-4b-it",                   "Gemma3ForConditionalGeneration",    "LicenseRef-Gemma",           (), "restricted",  prompt=_ONLY, successor="cat-translate", refused="the Gemma terms (up to Gemma 3) reach models trained on what it writes", **_CARD),  # noqa: E501
+    # -- the image model: text encoders, autoencoders, transformers ------------------------------------------------------------------------
+    Model("nano",             "text-encoder", "",                                       "LlamaForCausalLM",                  **_NANO),
+    Model("calm2-7b",         "text-encoder", "cyberagent/calm2-7b",                    "LlamaForCausalLM",                  "Apache-2.0", pickle_only=True, **_CARD),  # noqa: E501
+    Model("nano",             "autoencoder",  "",                                       "AutoencoderKL",                     **_NANO),
+    Model("sdxl-vae",         "autoencoder",  "stabilityai/sdxl-vae",                   "AutoencoderKL",                     "MIT",        **_CARD),
+    Model("sdxl-vae-fp16-fix", "autoencoder", "madebyollin/sdxl-vae-fp16-fix",          "AutoencoderKL",                     "MIT",        ("MIT",), **_CARD),  # noqa: E501
+    Model("nano",             "transformer",  "",                                       "PixArtTransformer2DModel",          text_encoder="nano", autoencoder="nano", **_NANO),  # noqa: E501
+    Model("commonart-beta",   "transformer",  "aipicasso/commonart-beta",               "Transformer2DModel",                "Apache-2.0", ("Apache-2.0", "MIT"), text_encoder="calm2-7b", autoencoder="sdxl-vae", **_CARD),  # noqa: E501
+    Model("pixart-sigma",     "transformer",  "PixArt-alpha/PixArt-Sigma-XL-2-512-MS",  "PixArtTransformer2DModel",          "LicenseRef-OpenRAIL++-M", autoencoder="sdxl-vae", checked="model card: weights to start from, its T5 encoder is none of ours"),  # noqa: E501
+    # -- judges ----------------------------------------------------------------------------------------------------------------------------
+    Model("nano",             "clip",         "",                                       "CustomTextCLIP",                    **_NANO),
+    Model("clip-vit-b32",     "clip",         "timm/vit_base_patch32_clip_224.openai",  "ViT-B-32-quickgelu",                "MIT",        checked="github.com/openai/CLIP: MIT; a research model, here only a judge"),  # noqa: E501
+    Model("clip-japanese-base", "clip",       "line-corporation/clip-japanese-base",    "CLYPModel",                         "Apache-2.0", lang="ja", remote_code=True, **_CARD),  # noqa: E501
+)
+# fmt: on
+MODELS: tuple[Model, ...] = _ROWS
+
+# What a model outside the table is asked, by the class that its config.json names.
+_PROMPTS = {
+    "Florence2ForConditionalGeneration": "<MORE_DETAILED_CAPTION>",
+    "Qwen2VLForConditionalGeneration": _DESCRIBE,
+    "Qwen3VLForConditionalGeneration": _DESCRIBE,
+    "LlavaForConditionalGeneration": _CALM,
+}
+
+
+def names(role: str) -> list[str]:
+    """The names that `--model` knows for a role, usable ones first."""
+    rows = [model for model in MODELS if model.role == role]
+    return [m.name for m in sorted(rows, key=lambda m: bool(m.refused or m.broken))]
+
+
+def find(name: str, role: str) -> Model:
+    """The model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
+
+    Raises UsageError for a name that is none of these, with the names that come closest.
+    """
+    if role not in ROLES:
+        raise ValueError(f"{role!r} is none of {ROLES}")
+    for row in MODELS:
+        if row.role == role and row.name == name:
+            return row
+    if Path(name).is_dir():
+        return _local(name, role)
+    plain, _, commit = name.partition("@")
+    if commit and not COMMIT.fullmatch(commit):
+        raise UsageError(
+            f"--model {name}: '{commit}' is no commit.", "Give the 40 hexadecimal digits of a commit after the @."
+        )
+    for row in MODELS:
+        if row.role == role and plain in (row.name, row.hub) and plain:
+            return dataclasses.replace(row, revision=commit or row.revision)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", plain) and plain[0] not in "./":
+        return Model(
+            plain, role, plain, "", UNKNOWN_LICENSE, outputs="unknown", revision=commit or None,
+            refused="its terms are not in our table" if role in WRITES else "",
+        )  # fmt: skip
+    known = names(role)
+    close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    raise UsageError(
+        f"--model {name} is no {role} model, folder or hub id.",
+        f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
+    )
+
+
+def check_terms(model: Model, accepted: Sequence[str] = ()) -> bool:
+    """Refuse a model whose terms do not allow what we do with it, unless the user answers for it.
+
+    Args:
+        accepted: the names given with `--accept-terms`; a name, a hub id or a folder.
+    Returns:
+        True where a refused model is used on the user's word; whoever writes its output keeps that in the record.
+    Raises:
+        UsageError: names the reason, and what can be used instead.
+    """
+    instead = f"use --model {model.successor}" if model.successor else "use a model from `commonart models`"
+    if model.broken:
+        raise UsageError(f"--model {model.name} cannot be used: {model.broken}.", f"{_capital(instead)}.")
+    if not model.refused:
+        return False
+    if model.name in accepted or (model.hub and model.hub in accepted):
+        return True
+    raise UsageError(
+        f"--model {model.name} is refused: {model.refused} ({model.license}).",
+        f"{_capital(instead)}, or add --accept-terms {model.name} if you answer for it yourself.",
+    )
+
+
+def check_code(model: Model, trust_remote_code: bool = False) -> None:
+    """Refuse a model that brings its own code, unless the user trusts it and names the commit that was read.
+
+    Raises UsageError.
+    """
+    if not model.remote_code:
+        return
+    if not trust_remote_code:
+        raise UsageError(
+            f"--model {model.name} runs code from {model.hub}, which is not trusted by itself.",
+            f"Read that code at one commit, then add --trust-remote-code and --model {model.name}@COMMIT.",
+        )
+    if not model.local and not model.revision:
+        raise UsageError(
+            f"--trust-remote-code needs a commit of {model.hub}: a branch can change under you.",
+            f"Name the commit that you read: --model {model.name}@COMMIT.",
+        )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def part(folder: Path, role: str) -> Path:
+    """The sub-folder of `folder` that holds `role`, where it is a pipeline; else `folder` itself."""
+    inner = folder / SUBFOLDERS[role]
+    return inner if inner.is_dir() and not (folder / "config.json").is_file() else folder
+
+
+def _local(name: str, role: str) -> Model:
+    folder = part(Path(name), role)
+    config = read_json(folder / "config.json")
+    architectures = config.get("architectures")
+    cls = architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name", "")
+    license = _readme_license(folder / "README.md") or _readme_license(Path(name) / "README.md")
+    known = license in OPEN.values()
+    # A pipeline folder may name the rows that belong to it, as ours do; a bare transformer leaves them to the user.
+    whole = (Path(name) / "model_index.json").is_file()
+    return Model(
+        name, role, name, str(cls), license or UNKNOWN_LICENSE,
+        outputs="free" if known else "unknown",
+        prompt=_prompt(role, str(cls), config), lang="ja" if role == "caption" and "Llava" in str(cls) else "en",
+        local=True,
+        text_encoder=name if whole and role == "transformer" else "",
+        autoencoder=name if whole and role == "transformer" else "",
+        checked="README.md in the folder" if license else "",
+        refused="" if known or role not in WRITES
+        else "its folder has no README.md whose header names a licence that leaves its outputs free",
+    )  # fmt: skip
+
+
+def _prompt(role: str, cls: str, config: dict[str, object]) -> str:
+    if role == "translate":
+        return str(config.get("commonart_prompt") or _ONLY)
+    return str(config.get("commonart_prompt") or _PROMPTS.get(cls, "")) if role == "caption" else ""
+
+
+def prompt_for(role: str, cls: str) -> str:
+    """What a hub model outside the table is asked, once its config.json is here and names its class."""
+    return _prompt(role, cls, {})
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file, {} where there is no file. Raises CommonArtError for a broken one."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CommonArtError(f"{path} is no JSON: {error}.", "Copy the model folder again.") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _readme_license(path: Path) -> str:
+    """The SPDX id in a model card's header, "" when there is none or it is not an open one."""
+    if not path.is_file():
+        return ""
+    header = path.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    found = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if len(header) == 3 else None
+    return OPEN.get(found.group(1).lower(), "") if found else ""
