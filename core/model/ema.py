@@ -1,0 +1,70 @@
+"""Exponential moving average of a model's weights: what `commonart train` samples from and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from commonart.core.errors import CommonArtError
+
+
+class Ema:
+    """A float32 average of the parameters of `model`, with constant `decay` and no warm-up.
+
+    The average starts at the weights as they are now; after k updates these count decay**k. Memory: 4 bytes a
+    parameter, on the parameters' device.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
+        if not 0 <= decay < 1:
+            raise CommonArtError(f"The decay of the average is {decay}.", "Take a number from 0 to below 1.")
+        self.model = model
+        self.decay = decay
+        self.names = [name for name, _ in model.named_parameters()]
+        self.average = [parameter.detach().float().clone() for parameter in model.parameters()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Call it once after every optimiser step."""
+        weights = [parameter.detach().float() for parameter in self.model.parameters()]
+        torch._foreach_lerp_(self.average, weights, 1 - self.decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average by parameter name: a state dict of the model (which has no persistent buffers)."""
+        return dict(zip(self.names, self.average, strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores the average in place. Raises CommonArtError naming a missing, unknown or misshapen key."""
+        for name, average in zip(self.names, self.average, strict=True):
+            if name not in state or state[name].shape != average.shape:
+                what = "lacks" if name not in state else "has another shape for"
+                raise CommonArtError(f"The saved average {what} {name}.", "Resume with the transformer of the run.")
+            average.copy_(state[name])
+        unknown = sorted(set(state) - set(self.names))
+        if unknown:
+            raise CommonArtError(
+                f"The saved average holds {unknown[0]}, which the model lacks.", "Resume with the run's transformer."
+            )
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Writes the average into a model of the same shape, in that model's precision."""
+        torch._foreach_copy_([parameter.detach() for parameter in model.parameters()], self.average)
+
+    @contextmanager
+    def swap(self) -> Iterator[nn.Module]:
+        """The model with the average as its weights; the trained weights are back afterwards, bit for bit.
+
+        Enter it outside `torch.autocast`, which may hold on to casts of the trained weights.
+        """
+        weights = [parameter.detach() for parameter in self.model.parameters()]
+        kept = [weight.clone() for weight in weights]
+        try:
+            self.copy_to(self.model)
+            yield self.model
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, kept)
