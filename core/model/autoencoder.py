@@ -1,4 +1,4 @@
-"""Images to latents and back: any diffusers `AutoencoderKL`, SDXL's (f = 8) and the embedded nano one (f = 4) alike.
+"""Images to latents and back: any diffusers `AutoencoderKL`, SDXL's (f = 8) and the nano one (f = 4) alike.
 
 `commonart encode-image shards/ --model sdxl-vae` stores its latents; `train`, `sample` and `mia` call it too.
 
@@ -7,6 +7,7 @@ Latents here are always the scaled ones that the transformer sees: (z - shift_fa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,31 +53,16 @@ class Autoencoder:
     ) -> Autoencoder:
         """Load from a local folder: the model itself, or a pipeline with `vae/`. safetensors only.
 
-        `auto` is float32, except on a GPU for weights that say they survive float16 (`force_upcast: false`, as in
-        madebyollin/sdxl-vae-fp16-fix; SDXL's own overflow there).
+        `dtype` may be a name, as `pick_precision` takes it.
 
         Raises:
             CommonArtError: the folder holds no AutoencoderKL, or not all of its weights.
         """
         from diffusers import AutoencoderKL
 
-        path = Path(folder)
-        if (path / "vae" / "config.json").is_file():
-            path = path / "vae"
-        if not (path / "config.json").is_file():
-            raise CommonArtError(
-                f"{path} holds no autoencoder: there is no config.json in it.",
-                "Give a folder with a diffusers AutoencoderKL, or a name from `commonart models`.",
-            )
         device = pick_device(device) if isinstance(device, str) else device
-        config = AutoencoderKL.load_config(path, local_files_only=True)
-        if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-            raise CommonArtError(
-                f"{path} holds a {config['_class_name']}, not an AutoencoderKL.", "Give an AutoencoderKL's folder."
-            )
-        if dtype == "auto":
-            dtype = torch.float16 if device.type == "cuda" and not config.get("force_upcast", True) else torch.float32
-        dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
+        dtype = pick_precision(folder, dtype, device) if isinstance(dtype, str) else dtype
+        path = _folder(folder)
         try:
             model, info = AutoencoderKL.from_pretrained(
                 path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -107,7 +93,7 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, each [B, C, H/f, W/f] in float32.
+        """Images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, [B, C, H/f, W/f] in float32 each.
 
         A sample of the posterior is `mean + std * noise`. Images above `TILE_ABOVE` pixels run in tiles.
 
@@ -140,6 +126,37 @@ class Autoencoder:
         self.model.use_tiling = side > TILE_ABOVE
         self.model.tile_sample_min_size = TILE_ABOVE
         self.model.tile_latent_min_size = TILE_ABOVE // self.factor
+
+
+def pick_precision(folder: str | Path, name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `--precision NAME` means for the autoencoder in `folder`.
+
+    auto is float32, except on a GPU for weights that say they survive float16 (`force_upcast: false`, as
+    madebyollin/sdxl-vae-fp16-fix does; SDXL's own overflow there).
+    """
+    if name != "auto":
+        return pick_dtype(name, device)
+    config = json.loads((_folder(folder) / "config.json").read_bytes())
+    half = device.type == "cuda" and not config.get("force_upcast", True)
+    return torch.float16 if half else torch.float32
+
+
+def _folder(folder: str | Path) -> Path:
+    """The folder of the model itself. Raises CommonArtError where it is no AutoencoderKL's."""
+    path = Path(folder)
+    if (path / "vae" / "config.json").is_file():
+        path = path / "vae"
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+        name = config.get("_class_name", "AutoencoderKL")
+    except (OSError, ValueError, AttributeError):
+        raise CommonArtError(
+            f"{path} holds no autoencoder: there is no config.json in it that can be read.",
+            "Give a folder with a diffusers AutoencoderKL, or a name from `commonart models`.",
+        ) from None
+    if name != "AutoencoderKL":
+        raise CommonArtError(f"{path} holds a {name}, not an AutoencoderKL.", "Give the folder of an AutoencoderKL.")
+    return path
 
 
 def to_pixels(images: Sequence[Image.Image | bytes]) -> Tensor:

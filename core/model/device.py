@@ -23,7 +23,7 @@ DTYPES = {
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`: auto, cpu, mps, cuda or cuda:N.
 
-    auto is this process's GPU (LOCAL_RANK, where torchrun or srun started several), else Apple's, else the CPU.
+    auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU.
     Raises UsageError for an unknown name and CommonArtError for a device that this machine has not got.
     """
     if name == "auto":
@@ -31,18 +31,19 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name} is no device", "Give auto, cpu, cuda, cuda:N or mps.") from None
+        raise UsageError(f"--device {name} is no device.", "Give auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
+        rank = int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
+        index = rank if device.index is None else device.index
         if index >= count:
             raise CommonArtError(
-                f"--device {name} is not there: this machine shows {count} CUDA devices",
+                f"--device {name} is not there: this machine shows {count} CUDA devices.",
                 "Use --device cpu, or ask the scheduler for a GPU.",
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise CommonArtError("--device mps is not there on this machine", "Use --device cpu.")
+        raise CommonArtError("--device mps is not there on this machine.", "Use --device cpu.")
     return device
 
 
@@ -69,7 +70,7 @@ def pick_dtype(name: str = "auto", device: torch.device | None = None) -> torch.
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise UsageError(f"--precision {name} is no precision", "Give auto, fp32, bf16 or fp16.")
+        raise UsageError(f"--precision {name} is no precision.", "Give auto, fp32, bf16 or fp16.")
     return DTYPES[name]
 
 

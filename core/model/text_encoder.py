@@ -1,11 +1,11 @@
 """Texts to hidden states: what the transformer is conditioned on, in training, caching and sampling alike.
 
-`commonart encode-text shards/ --model calm2-7b` stores them; `train` and `sample` call this when nothing is stored.
+`commonart encode-text shards/ --model calm2-7b` stores them; `train` and `sample` call this where nothing is.
 
-Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of its
-tokens: the last layer's states **after** the final norm, as transformers defines it and as the paper used it.
-Texts are padded on the right and trimmed back to their true length: with a causal mask the states of real tokens do
-not depend on the pads after them.
+Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of
+its tokens: the last layer's states **after** the final norm, as transformers defines it and as the paper used
+it. Texts are padded on the right and trimmed back to their true length: with a causal mask the states of real
+tokens do not depend on the pads after them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class TextEncoder:
 
     Attributes:
         width: D, the channels of a hidden state.
-        precision: what a run or a cache records, e.g. "bfloat16" or "quanto-int8/bfloat16". Train and sample with
-            the same one.
+        precision: what a run or a cache records, e.g. "bfloat16" or "quanto-int8/bfloat16". Train and sample
+            with the same one.
         null_id: the one token that stands for "no text".
         truncated, tokens, texts: counted since loading, over every `encode`.
     """
 
-    model: torch.nn.Module
+    model: Any
     tokenizer: Any
     device: torch.device
     precision: str
@@ -59,10 +59,10 @@ class TextEncoder:
         device: torch.device | str = "auto",
         max_tokens: int = MAX_TOKENS,
     ) -> TextEncoder:
-        """Load from a local folder: a model with its tokenizer, or a pipeline with `text_encoder/` and `tokenizer/`.
+        """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize="quanto-int8"` stores the linear layers in 8 bits, as the
-        paper did to fit CALM2-7B beside the transformer on a 24 GB card.
+        safetensors only, and no remote code. `quantize="quanto-int8"` stores the linear layers in 8 bits, as
+        the paper did to fit CALM2-7B beside the transformer on a 24 GB card.
 
         Raises:
             CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
@@ -82,10 +82,9 @@ class TextEncoder:
             quantize_weights(model, weights=qint8)
             freeze(model)
         model.to(device).eval().requires_grad_(False)
-        precision = f"{quantize}/{dtype_name(dtype)}" if quantize else dtype_name(dtype)
         null_id = _null_id(tokenizer, model.config, model_folder)
         width = int(getattr(model.config, "d_model", None) or model.config.hidden_size)
-        return cls(model, tokenizer, device, precision, width, null_id, max_tokens)
+        return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of every text, at most `max_tokens`, and whether each was cut.
@@ -102,10 +101,11 @@ class TextEncoder:
         return [i or [self.null_id] for i in ids], cut
 
     def encode(self, texts: Sequence[str], batch: int = 32) -> list[Tensor]:
-        """The hidden states of every text, in the order given: a list of Tensor[L, D], L its own number of tokens.
+        """The hidden states of every text, in the order given: a list of Tensor[L, D], L its number of tokens.
 
-        The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of similar
-        length, so little is spent on pads. Longer texts are cut at `max_tokens` and counted in `truncated`.
+        The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of
+        similar length, so little is spent on pads. Longer ones are cut at `max_tokens` and counted in
+        `truncated`.
         """
         ids, cut = self.tokenize(texts)
         self.texts += len(ids)
@@ -137,14 +137,19 @@ class TextEncoder:
     def null(self) -> Tensor:
         """The state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
 
-        Defined once, here: the state of the single token `null_id`, which is the tokenizer's beginning-of-text
+        Defined once, here: the state of the single token `null_id`, which is the tokenizer's begin-of-text
         token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
         """
         return self.encode_ids([[self.null_id]])[0]
 
 
+def precision_name(dtype: torch.dtype, quantize: str | None) -> str:
+    """What runs and caches record of an encoder's arithmetic."""
+    return f"{quantize}/{dtype_name(dtype)}" if quantize else dtype_name(dtype)
+
+
 def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """A list of Tensor[L, D] as one batch: (text_BLD padded with zeros on the right, mask_BL, true at real tokens)."""
+    """A list of Tensor[L, D] as one batch: (text_BLD with zeros on the right, mask_BL, true at real tokens)."""
     text_BLD = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
     lengths = torch.tensor([len(s) for s in states], device=text_BLD.device)
     mask_BL = torch.arange(text_BLD.shape[1], device=text_BLD.device)[None] < lengths[:, None]
@@ -173,7 +178,7 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any
         config = AutoConfig.from_pretrained(folder, **offline)
         if config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:
             raise CommonArtError(
-                f"{folder} holds a '{config.model_type}' model, which is neither a causal language model nor T5.",
+                f"{folder} holds a '{config.model_type}' model, neither a causal language model nor T5.",
                 "Give a text encoder: `commonart models` lists those that are known to work.",
             )
         # AutoModel leaves the output head out: its last_hidden_state is the causal LM's hidden_states[-1].
@@ -186,7 +191,7 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CommonArtError(
             f"The text encoder in {folder} cannot be loaded: {reason}.",
-            "It must be safetensors of a class that transformers has, with its tokenizer; no remote code is run.",
+            "It must be safetensors of a class that transformers has, with its tokenizer; no remote code runs.",
         ) from error
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.

@@ -1,0 +1,234 @@
+"""The loop of encode-text and encode-image: shard by shard, whole or absent, finished ones skipped.
+
+    commonart encode-text shards/      # the same command again finishes what was interrupted
+
+A stage is a generator `(records, drop) -> (key, bytes)`, run once per image shard. The note beside a feature shard is
+written last: a shard without a note that fits is made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commonart.core.data import jsonl
+from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, pack, read_meta
+from commonart.core.data.files import write_bytes, write_json
+from commonart.core.data.record import Record
+from commonart.core.data.shards import ShardWriter, list_shards, read_shard
+from commonart.core.data.stream import Drop, Summary, Task, note_of, read_note, shard_identity
+from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
+from commonart.core.log import progress
+
+Encode = Callable[[Iterable[Record], Drop], Iterator[tuple[str, bytes]]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done. `todo` is this task's; `left` counts the unfinished shards of all tasks."""
+
+    stage: str
+    kind: str
+    source: Path
+    out: Path
+    settings: dict[str, Any]
+    overwrite: bool
+    done: list[Path]
+    todo: list[Path]
+    left: int
+
+    def first_records(self) -> list[Record]:
+        """The records of the first shard to do, to estimate sizes from."""
+        return list(read_shard(self.todo[0]))
+
+
+def plan(
+    stage: str, kind: str, source: str, out: str | None, settings: dict[str, Any], task: Task, overwrite: bool
+) -> Plan:
+    """Find out which shards of `source` still lack features in `out` (by default SOURCE/text or SOURCE/image).
+
+    Args:
+        settings: what the features depend on: model, revision, precision, store and so on. Kept in every note.
+
+    Raises:
+        UsageError: the source is no folder of shards.
+        CommonArtError: features are there that are stale or were made otherwise, and not `overwrite`.
+    """
+    folder = Path(source)
+    if source == "-" or folder.is_file():
+        raise UsageError(
+            f"{stage} needs a folder of shards, and {source} is none.",
+            "Make one first: commonart shard -o shards/.",
+        )
+    work = Plan(stage, kind, folder, Path(out) if out else folder / kind, settings, overwrite, [], [], 0)
+    shards = list_shards(folder)
+    if work.out.resolve() == folder.resolve():
+        raise UsageError(f"-o {out} is the SOURCE itself.", "Give another folder, or leave -o out.")
+    for number, path in enumerate(shards):
+        own = number % task.count == task.index
+        if _finished(work, path):
+            work.done += [path] * own
+        else:
+            work.left += 1
+            work.todo += [path] * own
+    return work
+
+
+def _finished(work: Plan, path: Path) -> bool:
+    tar = work.out / path.name
+    note = read_note(tar)
+    if not note or not tar.exists() or note.get("size") != tar.stat().st_size:
+        return False
+    differ = [k for k, v in work.settings.items() if (note.get("settings") or {}).get(k) != v]
+    stale = note.get("input") != shard_identity(path)
+    if not differ and not stale:
+        return True
+    if not work.overwrite:
+        why = f"another {path}" if stale else f"another {' and '.join(differ)}"
+        raise CommonArtError(
+            f"{tar} was made with {why}.", "Add --overwrite to make such shards again, or give another -o."
+        )
+    return False
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse, before the first byte, what the disk cannot hold.
+
+    Raises:
+        CommonArtError: fewer than `needed` bytes are free where `folder` is or will be.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CommonArtError(
+            f"{what} would take about {needed / 1e9:,.2f} GB, and {folder} has {free / 1e9:,.2f} GB free.",
+            "Give -o on a larger disk, or store less (encode-text: --store int8).",
+        )
+
+
+def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: bool) -> None:
+    """Write `features.json` (and the null embedding [1, D]) unless the same are there.
+
+    Raises:
+        CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
+    """
+    if (folder / META).exists():
+        there = read_meta(folder)
+        differ = [k for k, v in asdict(there).items() if v != asdict(meta)[k]]
+        if not differ:
+            return
+        if not overwrite:
+            raise CommonArtError(
+                f"{folder} holds features made with another {' and '.join(differ)} "
+                f"({there.model}, {there.precision}, {there.store}).",
+                "Give another -o, or --overwrite to make them again.",
+            )
+    if null is not None:
+        write_bytes(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
+    write_json(folder / META, {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})})
+
+
+def write(
+    work: Plan,
+    encode: Encode | None,
+    *,
+    rejects: str | None = None,
+    max_failures: float = 0.5,
+    quiet: bool = False,
+) -> Summary:
+    """Make the feature shards that are left to this task, and sum up all of its shards.
+
+    Args:
+        encode: may be None when `work.todo` is empty, so that a finished folder needs no model.
+
+    Raises:
+        TooManyFailures: everything was written, but more than `max_failures` of the records failed.
+    """
+    summary = Summary(work.stage)
+    started = time.monotonic()
+    try:
+        with progress(work.stage, quiet=quiet) as tick, redirect_stdout(sys.stderr):
+            for path in sorted(work.done + work.todo):
+                note = read_note(work.out / path.name)
+                if path in work.todo:
+                    assert encode is not None
+                    note = _one_shard(work, path, encode, tick)
+                else:
+                    tick(note["in"])
+                summary.read += note["in"]
+                summary.written += note["out"]
+                summary.dropped.update(note["dropped"])
+                summary.failures += note["failed"]
+        if rejects is not None:
+            with jsonl.Writer(rejects) as writer:
+                for path in sorted(work.done + work.todo):
+                    if (kept := _rejects_of(work.out / path.name)).exists():
+                        for record in jsonl.read(str(kept)):
+                            writer.write(record)
+    except CommonArtError as error:
+        summary.seconds = time.monotonic() - started
+        error.summary = summary
+        raise
+    summary.seconds = time.monotonic() - started
+    if summary.read and summary.failures / summary.read > max_failures:
+        problem = TooManyFailures(
+            f"{work.stage}: {summary.failures} of {summary.read} records failed, "
+            f"more than --max-failures {max_failures:g} allows.",
+            "Look at --rejects FILE; what did not fail was written.",
+        )
+        problem.summary = summary
+        raise problem
+    return summary
+
+
+def _one_shard(work: Plan, path: Path, encode: Encode, tick: Callable[..., Any]) -> dict[str, Any]:
+    tar = work.out / path.name
+    refused: list[Record] = []
+    drop = Drop(refused.append)
+    read = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal read
+        for record in read_shard(path):
+            read += 1
+            tick()
+            yield record
+
+    identity = shard_identity(path)
+    note_of(tar).unlink(missing_ok=True)
+    with ShardWriter(tar) as writer:
+        for key, data in encode(counted(), drop):
+            writer.add(key, {EXTENSIONS[work.kind]: data})
+    kept = _rejects_of(tar)
+    kept.unlink(missing_ok=True)
+    if refused:
+        with jsonl.Writer(str(kept)) as file:
+            for record in refused:
+                file.write(record)
+    note = {
+        "stage": work.stage,
+        "input": identity,
+        "settings": work.settings,
+        "in": read,
+        "out": writer.count,
+        "dropped": dict(sorted(drop.reasons.items())),
+        "failed": drop.failures,
+        "size": tar.stat().st_size,
+        "sha256": writer.sha256,
+    }
+    write_json(note_of(tar), note)
+    return note
+
+
+def _rejects_of(tar: Path) -> Path:
+    return tar.with_suffix(".rejects.jsonl")
