@@ -53,7 +53,11 @@ PLACES: Final[tuple[str, ...]] = (
     "bottom left", "bottom", "bottom right",
 )  # fmt: skip
 GRID: Final[tuple[int, int, int]] = (14, 32, 50)  # centres of the columns and rows, in 1/64 of the canvas
-GAP: Final[int] = 5  # the least distance between two things, in 1/64 of the canvas
+# How far a shape's corners reach from its centre, in radii, and the least distance between two things, in 1/64.
+CORNER: Final[Mapping[str, float]] = {
+    "circle": 1.0, "square": 1.245, "triangle": 1.366, "star": 1.132, "cross": 1.063, "ring": 1.0,
+}  # fmt: skip
+GAP: Final[int] = 3
 
 # (colour, shape) that no training scene shows: whoever draws one has combined what it learnt apart.
 HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
@@ -108,6 +112,14 @@ def in_order(scene: Scene) -> Scene:
     return Scene(scene.background, tuple(things))
 
 
+def apart(a: Thing, b: Thing) -> bool:
+    """Whether the circles around two things are at least GAP apart, whatever their shapes."""
+    (row_a, column_a), (row_b, column_b) = cell(a.place), cell(b.place)
+    dy, dx = GRID[row_a] - GRID[row_b], GRID[column_a] - GRID[column_b]
+    reach = (SIZE_RADIUS[a.size] * CORNER[a.shape] + SIZE_RADIUS[b.size] * CORNER[b.shape]) / 2 + GAP
+    return dx * dx + dy * dy >= reach * reach
+
+
 def split_of(scene: Scene) -> Split:
     """Which side of the fixed 9:1 split a scene is on: one tenth is reserved for evaluation.
 
@@ -136,13 +148,13 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
         elif any(pair in HELDOUT_PAIRS for pair in pairs):
             continue
         sizes = [SIZES[int(rng.integers(3))] for _ in cells]
-        if len(set(pairs)) < count or not _apart(cells, sizes):
-            continue
-        things = (
+        things = tuple(
             Thing(shape, colour, size, PLACES[at])
             for (colour, shape), size, at in zip(pairs, sizes, cells, strict=True)
         )
-        scene = Scene(BACKGROUNDS[int(rng.integers(5))], tuple(things))
+        if len(set(pairs)) < count or not all(apart(a, b) for a, b in combinations(things, 2)):
+            continue
+        scene = Scene(BACKGROUNDS[int(rng.integers(5))], things)
         if heldout or split is None or split_of(scene) == split:
             return scene
 
@@ -257,12 +269,3 @@ def _layouts(count: int) -> tuple[tuple[int, ...], ...]:
 
     cells = combinations(range(9), count)
     return tuple(chosen for chosen in cells if all(good(a, b) for a, b in combinations(chosen, 2)))
-
-
-def _apart(cells: tuple[int, ...], sizes: list[str]) -> bool:
-    for (a, size_a), (b, size_b) in combinations(zip(cells, sizes, strict=True), 2):
-        dy, dx = GRID[a // 3] - GRID[b // 3], GRID[a % 3] - GRID[b % 3]
-        reach = (SIZE_RADIUS[size_a] + SIZE_RADIUS[size_b]) / 2 + GAP
-        if dx * dx + dy * dy < reach * reach:
-            return False
-    return True
