@@ -61,3 +61,15 @@ class Preempted(CommonArtError):
     """A signal asked the stage to stop; its state is on disk and the same command continues."""
 
     code = EXIT_PREEMPTED
+
+
+class ReaderGone(CommonArtError):
+    """Whoever read our stdout has closed it (`| head -1`); there is nothing to say, and nothing more to do."""
+
+    code = 128 + 13  # SIGPIPE, as a shell reports it
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def __reduce__(self) -> tuple[type[CommonArtError], tuple]:
+        return type(self), ()

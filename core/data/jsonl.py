@@ -16,7 +16,7 @@ import orjson
 
 from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, rebase
-from commonart.core.errors import CommonArtError, SchemaError
+from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
@@ -61,9 +61,7 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(name, line, error) from error
     except OSError as error:
-        raise CommonArtError(
-            f"{name} cannot be read: {error.strerror or error}.", "Check the path."
-        ) from error
+        raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
     except Exception as error:
         # zstandard is imported only where a .zst is read, so its error is known by name.
         if type(error).__name__ == "ZstdError":
@@ -104,7 +102,7 @@ def read(path: str) -> Iterator[Record]:
 class Writer:
     """Writes records one a line. To a file it is whole or absent; to stdout it is flushed twice a second.
 
-    Use as a context manager. Raises BrokenPipeError when the reader of stdout has gone.
+    Use as a context manager. Raises ReaderGone when whoever read stdout has closed it.
     """
 
     def __init__(self, path: str) -> None:
@@ -123,11 +121,14 @@ class Writer:
         """Write one record; its `image` is rebased from the working folder to the file's."""
         if self.folder and "image" in record:
             record = {**record, "image": rebase(record["image"], "", self.folder)}
-        self._out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        try:
+            self._out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = now
+        except BrokenPipeError:
+            raise ReaderGone from None
         self.count += 1
-        if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = now
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None and self._out is not self._file:
@@ -135,7 +136,10 @@ class Writer:
         if self._whole is not None:
             self._whole.__exit__(*error)
         elif error[0] is None:
-            self._file.flush()
+            try:
+                self._file.flush()
+            except BrokenPipeError:
+                raise ReaderGone from None
 
 
 def _compressor(path: str, file: IO[bytes]) -> Any:

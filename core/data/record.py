@@ -99,9 +99,7 @@ def check(record: Any, file: str, line: int | str) -> Record:
     if type(key) is not str:
         raise SchemaError(file, line, "key", "is missing" if key is None else "must be a string")
     if not KEY.fullmatch(key):
-        raise SchemaError(
-            file, line, "key", f"may hold only A-Z a-z 0-9 _ - (1 to 200 of them), not {key[:80]!r}"
-        )
+        raise SchemaError(file, line, "key", f"may hold only A-Z a-z 0-9 _ - (1 to 200 of them), not {key[:80]!r}")
     for field, value in record.items():
         # Most fields are strings without a further rule, and this loop is most of what a record costs.
         if (type(value) is not str and field in FIELDS) or field in _RULED:

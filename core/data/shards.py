@@ -41,9 +41,7 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
         raise CommonArtError(f"{path} is no folder.", "Give a folder of shards (.tar).")
     shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
     if not shards:
-        raise CommonArtError(
-            f"{path} holds no shards (*.tar).", "Make some: commonart shard raw/ -o shards/."
-        )
+        raise CommonArtError(f"{path} holds no shards (*.tar).", "Make some: commonart shard raw/ -o shards/.")
     return shards
 
 
@@ -83,13 +81,9 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
             if file.read(BLOCK) != bytes(BLOCK):
                 raise tarfile.ReadError("it ends in the middle")
     except (tarfile.TarError, EOFError) as error:
-        raise CommonArtError(
-            f"{path} is no whole tar: {error}.", "Make or fetch that shard again."
-        ) from error
+        raise CommonArtError(f"{path} is no whole tar: {error}.", "Make or fetch that shard again.") from error
     except OSError as error:
-        raise CommonArtError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the path."
-        ) from error
+        raise CommonArtError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
     return found
 
 
@@ -192,7 +186,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         self._whole = replacing(self.path)
         self._file = _Hashing(self._whole.__enter__())
-        self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.GNU_FORMAT, bufsize=BLOCK)  # type: ignore[call-overload]
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]
         self._keys = set[str]()
         return self
 
@@ -203,9 +197,7 @@ class ShardWriter:
             CommonArtError: the key is in this shard already.
         """
         if key in self._keys:
-            raise CommonArtError(
-                f"two records have the key '{key}' (in {self.path}).", "Keys must be unique."
-            )
+            raise CommonArtError(f"two records have the key '{key}' (in {self.path}).", "Keys must be unique.")
         self._keys.add(key)
         for extension, data in parts.items():
             info = tarfile.TarInfo(f"{key}.{extension}")

@@ -81,11 +81,16 @@ class Summary:
         }
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Task:
     """Which part of the shards is this process's: shard number i goes to task i % count."""
 
     index: int
     count: int
+
+    def owns(self, number: int) -> bool:
+        """Whether shard `number` is this task's."""
+        return number % self.count == self.index
 
 
 class Chunk(NamedTuple):
@@ -96,9 +101,7 @@ class Chunk(NamedTuple):
     records: Iterable[Record]
 
 
-def this_task(
-    index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ
-) -> Task:
+def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
     """The task from the flags, else from a Slurm array, else from srun, else the only one.
 
     Raises:
@@ -118,9 +121,7 @@ def this_task(
         else:
             index, count = 0, 1
     if not 0 <= index < count:
-        raise UsageError(
-            f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1."
-        )
+        raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
     return Task(index, count)
 
 
@@ -154,9 +155,7 @@ def chunks(source: str | None, size: int | None = SHARD_SIZE) -> Iterator[Chunk]
     """
     source = source_or_stdin(source)
     if source != "-" and not os.path.exists(source):
-        raise CommonArtError(
-            f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin."
-        )
+        raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin.")
     if source != "-" and (os.path.isdir(source) or source.endswith(".tar")):
         for path in shards.list_shards(source) if os.path.isdir(source) else [Path(source)]:
             yield Chunk(path.stem, shard_identity(path), shards.read_shard(path))
@@ -247,7 +246,7 @@ def run(
             if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
                 size = None if task.count == 1 else shard_size
                 parts = _grouped(records, size) if records is not None else chunks(source, size)
-                own = (chunk for i, chunk in enumerate(parts) if i % task.count == task.index)
+                own = (chunk for i, chunk in enumerate(parts) if task.owns(i))
                 _to_jsonl(summary, transform, own, out or "-", rejects, tick)
             else:
                 parts = _grouped(records, shard_size) if records is not None else chunks(source, shard_size)
@@ -259,7 +258,7 @@ def run(
     summary.seconds = time.monotonic() - started
     if summary.read and summary.failures / summary.read > max_failures:
         problem = TooManyFailures(
-            f"{stage}: {summary.failures} of {summary.read} records failed, more than --max-failures {max_failures:g} allows.",
+            f"{stage}: {summary.failures} of {summary.read} records failed; --max-failures allows {max_failures:.0%}.",
             "Look at --rejects FILE; what did not fail was written.",
         )
         problem.summary = summary
@@ -326,7 +325,7 @@ def _to_shards(
     kept: list[Path] = []
     with redirect_stdout(sys.stderr):
         for number, chunk in enumerate(parts):
-            if number % task.count != task.index:
+            if not task.owns(number):
                 continue
             tar = folder / f"{chunk.name}.tar"
             made_from = {"stage": summary.stage, "input": chunk.identity, "settings": _plain(settings)}

@@ -1,0 +1,51 @@
+"""The options that several subcommands share, spelled once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SOURCE]", help="A folder of shards, a .tar, a .jsonl[.gz|.zst], or - for stdin (the default)."
+    ),
+]
+Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="A folder of shards.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--out", metavar="OUT", help="A folder (shards), a .jsonl, or - for JSONL on stdout (the default)."
+    ),
+]
+Rejects = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Keep what was dropped in this .jsonl, each with its reason.")
+]
+MaxFailures = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Exit 3 when more than this share of the records failed.")
+]
+ShardSize = Annotated[int, typer.Option(min=1, help="Records of a JSONL source that become one shard.")]
+TaskIndex = Annotated[
+    int | None, typer.Option(help="Do the shards whose number is this modulo --num-tasks (default: from Slurm).")
+]
+NumTasks = Annotated[int | None, typer.Option(min=1, help="How many tasks share the shards (default: from Slurm).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there already.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no table.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same output.")]
+AcceptTerms = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="You answer for the terms of this model, which is refused otherwise."),
+]
+
+
+def split_names(text: str) -> list[str]:
+    """`a,b` -> [`a`, `b`]."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def finish(summary: Any, quiet: bool = False) -> None:
+    """Say what a stage did, on stderr: a table on a terminal, one JSON line elsewhere."""
+    from commonart.core import log
+
+    log.summary(summary, quiet=quiet)

@@ -1,0 +1,34 @@
+"""What the tests share: no network, few threads, a way to run the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+Command = Callable[..., subprocess.CompletedProcess[bytes]]
+
+ROOT = Path(__file__).resolve().parent.parent
+SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_PROCID", "SLURM_NTASKS")
+
+
+@pytest.fixture
+def commonart(tmp_path: Path) -> Command:
+    """Run `commonart ARGS...` in an empty folder, as a user would; returns the finished process."""
+
+    def run(*args: str, input: bytes = b"", cwd: Path = tmp_path, **env: str) -> subprocess.CompletedProcess[bytes]:
+        plain = {k: v for k, v in os.environ.items() if k not in SLURM}
+        command = [sys.executable, "-m", "commonart.cli.main", *args]
+        return subprocess.run(
+            command, input=input, capture_output=True, cwd=cwd, env={**plain, **env}, timeout=600, check=False
+        )
+
+    return run

@@ -1,0 +1,145 @@
+"""The one JSONL reader and writer: compression, damage, doubled keys, constant memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+import zstandard
+
+from commonart.core.data import jsonl
+from commonart.core.errors import CommonArtError, SchemaError
+
+LINES = b"".join(orjson.dumps({"key": f"k{i}", "title": "象" * 20}) + b"\n" for i in range(5000))
+
+
+def write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", jsonl.SUFFIXES)
+def test_what_is_written_is_read(tmp_path: Path, suffix: str) -> None:
+    path = str(tmp_path / f"a{suffix}")
+    records = [{"key": f"k{i}", "title": "縞馬\n\u2028", "n": [i, None, 0.5]} for i in range(3000)]
+    with jsonl.Writer(path) as writer:
+        for record in records:
+            writer.write(record)
+    assert list(jsonl.read(path)) == records
+    again = Path(path).read_bytes()
+    with jsonl.Writer(path) as writer:
+        for record in records:
+            writer.write(record)
+    assert Path(path).read_bytes() == again  # no time stamp inside
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damaged_compression_is_said(tmp_path: Path, suffix: str, pack, damage: str) -> None:
+    data = pack(LINES)
+    half = len(data) // 2
+    data = data[:half] if damage == "cut" else data[:half] + bytes([data[half] ^ 255]) + data[half + 1 :]
+    path = write(tmp_path / f"a.jsonl{suffix}", data)
+    # A flipped bit may also surface as a line that is no JSON, before the checksum is reached.
+    with pytest.raises(CommonArtError, match=r"damaged after line|is no JSON"):
+        list(jsonl.read(path))
+
+
+def test_a_cut_zst_is_no_shorter_file(tmp_path: Path) -> None:
+    """A zstd stream that ends early must not read as a file that ends there."""
+    out = io.BytesIO()
+    with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packer:
+        for start in range(0, len(LINES), 1000):
+            packer.write(LINES[start : start + 1000])
+            packer.flush()
+    path = write(tmp_path / "a.jsonl.zst", out.getvalue()[: len(out.getvalue()) // 2])
+    with pytest.raises(CommonArtError):
+        list(jsonl.read(path))
+
+
+def test_no_json_names_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"key":"a"}\n\n{"key":\n')
+    with pytest.raises(SchemaError, match=r"a\.jsonl:3: is no JSON"):
+        list(jsonl.read(path))
+
+
+def test_a_last_line_cut_short_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", LINES[:-10])
+    with pytest.raises(SchemaError, match=r":5000: is no JSON"):
+        list(jsonl.read(path))
+
+
+def test_two_records_with_one_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"key":"a"}\n{"key":"b"}\n{"key":"a"}\n')
+    with pytest.raises(SchemaError, match="a.jsonl:3: field 'key' 'a' stands on line 1 too"):
+        list(jsonl.read(path))
+
+
+def test_a_doubled_key_is_found_across_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "WINDOW", 10)
+    lines = [b'{"key":"k%d"}' % i for i in range(15)] + [b'{"key":"k9"}']
+    with pytest.raises(SchemaError, match="stands on line 10"):
+        list(jsonl.read(write(tmp_path / "a.jsonl", b"\n".join(lines))))
+
+
+def test_image_counts_from_the_file_that_holds_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("lists/deep")
+    record = {"key": "a", "image": "raw/0.tar#a.jpg"}
+    with jsonl.Writer("lists/deep/a.jsonl") as writer:
+        writer.write(record)
+    assert orjson.loads(Path("lists/deep/a.jsonl").read_bytes())["image"] == "../../raw/0.tar#a.jpg"
+    assert list(jsonl.read("lists/deep/a.jsonl")) == [record]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), jsonl.Writer(str(path)) as writer:
+        writer.write({"key": "a"})
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_missing_file() -> None:
+    with pytest.raises(CommonArtError, match="nowhere.jsonl cannot be read: No such file"):
+        list(jsonl.read("nowhere.jsonl"))
+
+
+MEMORY = """
+import resource, sys
+from commonart.core.data import stream
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+stream.run("pass", lambda records, drop: (r for r in records), source="-", out="-")
+print(peak(), file=sys.stderr)
+"""
+
+
+def _peak_megabytes(records: int) -> float:
+    """Peak memory of a pass-through over generated records of 1 kB each, piped through stdin to nowhere."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEMORY], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None and process.stderr is not None
+    pad = b"x" * 960
+    for start in range(0, records, 1000):
+        process.stdin.write(b"".join(b'{"key":"k%09d","title":"%s"}\n' % (i, pad) for i in range(start, start + 1000)))
+    process.stdin.close()
+    said = process.stderr.read().decode()
+    assert process.wait() == 0, said
+    return float(said.split()[-1])
+
+
+@pytest.mark.slow
+def test_memory_stays_flat() -> None:
+    """A stream 20 times as long costs the bounded window of keys (about 100 MB) and nothing more."""
+    short, medium, long = (_peak_megabytes(n) for n in (50_000, 600_000, 1_200_000))
+    assert medium - short < 160
+    assert long - medium < 20

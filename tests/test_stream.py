@@ -1,0 +1,255 @@
+"""The plumbing of every command: sources, outputs, drops, exit codes, tasks, and what a second call does."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from commonart.core.data import jsonl, shards, stream
+from commonart.core.data.record import Record
+from commonart.core.errors import CommonArtError, SchemaError, TooManyFailures, UsageError
+
+
+def keep_even(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+    for record in records:
+        if record["n"] % 2:
+            drop(record, "odd", str(record["n"]))
+        else:
+            yield record
+
+
+def fail_on(*numbers: int) -> stream.Transform:
+    def stage(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+        for record in records:
+            if record["n"] in numbers:
+                drop.failure(record, "broken")
+            else:
+                yield record
+
+    return stage
+
+
+def make_jsonl(path: Path, count: int) -> str:
+    (path.parent / "images").mkdir(exist_ok=True)
+    with jsonl.Writer(str(path)) as writer:
+        for i in range(count):
+            image = path.parent / "images" / f"k{i}.jpg"
+            image.write_bytes(b"pixels %d" % i)
+            writer.write({"key": f"k{i}", "n": i, "image": str(image)})
+    return str(path)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_jsonl_to_jsonl_counts_and_keeps_rejects(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 10)
+    out, rejects = str(tmp_path / "out.jsonl"), str(tmp_path / "no.jsonl")
+    summary = stream.run("even", keep_even, source=source, out=out, rejects=rejects)
+    assert summary.as_json() | {"seconds": 0} == {
+        "stage": "even", "in": 10, "out": 5, "dropped": {"odd": 5}, "seconds": 0,
+    }  # fmt: skip
+    assert [r["n"] for r in jsonl.read(out)] == [0, 2, 4, 6, 8]
+    first = next(jsonl.read(rejects))
+    assert (first["n"], first["reason"], first["reason_detail"]) == (1, "odd", "1")
+
+
+def test_shards_out_then_shards_in(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 25)
+    out = tmp_path / "shards"
+    rejects = tmp_path / "deep" / "no.jsonl"
+    first = stream.run("even", keep_even, source=source, out=str(out), shard_size=10, rejects=str(rejects))
+    assert sorted(p.name for p in out.glob("*.tar")) == ["00000.tar", "00001.tar", "00002.tar"]
+    assert (first.read, first.written) == (25, 13)
+    assert [shards.read_bytes(r["image"]) for r in stream.read(str(out))] == [b"pixels %d" % i for i in range(0, 25, 2)]
+    assert len(list(jsonl.read(str(rejects)))) == 12
+    assert shards.read_bytes(next(jsonl.read(str(rejects)))["image"]) == b"pixels 1"
+    again = tmp_path / "again"
+    stream.run("all", lambda records, drop: (r for r in records), source=str(out), out=str(again))
+    assert [p.name for p in sorted(again.glob("*.tar"))] == [p.name for p in sorted(out.glob("*.tar"))]
+
+
+def test_a_second_call_skips_what_is_finished_and_counts_it(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 25)
+    out = tmp_path / "shards"
+
+    def run(stage: stream.Transform = keep_even) -> stream.Summary:
+        return stream.run("even", stage, source=source, out=str(out), shard_size=10)
+
+    first = run()
+    before = tree(out)
+    calls = []
+
+    def counting(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+        calls.append(1)
+        yield from keep_even(records, drop)
+
+    second = run(counting)
+    assert not calls
+    assert (second.read, second.written, second.dropped) == (first.read, first.written, first.dropped)
+    (out / "00001.tar").unlink()
+    (out / "00002.json").unlink()
+    run(counting)
+    assert len(calls) == 2
+    assert tree(out) == before
+
+
+def test_other_input_or_settings_are_never_mixed(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 5)
+    out = str(tmp_path / "shards")
+    stream.run("even", keep_even, source=source, out=out, settings={"size": 64})
+    with pytest.raises(CommonArtError, match="with other settings"):
+        stream.run("even", keep_even, source=source, out=out, settings={"size": 128})
+    make_jsonl(tmp_path / "in.jsonl", 6)
+    with pytest.raises(CommonArtError, match="from other input"):
+        stream.run("even", keep_even, source=source, out=out, settings={"size": 64})
+    assert stream.run("even", keep_even, source=source, out=out, settings={"size": 128}, overwrite=True).written == 3
+
+
+def test_an_empty_shard_is_a_finished_shard(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 4)
+    out = tmp_path / "shards"
+    summary = stream.run("none", fail_on(0, 1, 2, 3), source=source, out=str(out), shard_size=2, max_failures=1.0)
+    assert summary.written == 0
+    assert list(stream.read(str(out))) == []
+    assert len(list(out.glob("*.tar"))) == 2
+
+
+def test_failures_count_and_drops_by_rule_do_not(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 10)
+    out = str(tmp_path / "out.jsonl")
+    assert stream.run("s", fail_on(1, 2, 3, 4, 5), source=source, out=out).failures == 5
+    with pytest.raises(TooManyFailures) as error:
+        stream.run("s", fail_on(1, 2, 3, 4, 5, 6), source=source, out=out)
+    assert error.value.code == 3
+    assert error.value.summary.dropped == {"broken": 6}
+    assert len(list(jsonl.read(out))) == 4  # what did not fail was written
+    dropped = stream.run("s", keep_even, source=source, out=out, max_failures=0.0)
+    assert dropped.dropped == {"odd": 5}
+
+
+def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for source, sentence in [
+        ("nowhere", "does not exist"),
+        ("a.txt", "no folder, no .tar and no .jsonl"),
+        ("empty", "holds no shards"),
+    ]:
+        with pytest.raises(CommonArtError, match=sentence):
+            list(stream.read(str(tmp_path / source)))
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    with pytest.raises(UsageError, match="no SOURCE was given"):
+        list(stream.read(None))
+
+
+def test_schema_errors_stop_the_stage_and_leave_no_file(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"key":"a","n":0}\n{"n":2}\n')
+    with pytest.raises(SchemaError, match=r"in\.jsonl:2: field 'key' is missing"):
+        stream.run("even", keep_even, source=str(tmp_path / "in.jsonl"), out=str(tmp_path / "out.jsonl"))
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]
+
+
+def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second shard meets a full disk; the first stays, nothing half stands, and the next call finishes."""
+    source = make_jsonl(tmp_path / "in.jsonl", 20)
+    out = tmp_path / "shards"
+    real = shards.ShardWriter.add_record
+
+    def full(self: shards.ShardWriter, record: Record, data: bytes, extension: str) -> None:
+        if record["n"] == 15:
+            raise OSError(28, "No space left on device")
+        real(self, record, data, extension)
+
+    monkeypatch.setattr(shards.ShardWriter, "add_record", full)
+    everything: stream.Transform = lambda records, drop: (r for r in records)  # noqa: E731
+    with pytest.raises(OSError, match="No space left"):
+        stream.run("all", everything, source=source, out=str(out), shard_size=10)
+    assert sorted(os.listdir(out)) == ["00000.json", "00000.tar"]
+    monkeypatch.undo()
+    assert stream.run("all", everything, source=source, out=str(out), shard_size=10).written == 20
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_stdout_is_a_sentence(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 2000)
+    code = "from commonart.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "license-filter", source, "--policy", "strict", "--rejects", "/dev/full"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_tasks_share_the_shards_without_loss(tmp_path: Path, count: int) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 55)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    stream.run("even", keep_even, source=source, out=str(alone), shard_size=10)
+    for index in range(count):
+        stream.run("even", keep_even, source=source, out=str(together), shard_size=10, task=stream.Task(index, count))
+    assert tree(alone) == tree(together)
+
+
+def test_tasks_come_from_slurm() -> None:
+    assert stream.this_task(environ={}) == stream.Task(0, 1)
+    array = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}
+    assert stream.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == stream.Task(2, 4)
+    assert stream.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == stream.Task(3, 8)
+    assert stream.this_task(1, 2, environ=array) == stream.Task(1, 2)
+    with pytest.raises(UsageError):
+        stream.this_task(2, 2, environ={})
+    with pytest.raises(UsageError):
+        stream.this_task(1, None, environ={})
+
+
+KILLED = """
+import sys, time
+from commonart.core.data import stream
+def slow(records, drop):
+    for record in records:
+        time.sleep(0.001)
+        if record["n"] % 7 == 0:
+            drop(record, "seven")
+        else:
+            yield record
+stream.run("slow", slow, source=sys.argv[1], out=sys.argv[2], shard_size=20, rejects=sys.argv[3])
+"""
+
+
+def test_kill_at_random_moments_then_the_same_bytes(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 200)
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, source, str(tmp_path / out), str(tmp_path / f"{out}.jsonl")]
+        )
+
+    assert start("whole").wait() == 0
+    random.seed(7)
+    for _ in range(6):
+        process = start("killed")
+        time.sleep(random.uniform(0.1, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start("killed").wait() == 0
+    assert tree(tmp_path / "whole") == tree(tmp_path / "killed")
+    rejected = [(tmp_path / f"{name}.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert rejected[0] == rejected[1]
+    assert len(rejected[0].splitlines()) == 29
+    assert all(orjson.loads(line)["reason"] == "seven" for line in rejected[0].splitlines())
