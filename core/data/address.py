@@ -1,0 +1,114 @@
+"""Which network addresses may be asked for data: public ones only, judged after resolution.
+
+A URL in somebody's list must not make this machine read its own network (server-side request forgery). Names are
+resolved once, each address is checked, and the connection goes to that checked address: a name that resolves to another
+address a moment later changes nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
+
+
+class AddressError(Exception):
+    """A URL that is not asked. `reason`: bad_url, dns or private_address; `retry` when it may work later."""
+
+    def __init__(self, reason: str, detail: str, retry: bool = False) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.retry = reason, detail, retry
+
+
+class Target(NamedTuple):
+    """A URL taken apart: what is connected to and what is asked for."""
+
+    https: bool
+    host: str  # in ASCII, without brackets
+    port: int
+    path: str  # with query, percent-encoded
+
+
+def split_url(url: str) -> Target:
+    """Take apart an http(s) URL.
+
+    Raises:
+        AddressError: bad_url for any other scheme, a user name, control characters, a backslash, no host, a bad port.
+    """
+    if any(ord(c) < 32 or c in "\\\x7f" for c in url):
+        raise AddressError("bad_url", "control characters or a backslash")
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise AddressError("bad_url", str(error)) from error
+    if parts.scheme.lower() not in ("http", "https"):
+        raise AddressError("bad_url", f"scheme {parts.scheme or 'missing'}")
+    if parts.username is not None or parts.password is not None:
+        raise AddressError("bad_url", "a user name in the URL")
+    if not host:
+        raise AddressError("bad_url", "no host")
+    try:
+        name = host if ":" in host else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise AddressError("bad_url", f"host {host!r}") from error
+    if any(c.isspace() or c in "/?#@%<>\"'`{}|^[]" for c in name):
+        raise AddressError("bad_url", f"host {host!r}")
+    https = parts.scheme.lower() == "https"
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    if parts.query:
+        path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
+    return Target(https, name, (443 if https else 80) if port is None else port, path)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address in text form is one of the public internet, also when it hides in a longer one."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return all(_public(inner) for inner in _hidden(ip))
+
+
+def _hidden(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    if isinstance(ip, IPv4Address):
+        return [ip]
+    if ip.ipv4_mapped is not None:
+        return [ip.ipv4_mapped]
+    found: list[IPv4Address | IPv6Address] = [ip]
+    if ip.sixtofour is not None:
+        found.append(ip.sixtofour)
+    if ip.teredo is not None:
+        found += ip.teredo
+    if any(ip in network for network in (*_NAT64, _COMPATIBLE)):
+        found.append(IPv4Address(int(ip) & 0xFFFFFFFF))
+    return found
+
+
+def _public(ip: IPv4Address | IPv6Address) -> bool:
+    return ip.is_global and not (
+        ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local
+    )
+
+
+def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
+    """The addresses of a host, all of them checked: one private address among public ones refuses the host.
+
+    Raises:
+        AddressError: dns (retryable) or private_address.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        again = getattr(error, "errno", None) == socket.EAI_AGAIN
+        raise AddressError("dns", f"{host}: {getattr(error, 'strerror', None) or error}", retry=again) from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    private = [] if allow_private else [address for address in addresses if not is_public(address)]
+    if private or not addresses:
+        raise AddressError("private_address", f"{host} is {', '.join(private)}")
+    return addresses
