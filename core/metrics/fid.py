@@ -1,0 +1,189 @@
+"""Fréchet distances between two sets of pictures: FID on Inception features, and FD on any others.
+
+    commonart eval generated/ reference/ --fid clean
+
+`FID` is only what is measured on the Inception-v3 of 2015 with one of clean-fid's ways of resizing
+(`clean`: PIL bicubic, `legacy_pytorch`: bilinear without anti-aliasing, as pytorch-fid). A Fréchet distance
+on other features has another name here (`FD-nano-clip`), because its numbers cannot be compared with any
+FID.
+
+Sources: Heusel et al., arXiv 1706.08500, eq. 6; Parmar et al., arXiv 2104.11222 (the resizing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commonart.core.errors import CommonArtError, UsageError
+
+Floats = NDArray[np.float64]
+
+# clean-fid's mode -> the weights that it runs on, and their size.
+MODES = {
+    "clean": ("inception-2015-12-05.pt", "95 MB"),
+    "legacy_pytorch": ("pt_inception-2015-12-05-6726825d.pth", "95 MB"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """A Gaussian fitted to features: mean [D], covariance [D, D] and how many pictures it came from."""
+
+    mean: Floats
+    covariance: Floats
+    n: int
+
+
+def fit(features: NDArray[Any]) -> Gaussian:
+    """The Gaussian of features [N, D], with the unbiased covariance that every FID implementation uses.
+
+    Raises:
+        ValueError: fewer than two rows, or a value that is not finite.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"a covariance needs at least two pictures, got features of shape {features.shape}")
+    if not np.isfinite(features).all():
+        raise ValueError("a feature is not finite")
+    return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+
+
+def frechet(a: Gaussian, b: Gaussian) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+
+    The eigenvalues of C1 C2 are those of the symmetric S C2 S with S = C1^(1/2), so two symmetric
+    eigenproblems give the trace without the complex, unstable square root of a product, and without an
+    epsilon when there are fewer pictures than features.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of two kinds: {a.mean.shape} and {b.mean.shape}")
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ b.covariance @ root)
+    distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance)
+    return float(max(0.0, distance - 2 * np.sqrt(product.clip(min=0)).sum()))
+
+
+def inception_features(
+    files: Sequence[str | os.PathLike[str]],
+    mode: str = "clean",
+    *,
+    device: str = "cpu",
+    batch: int = 32,
+    workers: int = 0,
+    network: Callable[[Any], Any] | None = None,
+) -> NDArray[np.float32]:
+    """Inception's pool features [N, 2048] of picture files, resized and read by clean-fid itself.
+
+    Args:
+        network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
+    """
+    import torch
+    from cleanfid.fid import get_files_features
+
+    if network is None:
+        network, _ = inception(mode, device)
+    with contextlib.redirect_stdout(sys.stderr):
+        return get_files_features(
+            [str(file) for file in files],
+            model=network,
+            num_workers=workers,
+            batch_size=batch,
+            device=torch.device(device),
+            mode=mode,
+            verbose=False,
+        )
+
+
+def inception(mode: str, device: str = "cpu", folder: str | os.PathLike[str] | None = None) -> tuple[Any, str]:
+    """clean-fid's network for a mode, and the sha256 of the weights it runs on.
+
+    The weights are read from `folder` (default: `commonart/inception` in the user's cache), never from the
+    shared folder where clean-fid would put them, and downloaded when they are not there. Both files are
+    what the FID is defined on and exist in no other form: a TorchScript archive (no Python code runs) and a
+    state dict that is read with `weights_only`.
+
+    Raises:
+        UsageError: an unknown mode.
+        CommonArtError: the weights are not there and cannot be downloaded.
+    """
+    if mode not in MODES:
+        raise UsageError(f"--fid {mode}: there is no such mode.", f"Choose one of {', '.join(MODES)}.")
+    import pickle
+
+    import torch
+
+    name, size = MODES[mode]
+    folder = folder or cache() / "inception"
+    path = folder / name
+    if not path.is_file():
+        _download(mode, path, size)
+    try:
+        if mode == "clean":
+            from cleanfid.inception_torchscript import InceptionV3W
+
+            network: Any = InceptionV3W(str(folder), download=False).to(device).eval()
+        else:
+            network = _pytorch_inception(path).to(device).eval()
+    except (RuntimeError, OSError, KeyError, EOFError, pickle.UnpicklingError) as problem:
+        raise CommonArtError(
+            f"{path}: these are not the Inception weights ({str(problem).splitlines()[0]}).",
+            "Delete the file; the same command downloads it again.",
+        ) from problem
+
+    def features(pixels: Any) -> Any:
+        with torch.inference_mode():
+            return network(pixels) if mode == "clean" else network(pixels / 255)[0].flatten(1)
+
+    return features, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def cache() -> Path:
+    """This project's folder in the user's cache (XDG_CACHE_HOME is honoured)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
+
+
+def _pytorch_inception(path: Path) -> Any:
+    """clean-fid's InceptionV3, its own loader replaced by one that unpickles nothing but tensors."""
+    import torch
+    from cleanfid import inception_pytorch
+
+    def load(*_args: object, **_options: object) -> Any:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    original = inception_pytorch.load_state_dict_from_url
+    inception_pytorch.load_state_dict_from_url = load
+    try:
+        return inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+    finally:
+        inception_pytorch.load_state_dict_from_url = original
+
+
+def _download(mode: str, path: Path, size: str) -> None:
+    from torch.hub import download_url_to_file
+
+    if mode == "clean":
+        from cleanfid.downloads_helper import inception_url as url
+    else:
+        from cleanfid.inception_pytorch import FID_WEIGHTS_URL as url
+    # The hash is a part of the second file's name; the first has none, so eval.json records what was used.
+    prefix = "6726825d" if mode == "legacy_pytorch" else None
+    print(f"downloading {path.name} ({size})", file=sys.stderr)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(url, str(path), hash_prefix=prefix, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise CommonArtError(
+            f"FID ({mode}) needs {path.name} ({size}), which cannot be downloaded ({problem}).",
+            f"Put the file at {path}, or measure without --fid: FD-nano-clip needs no download.",
+        ) from problem

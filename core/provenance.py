@@ -1,0 +1,234 @@
+"""Marks in every picture that a model made: what it is, and how to make it again.
+
+    commonart sample --inspect out.png
+
+Two marks, in the file itself:
+
+- **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
+  pictures made by a trained model, which serves the EU AI Act's Art. 50(2).
+- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt
+  chunk with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP
+  packet.
+
+No clock is written: the same call makes the same bytes. Sources: IPTC's NewsCodes "Digital Source Type",
+Adobe's XMP specification part 3, PNG specification (third edition) section 11.3.3.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from commonart.core.data.files import replacing
+from commonart.core.errors import CommonArtError, UsageError
+
+TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SETTINGS_KEYWORD = "commonart"
+XMP_KEYWORD = "XML:com.adobe.xmp"
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_OURS = "https://ns.commonart.org/1.0/"
+_JPEG_XMP_LIMIT = 65_000  # one APP1 segment holds 65,533 bytes, 29 of them the name of the packet
+
+# JSON may hold these raw, XML and UTF-8 may not: they are written as \uXXXX escapes.
+_NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a picture says about itself; None where it says nothing."""
+
+    digital_source_type: str | None
+    settings: dict[str, Any] | None
+
+    @property
+    def synthetic(self) -> bool:
+        return self.digital_source_type == TRAINED_ALGORITHMIC_MEDIA
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Pillow's format name for the ending of `path`.
+
+    Raises:
+        UsageError: the ending is none that can carry the marks.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in FORMATS:
+        raise UsageError(
+            f"-o {path}: pictures are written as .png, .jpg or .webp, not as {ending or 'a name without an ending'}.",
+            "Give the file one of these endings, or name a folder.",
+        )
+    return FORMATS[ending]
+
+
+def packet(settings: Mapping[str, Any] | None = None) -> str:
+    """The XMP packet that marks a picture as made by a trained model; with `settings`, it carries them
+    too."""
+    ours = ""
+    if settings is not None:
+        text = escape(dump(settings), quote=False)
+        ours = f'\n   <commonart:settings xmlns:commonart="{_OURS}">{text}</commonart:settings>'
+    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="{_RDF}">
+  <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="{_IPTC}" xmlns:xmp="http://ns.adobe.com/xap/1.0/">
+   <Iptc4xmpExt:DigitalSourceType>{TRAINED_ALGORITHMIC_MEDIA}</Iptc4xmpExt:DigitalSourceType>
+   <xmp:CreatorTool>commonart</xmp:CreatorTool>{ours}
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>"""
+
+
+def dump(settings: Mapping[str, Any]) -> str:
+    """`settings` as one line of JSON that PNG, XML and UTF-8 can all hold; Japanese stays readable."""
+    text = json.dumps(dict(settings), ensure_ascii=False, sort_keys=True)
+    return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def save(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    marked: bool = True,
+    overwrite: bool = False,
+    quality: int = 95,
+) -> Path:
+    """Write `image` with its marks; no half picture ever has the final name.
+
+    Args:
+        image: a picture in RGB.
+        path: ends in .png, .jpg, .jpeg or .webp. Its folder must exist.
+        settings: how the picture was made; None writes none.
+        marked: write the XMP DigitalSourceType.
+        overwrite: replace a file that is there.
+        quality: of JPEG and WebP, 1..100.
+
+    Raises:
+        UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
+        CommonArtError: the folder cannot be written, the disk is full, or the settings do not fit into a
+        JPEG.
+    """
+    path = Path(path)
+    options = _options(format_of(path), path, settings, marked, quality)
+    if path.exists() and not overwrite:
+        raise _exists(path)
+    if not path.parent.is_dir():
+        raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    try:
+        with replacing(path) as file:
+            image.save(file, **options)
+            if path.exists() and not overwrite:  # taken by another process in the meantime
+                raise _exists(path)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+    return path
+
+
+def read(path: str | os.PathLike[str]) -> Marks:
+    """The marks of a picture, from its header alone (no pixel is decoded).
+
+    Raises:
+        CommonArtError: there is no such file, or it is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            info = dict(image.info)
+    except FileNotFoundError:
+        raise CommonArtError(f"{path}: there is no such file.", "Name a picture.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+        raise CommonArtError(f"{path}: this is no picture ({problem}).", "Name a PNG, JPEG or WebP file.") from problem
+    source_type, settings = _parse(info.get("xmp") or info.get(XMP_KEYWORD))
+    if SETTINGS_KEYWORD in info:
+        settings = _settings(str(info[SETTINGS_KEYWORD])) or settings
+    return Marks(source_type, settings)
+
+
+def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool, quality: int) -> dict[str, Any]:
+    if kind == "PNG":
+        chunks = PngInfo()
+        if marked:
+            chunks.add_itxt(XMP_KEYWORD, packet())
+        if settings is not None:
+            chunks.add_itxt(SETTINGS_KEYWORD, dump(settings))
+        return {"format": kind, "pnginfo": chunks}
+    options: dict[str, Any] = {"format": kind, "quality": quality}
+    if marked:
+        xmp = packet(settings).encode()
+        if kind == "JPEG" and len(xmp) > _JPEG_XMP_LIMIT:
+            raise CommonArtError(
+                f"{path}: {len(xmp):,} bytes of settings do not fit into a JPEG, which takes {_JPEG_XMP_LIMIT:,}.",
+                "Write a PNG, or leave the settings out with --no-metadata.",
+            )
+        options["xmp"] = xmp
+    elif settings is not None:
+        # Without the mark there is no packet, and these two formats have no other room for text of any
+        # length.
+        options["exif"] = _exif(settings)
+    return options
+
+
+def _exif(settings: Mapping[str, Any]) -> bytes:
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps(dict(settings), sort_keys=True)  # ImageDescription, ASCII by its definition
+    return exif.tobytes()
+
+
+def _parse(xmp: bytes | str | None) -> tuple[str | None, dict[str, Any] | None]:
+    if not xmp:
+        return None, None
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entity bombs: no XMP writer needs either
+        return None, None
+    start, end = text.find("<x:xmpmeta"), text.rfind("</x:xmpmeta>")
+    if start < 0 or end < 0:
+        start, end = text.find("<rdf:RDF"), text.rfind("</rdf:RDF>")
+    body = text[start : text.find(">", end) + 1] if 0 <= start < end else text
+    try:
+        root = ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        return None, None
+    source_type, settings = None, None
+    for node in root.iter():
+        name = f"{{{_IPTC}}}DigitalSourceType"
+        if name in node.attrib:  # XMP allows a property as an attribute, as an element, or as a resource
+            source_type = node.attrib[name]
+        if node.tag == name:
+            source_type = (node.text or "").strip() or node.attrib.get(f"{{{_RDF}}}resource")
+        if node.tag == f"{{{_OURS}}}settings" and node.text:
+            settings = _settings(node.text)
+    return source_type, settings
+
+
+def _settings(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
+
+
+def _unwritable(path: Path, problem: OSError) -> CommonArtError:
+    why = problem.strerror or str(problem)
+    return CommonArtError(
+        f"{path}: cannot be written ({why}).", "Choose a folder that exists, can be written and has room."
+    )
