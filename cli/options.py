@@ -33,6 +33,11 @@ NumTasks = Annotated[int | None, typer.Option(min=1, help="How many tasks share 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there already.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no table.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Convert weights that are published only as .bin, without running them.")
+]
 AcceptTerms = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="You answer for the terms of this model, which is refused otherwise."),

@@ -1,0 +1,53 @@
+"""`commonart encode-image`: images to latents, once instead of at every step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def encode_image(
+    source: options.Shards,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to write (default: SHARDS/image).")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="An autoencoder; see commonart models.")] = "sdxl-vae",
+    store: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    accept_terms: options.AcceptTerms = None,
+    allow_pickle: options.AllowPickle = False,
+    rejects: options.Rejects = None,
+    max_failures: options.MaxFailures = 0.5,
+    task_index: options.TaskIndex = None,
+    num_tasks: options.NumTasks = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Encode every image: mean and standard deviation of its latents.
+
+    \b
+    commonart encode-image shards/ --model sdxl-vae
+    """
+    from commonart.core.data.stream import this_task
+    from commonart.stages import encode_image as stage
+
+    summary = stage.encode_image(
+        source,
+        out,
+        model=model,
+        store=store,
+        precision=precision,
+        device=device,
+        batch=batch,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        rejects=rejects,
+        max_failures=max_failures,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

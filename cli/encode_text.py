@@ -1,0 +1,60 @@
+"""`commonart encode-text`: captions to hidden states, once instead of at every step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def encode_text(
+    source: options.Shards,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to write (default: SHARDS/text).")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A causal language model or T5; see commonart models.")
+    ] = "calm2-7b",
+    quantize: Annotated[str | None, typer.Option(help="quanto-int8: the encoder in 8 bits, as in the paper.")] = None,
+    store: Annotated[str, typer.Option(help="bf16, fp16, or int8 with one scale per token.")] = "bf16",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longer captions are cut there, and counted.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Captions at a time.")] = 32,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    accept_terms: options.AcceptTerms = None,
+    allow_pickle: options.AllowPickle = False,
+    rejects: options.Rejects = None,
+    max_failures: options.MaxFailures = 0.5,
+    task_index: options.TaskIndex = None,
+    num_tasks: options.NumTasks = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Encode every caption: the last hidden state, trimmed to its true length.
+
+    \b
+    commonart encode-text shards/ --model calm2-7b --store int8
+    srun -n 8 commonart encode-text shards/ --model calm2-7b
+    """
+    from commonart.core.data.stream import this_task
+    from commonart.stages import encode_text as stage
+
+    summary = stage.encode_text(
+        source,
+        out,
+        model=model,
+        quantize=quantize,
+        store=store,
+        precision=precision,
+        device=device,
+        max_tokens=max_tokens,
+        batch=batch,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        rejects=rejects,
+        max_failures=max_failures,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

@@ -1,0 +1,84 @@
+"""`commonart fetch`: images and their licences, from a source to shards."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def fetch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="scenes, a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
+        ),
+    ],
+    out: options.Out = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Only list: records without pixels.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    images: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where the image files of a list lie.")] = None,
+    license: Annotated[
+        str, typer.Option(metavar="LICENCE", help="The licence of images that come without one: you answer for it.")
+    ] = "",
+    lang: Annotated[str, typer.Option(help="The language of a source's captions.")] = "en",
+    column_map: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Which column of a table is which field.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=8, help="Of scenes: pixels on a side.")] = 64,
+    seed: options.Seed = 0,
+    bare: Annotated[bool, typer.Option("--bare", help="Of scenes: without the grammar's captions.")] = False,
+    allow_private: Annotated[bool, typer.Option(help="Download from private addresses too.")] = False,
+    ignore_opt_outs: Annotated[
+        bool, typer.Option(help="Keep what asks not to be used; recorded all the same.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Downloads at a time.")] = None,
+    shard_size: options.ShardSize = 1000,
+    rejects: options.Rejects = None,
+    max_failures: options.MaxFailures = 0.5,
+    task_index: options.TaskIndex = None,
+    num_tasks: options.NumTasks = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Bring images in: original bytes into shards, one record each.
+
+    \b
+    commonart fetch scenes --limit 1000 -o raw/
+    commonart fetch photos/ --license CC-BY-4.0 -o raw/
+    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
+    """
+    from commonart.core.data.download import Limits
+    from commonart.core.data.stream import this_task
+    from commonart.core.errors import UsageError
+    from commonart.stages import fetch as stage
+
+    pairs = [pair.partition("=") for pair in column_map or []]
+    if any(not (field and column) for field, _, column in pairs):
+        raise UsageError("--column-map takes FIELD=COLUMN.", "For example --column-map image_url=URL.")
+    summary = stage.run(
+        source,
+        out,
+        list_only=list_only,
+        limit=limit,
+        seed=seed,
+        size=size,
+        captions=not bare,
+        images=images,
+        license=license,
+        lang=lang,
+        column_map={field: column for field, _, column in pairs} or None,
+        limits=Limits(allow_private=allow_private),
+        opt_outs=not ignore_opt_outs,
+        workers=workers,
+        shard_size=shard_size,
+        rejects=rejects,
+        max_failures=max_failures,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

@@ -1,0 +1,46 @@
+"""`commonart models`: the registry, with licences."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    role: Annotated[
+        str | None,
+        typer.Argument(metavar="[ROLE]", help="caption, translate, text-encoder, autoencoder, transformer or clip."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with everything that is known.")
+    ] = False,
+) -> None:
+    """List the models that --model knows, with their licences and what their terms say of the outputs.
+
+    \b
+    commonart models
+    commonart models caption --json
+    """
+    from dataclasses import asdict
+
+    import orjson
+
+    from commonart.core.errors import UsageError
+    from commonart.core.registry import MODELS, ROLES
+
+    if role is not None and role not in ROLES:
+        raise UsageError(f"{role} is no role.", f"One of: {', '.join(ROLES)}.")
+    rows = [model for model in MODELS if role in (None, model.role)]
+    if json:
+        for model in rows:
+            print(orjson.dumps(asdict(model)).decode())
+        return
+    cells = [("NAME", "ROLE", "HUB", "LICENCE", "OUTPUTS", "")]
+    for model in rows:
+        why = model.refused or model.broken
+        hub = model.hub or "in the package"
+        cells.append((model.name, model.role, hub, model.license, model.outputs, f"refused: {why}" if why else ""))
+    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    for row in cells:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip())

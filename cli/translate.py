@@ -1,0 +1,55 @@
+"""`commonart translate`: captions in another language."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def translate(
+    source: options.Source = None,
+    out: options.Out = None,
+    to: Annotated[str, typer.Option(metavar="LANG", help="The language to add: ja or en.")] = "ja",
+    model: Annotated[str, typer.Option(metavar="NAME", help="A translator; see commonart models.")] = "phi3-medium",
+    batch: Annotated[int, typer.Option(min=1, help="Captions at a time; halved when memory runs out.")] = 32,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    accept_terms: options.AcceptTerms = None,
+    allow_pickle: options.AllowPickle = False,
+    rejects: options.Rejects = None,
+    shard_size: options.ShardSize = 1000,
+    task_index: options.TaskIndex = None,
+    num_tasks: options.NumTasks = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Translate captions; the originals stay.
+
+    \b
+    commonart caption --model florence2 shards/ | commonart translate --to ja
+    commonart translate --to ja --model cat-translate captioned/ -o translated/
+    """
+    from functools import partial
+
+    from commonart.core.data import stream
+    from commonart.stages import translate as stage
+
+    translator = stage.open_model(
+        model, accept_terms=accept_terms or (), allow_pickle=allow_pickle, device=device, precision=precision
+    )
+    summary = stream.run(
+        "translate",
+        partial(stage.translate, model=translator, to=to, batch=batch),
+        source=source,
+        out=out,
+        rejects=rejects,
+        shard_size=shard_size,
+        settings={"model": [translator.name, translator.revision], "to": to},
+        task=stream.this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)
