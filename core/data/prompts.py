@@ -1,0 +1,97 @@
+"""Prompts from the command line, from a text file (one a line), or from records (their `prompt`, else a
+caption).
+
+commonart sample --prompts prompts.txt --model nano -o pictures/
+head -100 captions.jsonl | commonart sample --prompts - --lang ja --model nano -o pictures/
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from commonart.core.data import jsonl
+from commonart.core.data.record import captions, check
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text to draw, and the record that it came from ({} for plain text)."""
+
+    text: str
+    record: Mapping[str, Any]
+
+
+def given(prompts: Iterable[str | Mapping[str, Any]], lang: str | None = None) -> Iterator[Prompt]:
+    """Prompts as a caller gives them: texts or records.
+
+    Raises:
+        UsageError: one is empty, or a record has no prompt.
+    """
+    for number, prompt in enumerate(prompts, 1):
+        record = {} if isinstance(prompt, str) else prompt
+        text = prompt if isinstance(prompt, str) else text_of(prompt, lang)
+        if not text.strip():
+            name = f"record '{record['key']}'" if "key" in record else f"prompt {number}"
+            raise UsageError(f"{name} is empty.", "Say what the picture should show.")
+        yield Prompt(text, record)
+
+
+def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
+    """The prompts of a file: `.jsonl[.gz|.zst]`, any other text file, or `-` for either on stdin.
+
+    Blank lines of a text file are passed over.
+
+    Raises:
+        CommonArtError: the file cannot be read, or is no UTF-8 text.
+        SchemaError: a record without a prompt, or one that breaks the schema.
+    """
+    if path.endswith(jsonl.SUFFIXES):
+        for line, value in jsonl.read_values(path):
+            yield _of_value(value, path, line, lang)
+        return
+    name = "stdin" if path == "-" else path
+    try:
+        with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as lines:
+            for line, raw in enumerate(lines, 1):
+                text = raw.decode("utf-8").strip().removeprefix("\ufeff")
+                if text.startswith("{"):
+                    try:
+                        value = orjson.loads(text)
+                    except orjson.JSONDecodeError as error:
+                        raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+                    yield _of_value(value, name, line, lang)
+                elif text:
+                    yield Prompt(text, {})
+    except UnicodeDecodeError as error:
+        raise CommonArtError(
+            f"{name}:{line}: this is no UTF-8 text ({error.reason}).", "Save the file as UTF-8."
+        ) from None
+    except OSError as error:
+        raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
+
+
+def text_of(record: Mapping[str, Any], lang: str | None = None) -> str:
+    """A record's `prompt`, else its first caption (in `lang`); "" when it has none."""
+    if isinstance(record.get("prompt"), str):
+        return str(record["prompt"])
+    found = captions(dict(record), lang)
+    return str(found[0]["text"]) if found else ""
+
+
+def _of_value(value: Any, name: str, line: int, lang: str | None) -> Prompt:
+    if isinstance(value, dict) and "key" in value:
+        check(value, name, line)
+    if not isinstance(value, dict):
+        raise SchemaError(name, line, "", "must be an object with a 'prompt'")
+    text = text_of(value, lang)
+    if not text.strip():
+        wanted = f"no caption in '{lang}'" if lang else "neither a 'prompt' nor a caption"
+        raise SchemaError(name, line, "", f"has {wanted}")
+    return Prompt(text, value)

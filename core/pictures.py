@@ -1,0 +1,220 @@
+"""Contact sheets: pictures in rows with their prompts under them, in any language that a font on this
+machine can write.
+
+    commonart sample "草原のシマウマ" "a zebra in a meadow" --model nano --grid samples.png
+
+Pillow's own font knows no Japanese. A Japanese font is taken from, in this order: the file that
+COMMONART_FONT names, the package `matplotlib-fontja` (IPAexGothic under the IPA Font License; the package
+is never imported, only its font file is read), the system. Where none is found, a label that cannot be
+written becomes a number, and the caller gets the legend that the numbers stand for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from commonart.core.errors import UsageError
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
+MARGIN = 8  # pixels around and between pictures
+LABEL_SIZE = 13  # pixels
+MAX_LINES = 4  # of one label; what is longer ends in an ellipsis
+SMALLEST_CELL = 128  # pixels; smaller pictures are enlarged without smoothing, so that 64 px can be judged by eye
+
+_PACKAGES = (("matplotlib_fontja", "fonts/ipaexg.ttf"), ("japanize_matplotlib", "fonts/ipaexg.ttf"))
+_SYSTEM = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-sans-cjk-vf-fonts/NotoSansCJK-VF.ttc",
+    "/usr/share/fonts/opentype/ipaexfont-gothic/ipaexg.ttf",
+    "/System/Library/Fonts/ヒラギノ角ゴシック W3.ttc",
+    "C:/Windows/Fonts/YuGothM.ttc",
+    "C:/Windows/Fonts/meiryo.ttc",
+    "C:/Windows/Fonts/msgothic.ttc",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A contact sheet, and what the numbers on it stand for: {"1": prompt}; empty when every label was
+    written out."""
+
+    image: Image.Image
+    legend: dict[str, str]
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image],
+    labels: Sequence[str],
+    *,
+    columns: int | None = None,
+    heads: Sequence[str] = (),
+) -> Sheet:
+    """All pictures in rows of `columns` (default: about square), each with its label under it.
+
+    Args:
+        pictures: RGB, of any sizes; each is fitted into a cell of the largest one's size.
+        labels: one for each picture; "" writes none.
+        heads: titles over the columns.
+
+    Raises:
+        ValueError: no pictures, or another number of labels.
+    """
+    if not pictures or len(pictures) != len(labels):
+        raise ValueError(f"{len(pictures)} pictures and {len(labels)} labels")
+    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+    largest = max(max(p.size) for p in pictures)
+    scale = max(1, math.ceil(SMALLEST_CELL / largest))
+    width = max(p.width for p in pictures) * scale
+    height = max(p.height for p in pictures) * scale
+    legend: dict[str, str] = {}
+    texts = [_writable(label, number, legend) for number, label in enumerate(labels, 1)]
+    lines = [wrap(text, width) for text in texts]
+    line_height = LABEL_SIZE + 5
+    rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
+    row_lines = [max(len(lines[i]) for i in row) for row in rows]
+    top = line_height + MARGIN if heads else 0
+    sheet = Image.new(
+        "RGB",
+        (
+            MARGIN + columns * (width + MARGIN),
+            MARGIN + top + sum(height + n * line_height + MARGIN for n in row_lines),
+        ),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, head in enumerate(heads[:columns]):
+        draw.text((MARGIN + column * (width + MARGIN), MARGIN), head, FAINT, font=font_for(head))
+    y = MARGIN + top
+    for row, count in zip(rows, row_lines, strict=True):
+        for column, i in enumerate(row):
+            x = MARGIN + column * (width + MARGIN)
+            picture = pictures[i].convert("RGB")
+            picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+            sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+            for n, line in enumerate(lines[i]):
+                draw.text((x, y + height + 3 + n * line_height), line, INK, font=font_for(line))
+        y += height + count * line_height + MARGIN
+    return Sheet(sheet, legend)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of
+    Japanese."""
+    font = font_for(text)
+    lines, line = [], ""
+    for piece in _pieces(text):
+        if line and font.getlength((line + piece).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        if not line:
+            piece = piece.lstrip()
+        while font.getlength(piece.rstrip()) > width and len(piece) > 1:  # one word longer than the line
+            fits = next(n for n in range(len(piece), 0, -1) if n == 1 or font.getlength(piece[:n]) <= width)
+            lines.append(piece[:fits])
+            piece = piece[fits:]
+        line += piece
+    if line.strip():
+        lines.append(line.rstrip())
+    if len(lines) > MAX_LINES:
+        lines = lines[:MAX_LINES]
+        lines[-1] = lines[-1][:-1] + "…"
+    return lines
+
+
+def font_for(text: str, size: int = LABEL_SIZE) -> Font:
+    """Pillow's own font where it can write `text`, else a Japanese one where there is one."""
+    plain = _plain(size)
+    path = japanese_font()
+    return plain if path is None or can_write(plain, text) else _load(path, size)
+
+
+def japanese_font() -> str | None:
+    """The file of a font that can write Japanese, or None.
+
+    Raises:
+        UsageError: COMMONART_FONT names no font.
+    """
+    chosen = os.environ.get("COMMONART_FONT")
+    if chosen:
+        try:
+            ImageFont.truetype(chosen, LABEL_SIZE)
+        except OSError:
+            raise UsageError(f"COMMONART_FONT={chosen} is no font file.", "Name a .ttf, .otf or .ttc file.") from None
+        return chosen
+    return _found_font()
+
+
+@lru_cache(maxsize=1)
+def _found_font() -> str | None:
+    for package, file in _PACKAGES:
+        found = importlib.util.find_spec(package)
+        for folder in (found.submodule_search_locations or ()) if found else ():
+            if (Path(folder) / file).is_file():
+                return str(Path(folder) / file)
+    candidates = list(_SYSTEM)
+    if shutil.which("fc-list"):
+        try:
+            listed = subprocess.run(
+                ["fc-list", ":lang=ja", "--format=%{file}\n"], capture_output=True, text=True, timeout=5, check=False
+            )
+            candidates += sorted(set(listed.stdout.split("\n")))
+        except (OSError, subprocess.SubprocessError):
+            pass
+    for path in candidates:
+        if (
+            path.endswith((".ttf", ".otf", ".ttc"))
+            and Path(path).is_file()
+            and can_write(_load(path, 13), "草のシマ円")
+        ):
+            return path
+    return None
+
+
+def can_write(font: Font, text: str) -> bool:
+    """Whether the font has a glyph for every character: none looks like the glyph of a character that no
+    font has."""
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        return text.isascii()
+    missing = {bytes(font.getmask(mark)) for mark in ("\U0010fffe", "\uffff")}
+    return all(not (shape := bytes(font.getmask(c))) or shape not in missing for c in set(text) if c.isprintable())
+
+
+def _writable(label: str, number: int, legend: dict[str, str]) -> str:
+    label = " ".join(label.split())
+    if can_write(font_for(label), label):
+        return label
+    legend[str(number)] = label
+    return f"[{number}]"
+
+
+def _pieces(text: str) -> list[str]:
+    pieces: list[str] = []
+    for character in text:
+        whole = pieces and ord(character) < 0x2E80 and ord(pieces[-1][-1]) < 0x2E80
+        if (whole and (character != " " and pieces[-1][-1] != " ")) or (character == " " and pieces):
+            pieces[-1] += character
+        else:
+            pieces.append(character)
+    return pieces
+
+
+@lru_cache(maxsize=8)
+def _plain(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=8)
+def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)

@@ -1,0 +1,182 @@
+"""Where the parts of a model are found, and that a picture depends on its prompt and seed alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_encoders
+import tiny_pipeline
+import torch
+
+from commonart.core import registry
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import checkpoint, hub
+from commonart.core.model.pipeline import Job, Pipeline, locate
+from commonart.core.model.transformer import PixArt
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def opened(folder, **options) -> Pipeline:
+    return Pipeline.open(locate(str(folder)), device="cpu", precision="fp32", **options)
+
+
+def draw(engine, jobs, **options) -> list[np.ndarray]:
+    return [np.asarray(image) for _, image in engine.draw(jobs, **{"steps": 4, **options})]
+
+
+def test_an_exported_folder(folder):
+    parts = locate(str(folder))
+    assert (parts.objective, parts.shift) == ("flow", 1.0)
+    assert parts.revision.startswith("sha256:")
+    engine = opened(folder)
+    assert (engine.size, engine.multiple, engine.keep) == (32, 8, True)
+    assert draw(engine, [Job("a red circle", 0)])[0].shape == (32, 32, 3)
+
+
+def test_the_scheduler_tells_objective_and_shift(tmp_path):
+    parts = locate(str(tiny_pipeline.pipeline(tmp_path / "a", "flow", shift=3.0)))
+    assert (parts.objective, parts.shift) == ("flow", 3.0)
+    eps = tiny_pipeline.pipeline(tmp_path / "b", "eps")
+    assert locate(str(eps)).objective == "eps"
+    (eps / "scheduler" / "scheduler_config.json").unlink()
+    assert locate(str(eps)).objective == "eps"  # by its channels
+    (eps / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    with pytest.raises(CommonArtError, match="v_prediction"):
+        locate(str(eps))
+
+
+def test_a_picture_does_not_depend_on_batch_and_order(folder):
+    jobs = [Job("a red circle", 1), Job("赤い丸のある草原", 2), Job("a", 1), Job("", 3), Job("a red circle", 2)]
+    engine = opened(folder)
+    alone = [draw(engine, [job], batch=1)[0] for job in jobs]
+    together = draw(engine, jobs, batch=8)
+    reversed_ = draw(engine, jobs[::-1], batch=2)[::-1]
+    for one, two, three in zip(alone, together, reversed_, strict=True):
+        # Matrix products of other shapes round otherwise: one level of 255 at most.
+        assert np.abs(one.astype(int) - two).max() <= 1
+        assert np.abs(one.astype(int) - three).max() <= 1
+    assert np.abs(alone[0].astype(int) - alone[4]).max() > 5, "another seed is another picture"
+    assert np.abs(alone[0].astype(int) - alone[2]).max() > 1, "another prompt is another picture"
+
+
+def test_parts_that_are_freed_draw_the_same(folder):
+    jobs = [Job("a red circle", 1), Job("a blue square", 2)]
+    engine = opened(folder, keep=False)
+    freed = draw(engine, jobs)
+    assert not engine._loaded
+    assert all(np.array_equal(a, b) for a, b in zip(freed, draw(opened(folder), jobs), strict=True))
+
+
+def test_negative_prompts_differ_within_one_call(folder):
+    engine = opened(folder)
+    jobs = [Job("a red circle", 1), Job("a red circle", 1, "blue"), Job("a red circle", 1)]
+    plain, negative, again = draw(engine, jobs, batch=4)
+    assert np.abs(plain.astype(int) - again).max() <= 1 and np.abs(plain.astype(int) - negative).max() > 1
+
+
+def test_other_sizes(folder):
+    assert draw(opened(folder), [Job("a", 0)], size=(48, 24))[0].shape == (24, 48, 3)
+
+
+def test_a_long_prompt_is_cut_and_said(folder, capsys):
+    engine = opened(folder, max_tokens=10)
+    draw(engine, [Job("a red circle on a hill", 0)])
+    assert engine.cut == {"a red circle on a hill": "a red circ"}
+    assert "cut at 10 tokens" in capsys.readouterr().err
+
+
+def test_a_run_is_sampled_with_its_average(tmp_path, folder):
+    run = tmp_path / "run"
+
+    def write(part: Path) -> None:
+        tiny_pipeline.transformer(part / "transformer", seed=1)
+        tiny_pipeline.transformer(part / "ema", seed=2)
+
+    checkpoint.save(run, 10, write, {})
+    said = {"objective": "flow", "shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
+    (run / "run.json").write_text(json.dumps(said))
+    parts = locate(str(run))
+    assert parts.revision == "step-10" and parts.transformer.name == "ema"
+    trained = PixArt.load(parts.transformer).state_dict()
+    assert torch.equal(trained["proj_out.weight"], PixArt.load(run / "checkpoints/step-0000010/ema").proj_out.weight)
+    assert draw(opened(run), [Job("a", 0)])[0].shape == (32, 32, 3)
+
+
+def test_a_run_without_a_good_checkpoint(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CommonArtError, match="no good checkpoint"):
+        locate(str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, folder, capsys):
+    run = tmp_path / "run"
+    for step in (10, 20):
+        checkpoint.save(run, step, lambda part: tiny_pipeline.transformer(part / "transformer") and None, {})
+    (run / "run.json").write_text(json.dumps({"text_encoder": str(folder), "autoencoder": str(folder)}))
+    weights = run / "checkpoints/step-0000020/transformer/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert locate(str(run)).revision == "step-10"
+    assert "step-0000020" in capsys.readouterr().err
+
+
+def test_the_published_layout_of_commonart_beta(tmp_path, monkeypatch):
+    """The registry's row as it is; only where the three repositories lie is this machine's."""
+    beta, calm2, sdxl = tiny_pipeline.published(tmp_path)
+    where = {"aipicasso/commonart-beta": beta, "cyberagent/calm2-7b": calm2, "stabilityai/sdxl-vae": sdxl}
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def resolve(model, **_):
+        return hub.Resolved(where[model.hub], commit, model.name, model)
+
+    monkeypatch.setattr(hub, "resolve", resolve)
+    parts = locate("commonart-beta")
+    assert (parts.objective, parts.revision, parts.text_encoder) == ("eps", commit, calm2)
+    engine = Pipeline.open(parts, device="cpu", precision="fp32")
+    assert draw(engine, [Job("草原のシマウマ", 0)])[0].shape == (32, 32, 3)
+
+
+def test_without_a_hub_the_error_says_what_and_what_instead(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CommonArtError) as error:
+        locate("commonart-beta")
+    for part in ("aipicasso/commonart-beta", "cyberagent/calm2-7b", "stabilityai/sdxl-vae", "--model nano"):
+        assert part in error.value.fix, part
+
+
+def test_a_bare_transformer_needs_the_others_named(tmp_path, folder):
+    tiny_pipeline.transformer(tmp_path / "bare")
+    with pytest.raises(UsageError, match="a transformer alone") as error:
+        locate(str(tmp_path / "bare"))
+    assert "--text-encoder" in error.value.fix
+    parts = locate(str(tmp_path / "bare"), text_encoder=str(folder), autoencoder=str(folder))
+    assert parts.objective == "flow"
+
+
+@pytest.mark.parametrize("kind", ["text", "latents"])
+def test_parts_that_do_not_fit(tmp_path, folder, kind):
+    if kind == "text":
+        tiny_encoders.llama(tmp_path / "other", width=64)
+        engine = Pipeline.open(locate(str(folder), text_encoder=str(tmp_path / "other")), device="cpu")
+        with pytest.raises(CommonArtError, match="64 wide"):
+            draw(engine, [Job("a", 0)])
+    else:
+        config = tiny_pipeline.copy(folder, tmp_path / "copy") / "vae" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_channels": 16}))
+        with pytest.raises(CommonArtError, match="16 latent channels"):
+            opened(tmp_path / "copy")
+
+
+def test_what_is_no_text_to_image_model(tmp_path):
+    tiny_encoders.llama(tmp_path / "llama")
+    with pytest.raises(CommonArtError):
+        locate(str(tmp_path / "llama"), text_encoder="nano", autoencoder="nano")
+    with pytest.raises(UsageError, match="no transformer model"):
+        locate("no-such-model")
+    assert "nano" in registry.names("transformer")
