@@ -157,6 +157,7 @@ TEXTS: dict[str, License] = {
     "public domain dedication": CC0, "cc0 universal": CC0, "creative commons cc0 universal": CC0,
     "cc0 universal public domain dedication": CC0, "cc0 universal cc0 public domain dedication": CC0,
     "cc0 全世界": CC0, "クリエイティブコモンズ ゼロ": CC0,
+    "creative commons cc0 universal public domain dedication": CC0,
     "クリエイティブコモンズ cc0": CC0, "cc0 パブリックドメイン提供": CC0, "パブリックドメイン提供": CC0,
     "public domain mark": PDM, "pdm": PDM, "cc pdm": PDM, "cc public domain mark": PDM,
     "creative commons public domain mark": PDM, "パブリックドメインマーク": PDM, "パブリックドメイン マーク": PDM,
@@ -209,5 +210,6 @@ PLACES = {
 }  # fmt: skip
 # Words that add nothing about rights.
 FILLERS = (
-    "international", "unported", "generic", "license", "licence", "public license", "国際", "非移植", "一般", "ライセンス",
+    "international", "unported", "generic", "license", "licence", "public license",
+    "国際", "非移植", "一般", "ライセンス",
 )  # fmt: skip
