@@ -1,0 +1,207 @@
+"""How training processes are started: alone, by --gpus N, under torchrun, under srun; and the sbatch script as text.
+
+    commonart train --stage 512 --gpus 4                   # starts 4 processes on this machine
+    torchrun --nproc-per-node 4 -m commonart.cli.main train --stage 512 --gpus 4
+    srun --ntasks 32 commonart train --stage 512 --gpus 32
+    commonart train --stage 512 --gpus 32 --slurm-script > 512.sbatch && sbatch 512.sbatch
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+
+ERROR_FILE = "COMMONART_ERROR_FILE"  # where a started process leaves the sentence it ended with
+GRACE = 120.0  # seconds that the other processes have to save after one has ended
+
+
+def world_size(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes were started together: torchrun's count, else srun's, else 1."""
+    if "WORLD_SIZE" in environ:
+        return int(environ["WORLD_SIZE"])
+    return int(environ.get("SLURM_NTASKS", "1")) if _inside_srun(environ) else 1
+
+
+def must_spawn(gpus: int | None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is to start `gpus` others. Raises UsageError where another number was started already."""
+    if gpus is None:
+        return False
+    if gpus < 1:
+        raise UsageError(f"--gpus {gpus} is no number of GPUs.", "Use 1 or more, or leave it out.")
+    if "WORLD_SIZE" not in environ and not _inside_srun(environ):
+        return gpus > 1
+    size, starter = world_size(environ), "torchrun" if "WORLD_SIZE" in environ else "srun"
+    if size != gpus:
+        option = "--nproc-per-node times --nnodes" if starter == "torchrun" else "--ntasks"
+        raise UsageError(f"--gpus {gpus}, but {starter} started {size} processes.", f"Make {option} equal to --gpus.")
+    return False
+
+
+def adopt_srun(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Under srun, sets the variables that torch.distributed reads (RANK, WORLD_SIZE, ...); elsewhere does nothing."""
+    if "WORLD_SIZE" in environ or not _inside_srun(environ) or world_size(environ) == 1:
+        return
+    environ["RANK"] = environ["SLURM_PROCID"]
+    environ["LOCAL_RANK"] = environ.get("SLURM_LOCALID", "0")
+    environ["LOCAL_WORLD_SIZE"] = environ.get("SLURM_NTASKS_PER_NODE", "1")
+    environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
+    hosts = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    environ.setdefault("MASTER_ADDR", first_host(hosts))
+    # Every task must find the same port without talking: one that follows from the job and its step.
+    job, step = int(environ.get("SLURM_JOB_ID", "0")), int(environ.get("SLURM_STEP_ID", "0"))
+    environ.setdefault("MASTER_PORT", str(20000 + (job * 31 + step) % 20000))
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of a Slurm node list: "gpu[03-05,9],cpu1" -> "gpu03"."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
+    if match is None:
+        raise UsageError(f"SLURM_JOB_NODELIST={nodelist} names no host.", "Set MASTER_ADDR to the first host's name.")
+    return match[1] + (match[2] or "") + (match[3] or "")
+
+
+def _inside_srun(environ: Mapping[str, str]) -> bool:
+    # A batch script sees SLURM_PROCID too; only a step of srun's has both.
+    return "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ
+
+
+def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Runs `command` in `count` processes that form one world on this machine, and waits for all of them.
+
+    SIGTERM and SIGUSR1 are passed on. When one ends with an error the others get time to end too, then they are stopped.
+    Raises what the first one to fail raised (CommonArtError, Preempted), or KeyboardInterrupt.
+    """
+    with tempfile.TemporaryDirectory(prefix="commonart-") as home:
+        shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+        shared["MASTER_PORT"] = str(_free_port())
+        shared.setdefault("OMP_NUM_THREADS", environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))))
+        processes: list[subprocess.Popen[bytes]] = []
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+        old = {each: signal.signal(each, forward) for each in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            for rank in range(count):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), ERROR_FILE: f"{home}/{rank}.json"}
+                processes.append(subprocess.Popen(command, env={**environ, **shared, **own}))
+            _wait(processes)
+        finally:
+            for each, handler in old.items():
+                signal.signal(each, handler)
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+        _raise(processes, Path(home))
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until all have ended, or GRACE seconds after the first has failed."""
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        if deadline == float("inf") and any(process.poll() for process in processes):
+            # A lone rank leaves the others waiting for it in a collective: they are told, then given up.
+            preempted = any(process.poll() == EXIT_PREEMPTED for process in processes)
+            deadline = time.monotonic() + (GRACE if preempted else 5.0)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
+
+
+def _raise(processes: Sequence[subprocess.Popen[bytes]], home: Path) -> None:
+    codes = [process.returncode for process in processes]
+    said = [(rank, json.loads(path.read_text())) for rank in range(len(codes)) if (path := home / f"{rank}.json").exists()]
+    errors = [error for _, error in said if error["code"] != EXIT_PREEMPTED]
+    if errors:
+        raise CommonArtError(errors[0]["what"], errors[0]["fix"], errors[0]["code"])
+    if said and all(code == EXIT_PREEMPTED for code in codes):
+        raise Preempted(said[0][1]["what"], said[0][1]["fix"])
+    failed = [(rank, code) for rank, code in enumerate(codes) if code]
+    if failed:
+        rank, code = failed[0]
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise CommonArtError(
+            f"Training process {rank} of {len(codes)} {how}.",
+            "Start the same command again: it continues from the newest checkpoint. What it printed stands above.",
+        )
+
+
+def tell(error: CommonArtError, environ: Mapping[str, str] = os.environ) -> bool:
+    """In a started process: leaves the error for the one that started it. False where nobody waits for it."""
+    if ERROR_FILE not in environ:
+        return False
+    Path(environ[ERROR_FILE]).write_text(json.dumps({"what": error.what, "fix": error.fix, "code": error.code}))
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def child_command(settings: Mapping[str, Any]) -> list[str]:
+    """The command of one process of `spawn`: the same training, its settings as one JSON argument."""
+    return [sys.executable, "-m", "commonart.stages.train", json.dumps(settings)]
+
+
+def torchrun_line(args: Sequence[str], *, gpus: int, nodes: int = 1) -> str:
+    """A torchrun command for `commonart train ARGS`, to be run on every node."""
+    where = "--standalone" if nodes == 1 else f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500"
+    return f"torchrun {where} --nproc-per-node {gpus // nodes} -m commonart.cli.main train {shlex.join(args)}".rstrip()
+
+
+def sbatch_script(
+    args: Sequence[str], *, name: str, gpus: int, per_node: int = 8, hours: int = 24, cpus: int = 8, partition: str = ""
+) -> str:
+    """An sbatch file that trains with `commonart train ARGS`, one task per GPU, and requeues itself when it is preempted.
+
+    Slurm sends SIGUSR1 two minutes before the time is over: every task saves and ends with 75, and the job goes back into the
+    queue. Raises UsageError where `gpus` does not fill whole nodes.
+    """
+    per_node = min(per_node, gpus)
+    if gpus % per_node:
+        raise UsageError(f"--gpus {gpus} does not fill nodes of {per_node} GPUs.", "Use a multiple of the GPUs of one node.")
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={name}",
+        f"#SBATCH --nodes={gpus // per_node}",
+        f"#SBATCH --ntasks-per-node={per_node}",
+        "#SBATCH --gpus-per-task=1",
+        f"#SBATCH --cpus-per-task={cpus}",
+        f"#SBATCH --time={hours}:00:00",
+        "#SBATCH --signal=USR1@120        # to the tasks, 120 s before the time is over: they save and end with 75",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --output=%x-%j.log",
+        *([f"#SBATCH --partition={partition}"] if partition else []),
+        "",
+        f"srun --kill-on-bad-exit=0 commonart train {shlex.join([*args, '--gpus', str(gpus)])}",
+        "code=$?",
+        f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then   # preempted: the same job goes on from its checkpoint',
+        '    scontrol requeue "$SLURM_JOB_ID"',
+        "    exit 0",
+        "fi",
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,138 @@
+"""Training data as batches of tensors: which rows, which caption of each, and the null embedding where a caption is dropped.
+
+A `Source` answers "these rows with these captions"; `Plan` says which ones step n takes, as a function of seed and step alone;
+`stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and restarts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from commonart.core.data import order
+
+NULL = -1  # in place of a caption's number: the null embedding
+_DROP = 0xD209  # names the stream of random numbers that drops captions
+
+
+class Batch(NamedTuple):
+    """B samples on one device. `mask_BL` is None where every text has the same length."""
+
+    mean_BCHW: Tensor  # scaled latents: the posterior's mean
+    std_BCHW: Tensor | None  # and its standard deviation, where it is known
+    text_BLT: Tensor
+    mask_BL: Tensor | None
+
+
+class Source(Protocol):
+    """Images with captions. Caption c of row r: offsets[r] <= c < offsets[r + 1]; `weights` are relative odds within a row."""
+
+    keys: Sequence[str]
+    offsets: np.ndarray  # int64, (rows + 1,)
+    weights: np.ndarray  # float64, (captions,)
+    null: Tensor  # (L, T), the null embedding
+
+    def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
+        """What `batch` needs for these rows and captions (NULL: none). Runs in a reading thread; touches no device."""
+
+    def batch(self, fetched: Any, device: torch.device) -> Batch:
+        """The batch on `device`. Runs in the training thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which rows and captions every step takes."""
+
+    seed: int
+    batch: int  # global
+    dropout: float
+
+    def micro(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, captions) of samples first .. first + size - 1 of the global batch of `step`; each int64, (size,)."""
+        rows, epochs = order.batch_rows(self.seed, step, self.batch, len(source.keys), first, size)
+        captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)
+        captions[order.uniform(self.seed, epochs, rows, _DROP) < self.dropout] = NULL
+        return rows, captions
+
+    def generator(self, step: int, device: torch.device) -> torch.Generator:
+        """The random numbers of one step: noise, times, posterior. Nothing else in training is random."""
+        return torch.Generator(device).manual_seed(int(order.mix(self.seed, step, 0x6E01) >> np.uint64(1)))
+
+
+def stream(fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int) -> Iterator[Any]:
+    """fetch(step, part) for every part of every step from `start` on, in order, read ahead by `workers` threads (0: none)."""
+    jobs = ((step, part) for step in range(start, stop) for part in range(parts))
+    if workers < 1:
+        for step, part in jobs:
+            yield fetch(step, part)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for job in jobs:
+                ahead.append(pool.submit(fetch, *job))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def language_weights(languages: Sequence[Sequence[str]], mix: Mapping[str, float] | None = None) -> np.ndarray:
+    """Odds of every caption, float64, row after row. `mix` weighs languages, shared by an image's captions in that language.
+
+    Without `mix` all captions of an image are equally likely, and so they are in an image that has none of its languages.
+    """
+    weights: list[float] = []
+    for row in languages:
+        odds = [mix.get(lang, 0.0) / row.count(lang) for lang in row] if mix else [1.0] * len(row)
+        weights.extend(odds if sum(odds) > 0 else [1.0] * len(row))
+    return np.asarray(weights, dtype=np.float64)
+
+
+class Memory:
+    """A source whose latents and text states lie in memory, ready to be gathered: no reading, no decoding, no padding.
+
+    `means`, `stds`: (N, C, H, W). `texts`: the states of all captions, row after row, each (L, T); `counts`: captions per row.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        means: Tensor,
+        stds: Tensor | None,
+        texts: Sequence[Tensor],
+        counts: Sequence[int],
+        weights: np.ndarray,
+        null: Tensor,
+    ) -> None:
+        self.keys, self.weights, self.null = keys, weights, null
+        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._means, self._stds = means, stds
+        self._tokens = torch.cat([*texts, null.to(texts[0].dtype)])
+        # The null embedding is the last text, so that NULL = -1 finds it.
+        lengths = torch.tensor([*(len(text) for text in texts), len(null)])
+        self._lengths, self._starts = lengths, torch.cumsum(lengths, 0) - lengths
+
+    def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Batch:
+        row_B, caption_B = torch.from_numpy(rows), torch.from_numpy(captions)
+        length_B, start_B = self._lengths[caption_B], self._starts[caption_B]
+        place_L = torch.arange(int(length_B.max()))
+        mask_BL = place_L < length_B[:, None]
+        # Pads repeat the last token: a place that exists, behind the mask.
+        index_BL = start_B[:, None] + torch.minimum(place_L, length_B[:, None] - 1)
+        text_BLT = self._tokens[index_BL].mul_(mask_BL[:, :, None])
+        stds = None if self._stds is None else self._stds[row_B]
+        return Batch(self._means[row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+
+    def batch(self, fetched: Batch, device: torch.device) -> Batch:
+        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in fetched))  # type: ignore[arg-type]

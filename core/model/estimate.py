@@ -1,0 +1,73 @@
+"""What a training run will cost, from its sizes alone: parameters, floating-point operations, memory, time.
+
+    commonart train --stage 512 --dry-run
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from commonart.core.model.optim import bytes_per_parameter
+from commonart.core.model.transformer import TIME_CHANNELS, PixArtConfig
+from commonart.core.recipes import Recipe
+
+# Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
+RATES = {"L4": 121e12, "A6000": 155e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}
+REACHED = 0.4  # of the data sheet's rate: model FLOPs utilisation of a good PixArt-sized training loop
+ACTIVATIONS = 34  # bytes per token, layer and channel that a bf16 block keeps for its backward pass (about; no recomputation)
+
+
+def parameters(config: PixArtConfig) -> int:
+    """Number of weights of the transformer."""
+    d, patch = config.hidden, config.patch_size**2
+    block = 2 * (4 * d * d + 4 * d) + (8 * d * d + 5 * d) + 6 * d
+    embed = patch * config.in_channels * d + d
+    time = TIME_CHANNELS * d + d + d * d + d + 6 * d * d + 6 * d
+    text = config.caption_channels * d + d + d * d + d
+    return config.num_layers * block + embed + time + text + 2 * d + d * patch * config.out_channels + patch * config.out_channels
+
+
+def flops_per_image(config: PixArtConfig, side: int, text: int) -> float:
+    """Floating-point operations of one image forward, with latents of `side` x `side` and `text` tokens. A multiply-add is two."""
+    d, tokens = config.hidden, (side // config.patch_size) ** 2
+    itself = tokens * 4 * d * d + 2 * tokens * tokens * d
+    cross = tokens * 2 * d * d + text * 2 * d * d + 2 * tokens * text * d
+    feed = tokens * 8 * d * d
+    ends = tokens * d * config.patch_size**2 * (config.in_channels + config.out_channels)
+    conditions = text * (config.caption_channels * d + d * d) + TIME_CHANNELS * d + 7 * d * d
+    return 2.0 * (config.num_layers * (itself + cross + feed) + ends + conditions)
+
+
+def memory(config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False) -> dict[str, int]:
+    """Bytes on one device while training: weights and gradients in float32, optimiser, average, activations."""
+    count, tokens = parameters(config), (side // config.patch_size) ** 2
+    kept = ACTIVATIONS if not checkpointing else 2
+    parts = {
+        "weights": 4 * count,
+        "gradients": 4 * count,
+        "optimiser": int(bytes_per_parameter(recipe.optimiser) * count),
+        "ema": 4 * count if recipe.ema else 0,
+        "activations": int(micro * config.num_layers * config.hidden * (kept * tokens + 4 * text)),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def account(
+    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, measured: float | None = None
+) -> dict[str, Any]:
+    """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates."""
+    forward = flops_per_image(config, side, text)
+    step = 3 * forward * recipe.batch  # a backward pass costs two forward ones
+    hours = {name: round(step * recipe.steps / (rate * REACHED * world) / 3600, 2) for name, rate in RATES.items()}
+    said: dict[str, Any] = {
+        "parameters": parameters(config),
+        "flops_per_image_forward": forward,
+        "flops_per_step": step,
+        "flops_total": step * recipe.steps,
+        "memory_bytes_per_device": memory(config, recipe, micro, side, text),
+        "hours": hours if measured is None else round(recipe.batch * recipe.steps / (measured * world) / 3600, 2),
+    }
+    said["hours_are"] = (
+        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU" if measured is None else "measured on this device"
+    )
+    return said

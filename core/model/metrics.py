@@ -1,0 +1,131 @@
+"""What training measures: metrics.jsonl, one line every N steps, the same lines whether or not the run was interrupted.
+
+    {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
+
+`loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import Tensor
+
+from commonart.core.data.files import write_bytes
+from commonart.core.errors import CommonArtError
+from commonart.core.model.world import World
+
+BINS = 10
+_LOSS, _NORM, _STEPS, _SKIPPED, _SUMS, _COUNTS = 0, 1, 2, 3, 4, 4 + BINS
+
+
+class Meter:
+    """Sums since the last line, kept on the device so that adding to them waits for nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Apple's GPUs have no float64.
+        self.sums = torch.zeros(4 + 2 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self._now = torch.zeros_like(self.sums)  # of the step that is being computed
+        self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
+
+    def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int) -> None:
+        """The losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000."""
+        loss = loss_B.to(self.sums.dtype)
+        bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
+        self._now[_LOSS] += loss.sum() / batch
+        self._now.index_add_(0, _SUMS + bins, loss)
+        self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
+
+    def step(self, norm: Tensor, used: bool, world: World) -> None:
+        """One optimiser step is over. `norm` is the same on every process, so only the first counts it.
+
+        A step that was skipped (not `used`) is counted and leaves no NaN in the sums.
+        """
+        if used:
+            self.sums += self._now
+        if world.first and used:
+            self.sums[_NORM] += norm.to(self.sums.dtype)
+            self.sums[_STEPS] += 1
+        elif world.first:
+            self.sums[_SKIPPED] += 1
+        self._now.zero_()
+
+    def gather(self, world: World) -> list[float]:
+        """The sums of all processes; from now on the first one holds them."""
+        total = world.total(self.sums)
+        self.sums.copy_(total) if world.first else self.sums.zero_()
+        return [float(value) for value in total.tolist()]
+
+    def restore(self, sums: list[float]) -> None:
+        """Puts back what `gather` gave."""
+        if sums:
+            self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
+
+    def line(
+        self, step: int, rate: float, images: int, count: int, world: World, elapsed: float, paused: float
+    ) -> dict[str, Any]:
+        """The line of `step`, and a new start. `count`: images of an epoch; `paused`: seconds in checkpoints and samples so far."""
+        sums = self.gather(world)
+        self.sums.zero_()
+        now, (before, seen, rest) = time.monotonic(), self._window
+        self._window = (now, images, paused)
+        seconds = now - before - (paused - rest)
+        steps = max(sums[_STEPS], 1.0)
+        by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)]
+        return {
+            "step": step,
+            "epoch": images / count,
+            "images": images,
+            "loss": sums[_LOSS] / steps,
+            "lr": rate,
+            "grad_norm": sums[_NORM] / steps,
+            "skipped": int(sums[_SKIPPED]),
+            "loss_by_t": by_t,
+            "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
+            "seconds": round(elapsed, 3),
+        }
+
+
+class MetricsFile:
+    """metrics.jsonl, appended to line by line. Where not `active` (other processes than the first) it writes nothing."""
+
+    def __init__(self, path: Path, active: bool = True) -> None:
+        self.path, self.active = path, active
+        self.last: dict[str, Any] = {}
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one line. Raises CommonArtError when the file cannot be written."""
+        self.last = line
+        if not self.active:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        except OSError as error:
+            raise CommonArtError(
+                f"{self.path} cannot be written ({error.strerror or error}).", "Free some space; the same command continues."
+            ) from error
+
+    def cut(self, step: int) -> None:
+        """Keeps the lines up to `step`: those after the checkpoint that is resumed are computed again."""
+        lines = [line for line in read(self.path) if line["step"] <= step]
+        self.last = lines[-1] if lines else {}
+        if self.active and self.path.exists():
+            write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that was cut off by a kill is left out. Empty where there is no file."""
+    lines = []
+    path = Path(path)
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            lines.append(orjson.loads(text))
+        except orjson.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,314 @@
+"""The training loop: batches in, checkpoints, metrics.jsonl and sample grids out.
+
+    outcome = fit(model, source, recipe, "runs/512", options, world)     # stages/train.py calls it
+
+One optimiser step is a function of the weights, the seed and the step's number: order, captions, dropped captions, noise and
+times are derived from them, never from a generator's history. So a resumed run continues bit for bit (CPU, same world size),
+and any number of devices and micro batches computes the same step within rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from commonart.core import log
+from commonart.core.errors import CommonArtError, Preempted
+from commonart.core.model import batches, checkpoint, diffusion, optim
+from commonart.core.model.batches import Plan, Source
+from commonart.core.model.device import autocast
+from commonart.core.model.ema import Ema
+from commonart.core.model.metrics import Meter, MetricsFile
+from commonart.core.model.transformer import WEIGHTS, PixArt
+from commonart.core.model.world import World
+from commonart.core.recipes import Recipe, accumulation, learning_rate
+
+OPTIMISER_FILE = "optimizer.safetensors"
+Draw = Callable[[PixArt, int], None]  # (model with the averaged weights, step): writes the sample grid
+Stop = Literal["done", "time", "preempted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What does not change the model that a step computes. Times in seconds, the rest in steps; 0 turns a habit off."""
+
+    seed: int = 0
+    dtype: torch.dtype = torch.float32  # of the matrix products; the weights stay float32
+    max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
+    checkpoint_every: int = 1000
+    sample_every: int = 0
+    log_every: int = 10
+    keep: int = 3
+    workers: int = 0  # reading threads
+    patience: int = 5  # steps in a row without a finite gradient before the run gives up
+    compile: bool = False
+    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third slower
+    quiet: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a call of `fit` did."""
+
+    step: int
+    images: int
+    skipped: int
+    seconds: float  # of the run, earlier calls included
+    loss: float  # mean of the last metrics line; NaN where none was written
+    images_per_second: float  # of this call, without checkpoints and samples
+    stop: Stop
+    checkpoint: Path | None
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds beside tensors."""
+
+    step: int = 0
+    images: int = 0
+    skipped: int = 0
+    elapsed: float = 0.0
+    meter: list[float] = field(default_factory=list)
+
+
+class Trainer:
+    """One run being trained. `fit` makes it and drives it; the model's weights are trained in place, in float32."""
+
+    def __init__(
+        self, model: PixArt, source: Source, recipe: Recipe, run: Path, options: Options, world: World, warn: checkpoint.Warn
+    ) -> None:
+        self.recipe, self.run, self.options, self.world = recipe, run, options, world
+        self.source, self.model, self.warn = source, model.to(world.device).train(), warn
+        self.model.gradient_checkpointing = options.checkpointing
+        self.micro, self.parts = accumulation(recipe, world.size)
+        self.plan = Plan(options.seed, recipe.batch, recipe.dropout)
+        self.named = list(self.model.named_parameters())
+        self.params: list[nn.Parameter] = [param for _, param in self.named]
+        self.optimiser = optim.make(self.named, recipe)
+        self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
+        self.state, self.meter = _State(), Meter(world.device)
+        self.metrics = MetricsFile(run / "metrics.jsonl", active=world.first)
+        self.bad: list[list[str]] = []  # keys of the batches skipped in a row
+        wrapped = world.wrap(self.model)
+        self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
+        self.objective = diffusion.check_objective(recipe.objective)
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Optimiser, average, counters and metrics of a checkpoint whose transformer is the model already."""
+        from safetensors.torch import load_file
+
+        values = found.values
+        optim.load_state(self.optimiser, self.named, load_file(found.folder / OPTIMISER_FILE), values["optimiser"])
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(found.folder / "ema" / WEIGHTS))
+        self.state = _State(**values["loop"])
+        # The meter's sums are of all processes together: the first one carries them on.
+        self.meter.restore(self.state.meter if self.world.first else [])
+        self.metrics.cut(self.state.step)
+
+    def save(self) -> Path | None:
+        """A checkpoint of this step (by the first process; the others wait). Its folder."""
+        from safetensors.torch import save_file
+
+        self.state.meter = self.meter.gather(self.world)
+        folder = None
+        if self.world.first:
+            tensors, values = optim.state_of(self.optimiser, self.named)
+
+            def write(part: Path) -> None:
+                self.model.save(part / "transformer")
+                if self.ema is not None:
+                    with self.ema.swap():
+                        self.model.save(part / "ema")
+                save_file({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMISER_FILE)
+
+            loop = {name: getattr(self.state, name) for name in _State.__dataclass_fields__}
+            folder = checkpoint.save(
+                self.run, self.state.step, write, {"loop": loop, "optimiser": values}, keep=self.options.keep
+            )
+        self.world.wait()
+        return folder
+
+    def step(self, stream: Iterator[tuple[list[str], Any]], rate: float) -> None:
+        """One optimiser step: every micro batch of this device, the exchange, the clip, the update."""
+        recipe, device = self.recipe, self.world.device
+        draws = self.plan.generator(self.state.step, device)
+        first = self.world.rank * self.micro * self.parts
+        noise = posterior = time_B = None
+        keys: list[str] = []
+        for part in range(self.parts):
+            names, fetched = next(stream)
+            keys += names
+            batch = self.source.batch(fetched, device)
+            if noise is None or posterior is None or time_B is None:
+                # Drawn for the whole global batch and cut: the same numbers for any number of devices.
+                whole = (recipe.batch, *batch.mean_BCHW.shape[1:])
+                noise = torch.randn(whole, generator=draws, device=device)
+                posterior = torch.randn(whole, generator=draws, device=device)
+                time_B = diffusion.draw_times(recipe.batch, self.objective, draws)
+            mine = slice(first + part * self.micro, first + (part + 1) * self.micro)
+            latents = batch.mean_BCHW.float()
+            if batch.std_BCHW is not None:
+                latents = latents + batch.std_BCHW.float() * posterior[mine]
+            last = part == self.parts - 1
+            with self.world.accumulate(self.forward, last):
+                with autocast(device, self.options.dtype):
+                    loss_B, timestep_B = diffusion.loss(
+                        self.forward, latents, batch.text_BLT.float(), batch.mask_BL, self.objective,
+                        noise_BCHW=noise[mine], time_B=time_B[mine], shift=recipe.shift,
+                    )  # fmt: skip
+                # Summed over the processes by their mean: hence the world's size.
+                (loss_B.sum() * (self.world.size / recipe.batch)).backward()
+            self.meter.add(loss_B.detach(), timestep_B, recipe.batch)
+        norm = nn.utils.clip_grad_norm_(self.params, recipe.clip)
+        used = self._finite(norm, keys)
+        if used:
+            optim.set_rate(self.optimiser, rate)
+            self.optimiser.step()
+            if self.ema is not None:
+                # A young average follows fast: what it started from is not worth remembering.
+                self.ema.decay = min(recipe.ema, (1 + self.state.step) / (10 + self.state.step))
+                self.ema.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.meter.step(norm, used, self.world)
+        self.state.step += 1
+        self.state.images += recipe.batch
+
+    def _finite(self, norm: Tensor, keys: list[str]) -> bool:
+        """Whether the gradient may be used. After `patience` steps in a row without one the run gives up, naming the images."""
+        if math.isfinite(norm.item()):
+            self.bad.clear()
+            return True
+        self.state.skipped += 1
+        self.bad.append(keys)
+        if len(self.bad) >= self.options.patience:
+            names = ", ".join(dict.fromkeys(key for batch in self.bad for key in batch[:4]))
+            raise CommonArtError(
+                f"The gradient was not finite in {len(self.bad)} steps in a row, up to step {self.state.step}; "
+                f"the batches begin with the images {names}.",
+                "Lower the rate (--set lr=...), train with --precision fp32, or look at those images.",
+            )
+        return False
+
+    def progress(self, elapsed: float) -> float:
+        """Share of the run that is over, by steps or by the time budget, whichever is ahead."""
+        share = self.state.step / self.recipe.steps
+        return max(share, elapsed / self.options.max_seconds) if self.options.max_seconds else share
+
+    def fetch(self, step: int, part: int) -> tuple[list[str], Any]:
+        """One micro batch of this device as the source read it, with its images' keys. Runs in a reading thread."""
+        first = (self.world.rank * self.parts + part) * self.micro
+        rows, captions = self.plan.micro(self.source, step, first, self.micro)
+        return [self.source.keys[row] for row in rows], self.source.fetch(rows, captions)
+
+
+def fit(
+    model: PixArt,
+    source: Source,
+    recipe: Recipe,
+    run: str | Path,
+    options: Options,
+    world: World,
+    *,
+    resume: checkpoint.Checkpoint | None = None,
+    draw: Draw | None = None,
+    warn: checkpoint.Warn = log.warn,
+    on_step: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Trains `model` on `source` until the recipe's steps or the time budget are over. SIGTERM and SIGUSR1 end it early.
+
+    `resume` continues that checkpoint, whose transformer `model` must hold. `draw` writes a sample grid. `on_step` is called
+    after every step. Raises Preempted after a signal, when the checkpoint is on disk, and CommonArtError where the loss stays
+    NaN or the disk is full.
+    """
+    trainer = Trainer(model, source, recipe, Path(run), options, world, warn)
+    if resume is not None:
+        trainer.restore(resume)
+    state, saved_at = trainer.state, (resume.step if resume else -1)
+    folder = resume.folder if resume else None
+    began, start, paused = time.monotonic() - state.elapsed, state.images, 0.0
+    entered = time.monotonic()
+    stop: Stop = "done"
+    stream = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.parts, options.workers)
+    bar = log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.first)
+    with _signals() as signalled, bar as tick:
+        tick(state.step)
+        while state.step < recipe.steps:
+            told, elapsed = world.most(float(signalled.is_set()), time.monotonic() - began)
+            if told:
+                stop = "preempted"
+                break
+            if options.max_seconds and elapsed >= options.max_seconds:
+                stop = "time"
+                break
+            rate = learning_rate(recipe, trainer.progress(elapsed), state.step)
+            trainer.step(stream, rate)
+            tick(1)
+            state.elapsed = time.monotonic() - began
+            if _due(state.step, options.log_every):
+                trainer.metrics.write(trainer.meter.line(state.step, rate, state.images, len(source.keys), world, state.elapsed, paused))
+            pause = time.monotonic()
+            if _due(state.step, options.checkpoint_every):
+                folder, saved_at = trainer.save(), state.step
+            if draw is not None and _due(state.step, options.sample_every):
+                _draw(trainer, draw)
+            paused += time.monotonic() - pause
+            if on_step is not None:
+                on_step(state.step)
+        stream.close() if hasattr(stream, "close") else None
+        busy = time.monotonic() - entered - paused
+        if saved_at != state.step:
+            folder = trainer.save()
+        if draw is not None and stop != "preempted" and options.sample_every and not _due(state.step, options.sample_every):
+            _draw(trainer, draw)
+    if stop == "preempted":
+        raise Preempted(
+            f"{run}: a signal asked training to stop; step {state.step} is saved.", "Start the same command again to continue."
+        )
+    speed = (state.images - start) / busy if busy > 0 else 0.0
+    loss = trainer.metrics.last.get("loss", math.nan)
+    return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, speed, stop, folder)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _draw(trainer: Trainer, draw: Draw) -> None:
+    """The sample grid, with the averaged weights, by the first process."""
+    if trainer.world.first:
+        trainer.model.eval()
+        with trainer.ema.swap() if trainer.ema is not None else nullcontext():
+            draw(trainer.model, trainer.state.step)
+        trainer.model.train()
+    trainer.world.wait()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGUSR1 (Slurm's warning before it preempts) set, instead of ending the process."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        told.set()
+
+    old: Mapping[signal.Signals, Any] = {each: signal.signal(each, tell) for each in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield told
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)

@@ -1,0 +1,85 @@
+"""The processes that train together: one, or many through accelerate (DistributedDataParallel).
+
+torchrun, srun or `commonart train --gpus N` start them; alone, nothing of accelerate is imported and nothing is in the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from commonart.core.model.device import pick_device
+
+
+@dataclass(slots=True)
+class World:
+    """This process among all: `rank` of `size`, on `device`. Make one with `join`."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    accelerator: Any = None
+    control: Any = None  # a process group on the CPU, for agreements that must not wait for the GPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` with its gradients averaged over all processes."""
+        return model if self.accelerator is None else self.accelerator.prepare_model(model)
+
+    @contextmanager
+    def accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
+        """Gradients are exchanged in the last of a step's micro batches only."""
+        if self.accelerator is None or last:
+            yield
+        else:
+            with self.accelerator.no_sync(model):
+                yield
+
+    def most(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value over all processes: what they agree on."""
+        if self.accelerator is None:
+            return values
+        together = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX, group=self.control)
+        return tuple(together.tolist())
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, on the CPU."""
+        values = values.detach().cpu().clone()
+        if self.accelerator is not None:
+            torch.distributed.all_reduce(values, group=self.control)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.accelerator is not None:
+            torch.distributed.barrier(group=self.control)
+
+    def leave(self) -> None:
+        """Ends the group, so that the next run of this process can make its own."""
+        if self.accelerator is not None:
+            self.accelerator.end_training()
+
+
+def join(device: str = "auto") -> World:
+    """The world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World(pick_device(device))
+    from accelerate import Accelerator
+
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    accelerator = Accelerator(cpu=chosen.type == "cpu")
+    control = torch.distributed.new_group(backend="gloo")
+    return World(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator, control)

@@ -1,0 +1,505 @@
+"""Trains the transformer on a folder of shards: one stage of the recipe table, resumed by the same command.
+
+    commonart train --stage 256-early --data shards/ -o runs/256-early
+    commonart train --stage nano --data shards/ --set steps=2000 --max-seconds 150
+    commonart train --stage 512 --gpus 8 --dry-run
+
+A run folder holds run.json (what was resolved), metrics.jsonl, samples/ and checkpoints/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from commonart.core import launch, log, recipes
+from commonart.core.data.features import Features
+from commonart.core.data.files import write_json
+from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
+from commonart.core.recipes import Recipe
+from commonart.core.registry import check_terms, find
+
+if TYPE_CHECKING:
+    from commonart.core.model.autoencoder import Autoencoder
+    from commonart.core.model.checkpoint import Checkpoint
+    from commonart.core.model.text_encoder import TextEncoder
+    from commonart.core.model.trainer import Outcome
+    from commonart.core.model.trainset import Opened
+    from commonart.core.model.transformer import PixArt, PixArtConfig
+    from commonart.core.model.world import World
+
+# A run may be continued with other values of these; any other change would make it another run.
+MAY_CHANGE = ("steps", "micro", "cooldown")
+VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
+GRID = 8  # prompts of a sample grid, where none are given
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a run is started with. Defaults are those of the command line."""
+
+    stage: str
+    data: str = "shards/"
+    out: str = ""  # "": runs/STAGE
+    init: str = ""  # weights to start from; "": the newest checkpoint of the stage before; "none": from nothing
+    text_encoder: str = ""  # "": the one of the cached features, else the registry's default of the stage
+    autoencoder: str = ""
+    quantize: str = ""  # of the text encoder that runs on the fly
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    languages: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights; empty: all captions alike
+    gpus: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    max_seconds: float = 0.0
+    max_tokens: int = 300  # of texts that are encoded on the fly
+    checkpoint_every: int = 1000
+    sample_every: int = 0
+    log_every: int = 10
+    keep: int = 3
+    workers: int = 2
+    prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
+    guidance: float = 4.5
+    compile: bool = False
+    checkpointing: bool = False
+    accept_terms: Sequence[str] = ()
+    quiet: bool = False
+
+    @property
+    def run(self) -> Path:
+        return Path(self.out or f"runs/{self.stage}")
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipes.resolve(self.stage, self.overrides)
+
+
+@dataclass(slots=True)
+class Trained:
+    """What training did; `as_json` is the last line of stderr."""
+
+    run: Path
+    checkpoint: Path | None
+    step: int
+    images: int
+    skipped: int
+    seconds: float
+    loss: float
+    images_per_second: float
+    stopped: str  # done, time
+    left_out: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
+            "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
+            "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
+        }  # fmt: skip
+
+
+def train(stage: str, **settings: Any) -> Trained:
+    """Trains `stage` with `settings` (fields of `Settings`) until its steps or `max_seconds` are over.
+
+    The same call again continues the run, and returns at once where nothing is left to do. With `gpus` above 1, alone, it
+    starts that many processes and waits for them.
+
+    Raises:
+        UsageError: an unknown stage or setting, a world size that does not divide the batch.
+        CommonArtError: no shards, no captions, features of another encoder, a run of other settings, a checkpoint of
+            another architecture, a loss that stays NaN, a full disk.
+        Preempted: SIGTERM or SIGUSR1 came, and the run's state is on disk.
+    """
+    wanted = Settings(stage=stage, **settings)
+    _check(wanted)
+    if launch.must_spawn(wanted.gpus):
+        recipes.accumulation(wanted.recipe, wanted.gpus or 1)
+        launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
+        return _finished(wanted)
+    launch.adopt_srun()
+    from commonart.core.model.world import join
+
+    recipes.accumulation(wanted.recipe, launch.world_size())
+    world = join(wanted.device)
+    try:
+        return _train(wanted, world)
+    finally:
+        world.leave()
+
+
+def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
+    """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time. Opens the data's index
+    and configurations only. Raises as `train` does."""
+    wanted = Settings(stage=stage, **settings)
+    _check(wanted)
+    from commonart.core.model import estimate
+
+    recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
+    micro, parts = recipes.accumulation(recipe, world)
+    text, image = _features(wanted)
+    factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
+    width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
+    side, channels = recipe.resolution // factor, image.meta.width if image else 4
+    config = _config(recipe, (channels, side, side), width)
+    tokens = int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens
+    return {
+        "run": str(wanted.run),
+        "recipe": asdict(recipe),
+        "world_size": world,
+        "micro_batch": micro,
+        "accumulation": parts,
+        "init": wanted.init or (f"newest checkpoint of {_before(wanted)}" if recipe.before else "none"),
+        "data": wanted.data,
+        "text": _named(text) or {"encoded": "on the fly"},
+        "image": _named(image) or {"encoded": "on the fly"},
+        **estimate.account(config, recipe, side=side, text=min(tokens, 77), world=world, micro=micro),
+    }
+
+
+def _train(wanted: Settings, world: World) -> Trained:
+    from commonart.core.model import checkpoint, trainer
+    from commonart.core.model.device import pick_dtype
+
+    import torch
+
+    recipe, run = wanted.recipe, wanted.run
+    dtype = pick_dtype(wanted.precision, world.device)
+    if dtype == torch.float16:  # no loss scaling here: gradients in fp16 would underflow
+        dtype = torch.float32
+    parts = _Parts(wanted, world)
+    opened = parts.open(quiet=wanted.quiet or not world.first)
+    found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
+    model, origin = _model(wanted, recipe, opened, found)
+    described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
+    _agree(run, described, found)
+    if world.first:
+        write_json(run / "run.json", described)
+    options = trainer.Options(
+        seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
+        sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
+        workers=0 if opened.resident else wanted.workers, compile=wanted.compile, checkpointing=wanted.checkpointing,
+        quiet=wanted.quiet,
+    )  # fmt: skip
+    draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
+    outcome = trainer.fit(
+        model, opened.source, recipe, run, options, world, resume=found,
+        draw=draw if world.first else _nothing if wanted.sample_every else None,
+    )  # fmt: skip
+    return _trained(run, outcome, opened.index.left_out)
+
+
+def _nothing(model: PixArt, step: int) -> None:
+    """The other processes' part in drawing a grid: they wait."""
+
+
+class _Parts:
+    """The encoders of a run: cached features where they are, else models; each model is loaded when it is first needed."""
+
+    def __init__(self, wanted: Settings, world: World) -> None:
+        self.wanted, self.world = wanted, world
+        self.text, self.image = _features(wanted)
+        self._loaded: dict[str, Any] = {}
+
+    def open(self, quiet: bool) -> Opened:
+        """The data set, checked against the recipe's resolution."""
+        from commonart.core.model.trainset import open_shards
+
+        wanted, recipe = self.wanted, self.wanted.recipe
+        opened = open_shards(
+            wanted.data, self.text or self.encoder(), self.image or self.autoencoder(),
+            languages=wanted.languages or None, quiet=quiet,
+        )  # fmt: skip
+        factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
+        pixels = opened.shape[1] * factor
+        if opened.shape[1] != opened.shape[2] or pixels != recipe.resolution:
+            raise CommonArtError(
+                f"{wanted.data} holds images of {opened.shape[2] * factor}x{pixels} pixels; stage {recipe.name} trains on "
+                f"{recipe.resolution}x{recipe.resolution}.",
+                f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={pixels}.",
+            )
+        return opened
+
+    def encoder(self) -> TextEncoder:
+        """The text encoder, in the precision of the features where there are any."""
+        from commonart.core.model.text_encoder import TextEncoder
+
+        def load() -> Any:
+            name = self.text.meta.model if self.text else self.wanted.text_encoder or _default(self.wanted, "text-encoder")
+            row, found = self._resolve(name, "text-encoder")
+            quantize, dtype, tokens = self.wanted.quantize, "auto", self.wanted.max_tokens
+            if self.text:
+                head, _, dtype = self.text.meta.precision.rpartition("/")
+                quantize, tokens = head, int(self.text.meta.settings.get("max_tokens", tokens))
+            loaded = TextEncoder.load(found.folder, dtype, quantize or None, device=self.world.device, max_tokens=tokens)
+            return loaded, row, found
+
+        return self._once("text", load)[0]
+
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder."""
+        from commonart.core.model.autoencoder import Autoencoder
+
+        def load() -> Any:
+            name = self.image.meta.model if self.image else self.wanted.autoencoder or _default(self.wanted, "autoencoder")
+            row, found = self._resolve(name, "autoencoder")
+            return Autoencoder.load(found.folder, device=self.world.device), row, found
+
+        return self._once("image", load)[0]
+
+    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(text_encoder, autoencoder) for run.json."""
+        if self.text:
+            text = _named(self.text)
+        else:
+            encoder, row, found = self._loaded["text"]
+            text = {
+                "name": row.name, "revision": found.revision, "precision": encoder.precision, "width": encoder.width,
+                "max_tokens": encoder.max_tokens, "cached": False,
+            }  # fmt: skip
+        if self.image:
+            return text, _named(self.image)
+        vae, row, found = self._loaded["image"]
+        return text, {
+            "name": row.name, "revision": found.revision, "precision": vae.precision, "channels": vae.channels,
+            "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift, "cached": False,
+        }  # fmt: skip
+
+    def preview(self, opened: Opened, recipe: Recipe, dtype: Any) -> Any:
+        """The function that draws the sample grid."""
+        from commonart.core.model.preview import Preview
+
+        prompts = list(self.wanted.prompts) or opened.index.prompts(GRID)
+        return Preview(
+            prompts, self.wanted.run / "samples", self.encoder(), self.autoencoder(), recipe,
+            shape=opened.shape, dtype=dtype, guidance=self.wanted.guidance,
+        )  # fmt: skip
+
+    def _resolve(self, name: str, role: str) -> tuple[Any, Any]:
+        from commonart.core.model import hub
+
+        row = find(name, role)
+        check_terms(row, self.wanted.accept_terms)
+        return row, hub.resolve(row)
+
+    def _once(self, name: str, load: Any) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = load()
+        return self._loaded[name]
+
+
+def _features(wanted: Settings) -> tuple[Features | None, Features | None]:
+    """The cached features beside the shards. Raises CommonArtError where they are of another encoder than was asked for."""
+    text, image = Features.beside(wanted.data, "text"), Features.beside(wanted.data, "image")
+    for features, name, option in ((text, wanted.text_encoder, "--text-encoder"), (image, wanted.autoencoder, "--autoencoder")):
+        if features is not None and name and name != features.meta.model:
+            raise CommonArtError(
+                f"{features.folder} holds features of {features.meta.model}, but {option} is {name}.",
+                f"Leave {option} out, or encode again: commonart encode-{features.meta.kind} {wanted.data} --model {name} --overwrite.",
+            )
+    return text, image
+
+
+def _default(wanted: Settings, role: str) -> str:
+    if wanted.stage == "nano":
+        return "nano"
+    return {"text-encoder": "calm2-7b", "autoencoder": "sdxl-vae"}[role]
+
+
+def _named(features: Features | None) -> dict[str, Any]:
+    if features is None:
+        return {}
+    meta = features.meta
+    size = {"width": meta.width} if meta.kind == "text" else {"channels": meta.width}
+    about = {"name": meta.model, "revision": meta.revision, "precision": meta.precision, "store": meta.store}
+    return {**about, **size, **meta.settings, "cached": True}
+
+
+def _config(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
+    from commonart.core.model.diffusion import check_objective, out_channels
+    from commonart.core.model.transformer import PixArtConfig
+
+    return PixArtConfig(
+        num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,
+        in_channels=shape[0], out_channels=out_channels(check_objective(recipe.objective), shape[0]),
+        patch_size=recipe.patch, sample_size=shape[1], caption_channels=width, interpolation_scale=recipe.interpolation,
+    )  # fmt: skip
+
+
+def _before(wanted: Settings) -> Path:
+    return wanted.run.parent / wanted.recipe.before
+
+
+def _model(wanted: Settings, recipe: Recipe, opened: Opened, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
+    """(the transformer to train, where its weights come from): the run's own checkpoint, `init`, or new ones from the seed."""
+    import torch
+
+    from commonart.core.model.transformer import PixArt
+
+    config = _config(recipe, opened.shape, opened.width)
+    if found is not None:
+        model = PixArt.load(found.transformer, dtype=torch.float32)
+        _fit(model, config, found.transformer)
+        return model, {}
+    source, origin = _init(wanted)
+    if source is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(wanted.seed)
+            return PixArt(config), {"from": "nothing"}
+    loaded = PixArt.load(source, dtype=torch.float32)
+    _fit(loaded, config, source)
+    # Positions depend on the stage's resolution and are computed, so that weights of 256 px serve 512 px as they are.
+    model = PixArt(config, initialise=False)
+    model.load_state_dict(loaded.state_dict())
+    return model, origin
+
+
+def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
+    from commonart.core.model import checkpoint, hub
+
+    name = wanted.init
+    if name == "none" or (not name and not wanted.recipe.before):
+        return None, {}
+    folder = Path(name) if name else _before(wanted)
+    if checkpoint.folder_of(folder).is_dir() or not name:
+        found = checkpoint.newest(folder, log.warn)
+        if found is None:
+            raise CommonArtError(
+                f"{folder} has no checkpoint, and stage {wanted.stage} starts from it.",
+                f"Train {wanted.recipe.before or 'that run'} first, name weights with --init, or start anew with --init none.",
+            )
+        return found.weights, {"from": str(folder), "step": found.step}
+    row = find(name, "transformer")
+    check_terms(row, wanted.accept_terms)
+    resolved = hub.resolve(row)
+    return resolved.folder, {"from": row.name, "revision": resolved.revision}
+
+
+def _fit(model: PixArt, config: PixArtConfig, folder: Path) -> None:
+    """Whether the weights are of the architecture that the recipe and the data ask for."""
+    options = {
+        "num_layers": "layers", "num_attention_heads": "heads", "attention_head_dim": "head_dim", "patch_size": "patch",
+        "out_channels": "objective", "in_channels": "", "caption_channels": "",
+    }  # fmt: skip
+    for key, option in options.items():
+        have, want = getattr(model.config, key), getattr(config, key)
+        if have == want:
+            continue
+        fix = {
+            "caption_channels": "Use features of the text encoder that it was trained with.",
+            "in_channels": "Use latents of the autoencoder that it was trained with.",
+            "out_channels": f"Train with --set objective={'eps' if have > model.config.in_channels else 'flow'}.",
+        }.get(key, f"Train with --set {option}={have}, or start from other weights with --init.")
+        raise CommonArtError(f"{folder}: this transformer has {key} {have}; stage and data ask for {want}.", fix)
+
+
+def _describe(
+    wanted: Settings, recipe: Recipe, opened: Opened, parts: _Parts, model: PixArt, origin: dict[str, Any], precision: str
+) -> dict[str, Any]:
+    text, image = parts.describe()
+    known = orjson.loads(path.read_bytes()) if (path := wanted.run / "run.json").exists() else {}
+    return {
+        "schema": 1,
+        "stage": recipe.name,
+        "objective": recipe.objective,
+        "shift": recipe.shift,
+        "recipe": asdict(recipe),
+        "seed": wanted.seed,
+        "precision": precision,
+        "languages": dict(wanted.languages),
+        "data": opened.index.about(),
+        "text_encoder": text,
+        "autoencoder": image,
+        "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
+        "init": origin or known.get("init", {}),
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+
+
+def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) -> None:
+    """A run goes on only as what it was started as. Raises CommonArtError naming the first value that differs."""
+    if found is None or not (run / "run.json").exists():
+        return
+    old = orjson.loads((run / "run.json").read_bytes())
+    for name, value in described["recipe"].items():
+        before = old["recipe"].get(name, value)
+        if name not in MAY_CHANGE and before != value:
+            raise CommonArtError(
+                f"{run} was started with {name}={before}, and now it is {value}.",
+                f"Continue with --set {name}={before}, or start another run with -o.",
+            )
+    for part, name in (
+        ("data", "fingerprint"), ("text_encoder", "name"), ("text_encoder", "revision"), ("text_encoder", "precision"),
+        ("autoencoder", "name"), ("autoencoder", "revision"),
+    ):  # fmt: skip
+        before, now = old[part].get(name), described[part].get(name)
+        if before != now:
+            what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
+            raise CommonArtError(
+                f"{run} cannot go on: {what} since it was started.",
+                f"Put them back, or start another run: -o OTHER --init {run}.",
+            )
+    for name in ("seed", "precision", "languages"):
+        if old.get(name) != described[name]:
+            raise CommonArtError(
+                f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",
+                "Continue as it was started, or start another run with -o.",
+            )
+
+
+def _check(wanted: Settings) -> None:
+    wanted.recipe  # noqa: B018: raises for an unknown stage or a bad value
+    for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
+        if getattr(wanted, name) < 0:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} {getattr(wanted, name)} is below 0.", "Use 0 to turn it off.")
+    if not Path(wanted.data).exists():
+        raise CommonArtError(f"--data {wanted.data} does not exist.", "Make shards: commonart shard -o shards/.")
+
+
+def _plain(wanted: Settings) -> dict[str, Any]:
+    return {name: getattr(wanted, name) for name in Settings.__dataclass_fields__}
+
+
+def _trained(run: Path, outcome: Outcome, left_out: dict[str, int]) -> Trained:
+    return Trained(
+        run, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
+        outcome.images_per_second, outcome.stop, left_out,
+    )  # fmt: skip
+
+
+def _finished(wanted: Settings) -> Trained:
+    """What the started processes did, from the run folder."""
+    from commonart.core.model import checkpoint, metrics
+
+    found = checkpoint.newest(wanted.run, log.warn)
+    if found is None:
+        raise CommonArtError(f"{wanted.run} has no checkpoint after training.", "Start the same command again.")
+    loop, lines = found.values["loop"], metrics.read(wanted.run / "metrics.jsonl")
+    last = lines[-1] if lines else {}
+    about = orjson.loads((wanted.run / "run.json").read_bytes())
+    done = found.step >= wanted.recipe.steps
+    return Trained(
+        wanted.run, found.folder, found.step, loop["images"], loop["skipped"], loop["elapsed"], last.get("loss", float("nan")),
+        last.get("images_per_second") or 0.0, "done" if done else "time", about["data"]["left_out"],
+    )  # fmt: skip
+
+
+def _child() -> int:
+    """One process of `launch.spawn`: the settings are its argument, and its error goes to the process that started it."""
+    try:
+        train(**orjson.loads(sys.argv[1]))
+    except CommonArtError as error:
+        if not launch.tell(error):
+            raise
+        return error.code or EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child())
