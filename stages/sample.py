@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,8 +312,10 @@ def _there(pictures: Sequence[Picture], overwrite: bool, metadata: bool) -> set[
             ) from problem
         if overwrite or not path.exists():
             continue
-        marks = provenance.read(path) if metadata and path.is_file() else None
-        if marks is None or marks.settings != picture.settings:
+        marks = provenance.Marks(None, None)
+        with suppress(CommonArtError):  # whatever stands there, it is none of ours
+            marks = provenance.read(path)
+        if not metadata or marks.settings != picture.settings:
             raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
         found.add(picture.name)
     return found

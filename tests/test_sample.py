@@ -1,0 +1,281 @@
+"""`sample`: what is written where, what is never overwritten, and what a picture says about itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_pipeline
+from PIL import Image
+
+from commonart.core import pictures, provenance
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.stages.sample import inspect, pixels, sample
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def draw(model, tmp_path, monkeypatch):
+    """`sample` of the tiny model in two steps on the CPU, inside an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(prompts=(), **options):
+        return sample(
+            prompts, **{"model": model, "steps": 2, "seed": 7, "device": "cpu", "precision": "fp32", **options}
+        )
+
+    return run
+
+
+def array(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def files(folder=".") -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_one_picture(draw, model):
+    (record,) = draw(["草原のシマウマ"], out="out.png")
+    assert files() == ["out.png"]
+    assert record["image"] == "out.png" and record["prompt"] == "草原のシマウマ" and record["seed"] == 7
+    told = inspect("out.png")
+    assert told["synthetic"]
+    settings = told["settings"]
+    assert settings["prompt"] == "草原のシマウマ" and settings["model"] == model
+    assert settings["revision"].startswith("sha256:") and (settings["seed"], settings["steps"]) == (7, 2)
+    assert (settings["guidance"], settings["width"], settings["height"]) == (4.5, 32, 32)
+
+
+def test_the_same_call_makes_the_same_bytes(draw):
+    draw(["a"], out="1.png")
+    draw(["a"], out="2.png")
+    assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
+
+
+def test_a_folder_names_never_collide_and_a_second_call_goes_on(draw):
+    first = draw(["a red circle", "赤い丸", "赤い丸!", "a/../b", "a red circle"], out="pictures", n=2)
+    assert len(first) == 10
+    names = {record["image"] for record in first}
+    assert len(names) == 8 and len(files("pictures")) == 8  # one prompt was given twice
+    assert any("赤い丸-" in name for name in names)
+    times = {name: os.stat(name).st_mtime_ns for name in names}
+    one = sorted(names)[0]
+    os.unlink(one)
+    assert draw(["a red circle", "赤い丸", "赤い丸!", "a/../b", "a red circle"], out="pictures", n=2) == first
+    assert {n for n in names if os.stat(n).st_mtime_ns != times[n]} == {one}
+    draw(["a red circle"], out="pictures", guidance=2.0)
+    assert len(files("pictures")) == 9  # other settings, another name
+
+
+def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes(draw):
+    (record,) = draw(["円" * 400], out="pictures", max_tokens=2000)
+    assert len(Path(record["image"]).name.encode()) < 255
+
+
+def test_nothing_is_overwritten_unless_asked(draw):
+    Path("out.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="there already"):
+        draw(["a"], out="out.png")
+    assert Path("out.png").read_bytes() == b"mine"
+    draw(["a"], out="out.png", overwrite=True)
+    draw(["a"], out="out.png")  # the very same picture: nothing to do
+    with pytest.raises(UsageError, match="there already"):
+        draw(["b"], out="out.png")
+    assert inspect("out.png")["settings"]["prompt"] == "a"
+
+
+def test_metadata_and_mark_by_flag(draw):
+    draw(["a"], out="1.png", no_metadata=True)
+    draw(["a"], out="2.png", unmarked=True)
+    draw(["a"], out="3.png", unmarked=True, no_metadata=True)
+    told = [inspect(f"{i}.png") for i in (1, 2, 3)]
+    assert [t["synthetic"] for t in told] == [True, False, False]
+    assert [t["settings"] is None for t in told] == [True, False, True]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_endings(draw, ending):
+    (record,) = draw(["赤"], out="pictures", ending=ending)
+    assert record["image"].endswith(f".{ending}") and inspect(record["image"])["settings"]["prompt"] == "赤"
+
+
+def test_a_seed_is_the_same_picture_in_any_company(draw):
+    alone = draw(["a red circle"], out="alone", batch=1)
+    many = draw(["b", "a red circle", "c"], out="many", batch=3)
+    assert np.abs(array(alone[0]["image"]) - array(many[1]["image"])).max() <= 1
+    assert [r["seed"] for r in draw(["b"], out="n", n=3)] == [7, 8, 9]
+
+
+def test_without_a_seed_one_is_drawn_and_said(draw, capsys):
+    (record,) = draw(["a"], out="out.png", seed=None)
+    assert f"seed {record['seed']}" in capsys.readouterr().err
+
+
+def test_records_in_records_out(draw):
+    lines = [
+        {"key": "one", "prompt": "a", "license": "CC-BY-4.0", "image": "raw/a.jpg", "note": 1},
+        {"key": "two", "captions": [{"text": "en", "lang": "en"}, {"text": "日本", "lang": "ja"}], "seed": 3},
+    ]
+    Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seen = []
+    one, two = draw(file="in.jsonl", lang="ja", out="pictures", emit=seen.append)
+    assert [one, two] == seen
+    assert one["image"] == "pictures/one.png" and one["reference"] == "raw/a.jpg" and one["note"] == 1
+    assert "license" not in one, "the licence of the reference is not the drawing's"
+    assert two["prompt"] == "日本" and two["seed"] == 3 and len(two["captions"]) == 2
+    assert [r["image"] for r in draw(file="in.jsonl", lang="ja", out="n", n=2)] == [
+        "n/one.0.png", "n/one.1.png", "n/two.0.png", "n/two.1.png",
+    ]  # fmt: skip
+
+
+def test_prompts_from_a_text_file_and_from_stdin(draw, monkeypatch):
+    Path("prompts.txt").write_text("\ufeffa\n\n 赤い丸 \n", encoding="utf-8")
+    assert [r["prompt"] for r in draw(["first"], file="prompts.txt", out="x")] == ["first", "a", "赤い丸"]
+    for given in ("a\n赤い丸\n", '{"prompt": "a"}\n{"key": "k", "prompt": "赤い丸"}\n'):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        assert [r["prompt"] for r in draw(file="-", out="y")] == ["a", "赤い丸"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no JSON"),
+        (b'{"prompt": "a"}\n{"key": "b c", "prompt": "x"}\n', r"in\.jsonl:2: field 'key'"),
+        (b'{"key": "a"}\n', "neither a 'prompt' nor a caption"),
+        (b"[1]\n", "must be an object"),
+    ],
+)
+def test_bad_records_are_named(draw, content, message):
+    Path("in.jsonl").write_bytes(content)
+    with pytest.raises(SchemaError, match=message):
+        draw(file="in.jsonl", out="x")
+
+
+def test_bad_text_files(draw):
+    Path("a.txt").write_bytes("赤".encode("shift_jis"))
+    with pytest.raises(CommonArtError, match="a.txt:1: this is no UTF-8"):
+        draw(file="a.txt", out="x")
+    with pytest.raises(CommonArtError, match="none.txt cannot be read"):
+        draw(file="none.txt", out="x")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {"out": "a.png"}, "no prompt"),
+        (["a", "  "], {"out": "x"}, "prompt 2 is empty"),
+        (["a"], {}, "nowhere to write"),
+        (["a", "b"], {"out": "a.png"}, "names one file, and 2"),
+        (["a"], {"out": "a.gif"}, r"\.png, \.jpg or \.webp"),
+        (["a"], {"out": "x", "ending": "bmp"}, r"\.png, \.jpg or \.webp"),
+        (["a"], {"out": "a.png", "size": 30}, "multiples of 8"),
+        (["a"], {"out": "a.png", "size": "big"}, "is no size"),
+        (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
+        (["a"], {"out": "a.png", "n": 0}, "-n 0"),
+        (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
+        (["a"], {"out": "a.png", "guidance": -1.0}, "--guidance -1"),
+        ([{"prompt": "a", "seed": "x"}], {"out": "a.png"}, "seed 'x'"),
+        ([{"key": "k", "prompt": "a"}, {"key": "k", "prompt": "b"}], {"out": "x"}, "two records have the key 'k'"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_usage_errors_and_write_nothing(draw, prompts, options, message):
+    with pytest.raises(UsageError, match=message) as error:
+        draw(prompts, **options)
+    assert error.value.fix and error.value.code == 2
+    assert files() == []
+
+
+def test_size_names_the_nearest():
+    assert pixels("640x384", 512, 16) == (640, 384)
+    assert pixels(None, 512, 16) == (512, 512)
+    with pytest.raises(UsageError) as error:
+        pixels("500x1", 512, 16)
+    assert "496x16" in error.value.fix or "512x16" in error.value.fix
+
+
+def test_an_unwritable_folder(draw):
+    Path("file").write_text("")
+    with pytest.raises(CommonArtError, match="cannot be made"):
+        draw(["a"], out="file/pictures")
+
+
+def test_a_grid_shows_every_picture_with_its_marks(draw):
+    draw(["a red circle", "a blue square", "c"], out="pictures", grid="grid.png", columns=3)
+    with Image.open("grid.png") as sheet:
+        assert sheet.width > 3 * 128 and sheet.height > 128
+    told = inspect("grid.png")
+    assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
+    first = array("grid.png")
+    with pytest.raises(UsageError, match="--grid grid.png"):
+        draw(["a red circle"], grid="grid.png")
+    # From the pictures that are there already: the same sheet.
+    draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)
+    assert np.array_equal(array("again.png"), first)
+    draw(["a red circle", "a blue square", "c"], grid="alone.png", columns=3)
+    assert np.abs(array("alone.png") - first).max() <= 1
+    assert files() == ["again.png", "alone.png", "grid.png", *(f for f in files() if f.startswith("pictures/"))]
+
+
+def test_labels_that_no_font_can_write_become_numbers_with_a_legend(draw, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "_found_font", lambda: None)
+    monkeypatch.delenv("COMMONART_FONT", raising=False)
+    draw(["a red circle", "赤い丸"], grid="grid.png")
+    assert "[2] 赤い丸" in capsys.readouterr().err
+
+
+def test_a_japanese_font_is_used_where_there_is_one():
+    font = pictures.japanese_font()
+    if font is None:
+        pytest.skip("no Japanese font on this machine")
+    sheet = pictures.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
+    assert sheet.legend == {} and pictures.can_write(pictures.font_for("草原の"), "草原の")
+
+
+def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
+    for text in (
+        "a large red circle on the left side",
+        "赤い丸と青い四角と黄色い星",
+        "x" * 90,
+        "a bb 草原のシマウマ c",
+    ):
+        lines = pictures.wrap(text, 100)
+        assert len(lines) <= pictures.MAX_LINES
+        assert all(pictures.font_for(text).getlength(line) <= 100 for line in lines[:-1])
+        if not lines[-1].endswith("…"):
+            assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_named_font_that_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMMONART_FONT", str(tmp_path / "x.ttf"))
+    with pytest.raises(UsageError, match="COMMONART_FONT"):
+        pictures.japanese_font()
+
+
+def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):
+    original, count = provenance.save, 0
+
+    def dies(*args, **options):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(provenance, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        draw(["a", "b", "c", "d"], out="pictures")
+    assert len(files("pictures")) == 2
+    monkeypatch.setattr(provenance, "save", original)
+    assert len(draw(["a", "b", "c", "d"], out="pictures")) == 4
+    assert all(provenance.read(Path("pictures") / name).synthetic for name in files("pictures"))
