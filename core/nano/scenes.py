@@ -57,7 +57,7 @@ GRID: Final[tuple[int, int, int]] = (14, 32, 50)  # centres of the columns and r
 CORNER: Final[Mapping[str, float]] = {
     "circle": 1.0, "square": 1.245, "triangle": 1.366, "star": 1.132, "cross": 1.063, "ring": 1.0,
 }  # fmt: skip
-GAP: Final[int] = 3
+GAP: Final[int] = 5
 
 # (colour, shape) that no training scene shows: whoever draws one has combined what it learnt apart.
 HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
