@@ -103,23 +103,21 @@ def latents(
 
     remaining = iter(records)
     while window := list(islice(remaining, WINDOW * batch)):
-        images: list[Image.Image | None] = []
-        by_size = defaultdict[tuple[int, int], list[int]](list)
+        by_size = defaultdict[tuple[int, int], dict[int, Image.Image]](dict)
         for n, (record, image) in enumerate(zip(window, pool.map(_decoded, window), strict=True)):
-            images.append(None if isinstance(image, DecodeError) else image)
             if isinstance(image, DecodeError):
                 drop.failure(record, image.reason, image.detail)
             elif any(side % autoencoder.factor for side in image.size):
                 # Cropping here would part the latents from the size and the captions in the record.
                 width, height = image.size
-                fix = f"{width}x{height} is no multiple of {autoencoder.factor}: run commonart shard first"
-                drop.failure(record, "size", fix)
+                problem = f"{width}x{height} is no multiple of {autoencoder.factor}: run commonart shard first"
+                drop.failure(record, "size", problem)
             else:
-                by_size[image.size].append(n)
+                by_size[image.size][n] = image
         done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for rows in by_size.values():
-            pixels = to_pixels([image for n in rows if (image := images[n]) is not None])
-            done.update(zip(rows, zip(*autoencoder.encode(pixels, batch), strict=True), strict=True))
+        for alike in by_size.values():
+            means, stds = autoencoder.encode(to_pixels(list(alike.values())), batch)
+            done.update(zip(alike, zip(means, stds, strict=True), strict=True))
         for n in sorted(done):
             mean, std = (t.cpu().numpy() for t in done[n])
             if not all(bool(torch.isfinite(t).all()) for t in done[n]):

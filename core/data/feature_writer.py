@@ -8,7 +8,9 @@ written last: a shard without a note that fits is made again.
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, pack, read_meta
@@ -87,7 +90,8 @@ def _finished(work: Plan, path: Path) -> bool:
     note = read_note(tar)
     if not note or not tar.exists() or note.get("size") != tar.stat().st_size:
         return False
-    differ = [k for k, v in work.settings.items() if (note.get("settings") or {}).get(k) != v]
+    made_with = note.get("settings") or {}
+    differ = [k for k, v in work.settings.items() if k != "model" and made_with.get(k) != v]
     stale = note.get("input") != shard_identity(path)
     if not differ and not stale:
         return True
@@ -111,9 +115,19 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise CommonArtError(
-            f"{what} would take about {needed / 1e9:,.2f} GB, and {folder} has {free / 1e9:,.2f} GB free.",
+            f"{what} would take about {_size(needed)}, and {folder} has {_size(free)} free.",
             "Give -o on a larger disk, or store less (encode-text: --store int8).",
         )
+
+
+def _size(count: int) -> str:
+    """Bytes for people: 512 B, 3.1 kB, 2.0 GB, 123.0 TB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
 
 
 def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: bool) -> None:
@@ -124,7 +138,7 @@ def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: boo
     """
     if (folder / META).exists():
         there = read_meta(folder)
-        differ = [k for k, v in asdict(there).items() if v != asdict(meta)[k]]
+        differ = [k for k, v in asdict(there).items() if k != "model" and v != asdict(meta)[k]]
         if not differ:
             return
         if not overwrite:
@@ -134,8 +148,17 @@ def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: boo
                 "Give another -o, or --overwrite to make them again.",
             )
     if null is not None:
-        write_bytes(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
-    write_json(folder / META, {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})})
+        _write_shared(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
+    value = {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})}
+    _write_shared(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _write_shared(path: Path, data: bytes) -> None:
+    """Write a file that every task of an array writes at the same moment, with the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    write_bytes(own, data)
+    os.replace(own, path)
 
 
 def write(
@@ -158,9 +181,10 @@ def write(
     started = time.monotonic()
     try:
         with progress(work.stage, quiet=quiet) as tick, redirect_stdout(sys.stderr):
+            todo = set(work.todo)
             for path in sorted(work.done + work.todo):
                 note = read_note(work.out / path.name)
-                if path in work.todo:
+                if path in todo:
                     assert encode is not None
                     note = _one_shard(work, path, encode, tick)
                 else:

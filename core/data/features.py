@@ -33,6 +33,9 @@ NULL = "null.safetensors"
 EXTENSIONS = {"text": "text.safetensors", "image": "latent.safetensors"}
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1}  # per value
 STORES = {"text": ("bf16", "fp16", "int8"), "image": ("fp16", "bf16", "fp32")}  # the first is the default
+# What tells one model's features from another's. Not its name: a folder can be written in several ways, and the
+# revision is the commit or the hash of its files.
+IDENTITY = ("revision", "precision", "store")
 MEMBER_OVERHEAD = 1536  # bytes of tar and safetensors headers around one record's values, padding included
 _NAMES = {"float32": "F32", "int32": "I32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 _DTYPES = {"F32": "<f4", "I32": "<i4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
@@ -245,12 +248,12 @@ class Features:
                 raise CommonArtError(f"{path} has no features in {self.folder}.", f"{again} again to finish them.")
             if note.get("input") != (sha256_file(path) if full else shard_identity(path)):
                 raise CommonArtError(f"{tar} was made from another {path}.", f"{again} --overwrite.")
-            if (note["settings"]["model"], note["settings"]["revision"]) != (
-                self.meta.model,
-                self.meta.revision,
-            ):
+            settings = note.get("settings", {})
+            if differ := [
+                k for k in ("model", "revision", "precision", "store") if settings.get(k) != getattr(self.meta, k)
+            ]:
                 raise CommonArtError(
-                    f"{tar} was made by another model than {self.folder / META} says.",
+                    f"{tar} was made with another {' and '.join(differ)} than {self.folder / META} says.",
                     f"{again} --overwrite.",
                 )
         for tar in sorted(self.folder.glob("*.tar")):

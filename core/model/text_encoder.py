@@ -10,7 +10,8 @@ tokens do not depend on the pads after them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import on_terminal
 from commonart.core.model.device import dtype_name, pick_device, pick_dtype
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
@@ -170,6 +172,7 @@ def _folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -183,11 +186,22 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any
             )
         # AutoModel leaves the output head out: its last_hidden_state is the causal LM's hidden_states[-1].
         auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
-        model, info = auto.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline
-        )
+        with _quiet():
+            model, info = auto.from_pretrained(
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline
+            )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
-    except (OSError, ValueError, ImportError) as error:
+    # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CommonArtError(
             f"The text encoder in {folder} cannot be loaded: {reason}.",
@@ -201,6 +215,23 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any
             "Download the model again, or give the folder that holds all of it.",
         )
     return model, tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports the output head, which is left out on purpose, and draws bars into log files."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not on_terminal():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _null_id(tokenizer: Any, config: Any, folder: Path) -> int:

@@ -1,0 +1,110 @@
+"""encode-image on tiny random autoencoders: what is stored is what the autoencoder says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_encoders as tiny
+
+from commonart.core.data import feature_writer
+from commonart.core.data.decode import decode
+from commonart.core.data.features import Features
+from commonart.core.data.shards import ShardWriter, read_bytes, read_shard
+from commonart.core.data.stream import Task
+from commonart.core.errors import CommonArtError, TooManyFailures
+from commonart.core.model.autoencoder import Autoencoder, to_pixels
+from commonart.stages.encode_image import encode_image
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tiny.shards(tmp_path / "shards")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("levels", [3, 4])
+@pytest.mark.parametrize("store", ["fp16", "bf16", "fp32"])
+def test_every_image_is_stored(tmp_path: Path, source: Path, levels: int, store: str) -> None:
+    tiny.vae(tmp_path / "vae", levels=levels)
+    summary = encode_image(str(source), model=str(tmp_path / "vae"), store=store, device="cpu", batch=3)
+    assert (summary.stage, summary.read, summary.written, summary.dropped) == ("encode-image", 12, 12, {})
+    autoencoder = Autoencoder.load(tmp_path / "vae", device="cpu")
+    read = Features(source / "image")
+    read.check(source, full=True)
+    assert read.meta.settings == {"factor": 2 ** (levels - 1), "scaling": 0.5, "shift": 0.1}
+    assert (read.meta.kind, read.meta.width, read.meta.store) == ("image", 4, store)
+    for path in sorted(source.glob("*.tar")):
+        records = list(read_shard(path))
+        assert read.keys(path.stem) == [r["key"] for r in records]
+        for record in records:
+            expected = autoencoder.encode(to_pixels([decode(read_bytes(record["image"]))]))
+            for a, b in zip(expected, read.latent(path.stem, record["key"]), strict=True):
+                np.testing.assert_allclose(a[0].numpy(), b, rtol=1e-2, atol=1e-3)
+
+
+def test_sizes_may_differ_within_a_shard(tmp_path: Path) -> None:
+    tiny.vae(tmp_path / "vae")
+    sizes = [(32, 32), (48, 16), (32, 32), (16, 48), (48, 16)]
+    with ShardWriter(tmp_path / "shards" / "00000.tar") as writer:
+        for n, size in enumerate(sizes):
+            record = {"key": f"k{n}", "width": size[0], "height": size[1]}
+            writer.add_record(record, tiny.jpeg(size, (50 * n, 0, 0)), "jpg")
+    encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu")
+    latents = Features(tmp_path / "shards" / "image").read_latents("00000")
+    assert list(latents) == [f"k{n}" for n in range(5)]
+    assert [latents[f"k{n}"][0].shape for n in range(5)] == [(4, h // 4, w // 4) for w, h in sizes]
+
+
+def test_bad_images_are_counted_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    tiny.vae(tmp_path / "vae")
+    with ShardWriter(tmp_path / "shards" / "00000.tar") as writer:
+        writer.add_record({"key": "good"}, tiny.jpeg(), "jpg")
+        writer.add_record({"key": "text"}, b"this is no picture", "jpg")
+        writer.add_record({"key": "odd"}, tiny.jpeg((30, 32)), "jpg")
+        writer.add("bare", {"json": b'{"key": "bare"}'})
+        writer.add_record({"key": "cut"}, tiny.jpeg((64, 64))[:700], "jpg")
+    with pytest.raises(TooManyFailures) as error:
+        encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu")
+    dropped = error.value.summary.dropped
+    assert sum(dropped.values()) == 4 and dropped["size"] == 1 and dropped["no_image"] == 1
+    assert Features(tmp_path / "shards" / "image").keys("00000") == ["good"]
+    again = encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu", max_failures=1)
+    assert again.dropped == dropped
+
+
+def test_resume_and_tasks_give_the_same_bytes(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.vae(tmp_path / "vae")
+    model = str(tmp_path / "vae")
+    encode_image(str(source), model=model, device="cpu")
+    expected = content(source / "image")
+    shutil.rmtree(source / "image")
+    for index in (1, 0):
+        encode_image(str(source), model=model, device="cpu", task=Task(index, 2))
+    assert content(source / "image") == expected
+    monkeypatch.setattr(Autoencoder, "load", None)  # the next call finds all of it done
+    assert encode_image(str(source), model=model, device="cpu").written == 12
+
+
+def test_another_model_is_not_mixed_in(tmp_path: Path, source: Path) -> None:
+    tiny.vae(tmp_path / "a")
+    tiny.vae(tmp_path / "b", scaling_factor=0.25)
+    encode_image(str(source), model=str(tmp_path / "a"), device="cpu")
+    with pytest.raises(CommonArtError, match=r"another revision.*--overwrite"):
+        encode_image(str(source), model=str(tmp_path / "b"), device="cpu")
+    encode_image(str(source), str(tmp_path / "other"), model=str(tmp_path / "b"), device="cpu")
+    Features(tmp_path / "other").check(source)
+
+
+def test_a_short_disk_is_refused_at_once(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.vae(tmp_path / "vae")
+    monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CommonArtError, match="Latents of all shards would take about"):
+        encode_image(str(source), model=str(tmp_path / "vae"), device="cpu")
+    assert not (source / "image").exists()

@@ -1,0 +1,317 @@
+"""Feature shards: exact and small on disk, never stale, never half written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import orjson
+import pytest
+import tiny_encoders as tiny
+import torch
+from safetensors.torch import load as load_safetensors
+
+from commonart.core.data import feature_writer, features
+from commonart.core.data.features import Features, Meta
+from commonart.core.data.record import Record
+from commonart.core.data.shards import read_shard
+from commonart.core.data.stream import Drop, Task, note_of
+from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
+
+SETTINGS = {"model": "m", "revision": "r1", "precision": "float32", "store": "bf16"}
+WHOLE = Task(0, 1)
+
+
+def record(*texts: str) -> Record:
+    return {"key": "k", "captions": [{"text": t, "lang": "en"} for t in texts], "sha256": "b" * 64}
+
+
+def states(*lengths: int) -> list[np.ndarray]:
+    return [np.random.default_rng(n).normal(0, 3, (n, 8)).astype(np.float32) for n in lengths]
+
+
+def of_key(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+    """An encoder whose states depend on the key alone."""
+    for one in records:
+        values = [np.full((2, 4), sum(one["key"].encode()), np.float32) for _ in one["captions"]]
+        yield one["key"], features.pack_text(values, one, "bf16")
+
+
+def encode(
+    source: Path, *, settings: dict[str, str] | None = None, task: Task = WHOLE, overwrite: bool = False
+) -> Path:
+    settings = settings or SETTINGS
+    work = feature_writer.plan("encode-text", "text", str(source), None, settings, task, overwrite)
+    if work.todo:
+        meta = Meta("text", settings["model"], settings["revision"], "float32", "bf16", 4)
+        feature_writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
+    feature_writer.write(work, of_key)
+    return work.out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_packed_files_are_safetensors_that_torch_reads() -> None:
+    values = np.array([[1.5, -2.0, 3.0], [0.1, 1e-3, 7e4]], np.float32)
+    data = features.pack(
+        {
+            "a": features.to_bf16(values),
+            "b": values,
+            "c": np.array([1, 2], np.int32),
+            "d": np.zeros((0, 3), np.float16),
+        },
+        {"langs": "en,ja"},
+    )
+    read = load_safetensors(data)
+    assert read["a"].dtype == torch.bfloat16 and torch.equal(read["a"], torch.tensor(values).bfloat16())
+    assert torch.equal(read["b"], torch.tensor(values)) and read["d"].shape == (0, 3)
+    again, metadata = features.unpack(data)
+    assert metadata == {"langs": "en,ja"} and np.array_equal(again["b"], values)
+    assert data == features.pack({k: again[k] for k in "dcba"}, metadata)  # the order given does not matter
+
+
+def test_bf16_rounds_as_torch_does() -> None:
+    values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.randint(-30, 30, (10_000,))
+    expected = values.bfloat16()
+    assert torch.equal(torch.from_numpy(features.from_bf16(features.to_bf16(values.numpy()))), expected.float())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\xff" * 40])
+def test_damaged_bytes_are_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        features.unpack(data)
+
+
+@pytest.mark.parametrize(("store", "error"), [("bf16", 2**-8), ("fp16", 2**-11), ("int8", 1 / 120)])
+def test_text_there_and_back(store: str, error: float) -> None:
+    values = states(3, 1, 5)
+    read, hashes = features.unpack_text(features.pack_text(values, record("a", "b", "c"), store))
+    assert hashes == [features.caption_hash(t) for t in "abc"]
+    assert [r.shape for r in read] == [(3, 8), (1, 8), (5, 8)] and read[0].dtype == np.float32
+    for a, b in zip(values, read, strict=True):
+        # int8 is judged by the largest value of a token, which sets its scale.
+        size = np.abs(a).max(axis=1, keepdims=True) if store == "int8" else np.abs(a)
+        assert np.all(np.abs(a - b) <= error * size + 1e-7)
+
+
+def test_int8_survives_a_token_of_zeros() -> None:
+    read, _ = features.unpack_text(features.pack_text([np.zeros((2, 4), np.float32)], record("a"), "int8"))
+    assert np.array_equal(read[0], np.zeros((2, 4)))
+
+
+def test_fp16_refuses_what_does_not_fit() -> None:
+    with pytest.raises(OverflowError, match="65,504"):
+        features.pack_text([np.full((1, 4), 1e5, np.float32)], record("a"), "fp16")
+
+
+@pytest.mark.parametrize("store", features.STORES["image"])
+def test_latents_there_and_back(store: str) -> None:
+    mean, std = (np.random.default_rng(n).random((4, 3, 5)).astype(np.float32) for n in (0, 1))
+    read = features.unpack_latent(features.pack_latent(mean, std, record(), store))
+    for a, b in zip((mean, std), read, strict=True):
+        assert b.shape == a.shape and np.allclose(a, b, rtol=2**-8)
+
+
+def test_features_are_aligned_with_their_shards(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards")
+    encode(source)
+    read = Features.beside(source, "text")
+    assert read is not None
+    read.check(source)
+    read.check(source, full=True)
+    for shard in ("00000", "00001", "00002"):
+        rows = list(read_shard(source / f"{shard}.tar"))
+        assert read.keys(shard) == [r["key"] for r in rows]
+        bulk = read.read_text(shard)
+        for row in rows:
+            assert all(np.array_equal(a, b) for a, b in zip(read.text(shard, row), bulk[row["key"]], strict=True))
+            assert len(bulk[row["key"]]) == 2
+    assert np.array_equal(read.null(), np.ones((1, 4)))
+    assert Features.beside(source, "image") is None
+
+
+def test_a_changed_caption_is_noticed(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 1)
+    read = Features(encode(source))
+    row = next(read_shard(source / "00000.tar"))
+    row["captions"][0]["text"] += "!"
+    with pytest.raises(CommonArtError, match="captions of record 'k0_0' changed"):
+        read.text("00000", row)
+
+
+def test_finished_shards_are_skipped(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards")
+    out = encode(source)
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    assert not work.todo and work.left == 0
+    summary = feature_writer.write(work, None)
+    assert (summary.read, summary.written) == (12, 12)
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("after", [0, 3, 5, 11])
+def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) -> None:
+    """Stopped at any record, between shards or in the middle of one."""
+    source = tiny.shards(tmp_path / "shards")
+    expected = content(encode(source))
+    shutil.rmtree(source / "text")
+    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    meta = Meta("text", "m", "r1", "float32", "bf16", 4)
+    feature_writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), False)
+    seen = 0
+
+    def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+        nonlocal seen
+        for item in of_key(records, drop):
+            if seen == after:
+                raise KeyboardInterrupt
+            seen += 1
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        feature_writer.write(work, killed)
+    assert len(list((source / "text").glob("*.tar"))) == after // 4
+    with pytest.raises(CommonArtError, match=r"has no features"):
+        Features(source / "text").check(source)
+    assert content(encode(source)) == expected
+
+
+def test_a_shard_without_its_note_is_made_again(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    expected = content(encode(source))
+    note_of(source / "text" / "00001.tar").unlink()  # killed after the rename of the tar
+    (source / "text" / "00001.tar").write_bytes(b"other")
+    assert content(encode(source)) == expected
+
+
+def test_tasks_share_the_shards(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 5)
+    expected = content(encode(source))
+    shutil.rmtree(source / "text")
+    for index in (2, 0, 1):
+        encode(source, task=Task(index, 3))
+        done = {p.stem for p in (source / "text").glob("*.tar")}
+        assert {f"{n:05d}" for n in range(5) if n % 3 == index} <= done
+    assert content(source / "text") == expected
+
+
+def test_a_stale_cache_is_an_error_and_overwrite_mends_it(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    encode(source)
+    untouched = (source / "text" / "00000.tar").stat().st_mtime_ns
+    tiny.shards(tmp_path / "other", 2, each=3)
+    shutil.copy(tmp_path / "other" / "00001.tar", source / "00001.tar")
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made from another .*00001\.tar"):
+        Features(source / "text").check(source)
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made with another .*--overwrite"):
+        encode(source)
+    encode(source, overwrite=True)
+    Features(source / "text").check(source, full=True)
+    assert (source / "text" / "00000.tar").stat().st_mtime_ns == untouched
+
+
+def test_another_model_never_mixes_in(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    encode(source)
+    other = {**SETTINGS, "revision": "r2"}
+    with pytest.raises(CommonArtError, match=r"another revision.*--overwrite"):
+        encode(source, settings=other)
+    (source / "text" / "00000.json").unlink()
+    (source / "text" / "00001.json").unlink()
+    with pytest.raises(CommonArtError, match=r"made with another revision \(m, float32, bf16\)"):
+        encode(source, settings=other)
+    encode(source, settings=other, task=Task(0, 2), overwrite=True)
+    with pytest.raises(CommonArtError, match=r"00001\.tar has no features"):
+        Features(source / "text").check(source)
+    encode(source, settings=other, task=Task(1, 2), overwrite=True)
+    Features(source / "text").check(source)
+
+
+def test_the_same_model_under_another_name_is_the_same_model(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 1)
+    before = content(encode(source))
+    assert content(encode(source, settings={**SETTINGS, "model": "./m"})) == before
+
+
+def test_half_replaced_features_are_noticed(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    encode(source)
+    encode(source, settings={**SETTINGS, "revision": "r2"}, task=Task(0, 2), overwrite=True)
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made with another revision"):
+        Features(source / "text").check(source)
+
+
+def test_features_of_a_shard_that_is_gone_are_noticed(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    encode(source)
+    (source / "00001.tar").unlink()
+    with pytest.raises(CommonArtError, match=r"00001\.tar belongs to no shard"):
+        Features(source / "text").check(source)
+
+
+@pytest.mark.parametrize("spoil", [b"{", b"[]", b"{}", b'{"version": 99}'])
+def test_damaged_meta_is_a_sentence(tmp_path: Path, spoil: bytes) -> None:
+    (tmp_path / "features.json").write_bytes(spoil)
+    with pytest.raises(CommonArtError, match=r"features\.json is"):
+        Features(tmp_path)
+    with pytest.raises(CommonArtError, match="cannot be read"):
+        Features(tmp_path / "absent")
+
+
+def test_a_short_disk_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    feature_writer.require_space(tmp_path / "new" / "text", 10**9, "Features")
+    with pytest.raises(CommonArtError, match=r"Features would take about 2\.0 GB, .* has 1\.0 GB free"):
+        feature_writer.require_space(tmp_path / "new" / "text", 2 * 10**9, "Features")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+
+    def full(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+        for n, item in enumerate(of_key(records, drop)):
+            if n == 2:
+                raise OSError(28, "No space left on device")
+            yield item
+
+    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    with pytest.raises(OSError, match="No space left"):
+        feature_writer.write(work, full)
+    assert not list(work.out.iterdir())
+
+
+def test_failures_are_counted_and_kept(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+
+    def failing(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+        for one in records:
+            drop.failure(one, "not_finite", "overflow")
+        yield from ()
+
+    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    with pytest.raises(TooManyFailures, match="8 of 8") as error:
+        feature_writer.write(work, failing, rejects=str(tmp_path / "rejects.jsonl"))
+    assert error.value.summary.dropped == {"not_finite": 8}
+    lines = [orjson.loads(line) for line in (tmp_path / "rejects.jsonl").read_bytes().splitlines()]
+    assert [r["reason"] for r in lines] == ["not_finite"] * 8 and lines[0]["image"].endswith("00000.tar#k0_0.jpg")
+
+
+@pytest.mark.parametrize("source", ["-", "a.jsonl"])
+def test_only_folders_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="needs a folder of shards"):
+        feature_writer.plan("encode-text", "text", source, None, SETTINGS, WHOLE, False)
+
+
+def test_out_is_not_the_source(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 1)
+    with pytest.raises(UsageError, match="is the SOURCE itself"):
+        feature_writer.plan("encode-text", "text", str(source), str(source), SETTINGS, WHOLE, False)

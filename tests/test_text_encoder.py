@@ -1,0 +1,191 @@
+"""The text encoder against transformers itself, on tiny random models of the real classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_encoders as tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.text_encoder import TextEncoder, stack
+
+TEXTS = ["a red circle", "青い四角の左に小さな星", "x", "", "a large green triangle at the top left of a white page"]
+
+
+def load(folder: Path, **settings: object) -> TextEncoder:
+    return TextEncoder.load(folder, "fp32", device="cpu", **settings)  # type: ignore[arg-type]
+
+
+def test_states_are_the_causal_lms_last_hidden_states(tmp_path: Path) -> None:
+    model = tiny.llama(tmp_path)
+    encoder = load(tmp_path)
+    ids = torch.tensor(encoder.tokenizer("a red circle")["input_ids"])[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+    torch.testing.assert_close(encoder.encode(["a red circle"])[0], expected)
+    assert encoder.width == tiny.WIDTH and encoder.precision == "float32"
+
+
+def test_states_are_taken_after_the_final_norm(tmp_path: Path) -> None:
+    model = tiny.llama(tmp_path)
+    before = []
+    handle = model.model.norm.register_forward_pre_hook(lambda module, args: before.append(args[0]))
+    encoder = load(tmp_path)
+    ids = torch.tensor(encoder.tokenizer("abc")["input_ids"])[None]
+    with torch.no_grad():
+        model(input_ids=ids)
+        handle.remove()
+        after = model.model.norm(before[0])[0]
+    torch.testing.assert_close(encoder.encode(["abc"])[0], after)
+    assert not torch.allclose(after, before[0][0], atol=1e-2)
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.t5])
+def test_padded_batch_equals_single_texts(tmp_path: Path, make: object) -> None:
+    make(tmp_path)  # type: ignore[operator]
+    encoder = load(tmp_path)
+    together = encoder.encode(TEXTS, batch=4)
+    for text, states in zip(TEXTS, together, strict=True):
+        alone = encoder.encode([text])[0]
+        assert states.shape == alone.shape
+        torch.testing.assert_close(states, alone, atol=2e-6, rtol=1e-5)
+
+
+def test_padded_to_300_equals_trimmed(tmp_path: Path) -> None:
+    model = tiny.llama(tmp_path)
+    encoder = load(tmp_path)
+    padded = encoder.tokenizer(
+        TEXTS[0], padding="max_length", max_length=300, return_tensors="pt", padding_side="right"
+    )
+    with torch.no_grad():
+        full = model(**{k: padded[k] for k in ("input_ids", "attention_mask")}, output_hidden_states=True)
+    states = encoder.encode(TEXTS[:1])[0]
+    torch.testing.assert_close(full.hidden_states[-1][0, : len(states)], states, atol=2e-6, rtol=1e-5)
+
+
+def test_t5_is_its_encoder(tmp_path: Path) -> None:
+    model = tiny.t5(tmp_path)
+    encoder = load(tmp_path)
+    ids = torch.tensor(encoder.tokenizer("abc")["input_ids"])[None]
+    assert ids.shape == (1, 4)  # </s> is added
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.encode(["abc"])[0], model(input_ids=ids).last_hidden_state[0])
+
+
+def test_null_is_one_defined_token(tmp_path: Path) -> None:
+    model = tiny.llama(tmp_path)
+    encoder = load(tmp_path)
+    assert encoder.tokenizer("")["input_ids"] == []  # as CALM2's tokenizer does
+    with torch.no_grad():
+        expected = model.model(input_ids=torch.tensor([[0]])).last_hidden_state[0]
+    torch.testing.assert_close(encoder.null(), expected)
+    assert encoder.null().shape == (1, tiny.WIDTH)
+    torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
+
+
+def test_null_of_t5_is_what_it_makes_of_an_empty_text(tmp_path: Path) -> None:
+    tiny.t5(tmp_path)
+    encoder = load(tmp_path)
+    torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
+
+
+def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "llama")
+    tiny.t5(tmp_path / "t5")
+    encoder = load(tmp_path / "llama", max_tokens=5)
+    assert [len(s) for s in encoder.encode(["abcdefgh", "abc"])] == [5, 3]
+    assert (encoder.truncated, encoder.texts, encoder.tokens) == (1, 2, 8)
+    ids, cut = load(tmp_path / "t5", max_tokens=5).tokenize(["abcdefgh"])
+    assert cut == [True] and len(ids[0]) == 5 and ids[0][-1] == 0  # the end token stays
+
+
+def test_eight_bits_stay_close(tmp_path: Path) -> None:
+    tiny.llama(tmp_path, width=128)
+    plain, quantized = load(tmp_path), load(tmp_path, quantize="quanto-int8")
+    assert quantized.precision == "quanto-int8/float32"
+    for a, b in zip(plain.encode(TEXTS), quantized.encode(TEXTS), strict=True):
+        error = float((a - b).norm() / a.norm())
+        assert 0 < error < 0.05
+
+
+def test_bfloat16_stays_close(tmp_path: Path) -> None:
+    tiny.llama(tmp_path)
+    half = TextEncoder.load(tmp_path, "bf16", device="cpu")
+    assert half.precision == "bfloat16" and half.encode(["abc"])[0].dtype == torch.bfloat16
+    expected = load(tmp_path).encode(["abc"])[0]
+    assert float((half.encode(["abc"])[0].float() - expected).norm() / expected.norm()) < 0.05
+
+
+def test_states_can_be_trained_on(tmp_path: Path) -> None:
+    tiny.llama(tmp_path)
+    states = load(tmp_path).encode(["abc"])[0]
+    linear = torch.nn.Linear(tiny.WIDTH, 3)
+    linear(states).sum().backward()  # inference tensors would refuse
+    assert linear.weight.grad is not None
+
+
+def test_pipeline_folders_are_understood(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "text_encoder")
+    (tmp_path / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "text_encoder" / name).rename(tmp_path / "tokenizer" / name)
+    whole, part = load(tmp_path), load(tmp_path / "text_encoder")
+    torch.testing.assert_close(whole.encode(["abc"])[0], part.encode(["abc"])[0])
+
+
+def test_stack_pads_on_the_right() -> None:
+    text, mask = stack([torch.ones(2, 3), torch.ones(4, 3)])
+    assert text.shape == (2, 4, 3) and mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert float(text[0, 2:].abs().sum()) == 0
+
+
+@pytest.mark.parametrize(
+    "spoil", ["empty", "no weights", "missing tensor", "remote code", "pickle", "no tokenizer", "cut", "shape"]
+)
+def test_bad_folders_are_sentences(tmp_path: Path, spoil: str) -> None:
+    tiny.llama(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    config = json.loads((tmp_path / "config.json").read_text())
+    if spoil == "empty":
+        (tmp_path / "config.json").unlink()
+    elif spoil == "no weights":
+        weights.unlink()
+    elif spoil == "missing tensor":
+        tensors = load_file(weights)
+        tensors.pop("model.layers.1.mlp.up_proj.weight")
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif spoil == "remote code":
+        auto = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+        (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto}))
+        (tmp_path / "own.py").write_text("raise SystemExit('code from the folder ran')")
+    elif spoil == "pickle":
+        torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+        weights.unlink()
+    elif spoil == "cut":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif spoil == "shape":
+        (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    else:
+        for path in tmp_path.glob("tokenizer*"):
+            path.unlink()
+    with pytest.raises(CommonArtError) as error:
+        load(tmp_path)
+    assert str(tmp_path) in error.value.what and error.value.fix
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    from transformers import CLIPConfig
+
+    CLIPConfig().save_pretrained(tmp_path)
+    tiny.tokenizer(tmp_path)
+    with pytest.raises(CommonArtError, match="neither a causal language model nor T5"):
+        load(tmp_path)
+
+
+def test_unknown_quantizer_is_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--quantize int3"):
+        load(tmp_path, quantize="int3")
