@@ -49,7 +49,7 @@ class Model:
     cls: str  # class of transformers, diffusers or open_clip that loads it
     license: str  # of the weights, SPDX
     base_licenses: tuple[str, ...] = ()  # of the models that it was built on
-    outputs: str = "free"  # what its terms say of its outputs: free, share-alike, restricted, non-commercial, unknown
+    outputs: str = "free"  # free, use-restrictions, share-alike, restricted, non-commercial, unknown
     prompt: str = ""  # captioners: task or question; translators: template with {text}, {source}, {target}
     lang: str = ""  # language that a captioner writes
     revision: str | None = None  # commit; None is resolved at download, and recorded
@@ -64,69 +64,156 @@ class Model:
     successor: str = ""  # what to use instead
 
 
+# -- the table ---------------------------------------------------------------------------------------------------------
+# Sources: each row's card and licence file on the hub, read in November 2026. No row names a commit that nobody has
+# checked: the commit that a download resolves to is written into every record and run. "-" is empty; `code` marks a
+# model that needs code from its repository, `pickle` one that is published only as .bin.
+_MODELS = """
+name                role          hub                                            class                               lang flags
+nano                caption       -                                              Florence2ForConditionalGeneration   en   -
+florence2           caption       florence-community/Florence-2-large            Florence2ForConditionalGeneration   en   -
+blip2               caption       Salesforce/blip2-flan-t5-xl                    Blip2ForConditionalGeneration       en   -
+qwen2-vl            caption       Qwen/Qwen2-VL-2B-Instruct                      Qwen2VLForConditionalGeneration     en   -
+qwen3-vl            caption       Qwen/Qwen3-VL-2B-Instruct                      Qwen3VLForConditionalGeneration     en   -
+qwen3-vl-4b         caption       Qwen/Qwen3-VL-4B-Instruct                      Qwen3VLForConditionalGeneration     en   -
+qwen3-vl-8b         caption       Qwen/Qwen3-VL-8B-Instruct                      Qwen3VLForConditionalGeneration     en   -
+llava-jp            caption       cyberagent/llava-calm2-siglip                  LlavaForConditionalGeneration       ja   -
+blip2-opt           caption       Salesforce/blip2-opt-2.7b                      Blip2ForConditionalGeneration       en   -
+qwen2.5-vl-3b       caption       Qwen/Qwen2.5-VL-3B-Instruct                    Qwen2_5_VLForConditionalGeneration  en   -
+phi3-vision         caption       microsoft/Phi-3-vision-128k-instruct           Phi3VForCausalLM                    en   code
+phi3.5-vision       caption       microsoft/Phi-3.5-vision-instruct              Phi3VForCausalLM                    en   code
+nano                translate     -                                              Phi3ForCausalLM                     -    -
+phi3-medium         translate     microsoft/Phi-3-medium-4k-instruct             Phi3ForCausalLM                     -    -
+phi3-mini           translate     microsoft/Phi-3-mini-4k-instruct               Phi3ForCausalLM                     -    -
+cat-translate       translate     cyberagent/CAT-Translate-1.4b                  LlamaForCausalLM                    -    -
+cat-translate-0.8b  translate     cyberagent/CAT-Translate-0.8b                  LlamaForCausalLM                    -    -
+cat-translate-3.3b  translate     cyberagent/CAT-Translate-3.3b                  LlamaForCausalLM                    -    -
+cat-translate-7b    translate     cyberagent/CAT-Translate-7b                    LlamaForCausalLM                    -    -
+plamo-translate     translate     pfnet/plamo-2-translate                        Plamo2ForCausalLM                   -    code
+fugumt              translate     staka/fugumt-en-ja                             MarianMTModel                       -    -
+swallow             translate     tokyotech-llm/Llama-3.1-Swallow-8B-Instruct-v0.3  LlamaForCausalLM                 -    -
+gemma               translate     google/gemma-3-4b-it                           Gemma3ForConditionalGeneration      -    -
+nano                text-encoder  -                                              LlamaForCausalLM                    -    -
+calm2-7b            text-encoder  cyberagent/calm2-7b                            LlamaForCausalLM                    -    pickle
+nano                autoencoder   -                                              AutoencoderKL                       -    -
+sdxl-vae            autoencoder   stabilityai/sdxl-vae                           AutoencoderKL                       -    -
+sdxl-vae-fp16-fix   autoencoder   madebyollin/sdxl-vae-fp16-fix                  AutoencoderKL                       -    -
+nano                transformer   -                                              PixArtTransformer2DModel            -    -
+commonart-beta      transformer   aipicasso/commonart-beta                       Transformer2DModel                  -    -
+pixart-sigma        transformer   PixArt-alpha/PixArt-Sigma-XL-2-512-MS          PixArtTransformer2DModel            -    -
+nano                clip          -                                              CustomTextCLIP                      -    -
+clip-vit-b32        clip          timm/vit_base_patch32_clip_224.openai          ViT-B-32-quickgelu                  -    -
+clip-japanese-base  clip          line-corporation/clip-japanese-base            CLYPModel                           ja   code
+"""  # noqa: E501
+
+# Terms by name: licence of the weights, of what they were built on, and what they say of the outputs.
+_TERMS = """
+name                weights                     below               outputs
+nano                Apache-2.0                  -                   free
+florence2           MIT                         MIT                 free
+blip2               MIT                         Apache-2.0,MIT      free
+qwen2-vl            Apache-2.0                  Apache-2.0          free
+qwen3-vl            Apache-2.0                  Apache-2.0          free
+qwen3-vl-4b         Apache-2.0                  Apache-2.0          free
+qwen3-vl-8b         Apache-2.0                  Apache-2.0          free
+llava-jp            Apache-2.0                  Apache-2.0          free
+blip2-opt           MIT                         LicenseRef-OPT      non-commercial
+qwen2.5-vl-3b       LicenseRef-Qwen-Research    -                   non-commercial
+phi3-vision         MIT                         MIT                 free
+phi3.5-vision       MIT                         MIT                 free
+phi3-medium         MIT                         -                   free
+phi3-mini           MIT                         -                   free
+cat-translate       MIT                         MIT                 free
+cat-translate-0.8b  MIT                         MIT                 free
+cat-translate-3.3b  MIT                         MIT                 free
+cat-translate-7b    MIT                         MIT                 free
+plamo-translate     LicenseRef-PLaMo-Community  -                   restricted
+fugumt              CC-BY-SA-4.0                -                   share-alike
+swallow             LicenseRef-Llama-3.1        LicenseRef-Gemma    restricted
+gemma               LicenseRef-Gemma            -                   restricted
+calm2-7b            Apache-2.0                  -                   free
+sdxl-vae            MIT                         -                   free
+sdxl-vae-fp16-fix   MIT                         MIT                 free
+commonart-beta      Apache-2.0                  Apache-2.0,MIT      free
+pixart-sigma        LicenseRef-OpenRAIL++-M     -                   use-restrictions
+clip-vit-b32        MIT                         -                   free
+clip-japanese-base  Apache-2.0                  -                   free
+"""
+
+# Why a model is refused (--accept-terms overrides), and what to use instead.
+_REFUSED = {
+    "blip2-opt": ("its base OPT is licensed for non-commercial research only", "blip2"),
+    "qwen2.5-vl-3b": ("its licence allows research only", "qwen3-vl"),
+    "plamo-translate": ("its community licence reaches what it writes", "cat-translate"),
+    "fugumt": ("it is share-alike, which reaches a model trained on what it writes", "cat-translate"),
+    "swallow": ("the Llama 3.1 and Gemma terms reach models trained on what it writes", "cat-translate"),
+    "gemma": ("the Gemma terms (up to Gemma 3) reach models trained on what it writes", "cat-translate"),
+}
+# Why a model cannot run here, whatever its terms.
+_REMOTE_ONLY = "it exists only as remote code, and that code does not run on transformers 5"
+_BROKEN = {"phi3-vision": (_REMOTE_ONLY, "qwen2-vl"), "phi3.5-vision": (_REMOTE_ONLY, "qwen2-vl")}
+# Transformer -> (text encoder, autoencoder). PixArt-Sigma reads T5, which is none of ours: weights to start from.
+_PARTNERS = {
+    "nano": ("nano", "nano"),
+    "commonart-beta": ("calm2-7b", "sdxl-vae"),
+    "pixart-sigma": ("", "sdxl-vae"),
+}
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
 _DESCRIBE = "Describe this image in detail in one paragraph."
-_TRANSLATE = "Translate the following {source} text into {target}.\n\n{text}"  # the prompt CAT-Translate was trained on
+_CALM = "USER: <image>\nこの画像を説明してください。\nASSISTANT: "  # cyberagent/llava-calm2-siglip's card
+_CAT = "Translate the following {source} text into {target}.\n\n{text}"  # what CAT-Translate was trained on
 _ONLY = (
     "Translate the following {source} image caption into natural {target}. "
     "Answer with the translation alone, without notes.\n\n{text}"
 )
-_CALM = "USER: <image>\nこの画像を説明してください。\nASSISTANT: "
-_NANO = {"license": "Apache-2.0", "checked": "this project"}
-_CARD = {"checked": "model card and licence file, 2026-11"}
-
-# Sources: each row's card and licence file on the hub, gathered in November 2026. No row names a commit that nobody
-# has checked: the commit that a download resolves to is written into every record and run.
-# fmt: off
-_ROWS = (
-    # -- captioners: name, role, hub id, class, licence of the weights, licences below them -----------------------------------------------
-    Model("nano",             "caption",      "",                                       "Florence2ForConditionalGeneration", prompt="<CAPTION>", lang="en", **_NANO),  # noqa: E501
-    Model("florence2",        "caption",      "florence-community/Florence-2-large",    "Florence2ForConditionalGeneration", "MIT",        ("MIT",),                     prompt="<MORE_DETAILED_CAPTION>", lang="en", **_CARD),  # noqa: E501
-    Model("blip2",            "caption",      "Salesforce/blip2-flan-t5-xl",            "Blip2ForConditionalGeneration",     "MIT",        ("Apache-2.0", "MIT"),        lang="en", **_CARD),  # noqa: E501
-    Model("qwen2-vl",         "caption",      "Qwen/Qwen2-VL-2B-Instruct",              "Qwen2VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
-    Model("qwen3-vl",         "caption",      "Qwen/Qwen3-VL-2B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
-    Model("qwen3-vl-4b",      "caption",      "Qwen/Qwen3-VL-4B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
-    Model("qwen3-vl-8b",      "caption",      "Qwen/Qwen3-VL-8B-Instruct",              "Qwen3VLForConditionalGeneration",   "Apache-2.0", ("Apache-2.0",),              prompt=_DESCRIBE, lang="en", **_CARD),  # noqa: E501
-    Model("llava-jp",         "caption",      "cyberagent/llava-calm2-siglip",          "LlavaForConditionalGeneration",     "Apache-2.0", ("Apache-2.0", "Apache-2.0"), prompt=_CALM, lang="ja", **_CARD),  # noqa: E501
-    Model("blip2-opt",        "caption",      "Salesforce/blip2-opt-2.7b",              "Blip2ForConditionalGeneration",     "MIT",        ("LicenseRef-OPT-175B",),     "non-commercial", lang="en", successor="blip2", refused="its base OPT is licensed for non-commercial research only", **_CARD),  # noqa: E501
-    Model("qwen2.5-vl-3b",    "caption",      "Qwen/Qwen2.5-VL-3B-Instruct",            "Qwen2_5_VLForConditionalGeneration", "LicenseRef-Qwen-Research", (), "non-commercial", prompt=_DESCRIBE, lang="en", successor="qwen3-vl", refused="its licence allows research only", **_CARD),  # noqa: E501
-    Model("phi3-vision",      "caption",      "microsoft/Phi-3-vision-128k-instruct",   "Phi3VForCausalLM",                  "MIT",        ("MIT",),                     lang="en", remote_code=True, successor="qwen2-vl", broken="it exists only as remote code, and that code does not run on transformers 5", **_CARD),  # noqa: E501
-    Model("phi3.5-vision",    "caption",      "microsoft/Phi-3.5-vision-instruct",      "Phi3VForCausalLM",                  "MIT",        ("MIT",),                     lang="en", remote_code=True, successor="qwen2-vl", broken="it exists only as remote code, and that code does not run on transformers 5", **_CARD),  # noqa: E501
-    # -- translators ---------------------------------------------------------------------------------------------------------------------
-    Model("nano",             "translate",    "",                                       "Phi3ForCausalLM",                   prompt="to {target}: {text}", **_NANO),  # noqa: E501
-    Model("phi3-medium",      "translate",    "microsoft/Phi-3-medium-4k-instruct",     "Phi3ForCausalLM",                   "MIT",        (),       prompt=_ONLY, **_CARD),  # noqa: E501
-    Model("phi3-mini",        "translate",    "microsoft/Phi-3-mini-4k-instruct",       "Phi3ForCausalLM",                   "MIT",        (),       prompt=_ONLY, **_CARD),  # noqa: E501
-    Model("cat-translate",    "translate",    "cyberagent/CAT-Translate-1.4b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
-    Model("cat-translate-0.8b", "translate",  "cyberagent/CAT-Translate-0.8b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
-    Model("cat-translate-3.3b", "translate",  "cyberagent/CAT-Translate-3.3b",          "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
-    Model("cat-translate-7b", "translate",    "cyberagent/CAT-Translate-7b",            "LlamaForCausalLM",                  "MIT",        ("MIT",), prompt=_TRANSLATE, **_CARD),  # noqa: E501
-    Model("plamo-translate",  "translate",    "pfnet/plamo-2-translate",                "Plamo2ForCausalLM",                 "LicenseRef-PLaMo-Community", (), "restricted",  remote_code=True, successor="cat-translate", refused="its community licence reaches what it writes", **_CARD),  # noqa: E501
-    Model("fugumt",           "translate",    "staka/fugumt-en-ja",                     "MarianMTModel",                     "CC-BY-SA-4.0",               (), "share-alike", successor="cat-translate", refused="it is share-alike, and that reaches a model trained on what it writes", **_CARD),  # noqa: E501
-    Model("swallow",          "translate",    "tokyotech-llm/Llama-3.1-Swallow-8B-Instruct-v0.3", "LlamaForCausalLM",        "LicenseRef-Llama-3.1",       ("LicenseRef-Gemma",), "restricted", prompt=_ONLY, successor="cat-translate", refused="the Llama 3.1 and Gemma terms reach models trained on what it writes", **_CARD),  # noqa: E501
-    Model("gemma",            "translate",    "google/gemma-3-4b-it",                   "Gemma3ForConditionalGeneration",    "LicenseRef-Gemma",           (), "restricted",  prompt=_ONLY, successor="cat-translate", refused="the Gemma terms (up to Gemma 3) reach models trained on what it writes", **_CARD),  # noqa: E501
-    # -- the image model: text encoders, autoencoders, transformers ------------------------------------------------------------------------
-    Model("nano",             "text-encoder", "",                                       "LlamaForCausalLM",                  **_NANO),
-    Model("calm2-7b",         "text-encoder", "cyberagent/calm2-7b",                    "LlamaForCausalLM",                  "Apache-2.0", pickle_only=True, **_CARD),  # noqa: E501
-    Model("nano",             "autoencoder",  "",                                       "AutoencoderKL",                     **_NANO),
-    Model("sdxl-vae",         "autoencoder",  "stabilityai/sdxl-vae",                   "AutoencoderKL",                     "MIT",        **_CARD),
-    Model("sdxl-vae-fp16-fix", "autoencoder", "madebyollin/sdxl-vae-fp16-fix",          "AutoencoderKL",                     "MIT",        ("MIT",), **_CARD),  # noqa: E501
-    Model("nano",             "transformer",  "",                                       "PixArtTransformer2DModel",          text_encoder="nano", autoencoder="nano", **_NANO),  # noqa: E501
-    Model("commonart-beta",   "transformer",  "aipicasso/commonart-beta",               "Transformer2DModel",                "Apache-2.0", ("Apache-2.0", "MIT"), text_encoder="calm2-7b", autoencoder="sdxl-vae", **_CARD),  # noqa: E501
-    Model("pixart-sigma",     "transformer",  "PixArt-alpha/PixArt-Sigma-XL-2-512-MS",  "PixArtTransformer2DModel",          "LicenseRef-OpenRAIL++-M", autoencoder="sdxl-vae", checked="model card: weights to start from, its T5 encoder is none of ours"),  # noqa: E501
-    # -- judges ----------------------------------------------------------------------------------------------------------------------------
-    Model("nano",             "clip",         "",                                       "CustomTextCLIP",                    **_NANO),
-    Model("clip-vit-b32",     "clip",         "timm/vit_base_patch32_clip_224.openai",  "ViT-B-32-quickgelu",                "MIT",        checked="github.com/openai/CLIP: MIT; a research model, here only a judge"),  # noqa: E501
-    Model("clip-japanese-base", "clip",       "line-corporation/clip-japanese-base",    "CLYPModel",                         "Apache-2.0", lang="ja", remote_code=True, **_CARD),  # noqa: E501
-)
-# fmt: on
-MODELS: tuple[Model, ...] = _ROWS
-
-# What a model outside the table is asked, by the class that its config.json names.
+# By class; a model outside the table gets these too.
 _PROMPTS = {
     "Florence2ForConditionalGeneration": "<MORE_DETAILED_CAPTION>",
+    "Blip2ForConditionalGeneration": "a photo of",
     "Qwen2VLForConditionalGeneration": _DESCRIBE,
+    "Qwen2_5_VLForConditionalGeneration": _DESCRIBE,
     "Qwen3VLForConditionalGeneration": _DESCRIBE,
     "LlavaForConditionalGeneration": _CALM,
 }
+
+
+def _cells(table: str) -> list[dict[str, str]]:
+    head, *lines = (line.split() for line in table.strip().splitlines())
+    return [dict(zip(head, ("" if cell == "-" else cell for cell in line), strict=True)) for line in lines]
+
+
+def _rows() -> tuple[Model, ...]:
+    terms = {row["name"]: row for row in _cells(_TERMS)}
+    rows = []
+    for row in _cells(_MODELS):
+        name, role = row["name"], row["role"]
+        term = terms[name]
+        prompt = {("nano", "caption"): "<CAPTION>", ("nano", "translate"): "to {target}: {text}"}.get((name, role))
+        refused, broken = _REFUSED.get(name, ("", "")), _BROKEN.get(name, ("", ""))
+        partners = _PARTNERS.get(name, ("", "")) if role == "transformer" else ("", "")
+        rows.append(
+            Model(
+                name, role, row["hub"], row["class"], term["weights"], tuple(filter(None, term["below"].split(","))),
+                outputs=term["outputs"],
+                prompt=prompt or (_CAT if name.startswith("cat-") else prompt_for(role, row["class"])),
+                lang=row["lang"],
+                remote_code=row["flags"] == "code",
+                pickle_only=row["flags"] == "pickle",
+                text_encoder=partners[0], autoencoder=partners[1],
+                checked="this project" if name == "nano" else f"huggingface.co/{row['hub']}, 2026-11",
+                refused=refused[0], broken=broken[0], successor=refused[1] or broken[1],
+            )
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def prompt_for(role: str, cls: str) -> str:
+    """What a model of this class is asked, where the table says nothing more particular."""
+    return {"caption": _PROMPTS.get(cls, ""), "translate": _ONLY}.get(role, "")
+
+
+MODELS: tuple[Model, ...] = _rows()
 
 
 def names(role: str) -> list[str]:
@@ -228,30 +315,23 @@ def _local(name: str, role: str) -> Model:
     cls = architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name", "")
     license = _readme_license(folder / "README.md") or _readme_license(Path(name) / "README.md")
     known = license in OPEN.values()
-    # A pipeline folder may name the rows that belong to it, as ours do; a bare transformer leaves them to the user.
-    whole = (Path(name) / "model_index.json").is_file()
+    # A pipeline brings its own text encoder and autoencoder; a bare transformer leaves them to the user.
+    whole = role == "transformer" and (Path(name) / "model_index.json").is_file()
     return Model(
-        name, role, name, str(cls), license or UNKNOWN_LICENSE,
+        name=name,
+        role=role,
+        hub=name,
+        cls=str(cls),
+        license=license or UNKNOWN_LICENSE,
         outputs="free" if known else "unknown",
-        prompt=_prompt(role, str(cls), config), lang="ja" if role == "caption" and "Llava" in str(cls) else "en",
+        prompt=str(config.get("commonart_prompt") or prompt_for(role, str(cls))),
+        lang={"caption": "ja" if "Llava" in str(cls) else "en"}.get(role, ""),
         local=True,
-        text_encoder=name if whole and role == "transformer" else "",
-        autoencoder=name if whole and role == "transformer" else "",
+        text_encoder=name if whole else "",
+        autoencoder=name if whole else "",
         checked="README.md in the folder" if license else "",
-        refused="" if known or role not in WRITES
-        else "its folder has no README.md whose header names a licence that leaves its outputs free",
-    )  # fmt: skip
-
-
-def _prompt(role: str, cls: str, config: dict[str, object]) -> str:
-    if role == "translate":
-        return str(config.get("commonart_prompt") or _ONLY)
-    return str(config.get("commonart_prompt") or _PROMPTS.get(cls, "")) if role == "caption" else ""
-
-
-def prompt_for(role: str, cls: str) -> str:
-    """What a hub model outside the table is asked, once its config.json is here and names its class."""
-    return _prompt(role, cls, {})
+        refused="" if known or role not in WRITES else "its folder has no README.md that names an open licence",
+    )
 
 
 def read_json(path: Path) -> dict[str, object]:

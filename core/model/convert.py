@@ -37,7 +37,9 @@ def convert(source: Path, out: Path) -> list[Path]:
     for index in source.glob("*.bin.index.json"):
         value = json.loads(index.read_text(encoding="utf-8"))
         value["weight_map"] = {k: _renamed(v) for k, v in value["weight_map"].items()}
-        (out / index.name.replace("pytorch_model.bin", "model.safetensors")).write_text(json.dumps(value, indent=1) + "\n")
+        (out / index.name.replace("pytorch_model.bin", "model.safetensors")).write_text(
+            json.dumps(value, indent=1) + "\n"
+        )
     return written
 
 

@@ -28,7 +28,7 @@ NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 # Where a repository holds the same weights several times, the first of these that is there is taken.
-_WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors")
+_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
 NANO_HINT = "`--model nano` is part of this package and needs no download"
 
@@ -68,7 +68,7 @@ def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
 
 
 def content_hash(folder: Path) -> str:
-    """"sha256:" and 16 digits over the names and bytes of the files that a model loads."""
+    """sha256: and 16 digits over the names and bytes of the files that a model loads."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -112,9 +112,10 @@ def _pickles(files: Iterable[str], role: str) -> list[str]:
 def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
     repo, revision = model.hub, model.revision
     offline: Exception | None = None
     try:
@@ -126,7 +127,8 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
         raise CommonArtError(f"{repo} has no commit {revision} on the hub.", "Check the part after the @.") from None
     except errors.RepositoryNotFoundError:
         raise CommonArtError(
-            f"The hub has no model {repo}, or it is private.", "Check the name, or set HF_TOKEN to a token that may read it."
+            f"The hub has no model {repo}, or it is private.",
+            "Check the name, or set HF_TOKEN to a token that may read it.",
         ) from None
     except Exception as error:  # no network, a proxy, a server error: what is in the cache still works
         if not _is_network(error):
@@ -145,11 +147,17 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     if not pickles and not any(f.endswith(".safetensors") for f in wanted):
         raise CommonArtError(f"{repo} holds no weights that we can load.", "Give a model with *.safetensors files.")
     try:
+        # The branch, not the commit: only then does the client note which commit it stood for, for when it is offline.
+        cached = offline is not None
         snapshot = Path(
             huggingface_hub.snapshot_download(
-                repo, revision=commit, allow_patterns=wanted + pickles, local_files_only=offline is not None
+                repo,
+                revision=commit if cached else revision,
+                allow_patterns=wanted + pickles,
+                local_files_only=cached,
             )
         )
+        commit = snapshot.name
     except errors.GatedRepoError:
         raise _gated(model) from None
     except Exception as error:
@@ -209,7 +217,9 @@ def _converted(repo: str, commit: str, snapshot: Path, small: list[str], pickles
         done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-            raise CommonArtError(f"{repo}: its pickled weights could not be converted: {last}.", "Nothing was kept of it.")
+            raise CommonArtError(
+                f"{repo}: its pickled weights could not be converted: {last}.", "Nothing was kept of it."
+            )
         for name in small:
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot / name, beside / name)
@@ -233,15 +243,19 @@ def _need_safetensors(model: Model, folder: Path) -> None:
 
 def _no_model(model: Model, folder: Path) -> CommonArtError:
     if model.local:
-        return CommonArtError(f"{folder} is no model folder: it has no config.json.", "Give the folder that holds config.json.")
+        return CommonArtError(
+            f"{folder} is no model folder: it has no config.json.", "Give the folder that holds config.json."
+        )
     return CommonArtError(
-        f"The embedded nano {model.role} is missing from {folder}.", "Reinstall, or train it again with `commonart nano build`."
+        f"The embedded nano {model.role} is missing from {folder}.",
+        "Reinstall, or train it again with `commonart nano build`.",
     )
 
 
 def _gated(model: Model) -> CommonArtError:
     return CommonArtError(
-        f"{model.hub} is gated.", f"Accept its terms at https://huggingface.co/{model.hub} and set HF_TOKEN to your token."
+        f"{model.hub} is gated.",
+        f"Accept its terms at https://huggingface.co/{model.hub} and set HF_TOKEN to your token.",
     )
 
 

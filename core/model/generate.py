@@ -1,0 +1,109 @@
+"""What captioners and translators share: loading a transformers model, and batches that shrink when memory runs out.
+
+    commonart caption --model qwen2-vl --batch 64 raw/    # halves the batch by itself where 64 do not fit
+
+Weights come from safetensors and from this machine alone; nothing in a model's folder is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from commonart.core import log
+from commonart.core.errors import CommonArtError
+from commonart.core.model import device as devices
+from commonart.core.model.hub import Resolved
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model with its processor (or tokenizer) on the device where it runs."""
+
+    resolved: Resolved
+    model: Any  # transformers.PreTrainedModel; its generate() is not typed
+    processor: Any  # ProcessorMixin, or PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    fits: int = field(default=1 << 30)  # the largest batch known to fit
+
+    def to_device(self, inputs: Any) -> dict[str, Any]:
+        """A processor's output on the model's device, floating point in the model's dtype."""
+        return {
+            k: v.to(self.device, self.dtype if v.is_floating_point() else None) if torch.is_tensor(v) else v
+            for k, v in inputs.items()
+        }
+
+
+def load(resolved: Resolved, classes: Iterable[str], auto: str, device: str, precision: str) -> Loaded:
+    """Load a resolved model of one of `classes` with the `auto` class for its processor or tokenizer.
+
+    Only safetensors and only local files: `resolved` is where the hub ends. Raises CommonArtError for a class that is
+    none of `classes`, and for files that do not make a model.
+    """
+    import transformers
+
+    known = sorted(classes)
+    cls = resolved.model.cls
+    if cls not in known:
+        raise CommonArtError(
+            f"{resolved.name} is a {cls or 'model of no known class'}, which has no adapter for {resolved.model.role}.",
+            f"Give a model of one of these classes: {', '.join(known)}.",
+        )
+    if not log.on_terminal():
+        transformers.utils.logging.disable_progress_bar()
+    where = devices.pick_device(device)
+    dtype = devices.pick_dtype(precision, where)
+    try:
+        model = getattr(transformers, cls).from_pretrained(
+            resolved.folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        processor = getattr(transformers, auto).from_pretrained(
+            resolved.folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CommonArtError(
+            f"{resolved.name} cannot be loaded from {resolved.folder}: {type(error).__name__}: {first[:300]}",
+            "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
+        ) from error
+    return Loaded(resolved, model.eval().to(where), processor, where, dtype)
+
+
+def halving(loaded: Loaded, items: Sequence[Item], work: Callable[[Sequence[Item]], list[str]]) -> list[str]:
+    """`work` over `items`, in halves of halves where the device's memory runs out, and no larger from then on.
+
+    Raises CommonArtError when one item alone does not fit.
+    """
+    done: list[str] = []
+    while len(done) < len(items):
+        part = items[len(done) : len(done) + loaded.fits]
+        try:
+            with torch.inference_mode():
+                made = work(part)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise CommonArtError(
+                    f"{loaded.resolved.name} does not fit into the memory of {loaded.device}.",
+                    "Use a smaller model, --precision bf16, or --device cpu.",
+                ) from None
+            loaded.fits = max(1, len(part) // 2)
+            log.warn(f"{loaded.resolved.name}: out of memory, going on with batches of {loaded.fits}")
+        else:
+            done += made
+            continue
+        if loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
+            torch.cuda.empty_cache()
+    return done
+
+
+def tidy(text: str) -> str:
+    """Generated text on one line, without surrounding space."""
+    return re.sub(r"\s+", " ", text).strip()

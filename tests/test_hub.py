@@ -1,0 +1,255 @@
+"""core/model/hub.py against a local server with the hub's interface, through the hub's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from commonart.core.errors import CommonArtError
+from commonart.core.model import hub
+from commonart.core.model.convert import convert
+from commonart.core.registry import Model, find
+
+CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with HubServer() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield running
+
+
+def safetensors(tmp_path: Path, values: dict[str, torch.Tensor] = WEIGHTS) -> bytes:
+    save_file(values, tmp_path / "one.safetensors", metadata={"format": "pt"})
+    return (tmp_path / "one.safetensors").read_bytes()
+
+
+def pickled(tmp_path: Path, value: object = WEIGHTS) -> bytes:
+    torch.save(value, tmp_path / "one.bin")
+    return (tmp_path / "one.bin").read_bytes()
+
+
+def model(name: str = "owner/captioner", **fields: object) -> Model:
+    return Model(name, "caption", name, "Florence2ForConditionalGeneration", "MIT", **fields)  # type: ignore[arg-type]
+
+
+def test_download_takes_safetensors_and_text_only(server: HubServer, tmp_path: Path) -> None:
+    repo = server.add(
+        "owner/captioner",
+        {
+            "config.json": CONFIG, "tokenizer.json": b"{}", "spiece.model": b"x", "chat_template.jinja": b"y",
+            "model.safetensors": safetensors(tmp_path), "model.fp16.safetensors": b"twice",
+            "pytorch_model.bin": b"pickle", "modeling.py": b"code", "training_args.bin": b"pickle", "img.png": b"x",
+        },
+    )  # fmt: skip
+    found = hub.resolve(model())
+    names = sorted(p.name for p in found.folder.iterdir())
+    assert names == ["chat_template.jinja", "config.json", "model.safetensors", "spiece.model", "tokenizer.json"]
+    assert found.revision == repo.sha and found.name == "owner/captioner"
+    assert server.fetched() == names
+    server.log.clear()
+    assert hub.resolve(model()).folder == found.folder
+    assert server.fetched() == [], "a second time everything is there"
+
+
+def test_one_part_of_a_pipeline(server: HubServer, tmp_path: Path) -> None:
+    server.add(
+        "owner/pipe",
+        {
+            "model_index.json": b"{}", "vae/config.json": b"{}", "tokenizer/tokenizer.json": b"{}",
+            "vae/diffusion_pytorch_model.safetensors": safetensors(tmp_path),
+            "transformer/config.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"large",
+        },
+    )  # fmt: skip
+    found = hub.load("owner/pipe", "autoencoder")
+    assert found.folder.name == "vae" and (found.folder.parent / "tokenizer").is_dir()
+    assert not (found.folder.parent / "transformer").exists()
+
+
+def test_a_pinned_commit_and_an_unknown_one(server: HubServer, tmp_path: Path) -> None:
+    old = server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}).sha
+    found = hub.resolve(find(f"owner/captioner@{old}", "caption"))
+    assert found.revision == old and found.model.cls == "Florence2ForConditionalGeneration"
+    assert found.model.prompt == "<MORE_DETAILED_CAPTION>"
+    with pytest.raises(CommonArtError, match="has no commit 1{40}"):
+        hub.resolve(model(revision="1" * 40))
+
+
+def test_offline_uses_the_cache_and_says_what_is_missing(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = server.add(
+        "owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path), "x.bin": b""}
+    )
+    found = hub.resolve(model())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.resolve(model()) == found
+    assert hub.resolve(model(revision=repo.sha)).folder == found.folder
+    with pytest.raises(CommonArtError) as caught:
+        hub.resolve(model("owner/other"))
+    assert "HF_HUB_OFFLINE is set" in caught.value.what
+    assert "hf download owner/other" in caught.value.fix and "--model nano" in caught.value.fix
+    (found.folder / "model.safetensors").unlink()
+    with pytest.raises(CommonArtError, match="is not whole in the cache"):
+        hub.resolve(model())
+
+
+def test_a_hub_that_is_down(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)})
+    found = hub.resolve(model())
+    server.broken = True
+    assert hub.resolve(model()).folder == found.folder
+    with pytest.raises(CommonArtError, match=rf"the hub at {server.url} cannot be reached"):
+        hub.resolve(model("owner/other"))
+
+
+def test_an_interrupted_download_goes_on(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
+    data = safetensors(tmp_path, {"a": torch.arange(200_000.0)})
+    server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": data}).cut["model.safetensors"] = 300_000
+    found = hub.resolve(model())
+    assert (found.folder / "model.safetensors").read_bytes() == data
+    assert server.ranges and server.ranges[0].startswith("model.safetensors from ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ({"gated": True}, "owner/captioner is gated"),
+        ({"private": True}, "The hub has no model owner/captioner, or it is private"),
+    ],
+)
+def test_no_access(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, bool], sentence: str
+) -> None:
+    server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, **kind)
+    with pytest.raises(CommonArtError, match=sentence) as caught:
+        hub.resolve(model())
+    assert "HF_TOKEN" in caught.value.fix
+    monkeypatch.setenv("HF_TOKEN", HubServer.TOKEN)
+    assert (hub.resolve(model()).folder / "model.safetensors").is_file()
+
+
+def test_pickles_are_refused_unless_allowed(server: HubServer, tmp_path: Path) -> None:
+    server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path)})
+    with pytest.raises(CommonArtError, match="only as pickles") as caught:
+        hub.resolve(model())
+    assert "--allow-pickle" in caught.value.fix
+    assert server.fetched() == [], "nothing was downloaded to find that out"
+
+
+def test_pickles_are_converted_once(server: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path)})
+    found = hub.resolve(model(pickle_only=True))
+    assert sorted(p.name for p in found.folder.iterdir()) == ["config.json", "model.safetensors"]
+    made = load_file(found.folder / "model.safetensors")
+    assert all(torch.equal(made[k], v) for k, v in WEIGHTS.items())
+    assert "converting it once" in capfd.readouterr().err
+    assert hub.resolve(model(), allow_pickle=True).folder == found.folder
+    assert "converting" not in capfd.readouterr().err
+
+
+def test_sharded_pickles(server: HubServer, tmp_path: Path) -> None:
+    index = {
+        "metadata": {},
+        "weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"},
+    }
+    server.add(
+        "owner/captioner",
+        {
+            "config.json": CONFIG,
+            "pytorch_model.bin.index.json": json.dumps(index).encode(),
+            "pytorch_model-00001-of-00002.bin": pickled(tmp_path, {"a": WEIGHTS["a"]}),
+            "pytorch_model-00002-of-00002.bin": pickled(tmp_path, {"b": WEIGHTS["b"]}),
+        },
+    )
+    found = hub.resolve(model(pickle_only=True))
+    made = json.loads((found.folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert made == {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    assert torch.equal(load_file(found.folder / made["b"])["b"], WEIGHTS["b"])
+
+
+class Trap:
+    """What a hostile pickle holds."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch PWNED",)
+
+
+def test_a_pickle_with_code_is_not_run(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path, {"a": Trap()})})
+    with pytest.raises(CommonArtError, match="could not be converted"):
+        hub.resolve(model(), allow_pickle=True)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap()}))
+    with pytest.raises(pickle.UnpicklingError):
+        convert(tmp_path, tmp_path)
+    assert not (tmp_path / "PWNED").exists()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_repository_without_weights(server: HubServer) -> None:
+    server.add("owner/captioner", {"config.json": CONFIG})
+    with pytest.raises(CommonArtError, match="no weights that we can load"):
+        hub.resolve(model())
+
+
+def test_local_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(CommonArtError, match=r"no model folder: it has no config\.json"):
+        hub.load(str(folder), "caption")
+    (folder / "config.json").write_bytes(CONFIG)
+    with pytest.raises(CommonArtError, match=r"holds no \*\.safetensors"):
+        hub.load(str(folder), "caption")
+    save_file(WEIGHTS, folder / "model.safetensors")
+    found = hub.load(str(folder), "caption")
+    assert found.folder == folder and found.revision.startswith("sha256:")
+    (folder / "README.md").write_text("notes")
+    assert hub.load(str(folder), "caption").revision == found.revision, "notes are not the model"
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    assert hub.load(str(folder), "caption").revision != found.revision
+
+
+def test_missing_nano_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "NANO_WEIGHTS", tmp_path)
+    with pytest.raises(CommonArtError) as caught:
+        hub.load("nano", "caption")
+    assert "commonart nano build" in caught.value.fix
+
+
+def test_the_environment_is_honoured(server: HubServer, tmp_path: Path) -> None:
+    """In a fresh process, as a user sets it: HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
+    server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, private=True)
+    code = (
+        "import sys; from commonart.core.model import hub; "
+        "print(hub.load('owner/captioner', 'caption').revision); assert 'torch' not in sys.modules"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    online = {**clean, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "fresh"), "HF_TOKEN": HubServer.TOKEN}
+    for env in (online, {**online, "HF_HUB_OFFLINE": "1"}):
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == server.repos["owner/captioner"].sha, done.stderr
+    assert list((tmp_path / "fresh" / "hub").rglob("model.safetensors"))
+    assert HubServer.TOKEN not in done.stderr
