@@ -53,12 +53,8 @@ def fetch(
     """
     from commonart.core.data.download import Limits
     from commonart.core.data.stream import this_task
-    from commonart.core.errors import UsageError
     from commonart.stages import fetch as stage
 
-    pairs = [pair.partition("=") for pair in column_map or []]
-    if any(not (field and column) for field, _, column in pairs):
-        raise UsageError("--column-map takes FIELD=COLUMN.", "For example --column-map image_url=URL.")
     summary = stage.run(
         source,
         out,
@@ -70,7 +66,7 @@ def fetch(
         images=images,
         license=license,
         lang=lang,
-        column_map={field: column for field, _, column in pairs} or None,
+        column_map=options.pairs("--column-map", column_map) or None,
         limits=Limits(allow_private=allow_private),
         opt_outs=not ignore_opt_outs,
         workers=workers,

@@ -109,7 +109,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
         return code if isinstance(code, int) else 0
     except CommonArtError as error:
-        _say(error)
+        from commonart.core import launch
+
+        if not launch.tell(error):  # a process that --gpus started leaves its sentence to the one that started it
+            _say(error)
         return error.code
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else print(f"Error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +48,34 @@ AcceptTerms = Annotated[
 def split_names(text: str) -> list[str]:
     """`a,b` -> [`a`, `b`]."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def pairs(flag: str, given: list[str] | None) -> dict[str, str]:
+    """`["a=1", "b=2"]` -> `{"a": "1", "b": "2"}`."""
+    from commonart.core.errors import UsageError
+
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{flag} {text} is no NAME=VALUE.", "Write it with an equals sign and no spaces.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def number(flag: str, text: str) -> float:
+    """The number that `text` says."""
+    from commonart.core.errors import UsageError
+
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{flag}: {text!r} is no number.", "Write it as 0.5 or 2.") from None
+
+
+def piped() -> bool:
+    """Whether something other than a terminal feeds stdin."""
+    return sys.stdin is not None and not sys.stdin.isatty()
 
 
 def finish(summary: Any, quiet: bool = False) -> None:

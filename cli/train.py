@@ -1,0 +1,113 @@
+"""`commonart train`: one stage of the recipe table, on one machine or many."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def train(
+    stage: Annotated[str, typer.Option(metavar="NAME", help="256-early, 256-mid, 256-late, 512 or nano.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Shards, with features beside them or without.")
+    ] = "shards/",
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="RUN", help="The run's folder (default: runs/STAGE).")
+    ] = "",
+    gpus: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes in all; started here unless srun or torchrun did.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option(metavar="PATH", help="Weights to start from (default: the stage before), or none.")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a value of the recipe.")
+    ] = None,
+    text_encoder: Annotated[str, typer.Option(metavar="NAME", help="For captions that are not encoded yet.")] = "",
+    autoencoder: Annotated[str, typer.Option(metavar="NAME", help="For images that are not encoded yet.")] = "",
+    quantize: Annotated[str, typer.Option(help="quanto-int8: the text encoder in 8 bits, as in the paper.")] = "",
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="LANG=WEIGHT", help="How often each language's captions are taken.")
+    ] = None,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Stop after so long, checkpoint written; 0: never.")
+    ] = 0.0,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    sample_every: Annotated[int, typer.Option(min=0, help="Steps between grids of pictures; 0: none.")] = 0,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt of the grid.")] = None,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 2,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    accept_terms: options.AcceptTerms = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done: size, FLOPs, memory.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
+    slurm_script: Annotated[bool, typer.Option("--slurm-script", help="Print an sbatch file that requeues.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train the transformer. The same command again continues an interrupted run.
+
+    \b
+    commonart train --stage nano --data shards/ --max-seconds 150
+    commonart train --stage 256-early --data shards/ --gpus 2
+    srun commonart train --stage 512 --gpus 32
+    """
+    from commonart.core import recipes
+    from commonart.core.errors import UsageError
+
+    if list_only:
+        print(recipes.table())
+        return
+    if not stage:
+        raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
+    settings = {
+        "data": data,
+        "out": out,
+        "gpus": gpus,
+        "init": init,
+        "overrides": options.pairs("--set", set_),
+        "text_encoder": text_encoder,
+        "autoencoder": autoencoder,
+        "quantize": quantize,
+        "languages": {
+            name: options.number("--language", value) for name, value in options.pairs("--language", language).items()
+        },
+        "max_seconds": max_seconds,
+        "checkpoint_every": checkpoint_every,
+        "sample_every": sample_every,
+        "prompts": prompt or (),
+        "log_every": log_every,
+        "keep": keep,
+        "workers": workers,
+        "compile": compile,
+        "checkpointing": checkpointing,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "accept_terms": accept_terms or (),
+        "quiet": quiet,
+    }
+    if slurm_script:
+        from commonart.core import launch
+
+        recipes.resolve(stage, settings["overrides"])
+        # The script runs this very command line, so that what was tried is what is queued.
+        arguments = [argument for argument in sys.argv[2:] if argument != "--slurm-script"]
+        print(launch.sbatch_script(arguments, name=f"commonart-{stage}", gpus=gpus or 1), end="")
+        return
+    from commonart.stages import train as stage_of
+
+    if dry_run:
+        import orjson
+
+        print(orjson.dumps(stage_of.dry_run(stage, **settings), option=orjson.OPT_INDENT_2).decode())
+        return
+    options.finish(stage_of.train(stage, **settings), quiet)
