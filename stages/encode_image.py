@@ -17,7 +17,8 @@ from commonart.core.data import feature_writer, features
 from commonart.core.data.decode import DecodeError, decode
 from commonart.core.data.record import Record
 from commonart.core.data.shards import read_bytes
-from commonart.core.data.stream import Drop, Summary, Task, this_task
+from commonart.core.data.stream import Drop, Summary
+from commonart.core.data.tasks import Task, this_task
 from commonart.core.registry import check_terms, find
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def encode_image(
     from commonart.core.model.hub import resolve
 
     features.check_store("image", store)
+    feature_writer.shards_of("encode-image", source)
     row = find(model, "autoencoder")
     check_terms(row, accept_terms)
     task = task or this_task()
@@ -103,7 +105,7 @@ def latents(
 
     remaining = iter(records)
     while window := list(islice(remaining, WINDOW * batch)):
-        by_size = defaultdict[tuple[int, int], dict[int, Image.Image]](dict)
+        by_size: defaultdict[tuple[int, int], dict[int, Image.Image]] = defaultdict(dict)
         for n, (record, image) in enumerate(zip(window, pool.map(_decoded, window), strict=True)):
             if isinstance(image, DecodeError):
                 drop.failure(record, image.reason, image.detail)

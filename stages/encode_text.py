@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from commonart.core.data import feature_writer, features
 from commonart.core.data.record import Record, captions
-from commonart.core.data.stream import Drop, Summary, Task, this_task
+from commonart.core.data.stream import Drop, Summary
+from commonart.core.data.tasks import Task, this_task
 from commonart.core.log import warn
 from commonart.core.registry import check_terms, find
 
@@ -59,6 +60,7 @@ def encode_text(
     from commonart.core.model.text_encoder import TextEncoder, precision_name
 
     features.check_store("text", store)
+    feature_writer.shards_of("encode-text", source)
     row = find(model, "text-encoder")
     check_terms(row, accept_terms)
     task = task or this_task()

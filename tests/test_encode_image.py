@@ -14,7 +14,7 @@ from commonart.core.data import feature_writer
 from commonart.core.data.decode import decode
 from commonart.core.data.features import Features
 from commonart.core.data.shards import ShardWriter, read_bytes, read_shard
-from commonart.core.data.stream import Task
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.stages.encode_image import encode_image

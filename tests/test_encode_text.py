@@ -14,7 +14,7 @@ import tiny_encoders as tiny
 from commonart.core.data import feature_writer
 from commonart.core.data.features import Features
 from commonart.core.data.shards import ShardWriter, read_shard
-from commonart.core.data.stream import Task
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.stages.encode_text import encode_text
@@ -124,6 +124,11 @@ def test_the_estimate_is_close(source: Path, model: str, monkeypatch: pytest.Mon
     encode_text(str(source), model=model, device="cpu")
     real = sum(p.stat().st_size for p in (source / "text").glob("*.tar"))
     assert 0.6 * real < asked[0] < 1.6 * real  # tars of four records are mostly padding
+
+
+def test_the_source_is_looked_at_before_a_model_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(CommonArtError, match="absent does not exist"):
+        encode_text(str(tmp_path / "absent"))  # calm2-7b, which is not here
 
 
 def test_usage_errors(source: Path, model: str, tmp_path: Path) -> None:

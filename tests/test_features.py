@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +19,11 @@ from safetensors.torch import load as load_safetensors
 
 from commonart.core.data import feature_writer, features
 from commonart.core.data.features import Features, Meta
+from commonart.core.data.notes import note_of
 from commonart.core.data.record import Record
 from commonart.core.data.shards import read_shard
-from commonart.core.data.stream import Drop, Task, note_of
+from commonart.core.data.stream import Drop
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 
 SETTINGS = {"model": "m", "revision": "r1", "precision": "float32", "store": "bf16"}
@@ -180,6 +185,48 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
     with pytest.raises(CommonArtError, match=r"has no features"):
         Features(source / "text").check(source)
     assert content(encode(source)) == expected
+
+
+SLOW = """
+import sys, time
+import test_features as t
+from commonart.core.data import feature_writer as w
+def slow(records, drop):
+    for item in t.of_key(records, drop):
+        time.sleep(0.02)
+        yield item
+w.write(w.plan("encode-text", "text", sys.argv[1], None, t.SETTINGS, t.WHOLE, False), slow)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 6)
+    expected = content(encode(source))
+    for path in (source / "text").glob("0*"):
+        path.unlink()
+    kills = 0
+    for attempt in range(40):
+        command = [sys.executable, "-c", SLOW, str(source)]
+        child = subprocess.Popen(command, cwd=Path(__file__).parent)
+        deadline = time.monotonic() + 120
+        # Wait until this attempt has begun to write, then a little: another moment each time.
+        before = len(list((source / "text").iterdir()))
+        while child.poll() is None and len(list((source / "text").iterdir())) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(0.017 * (attempt % 9))
+        if child.poll() is not None:
+            break
+        child.kill()
+        child.wait()
+        kills += 1
+        for tar in (source / "text").glob("*.tar"):
+            assert tar.read_bytes() == expected[tar.name]  # never half under its final name
+    encode(source)
+    assert kills >= 2
+    assert {k: v for k, v in content(source / "text").items() if not k.endswith(".part")} == expected
+    Features(source / "text").check(source)
 
 
 def test_a_shard_without_its_note_is_made_again(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def vae(folder: Path, *, levels: int = 3, **settings: Any) -> Any:
     model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, latent_channels=4, **settings,
-    ).eval()  # fmt: skip
-    model.save_pretrained(folder)
+    )  # fmt: skip
+    model.eval().save_pretrained(folder)
     return model
 
 

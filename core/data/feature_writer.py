@@ -25,9 +25,11 @@ import orjson
 from commonart.core.data import jsonl
 from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, pack, read_meta
 from commonart.core.data.files import write_bytes, write_json
+from commonart.core.data.notes import note_of, read_note, shard_identity
 from commonart.core.data.record import Record
 from commonart.core.data.shards import ShardWriter, list_shards, read_shard
-from commonart.core.data.stream import Drop, Summary, Task, note_of, read_note, shard_identity
+from commonart.core.data.stream import Drop, Summary
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
 
@@ -53,6 +55,21 @@ class Plan:
         return list(read_shard(self.todo[0]))
 
 
+def shards_of(stage: str, source: str) -> list[Path]:
+    """The image shards of SOURCE; asked before a model is downloaded or loaded.
+
+    Raises:
+        UsageError: SOURCE is no folder.
+        CommonArtError: it is missing, or holds no shard.
+    """
+    if source == "-" or Path(source).is_file():
+        raise UsageError(
+            f"{stage} needs a folder of shards, and {source} is none.",
+            "Make one first: commonart shard -o shards/.",
+        )
+    return list_shards(source)
+
+
 def plan(
     stage: str, kind: str, source: str, out: str | None, settings: dict[str, Any], task: Task, overwrite: bool
 ) -> Plan:
@@ -65,14 +82,9 @@ def plan(
         UsageError: the source is no folder of shards.
         CommonArtError: features are there that are stale or were made otherwise, and not `overwrite`.
     """
+    shards = shards_of(stage, source)
     folder = Path(source)
-    if source == "-" or folder.is_file():
-        raise UsageError(
-            f"{stage} needs a folder of shards, and {source} is none.",
-            "Make one first: commonart shard -o shards/.",
-        )
     work = Plan(stage, kind, folder, Path(out) if out else folder / kind, settings, overwrite, [], [], 0)
-    shards = list_shards(folder)
     if work.out.resolve() == folder.resolve():
         raise UsageError(f"-o {out} is the SOURCE itself.", "Give another folder, or leave -o out.")
     for number, path in enumerate(shards):
