@@ -34,7 +34,7 @@ def caption(
     """
     from functools import partial
 
-    from commonart.core.data import stream
+    from commonart.core.data import stream, tasks
     from commonart.stages import caption as stage
 
     models = stage.open_models(
@@ -49,7 +49,7 @@ def caption(
         max_failures=max_failures,
         shard_size=shard_size,
         settings={"models": [[m.name, m.revision] for m in models]},
-        task=stream.this_task(task_index, num_tasks),
+        task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
     )

@@ -31,7 +31,7 @@ def encode_image(
     \b
     commonart encode-image shards/ --model sdxl-vae
     """
-    from commonart.core.data.stream import this_task
+    from commonart.core.data.tasks import this_task
     from commonart.stages import encode_image as stage
 
     summary = stage.encode_image(

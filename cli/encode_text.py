@@ -36,7 +36,7 @@ def encode_text(
     commonart encode-text shards/ --model calm2-7b --store int8
     srun -n 8 commonart encode-text shards/ --model calm2-7b
     """
-    from commonart.core.data.stream import this_task
+    from commonart.core.data.tasks import this_task
     from commonart.stages import encode_text as stage
 
     summary = stage.encode_text(

@@ -52,7 +52,7 @@ def fetch(
     commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
     """
     from commonart.core.data.download import Limits
-    from commonart.core.data.stream import this_task
+    from commonart.core.data.tasks import this_task
     from commonart.stages import fetch as stage
 
     summary = stage.run(

@@ -29,7 +29,7 @@ def license_filter(
     commonart license-filter raw/ -o kept.jsonl
     commonart fetch captions.json --list | commonart license-filter --rejects refused.jsonl > kept.jsonl
     """
-    from commonart.core.data.stream import this_task
+    from commonart.core.data.tasks import this_task
     from commonart.stages import license_filter as stage
 
     summary = stage.run(

@@ -38,7 +38,7 @@ def shard(
     commonart shard raw/ -o shards/ --size 512
     commonart license-filter raw/ | commonart caption | commonart translate --to ja | commonart shard -o shards/
     """
-    from commonart.core.data.stream import this_task
+    from commonart.core.data.tasks import this_task
     from commonart.stages import shard as stage
 
     summary = stage.run(

@@ -34,7 +34,7 @@ def translate(
     """
     from functools import partial
 
-    from commonart.core.data import stream
+    from commonart.core.data import stream, tasks
     from commonart.stages import translate as stage
 
     translator = stage.open_model(
@@ -48,7 +48,7 @@ def translate(
         rejects=rejects,
         shard_size=shard_size,
         settings={"model": [translator.name, translator.revision], "to": to},
-        task=stream.this_task(task_index, num_tasks),
+        task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
     )

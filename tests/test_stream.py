@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from commonart.core.data import jsonl, shards, stream
+from commonart.core.data import jsonl, shards, stream, tasks
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, SchemaError, TooManyFailures, UsageError
 
@@ -202,20 +202,20 @@ def test_tasks_share_the_shards_without_loss(tmp_path: Path, count: int) -> None
     alone, together = tmp_path / "alone", tmp_path / "together"
     stream.run("even", keep_even, source=source, out=str(alone), shard_size=10)
     for index in range(count):
-        stream.run("even", keep_even, source=source, out=str(together), shard_size=10, task=stream.Task(index, count))
+        stream.run("even", keep_even, source=source, out=str(together), shard_size=10, task=tasks.Task(index, count))
     assert tree(alone) == tree(together)
 
 
 def test_tasks_come_from_slurm() -> None:
-    assert stream.this_task(environ={}) == stream.Task(0, 1)
+    assert tasks.this_task(environ={}) == tasks.Task(0, 1)
     array = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}
-    assert stream.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == stream.Task(2, 4)
-    assert stream.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == stream.Task(3, 8)
-    assert stream.this_task(1, 2, environ=array) == stream.Task(1, 2)
+    assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(2, 4)
+    assert tasks.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == tasks.Task(3, 8)
+    assert tasks.this_task(1, 2, environ=array) == tasks.Task(1, 2)
     with pytest.raises(UsageError):
-        stream.this_task(2, 2, environ={})
+        tasks.this_task(2, 2, environ={})
     with pytest.raises(UsageError):
-        stream.this_task(1, None, environ={})
+        tasks.this_task(1, None, environ={})
 
 
 KILLED = """

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from commonart.core.data import jsonl, shards
-from commonart.core.data.files import sha256_file, write_json
+from commonart.core.data.files import write_json
+from commonart.core.data.notes import note_of, read_note, shard_identity
 from commonart.core.data.record import Record, rebase, split_pointer
+from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
 
@@ -81,48 +83,12 @@ class Summary:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Which part of the shards is this process's: shard number i goes to task i % count."""
-
-    index: int
-    count: int
-
-    def owns(self, number: int) -> bool:
-        """Whether shard `number` is this task's."""
-        return number % self.count == self.index
-
-
 class Chunk(NamedTuple):
     """The records that become one output shard. `identity` changes when they do."""
 
     name: str
     identity: str
     records: Iterable[Record]
-
-
-def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
-    """The task from the flags, else from a Slurm array, else from srun, else the only one.
-
-    Raises:
-        UsageError: one flag without the other, or an index outside the count.
-    """
-    if (index is None) != (count is None):
-        raise UsageError("--task-index and --num-tasks go together.", "Give both or none.")
-    if index is None or count is None:
-        for name, total in (
-            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-            ("SLURM_PROCID", "SLURM_NTASKS"),
-        ):
-            if name in environ and total in environ:
-                start = int(environ.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in name else 0
-                index, count = int(environ[name]) - start, int(environ[total])
-                break
-        else:
-            index, count = 0, 1
-    if not 0 <= index < count:
-        raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
-    return Task(index, count)
 
 
 def source_or_stdin(source: str | None) -> str:
@@ -188,28 +154,6 @@ def _hash(values: Iterable[Any]) -> str:
     for value in values:
         digest.update(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
     return digest.hexdigest()
-
-
-def shard_identity(path: Path) -> str:
-    """The hash of a shard's bytes: from the note beside it when that fits, else from the bytes."""
-    note = read_note(path)
-    if note.get("size") == path.stat().st_size and "sha256" in note:
-        return str(note["sha256"])
-    return sha256_file(path)
-
-
-def note_of(tar: Path) -> Path:
-    """The file beside a shard that says what it was made from: `00000.tar` -> `00000.json`."""
-    return tar.with_suffix(".json")
-
-
-def read_note(tar: Path) -> dict[str, Any]:
-    """What the note beside a shard says; empty when there is none (a shard made elsewhere)."""
-    try:
-        value = orjson.loads(note_of(tar).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def run(

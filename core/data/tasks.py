@@ -1,0 +1,48 @@
+"""Which part of the shards is this process's: `--task-index` and `--num-tasks`, or Slurm's word.
+
+sbatch --array 0-15 --wrap "commonart caption --model florence2 shards/ -o captioned/"
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from commonart.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Which part of the shards is this process's: shard number i goes to task i % count."""
+
+    index: int
+    count: int
+
+    def owns(self, number: int) -> bool:
+        """Whether shard `number` is this task's."""
+        return number % self.count == self.index
+
+
+def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
+    """The task from the flags, else from a Slurm array, else from srun, else the only one.
+
+    Raises:
+        UsageError: one flag without the other, or an index outside the count.
+    """
+    if (index is None) != (count is None):
+        raise UsageError("--task-index and --num-tasks go together.", "Give both or none.")
+    if index is None or count is None:
+        for name, total in (
+            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+            ("SLURM_PROCID", "SLURM_NTASKS"),
+        ):
+            if name in environ and total in environ:
+                start = int(environ.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in name else 0
+                index, count = int(environ[name]) - start, int(environ[total])
+                break
+        else:
+            index, count = 0, 1
+    if not 0 <= index < count:
+        raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
+    return Task(index, count)

@@ -1,0 +1,116 @@
+"""A page to look at: one self-contained HTML file, every string escaped, charts as inline SVG, no script.
+
+page = Page("quickstart"); page.heading("Samples"); page.picture("samples.png", "the grid"); page.write(path)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from urllib.parse import quote
+
+from commonart.core.data.files import write_bytes
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #888; --mark: #2a6fdb; }
+body { font: 16px/1.55 system-ui, "Hiragino Sans", "Noto Sans CJK JP", "Noto Sans JP", sans-serif;
+       max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.2rem; }
+p.lead, figcaption, .soft { color: var(--soft) }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right }
+pre { background: #8881; padding: .8rem 1rem; overflow-x: auto; border-radius: .4rem; font-size: .85rem; }
+figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
+svg text { font-size: 11px; fill: var(--soft) } svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
+"""
+WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 52, 24  # of a chart, in pixels
+
+
+class Page:
+    """Builds the page from top to bottom. No method takes HTML: all text is escaped here."""
+
+    def __init__(self, title: str, lead: str = "", lang: str = "en") -> None:
+        self._title = title
+        self._lang = lang
+        self._parts = [f"<h1>{escape(title)}</h1>"]
+        if lead:
+            self._parts.append(f'<p class="lead">{escape(lead)}</p>')
+
+    def heading(self, text: str) -> None:
+        """A section begins."""
+        self._parts.append(f"<h2>{escape(text)}</h2>")
+
+    def text(self, text: str, *, soft: bool = False) -> None:
+        """One paragraph."""
+        kind = ' class="soft"' if soft else ""
+        self._parts.append(f"<p{kind}>{escape(text)}</p>")
+
+    def code(self, lines: Iterable[str]) -> None:
+        """Commands or other fixed-width text."""
+        self._parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
+
+    def picture(self, path: str, caption: str) -> None:
+        """A picture that lies beside the page; `path` is relative to it."""
+        alt = escape(caption, quote=True)
+        self._parts.append(
+            f'<figure><img src="{escape(quote(path), quote=True)}" alt="{alt}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table; numbers stand to the right."""
+
+        def cell(tag: str, value: object) -> str:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if number else str(value)
+            kind = ' class="number"' if number else ""
+            return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+        body = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
+        self._parts.append(f"<table><tr>{''.join(cell('th', name) for name in head)}</tr>{body}</table>")
+
+    def values(self, values: Mapping[str, object]) -> None:
+        """A table of names and values."""
+        self.table(("", ""), values.items())
+
+    def chart(self, points: Sequence[tuple[float, float]], x: str, y: str) -> None:
+        """A line through (x, y) points, with the axes' names and ends."""
+        if len(points) < 2:
+            return
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        low, high = min(ys), max(ys)
+        wide, tall = (max(xs) - min(xs)) or 1.0, (high - low) or 1.0
+
+        def place(a: float, b: float) -> str:
+            across = LEFT + (a - min(xs)) / wide * (WIDTH - LEFT - 8)
+            down = 8 + (high - b) / tall * (HEIGHT - BOTTOM - 16)
+            return f"{across:.1f},{down:.1f}"
+
+        line = " ".join(place(a, b) for a, b in points)
+        label = escape(f"{y} by {x}", quote=True)
+        self._parts.append(
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{label}">'
+            f'<polyline points="{line}"/>'
+            f'<text x="2" y="14">{high:.4g}</text><text x="2" y="{HEIGHT - BOTTOM - 4}">{low:.4g}</text>'
+            f'<text x="{LEFT}" y="{HEIGHT - 6}">{min(xs):g}</text>'
+            f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{max(xs):g} {escape(x)}</text>'
+            f'<text x="{LEFT + 4}" y="14">{escape(y)}</text></svg>'
+        )
+
+    def html(self) -> str:
+        """The whole page."""
+        policy = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
+        return (
+            f'<!doctype html>\n<html lang="{escape(self._lang, quote=True)}"><head><meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(self._title)}</title><style>{STYLE}</style></head><body>\n"
+            + "\n".join(self._parts)
+            + "\n</body></html>\n"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, whole or not at all."""
+        write_bytes(path, self.html().encode())
