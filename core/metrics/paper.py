@@ -1,0 +1,56 @@
+"""The reference system's table 2, and where a score of ours may stand in it.
+
+    commonart eval --model commonart-beta coco/ --fid clean --clip clip-vit-b32
+
+Source: CommonArt beta, doi 10.51094/jxiv.936, table 2: 30,000 random pairs of COCO 2017 train, and of STAIR
+Captions for the Japanese columns; CLIP score with w = 100 by ViT-B/32, in Japanese by clip-japanese-base.
+The paper does not state how FID resizes, nor the reference's resolution: our row names its own in
+eval.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("FID-30k", "CLIP", "ja FID-30k", "ja CLIP")
+ROWS: tuple[tuple[str, tuple[float, float, float, float]], ...] = (
+    ("Stable Diffusion 2.1 base", (15.6, 31.3, 74.2, 15.2)),
+    ("Japanese Stable Diffusion", (56.2, 18.6, 19.5, 30.9)),
+    ("CommonCanvas-S-C", (9.39, 31.3, 177.0, 11.7)),
+    ("CommonArt beta", (22.8, 26.8, 19.4, 29.4)),
+)
+PAIRS = 30_000
+JUDGES = {"en": "clip-vit-b32", "ja": "clip-japanese-base"}
+
+
+def cells(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The columns that some of our scores may fill: the paper's metric by the paper's judge, in the right
+    language."""
+    found: dict[str, float] = {}
+    for score in scores:
+        lang = score.get("lang")
+        if lang not in JUDGES:
+            continue
+        prefix = "" if lang == "en" else "ja "
+        if score["metric"] == "FID":
+            found.setdefault(f"{prefix}FID-30k", float(score["value"]))
+        if score["metric"] == "CLIP" and score["mode"] == "paper" and score["judge"] == JUDGES[lang]:
+            found.setdefault(f"{prefix}CLIP", float(score["value"]))
+    return found
+
+
+def table(name: str, scores: Sequence[Mapping[str, Any]]) -> str:
+    """Table 2 with our row, in Markdown; "" when none of our scores is one of its metrics."""
+    ours = cells(scores)
+    if not ours:
+        return ""
+    few = {int(score["n"]) for score in scores if score["metric"] in ("FID", "CLIP")} - {PAIRS}
+    lines = [f"| model | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [f"| {row} | {' | '.join(f'{value:g}' for value in values)} |" for row, values in ROWS]
+    own = [f"{ours[column]:.3g}" if column in ours else "-" for column in COLUMNS]
+    lines.append(f"| **{name}** | {' | '.join(own)} |")
+    if few:
+        counts = ", ".join(f"{n:,}" for n in sorted(few))
+        lines.append(f"\nOur row was measured on {counts} pairs, not on {PAIRS:,}: its FID cannot be compared.")
+    return "\n".join(lines)

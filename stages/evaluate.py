@@ -1,0 +1,382 @@
+"""Scores of pictures, or of a model that draws them first.
+
+    commonart eval pictures/ shards/ --split heldout              # two sets of pictures commonart eval
+    --model runs/nano shards/ -n 200 --scenes 100  # draws the captions of SOURCE in each language
+
+FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip
+clip-vit-b32` are the paper's metrics. Beside every score stand mode, resolution, split, seed and n, without
+which it means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commonart.core import provenance
+from commonart.core.data import collection
+from commonart.core.data.collection import Item
+from commonart.core.data.files import write_json
+from commonart.core.data.prompts import text_of
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import progress, say
+from commonart.core.metrics import paper
+
+if TYPE_CHECKING:
+    from commonart.core.metrics.clip_score import DualEncoder
+    from commonart.core.metrics.fid import Gaussian
+    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.nano.scenes import Scene
+
+LANGS = ("en", "ja")
+SMALLEST = 2  # pictures; a covariance needs two
+_JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+
+
+@dataclass(slots=True)
+class Group:
+    """Pictures in one language: what was drawn, from which prompts, beside which reference pictures."""
+
+    lang: str
+    items: list[Item]
+    prompts: list[str]
+    reference: list[Item] = field(default_factory=list)
+    scenes: list[Scene | None] = field(default_factory=list)
+    paired: bool = False  # picture i was drawn from the caption of reference i
+    kind: str = ""  # "unseen" or "held-out pairs": prompts of the scene grammar, which have no reference
+
+
+def evaluate(
+    generated: str | None = None,
+    reference: str | None = None,
+    *,
+    model: str | None = None,
+    langs: Sequence[str] = LANGS,
+    n: int | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    fid: str | None = None,
+    clip: str = "nano",
+    clip_ja: str | None = None,
+    clip_mode: str = "paper",
+    scenes: int = 0,
+    steps: int = 20,
+    guidance: float = 4.5,
+    size: str | int | None = None,
+    batch: int = 16,
+    pictures: str | None = None,
+    out: str | None = "eval.json",
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    text_encoder: str | None = None,
+    autoencoder: str | None = None,
+    accept_terms: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure, write `out`, and return what it holds: {"schema", "model", "settings", "scores": [...]}.
+
+    Args:
+        generated: pictures that were drawn, as `core.data.collection.collect` takes them; their prompts
+        come from the records
+            or from the pictures' own marks. Not with `model`.
+        reference: real pictures; with `model`, records whose captions in each of `langs` are drawn. model:
+        anything that `sample` takes. n: at most so many pictures per language, drawn by `seed`. split: of
+        the reference: "train" or "heldout". fid: "clean" or "legacy_pytorch" measures FID as well. clip,
+        clip_ja: judges of English and of Japanese prompts; `clip_ja` defaults to nano or
+        clip-japanese-base. scenes: with `model`: so many prompts of scenes that no training has seen, and
+        of colour-shape pairs that no
+            training has seen, in each language, judged by what the pixels show.
+        pictures: keep what was drawn in this folder; a second call goes on from there.
+
+    Raises:
+        UsageError: flags that contradict each other, or `out` exists.
+        CommonArtError: pictures, models or weights that cannot be had.
+    """
+    _check(generated, reference, model, langs, n, scenes, clip_mode, fid, out, overwrite)
+    said: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
+        if model is not None:
+            from commonart.core.model.pipeline import Pipeline, locate
+
+            parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
+            engine = Pipeline.open(parts, device=device, precision=precision)
+            side = int(size or engine.size)
+            shared = {
+                "model": parts.name, "revision": parts.revision, "objective": parts.objective, "steps": steps,
+                "guidance": guidance, "negative": "", "width": side, "height": side,
+            }  # fmt: skip
+            said |= shared
+            wanted = _wanted(reference, langs, n, split, seed, scenes)
+            groups = _draw(engine, wanted, shared, seed, batch, Path(pictures) if pictures else work, quiet)
+            del engine
+        else:
+            groups = _given(str(generated), reference, n, split, seed)
+        judges = _judges(groups, clip, clip_ja, device, accept_terms, trust_remote_code)
+        scores: list[dict[str, Any]] = []
+        for group in groups:
+            common = {"lang": group.lang, "seed": seed, "resolution": collection.resolution(group.items)}
+            if group.kind:
+                common["set"] = group.kind
+            if group.reference:
+                common |= {"split": split, "reference_resolution": collection.resolution(group.reference)}
+            scores += _judge(group, judges[group.lang], clip_mode, common)
+            if fid is not None and group.reference:
+                scores.append(_fid(group, fid, device, work, common))
+            scores += _facts(group, common)
+    result = {"schema": 1, "model": said.get("model", generated), "settings": said, "scores": scores}
+    if out is not None:
+        write_json(out, result)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """What the command prints: our scores, and the paper's table with our row where they are its metrics."""
+    lines = []
+    for score in result["scores"]:
+        where = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
+        if score["metric"] == "scenes":
+            facts = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("colour", "shape", "background", "place"))
+            lines.append(f"{'prompt following':<18} {where:<24} {facts}  (n {score['n']:,})")
+        else:
+            between = f" [{score['low']:.2f}, {score['high']:.2f}]" if "low" in score else ""
+            aside = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
+            name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
+            lines.append(f"{name:<18} {where:<24} {score['value']:.2f}{between}  (n {score['n']:,}{aside})")
+    known = paper.table(str(result["model"]), result["scores"])
+    return "\n".join(lines) + (f"\n\n{known}" if known else "")
+
+
+def _check(
+    generated: str | None, reference: str | None, model: str | None, langs: Sequence[str], n: int | None,
+    scenes: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
+) -> None:  # fmt: skip
+    if (generated is None) == (model is None):
+        raise UsageError(
+            "name either pictures that were drawn or --model."
+            if model is None
+            else "pictures and --model exclude each other.",
+            "commonart eval pictures/ reference/, or commonart eval --model nano shards/.",
+        )
+    if model is not None and reference is None and not scenes:
+        raise UsageError("--model has nothing to draw.", "Name records with captions, or say --scenes 100.")
+    if scenes and model is None:
+        raise UsageError("--scenes needs a model that draws them.", "Say --model NAME.")
+    if scenes < 0 or (n is not None and n < SMALLEST):
+        raise UsageError(f"-n {n} --scenes {scenes} is not possible.", f"-n counts from {SMALLEST}, --scenes from 0.")
+    for lang in langs:
+        if lang not in LANGS:
+            raise UsageError(f"--lang {lang} cannot be judged.", f"Choose among {', '.join(LANGS)}.")
+    if fid is not None and reference is None:
+        raise UsageError(f"--fid {fid} needs real pictures to compare with.", "Name a reference.")
+    if out is not None and Path(out).exists() and not overwrite:
+        raise UsageError(f"-o {out}: this file is there already.", "Choose another name, or say --overwrite.")
+    from commonart.core.metrics.clip_score import convention_of
+    from commonart.core.metrics.fid import MODES
+
+    convention_of(clip_mode)
+    if fid is not None and fid not in MODES:
+        raise UsageError(f"--fid {fid}: there is no such mode.", f"Choose one of {', '.join(MODES)}.")
+
+
+def _given(generated: str, reference: str | None, n: int | None, split: str | None, seed: int) -> list[Group]:
+    """Pictures that were drawn before, by the language of their prompts; "" for those that say none."""
+    items = collection.collect(generated, limit=n, seed=seed)
+    real = collection.collect(reference, split=split, limit=n, seed=seed) if reference else []
+    groups: dict[str, Group] = {}
+    for item in items:
+        prompt = text_of(item.record)
+        if not item.record:
+            prompt = str((provenance.read(item.pointer).settings or {}).get("prompt", ""))
+        lang = "" if not prompt else "ja" if _JAPANESE.search(prompt) else "en"
+        group = groups.setdefault(lang, Group(lang, [], [], real))
+        group.items.append(item)
+        group.prompts.append(prompt)
+        group.scenes.append(_scene(item))
+    return [groups[lang] for lang in sorted(groups)]
+
+
+def _wanted(
+    reference: str | None, langs: Sequence[str], n: int | None, split: str | None, seed: int, scenes: int
+) -> list[Group]:
+    """What a model is asked to draw: `items` are still empty."""
+    groups = []
+    real = collection.collect(reference, split=split, seed=seed) if reference else []
+    for lang in langs:
+        chosen = [(item, text) for item in real if (text := _caption(item, lang))][:n]
+        if chosen:
+            items = [item for item, _ in chosen]
+            prompts, facts = [text for _, text in chosen], [_scene(item) for item in items]
+            groups.append(Group(lang, [], prompts, items, facts, paired=True))
+    if reference and not groups:
+        raise CommonArtError(
+            f"{reference} has no captions in {' or '.join(langs)}.", "Caption it first: commonart caption, translate."
+        )
+    if scenes:
+        from commonart.core.nano.grammar import eval_prompts
+
+        for heldout, kind in ((False, "unseen"), (True, "held-out pairs")):
+            for lang in langs:
+                pairs = eval_prompts(scenes, lang, seed, heldout)
+                facts = [scene for scene, _ in pairs]
+                groups.append(Group(lang, [], [text for _, text in pairs], scenes=facts, kind=kind))
+    return groups
+
+
+def _caption(item: Item, lang: str) -> str:
+    return next((c["text"] for c in item.record.get("captions") or [] if c.get("lang") == lang), "")
+
+
+def _scene(item: Item) -> Scene | None:
+    if not isinstance(item.record.get("scene"), dict):
+        return None
+    from commonart.core.nano.scenes import scene_from_json
+
+    return scene_from_json(item.record["scene"])
+
+
+def _draw(
+    engine: Pipeline,
+    groups: list[Group],
+    shared: dict[str, Any],
+    seed: int,
+    batch: int,
+    folder: Path,
+    quiet: bool,
+) -> list[Group]:
+    """Draw every prompt that `folder` does not hold yet, each from a seed of its own, and fill the groups."""
+    from commonart.core.model.pipeline import Job
+
+    todo: list[tuple[Path, dict[str, Any]]] = []
+    for group in groups:
+        where = folder / "-".join(filter(None, (group.kind.replace(" ", "-"), group.lang)))
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise CommonArtError(
+                f"{where}: cannot be made ({problem.strerror}).", "Choose another folder."
+            ) from problem
+        for number, prompt in enumerate(group.prompts):
+            name = group.reference[number].name if group.paired else f"{number:05d}"
+            settings = {"prompt": prompt, "seed": collection.seed_for(seed, f"{group.lang}/{name}"), **shared}
+            path = where / f"{name}.png"
+            group.items.append(Item(str(path), {}))
+            if not path.exists() or provenance.read(path).settings != settings:
+                todo.append((path, settings))
+    jobs = [Job(settings["prompt"], settings["seed"]) for _, settings in todo]
+    size = (shared["width"], shared["height"])
+    with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
+        drawn = engine.draw(jobs, size=size, steps=shared["steps"], guidance=shared["guidance"], batch=batch, tick=tick)
+        for number, image in drawn:
+            path, settings = todo[number]
+            provenance.save(image, path, settings=settings, overwrite=True)
+    return groups
+
+
+def _judges(
+    groups: Sequence[Group],
+    clip: str,
+    clip_ja: str | None,
+    device: str,
+    accept_terms: Sequence[str],
+    trust_remote_code: bool,
+) -> dict[str, DualEncoder]:
+    from commonart.core.metrics.clip_score import DualEncoder
+
+    clip_ja = clip_ja or (clip if clip == "nano" else "clip-japanese-base")
+    loaded: dict[str, DualEncoder] = {}
+    found = {}
+    for lang in {group.lang for group in groups}:
+        name = clip_ja if lang == "ja" else clip
+        if name not in loaded:
+            loaded[name] = DualEncoder.load(
+                name, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code
+            )
+        found[lang] = loaded[name]
+    return found
+
+
+def _judge(group: Group, judge: DualEncoder, convention: str, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """FD on the judge's features, and the CLIP score where prompts are known."""
+    from commonart.core.metrics import clip_score, roc
+    from commonart.core.metrics import fid as frechet
+
+    drawn = judge.images(collection.images(group.items))
+    told = {"judge": judge.name, "judge_revision": judge.revision, "n": len(group.items)}
+    real = judge.images(collection.images(group.reference)) if group.reference else None
+    if real is not None:
+        yield {
+            "metric": f"FD-{judge.name}-clip" if judge.name == "nano" else f"FD-{judge.name}",
+            "value": frechet.frechet(_gaussian(drawn), _gaussian(real)),
+            "n_reference": len(real),
+            **told,
+            **common,
+        }
+    if not all(group.prompts):
+        say(f"{group.prompts.count('')} pictures say no prompt: no CLIP score for them.")
+        return
+    _, prefix = clip_score.convention_of(convention)
+    texts = judge.texts([prefix + prompt for prompt in group.prompts])
+    each = clip_score.scores(drawn, texts, convention)
+    low, high = roc.bootstrap(each, lambda v: float(v.mean()), seed=common["seed"])
+    yield {
+        "metric": "CLIP",
+        "value": float(each.mean()),
+        "low": low,
+        "high": high,
+        # What the real pictures score with the same captions: the scale that the number is to be read on.
+        "reference": float(clip_score.scores(real, texts, convention).mean())
+        if group.paired and real is not None
+        else None,
+        "mode": convention,
+        **told,
+        **common,
+    }
+
+
+def _gaussian(features: Any) -> Gaussian:
+    from commonart.core.metrics.fid import fit
+
+    if len(features) < SMALLEST:
+        raise CommonArtError("A Fréchet distance needs at least two pictures on either side.", "Give more pictures.")
+    return fit(features)
+
+
+def _fid(group: Group, mode: str, device: str, work: Path, common: dict[str, Any]) -> dict[str, Any]:
+    from commonart.core.metrics import fid as frechet
+    from commonart.core.model.device import pick_device
+
+    place = str(pick_device(device))
+    network, digest = frechet.inception(mode, place)
+    sides = []
+    for name, items in (("drawn", group.items), ("real", group.reference)):
+        folder = work / f"{name}-{group.lang}"
+        folder.mkdir(exist_ok=True)
+        paths = collection.files(items, folder)
+        sides.append(_gaussian(frechet.inception_features(paths, mode, device=place, network=network)))
+    return {
+        "metric": "FID",
+        "value": frechet.frechet(*sides),
+        "mode": mode,
+        "weights_sha256": digest,
+        "n": len(group.items),
+        "n_reference": len(group.reference),
+        **common,
+    }
+
+
+def _facts(group: Group, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """How many of the scenes' facts the pixels show."""
+    asked = [(scene, item) for scene, item in zip(group.scenes, group.items, strict=True) if scene is not None]
+    if asked:
+        from commonart.core.nano.reader import score_many
+
+        pairs = ((scene, collection.as_array(collection.open_image(item.pointer))) for scene, item in asked)
+        yield {"metric": "scenes", **score_many(pairs), "n": len(asked), **common}
