@@ -99,15 +99,20 @@ def defaults(command: Any, path: str = DEFAULTS) -> dict[str, Any]:
     return tables
 
 
+def invoke(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line in this process; errors come through as they were raised."""
+    command = typer.main.get_command(app)
+    settings = {"default_map": defaults(command)} if os.path.exists(DEFAULTS) else {}
+    code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
+    return code if isinstance(code, int) else 0
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors that a user can cause become two sentences on stderr."""
     # A stage that is told to stop unwinds like any error, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        command = typer.main.get_command(app)
-        settings = {"default_map": defaults(command)} if os.path.exists(DEFAULTS) else {}
-        code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
-        return code if isinstance(code, int) else 0
+        return invoke(arguments)
     except CommonArtError as error:
         from commonart.core import launch
 

@@ -1,0 +1,29 @@
+"""`commonart quickstart`: the whole chain on the embedded models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from commonart.cli import options
+
+
+def quickstart(
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where everything goes.")] = "quickstart",
+    scenes: Annotated[int, typer.Option(min=100, help="Pictures to fetch.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
+    seed: options.Seed = 0,
+) -> None:
+    """Run every stage once, from pictures with licences to a trained model, its scores and its audit.
+
+    Needs no network and no GPU: scenes are generated, and the models are the embedded nano ones. Each command is
+    printed as it runs. The same command again goes on where it was interrupted.
+
+    \b
+    commonart quickstart
+    """
+    from commonart.cli import main
+    from commonart.stages import quickstart as stage
+
+    stage.quickstart(main.invoke, out=out, scenes=scenes, seconds=seconds, seed=seed)
