@@ -38,7 +38,10 @@ class Seen(NamedTuple):
 
 
 def open_models(names: str | Sequence[str], **options: object) -> list[Captioner]:
-    """Load the captioners of `--model NAME[,NAME]`, once for a whole run. Options are those of `open_captioner`."""
+    """The captioners of `--model NAME[,NAME]`, found once for a whole run and loaded when first asked.
+
+    Options are those of `open_captioner`.
+    """
     from commonart.core.model.captioners import open_captioner
 
     wanted = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]

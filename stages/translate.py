@@ -34,7 +34,10 @@ class Job(NamedTuple):
 
 
 def open_model(name: str, **options: object) -> Translator:
-    """Load the translator of `--model NAME`, once for a whole run. Options are those of `open_translator`."""
+    """The translator of `--model NAME`, found once for a whole run and loaded when first asked.
+
+    Options are those of `open_translator`.
+    """
     from commonart.core.model.translators import open_translator
 
     return open_translator(name, **options)  # type: ignore[arg-type]

@@ -106,7 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._json(entries, body)
         if api:
-            info = {"id": match[1], "modelId": match[1], "sha": repo.sha, "gated": repo.gated, "tags": []}
+            info: dict[str, object] = {
+                "id": match[1],
+                "modelId": match[1],
+                "sha": repo.sha,
+                "gated": repo.gated,
+                "tags": [],
+            }
             return self._json({**info, "siblings": [{"rfilename": k} for k in sorted(repo.files)]}, body)
         if repo.gated and not token:
             return self._send(403, b"", body, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Gated"})

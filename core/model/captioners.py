@@ -9,6 +9,7 @@ deterministic (greedy, or the checkpoint's own number of beams).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -24,7 +25,10 @@ Images = Sequence[Image.Image]
 
 
 class Captioner:
-    """One loaded model. `caption` is all that a stage needs; the rest is what records keep about it."""
+    """One model. `caption` is all that a stage needs; the rest is what records keep about it.
+
+    It is loaded when it is first asked: a run whose shards are all finished never does.
+    """
 
     def __init__(
         self,
@@ -35,13 +39,19 @@ class Captioner:
         max_new_tokens: int = MAX_NEW_TOKENS,
         accepted: bool = False,
     ) -> None:
-        self.loaded = generate.load(resolved, FAMILIES, "AutoProcessor", device, precision)
+        generate.need_adapter(resolved, FAMILIES)
+        self.resolved, self.device, self.precision = resolved, device, precision
         self.model: Model = resolved.model
         self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
         self.lang = resolved.model.lang or "en"
         self.accepted = accepted  # used although refused, on the user's word
         self.max_new_tokens = max_new_tokens
         self._write = FAMILIES[resolved.model.cls]
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The model on its device. Raises CommonArtError where its files do not make one."""
+        return generate.load(self.resolved, "AutoProcessor", self.device, self.precision)
 
     def caption(self, images: Images) -> list[str]:
         """One caption for each RGB image, in order; "" where the model wrote nothing."""
@@ -63,7 +73,7 @@ def open_captioner(
     precision: str = "auto",
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Captioner:
-    """The captioner that `--model NAME` means, loaded. Raises UsageError (unknown, refused) and CommonArtError."""
+    """The captioner that `--model NAME` means. Raises UsageError (unknown, refused) and CommonArtError."""
     model = find(name, "caption")
     accepted = check_terms(model, accept_terms)
     resolved = resolve(model, allow_pickle=allow_pickle)

@@ -42,27 +42,30 @@ class Loaded:
         }
 
 
-def load(resolved: Resolved, classes: Iterable[str], auto: str, device: str, precision: str) -> Loaded:
-    """Load a resolved model of one of `classes` with the `auto` class for its processor or tokenizer.
+def need_adapter(resolved: Resolved, classes: Iterable[str]) -> None:
+    """Raise CommonArtError for a model whose class is none of `classes`."""
+    cls = resolved.model.cls
+    if cls not in classes:
+        raise CommonArtError(
+            f"{resolved.name} is a {cls or 'model of no known class'}, which has no adapter for {resolved.model.role}.",
+            f"Give a model of one of these classes: {', '.join(sorted(classes))}.",
+        )
 
-    Only safetensors and only local files: `resolved` is where the hub ends. Raises CommonArtError for a class that is
-    none of `classes`, and for files that do not make a model.
+
+def load(resolved: Resolved, auto: str, device: str, precision: str) -> Loaded:
+    """Load a resolved model with its own class, and its processor or tokenizer with the `auto` class.
+
+    Only safetensors and only local files: `resolved` is where the hub ends. Raises CommonArtError for files that do not
+    make a model.
     """
     import transformers
 
-    known = sorted(classes)
-    cls = resolved.model.cls
-    if cls not in known:
-        raise CommonArtError(
-            f"{resolved.name} is a {cls or 'model of no known class'}, which has no adapter for {resolved.model.role}.",
-            f"Give a model of one of these classes: {', '.join(known)}.",
-        )
     if not log.on_terminal():
         transformers.utils.logging.disable_progress_bar()
     where = devices.pick_device(device)
     dtype = devices.pick_dtype(precision, where)
     try:
-        model = getattr(transformers, cls).from_pretrained(
+        model = getattr(transformers, resolved.model.cls).from_pretrained(
             resolved.folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         processor = getattr(transformers, auto).from_pretrained(

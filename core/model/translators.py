@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 
 from commonart.core.model import generate
 from commonart.core.model.generate import Loaded
@@ -25,7 +26,10 @@ _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # five times the same: greed
 
 
 class Translator:
-    """One loaded model. `translate` is all that a stage needs; the rest is what records keep about it."""
+    """One model. `translate` is all that a stage needs; the rest is what records keep about it.
+
+    It is loaded when it is first asked: a run whose shards are all finished never does.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,17 @@ class Translator:
         max_new_tokens: int = MAX_NEW_TOKENS,
         accepted: bool = False,
     ) -> None:
-        self.loaded = generate.load(resolved, FAMILIES, "AutoTokenizer", device, precision)
+        generate.need_adapter(resolved, FAMILIES)
+        self.resolved, self.device, self.precision = resolved, device, precision
         self.model: Model = resolved.model
         self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
         self.accepted = accepted
         self.max_new_tokens = max_new_tokens
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The model on its device. Raises CommonArtError where its files do not make one."""
+        return generate.load(self.resolved, "AutoTokenizer", self.device, self.precision)
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """One translation for each text, in order, from language `source` to `target` (codes of LANGUAGES)."""
@@ -68,7 +78,7 @@ def open_translator(
     precision: str = "auto",
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Translator:
-    """The translator that `--model NAME` means, loaded. Raises UsageError (unknown, refused) and CommonArtError."""
+    """The translator that `--model NAME` means. Raises UsageError (unknown, refused) and CommonArtError."""
     model = find(name, "translate")
     accepted = check_terms(model, accept_terms)
     resolved = resolve(model, allow_pickle=allow_pickle)

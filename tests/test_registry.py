@@ -1,0 +1,131 @@
+"""core/registry.py: the table, names, terms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commonart.core import registry
+from commonart.core.errors import UsageError
+from commonart.core.registry import COMMIT, MODELS, ROLES, check_code, check_terms, find, names
+
+
+def test_the_table() -> None:
+    """What every row must say, so that nothing is used whose terms nobody read."""
+    assert len({(m.role, m.name) for m in MODELS}) == len(MODELS)
+    for m in MODELS:
+        where = f"{m.role} {m.name}"
+        assert m.role in ROLES and m.cls and m.license and m.checked, where
+        assert m.revision is None or COMMIT.fullmatch(m.revision), where
+        assert (m.hub == "") == (m.name == "nano"), where
+        assert m.outputs in ("free", "use-restrictions") or m.refused, where
+        assert not (m.refused or m.broken) or find(m.successor, m.role).refused == "", where
+        if m.role in registry.WRITES and not (m.refused or m.broken):
+            assert m.prompt and (m.lang or m.role == "translate"), where
+            assert m.license in registry.OPEN.values(), where
+        if m.role == "translate" and m.prompt:
+            assert m.prompt.format(text="T", source="S", target="G").count("T"), where
+    for role in ROLES:
+        assert names(role)[0] == "nano"
+        assert find("nano", role).hub == ""
+
+
+def test_partners_exist() -> None:
+    for m in MODELS:
+        if m.role == "transformer":
+            assert not m.text_encoder or find(m.text_encoder, "text-encoder")
+            assert find(m.autoencoder, "autoencoder")
+    assert find("commonart-beta", "transformer").text_encoder == "calm2-7b"
+    assert find("calm2-7b", "text-encoder").pickle_only
+
+
+def test_a_hub_id_finds_its_row() -> None:
+    assert find("Salesforce/blip2-flan-t5-xl", "caption").name == "blip2"
+    assert find("Salesforce/blip2-opt-2.7b", "caption").refused
+    assert find(f"blip2@{'a' * 40}", "caption").revision == "a" * 40
+
+
+def test_an_unknown_hub_model_has_unknown_terms() -> None:
+    captioner = find("someone/new-captioner", "caption")
+    assert captioner.license == registry.UNKNOWN_LICENSE and captioner.cls == ""
+    with pytest.raises(UsageError, match="its terms are not in our table"):
+        check_terms(captioner)
+    assert check_terms(captioner, ["someone/new-captioner"])
+    assert not check_terms(find("someone/vae", "autoencoder")), "a VAE writes no training data"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("florence", "Did you mean florence2?"), ("BLIP2", "Did you mean blip2"), ("zzz", "Known names: nano, florence2")],
+)
+def test_unknown_names(name: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find(name, "caption")
+    assert f"--model {name} is no caption model" in caught.value.what
+    assert hint in caught.value.fix and caught.value.code == 2
+
+
+def test_a_bad_commit() -> None:
+    with pytest.raises(UsageError, match="'main' is no commit"):
+        find("florence2@main", "caption")
+
+
+@pytest.mark.parametrize("name", ["blip2-opt", "qwen2.5-vl-3b"])
+def test_refused(name: str) -> None:
+    model = find(name, "caption")
+    with pytest.raises(UsageError) as caught:
+        check_terms(model)
+    assert model.refused in caught.value.what
+    assert f"--model {model.successor}" in caught.value.fix and f"--accept-terms {name}" in caught.value.fix
+    assert check_terms(model, [name]) is True
+    assert check_terms(find("florence2", "caption"), [name]) is False
+
+
+def test_broken_cannot_be_accepted() -> None:
+    with pytest.raises(UsageError, match="does not run on transformers 5") as caught:
+        check_terms(find("phi3-vision", "caption"), ["phi3-vision"])
+    assert caught.value.fix == "Use --model qwen2-vl."
+
+
+def test_remote_code() -> None:
+    clip = find("clip-japanese-base", "clip")
+    with pytest.raises(UsageError, match="runs code from line-corporation/clip-japanese-base"):
+        check_code(clip)
+    with pytest.raises(UsageError, match="needs a commit"):
+        check_code(clip, trust_remote_code=True)
+    check_code(find(f"clip-japanese-base@{'0' * 40}", "clip"), trust_remote_code=True)
+    check_code(find("clip-vit-b32", "clip"))
+
+
+def test_local_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlavaForConditionalGeneration"]}))
+    model = find(str(tmp_path), "caption")
+    assert model.local and model.cls == "LlavaForConditionalGeneration" and model.lang == "ja"
+    assert "<image>" in model.prompt
+    with pytest.raises(UsageError, match=r"no README\.md that names an open licence"):
+        check_terms(model)
+    (tmp_path / "README.md").write_text("---\nlanguage: ja\nlicense: apache-2.0\n---\n# A model\n")
+    assert find(str(tmp_path), "caption").license == "Apache-2.0"
+    assert not check_terms(find(str(tmp_path), "caption"))
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert find(str(tmp_path), "caption").refused
+
+
+def test_a_local_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "PixArtTransformer2DModel"}')
+    whole = find(str(tmp_path), "transformer")
+    assert whole.cls == "PixArtTransformer2DModel"
+    assert whole.text_encoder == whole.autoencoder == str(tmp_path)
+    assert find(str(tmp_path / "transformer"), "transformer").text_encoder == ""
+
+
+def test_no_torch() -> None:
+    heavy = "{'torch', 'transformers', 'huggingface_hub'}"
+    code = f"import sys, commonart.core.registry; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
