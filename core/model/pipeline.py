@@ -134,6 +134,7 @@ class Pipeline:
 
     parts: Parts
     device: torch.device
+    precision: str
     dtype: torch.dtype
     quantize: str | None
     max_tokens: int
@@ -182,6 +183,7 @@ class Pipeline:
         return cls(
             parts=parts,
             device=where,
+            precision=precision,
             dtype=pick_dtype(precision, where),
             quantize=quantize,
             max_tokens=max_tokens or parts.max_tokens,
@@ -202,7 +204,7 @@ class Pipeline:
         """The text encoder, loaded."""
 
         def load() -> TextEncoder:
-            precision = self.parts.text_precision.rpartition("/")[2] or "auto"
+            precision = self.parts.text_precision.rpartition("/")[2] or self.precision
             return TextEncoder.load(
                 self.parts.text_encoder,
                 dtype=precision,
