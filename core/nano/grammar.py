@@ -7,6 +7,7 @@ Try it: `python -m commonart.core.nano.grammar` prints ten captions in each lang
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Final, Literal
@@ -200,22 +201,21 @@ def compare(expected: Scene | Facts, seen: Scene | Facts) -> Score:
     background = expected.background == seen.background
     if len(expected.things) != len(seen.things) or len(seen.things) > 6:
         return Score(False, False, background, False, False)
+    wanted: Sequence[Thing | ThingFacts] = expected.things
+    told: Sequence[Thing | ThingFacts] = seen.things
     best, best_rank = Score(True, True, background, True, True), -1
-    for order in permutations(seen.things):
-        agree = [
-            (
-                a.colour == b.colour,
-                a.shape == b.shape,
-                a.place == b.place,
-                a.size == b.size or (b.size is None and isinstance(a, Thing)),
-            )
-            for a, b in zip(expected.things, order, strict=True)
-        ]
+    for order in permutations(told):
+        agree = [_agree(a, b) for a, b in zip(wanted, order, strict=True)]
         rank = sum(map(sum, agree))
         if rank > best_rank:
-            colour, shape, place, size = (all(column) for column in zip(*agree, strict=True)) if agree else (True,) * 4
+            colour, shape, place, size = (all(row[i] for row in agree) for i in range(4))
             best, best_rank = Score(colour, shape, background, place, size), rank
     return best
+
+
+def _agree(a: Thing | ThingFacts, b: Thing | ThingFacts) -> tuple[bool, bool, bool, bool]:
+    size = a.size == b.size or (b.size is None and isinstance(a, Thing))
+    return a.colour == b.colour, a.shape == b.shape, a.place == b.place, size
 
 
 def facts_right(expected: Scene | Facts, text: str, lang: str | None = None) -> Score:

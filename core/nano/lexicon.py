@@ -95,7 +95,7 @@ PLACE_WORDS: Final[Words] = {
 _SYNONYMS: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     "en": {
         ("colour", "purple"): "violet",
-        ("shape", "circle"): "circles disk dot round discs",
+        ("shape", "circle"): "circles disk disks discs dot",
         ("shape", "square"): "squares",
         ("shape", "triangle"): "triangles",
         ("shape", "star"): "stars",
@@ -141,6 +141,7 @@ _JA_DIRECTION: Final = {
     "上の中央": "top", "中央上": "top", "下の中央": "bottom", "中央下": "bottom",
     "左の中央": "left", "中央左": "left", "右の中央": "right", "中央右": "right",
     "真ん中": "centre", "まん中": "centre", "真中": "centre", "中央": "centre", "中心": "centre",
+    "左斜め上": "top left", "右斜め上": "top right", "左斜め下": "bottom left", "右斜め下": "bottom right",
     "上": "top", "下": "bottom", "左": "left", "右": "right",
 }  # fmt: skip
 _EN_STEP: Final = {"above": "top", "over": "top", "below": "bottom", "under": "bottom", "beneath": "bottom"}
@@ -216,7 +217,7 @@ def _en_places(found: list[Token], text: str) -> Iterator[Token]:
         following = found[i + 1] if i + 1 < len(found) else None
         close = following is not None and not re.search(r"[,.;:]", text[token.end : following.start])
         of_thing = close and following is not None and following.kind in ("colour", "shape", "size")
-        its = re.search(r"\b(?:its|their)\s$", text[: token.start]) or (after and after[2])
+        its = re.search(r"\b(?:its|their)\s$", text[max(token.start - 8, 0) : token.start]) or (after and after[2])
         if its:
             yield Token("it", token.value, token.start, token.end)
         elif token.kind == "step":
@@ -237,11 +238,11 @@ def _ja_places(found: list[Token], text: str) -> Iterator[Token]:
         bare = token.end - token.start == 1
         before = found[i - 1] if i else None
         joined = before is not None and text[before.end : token.start] == "の"
-        if bare and re.match(r"[\u4e00-\u9fff](?<![側端隅寄辺])", text[token.end :]):
+        if bare and re.match(r"[\u4e00-\u9fff](?<![側端隅寄辺部半])", text[token.end :]):
             continue  # 上着, 右手: part of another word
         if joined and before is not None and before.kind == "shape":
             yield Token("after", token.value, token.start, token.end)
-        elif re.search(r"(?:その|それの)$", text[: token.start]):
+        elif re.search(r"(?:その|それの)$", text[max(token.start - 3, 0) : token.start]):
             yield Token("it", token.value, token.start, token.end)
         elif (
             token.value == "top"
@@ -249,7 +250,7 @@ def _ja_places(found: list[Token], text: str) -> Iterator[Token]:
             and joined
             and before is not None
             and before.kind == "background"
-            and not re.match(r"側|端|隅|辺|寄り|の方|のほう|部", text[token.end :])
+            and not re.match(r"側|端|隅|辺|寄|部|半|の方|のほう", text[token.end :])
         ):
             continue
         else:
