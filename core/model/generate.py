@@ -71,7 +71,7 @@ def load(resolved: Resolved, auto: str, device: str, precision: str) -> Loaded:
         processor = getattr(transformers, auto).from_pretrained(
             resolved.folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise CommonArtError(
             f"{resolved.name} cannot be loaded from {resolved.folder}: {type(error).__name__}: {first[:300]}",
