@@ -245,7 +245,7 @@ def find(name: str, role: str) -> Model:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", plain) and plain[0] not in "./":
         return Model(
             plain, role, plain, "", UNKNOWN_LICENSE, outputs="unknown", revision=commit or None,
-            refused="there is no such folder, and for a hub id its terms are not in our table" if role in WRITES else "",
+            refused="no such folder is here; as a hub id, its terms are not in our table" if role in WRITES else "",
         )  # fmt: skip
     known = names(role)
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
