@@ -16,7 +16,7 @@ from commonart.core.nano.scenes import Pixels, Scene, Score, Thing, random_scene
 CHANGES: dict[str, tuple[int, Callable[[Pixels, np.random.Generator], Pixels], int, float]] = {
     # name -> (size, change, scenes, least share right)
     "plain":    (64, lambda image, rng: image, 1000, 0.995),
-    "jpeg q90": (64, lambda image, rng: jpeg(image, 90), 400, 0.995),
+    "jpeg q90": (64, lambda image, rng: jpeg(image, 90), 200, 0.995),
     "noise":    (64, lambda image, rng: clip(image + rng.normal(0, 8, image.shape)), 200, 0.995),
     "blur":     (64, lambda image, rng: clip(ndimage.gaussian_filter(image.astype(float), (0.8, 0.8, 0))), 200, 0.995),
     "tint":     (64, lambda image, rng: clip(image * [0.95, 1.0, 1.04] + [4, -4, 3]), 200, 0.995),

@@ -50,7 +50,7 @@ def lab(rgb: npt.ArrayLike) -> Floats:
     to_xyz = np.array(
         [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
     )
-    xyz = linear @ (to_xyz / np.array([[0.95047], [1.0], [1.08883]])).T
+    xyz = np.einsum("...c,xc->...x", linear, to_xyz / np.array([[0.95047], [1.0], [1.08883]]))
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
@@ -166,22 +166,38 @@ def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
 
     # How much of each pixel the thing covers: where its colour lies between the background's and its own.
     axis = own - under
-    alpha = np.clip((rgb - under) @ axis / max(float(axis @ axis), 1.0), 0, 1)
+    alpha = np.clip(((rgb - under) * axis).sum(axis=-1) / max(float((axis * axis).sum()), 1.0), 0, 1)
     alpha = np.where(ndimage.binary_dilation(area), alpha, 0)
     rows, columns = np.nonzero(area)
-    middle_y, middle_x = round(_middle(rows)), round(_middle(columns))
-    pad = WINDOW // 2 + REACH
-    padded = np.pad(alpha, pad)
-    around = padded[middle_y : middle_y + 2 * pad, middle_x : middle_x + 2 * pad]
-    windows = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))
-    steps = windows.shape[0]
+    shape, radius, row, column = _fit(alpha, round(_middle(rows)), round(_middle(columns)))
+    size = min(SIZES, key=lambda name: abs(SIZE_RADIUS[name] - radius))
+    return Thing(shape, colour, size, PLACES[_place(row, column)])
+
+
+def _fit(alpha: Floats, middle_y: int, middle_x: int) -> tuple[str, int, int, int]:
+    """(shape, radius in 1/128, row and column of the centre) of the drawn shape most like `alpha`.
+
+    Likeness is 2ab / (aa + bb), one exactly where the two agree. First a few radii at every second pixel around the
+    middle of the box, then every radius around the best of them. einsum and not a matrix product: BLAS threads cost
+    more than they bring on products this small, much more on a busy machine.
+    """
     shapes, radii, drawn_NP, norms_N = _templates()
-    # 2ab / (aa + bb) is one exactly where the two agree, and is a matrix product for all places and shapes at once.
-    likeness = 2 * windows.reshape(steps * steps, -1) @ drawn_NP.T / ((alpha * alpha).sum() + norms_N)
-    at, best = divmod(int(likeness.argmax()), len(norms_N))
-    row, column = middle_y + at // steps - REACH, middle_x + at % steps - REACH
-    size = min(SIZES, key=lambda name: abs(SIZE_RADIUS[name] - radii[best]))
-    return Thing(shapes[best], colour, size, PLACES[_place(row, column)])
+    pad = WINDOW // 2 + REACH
+    padded = np.pad(alpha.astype(np.float32), pad)
+    around = padded[middle_y : middle_y + 2 * pad, middle_x : middle_x + 2 * pad]
+    windows_YXHW = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))
+    own = np.float32((alpha * alpha).sum())
+
+    def likeness(windows_YXHW: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
+        windows = np.ascontiguousarray(windows_YXHW).reshape(*windows_YXHW.shape[:2], -1)
+        return 2 * np.einsum("yxp,np->yxn", windows, drawn_NP[::step]) / (own + norms_N[::step])
+
+    coarse = likeness(windows_YXHW[::2, ::2], 3)
+    y, x = (2 * int(at) for at in np.unravel_index(int(coarse.argmax()), coarse.shape)[:2])
+    y0, x0 = max(y - 1, 0), max(x - 1, 0)
+    fine = likeness(windows_YXHW[y0 : y + 2, x0 : x + 2], 1)
+    dy, dx, best = (int(at) for at in np.unravel_index(int(fine.argmax()), fine.shape))
+    return shapes[best], radii[best], middle_y + y0 + dy - REACH, middle_x + x0 + dx - REACH
 
 
 @lru_cache(maxsize=1)
@@ -190,7 +206,7 @@ def _palette() -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _templates() -> tuple[list[str], list[int], Floats, Floats]:
+def _templates() -> tuple[list[str], list[int], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Every shape at every radius, a little under small to a little over large: names, radii, [N, pixels], norms."""
     shapes, radii, drawn = [], [], []
     for shape in SHAPES:
@@ -199,5 +215,5 @@ def _templates() -> tuple[list[str], list[int], Floats, Floats]:
             shapes.append(shape)
             radii.append(radius)
             drawn.append(np.pad(alpha, (WINDOW - alpha.shape[0]) // 2).ravel())
-    table = np.stack(drawn)
+    table = np.stack(drawn).astype(np.float32)
     return shapes, radii, table, (table * table).sum(axis=1)
