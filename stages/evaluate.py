@@ -67,7 +67,7 @@ def evaluate(
     scenes: int = 0,
     steps: int = 20,
     guidance: float = 4.5,
-    size: str | int | None = None,
+    size: int | None = None,
     batch: int = 16,
     pictures: str | None = None,
     out: str | None = "eval.json",
@@ -108,7 +108,12 @@ def evaluate(
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
             engine = Pipeline.open(parts, device=device, precision=precision)
-            side = int(size or engine.size)
+            side = size or engine.size
+            if side < 1 or side % engine.multiple:
+                raise UsageError(
+                    f"--size {side}: this model draws sides that are multiples of {engine.multiple}.",
+                    f"Its own size is {engine.size}.",
+                )
             shared = {
                 "model": parts.name, "revision": parts.revision, "objective": parts.objective, "steps": steps,
                 "guidance": guidance, "negative": "", "width": side, "height": side,

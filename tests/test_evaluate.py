@@ -189,6 +189,11 @@ def test_bad_calls(run, args, options, message):
         run(*args, **options)
 
 
+def test_a_size_that_the_model_cannot_draw(run, made):
+    with pytest.raises(UsageError, match="multiples of 8"):
+        run(model=made["model"], scenes=1, size=30)
+
+
 def test_bad_sources(run, made):
     Path("empty").mkdir()
     for source, message in (("empty", "holds no pictures"), ("none", "none")):

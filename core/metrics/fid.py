@@ -105,7 +105,7 @@ def inception_features(
         )
 
 
-def inception(mode: str, device: str = "cpu", folder: str | os.PathLike[str] | None = None) -> tuple[Any, str]:
+def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Any, str]:
     """clean-fid's network for a mode, and the sha256 of the weights it runs on.
 
     The weights are read from `folder` (default: `commonart/inception` in the user's cache), never from the
