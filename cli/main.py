@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -109,6 +110,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors that a user can cause become two sentences on stderr."""
+    _quiet_libraries()
     # A stage that is told to stop unwinds like any error, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -131,6 +133,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         name = error.filename or error.filename2 or "output"
         _say(CommonArtError(f"{name}: {known[0]}.", known[1]))
         return 1
+
+
+def _quiet_libraries() -> None:
+    """Libraries talk on stderr as if they were alone; what matters of it, the stages say themselves."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advertises an optional package at every import
 
 
 def _say(error: CommonArtError) -> None:

@@ -73,9 +73,9 @@ def sample(
     if inspect is not None:
         import orjson
 
-        from commonart.core import provenance
+        from commonart.stages import sample as stage
 
-        print(orjson.dumps(provenance.read(inspect), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(stage.inspect(inspect), option=orjson.OPT_INDENT_2).decode())
         return
     texts = list(prompts or ())
     if texts == ["-"] or (not texts and file is None and options.piped()):

@@ -1,0 +1,62 @@
+"""The whole chain: short here, as `commonart quickstart` runs it, and once more after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from conftest import Command
+from PIL import Image
+
+from commonart.core.data import jsonl, stream
+from commonart.stages.quickstart import FACTS, steps
+
+ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("newcomer")
+
+
+@pytest.mark.slow
+def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Path) -> None:
+    done = commonart(*ARGUMENTS, cwd=folder)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    for step in steps("quickstart", 240, 12.0, 0):
+        assert f"$ {step.line}" in said
+        assert (folder / step.leaves).exists()
+    out = folder / "quickstart"
+    before = (out / "run" / "metrics.jsonl").read_bytes()
+    (out / "mia.json").unlink()  # as if it had been interrupted there
+    again = commonart(*ARGUMENTS, cwd=folder)
+    assert again.returncode == 0, again.stderr.decode()
+    assert (out / "mia.json").exists()
+    assert (out / "run" / "metrics.jsonl").read_bytes() == before
+    other = commonart("quickstart", "--scenes", "300", cwd=folder)
+    assert other.returncode == 1
+    assert b"holds a quickstart with other settings" in other.stderr
+
+    records = list(stream.read(str(out / "shards")))
+    kept = list(jsonl.read(str(out / "kept.jsonl")))
+    refused = [value for _, value in jsonl.read_values(str(out / "refused.jsonl"))]
+    assert len(kept) + len(refused) == 240
+    assert {record["key"] for record in records} == {record["key"] for record in kept}
+    for record in records:
+        assert {caption["lang"] for caption in record["captions"]} == {"en", "ja"}
+        assert all(caption["synthetic"] for caption in record["captions"])
+        assert record["license"] in {"CC0-1.0", "CC-BY-4.0", "LicenseRef-CC-BY-2.1-JP"}
+    metrics = [value for _, value in jsonl.read_values(str(out / "run" / "metrics.jsonl"))]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    scores = orjson.loads((out / "shipped.json").read_bytes())["scores"]
+    followed = [score for score in scores if score["metric"] == "scenes"]
+    assert {(score["lang"], score["set"]) for score in followed} == {
+        (lang, kind) for lang in ("en", "ja") for kind in ("unseen", "held-out pairs")
+    }
+    assert all(0 <= score[fact] <= 1 for score in followed for fact in FACTS)
+    for name in ("samples.png", "shipped.png", "figure2.png"):
+        assert Image.open(out / name).width > 128
+    html = (out / "index.html").read_text("utf-8")
+    assert "samples.png" in html and "草原" not in html.split("<h2>")[0]
