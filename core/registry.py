@@ -65,7 +65,8 @@ class Model:
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
-# Sources: each row's card and licence file on the hub, read in November 2026. No row names a commit that nobody has
+# Sources: the models' cards on the hub, as collected in November 2026; the rows of UNCHECKED are common knowledge whose
+# cards were not opened, and `commonart models --json` shows them without `checked`. No row names a commit that nobody has
 # checked: the commit that a download resolves to is written into every record and run. "-" is empty; `code` marks a
 # model that needs code from its repository, `pickle` one that is published only as .bin.
 _MODELS = """
@@ -84,7 +85,6 @@ phi3-vision         caption       microsoft/Phi-3-vision-128k-instruct          
 phi3.5-vision       caption       microsoft/Phi-3.5-vision-instruct              Phi3VForCausalLM                    en   code
 nano                translate     -                                              Phi3ForCausalLM                     -    -
 phi3-medium         translate     microsoft/Phi-3-medium-4k-instruct             Phi3ForCausalLM                     -    -
-phi3-mini           translate     microsoft/Phi-3-mini-4k-instruct               Phi3ForCausalLM                     -    -
 cat-translate       translate     cyberagent/CAT-Translate-1.4b                  LlamaForCausalLM                    -    -
 cat-translate-0.8b  translate     cyberagent/CAT-Translate-0.8b                  LlamaForCausalLM                    -    -
 cat-translate-3.3b  translate     cyberagent/CAT-Translate-3.3b                  LlamaForCausalLM                    -    -
@@ -122,7 +122,6 @@ qwen2.5-vl-3b       LicenseRef-Qwen-Research    -                   non-commerci
 phi3-vision         MIT                         MIT                 free
 phi3.5-vision       MIT                         MIT                 free
 phi3-medium         MIT                         -                   free
-phi3-mini           MIT                         -                   free
 cat-translate       MIT                         MIT                 free
 cat-translate-0.8b  MIT                         MIT                 free
 cat-translate-3.3b  MIT                         MIT                 free
@@ -152,6 +151,7 @@ _REFUSED = {
 # Why a model cannot run here, whatever its terms.
 _REMOTE_ONLY = "it exists only as remote code, and that code does not run on transformers 5"
 _BROKEN = {"phi3-vision": (_REMOTE_ONLY, "qwen2-vl"), "phi3.5-vision": (_REMOTE_ONLY, "qwen2-vl")}
+UNCHECKED = frozenset({"plamo-translate", "fugumt", "swallow", "gemma", "clip-vit-b32"})
 # Transformer -> (text encoder, autoencoder). PixArt-Sigma reads T5, which is none of ours: weights to start from.
 _PARTNERS = {
     "nano": ("nano", "nano"),
@@ -201,11 +201,17 @@ def _rows() -> tuple[Model, ...]:
                 remote_code=row["flags"] == "code",
                 pickle_only=row["flags"] == "pickle",
                 text_encoder=partners[0], autoencoder=partners[1],
-                checked="this project" if name == "nano" else f"huggingface.co/{row['hub']}, 2026-11",
+                checked=_checked(name, row["hub"]),
                 refused=refused[0], broken=broken[0], successor=refused[1] or broken[1],
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+def _checked(name: str, hub: str) -> str:
+    if name in UNCHECKED:
+        return ""
+    return "this project" if name == "nano" else f"huggingface.co/{hub}, 2026-11"
 
 
 def prompt_for(role: str, cls: str) -> str:
