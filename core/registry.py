@@ -66,8 +66,8 @@ class Model:
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 # Sources: the models' cards on the hub, as collected in November 2026; the rows of UNCHECKED are common knowledge whose
-# cards were not opened, and `commonart models --json` shows them without `checked`. No row names a commit that nobody has
-# checked: the commit that a download resolves to is written into every record and run. "-" is empty; `code` marks a
+# cards were not opened, and `commonart models --json` shows them without `checked`. No row names a commit that nobody
+# has checked: the one that a download resolves to is written into every record and run. "-" is empty; `code` marks a
 # model that needs code from its repository, `pickle` one that is published only as .bin.
 _MODELS = """
 name                role          hub                                            class                               lang flags
