@@ -29,10 +29,11 @@ from commonart.core.registry import check_terms, find
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.checkpoint import Checkpoint
+    from commonart.core.model.config import PixArtConfig
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.trainer import Outcome
     from commonart.core.model.trainset import Opened
-    from commonart.core.model.transformer import PixArt, PixArtConfig
+    from commonart.core.model.transformer import PixArt
     from commonart.core.model.world import World
 
 # A run may be continued with other values of these; any other change would make it another run.
@@ -163,10 +164,10 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
 
 
 def _train(wanted: Settings, world: World) -> Trained:
+    import torch
+
     from commonart.core.model import checkpoint, trainer
     from commonart.core.model.device import pick_dtype
-
-    import torch
 
     recipe, run = wanted.recipe, wanted.run
     dtype = pick_dtype(wanted.precision, world.device)
@@ -321,8 +322,8 @@ def _named(features: Features | None) -> dict[str, Any]:
 
 
 def _config(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
+    from commonart.core.model.config import PixArtConfig
     from commonart.core.model.diffusion import check_objective, out_channels
-    from commonart.core.model.transformer import PixArtConfig
 
     return PixArtConfig(
         num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,

@@ -8,7 +8,8 @@ import torch
 
 from commonart.core.errors import CommonArtError
 from commonart.core.model import diffusion
-from commonart.core.model.transformer import PixArt, PixArtConfig
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.transformer import PixArt
 
 TEXT = torch.zeros(5, 1, 3)
 

@@ -6,8 +6,8 @@ from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline
 
 from commonart.core.errors import CommonArtError
 from commonart.core.model import sampler
-from commonart.core.model.transformer import PixArt, PixArtConfig
-
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.transformer import PixArt
 
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model import transformer
-from commonart.core.model.transformer import SIZES, PixArt, PixArtConfig, named_config, stack_text
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.transformer import PixArt, stack_text
+from commonart.core.model.weights import INDEX, WEIGHTS
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 8, "num_layers": 2, "caption_channels": 24}
 
@@ -137,80 +138,6 @@ def test_initial_weights_predict_zero_and_learn():
     assert model.proj_out.bias.grad.abs().max() > 0
 
 
-# --- config.json -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("sample_size", "scale"), [(16, 0.25), (32, 0.5), (64, 1.0), (128, 2.0)])
-def test_interpolation_scale_is_always_written(sample_size, scale, caplog):
-    config = tiny(sample_size=sample_size)
-    assert config.to_dict()["interpolation_scale"] == scale
-    values = {**config.to_dict(), "interpolation_scale": None}
-    assert PixArtConfig.from_dict(values).interpolation_scale == scale
-    assert "interpolation_scale" in caplog.text
-
-
-def test_config_holds_every_key_of_diffusers():
-    theirs = dict(diffusers.PixArtTransformer2DModel.from_config(tiny().to_dict()).config)
-    ours = tiny().to_dict()
-    assert {k: v for k, v in theirs.items() if not k.startswith("_")} == {
-        k: v for k, v in ours.items() if not k.startswith("_")
-    }
-    assert PixArtConfig.from_dict(ours) == tiny()
-
-
-# What is public of CommonArt beta's config.json, with the rest of the keys that its class wrote.
-COMMONART_BETA = {
-    "_class_name": "Transformer2DModel", "_diffusers_version": "0.30.0", "activation_fn": "gelu-approximate",
-    "attention_bias": True, "attention_head_dim": 72, "attention_type": "default", "caption_channels": 4096,
-    "cross_attention_dim": 1152, "double_self_attention": False, "dropout": 0.0, "in_channels": 4,
-    "interpolation_scale": 1, "norm_elementwise_affine": False, "norm_eps": 1e-06, "norm_num_groups": 32,
-    "norm_type": "ada_norm_single", "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28,
-    "num_vector_embeds": None, "only_cross_attention": False, "out_channels": 8, "patch_size": 2,
-    "sample_size": 64, "upcast_attention": False, "use_additional_conditions": False,
-    "use_linear_projection": False,
-}  # fmt: skip
-
-
-def test_old_class_of_commonart_beta_is_read():
-    config = PixArtConfig.from_dict(COMMONART_BETA)
-    assert config == named_config("xl", sample_size=64)
-    assert config.interpolation_scale == 1
-    with torch.device("meta"):
-        assert PixArt(config, initialise=False).parameters_count == 610_856_096  # "0.61 B"
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"_class_name": "SD3Transformer2DModel"}, "SD3Transformer2DModel"),
-        ({"norm_type": "ada_norm_zero"}, "norm_type"),
-        ({"use_additional_conditions": True}, "use_additional_conditions"),
-        ({"num_vector_embeds": 8}, "num_vector_embeds"),
-        ({"cross_attention_dim": 768}, "cross_attention_dim"),
-        ({"caption_channels": None}, "caption_channels"),
-        ({"num_layers": "28"}, "num_layers"),
-        ({"num_layers": 0}, "num_layers"),
-        ({"sample_size": 63}, "63"),
-    ],
-)
-def test_config_that_does_not_fit_is_refused(change, words):
-    with pytest.raises(CommonArtError, match=words):
-        PixArtConfig.from_dict({**COMMONART_BETA, **change}, "folder/config.json")
-
-
-def test_unknown_key_is_said(caplog):
-    assert PixArtConfig.from_dict({**COMMONART_BETA, "flavour": 1}) == named_config("xl", sample_size=64)
-    assert "flavour" in caplog.text
-
-
-def test_named_sizes():
-    assert PixArt(SIZES["nano"]).parameters_count < 5_000_000
-    assert named_config("xl", sample_size=64).interpolation_scale == 1
-    assert named_config("xl", sample_size=32).interpolation_scale == 0.5
-    with pytest.raises(CommonArtError, match="giant"):
-        named_config("giant")
-
-
 # --- files -----------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +159,7 @@ def test_diffusers_folder_loads_here_whole_and_in_shards(tmp_path):
     ours, theirs = reference(tiny())
     theirs.save_pretrained(tmp_path / "whole")
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="30KB")
-    assert (tmp_path / "shards" / transformer.INDEX).exists()
+    assert (tmp_path / "shards" / INDEX).exists()
     inputs = batch(ours.config, 8, 8)
     for folder in ("whole", "shards"):
         assert torch.equal(PixArt.load(tmp_path / folder)(*inputs), ours(*inputs))
@@ -248,15 +175,15 @@ def test_load_takes_a_dtype(tmp_path):
 def test_old_files_with_stored_positions_load(tmp_path):
     model = PixArt(tiny())
     model.save(tmp_path)
-    state = load_file(tmp_path / transformer.WEIGHTS)
-    save_file({**state, "pos_embed.pos_embed": torch.zeros(1, 16, 32)}, tmp_path / transformer.WEIGHTS)
+    state = load_file(tmp_path / WEIGHTS)
+    save_file({**state, "pos_embed.pos_embed": torch.zeros(1, 16, 32)}, tmp_path / WEIGHTS)
     assert torch.equal(PixArt.load(tmp_path).pos_embed.pos_embed, model.pos_embed.pos_embed)
 
 
 def spoil(folder, change):
-    state = load_file(folder / transformer.WEIGHTS)
+    state = load_file(folder / WEIGHTS)
     change(state)
-    save_file(state, folder / transformer.WEIGHTS)
+    save_file(state, folder / WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -283,11 +210,11 @@ def test_broken_folders_are_said(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tiny().to_dict()))
     with pytest.raises(CommonArtError, match="safetensors"):
         PixArt.load(tmp_path)
-    (tmp_path / transformer.WEIGHTS).write_bytes(b"half")
+    (tmp_path / WEIGHTS).write_bytes(b"half")
     with pytest.raises(CommonArtError, match="cannot be read"):
         PixArt.load(tmp_path)
-    (tmp_path / transformer.WEIGHTS).unlink()
-    (tmp_path / transformer.INDEX).write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(CommonArtError, match="elsewhere"):
         PixArt.load(tmp_path)
 

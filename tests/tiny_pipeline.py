@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from tiny_encoders import WIDTH, llama, tokenizer, vae
 
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.sampler import scheduler_config
-from commonart.core.model.transformer import PixArt, PixArtConfig
+from commonart.core.model.transformer import PixArt
 
 SIDE = 32  # pixels of its own size: 8 x 8 latents of f = 4
 

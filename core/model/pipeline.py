@@ -26,10 +26,11 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
 from commonart.core.model import checkpoint, hub, sampler
 from commonart.core.model.autoencoder import Autoencoder, to_images
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS, TextEncoder
-from commonart.core.model.transformer import PixArt, PixArtConfig
+from commonart.core.model.transformer import PixArt
 
 SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded between its parts and chunks
 CHUNK = 1000  # pictures whose texts and latents wait in memory together: about 0.6 GB for CALM2-7B at 512 px

@@ -30,7 +30,8 @@ from commonart.core.model.batches import Plan, Source
 from commonart.core.model.device import autocast
 from commonart.core.model.ema import Ema
 from commonart.core.model.metrics import Meter, MetricsFile
-from commonart.core.model.transformer import WEIGHTS, PixArt
+from commonart.core.model.transformer import PixArt
+from commonart.core.model.weights import WEIGHTS
 from commonart.core.model.world import World
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 

@@ -9,14 +9,9 @@ L tokens of the text, T channels of the text, D hidden width, E heads, K width o
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,158 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from commonart.core.errors import CommonArtError
-
-CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = WEIGHTS + ".index.json"
-TIME_CHANNELS = 256  # width of the sinusoidal time embedding in DiT and PixArt
-NORM_EPS = 1e-6
-
-# Keys of diffusers' config.json that have one supported value here: what PixArt-Sigma and CommonArt use.
-_FIXED: dict[str, Any] = {
-    "_class_name": "PixArtTransformer2DModel",
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "attention_type": "default",
-    "dropout": 0.0,
-    "norm_elementwise_affine": False,
-    "norm_eps": NORM_EPS,
-    "norm_num_groups": 32,
-    "norm_type": "ada_norm_single",
-    "num_embeds_ada_norm": 1000,
-    "upcast_attention": False,
-    "use_additional_conditions": False,
-}
-# The old class wrote more keys. They change nothing when they hold these values.
-_OLD_CLASS: dict[str, Any] = {
-    "double_self_attention": False,
-    "num_vector_embeds": None,
-    "only_cross_attention": False,
-    "use_linear_projection": False,
-}
-_IRRELEVANT = {"norm_num_groups", "num_embeds_ada_norm"}  # read by no layer of this architecture
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PixArtConfig:
-    """The keys of config.json that give a size; the other keys are fixed by the architecture.
-
-    `sample_size` is the latent side (32 at 256 px, 64 at 512 px). `interpolation_scale` left None becomes
-    sample_size / 64, PixArt-Sigma's own values (0.5 at 256 px, 1 at 512 px); diffusers would take 1 at 256 px.
-    `out_channels` is 2 * in_channels with learned variance (eps), in_channels without (flow).
-    """
-
-    num_attention_heads: int = 16
-    attention_head_dim: int = 72
-    num_layers: int = 28
-    in_channels: int = 4
-    out_channels: int = 8
-    patch_size: int = 2
-    sample_size: int = 32
-    caption_channels: int = 4096
-    interpolation_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.interpolation_scale is None:
-            object.__setattr__(self, "interpolation_scale", self.sample_size / 64)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.name != "interpolation_scale"
-            bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0
-            if bad:
-                kind = "whole number" if whole else "number"
-                raise CommonArtError(
-                    f"The transformer's {field.name} is {value!r}.", f"Give a positive {kind} for {field.name}."
-                )
-        if self.hidden % 4 or self.sample_size % self.patch_size:
-            raise CommonArtError(
-                f"A transformer of width {self.hidden} with latents of {self.sample_size} in patches of "
-                f"{self.patch_size} cannot be built.",
-                "Take a width divisible by 4 and a sample_size divisible by patch_size.",
-            )
-
-    @property
-    def hidden(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    def to_dict(self) -> dict[str, Any]:
-        """All keys of diffusers' config.json."""
-        return {**_FIXED, **asdict(self), "cross_attention_dim": self.hidden}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], file: str | Path = CONFIG) -> PixArtConfig:
-        """Reads diffusers' keys, of `PixArtTransformer2DModel` or of the older `Transformer2DModel`.
-
-        Raises CommonArtError, naming `file` and the key, for a value that would need another architecture.
-        """
-        kind = values.get("_class_name", _FIXED["_class_name"])
-        if kind not in (_FIXED["_class_name"], "Transformer2DModel"):
-            raise CommonArtError(
-                f"{file} describes a {kind}, which is not a PixArt transformer.",
-                "Name the folder of a PixArt-Sigma or CommonArt transformer.",
-            )
-        fixed = {**_FIXED, **_OLD_CLASS}
-        names = {field.name for field in fields(cls)}
-        for key, value in values.items():
-            if key.startswith("_") or key in names or key in _IRRELEVANT or key == "cross_attention_dim":
-                continue
-            if key not in fixed:
-                log.warning("%s: the key %s is unknown here and was ignored", file, key)
-            elif value is not None and value != fixed[key]:
-                raise CommonArtError(
-                    f"{file} has {key} = {value!r}; this transformer supports {fixed[key]!r} only.",
-                    "Use a PixArt-Sigma checkpoint, or train one with `commonart train`.",
-                )
-        known = {key: value for key, value in values.items() if key in names}
-        known["out_channels"] = known.get("out_channels") or known.get("in_channels", 4)
-        if "caption_channels" not in known or known["caption_channels"] is None:
-            raise CommonArtError(f"{file} has no caption_channels.", "Add the width of the text states to it.")
-        if known.setdefault("sample_size", 128) and known.get("interpolation_scale") is None:
-            log.warning(
-                "%s has no interpolation_scale; PixArt-Sigma's %g is taken for a sample_size of %d",
-                file, known["sample_size"] / 64, known["sample_size"],
-            )  # fmt: skip
-        config = cls(**known)
-        if values.get("cross_attention_dim") not in (None, config.hidden):
-            raise CommonArtError(
-                f"{file} has cross_attention_dim = {values['cross_attention_dim']}, not the width {config.hidden}.",
-                "Set it to num_attention_heads * attention_head_dim.",
-            )
-        return config
-
-    @classmethod
-    def read(cls, file: str | Path) -> PixArtConfig:
-        """Reads a config.json."""
-        try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CommonArtError(f"{file} does not exist.", "Name the folder of a transformer.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CommonArtError(f"{file} is not JSON: {error}.", "Download or export the model again.") from None
-        if not isinstance(values, dict):
-            raise CommonArtError(f"{file} holds no JSON object.", "Download or export the model again.")
-        return cls.from_dict(values, file)
-
-
-# Named sizes. The rest (sample_size, out_channels, caption_channels) follows from the stage and the text encoder.
-SIZES: dict[str, PixArtConfig] = {
-    # PixArt-Sigma-XL/2 and CommonArt beta: 0.61 B parameters with CALM2-7B's 4096 channels of text
-    "xl": PixArtConfig(num_layers=28, num_attention_heads=16, attention_head_dim=72, caption_channels=4096),
-    # the embedded default, 64 px images as 16x16x4 latents
-    "nano": PixArtConfig(num_layers=6, num_attention_heads=6, attention_head_dim=32, caption_channels=192,
-                         sample_size=16, out_channels=4, interpolation_scale=1.0),
-}  # fmt: skip
-
-
-def named_config(size: str, **changes: Any) -> PixArtConfig:
-    """A row of SIZES with some fields changed. A changed sample_size recomputes interpolation_scale."""
-    if size not in SIZES:
-        raise CommonArtError(f"There is no transformer size {size!r}.", f"Choose from {', '.join(SIZES)}.")
-    if "sample_size" in changes and changes["sample_size"] != SIZES[size].sample_size:
-        changes.setdefault("interpolation_scale", None)
-    return replace(SIZES[size], **changes)
+from commonart.core.model import weights
+from commonart.core.model.config import CONFIG, NORM_EPS, TIME_CHANNELS, PixArtConfig
 
 
 def stack_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -412,7 +257,7 @@ class PixArt(nn.Module):
         """
         B, C, H, W = latents_BCHW.shape
         p = self.config.patch_size
-        if C != self.config.in_channels or H % p or W % p:
+        if self.config.in_channels != C or H % p or W % p:
             raise CommonArtError(
                 f"Latents of {C} x {H} x {W} do not fit a transformer of {self.config.in_channels} channels and "
                 f"patches of {p}.",
@@ -443,31 +288,21 @@ class PixArt(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod
-    def load(
-        cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-    ) -> PixArt:
+    def load(cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> PixArt:
         """Reads a diffusers folder, or a pipeline folder with `transformer/` in it: config.json and safetensors.
 
         `dtype` None keeps the precision of the file. Raises CommonArtError naming the file and the key where
         something is missing, unknown or of another shape.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         if not (folder / CONFIG).exists() and (folder / "transformer" / CONFIG).exists():
             folder = folder / "transformer"
         config = PixArtConfig.read(folder / CONFIG)
-        state: dict[str, Tensor] = {}
-        for file in _weight_files(folder):
-            try:
-                state.update(load_file(file, device=str(device)))
-            except (SafetensorError, OSError) as error:
-                raise CommonArtError(f"{file} cannot be read: {error}.", "Download or export it again.") from error
+        state = weights.read(folder, device)
         state.pop("pos_embed.pos_embed", None)  # older diffusers stored the positions; they are computed here
         with torch.device("meta"):
             model = cls(config, initialise=False)
-        _check_state(state, model.state_dict(), folder)
+        weights.check(state, model.state_dict(), folder)
         if dtype is not None:
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
         model.load_state_dict(state, assign=True)
@@ -477,17 +312,10 @@ class PixArt(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Writes config.json and the weights (in `dtype`, if given) as diffusers does. Returns the folder."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        # Written beside and renamed: no half-written weights ever stand under their final name.
-        save_file(state, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
-        os.replace(folder / (WEIGHTS + ".part"), folder / WEIGHTS)
-        text = json.dumps(self.config.to_dict(), indent=2, sort_keys=True) + "\n"
-        (folder / (CONFIG + ".part")).write_text(text, encoding="utf-8")
-        os.replace(folder / (CONFIG + ".part"), folder / CONFIG)
+        weights.write(state, folder)
+        self.config.write(folder / CONFIG)
         return folder
 
 
@@ -506,37 +334,3 @@ def initialise_weights(model: PixArt) -> None:
         nn.init.zeros_(block.attn2.to_out[0].weight)
     nn.init.normal_(model.scale_shift_table, std=model.config.hidden**-0.5)
     nn.init.zeros_(model.proj_out.weight)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CommonArtError(f"{folder / INDEX} has no weight_map.", "Download the model again.") from error
-        for name in names:
-            if Path(name).name != name or not (folder / name).exists():
-                raise CommonArtError(f"{folder / INDEX} names {name}, which is not there.", "Download it again.")
-        return [folder / name for name in names]
-    raise CommonArtError(
-        f"{folder} has no {WEIGHTS}.", "Only safetensors are read: convert other formats, or name another folder."
-    )
-
-
-def _check_state(found: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CommonArtError(f"{folder}: the weights lack {name}.", "Check num_layers in its config.json.")
-        if found[name].shape != tensor.shape:
-            raise CommonArtError(
-                f"{folder}: {name} has the shape {tuple(found[name].shape)}; config.json means {tuple(tensor.shape)}.",
-                "Use the config.json that belongs to the weights.",
-            )
-    for name in found:
-        if name not in wanted:
-            raise CommonArtError(
-                f"{folder}: the weights hold {name}, which this transformer does not have.",
-                "Name a PixArt-Sigma or CommonArt transformer.",
-            )
