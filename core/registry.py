@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -340,7 +341,7 @@ def _local(name: str, role: str) -> Model:
     )
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file, {} where there is no file. Raises CommonArtError for a broken one."""
     if not path.is_file():
         return {}

@@ -104,7 +104,8 @@ def evaluate(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.model.pipeline import Pipeline, locate
+            from commonart.core.model.parts import locate
+            from commonart.core.model.pipeline import Pipeline
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
             engine = Pipeline.open(parts, device=device, precision=precision)

@@ -81,7 +81,8 @@ def mia(
     """
     _check(attacks, n, times, draws, replicate, resamples, out, figure, overwrite)
     members, others, doubled = _groups(data, n, lang, seed)
-    from commonart.core.model.pipeline import Pipeline, locate
+    from commonart.core.model.parts import locate
+    from commonart.core.model.pipeline import Pipeline
 
     parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
     engine = Pipeline.open(parts, device=device, precision=precision)

@@ -107,7 +107,8 @@ def sample(
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
     _check(asked, out, grid, n, steps, guidance, batch, ending, overwrite)
-    from commonart.core.model.pipeline import Pipeline, locate
+    from commonart.core.model.parts import locate
+    from commonart.core.model.pipeline import Pipeline
 
     parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
     engine = Pipeline.open(parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens)

@@ -1,20 +1,16 @@
-"""A text-to-image model as its parts: where each lies, and pictures from prompts with one part in memory at
-a time.
+"""Pictures from prompts, with one part of the model in memory at a time.
 
-    commonart sample "赤い円" --model nano | runs/512 | exported/ | commonart-beta | owner/name
+    commonart sample "赤い円" --model nano
 
-Four kinds of model end in the same `Parts`: the packaged nano models and any exported folder (a diffusers
-pipeline), a run of ours (its newest good checkpoint's moving average), and a bare transformer repository
-such as the published commonart-beta, whose text encoder and autoencoder the registry names.
+A `Pipeline` is made of the `Parts` that `core.model.parts.locate` finds. Texts are encoded first, then all
+latents are drawn, then decoded, so a model whose text encoder is larger than the rest still fits.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,34 +18,18 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core import registry
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError
 from commonart.core.log import warn
-from commonart.core.model import checkpoint, hub, sampler
+from commonart.core.model import sampler
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
-from commonart.core.model.diffusion import Objective, objective_of
-from commonart.core.model.text_encoder import MAX_TOKENS, TextEncoder
+from commonart.core.model.parts import Parts
+from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
 SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded between its parts and chunks
 CHUNK = 1000  # pictures whose texts and latents wait in memory together: about 0.6 GB for CALM2-7B at 512 px
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Where the parts of one model lie, and how it was trained."""
-
-    name: str
-    revision: str  # commit of the hub, step of a run, or a hash of the weights
-    transformer: Path
-    text_encoder: Path
-    autoencoder: Path
-    objective: Objective
-    shift: float = 1.0
-    text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
-    max_tokens: int = MAX_TOKENS
-    terms: tuple[str, ...] = ()  # parts that are used on the user's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,76 +41,15 @@ class Job:
     negative: str = ""
 
 
-def locate(
-    model: str,
-    *,
-    text_encoder: str | None = None,
-    autoencoder: str | None = None,
-    accept_terms: Sequence[str] = (),
-) -> Parts:
-    """Find, and where needed download, the parts of the model called `model`; nothing is loaded yet.
-
-    Raises:
-        UsageError: an unknown name, refused terms, or a bare transformer without a text encoder or
-        autoencoder. CommonArtError: the hub is not there, a run without a good checkpoint, or a folder that
-        is no such model.
-    """
-    folder = Path(model)
-    if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
-        return _of_run(folder, text_encoder, autoencoder)
-    row = registry.find(model, "transformer")
-    taken = [row.name] if registry.check_terms(row, accept_terms) else []
-    names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
-    try:
-        found = hub.resolve(row)
-        whole = found.folder.parent if found.folder.name == "transformer" else found.folder
-        folders: dict[str, Path] = {}
-        for role, name in names.items():
-            chosen = text_encoder if role == "text-encoder" else autoencoder
-            if not chosen and (whole / registry.SUBFOLDERS[role]).is_dir():
-                folders[role] = whole
-                continue
-            if not name and row.hub and (whole / "model_index.json").is_file():
-                name = model  # a whole pipeline on the hub, of which only the transformer is here yet
-            if not name:
-                raise UsageError(
-                    f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
-                    f"Name the one that it was trained with: --{role} NAME or FOLDER.",
-                )
-            part = registry.find(name, role)
-            taken += [part.name] if registry.check_terms(part, accept_terms) else []
-            folders[role] = hub.resolve(part).folder
-    except UsageError:
-        raise
-    except CommonArtError as problem:
-        if row.local or not row.hub:
-            raise
-        needed = [row.hub, *(registry.find(n, r).hub for r, n in names.items() if n)]
-        raise CommonArtError(
-            problem.what, f"{problem.fix} In all it needs {', '.join(dict.fromkeys(needed))} from the hub."
-        ) from problem
-    transformer = registry.part(whole, "transformer")
-    objective, shift = _objective(whole, transformer)
-    return Parts(
-        name=row.name if not row.local else model,
-        revision=found.revision,
-        transformer=transformer,
-        text_encoder=folders["text-encoder"],
-        autoencoder=folders["autoencoder"],
-        objective=objective,
-        shift=shift,
-        terms=tuple(taken),
-    )
-
-
 @dataclass(slots=True)
 class Pipeline:
     """Draws pictures with the parts of one model. Make one with `Pipeline.open`.
 
     Attributes:
-        factor: pixels for each latent along a side. multiple: a picture's sides must be multiples of it
-        (autoencoder times patch). size: pixels on a side that the model was trained for. keep: parts stay
-        loaded; else each is freed before the next is loaded, so that the largest sets the peak.
+        factor: pixels for each latent along a side.
+        multiple: pixels; a picture's sides must be multiples of it (the autoencoder's factor times the patch).
+        size: pixels on a side that the model was trained for.
+        keep: parts stay loaded; else each is freed before the next is loaded, so that the largest sets the peak.
     """
 
     parts: Parts
@@ -159,16 +78,17 @@ class Pipeline:
         """Read the configurations; weights are loaded when they are needed.
 
         Args:
-            precision: of the transformer; the text encoder takes the one that it had in training, where a
-            run says so. quantize: of the text encoder, as `TextEncoder.load`. keep: default: when all
-            weights together are small.
+            precision: of the transformer; the text encoder takes the one that it had in training, where a run says so.
+            quantize: of the text encoder, as `TextEncoder.load` takes it.
+            max_tokens: of a prompt; default: as in training.
+            keep: see above; default: when all weights together are small.
 
         Raises:
             CommonArtError: a part is missing, or the parts do not fit each other.
         """
         where = pick_device(device)
         config = PixArtConfig.read(parts.transformer / "config.json")
-        vae = _read(registry.part(parts.autoencoder, "autoencoder") / "config.json")
+        vae = registry.read_json(registry.part(parts.autoencoder, "autoencoder") / "config.json")
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
         if int(vae.get("latent_channels", 4)) != config.in_channels:
             raise CommonArtError(
@@ -230,8 +150,7 @@ class Pipeline:
         return self._part("autoencoder", lambda: Autoencoder.load(self.parts.autoencoder, device=self.device))
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Each different prompt's states [L, D] on the CPU; "" has those of no text. What was cut is in
-        `cut`."""
+        """Each different prompt's states [L, D] on the CPU; "" has those of no text. What was cut is in `cut`."""
         encoder = self.text_encoder()
         if encoder.width != self.config.caption_channels:
             raise CommonArtError(
@@ -326,61 +245,3 @@ class Pipeline:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> Parts:
-    newest = checkpoint.newest(folder, warn)
-    if newest is None:
-        raise CommonArtError(
-            f"{folder}: this run has no good checkpoint yet.", "Let `commonart train` write one, or name another run."
-        )
-    run = _read(folder / "run.json")
-    parts: dict[str, Path] = {}
-    for role, chosen in (("text-encoder", text_encoder), ("autoencoder", autoencoder)):
-        said = run.get(registry.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
-        name = chosen or (said if isinstance(said, str) else said.get("folder") or said.get("name", ""))
-        if not name:
-            raise CommonArtError(
-                f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
-            )
-        parts[role] = hub.resolve(registry.find(name, role)).folder
-    objective, shift = _objective(folder, newest.weights)
-    text = run.get("text_encoder")
-    return Parts(
-        name=str(folder),
-        revision=f"step-{newest.step}",
-        transformer=newest.weights,
-        text_encoder=parts["text-encoder"],
-        autoencoder=parts["autoencoder"],
-        objective=run.get("objective", objective),
-        shift=float(run.get("shift", shift)),
-        text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
-        max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
-    )
-
-
-def _objective(whole: Path, transformer: Path) -> tuple[Objective, float]:
-    """The objective, and the shift of flow's times: from the scheduler beside the transformer, else by its
-    channels."""
-    config = PixArtConfig.read(transformer / "config.json")
-    scheduler = _read(whole / "scheduler" / "scheduler_config.json")
-    kind = scheduler.get("prediction_type")
-    if kind is None:
-        return objective_of(config.in_channels, config.out_channels), 1.0
-    known: dict[str, Objective] = {"epsilon": "eps", "flow_prediction": "flow"}
-    if kind not in known:
-        raise CommonArtError(
-            f"{whole / 'scheduler' / 'scheduler_config.json'}: a model of {kind!r} cannot be sampled here.",
-            "It must predict epsilon or flow_prediction.",
-        )
-    return known[kind], float(scheduler.get("flow_shift") or 1.0)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise CommonArtError(f"{path} is no JSON ({problem}).", "Download or export the model again.") from problem
-    return value if isinstance(value, dict) else {}

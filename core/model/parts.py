@@ -1,0 +1,148 @@
+"""Where the parts of a text-to-image model lie, and how it was trained.
+
+    commonart sample "赤い円" --model nano               # the packaged models
+    commonart sample "赤い円" --model runs/512           # a run: the moving average of its newest good checkpoint
+    commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
+    commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
+    commonart sample "赤い円" --model owner/name         # a repository on the hub
+
+All of them end in the same `Parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from commonart.core import registry
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import warn
+from commonart.core.model import checkpoint, hub
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.diffusion import Objective, objective_of
+from commonart.core.model.text_encoder import MAX_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the parts of one model lie, and how it was trained."""
+
+    name: str
+    revision: str  # commit of the hub, step of a run, or a hash of the weights
+    transformer: Path
+    text_encoder: Path
+    autoencoder: Path
+    objective: Objective
+    shift: float = 1.0
+    text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
+    max_tokens: int = MAX_TOKENS
+    terms: tuple[str, ...] = ()  # parts that are used on the user's word
+
+
+def locate(
+    model: str,
+    *,
+    text_encoder: str | None = None,
+    autoencoder: str | None = None,
+    accept_terms: Sequence[str] = (),
+) -> Parts:
+    """Find, and where needed download, the parts of the model called `model`; nothing is loaded yet.
+
+    Raises:
+        UsageError: an unknown name, refused terms, or a bare transformer without its text encoder or autoencoder.
+        CommonArtError: the hub is not there, a run without a good checkpoint, or a folder that is no such model.
+    """
+    folder = Path(model)
+    if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
+        return _of_run(folder, text_encoder, autoencoder)
+    row = registry.find(model, "transformer")
+    taken = [row.name] if registry.check_terms(row, accept_terms) else []
+    names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
+    try:
+        found = hub.resolve(row)
+        whole = found.folder.parent if found.folder.name == "transformer" else found.folder
+        folders: dict[str, Path] = {}
+        for role, name in names.items():
+            chosen = text_encoder if role == "text-encoder" else autoencoder
+            if not chosen and (whole / registry.SUBFOLDERS[role]).is_dir():
+                folders[role] = whole
+                continue
+            if not name and row.hub and (whole / "model_index.json").is_file():
+                name = model  # a whole pipeline on the hub, of which only the transformer is here yet
+            if not name:
+                raise UsageError(
+                    f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
+                    f"Name the one that it was trained with: --{role} NAME or FOLDER.",
+                )
+            part = registry.find(name, role)
+            taken += [part.name] if registry.check_terms(part, accept_terms) else []
+            folders[role] = hub.resolve(part).folder
+    except UsageError:
+        raise
+    except CommonArtError as problem:
+        if row.local or not row.hub:
+            raise
+        needed = [row.hub, *(registry.find(n, r).hub for r, n in names.items() if n)]
+        raise CommonArtError(
+            problem.what, f"{problem.fix} In all it needs {', '.join(dict.fromkeys(needed))} from the hub."
+        ) from problem
+    transformer = registry.part(whole, "transformer")
+    objective, shift = _objective(whole, transformer)
+    return Parts(
+        name=row.name if not row.local else model,
+        revision=found.revision,
+        transformer=transformer,
+        text_encoder=folders["text-encoder"],
+        autoencoder=folders["autoencoder"],
+        objective=objective,
+        shift=shift,
+        terms=tuple(taken),
+    )
+
+
+def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> Parts:
+    newest = checkpoint.newest(folder, warn)
+    if newest is None:
+        raise CommonArtError(
+            f"{folder}: this run has no good checkpoint yet.", "Let `commonart train` write one, or name another run."
+        )
+    run = registry.read_json(folder / "run.json")
+    parts: dict[str, Path] = {}
+    for role, chosen in (("text-encoder", text_encoder), ("autoencoder", autoencoder)):
+        said = run.get(registry.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
+        name = chosen or (said if isinstance(said, str) else said.get("folder") or said.get("name", ""))
+        if not name:
+            raise CommonArtError(
+                f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
+            )
+        parts[role] = hub.resolve(registry.find(name, role)).folder
+    objective, shift = _objective(folder, newest.weights)
+    text = run.get("text_encoder")
+    return Parts(
+        name=str(folder),
+        revision=f"step-{newest.step}",
+        transformer=newest.weights,
+        text_encoder=parts["text-encoder"],
+        autoencoder=parts["autoencoder"],
+        objective=run.get("objective", objective),
+        shift=float(run.get("shift", shift)),
+        text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
+        max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
+    )
+
+
+def _objective(whole: Path, transformer: Path) -> tuple[Objective, float]:
+    """The objective and the shift of flow's times, from the scheduler beside the transformer, else by its channels."""
+    config = PixArtConfig.read(transformer / "config.json")
+    scheduler = registry.read_json(whole / "scheduler" / "scheduler_config.json")
+    kind = scheduler.get("prediction_type")
+    if kind is None:
+        return objective_of(config.in_channels, config.out_channels), 1.0
+    known: dict[str, Objective] = {"epsilon": "eps", "flow_prediction": "flow"}
+    if kind not in known:
+        raise CommonArtError(
+            f"{whole / 'scheduler' / 'scheduler_config.json'}: a model of {kind!r} cannot be sampled here.",
+            "It must predict epsilon or flow_prediction.",
+        )
+    return known[kind], float(scheduler.get("flow_shift") or 1.0)
