@@ -9,49 +9,23 @@ has drawn and goes on from there.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
+from commonart.core.data.drawings import Picture, already_drawn, pixels, plan, record_of
 from commonart.core.data.prompts import Prompt
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import UsageError
 from commonart.core.log import progress, say, warn
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from commonart.core.model.pipeline import Pipeline
-
-MAX_SIDE = 4096  # pixels
-MAX_SEED = 2**63 - 1
-# What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
-_OF_THE_SOURCE = (
-    "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
-    "license_basis", "license_observed_at", "opt_out", "width", "height", "mime", "sha256", "phash", "split",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture to draw. `settings` is what its marks say; `path` is None where only the grid shows it."""
-
-    prompt: Prompt
-    settings: dict[str, Any]
-    path: Path | None
-
-    @property
-    def name(self) -> str:
-        return str(self.path) if self.path is not None else digest(self.settings)
 
 
 def sample(
@@ -88,17 +62,28 @@ def sample(
     """Draw `n` pictures of every prompt and write them; returns one record for each picture, in order.
 
     Args:
-        prompts: texts, or records with a `prompt` or `captions`. file: more prompts, as
-        `core.data.prompts.read`. lang: which caption of a record is its prompt; default: its first. out:
-        one picture's file, or a folder (made when it is not there). grid: a contact sheet of all pictures;
-        `columns` and `heads` (titles over them) shape it. One of `out` and
-            `grid` is needed.
-        seed: of each prompt's first picture; the next ones count on. None draws one and says it. A record's
-        own
+        prompts: texts, or records with a `prompt` or `captions`.
+        file: more prompts, as `core.data.prompts.read` takes them.
+        lang: which caption of a record is its prompt; default: its first.
+        model: a name of the registry, a run, a local folder or a hub id, as `core.model.parts.locate` takes it.
+        out: one picture's file, or a folder (made when it is not there). One of `out` and `grid` is needed.
+        grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
+        steps: of the sampler.
+        guidance: how strongly the prompt counts (classifier-free guidance); 1 draws without it.
+        negative: what to keep away from.
+        seed: of each prompt's first picture; the next ones count on. None draws one and says it. A record's own
             `seed` wins.
         size: pixels, 512 or "640x384"; default: what the model was trained for.
+        n: pictures of each prompt.
+        batch: pictures that are drawn together; nothing but rounding depends on it.
         ending: png, jpg or webp, for pictures in a folder.
-        no_metadata: leave the settings out of the pictures; unmarked: leave the synthetic-media mark out.
+        overwrite: draw and replace what is there.
+        no_metadata: leave the settings out of the pictures.
+        unmarked: leave the synthetic-media mark out of the pictures.
+        device, precision: as `core.model.device` takes them.
+        quantize, max_tokens: of the text encoder, as `TextEncoder.load` takes them.
+        text_encoder, autoencoder: other ones than the model's own.
+        accept_terms: names of models that are used on the user's word.
         emit: called with each record as soon as its picture is written.
 
     Raises:
@@ -121,7 +106,7 @@ def sample(
         "guidance": guidance, "negative": negative, "width": width, "height": height,
     }  # fmt: skip
     pictures = plan(asked, shared, seed=seed, n=n, out=out, ending=ending)
-    there = _there(pictures, overwrite, metadata=not no_metadata)
+    there = already_drawn(pictures, overwrite, metadata=not no_metadata)
     waiting = list({p.name: p for p in pictures if p.name not in there}.values())
     drawn = _draw(engine, waiting, (width, height), batch, quiet)
     records: list[dict[str, Any]] = []
@@ -137,7 +122,7 @@ def sample(
                 shown[picture.name] = image
         elif grid is not None and picture.name not in shown:
             shown[picture.name] = _open(picture)
-        records.append(_record(picture))
+        records.append(record_of(picture))
         emit(records[-1])
     if grid is not None:
         labels = [p.prompt.text for p in pictures]
@@ -146,68 +131,6 @@ def sample(
             metadata=not no_metadata, marked=not unmarked, overwrite=overwrite,
         )  # fmt: skip
     return records
-
-
-def plan(
-    asked: Sequence[Prompt], shared: Mapping[str, Any], *, seed: int, n: int, out: str | None, ending: str
-) -> list[Picture]:
-    """Every picture with its settings and its path. Two pictures share a path only when they are the same.
-
-    Raises:
-        UsageError: several pictures and one file to write them to, a `seed` in a record that is no whole
-        number, or
-            two records with one key.
-    """
-    single = out is not None and Path(out).suffix != "" and not Path(out).is_dir()
-    if single and len(asked) * n > 1:
-        raise UsageError(
-            f"-o {out} names one file, and {len(asked) * n} pictures are asked for.", "Name a folder: -o pictures/."
-        )
-    pictures = []
-    keys: dict[str, str] = {}
-    for prompt in asked:
-        first = prompt.record.get("seed", seed)
-        key = str(prompt.record.get("key", ""))
-        if type(first) is not int or not 0 <= first <= MAX_SEED - n:
-            raise UsageError(f"seed {first!r} is no seed.", "Give a whole number from 0 to 2^63 - 1.")
-        if key and keys.setdefault(key, prompt.text) != prompt.text:
-            raise UsageError(f"two records have the key '{key}' and other prompts.", "Keys must be unique.")
-        for j in range(n):
-            settings = {"prompt": prompt.text, "seed": first + j, **shared}
-            if out is None:
-                path = None
-            elif single:
-                path = Path(out)
-            else:
-                path = Path(out) / f"{_stem(key, settings, j if n > 1 else None)}.{ending}"
-            pictures.append(Picture(prompt, settings, path))
-    return pictures
-
-
-def pixels(size: str | int | tuple[int, int] | None, own: int, multiple: int) -> tuple[int, int]:
-    """Width and height of a picture: `size` as given, else `own` on both sides.
-
-    Raises:
-        UsageError: no size, or sides that are too large or no multiples of `multiple`.
-    """
-    if size is None:
-        return own, own
-    if isinstance(size, tuple):
-        width, height = size
-    else:
-        found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", str(size).strip().lower())
-        if not found:
-            raise UsageError(f"--size {size} is no size.", "Give pixels: --size 512 or --size 640x384.")
-        width, height = int(found[1]), int(found[2] or found[1])
-    if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
-        near = "x".join(
-            str(max(multiple, min(round(s / multiple), MAX_SIDE // multiple) * multiple)) for s in (width, height)
-        )
-        raise UsageError(
-            f"--size {width}x{height}: this model draws sides that are multiples of {multiple}, up to {MAX_SIDE}.",
-            f"The nearest is --size {near}.",
-        )
-    return width, height
 
 
 def write_grid(
@@ -249,11 +172,6 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def digest(settings: Mapping[str, Any]) -> str:
-    """Ten digits that stand for everything that a picture was drawn with."""
-    return hashlib.sha256(orjson.dumps(dict(settings), option=orjson.OPT_SORT_KEYS)).hexdigest()[:10]
-
-
 def _check(
     asked: Sequence[Prompt],
     out: str | None,
@@ -284,44 +202,6 @@ def _check(
             raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")
 
 
-def _stem(key: str, settings: Mapping[str, Any], number: int | None) -> str:
-    if key:
-        return key if number is None else f"{key}.{number}"  # a key has no dot
-    words = re.sub(r"[\W_]+", "-", settings["prompt"]).strip("-")
-    while len(words.encode()) > 90:  # file systems allow 255 bytes; a Japanese character takes three
-        words = words[:-1]
-    return f"{words}-{digest(settings)}".lstrip("-")
-
-
-def _there(pictures: Sequence[Picture], overwrite: bool, metadata: bool) -> set[str]:
-    """The names of the pictures that an earlier call has drawn with these very settings; makes the folders.
-
-    Raises:
-        UsageError: another file stands where a picture should go.
-        CommonArtError: the folder cannot be made.
-    """
-    found = set()
-    for picture in pictures:
-        path = picture.path
-        if path is None:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise CommonArtError(
-                f"{path.parent}: this folder cannot be made ({problem.strerror}).", "Choose another one."
-            ) from problem
-        if overwrite or not path.exists():
-            continue
-        marks = provenance.Marks(None, None)
-        with suppress(CommonArtError):  # whatever stands there, it is none of ours
-            marks = provenance.read(path)
-        if not metadata or marks.settings != picture.settings:
-            raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
-        found.add(picture.name)
-    return found
-
-
 def _draw(
     engine: Pipeline, pictures: Sequence[Picture], size: tuple[int, int], batch: int, quiet: bool
 ) -> Iterator[Image.Image]:
@@ -343,16 +223,3 @@ def _open(picture: Picture) -> Image.Image:
 
     with Image.open(str(picture.path)) as image:
         return image.convert("RGB")
-
-
-def _record(picture: Picture) -> dict[str, Any]:
-    """What came in, and what was drawn; `reference` is the image that the record came with."""
-    kept = {k: v for k, v in picture.prompt.record.items() if k not in (*_OF_THE_SOURCE, "image")}
-    if picture.prompt.record.get("image"):
-        kept["reference"] = picture.prompt.record["image"]
-    kept.setdefault("key", _key(picture))
-    return kept | picture.settings | {"image": str(picture.path) if picture.path is not None else ""}
-
-
-def _key(picture: Picture) -> str:
-    return f"sample-{digest(picture.settings)}"

@@ -14,8 +14,9 @@ import tiny_pipeline
 from PIL import Image
 
 from commonart.core import pictures, provenance
+from commonart.core.data.drawings import pixels
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
-from commonart.stages.sample import inspect, pixels, sample
+from commonart.stages.sample import inspect, sample
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,168 @@
+"""Which pictures are to be drawn: each with its settings, its file, and whether it is there already.
+
+    commonart sample --prompts prompts.txt -n 4 --model nano -o pictures/
+
+In a folder the name of a picture follows from all that it was drawn with, so two different pictures never
+meet in one file, and a second call finds what the first has drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from commonart.core import provenance
+from commonart.core.data.prompts import Prompt
+from commonart.core.errors import CommonArtError, UsageError
+
+MAX_SIDE = 4096  # pixels
+MAX_SEED = 2**63 - 1
+# What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
+_OF_THE_SOURCE = (
+    "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
+    "license_basis", "license_observed_at", "opt_out", "width", "height", "mime", "sha256", "phash", "split",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture to draw. `settings` is what its marks say; `path` is None where only the grid shows it."""
+
+    prompt: Prompt
+    settings: dict[str, Any]
+    path: Path | None
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if self.path is not None else digest(self.settings)
+
+
+def plan(
+    asked: Sequence[Prompt], shared: Mapping[str, Any], *, seed: int, n: int, out: str | None, ending: str
+) -> list[Picture]:
+    """Every picture with its settings and its path. Two pictures share a path only when they are the same.
+
+    Args:
+        asked: prompts, each drawn `n` times.
+        shared: settings that all pictures have in common.
+        seed: of each prompt's first picture; the next ones count on. A record's own `seed` wins.
+        out: one picture's file, a folder, or None where only a grid shows them.
+        ending: of the files in a folder, without its dot.
+
+    Raises:
+        UsageError: several pictures and one file to write them to, a `seed` in a record that is no whole number,
+            or two records with one key.
+    """
+    single = out is not None and Path(out).suffix != "" and not Path(out).is_dir()
+    if single and len(asked) * n > 1:
+        raise UsageError(
+            f"-o {out} names one file, and {len(asked) * n} pictures are asked for.", "Name a folder: -o pictures/."
+        )
+    pictures = []
+    keys: dict[str, str] = {}
+    for prompt in asked:
+        first = prompt.record.get("seed", seed)
+        key = str(prompt.record.get("key", ""))
+        if type(first) is not int or not 0 <= first <= MAX_SEED - n:
+            raise UsageError(f"seed {first!r} is no seed.", "Give a whole number from 0 to 2^63 - 1.")
+        if key and keys.setdefault(key, prompt.text) != prompt.text:
+            raise UsageError(f"two records have the key '{key}' and other prompts.", "Keys must be unique.")
+        for j in range(n):
+            settings = {"prompt": prompt.text, "seed": first + j, **shared}
+            if out is None:
+                path = None
+            elif single:
+                path = Path(out)
+            else:
+                path = Path(out) / f"{_stem(key, settings, j if n > 1 else None)}.{ending}"
+            pictures.append(Picture(prompt, settings, path))
+    return pictures
+
+
+def pixels(size: str | int | tuple[int, int] | None, own: int, multiple: int) -> tuple[int, int]:
+    """Width and height of a picture: `size` as given, else `own` on both sides.
+
+    Raises:
+        UsageError: no size, or sides that are too large or no multiples of `multiple`.
+    """
+    if size is None:
+        return own, own
+    if isinstance(size, tuple):
+        width, height = size
+    else:
+        found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", str(size).strip().lower())
+        if not found:
+            raise UsageError(f"--size {size} is no size.", "Give pixels: --size 512 or --size 640x384.")
+        width, height = int(found[1]), int(found[2] or found[1])
+    if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
+        near = "x".join(
+            str(max(multiple, min(round(s / multiple), MAX_SIDE // multiple) * multiple)) for s in (width, height)
+        )
+        raise UsageError(
+            f"--size {width}x{height}: this model draws sides that are multiples of {multiple}, up to {MAX_SIDE}.",
+            f"The nearest is --size {near}.",
+        )
+    return width, height
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Ten digits that stand for everything that a picture was drawn with."""
+    return hashlib.sha256(orjson.dumps(dict(settings), option=orjson.OPT_SORT_KEYS)).hexdigest()[:10]
+
+
+def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) -> set[str]:
+    """The names of the pictures that an earlier call has drawn with these very settings; makes the folders.
+
+    Args:
+        overwrite: none counts as drawn.
+        metadata: pictures keep their settings; without them, none can be known again.
+
+    Raises:
+        UsageError: another file stands where a picture should go.
+        CommonArtError: the folder cannot be made.
+    """
+    found = set()
+    for picture in pictures:
+        path = picture.path
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise CommonArtError(
+                f"{path.parent}: this folder cannot be made ({problem.strerror}).", "Choose another one."
+            ) from problem
+        if overwrite or not path.exists():
+            continue
+        marks = provenance.Marks(None, None)
+        with suppress(CommonArtError):  # whatever stands there, it is none of ours
+            marks = provenance.read(path)
+        if not metadata or marks.settings != picture.settings:
+            raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
+        found.add(picture.name)
+    return found
+
+
+def record_of(picture: Picture) -> dict[str, Any]:
+    """What came in, and what was drawn; `reference` is the image that the record came with."""
+    kept = {k: v for k, v in picture.prompt.record.items() if k not in (*_OF_THE_SOURCE, "image")}
+    if picture.prompt.record.get("image"):
+        kept["reference"] = picture.prompt.record["image"]
+    kept.setdefault("key", f"sample-{digest(picture.settings)}")
+    return kept | picture.settings | {"image": str(picture.path) if picture.path is not None else ""}
+
+
+def _stem(key: str, settings: Mapping[str, Any], number: int | None) -> str:
+    if key:
+        return key if number is None else f"{key}.{number}"  # a key has no dot
+    words = re.sub(r"[\W_]+", "-", settings["prompt"]).strip("-")
+    while len(words.encode()) > 90:  # file systems allow 255 bytes; a Japanese character takes three
+        words = words[:-1]
+    return f"{words}-{digest(settings)}".lstrip("-")
