@@ -1,20 +1,19 @@
 """Scores of pictures, or of a model that draws them first.
 
-    commonart eval pictures/ shards/ --split heldout              # two sets of pictures commonart eval
-    --model runs/nano shards/ -n 200 --scenes 100  # draws the captions of SOURCE in each language
+    commonart eval pictures/ shards/ --split heldout
+    commonart eval --model runs/nano shards/ -n 200 --scenes 100
 
-FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip
-clip-vit-b32` are the paper's metrics. Beside every score stand mode, resolution, split, seed and n, without
-which it means nothing.
+The first compares two sets of pictures, the second draws the captions of its SOURCE in each language. FD-nano-clip
+and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32` are the
+paper's metrics. Beside every score stand mode, resolution, split, seed and n, without which it means nothing.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,31 +23,16 @@ from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
 from commonart.core.data.prompts import text_of
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.log import progress, say
-from commonart.core.metrics import paper
+from commonart.core.log import progress
+from commonart.core.metrics import paper, scoring
+from commonart.core.metrics.scoring import SMALLEST, Group
 
 if TYPE_CHECKING:
-    from commonart.core.metrics.clip_score import DualEncoder
-    from commonart.core.metrics.fid import Gaussian
     from commonart.core.model.pipeline import Pipeline
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
-SMALLEST = 2  # pictures; a covariance needs two
 _JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-
-
-@dataclass(slots=True)
-class Group:
-    """Pictures in one language: what was drawn, from which prompts, beside which reference pictures."""
-
-    lang: str
-    items: list[Item]
-    prompts: list[str]
-    reference: list[Item] = field(default_factory=list)
-    scenes: list[Scene | None] = field(default_factory=list)
-    paired: bool = False  # picture i was drawn from the caption of reference i
-    kind: str = ""  # "unseen" or "held-out pairs": prompts of the scene grammar, which have no reference
 
 
 def evaluate(
@@ -83,17 +67,21 @@ def evaluate(
     """Measure, write `out`, and return what it holds: {"schema", "model", "settings", "scores": [...]}.
 
     Args:
-        generated: pictures that were drawn, as `core.data.collection.collect` takes them; their prompts
-        come from the records
-            or from the pictures' own marks. Not with `model`.
-        reference: real pictures; with `model`, records whose captions in each of `langs` are drawn. model:
-        anything that `sample` takes. n: at most so many pictures per language, drawn by `seed`. split: of
-        the reference: "train" or "heldout". fid: "clean" or "legacy_pytorch" measures FID as well. clip,
-        clip_ja: judges of English and of Japanese prompts; `clip_ja` defaults to nano or
-        clip-japanese-base. scenes: with `model`: so many prompts of scenes that no training has seen, and
-        of colour-shape pairs that no
+        generated: pictures that were drawn, as `core.data.collection.collect` takes them; their prompts come from
+            the records or from the pictures' own marks. Not with `model`.
+        reference: real pictures; with `model`, records whose captions in each of `langs` are drawn.
+        model: anything that `sample` takes.
+        langs: of the captions that are drawn, and of the scenes' prompts.
+        n: at most so many pictures per language, drawn by `seed`.
+        split: of the reference: "train" or "heldout".
+        fid: "clean" or "legacy_pytorch" measures FID as well.
+        clip, clip_ja: judges of English and of Japanese prompts, as `scoring.load_judges` takes them.
+        clip_mode: "paper" or "hessel", as `core.metrics.clip_score` says.
+        scenes: with `model`: so many prompts of scenes that no training has seen, and of colour-shape pairs that no
             training has seen, in each language, judged by what the pixels show.
+        steps, guidance, size, batch: of the drawing, as `sample` takes them.
         pictures: keep what was drawn in this folder; a second call goes on from there.
+        out: where the result is written; None writes none.
 
     Raises:
         UsageError: flags that contradict each other, or `out` exists.
@@ -125,7 +113,10 @@ def evaluate(
             del engine
         else:
             groups = _given(str(generated), reference, n, split, seed)
-        judges = _judges(groups, clip, clip_ja, device, accept_terms, trust_remote_code)
+        judges = scoring.load_judges(
+            [group.lang for group in groups], clip, clip_ja,
+            device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
         scores: list[dict[str, Any]] = []
         for group in groups:
             common = {"lang": group.lang, "seed": seed, "resolution": collection.resolution(group.items)}
@@ -133,10 +124,10 @@ def evaluate(
                 common["set"] = group.kind
             if group.reference:
                 common |= {"split": split, "reference_resolution": collection.resolution(group.reference)}
-            scores += _judge(group, judges[group.lang], clip_mode, common)
+            scores += scoring.by_judge(group, judges[group.lang], clip_mode, common)
             if fid is not None and group.reference:
-                scores.append(_fid(group, fid, device, work, common))
-            scores += _facts(group, common)
+                scores.append(scoring.by_inception(group, fid, device, work, common))
+            scores += scoring.by_scenes(group, common)
     result = {"schema": 1, "model": said.get("model", generated), "settings": said, "scores": scores}
     if out is not None:
         write_json(out, result)
@@ -284,105 +275,3 @@ def _draw(
             path, settings = todo[number]
             provenance.save(image, path, settings=settings, overwrite=True)
     return groups
-
-
-def _judges(
-    groups: Sequence[Group],
-    clip: str,
-    clip_ja: str | None,
-    device: str,
-    accept_terms: Sequence[str],
-    trust_remote_code: bool,
-) -> dict[str, DualEncoder]:
-    from commonart.core.metrics.clip_score import DualEncoder
-
-    clip_ja = clip_ja or (clip if clip == "nano" else "clip-japanese-base")
-    loaded: dict[str, DualEncoder] = {}
-    found = {}
-    for lang in {group.lang for group in groups}:
-        name = clip_ja if lang == "ja" else clip
-        if name not in loaded:
-            loaded[name] = DualEncoder.load(
-                name, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code
-            )
-        found[lang] = loaded[name]
-    return found
-
-
-def _judge(group: Group, judge: DualEncoder, convention: str, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """FD on the judge's features, and the CLIP score where prompts are known."""
-    from commonart.core.metrics import clip_score, roc
-    from commonart.core.metrics import fid as frechet
-
-    drawn = judge.images(collection.images(group.items))
-    told = {"judge": judge.name, "judge_revision": judge.revision, "n": len(group.items)}
-    real = judge.images(collection.images(group.reference)) if group.reference else None
-    if real is not None:
-        yield {
-            "metric": f"FD-{judge.name}-clip" if judge.name == "nano" else f"FD-{judge.name}",
-            "value": frechet.frechet(_gaussian(drawn), _gaussian(real)),
-            "n_reference": len(real),
-            **told,
-            **common,
-        }
-    if not all(group.prompts):
-        say(f"{group.prompts.count('')} pictures say no prompt: no CLIP score for them.")
-        return
-    _, prefix = clip_score.convention_of(convention)
-    texts = judge.texts([prefix + prompt for prompt in group.prompts])
-    each = clip_score.scores(drawn, texts, convention)
-    low, high = roc.bootstrap(each, lambda v: float(v.mean()), seed=common["seed"])
-    yield {
-        "metric": "CLIP",
-        "value": float(each.mean()),
-        "low": low,
-        "high": high,
-        # What the real pictures score with the same captions: the scale that the number is to be read on.
-        "reference": float(clip_score.scores(real, texts, convention).mean())
-        if group.paired and real is not None
-        else None,
-        "mode": convention,
-        **told,
-        **common,
-    }
-
-
-def _gaussian(features: Any) -> Gaussian:
-    from commonart.core.metrics.fid import fit
-
-    if len(features) < SMALLEST:
-        raise CommonArtError("A Fréchet distance needs at least two pictures on either side.", "Give more pictures.")
-    return fit(features)
-
-
-def _fid(group: Group, mode: str, device: str, work: Path, common: dict[str, Any]) -> dict[str, Any]:
-    from commonart.core.metrics import fid as frechet
-    from commonart.core.model.device import pick_device
-
-    place = str(pick_device(device))
-    network, digest = frechet.inception(mode, place)
-    sides = []
-    for name, items in (("drawn", group.items), ("real", group.reference)):
-        folder = work / f"{name}-{group.lang}"
-        folder.mkdir(exist_ok=True)
-        paths = collection.files(items, folder)
-        sides.append(_gaussian(frechet.inception_features(paths, mode, device=place, network=network)))
-    return {
-        "metric": "FID",
-        "value": frechet.frechet(*sides),
-        "mode": mode,
-        "weights_sha256": digest,
-        "n": len(group.items),
-        "n_reference": len(group.reference),
-        **common,
-    }
-
-
-def _facts(group: Group, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """How many of the scenes' facts the pixels show."""
-    asked = [(scene, item) for scene, item in zip(group.scenes, group.items, strict=True) if scene is not None]
-    if asked:
-        from commonart.core.nano.reader import score_many
-
-        pairs = ((scene, collection.as_array(collection.open_image(item.pointer))) for scene, item in asked)
-        yield {"metric": "scenes", **score_many(pairs), "n": len(asked), **common}
