@@ -2,11 +2,10 @@
 
     commonart mia runs/nano --data shards/ -o mia.json --figure mia.png
 
-Members are the records of the split `train`, others those of `heldout`, which was fixed by a hash before
-training. Every attack comes with bootstrap intervals and with a negative control: the same attack between
-two halves of the held-out pictures, where nothing can be found. Replication: how near the pictures drawn
-from training captions come to training pictures, beside how near training pictures are to each other
-anyway.
+Members are the records of the split `train`, others those of `heldout`, which was fixed by a hash before training.
+Every attack comes with bootstrap intervals and with a negative control: the same attack between two halves of the
+held-out pictures, where nothing can be found. Replication: how near the pictures drawn from training captions come
+to training pictures, beside how near training pictures are to each other anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from commonart.core.data.decode import resize_crop
 from commonart.core.data.files import write_json
 from commonart.core.data.prompts import text_of
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.log import progress, say, warn
+from commonart.core.log import progress, warn
 from commonart.core.metrics import roc
 
 if TYPE_CHECKING:
@@ -68,12 +67,19 @@ def mia(
     """Attack `model` with the pictures of `data`, write `out` and `figure`, and return what `out` holds.
 
     Args:
-        model: anything that `sample` takes; what it was trained on must be the split `train` of `data`. n:
-        at most so many members and so many held-out pictures, drawn by `seed`. lang: whose captions
-        condition the model; default: each record's first caption. times, draws: timesteps, and noises at
-        each, of `loss` and `clid`. replicate: pictures that are drawn from training captions; 0 leaves
-        replication out. judge: the encoder whose features say how alike two pictures are. figure: a picture
-        as the paper's figure 2: caption with training picture, drawn picture, nearest training picture.
+        model: anything that `sample` takes; what it was trained on must be the split `train` of `data`.
+        data: shards or records with both splits.
+        n: at most so many members and so many held-out pictures, drawn by `seed`.
+        lang: whose captions condition the model; default: each record's first caption.
+        attacks: names of `core.metrics.membership.ATTACKS`.
+        times, draws: timesteps, and noises at each, of `loss` and `clid`.
+        replicate: pictures that are drawn from training captions; 0 leaves replication out.
+        judge: the encoder whose features say how alike two pictures are.
+        steps, guidance: of that drawing.
+        resamples: of the bootstrap.
+        batch: pictures that are attacked together.
+        figure: a picture as the paper's figure 2: caption with training picture, drawn picture, nearest training
+            picture.
 
     Raises:
         UsageError: an unknown attack, impossible numbers, or `out` exists.
@@ -119,8 +125,7 @@ def mia(
 
 
 def verdict(attacked: dict[str, Any], control: dict[str, Any]) -> str:
-    """What an attack's interval means: "leaks", "no leak found", or "control failed" where the control
-    finds something."""
+    """What an attack's interval means: "leaks" or "no leak found"; "control failed" where the control finds a leak."""
     if not control["auc"]["low"] <= 0.5 <= control["auc"]["high"]:
         return "control failed"
     return "leaks" if attacked["auc"]["low"] > 0.5 else "no leak found"
@@ -211,8 +216,7 @@ def _attack(
     batch: int,
     quiet: bool,
 ) -> dict[str, Floats]:
-    """The scores of all items by each attack. Members and others go through the same batches, in one
-    shuffled order."""
+    """The scores of all items by each attack. Members and others go through the same batches, in one shuffled order."""
     import torch
 
     from commonart.core.metrics import membership
@@ -270,8 +274,8 @@ def _replication(
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
-    """How near drawn pictures come to their nearest training picture, beside the training pictures' own
-    distances."""
+    """Draw the captions of `members`, compare with all training pictures, and show the likest in `figure`."""
+    from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
     from commonart.core.model.pipeline import Job
 
@@ -281,85 +285,19 @@ def _replication(
     train = [item for item in collection.collect(data, seed=seed) if collection.split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     known = encoder.images(_picture(item, engine.size) for item in train)
-    made = encoder.images(drawn)
-    similarity_ND = made @ known.T
-    nearest = similarity_ND.argmax(axis=1)
-    similarity = similarity_ND[np.arange(len(made)), nearest]
-    background = _nearest_other(known)
-    limit = float(np.quantile(background, 0.95))
-    above = (similarity > limit).astype(float)
-    low, high = roc.bootstrap(above, lambda values: float(values.mean()), seed=seed)
     place = {item.name: row for row, item in enumerate(train)}
-    own = np.array([similarity_ND[i, place[item.name]] for i, item in enumerate(members)])
+    found = replication.compare(encoder.images(drawn), known, [place[item.name] for item in members])
     if figure is not None:
-        rows = np.argsort(-own)[:FIGURE_ROWS]
-        write_figure(
-            figure,
-            [
-                (
-                    jobs[i].prompt,
-                    _picture(members[i], engine.size),
-                    drawn[i],
-                    float(own[i]),
-                    _picture(train[nearest[i]], engine.size),
-                    float(similarity[i]),
-                )
-                for i in rows
-            ],
-            overwrite=overwrite,
-        )
+        rows = []
+        for i in np.argsort(-found.own)[:FIGURE_ROWS]:
+            own, nearest = _picture(members[i], engine.size), _picture(train[found.nearest[i]], engine.size)
+            rows.append((jobs[i].prompt, own, drawn[i], float(found.own[i]), nearest, float(found.similarity[i])))
+        replication.write_figure(figure, rows, overwrite=overwrite)
     return {
         "judge": encoder.name,
         "judge_revision": encoder.revision,
-        "drawn": len(drawn),
-        "training_pictures": len(train),
-        "similarity": _spread(similarity),
-        "to_own_picture": _spread(own),
-        "background": _spread(background),
-        "limit": limit,
-        "above_background": {"value": float(above.mean()), "low": low, "high": high},
+        **found.report(seed),
         "steps": steps,
         "guidance": guidance,
         "seed": seed,
     }
-
-
-def _nearest_other(features: Floats, rows: int = 1024) -> Floats:
-    """Each picture's similarity to the nearest other one."""
-    found = []
-    for start in range(0, len(features), rows):
-        part = features[start : start + rows] @ features.T
-        part[np.arange(len(part)), np.arange(start, start + len(part))] = -np.inf
-        found.append(part.max(axis=1))
-    return np.concatenate(found)
-
-
-def _spread(values: Floats) -> dict[str, float]:
-    return {
-        "mean": float(values.mean()),
-        "p50": float(np.quantile(values, 0.5)),
-        "p95": float(np.quantile(values, 0.95)),
-        "max": float(values.max()),
-    }
-
-
-def write_figure(
-    path: str,
-    rows: Sequence[tuple[str, Image.Image, Image.Image, float, Image.Image, float]],
-    *,
-    overwrite: bool = False,
-) -> None:
-    """The paper's figure 2: (caption, its training picture, drawn picture, how alike, nearest training
-    picture, how alike)."""
-    from commonart.core.pictures import contact_sheet
-
-    images: list[Image.Image] = []
-    labels: list[str] = []
-    for caption, training, drawn, alike, nearest, nearer in rows:
-        images += [training, drawn, nearest]
-        labels += [caption, f"similarity {alike:.2f}", f"similarity {nearer:.2f}"]
-    sheet = contact_sheet(images, labels, columns=3, heads=("training picture", "drawn", "nearest training picture"))
-    for number, caption in sheet.legend.items():
-        say(f"  [{number}] {caption}")
-    settings = {"captions": [row[0] for row in rows]}
-    provenance.save(sheet.image, path, settings=settings, overwrite=overwrite)
