@@ -1,12 +1,14 @@
-"""Contact sheets: pictures in rows with their prompts under them, in any language that a font on this
-machine can write.
+"""Contact sheets: pictures in rows, their prompts under them, in every language that a font here can write.
 
     commonart sample "草原のシマウマ" "a zebra in a meadow" --model nano --grid samples.png
 
-Pillow's own font knows no Japanese. A Japanese font is taken from, in this order: the file that
-COMMONART_FONT names, the package `matplotlib-fontja` (IPAexGothic under the IPA Font License; the package
-is never imported, only its font file is read), the system. Where none is found, a label that cannot be
-written becomes a number, and the caller gets the legend that the numbers stand for.
+Pillow's own font knows no Japanese. A Japanese font is taken from, in this order:
+
+1. the file that COMMONART_FONT names,
+2. the package `matplotlib-fontja` (IPAexGothic under the IPA Font License), of which only the font file is read,
+3. the system.
+
+Where none is found, a label that cannot be written becomes a number, and the caller gets the legend.
 """
 
 from __future__ import annotations
@@ -47,8 +49,7 @@ _SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A contact sheet, and what the numbers on it stand for: {"1": prompt}; empty when every label was
-    written out."""
+    """A contact sheet, and what the numbers on it stand for: {"1": prompt}; empty when every label was written out."""
 
     image: Image.Image
     legend: dict[str, str]
@@ -110,8 +111,7 @@ def contact_sheet(
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of
-    Japanese."""
+    """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of Japanese."""
     font = font_for(text)
     lines, line = [], ""
     for piece in _pieces(text):
@@ -183,8 +183,7 @@ def _found_font() -> str | None:
 
 
 def can_write(font: Font, text: str) -> bool:
-    """Whether the font has a glyph for every character: none looks like the glyph of a character that no
-    font has."""
+    """Whether the font has a glyph for every character: none looks like that of a character which no font has."""
     if not isinstance(font, ImageFont.FreeTypeFont):
         return text.isascii()
     missing = {bytes(font.getmask(mark)) for mark in ("\U0010fffe", "\uffff")}

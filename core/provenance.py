@@ -6,12 +6,13 @@ Two marks, in the file itself:
 
 - **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
   pictures made by a trained model, which serves the EU AI Act's Art. 50(2).
-- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt
-  chunk with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP
-  packet.
+- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk
+  with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
 
-No clock is written: the same call makes the same bytes. Sources: IPTC's NewsCodes "Digital Source Type",
-Adobe's XMP specification part 3, PNG specification (third edition) section 11.3.3.
+No clock is written: the same call makes the same bytes.
+
+Sources: IPTC's NewsCodes "Digital Source Type"; Adobe's XMP specification, part 3; PNG specification (third
+edition), section 11.3.3.
 """
 
 from __future__ import annotations
@@ -76,8 +77,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 
 def packet(settings: Mapping[str, Any] | None = None) -> str:
-    """The XMP packet that marks a picture as made by a trained model; with `settings`, it carries them
-    too."""
+    """The XMP packet that marks a picture as made by a trained model; with `settings`, it carries them too."""
     ours = ""
     if settings is not None:
         text = escape(dump(settings), quote=False)
@@ -121,8 +121,7 @@ def save(
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
-        CommonArtError: the folder cannot be written, the disk is full, or the settings do not fit into a
-        JPEG.
+        CommonArtError: the folder cannot be written, the disk is full, or the settings do not fit into a JPEG.
     """
     path = Path(path)
     options = _options(format_of(path), path, settings, marked, quality)
@@ -177,8 +176,7 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
             )
         options["xmp"] = xmp
     elif settings is not None:
-        # Without the mark there is no packet, and these two formats have no other room for text of any
-        # length.
+        # Without the mark there is no packet, and these two formats have no other room for text of any length.
         options["exif"] = _exif(settings)
     return options
 

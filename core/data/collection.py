@@ -1,9 +1,9 @@
-"""Pictures to be judged: a folder of image files, a folder of shards, or records, read one by one and never
-all at once.
+"""Pictures to be judged: a folder of image files, a folder of shards, or records.
 
     commonart eval pictures/ shards/ --split heldout
 
-Each has a pointer to its pixels and, where it is known, the record that it came with.
+Each has a pointer to its pixels and, where it is known, the record that it came with. Pixels are read one picture at
+a time, never all at once.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ class Item(NamedTuple):
 
 
 def collect(source: str, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """The pictures of SOURCE, or `limit` of them drawn by `seed`, in an order that does not depend on the
-    source's.
+    """The pictures of SOURCE, or `limit` of them drawn by `seed`, in an order that does not depend on the source's.
 
     Args:
-        source: a folder of pictures, a folder of shards, a .tar, or records (.jsonl, -). split: only the
-        records of "train" or "heldout"; a record without one is of the split that its sha256 gives.
+        source: a folder of pictures, a folder of shards, a .tar, or records (.jsonl, -).
+        split: only the records of "train" or "heldout"; a record without one is of the split that its sha256 gives.
 
     Raises:
         CommonArtError: SOURCE is missing or holds no such picture.
@@ -105,8 +104,7 @@ def files(items: Sequence[Item], folder: str | os.PathLike[str]) -> list[str]:
 
 
 def resolution(items: Sequence[Item], sample: int = 100) -> str:
-    """The size of the pictures as "64x64", the smallest and largest of the first `sample` where they
-    differ."""
+    """The size of the pictures as "64x64", the smallest and largest of the first `sample` where they differ."""
     sizes = sorted({image.size for image in images(items[:sample])}, key=lambda size: (size[0] * size[1], size))
     named = [f"{width}x{height}" for width, height in sizes]
     return named[0] if len(named) == 1 else f"{named[0]}..{named[-1]}"

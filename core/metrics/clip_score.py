@@ -2,9 +2,10 @@
 
     commonart eval pictures/ --clip clip-vit-b32 --clip-ja clip-japanese-base
 
-Two conventions with one formula, w * max(cos, 0): `paper` (w = 100, the prompt as it is; CommonArt's table
-2) and `hessel` (w = 2.5, "A photo depicts " before the prompt; arXiv 2104.08718). Numbers of two judges or
-two conventions cannot be compared.
+Two conventions share one formula, w * max(cos, 0). Numbers of two judges or two conventions cannot be compared.
+
+- `paper`: w = 100, the prompt as it is (CommonArt's table 2).
+- `hessel`: w = 2.5, "A photo depicts " before the prompt (arXiv 2104.08718).
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ class DualEncoder:
         accept_terms: Sequence[str] = (),
         trust_remote_code: bool = False,
     ) -> DualEncoder:
-        """Load a judge: a name of the registry, a local folder or a hub id, in open_clip's or transformers'
-        format.
+        """Load a judge.
+
+        Args:
+            name: a name of the registry, a local folder or a hub id, in open_clip's or transformers' format.
+            device: as `core.model.device.pick_device` takes it.
+            accept_terms: names of models that are used on the user's word.
+            trust_remote_code: run the code that a model brings along, at the commit that `name` gives.
 
         Raises:
             UsageError: an unknown name, refused terms, remote code that is not trusted.

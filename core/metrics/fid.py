@@ -2,10 +2,13 @@
 
     commonart eval generated/ reference/ --fid clean
 
-`FID` is only what is measured on the Inception-v3 of 2015 with one of clean-fid's ways of resizing
-(`clean`: PIL bicubic, `legacy_pytorch`: bilinear without anti-aliasing, as pytorch-fid). A Fréchet distance
-on other features has another name here (`FD-nano-clip`), because its numbers cannot be compared with any
-FID.
+`FID` is only what is measured on the Inception-v3 of 2015 with one of clean-fid's ways of resizing:
+
+- `clean`: PIL bicubic.
+- `legacy_pytorch`: bilinear without anti-aliasing, as pytorch-fid.
+
+A Fréchet distance on other features has another name here (`FD-nano-clip`), because its numbers cannot be compared
+with any FID.
 
 Sources: Heusel et al., arXiv 1706.08500, eq. 6; Parmar et al., arXiv 2104.11222 (the resizing).
 """
@@ -86,6 +89,10 @@ def inception_features(
     """Inception's pool features [N, 2048] of picture files, resized and read by clean-fid itself.
 
     Args:
+        files: pictures on the disk.
+        mode: "clean" or "legacy_pytorch".
+        batch: pictures at a time.
+        workers: processes that read and resize; 0 does it in this one.
         network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
     """
     import torch
@@ -108,10 +115,14 @@ def inception_features(
 def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Any, str]:
     """clean-fid's network for a mode, and the sha256 of the weights it runs on.
 
-    The weights are read from `folder` (default: `commonart/inception` in the user's cache), never from the
-    shared folder where clean-fid would put them, and downloaded when they are not there. Both files are
-    what the FID is defined on and exist in no other form: a TorchScript archive (no Python code runs) and a
-    state dict that is read with `weights_only`.
+    Both files are what the FID is defined on and exist in no other form: a TorchScript archive (no Python code runs)
+    and a state dict that is read with `weights_only`.
+
+    Args:
+        mode: "clean" or "legacy_pytorch".
+        device: where it runs.
+        folder: holds the weights, or gets them; default: `commonart/inception` in the user's cache, never the shared
+            folder where clean-fid would put them.
 
     Raises:
         UsageError: an unknown mode.

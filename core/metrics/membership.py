@@ -1,7 +1,8 @@
-"""Was this picture in the training set? Scores of one picture each, from what the denoiser makes of it;
-larger: more likely.
+"""Was this picture in the training set? Scores of single pictures, from what the denoiser makes of them.
 
     commonart mia runs/512 --data shards/
+
+A larger score says that it is more likely.
 
 | attack | score (negated where lower means member) | source |
 |---|---|---|
@@ -10,8 +11,8 @@ larger: more likely.
 | pia   | sum of (e0 - prediction at x_t made with e0)^4, e0 the prediction at t = 0 | arXiv 2305.18355 |
 | clid  | loss without the caption minus loss with it | arXiv 2405.14800 |
 
-Written for noise-predicting models; for flow the same with time in 0..1, the velocity noise - data in place
-of the noise, and Euler's step in place of DDIM's.
+Written for noise-predicting models. For flow the same, with time in 0..1, the velocity (noise - data) in place of the
+noise, and Euler's step in place of DDIM's.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ class Denoiser:
         return x + (1 - t / STEPS) * prediction if self.objective == "flow" else prediction
 
     def step(self, x: Tensor, start: int, end: int) -> Tensor:
-        """One deterministic step along the model's own trajectory, in either direction: DDIM's, or Euler's
-        for flow."""
+        """One deterministic step along the model's own trajectory, in either direction: DDIM's, or Euler's for flow."""
         prediction = self.predict(x, start)
         if self.objective == "flow":
             return x + (end - start) / STEPS * prediction
@@ -84,8 +84,11 @@ def scores(
     """The scores [B] of one batch of scaled latents (B, C, H, W); larger means member.
 
     Args:
-        with_text: conditioned on each picture's own caption; `without`: on no text.
-        times: timesteps of `loss` and `clid`; draws: noises at each.
+        attack: one of ATTACKS.
+        with_text: conditioned on each picture's own caption.
+        without: conditioned on no text.
+        times: timesteps of `loss` and `clid`, in 0..999.
+        draws: noises at each of them.
         seed: of the noises, which are the same for every picture.
 
     Raises:

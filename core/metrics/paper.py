@@ -2,10 +2,9 @@
 
     commonart eval --model commonart-beta coco/ --fid clean --clip clip-vit-b32
 
-Source: CommonArt beta, doi 10.51094/jxiv.936, table 2: 30,000 random pairs of COCO 2017 train, and of STAIR
-Captions for the Japanese columns; CLIP score with w = 100 by ViT-B/32, in Japanese by clip-japanese-base.
-The paper does not state how FID resizes, nor the reference's resolution: our row names its own in
-eval.json.
+Source: CommonArt beta, doi 10.51094/jxiv.936, table 2: 30,000 random pairs of COCO 2017 train, and of STAIR Captions
+for the Japanese columns; CLIP score with w = 100 by ViT-B/32, in Japanese by clip-japanese-base. The paper states
+neither how FID resizes nor the reference's resolution; eval.json names ours.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ JUDGES = {"en": "clip-vit-b32", "ja": "clip-japanese-base"}
 
 
 def cells(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The columns that some of our scores may fill: the paper's metric by the paper's judge, in the right
-    language."""
+    """The columns that our scores may fill: the paper's metric by the paper's judge, in the right language."""
     found: dict[str, float] = {}
     for score in scores:
         lang = score.get("lang")

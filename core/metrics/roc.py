@@ -2,11 +2,10 @@
 
     commonart mia runs/512 --data shards/
 
-A score is a number that is **larger for a member** (a loss is negated before it comes here). Nothing is
-interpolated or binned: the curve has one point for each distinct score, ties move both rates at once, and
-the TPR at a limit on the FPR is that of the best threshold whose FPR does not pass the limit. That is how
-Carlini et al., "Membership Inference Attacks From First Principles" (arXiv 2112.03570), report it; the area
-is the Mann-Whitney statistic.
+A score is a number that is **larger for a member** (a loss is negated before it comes here). Nothing is interpolated
+or binned: the curve has one point for each distinct score, and ties move both rates at once. The area is the
+Mann-Whitney statistic. The TPR at a limit on the FPR is that of the best threshold whose FPR does not pass the limit,
+as Carlini et al. report it ("Membership Inference Attacks From First Principles", arXiv 2112.03570).
 """
 
 from __future__ import annotations
@@ -76,9 +75,15 @@ def report(members: Floats, others: Floats, *, seed: int, resamples: int = 1000,
     Members and others are drawn anew with replacement, each within its own group. `smallest_fpr` is 1 / N:
     a TPR at a limit below it is the TPR at no false positive at all, however many more images would bring.
 
+    Args:
+        members, others: scores, [M] and [N].
+        seed: of the bootstrap.
+        resamples: how often it draws.
+        level: part of the draws that the interval holds.
+
     Returns:
-        {"auc": {"value", "low", "high"}, ..., "members", "others", "smallest_fpr", "resamples", "level",
-        "seed"}
+        {"auc": {"value", "low", "high"}, "accuracy": ..., "tpr@1%fpr": ..., "tpr@0.1%fpr": ...,
+        "members", "others", "smallest_fpr", "resamples", "level", "seed"}
     """
     members, others = _checked(members), _checked(others)
     thresholds, place = np.unique(np.concatenate([members, others]), return_inverse=True)

@@ -49,6 +49,11 @@ def locate(
 ) -> Parts:
     """Find, and where needed download, the parts of the model called `model`; nothing is loaded yet.
 
+    Args:
+        model: a name of the registry, a run, a local folder or a hub id.
+        text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
+        accept_terms: names of models that are used on the user's word.
+
     Raises:
         UsageError: an unknown name, refused terms, or a bare transformer without its text encoder or autoencoder.
         CommonArtError: the hub is not there, a run without a good checkpoint, or a folder that is no such model.
