@@ -72,7 +72,8 @@ def listing(
         images, license, lang, column_map: see `core.data.sources.list_source`.
 
     Raises:
-        CommonArtError: no such source. UsageError: `license` names none that is known.
+        CommonArtError: no such source.
+        UsageError: `license` names none that is known.
     """
     if license and normalise(license) is None:
         raise UsageError(

@@ -114,7 +114,10 @@ def quickstart(
 
     Args:
         invoke: runs one `commonart` command line in this process.
-        scenes: pictures to fetch. seconds: how long to train.
+        out: a folder; an unfinished chain in it is continued.
+        scenes: pictures to fetch.
+        seconds: how long to train.
+        seed: of every step that draws lots.
 
     Raises:
         CommonArtError: the folder holds a quickstart with other settings; and whatever a stage raises.

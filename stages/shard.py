@@ -125,7 +125,8 @@ def run(
     """`shard` from SOURCE to the folder `out`; `options` go to `stream.run`.
 
     Raises:
-        UsageError: a size, format or quality that does not exist. CommonArtError: as `stream.run`.
+        UsageError: a size, format or quality that does not exist.
+        CommonArtError: as `stream.run`.
     """
     if not 8 <= size <= 8192:
         raise UsageError(f"--size {size} is no size for a picture.", "Give 8 to 8192 pixels.")

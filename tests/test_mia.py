@@ -1,5 +1,4 @@
-"""Membership inference: finds everything in a model that memorised, nothing in one that never saw the
-pictures."""
+"""Membership inference finds all in a model that memorised, and nothing in one that never saw the pictures."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ SHAPE = (4, 8, 8)
 
 
 def memoriser(pictures: torch.Tensor, objective) -> Denoiser:
-    """The ideal denoiser of a training set: the mean of its pictures, weighed by how likely each became
-    x_t."""
+    """The ideal denoiser of a training set: the mean of its pictures, weighed by how likely each became x_t."""
 
     def predict(x: torch.Tensor, t: int) -> torch.Tensor:
         signal, deviation = denoiser.scales(t, x.device)

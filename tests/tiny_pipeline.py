@@ -49,8 +49,7 @@ def pipeline(folder: Path, objective: str = "flow", shift: float = 1.0) -> Path:
 
 
 def published(folder: Path) -> tuple[Path, Path, Path]:
-    """(transformer, text encoder, autoencoder) as commonart-beta is published: a bare transformer of the
-    old class."""
+    """(transformer, text encoder, autoencoder) as commonart-beta is published: a bare transformer of the old class."""
     transformer(folder / "beta", "eps")
     config = json.loads((folder / "beta" / "config.json").read_text())
     config["_class_name"] = "Transformer2DModel"

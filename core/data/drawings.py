@@ -1,6 +1,6 @@
 """Which pictures are to be drawn: each with its settings, its file, and whether it is there already.
 
-    commonart sample --prompts prompts.txt -n 4 --model nano -o pictures/
+    commonart sample --file prompts.txt -n 4 --model nano -o pictures/
 
 In a folder the name of a picture follows from all that it was drawn with, so two different pictures never
 meet in one file, and a second call finds what the first has drawn.

@@ -1,7 +1,7 @@
 """Prompts: from the command line, from a text file, or from records.
 
-    commonart sample --prompts prompts.txt --model nano -o pictures/
-    head -100 captions.jsonl | commonart sample --prompts - --lang ja --model nano -o pictures/
+    commonart sample --file prompts.txt --model nano -o pictures/
+    head -100 captions.jsonl | commonart sample --file - --lang ja --model nano -o pictures/
 
 A text file holds one a line. A record's is its `prompt`, else its first caption.
 """
