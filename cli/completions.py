@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from commonart.core import recipes, registry
+from commonart.core import catalogue, recipes, registry
 
 POLICIES = ("strict", "paper")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
@@ -33,7 +33,7 @@ VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("sample", "--model"): lambda: registry.names("transformer"),
     ("eval", "--model"): lambda: registry.names("transformer"),
     ("mia", "--model"): lambda: registry.names("transformer"),
-    ("models", "ROLE"): lambda: registry.ROLES,
+    ("models", "ROLE"): lambda: catalogue.ROLES,
 }
 
 

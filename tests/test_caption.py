@@ -94,8 +94,8 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
 
 
 def test_the_table_s_classes_have_adapters() -> None:
+    from commonart.core.catalogue import MODELS
     from commonart.core.model.captioners import FAMILIES
-    from commonart.core.registry import MODELS
 
     rows = [m for m in MODELS if m.role == "caption" and not m.broken]
     assert {m.cls for m in rows} <= set(FAMILIES)

@@ -16,10 +16,11 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from commonart.core.catalogue import Model
 from commonart.core.errors import CommonArtError
 from commonart.core.model import hub
 from commonart.core.model.convert import convert
-from commonart.core.registry import Model, find
+from commonart.core.registry import find
 
 CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}

@@ -1,4 +1,4 @@
-"""core/registry.py: the table, names, terms."""
+"""core/catalogue.py and core/registry.py: the table, names, terms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from commonart.core import registry
+from commonart.core import catalogue, registry
+from commonart.core.catalogue import MODELS, ROLES
 from commonart.core.errors import UsageError
-from commonart.core.registry import COMMIT, MODELS, ROLES, check_code, check_terms, find, names
+from commonart.core.registry import COMMIT, check_code, check_terms, find, names
 
 
 def test_the_table() -> None:
@@ -20,12 +21,12 @@ def test_the_table() -> None:
     for m in MODELS:
         where = f"{m.role} {m.name}"
         assert m.role in ROLES and m.cls and m.license, where
-        assert bool(m.checked) != (m.name in registry.UNCHECKED), where
+        assert bool(m.checked) != (m.name in catalogue.UNCHECKED), where
         assert m.revision is None or COMMIT.fullmatch(m.revision), where
         assert (m.hub == "") == (m.name == "nano"), where
         assert m.outputs in ("free", "use-restrictions") or m.refused, where
         assert not (m.refused or m.broken) or find(m.successor, m.role).refused == "", where
-        if m.role in registry.WRITES and not (m.refused or m.broken):
+        if m.role in catalogue.WRITES and not (m.refused or m.broken):
             assert m.prompt and (m.lang or m.role == "translate"), where
             assert m.license in registry.OPEN.values(), where
         if m.role == "translate" and m.prompt:

@@ -80,7 +80,7 @@ def test_phi3_is_what_transformers_says(folder: Path) -> None:
 
 
 def test_the_table_s_classes_have_adapters() -> None:
-    from commonart.core.registry import MODELS
+    from commonart.core.catalogue import MODELS
 
     usable = [m for m in MODELS if m.role == "translate" and not (m.refused or m.broken)]
     assert {m.cls for m in usable} <= set(FAMILIES)

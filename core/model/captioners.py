@@ -14,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from commonart.core.catalogue import Model
 from commonart.core.model import generate
 from commonart.core.model.generate import Loaded
 from commonart.core.model.hub import Resolved, resolve
-from commonart.core.registry import Model, check_terms, find
+from commonart.core.registry import check_terms, find
 
 MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
 

@@ -21,8 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from commonart.core.catalogue import SUBFOLDERS, Model, prompt_for
 from commonart.core.errors import CommonArtError
-from commonart.core.registry import SUBFOLDERS, Model, find, part, prompt_for, read_json
+from commonart.core.registry import find, part, read_json
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.

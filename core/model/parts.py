@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from commonart.core import registry
+from commonart.core import catalogue, registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
 from commonart.core.model import checkpoint, hub
@@ -70,7 +70,7 @@ def locate(
         folders: dict[str, Path] = {}
         for role, name in names.items():
             chosen = text_encoder if role == "text-encoder" else autoencoder
-            if not chosen and (whole / registry.SUBFOLDERS[role]).is_dir():
+            if not chosen and (whole / catalogue.SUBFOLDERS[role]).is_dir():
                 folders[role] = whole
                 continue
             if not name and row.hub and (whole / "model_index.json").is_file():
@@ -115,7 +115,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
     run = registry.read_json(folder / "run.json")
     parts: dict[str, Path] = {}
     for role, chosen in (("text-encoder", text_encoder), ("autoencoder", autoencoder)):
-        said = run.get(registry.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
+        said = run.get(catalogue.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
         name = chosen or (said if isinstance(said, str) else said.get("folder") or said.get("name", ""))
         if not name:
             raise CommonArtError(

@@ -11,10 +11,11 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 
+from commonart.core.catalogue import Model
 from commonart.core.model import generate
 from commonart.core.model.generate import Loaded
 from commonart.core.model.hub import Resolved, resolve
-from commonart.core.registry import Model, check_terms, find
+from commonart.core.registry import check_terms, find
 
 MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}
