@@ -87,7 +87,8 @@ def test_pipeline_of_diffusers_draws_the_same(tmp_path, objective, guidance):
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     theirs = pipeline(
         prompt_embeds=embeds, prompt_attention_mask=mask, negative_prompt=None,
-        negative_prompt_embeds=null.expand(2, 5, 12), negative_prompt_attention_mask=torch.tensor([[1, 0, 0, 0, 0]] * 2),
+        negative_prompt_embeds=null.expand(2, 5, 12),
+        negative_prompt_attention_mask=torch.tensor([[1, 0, 0, 0, 0]] * 2),
         num_inference_steps=7, guidance_scale=guidance, latents=noise, output_type="latent",
         height=16, width=16, use_resolution_binning=False,
     ).images  # fmt: skip
