@@ -1,0 +1,91 @@
+"""One byte-level BPE for all nano models: whole words in English, whole words and particles in Japanese.
+
+    from commonart.core.nano.tokenizer import train, wrap
+    tokenizer = wrap(train(captions), kind="llm")
+
+Bytes are the base, so any Unicode text can be encoded and decoded; the merges come from the captions of the scenes. The
+text is cut at changes of script before merging, so that a colour and a shape never become one token: the models have to
+put the pairs together themselves, also those that were held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+# The first four sit where BART and CALM2 have theirs (pad = 1), so that the usual defaults stay true.
+BOS, PAD, EOS, UNK, SEP = "<s>", "<pad>", "</s>", "<unk>", "<sep>"
+IMAGE, USER, ASSISTANT, END = "<image>", "<|user|>", "<|assistant|>", "<|end|>"
+SPECIAL = (BOS, PAD, EOS, UNK, SEP, IMAGE, USER, ASSISTANT, END)
+
+CHAT = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# What the adapters say to the captioner and the translator: their words belong into the vocabulary.
+CAPTION_QUESTION = "What does the image describe?"
+TRANSLATE_PROMPT = "to {target}: {text}"
+
+_PIECES = Regex(
+    r" ?[A-Za-z]+| ?[0-9]+|\p{Han}+|\p{Hiragana}+|[\p{Katakana}ー]+|\s+"
+    r"|[^\sA-Za-z0-9\p{Han}\p{Hiragana}\p{Katakana}ー]+"
+)
+
+
+def train(texts: Iterable[str], size: int = 640) -> Tokenizer:
+    """A byte-level BPE of at most `size` tokens, special ones included, learned from `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_PIECES, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return tokenizer
+
+
+def number(words: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of a special token; KeyError where there is none."""
+    found = words.backend_tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(token)
+    return int(found)
+
+
+def wrap(tokenizer: Tokenizer, kind: str) -> PreTrainedTokenizerFast:
+    """The same vocabulary as each architecture expects it.
+
+    kind: "llm" (CALM2's way: nothing is added), "caption" (BART's way, <s> text </s>, with the image token), "chat"
+    (Phi-3's way, padded on the left) or "clip" (text </s>, padded on the right).
+    """
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the post-processor below must not leak into the other kinds
+    options: dict[str, Any] = {"pad_token": PAD, "unk_token": UNK, "model_max_length": 256}
+    if kind == "llm":
+        options |= {"bos_token": BOS, "eos_token": BOS, "padding_side": "right"}
+    elif kind == "chat":
+        options |= {"bos_token": BOS, "eos_token": END, "padding_side": "left", "chat_template": CHAT}
+    elif kind in ("caption", "clip"):
+        before = BOS if kind == "caption" else ""
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{before} $A {EOS}".strip(),
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in (BOS, EOS)],
+        )
+        options |= {"bos_token": BOS, "eos_token": EOS, "padding_side": "right"}
+        if kind == "caption":
+            options["extra_special_tokens"] = {"image_token": IMAGE}
+    else:
+        raise ValueError(f"kind must be llm, caption, chat or clip, got {kind!r}")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
