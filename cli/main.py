@@ -103,7 +103,7 @@ def defaults(command: Any, path: str = DEFAULTS) -> dict[str, Any]:
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run one command line in this process; errors come through as they were raised."""
     command = typer.main.get_command(app)
-    settings = {"default_map": defaults(command)} if os.path.exists(DEFAULTS) else {}
+    settings: dict[str, Any] = {"default_map": defaults(command)} if os.path.exists(DEFAULTS) else {}
     code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
     return code if isinstance(code, int) else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,7 +68,7 @@ def train(
         return
     if not stage:
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
-    settings = {
+    settings: dict[str, Any] = {
         "data": data,
         "out": out,
         "gpus": gpus,

@@ -88,7 +88,7 @@ pixart-sigma        transformer   PixArt-alpha/PixArt-Sigma-XL-2-512-MS         
 nano                clip          -                                              CustomTextCLIP                      -    -
 clip-vit-b32        clip          timm/vit_base_patch32_clip_224.openai          ViT-B-32-quickgelu                  -    -
 clip-japanese-base  clip          line-corporation/clip-japanese-base            CLYPModel                           ja   code
-"""  # noqa: E501
+"""
 
 # Terms by name: licence of the weights, of what they were built on, and what they say of the outputs.
 _TERMS = """

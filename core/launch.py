@@ -91,7 +91,9 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
     with tempfile.TemporaryDirectory(prefix="commonart-") as home:
         shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
         shared["MASTER_PORT"] = str(_free_port())
-        shared.setdefault("OMP_NUM_THREADS", environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))))
+        shared.setdefault(
+            "OMP_NUM_THREADS", environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        )
         processes: list[subprocess.Popen[bytes]] = []
 
         def forward(number: int, frame: FrameType | None) -> None:
@@ -130,7 +132,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _raise(processes: Sequence[subprocess.Popen[bytes]], home: Path) -> None:
     codes = [process.returncode for process in processes]
-    said = [(rank, json.loads(path.read_text())) for rank in range(len(codes)) if (path := home / f"{rank}.json").exists()]
+    said = [
+        (rank, json.loads(path.read_text())) for rank in range(len(codes)) if (path := home / f"{rank}.json").exists()
+    ]
     errors = [error for _, error in said if error["code"] != EXIT_PREEMPTED]
     if errors:
         raise CommonArtError(errors[0]["what"], errors[0]["fix"], errors[0]["code"])
@@ -181,7 +185,9 @@ def sbatch_script(
     """
     per_node = min(per_node, gpus)
     if gpus % per_node:
-        raise UsageError(f"--gpus {gpus} does not fill nodes of {per_node} GPUs.", "Use a multiple of the GPUs of one node.")
+        raise UsageError(
+            f"--gpus {gpus} does not fill nodes of {per_node} GPUs.", "Use a multiple of the GPUs of one node."
+        )
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",

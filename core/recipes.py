@@ -62,11 +62,11 @@ class Recipe:
 # fmt: off
 _ROWS = (
     #      name         before       optimiser    batch  lr    px   inter objective steps  layers heads dim clip  drop ema     warm  cool  decay shift micro
-    Recipe("256-early", "",          "CAME",      64,   2e-5, 256, 0.5,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.0,  1.0,  32),  # 2 x A6000 in the paper  # noqa: E501
-    Recipe("256-mid",   "256-early", "AdamW8bit", 1024, 2e-5, 256, 0.5,  "eps",  250_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 8 x L4, accumulation  # noqa: E501
-    Recipe("256-late",  "256-mid",   "AdamW8bit", 256,  2e-5, 256, 0.5,  "eps",  750_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 32 x L4  # noqa: E501
-    Recipe("512",       "256-late",  "AdamW8bit", 128,  2e-5, 512, 1.0,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,   8),  # 32 x L4  # noqa: E501
-    Recipe("nano",      "",          "AdamW",     128,  1e-3,  64, 1.0,  "flow",   4_000,  6,     6,  32, 1.0,  0.1, 0.999,   100, 0.3,  0.01, 1.0, 128),  # the embedded default  # noqa: E501
+    Recipe("256-early", "",          "CAME",      64,   2e-5, 256, 0.5,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.0,  1.0,  32),  # 2 x A6000 in the paper
+    Recipe("256-mid",   "256-early", "AdamW8bit", 1024, 2e-5, 256, 0.5,  "eps",  250_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 8 x L4, accumulation
+    Recipe("256-late",  "256-mid",   "AdamW8bit", 256,  2e-5, 256, 0.5,  "eps",  750_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 32 x L4
+    Recipe("512",       "256-late",  "AdamW8bit", 128,  2e-5, 512, 1.0,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,   8),  # 32 x L4
+    Recipe("nano",      "",          "AdamW",     128,  1e-3,  64, 1.0,  "flow",   4_000,  6,     6,  32, 1.0,  0.1, 0.999,   100, 0.3,  0.01, 1.0, 128),  # the embedded default
 )
 # fmt: on
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ROWS}
@@ -133,7 +133,10 @@ def accumulation(recipe: Recipe, world: int) -> tuple[int, int]:
     """
     if recipe.batch % world:
         possible = [n for n in range(1, recipe.batch + 1) if recipe.batch % n == 0]
-        below, above = max(n for n in possible if n < world or n == 1), min((n for n in possible if n > world), default=0)
+        below, above = (
+            max(n for n in possible if n < world or n == 1),
+            min((n for n in possible if n > world), default=0),
+        )
         near = f"{below} or {above}" if above else f"{below}"
         raise UsageError(
             f"--gpus {world} does not divide the global batch {recipe.batch} of stage {recipe.name}.",
@@ -159,7 +162,9 @@ def table() -> str:
     names = [field.name for field in dataclasses.fields(Recipe)]
     rows = [names] + [[_cell(getattr(recipe, name)) for name in names] for recipe in _ROWS]
     widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _cell(value: Any) -> str:

@@ -9,9 +9,8 @@ A run folder holds run.json (what was resolved), metrics.jsonl, samples/ and che
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from commonart.core import launch, log, recipes
-from commonart.core.data.features import Features
 from commonart.core.data.files import write_json
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
+from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
-    from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.checkpoint import Checkpoint
     from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.text_encoder import TextEncoder
+    from commonart.core.model.encoders import Encoders
     from commonart.core.model.trainer import Outcome
     from commonart.core.model.trainset import Opened
     from commonart.core.model.transformer import PixArt
@@ -39,47 +37,6 @@ if TYPE_CHECKING:
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown")
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
-GRID = 8  # prompts of a sample grid, where none are given
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that a run is started with. Defaults are those of the command line."""
-
-    stage: str
-    data: str = "shards/"
-    out: str = ""  # "": runs/STAGE
-    init: str = ""  # weights to start from; "": the newest checkpoint of the stage before; "none": from nothing
-    text_encoder: str = ""  # "": the one of the cached features, else the registry's default of the stage
-    autoencoder: str = ""
-    quantize: str = ""  # of the text encoder that runs on the fly
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    languages: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights; empty: all captions alike
-    gpus: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    max_seconds: float = 0.0
-    max_tokens: int = 300  # of texts that are encoded on the fly
-    checkpoint_every: int = 1000
-    sample_every: int = 0
-    log_every: int = 10
-    keep: int = 3
-    workers: int = 2
-    prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
-    guidance: float = 4.5
-    compile: bool = False
-    checkpointing: bool = False
-    accept_terms: Sequence[str] = ()
-    quiet: bool = False
-
-    @property
-    def run(self) -> Path:
-        return Path(self.out or f"runs/{self.stage}")
-
-    @property
-    def recipe(self) -> Recipe:
-        return recipes.resolve(self.stage, self.overrides)
 
 
 @dataclass(slots=True)
@@ -140,10 +97,11 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
     wanted = Settings(stage=stage, **settings)
     _check(wanted)
     from commonart.core.model import estimate
+    from commonart.core.model.encoders import beside, named
 
     recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
     micro, parts = recipes.accumulation(recipe, world)
-    text, image = _features(wanted)
+    text, image = beside(wanted)
     factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
@@ -157,8 +115,8 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
         "accumulation": parts,
         "init": wanted.init or (f"newest checkpoint of {_before(wanted)}" if recipe.before else "none"),
         "data": wanted.data,
-        "text": _named(text) or {"encoded": "on the fly"},
-        "image": _named(image) or {"encoded": "on the fly"},
+        "text": named(text) or {"encoded": "on the fly"},
+        "image": named(image) or {"encoded": "on the fly"},
         **estimate.account(config, recipe, side=side, text=min(tokens, 77), world=world, micro=micro),
     }
 
@@ -173,7 +131,7 @@ def _train(wanted: Settings, world: World) -> Trained:
     dtype = pick_dtype(wanted.precision, world.device)
     if dtype == torch.float16:  # no loss scaling here: gradients in fp16 would underflow
         dtype = torch.float32
-    parts = _Parts(wanted, world)
+    parts = Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
     model, origin = _model(wanted, recipe, opened, found)
@@ -197,128 +155,6 @@ def _train(wanted: Settings, world: World) -> Trained:
 
 def _nothing(model: PixArt, step: int) -> None:
     """The other processes' part in drawing a grid: they wait."""
-
-
-class _Parts:
-    """The encoders of a run: cached features where they are, else models; each model is loaded when it is first needed."""
-
-    def __init__(self, wanted: Settings, world: World) -> None:
-        self.wanted, self.world = wanted, world
-        self.text, self.image = _features(wanted)
-        self._loaded: dict[str, Any] = {}
-
-    def open(self, quiet: bool) -> Opened:
-        """The data set, checked against the recipe's resolution."""
-        from commonart.core.model.trainset import open_shards
-
-        wanted, recipe = self.wanted, self.wanted.recipe
-        opened = open_shards(
-            wanted.data, self.text or self.encoder(), self.image or self.autoencoder(),
-            languages=wanted.languages or None, quiet=quiet,
-        )  # fmt: skip
-        factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
-        pixels = opened.shape[1] * factor
-        if opened.shape[1] != opened.shape[2] or pixels != recipe.resolution:
-            raise CommonArtError(
-                f"{wanted.data} holds images of {opened.shape[2] * factor}x{pixels} pixels; stage {recipe.name} trains on "
-                f"{recipe.resolution}x{recipe.resolution}.",
-                f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={pixels}.",
-            )
-        return opened
-
-    def encoder(self) -> TextEncoder:
-        """The text encoder, in the precision of the features where there are any."""
-        from commonart.core.model.text_encoder import TextEncoder
-
-        def load() -> Any:
-            name = self.text.meta.model if self.text else self.wanted.text_encoder or _default(self.wanted, "text-encoder")
-            row, found = self._resolve(name, "text-encoder")
-            quantize, dtype, tokens = self.wanted.quantize, "auto", self.wanted.max_tokens
-            if self.text:
-                head, _, dtype = self.text.meta.precision.rpartition("/")
-                quantize, tokens = head, int(self.text.meta.settings.get("max_tokens", tokens))
-            loaded = TextEncoder.load(found.folder, dtype, quantize or None, device=self.world.device, max_tokens=tokens)
-            return loaded, row, found
-
-        return self._once("text", load)[0]
-
-    def autoencoder(self) -> Autoencoder:
-        """The autoencoder."""
-        from commonart.core.model.autoencoder import Autoencoder
-
-        def load() -> Any:
-            name = self.image.meta.model if self.image else self.wanted.autoencoder or _default(self.wanted, "autoencoder")
-            row, found = self._resolve(name, "autoencoder")
-            return Autoencoder.load(found.folder, device=self.world.device), row, found
-
-        return self._once("image", load)[0]
-
-    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(text_encoder, autoencoder) for run.json."""
-        if self.text:
-            text = _named(self.text)
-        else:
-            encoder, row, found = self._loaded["text"]
-            text = {
-                "name": row.name, "revision": found.revision, "precision": encoder.precision, "width": encoder.width,
-                "max_tokens": encoder.max_tokens, "cached": False,
-            }  # fmt: skip
-        if self.image:
-            return text, _named(self.image)
-        vae, row, found = self._loaded["image"]
-        return text, {
-            "name": row.name, "revision": found.revision, "precision": vae.precision, "channels": vae.channels,
-            "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift, "cached": False,
-        }  # fmt: skip
-
-    def preview(self, opened: Opened, recipe: Recipe, dtype: Any) -> Any:
-        """The function that draws the sample grid."""
-        from commonart.core.model.preview import Preview
-
-        prompts = list(self.wanted.prompts) or opened.index.prompts(GRID)
-        return Preview(
-            prompts, self.wanted.run / "samples", self.encoder(), self.autoencoder(), recipe,
-            shape=opened.shape, dtype=dtype, guidance=self.wanted.guidance,
-        )  # fmt: skip
-
-    def _resolve(self, name: str, role: str) -> tuple[Any, Any]:
-        from commonart.core.model import hub
-
-        row = find(name, role)
-        check_terms(row, self.wanted.accept_terms)
-        return row, hub.resolve(row)
-
-    def _once(self, name: str, load: Any) -> Any:
-        if name not in self._loaded:
-            self._loaded[name] = load()
-        return self._loaded[name]
-
-
-def _features(wanted: Settings) -> tuple[Features | None, Features | None]:
-    """The cached features beside the shards. Raises CommonArtError where they are of another encoder than was asked for."""
-    text, image = Features.beside(wanted.data, "text"), Features.beside(wanted.data, "image")
-    for features, name, option in ((text, wanted.text_encoder, "--text-encoder"), (image, wanted.autoencoder, "--autoencoder")):
-        if features is not None and name and name != features.meta.model:
-            raise CommonArtError(
-                f"{features.folder} holds features of {features.meta.model}, but {option} is {name}.",
-                f"Leave {option} out, or encode again: commonart encode-{features.meta.kind} {wanted.data} --model {name} --overwrite.",
-            )
-    return text, image
-
-
-def _default(wanted: Settings, role: str) -> str:
-    if wanted.stage == "nano":
-        return "nano"
-    return {"text-encoder": "calm2-7b", "autoencoder": "sdxl-vae"}[role]
-
-
-def _named(features: Features | None) -> dict[str, Any]:
-    if features is None:
-        return {}
-    meta = features.meta
-    size = {"width": meta.width} if meta.kind == "text" else {"channels": meta.width}
-    about = {"name": meta.model, "revision": meta.revision, "precision": meta.precision, "store": meta.store}
-    return {**about, **size, **meta.settings, "cached": True}
 
 
 def _config(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
@@ -400,7 +236,13 @@ def _fit(model: PixArt, config: PixArtConfig, folder: Path) -> None:
 
 
 def _describe(
-    wanted: Settings, recipe: Recipe, opened: Opened, parts: _Parts, model: PixArt, origin: dict[str, Any], precision: str
+    wanted: Settings,
+    recipe: Recipe,
+    opened: Opened,
+    parts: Encoders,
+    model: PixArt,
+    origin: dict[str, Any],
+    precision: str,
 ) -> dict[str, Any]:
     text, image = parts.describe()
     known = orjson.loads(path.read_bytes()) if (path := wanted.run / "run.json").exists() else {}
@@ -454,7 +296,7 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
 
 
 def _check(wanted: Settings) -> None:
-    wanted.recipe  # noqa: B018: raises for an unknown stage or a bad value
+    recipes.resolve(wanted.stage, wanted.overrides)  # raises for an unknown stage or a bad value
     for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
         if getattr(wanted, name) < 0:
             option = "--" + name.replace("_", "-")

@@ -17,7 +17,8 @@ ORCHESTRA = {"stages/quickstart.py", "stages/nano.py"}  # the two that may call 
 # Lower layers first: a module may import from its own layer and from those before it.
 LAYERS = (
     {"core/errors.py"},
-    {"core/log.py", "core/launch.py", "core/recipes.py", "core/catalogue.py", "core/registry.py", "core/licenses"},
+    {"core/log.py", "core/launch.py", "core/recipes.py", "core/settings.py"},
+    {"core/catalogue.py", "core/registry.py", "core/licenses"},
     {"core/data", "core/page.py", "core/provenance.py", "core/pictures.py"},
     {"core/nano", "core/model", "core/metrics"},
     {"stages"},

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 from commonart.core.errors import CommonArtError
 from commonart.core.model import checkpoint
 
@@ -21,7 +22,11 @@ def test_newest_of_several_and_only_the_last_are_kept(tmp_path):
         checkpoint.save(tmp_path, step, _write, {"seen": step}, keep=3)
     found = checkpoint.newest(tmp_path)
     assert (found.step, found.values) == (100, {"seen": 100})
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-0000002", "step-0000010", "step-0000100"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step-0000002",
+        "step-0000010",
+        "step-0000100",
+    ]
 
 
 def test_no_run_has_no_checkpoint(tmp_path):

@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
+
 from commonart.core import recipes
 from commonart.core.errors import CommonArtError
 from commonart.core.model import optim
-from torch import nn
 
 
 def _model(seed: int = 0) -> nn.Module:

@@ -55,7 +55,9 @@ def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -
     return value.astype(np.int64)
 
 
-def batch_rows(seed: int, step: int, batch: int, count: int, first: int = 0, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def batch_rows(
+    seed: int, step: int, batch: int, count: int, first: int = 0, size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(rows, epochs) of step `step`: which of `count` samples it takes, and in which epoch each of them is.
 
     `first` and `size` cut one device's micro batch out of the global `batch`; the cuts of all devices together are the same

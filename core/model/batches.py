@@ -34,10 +34,13 @@ class Batch(NamedTuple):
 class Source(Protocol):
     """Images with captions. Caption c of row r: offsets[r] <= c < offsets[r + 1]; `weights` are relative odds within a row."""
 
-    keys: Sequence[str]
     offsets: np.ndarray  # int64, (rows + 1,)
     weights: np.ndarray  # float64, (captions,)
     null: Tensor  # (L, T), the null embedding
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The rows' keys."""
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
         """What `batch` needs for these rows and captions (NULL: none). Runs in a reading thread; touches no device."""

@@ -83,7 +83,9 @@ def save(
         room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CommonArtError(
             f"{final}: the checkpoint cannot be written ({error.strerror or error}); the ones before it stand.",
-            "Free some space and start the same command again." if room else "Make the folder writable and start again.",
+            "Free some space and start the same command again."
+            if room
+            else "Make the folder writable and start again.",
         ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -114,10 +116,14 @@ def read(folder: str | os.PathLike[str]) -> Checkpoint:
             paths = [folder / name for name in state["files"]]
             for path, found, expected in zip(paths, pool.map(sha256_file, paths), state["files"].values(), strict=True):
                 if found != expected:
-                    raise CommonArtError(f"The checkpoint {folder} is damaged: {path.name} is not what was saved.", damaged)
+                    raise CommonArtError(
+                        f"The checkpoint {folder} is damaged: {path.name} is not what was saved.", damaged
+                    )
         return Checkpoint(folder, int(state["step"]), state["values"])
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CommonArtError(f"The checkpoint {folder} is damaged: {STATE} or a file it names is missing.", damaged) from error
+        raise CommonArtError(
+            f"The checkpoint {folder} is damaged: {STATE} or a file it names is missing.", damaged
+        ) from error
 
 
 def _seal(folder: Path, step: int, values: Mapping[str, Any]) -> None:

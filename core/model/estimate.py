@@ -1,6 +1,6 @@
 """What a training run will cost, from its sizes alone: parameters, floating-point operations, memory, time.
 
-    commonart train --stage 512 --dry-run
+commonart train --stage 512 --dry-run
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from commonart.core.recipes import Recipe
 # Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
 RATES = {"L4": 121e12, "A6000": 155e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}
 REACHED = 0.4  # of the data sheet's rate: model FLOPs utilisation of a good PixArt-sized training loop
-ACTIVATIONS = 34  # bytes per token, layer and channel that a bf16 block keeps for its backward pass (about; no recomputation)
+ACTIVATIONS = (
+    34  # bytes per token, layer and channel that a bf16 block keeps for its backward pass (about; no recomputation)
+)
 
 
 def parameters(config: PixArtConfig) -> int:
@@ -24,7 +26,15 @@ def parameters(config: PixArtConfig) -> int:
     embed = patch * config.in_channels * d + d
     time = TIME_CHANNELS * d + d + d * d + d + 6 * d * d + 6 * d
     text = config.caption_channels * d + d + d * d + d
-    return config.num_layers * block + embed + time + text + 2 * d + d * patch * config.out_channels + patch * config.out_channels
+    return (
+        config.num_layers * block
+        + embed
+        + time
+        + text
+        + 2 * d
+        + d * patch * config.out_channels
+        + patch * config.out_channels
+    )
 
 
 def flops_per_image(config: PixArtConfig, side: int, text: int) -> float:
@@ -38,7 +48,9 @@ def flops_per_image(config: PixArtConfig, side: int, text: int) -> float:
     return 2.0 * (config.num_layers * (itself + cross + feed) + ends + conditions)
 
 
-def memory(config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False) -> dict[str, int]:
+def memory(
+    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False
+) -> dict[str, int]:
     """Bytes on one device while training: weights and gradients in float32, optimiser, average, activations."""
     count, tokens = parameters(config), (side // config.patch_size) ** 2
     kept = ACTIVATIONS if not checkpointing else 2
@@ -68,6 +80,8 @@ def account(
         "hours": hours if measured is None else round(recipe.batch * recipe.steps / (measured * world) / 3600, 2),
     }
     said["hours_are"] = (
-        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU" if measured is None else "measured on this device"
+        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU"
+        if measured is None
+        else "measured on this device"
     )
     return said

@@ -28,7 +28,9 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64.
-        self.sums = torch.zeros(4 + 2 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.sums = torch.zeros(
+            4 + 2 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
+        )
         self._now = torch.zeros_like(self.sums)  # of the step that is being computed
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
@@ -108,7 +110,8 @@ class MetricsFile:
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
             raise CommonArtError(
-                f"{self.path} cannot be written ({error.strerror or error}).", "Free some space; the same command continues."
+                f"{self.path} cannot be written ({error.strerror or error}).",
+                "Free some space; the same command continues.",
             ) from error
 
     def cut(self, step: int) -> None:

@@ -140,7 +140,9 @@ def state_of(optimiser: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
     return tensors, values
 
 
-def load_state(optimiser: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+def load_state(
+    optimiser: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]
+) -> None:
     """Puts back what `state_of` gave, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
     params = dict(named)
     fused = {id(param): bool(group.get("fused")) for group in optimiser.param_groups for param in group["params"]}

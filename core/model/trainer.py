@@ -87,7 +87,14 @@ class Trainer:
     """One run being trained. `fit` makes it and drives it; the model's weights are trained in place, in float32."""
 
     def __init__(
-        self, model: PixArt, source: Source, recipe: Recipe, run: Path, options: Options, world: World, warn: checkpoint.Warn
+        self,
+        model: PixArt,
+        source: Source,
+        recipe: Recipe,
+        run: Path,
+        options: Options,
+        world: World,
+        warn: checkpoint.Warn,
     ) -> None:
         self.recipe, self.run, self.options, self.world = recipe, run, options, world
         self.source, self.model, self.warn = source, model.to(world.device).train(), warn
@@ -258,7 +265,10 @@ def fit(
             tick(1)
             state.elapsed = time.monotonic() - began
             if _due(state.step, options.log_every):
-                trainer.metrics.write(trainer.meter.line(state.step, rate, state.images, len(source.keys), world, state.elapsed, paused))
+                line = trainer.meter.line(
+                    state.step, rate, state.images, len(source.keys), world, state.elapsed, paused
+                )
+                trainer.metrics.write(line)
             pause = time.monotonic()
             if _due(state.step, options.checkpoint_every):
                 folder, saved_at = trainer.save(), state.step
@@ -271,11 +281,17 @@ def fit(
         busy = time.monotonic() - entered - paused
         if saved_at != state.step:
             folder = trainer.save()
-        if draw is not None and stop != "preempted" and options.sample_every and not _due(state.step, options.sample_every):
+        if (
+            draw is not None
+            and stop != "preempted"
+            and options.sample_every
+            and not _due(state.step, options.sample_every)
+        ):
             _draw(trainer, draw)
     if stop == "preempted":
         raise Preempted(
-            f"{run}: a signal asked training to stop; step {state.step} is saved.", "Start the same command again to continue."
+            f"{run}: a signal asked training to stop; step {state.step} is saved.",
+            "Start the same command again to continue.",
         )
     speed = (state.images - start) / busy if busy > 0 else 0.0
     loss = trainer.metrics.last.get("loss", math.nan)

@@ -43,16 +43,22 @@ class Index:
     languages: list[list[str]] = field(default_factory=list)  # of each row's captions
     texts: list[list[str]] = field(default_factory=list)
     heldout: int = 0
-    heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few, for sample grids
+    heldout_texts: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (language, text) of the first few, for sample grids
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> records
     fingerprint: str = ""
 
     def prompts(self, count: int) -> list[str]:
         """Captions for a sample grid, of held-out images where there are any, languages in turn."""
         pool = self.heldout_texts or [
-            pair for row in range(min(len(self.keys), 64)) for pair in zip(self.languages[row], self.texts[row], strict=True)
+            pair
+            for row in range(min(len(self.keys), 64))
+            for pair in zip(self.languages[row], self.texts[row], strict=True)
         ]
-        by_language = [[text for lang, text in pool if lang == each] for each in dict.fromkeys(lang for lang, _ in pool)]
+        by_language = [
+            [text for lang, text in pool if lang == each] for each in dict.fromkeys(lang for lang, _ in pool)
+        ]
         turns = [text for turn in zip_longest(*by_language) for text in turn if text]
         return list(dict.fromkeys(turns))[:count]
 
@@ -153,7 +159,9 @@ def open_shards(
 class Reading:
     """A source that reads each sample when it is needed, from features or from the image itself, by index."""
 
-    def __init__(self, index: Index, text: Features | TextEncoder, image: Features | Autoencoder, weights: np.ndarray) -> None:
+    def __init__(
+        self, index: Index, text: Features | TextEncoder, image: Features | Autoencoder, weights: np.ndarray
+    ) -> None:
         self.keys, self.weights = index.keys, weights
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in index.texts])]).astype(np.int64)
         self._index, self._text, self._image = index, text, image
@@ -199,7 +207,8 @@ def _decoded(pointer: str) -> Any:
         return decode(read_bytes(pointer))
     except DecodeError as error:
         raise CommonArtError(
-            f"{pointer} cannot be decoded ({error.reason}).", "Write the shards again: commonart shard leaves such images out."
+            f"{pointer} cannot be decoded ({error.reason}).",
+            "Write the shards again: commonart shard leaves such images out.",
         ) from error
 
 
@@ -287,5 +296,3 @@ def _free() -> int:
     except (OSError, StopIteration):
         pass
     return int(free * 0.4) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-

@@ -10,8 +10,9 @@ L tokens of the text, T channels of the text, D hidden width, E heads, K width o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -117,13 +118,20 @@ class TimestepEmbedder(nn.Module):
         return self.linear_2(F.silu(self.linear_1(wave)))
 
 
+class TimeEmbedding(nn.Module):
+    """A level of names that diffusers' state dict has: `emb.timestep_embedder`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(width)
+
+
 class AdaLayerNormSingle(nn.Module):
     """One table of six shifts, scales and gates for all blocks (PixArt-alpha, section 2.3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.emb = nn.Module()
-        self.emb.timestep_embedder = TimestepEmbedder(width)
+        self.emb = TimeEmbedding(width)
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,13 +332,14 @@ def initialise_weights(model: PixArt) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.flatten(1))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     time, text = model.adaln_single, model.caption_projection
     embedder = time.emb.timestep_embedder
     for linear in (embedder.linear_1, embedder.linear_2, time.linear, text.linear_1, text.linear_2):
         nn.init.normal_(linear.weight, std=0.02)
-    for block in model.transformer_blocks:
+    for block in cast(Iterable[Block], model.transformer_blocks):
         nn.init.normal_(block.scale_shift_table, std=model.config.hidden**-0.5)
-        nn.init.zeros_(block.attn2.to_out[0].weight)
+        nn.init.zeros_(cast(nn.Linear, block.attn2.to_out[0]).weight)
     nn.init.normal_(model.scale_shift_table, std=model.config.hidden**-0.5)
     nn.init.zeros_(model.proj_out.weight)
