@@ -124,14 +124,14 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
 def _train(wanted: Settings, world: World) -> Trained:
     import torch
 
-    from commonart.core.model import checkpoint, trainer
+    from commonart.core.model import checkpoint, encoders, trainer
     from commonart.core.model.device import pick_dtype
 
     recipe, run = wanted.recipe, wanted.run
     dtype = pick_dtype(wanted.precision, world.device)
     if dtype == torch.float16:  # no loss scaling here: gradients in fp16 would underflow
         dtype = torch.float32
-    parts = Encoders(wanted, world)
+    parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
     model, origin = _model(wanted, recipe, opened, found)
