@@ -10,6 +10,7 @@ translator and the dual encoder beside it. The same seed gives the same weights 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -124,7 +125,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
     """With the training loop and the recipe of `commonart train --stage nano`."""
     import torch
 
-    from commonart.core.model import trainer
+    from commonart.core.model import checkpoint, trainer
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.diffusion import out_channels
     from commonart.core.model.text_encoder import TextEncoder
@@ -139,7 +140,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
     recipe = recipes.resolve("nano", RECIPE | ({"steps": 4, "batch": 8, "warmup": 1} if short else {}))
-    memory = painter.memory(vae, text, 64 if short else SCENES, CAPTIONS, seed)
+    count = 64 if short else SCENES
     torch.manual_seed(seed)
     model = PixArt(
         PixArtConfig(
@@ -172,7 +173,13 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         keep=1,
         quiet=True,
     )
-    done = trainer.fit(model, memory, recipe, run, options, World(torch.device("cpu")), draw=draw)
+    world = World(torch.device("cpu"))
+    # The first half at the full rate on scenes as they come; the second half, in which the rate falls, mostly on those of
+    # two and three things.
+    half = dataclasses.replace(recipe, steps=recipe.steps // 2, cooldown=0.0)
+    trainer.fit(model, painter.memory(vae, text, count, CAPTIONS, seed), half, run, options, world, draw=draw)
+    busy = painter.memory(vae, text, count, CAPTIONS, seed, busy=0.6)
+    done = trainer.fit(model, busy, recipe, run, options, world, draw=draw, resume=checkpoint.newest(run))
     assert done.checkpoint is not None
     PixArt.load(done.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)
@@ -188,7 +195,9 @@ def _translator(folder: Path, seed: int, short: bool, say: Callable[[str], None]
     llama = LlamaForCausalLM.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     words = _words(folder, "chat")
     model = translator.train(llama, words, seed, steps=5 if short else 1200, say=say)
-    model = translator.train(llama, words, seed + 1, steps=5 if short else 1200, say=say, model=model)
+    for i in (1, 2):
+        busy = 0.0 if i == 1 else 0.8
+        model = translator.train(llama, words, seed + i, steps=5 if short else 1200, say=say, model=model, busy=busy)
     translator.save(model, words, folder / "translator")
 
 

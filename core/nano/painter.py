@@ -26,9 +26,17 @@ from commonart.core.nano.loop import Pictures, images
 STEPS, GUIDANCE = 12, 3.0
 
 
-def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int) -> Memory:
-    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, encoded."""
+def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0) -> Memory:
+    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, encoded.
+
+    busy: the share of scenes of one thing that are left out of them, because which colour goes where is learned from
+    scenes of two and three.
+    """
     pictures = Pictures(scenes, seed)
+    luck = np.random.default_rng([seed, 2]).random(scenes)
+    chosen = [i for i, scene in enumerate(pictures.scenes) if len(scene.things) > 1 or luck[i] >= busy]
+    pictures.scenes = [pictures.scenes[i] for i in chosen]
+    pictures.pixels = pictures.pixels[chosen]
     rng = np.random.default_rng([seed, 1])
     means, stds = [], []
     for part in pictures.pixels.split(32):
@@ -38,9 +46,15 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
     texts = [grammar.caption(scene, LANGUAGES[i % 2], rng) for scene in pictures.scenes for i in range(captions)]
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
-    keys = [f"scene_{seed}_{i:06d}" for i in range(scenes)]
+    keys = [f"scene_{seed}_{i:06d}" for i in chosen]
     return Memory(
-        keys, torch.cat(means), torch.cat(stds), states, [captions] * scenes, weights, text.null().to(torch.bfloat16)
+        keys,
+        torch.cat(means),
+        torch.cat(stds),
+        states,
+        [captions] * len(chosen),
+        weights,
+        text.null().to(torch.bfloat16),
     )
 
 

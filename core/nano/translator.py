@@ -94,8 +94,12 @@ def train(
     batch: int = 32,
     say: Log = stderr,
     model: Phi3ForCausalLM | None = None,
+    busy: float = 0.0,
 ) -> Phi3ForCausalLM:
-    """words: the tokenizer of kind "chat". `model` goes on from there; without it training starts from the Llama."""
+    """words: the tokenizer of kind "chat". `model` goes on from there; without it training starts from the Llama.
+
+    busy: the share of scenes of one thing that are drawn again, because the facts of several are what gets mixed up.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = new(llama, words) if model is None else model.requires_grad_(True)
@@ -106,7 +110,10 @@ def train(
         asked, answered = [], []
         for i in range(count):
             source, target = LANGUAGES if i % 2 else LANGUAGES[::-1]
-            text, other = pair(random_scene(rng), source, target, rng)
+            scene = random_scene(rng)
+            if len(scene.things) == 1 and rng.random() < busy:
+                scene = random_scene(rng)
+            text, other = pair(scene, source, target, rng)
             asked.append(text.join(before[target]))
             answered.append(other)
         # Through the wrapper: the inner tokenizer goes on padding once somebody has asked for padding.
