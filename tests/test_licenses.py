@@ -139,6 +139,7 @@ LABELLED = {
     "CC BY 4.0 except where noted": None, "not CC BY 4.0": None, "attribution": None, "表示": None,
     "royalty free": None,
     "CC BY 2.0 / 3.0": None, "CC BY-BY 4.0": None, "CC NC 4.0": None, "CC BY SA ND 4.0": None, "CCBY?": None,
+    "no rights reserved": None, "public domain dedication": None, "パブリックドメイン提供": None,
     "CC0 but no AI training": None, "public domain in the US only": None, "\x00": None, "CC BY 4.0" + "x" * 600: None,
 }  # fmt: skip
 
@@ -279,8 +280,8 @@ def test_no_false_accept_in_fuzzed_strings() -> None:
     random_ = random.Random(3)
     pieces = [
         "cc", "by", "-", " ", "nc", "sa", "nd", "4.0", "2.1", "jp", "/", "attribution", "noncommercial", "license",
-        "zero", "0", "creative commons", "https://creativecommons.org/licenses/", "not", "or", "表示", "非営利", "(", ")", ".",
-        "public domain", "deed", "only", "except", "international", "mark", "x", "©", "cc0", "pddl", "1.0",
+        "zero", "0", "creative commons", "https://creativecommons.org/licenses/", "not", "or", "表示", "非営利", "(",
+        ")", ".", "public domain", "deed", "only", "except", "international", "mark", "x", "©", "cc0", "pddl", "1.0",
     ]  # fmt: skip
     forbidden = ("nc", "sa", "nd", "noncommercial", "非営利", "not", "or", "only", "except", "mark", "x", "©")
     accepted = 0

@@ -43,8 +43,9 @@ _ORIENTATION = 0x0112
 # The mode of a picture -> the colour space that its ICC profile must be for.
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 
-# The limit of this module is an error; Pillow's warning would say the same thing a second time, on stderr.
+# What Pillow warns of is an error here, or does not touch the pixels; a million records would print it a million times.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class DecodeError(Exception):
@@ -103,6 +104,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 0) -> I
             image.load()
             upright = _UPRIGHT.get(_orientation(image))
             pixels = _to_srgb(image)
+            # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
+            pixels.info = {}
             return pixels if upright is None else pixels.transpose(upright)
         except DecodeError:
             raise
@@ -175,7 +178,7 @@ def _reading(error: Exception) -> DecodeError:
     text = str(error)
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return DecodeError("too_many_pixels", text)
-    cut = ("truncated", "premature", "broken data stream", "incomplete", "unexpected end", "not enough image data")
+    cut = ("truncated", "premature", "incomplete", "unexpected end", "not enough image data")
     reason = "truncated" if isinstance(error, EOFError) or any(word in text.lower() for word in cut) else "damaged"
     return DecodeError(reason, text or type(error).__name__)
 
