@@ -243,6 +243,8 @@ def fit(
     trainer = Trainer(model, source, recipe, Path(run), options, world, warn)
     if resume is not None:
         trainer.restore(resume)
+    else:
+        trainer.metrics.cut(0)  # of a run that was killed before its first checkpoint
     state, saved_at = trainer.state, (resume.step if resume else -1)
     folder = resume.folder if resume else None
     began, start, paused = time.monotonic() - state.elapsed, state.images, 0.0
