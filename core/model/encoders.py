@@ -32,12 +32,13 @@ class Encoders:
 
     def open(self, quiet: bool) -> Opened:
         """The data set, checked against the recipe's resolution."""
-        from commonart.core.model.trainset import open_shards
+        from commonart.core.model.trainset import open_shards, read_index
 
         wanted, recipe = self.wanted, self.wanted.recipe
+        index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
         opened = open_shards(
             wanted.data, self.text or self.encoder(), self.image or self.autoencoder(),
-            languages=wanted.languages or None, quiet=quiet,
+            languages=wanted.languages or None, quiet=quiet, index=index,
         )  # fmt: skip
         factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
         pixels = opened.shape[1] * factor

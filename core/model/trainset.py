@@ -1,6 +1,6 @@
 """A folder of shards as training data: cached features in memory or on disk, or encoding on the fly.
 
-    opened = open_shards("shards/", encoders)      # shards/*.tar, shards/text/*.tar, shards/image/*.tar
+    opened = open_shards("shards/", text, image)   # shards/*.tar, shards/text/*.tar, shards/image/*.tar
 
 Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused.
 """
@@ -135,13 +135,15 @@ def open_shards(
     languages: Mapping[str, float] | None = None,
     memory: int | None = None,
     quiet: bool = False,
+    index: Index | None = None,
 ) -> Opened:
     """The images of `folder` with their texts: from cached features, or from an encoder that runs on the fly.
 
+    `index` is that of `folder`, where it was read before: to refuse data before an encoder is loaded.
     Features that fit in `memory` bytes (None: 40 % of what is free, shared among local processes) are loaded at once.
     Raises CommonArtError where features are missing, stale or of several sizes, and where no record is left.
     """
-    index = read_index(folder)
+    index = read_index(folder) if index is None else index
     for part in (text, image):
         if isinstance(part, Features):
             part.check(folder)
