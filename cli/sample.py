@@ -87,7 +87,7 @@ def sample(
 
     started = time.monotonic()
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
-        stage.sample(
+        drawn = stage.sample(
             texts,
             file=file,
             lang=lang,
@@ -114,7 +114,7 @@ def sample(
             autoencoder=autoencoder,
             accept_terms=accept_terms or (),
             quiet=quiet,
-            emit=writer.write,
+            emit=writer.write if out is not None else lambda record: None,  # a grid alone has no records
         )
-    done = stream.Summary("sample", read=writer.count, written=writer.count, seconds=time.monotonic() - started)
+    done = stream.Summary("sample", read=len(drawn), written=len(drawn), seconds=time.monotonic() - started)
     options.finish(done, quiet)

@@ -106,7 +106,7 @@ def quickstart(
     invoke: Callable[[Sequence[str]], Any],
     *,
     out: str = "quickstart",
-    scenes: int = 2000,
+    scenes: int = 1200,
     seconds: float = 150.0,
     seed: int = 0,
 ) -> None:
