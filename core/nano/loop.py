@@ -96,7 +96,8 @@ def optimise(
         torch.nn.utils.clip_grad_norm_(params + extras, clip)
         optimiser.step()
         # The average follows fast at first: early weights are not worth remembering.
-        torch._foreach_lerp_(means, params, 1.0 - min(ema, step / (step + 10.0)))
+        with torch.no_grad():
+            torch._foreach_lerp_(means, params, 1.0 - min(ema, step / (step + 10.0)))
         total, seen = total + value.item(), seen + 1
         if not math.isfinite(total):
             raise FloatingPointError(f"{name}: the loss is no number any more at step {step}")
