@@ -1,0 +1,472 @@
+"""Training from end to end at toy size: what a run leaves behind, that it goes on bit for bit, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import tiny_encoders as tiny
+import torch
+from safetensors.torch import load_file
+
+from commonart.core import launch
+from commonart.core.data import feature_writer, features
+from commonart.core.data.features import Features, Meta
+from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
+from commonart.core.data.shards import ShardWriter
+from commonart.core.data.stream import Drop
+from commonart.core.data.tasks import Task
+from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+from commonart.core.model import checkpoint, metrics, trainer
+from commonart.core.model.parts import locate
+from commonart.core.model.trainset import open_shards, read_index
+from commonart.core.model.transformer import PixArt
+from commonart.stages.train import Trained, dry_run, train
+
+WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
+TINY = {
+    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
+    "resolution": SIDE * FACTOR,
+}  # fmt: skip
+UNTIMED = ("seconds", "images_per_second")
+Latent = Callable[[Record], np.ndarray]
+
+
+def bright(record: Record) -> np.ndarray:
+    """Latents around 2: a model that learns nothing but their mean has a falling loss."""
+    values = np.random.default_rng(sum(record["key"].encode())).normal(2, 0.3, (4, SIDE, SIDE))
+    return values.astype(np.float32)
+
+
+def sha256(split: str) -> str:
+    """A hash that falls into `split`."""
+    number = HELDOUT_PERCENT if split == "train" else 0
+    assert split_of(f"{number:08x}" + "0" * 56) == split
+    return f"{number:08x}" + "0" * 56
+
+
+def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str = "m") -> None:
+    """Features of `source` whose values `states` makes of a record: what encode-text and encode-image write."""
+    settings = {"model": model, "revision": "r1", "precision": "float32", "store": "bf16"}
+    work = feature_writer.plan(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
+    own = {"max_tokens": 8} if kind == "text" else {"factor": FACTOR, "scaling": 1.0, "shift": 0.0}
+    meta = Meta(kind, model, "r1", "float32", "bf16", WIDTH if kind == "text" else 4, own)
+    feature_writer.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
+
+    def of(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+        for one in records:
+            if kind == "text":
+                yield one["key"], features.pack_text(states(one), one, "bf16")
+            else:
+                mean = states(one)
+                yield one["key"], features.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
+
+    feature_writer.write(work, of)
+
+
+def texts(record: Record) -> list[np.ndarray]:
+    """One state a letter, at most 5: captions of different lengths."""
+    return [
+        np.random.default_rng(len(each["text"])).normal(0, 1, (min(len(each["text"]), 5), WIDTH)).astype(np.float32)
+        for each in captions(record)
+    ]
+
+
+def dataset(folder: Path, latent: Latent = bright, heldout: Iterable[int] = (), caption: bool = True) -> Path:
+    """20 records in two shards, with features beside them where they have captions; those numbered in `heldout` are held out."""
+    for shard in range(2):
+        with ShardWriter(folder / f"{shard:05d}.tar") as writer:
+            for n in range(10 * shard, 10 * shard + 10):
+                said = [{"text": "a" * (1 + n % 3), "lang": "en"}, {"text": "b" * (2 + n % 4), "lang": "ja"}]
+                split = "heldout" if n in set(heldout) else "train"
+                record = {"key": f"k{n}", "captions": said if caption else [], "sha256": sha256(split)}
+                writer.add_record(record, b"not read: its latents are there", "jpg")
+    if caption:
+        encode(folder, "text", texts)
+        encode(folder, "image", latent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("data") / "shards")
+
+
+def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Trained:
+    settings = {"log_every": 2, "device": "cpu", "precision": "fp32", "quiet": True, **settings}
+    return train("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, without what the clock says."""
+    return [{k: v for k, v in line.items() if k not in UNTIMED} for line in metrics.read(run / "metrics.jsonl")]
+
+
+def state(run: Path) -> dict[str, Any]:
+    """Everything that the newest checkpoint holds, without what the clock says."""
+    found = checkpoint.newest(run)
+    assert found is not None
+    files = {str(p.relative_to(found.folder)): p.read_bytes() for p in found.folder.rglob("*.safetensors")}
+    assert set(files) == {
+        "optimizer.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "ema/diffusion_pytorch_model.safetensors",
+    }
+    loop = {k: v for k, v in found.values["loop"].items() if k != "elapsed"}
+    return {**files, "step": found.step, "loop": loop, "optimiser": found.values["optimiser"]}
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Once, while step `step` is computed, `number` arrives."""
+    real = trainer.Trainer.step
+
+    def stepped(self: trainer.Trainer, *args: Any) -> None:
+        real(self, *args)
+        if self.state.step == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(trainer.Trainer, "step", stepped)
+
+
+def test_a_run_folder_and_a_falling_loss(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = start(shards, run, {"steps": 60, "lr": 0.03}, log_every=10, checkpoint_every=25, keep=2)
+    assert (done.step, done.images, done.skipped, done.stopped) == (60, 480, 0, "done")
+    found = metrics.read(run / "metrics.jsonl")
+    assert [line["step"] for line in found] == [10, 20, 30, 40, 50, 60]
+    assert found[-1]["loss"] < 0.5 * found[0]["loss"] and found[-1]["loss"] == done.loss
+    assert found[0]["epoch"] == 4.0 and found[-1]["grad_norm"] > 0 and len(found[0]["loss_by_t"]) == 10
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["step-0000050", "step-0000060"]  # 25 was pruned
+    assert done.checkpoint == run / "checkpoints" / "step-0000060"
+    about = orjson.loads((run / "run.json").read_bytes())
+    assert (about["stage"], about["objective"], about["recipe"]["lr"], about["seed"]) == ("nano", "flow", 0.03, 0)
+    assert (about["data"]["images"], about["data"]["captions"], about["init"]) == (20, 40, {"from": "nothing"})
+    assert about["text_encoder"]["name"] == "m" and about["autoencoder"]["factor"] == FACTOR
+    assert about["versions"]["torch"] and about["transformer"]["num_layers"] == 1
+    summary = done.as_json()
+    assert summary["stage"] == "train" and summary["step"] == 60 and orjson.dumps(summary)
+
+
+def test_the_average_follows_the_weights(shards: Path, tmp_path: Path) -> None:
+    done = start(shards, tmp_path / "run", {"ema": 0.9})
+    assert done.checkpoint is not None
+    model, mean = (PixArt.load(done.checkpoint / name).state_dict() for name in ("transformer", "ema"))
+    assert any(not torch.equal(model[name], mean[name]) for name in model)
+    found = checkpoint.newest(tmp_path / "run")
+    assert found is not None and found.weights == done.checkpoint / "ema"
+    without = start(shards, tmp_path / "without", {"ema": 0})
+    assert without.checkpoint is not None and not (without.checkpoint / "ema").exists()
+    assert checkpoint.read(without.checkpoint).weights == without.checkpoint / "transformer"
+
+
+RECIPES = {
+    "AdamW": {},
+    "accumulated": {"micro": 2, "dropout": 0.5},
+    "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stopped_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path, recipe: str) -> None:
+    # Lines are written every second step and the run stops at the third: sums of half a line are carried over, too.
+    more = RECIPES[recipe]
+    start(shards, tmp_path / "whole", more)
+    start(shards, tmp_path / "parts", {**more, "steps": 3})
+    assert state(tmp_path / "parts")["step"] == 3
+    start(shards, tmp_path / "parts", more)
+    assert state(tmp_path / "parts") == state(tmp_path / "whole")
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole") and len(lines(tmp_path / "parts")) == 3
+
+
+def test_reading_threads_change_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(shards, tmp_path / "memory")
+    monkeypatch.setattr("commonart.core.model.trainset._free", lambda: 0)
+    start(shards, tmp_path / "disk", workers=2)
+    assert state(tmp_path / "disk") == state(tmp_path / "memory")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_call_goes_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before, more = signal.getsignal(number), {"cooldown": 0.5}
+    start(shards, tmp_path / "whole", more)
+    with monkeypatch.context() as patch:
+        signalled(patch, 3, number)
+        with pytest.raises(
+            Preempted, match=r"asked training to stop; step 3 is saved\. Start the same command"
+        ) as told:
+            start(shards, tmp_path / "run", more)
+    assert told.value.code == EXIT_PREEMPTED == 75 and signal.getsignal(number) == before
+    assert state(tmp_path / "run")["step"] == 3
+    assert start(shards, tmp_path / "run", more).stopped == "done"
+    assert state(tmp_path / "run") == state(tmp_path / "whole")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(shards: Path, tmp_path: Path) -> None:
+    first = start(shards, tmp_path / "run")
+    before = state(tmp_path / "run"), lines(tmp_path / "run")
+    again = start(shards, tmp_path / "run")
+    assert (again.step, again.images, again.loss, again.checkpoint) == (6, 48, first.loss, first.checkpoint)
+    assert (state(tmp_path / "run"), lines(tmp_path / "run")) == before
+
+
+def test_a_killed_run_computes_again_what_was_not_saved(shards: Path, tmp_path: Path) -> None:
+    """Lines of metrics after the newest checkpoint, or without any, belong to steps that are computed again."""
+    run = tmp_path / "run"
+    start(shards, run, checkpoint_every=4)
+    expected = lines(run)
+    for left in ("step-0000006", "step-0000004"):
+        (run / "checkpoints" / left / "state.json").unlink()
+        start(shards, run)
+        assert lines(run) == expected and state(run)["step"] == 6
+        (run / "checkpoints" / "step-0000006" / "state.json").unlink()
+    start(shards, run)
+    assert lines(run) == expected
+
+
+def test_the_time_budget_ends_a_run(shards: Path, tmp_path: Path) -> None:
+    done = start(shards, tmp_path / "run", {"steps": 100_000, "cooldown": 0.5}, max_seconds=0.5)
+    assert done.stopped == "time" and 0 < done.step < 100_000 and done.seconds >= 0.5
+    assert state(tmp_path / "run")["step"] == done.step
+    again = start(shards, tmp_path / "run", {"steps": 100_000, "cooldown": 0.5}, max_seconds=0.5)
+    assert (again.stopped, again.step) == ("time", done.step)
+
+
+def test_heldout_records_are_never_trained_on(tmp_path: Path) -> None:
+    heldout = {1, 4, 13}
+
+    def poisoned(record: Record) -> np.ndarray:
+        return np.full_like(bright(record), math.nan) if int(record["key"][1:]) in heldout else bright(record)
+
+    data = dataset(tmp_path / "shards", poisoned, heldout)
+    index = read_index(data)
+    assert index.heldout == 3 and index.keys == [f"k{n}" for n in range(20) if n not in heldout]
+    done = start(data, tmp_path / "run", {"steps": 12})  # 96 images: every one of the 17 five times
+    assert done.skipped == 0 and math.isfinite(done.loss)
+    about = orjson.loads((tmp_path / "run" / "run.json").read_bytes())["data"]
+    assert (about["images"], about["heldout"], about["left_out"]) == (17, 3, {})
+
+
+def test_a_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
+    def poisoned(record: Record) -> np.ndarray:
+        return np.full_like(bright(record), math.nan) if record["key"] == "k7" else bright(record)
+
+    done = start(dataset(tmp_path / "shards", poisoned), tmp_path / "run", {"batch": 4, "steps": 10})
+    assert done.skipped == 2  # 40 images are two epochs, and each holds it once
+    assert sum(line["skipped"] for line in lines(tmp_path / "run")) == 2
+    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run"))
+    assert done.checkpoint is not None
+    weights = load_file(done.checkpoint / "ema" / "diffusion_pytorch_model.safetensors")
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_a_run_that_diverged_stops_and_names_the_images(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        CommonArtError, match=r"not finite in 5 steps in a row, up to step \d+; .*images k\d+, k"
+    ) as told:
+        start(shards, tmp_path / "run", {"lr": 1e30, "warmup": 0, "steps": 20})
+    assert told.value.code == 1 and "--set lr=" in told.value.fix
+
+
+def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = dry_run("nano", data=str(shards), out=str(run), overrides={**TINY, "micro": 2}, gpus=2)
+    assert not run.exists()
+    assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (2, 2, 2)
+    assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
+    assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
+    done = start(shards, run, {"micro": 2})
+    assert done.checkpoint is not None
+    assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
+
+
+def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(error) as told:
+        call()
+    assert told.value.code == code and what in told.value.what and fix in told.value.fix, told.value
+
+
+def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refused(CommonArtError, 1, "nowhere does not exist", "commonart shard", lambda: start(tmp_path / "nowhere", run))
+    (tmp_path / "empty").mkdir()
+    refused(CommonArtError, 1, "empty", "", lambda: start(tmp_path / "empty", run))
+    mute, far = dataset(tmp_path / "mute", caption=False), {"text_encoder": "calm2-7b"}  # not fetched for nothing
+    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, **far))
+    kept = dataset(tmp_path / "kept", heldout=range(20))
+    refused(CommonArtError, 1, "all 20 records are held out", "more images", lambda: start(kept, run))
+    assert not run.exists()
+
+
+def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    other = {"text_encoder": "calm2-7b"}
+    refused(
+        CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
+    )
+    refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
+    refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
+    refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
+    refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
+    larger = {"resolution": 32}
+    refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
+    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimiser": "AdamW"}}
+    refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
+    assert not run.exists()
+
+
+def test_features_that_do_not_belong_to_the_shards(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shards")
+    with ShardWriter(data / "00001.tar") as writer:
+        record = {"key": "k99", "captions": [{"text": "a", "lang": "en"}], "sha256": sha256("train")}
+        writer.add_record(record, b"", "jpg")
+    refused(CommonArtError, 1, "made from another", "--overwrite", lambda: start(data, tmp_path / "run"))
+
+
+def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(shards, run, {"steps": 2})
+    refused(
+        CommonArtError,
+        1,
+        "num_layers 1; stage and data ask for 2",
+        "layers=1",
+        lambda: start(shards, run, {"layers": 2}),
+    )
+    changed = {"lr": 0.01}
+    refused(CommonArtError, 1, "with lr=0.001, and now it is 0.01", "lr=0.001", lambda: start(shards, run, changed))
+    refused(CommonArtError, 1, "started with seed 0, and now it is 1", "-o", lambda: start(shards, run, seed=1))
+    other = dataset(tmp_path / "other", heldout=[2])
+    refused(CommonArtError, 1, "the shards changed", f"--init {run}", lambda: start(other, run))
+
+
+def test_weights_to_start_from(shards: Path, tmp_path: Path) -> None:
+    first, source = start(shards, tmp_path / "first"), str(tmp_path / "first")
+    still = {"lr": 1e-12, "warmup": 0, "weight_decay": 0}
+    second = start(shards, tmp_path / "second", still, init=source)
+    assert first.checkpoint is not None and second.checkpoint is not None
+    old = PixArt.load(first.checkpoint / "ema").state_dict()  # a stage starts from the average of the one before
+    new = PixArt.load(second.checkpoint / "transformer").state_dict()
+    assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in old)
+    about = orjson.loads((tmp_path / "second" / "run.json").read_bytes())
+    assert about["init"] == {"from": source, "step": 6}
+    start(shards, tmp_path / "second", {**still, "steps": 7}, init=source)
+    assert orjson.loads((tmp_path / "second" / "run.json").read_bytes())["init"] == about["init"]
+    deeper = {"layers": 2}
+    wrong = lambda: start(shards, tmp_path / "third", deeper, init=source)  # noqa: E731
+    refused(CommonArtError, 1, "num_layers 1; stage and data ask for 2", "--init", wrong)
+
+
+def test_a_damaged_checkpoint_is_skipped(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    start(shards, run, checkpoint_every=4)
+    whole = state(run)
+    weights = run / "checkpoints" / "step-0000006" / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    capsys.readouterr()
+    assert start(shards, run, checkpoint_every=4).step == 6
+    said = capsys.readouterr()
+    assert "step-0000006 is damaged" in said.err and "It is skipped." in said.err and said.out == ""
+    assert state(run) == whole
+
+
+def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: Path) -> None:
+    data = tiny.shards(tmp_path / "shards", count=1, each=8)
+    tiny.llama(tmp_path / "llama")
+    tiny.vae(tmp_path / "vae")
+    models = {"text_encoder": str(tmp_path / "llama"), "autoencoder": str(tmp_path / "vae")}
+    run = tmp_path / "run"
+    done = start(data, run, {"resolution": 32, "steps": 2}, sample_every=2, **models)
+    assert done.step == 2 and len(list((run / "samples").iterdir())) == 1
+    about = orjson.loads((run / "run.json").read_bytes())
+    assert (about["text_encoder"]["name"], about["text_encoder"]["width"]) == (models["text_encoder"], tiny.WIDTH)
+    assert (about["autoencoder"]["factor"], about["text_encoder"]["cached"]) == (4, False)
+    assert done.checkpoint is not None
+    found = locate(str(run))
+    assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-2"
+    assert (found.text_encoder, found.autoencoder) == (tmp_path / "llama", tmp_path / "vae")
+
+
+def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
+    parts = Features(shards / "text"), Features(shards / "image")
+    memory = open_shards(shards, *parts, quiet=True)
+    disk = open_shards(shards, *parts, memory=0, quiet=True)
+    assert (memory.resident, disk.resident) == (True, False)
+    rows, chosen = np.array([3, 0, 19]), np.array([6, -1, 39])  # row 0 without its caption
+    for a, b in zip(
+        *(each.source.batch(each.source.fetch(rows, chosen), torch.device("cpu")) for each in (memory, disk)),
+        strict=True,
+    ):
+        assert torch.equal(a.float(), b.float())
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_same_steps(shards: Path, tmp_path: Path) -> None:
+    start(shards, tmp_path / "one", log_every=1)
+    done = start(shards, tmp_path / "two", log_every=1, gpus=2)
+    assert (done.step, done.images, done.stopped) == (6, 48, "done")
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert [line["step"] for line in two] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=1e-4)
+    for name in ("transformer", "ema"):
+        parts = [PixArt.load(tmp_path / run / "checkpoints/step-0000006" / name).state_dict() for run in ("one", "two")]
+        assert all(torch.allclose(parts[0][key], parts[1][key], atol=1e-4) for key in parts[0])
+
+
+CHILD = """
+import os, signal, sys
+from commonart.core import errors, launch
+rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+assert size == "2" and os.environ["MASTER_PORT"]
+what = sys.argv[1]
+if what == "refused" and rank == "1":
+    launch.tell(errors.UsageError("That is wrong.", "Mend it."))
+    sys.exit(2)
+if what == "killed" and rank == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "preempted":
+    launch.tell(errors.Preempted("Step 3 is saved.", "Again."))
+    sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "code", "says"),
+    [
+        ("refused", CommonArtError, 2, "That is wrong."),
+        ("killed", CommonArtError, 1, "Training process 1 of 2 was killed by SIGKILL."),
+        ("preempted", Preempted, EXIT_PREEMPTED, "Step 3 is saved."),
+    ],
+)
+def test_what_started_processes_end_with(what: str, error: type[CommonArtError], code: int, says: str) -> None:
+    refused(error, code, says, "", lambda: launch.spawn([sys.executable, "-c", CHILD, what], 2))
+
+
+def test_started_processes_that_end_well_and_numbers_that_disagree() -> None:
+    launch.spawn([sys.executable, "-c", CHILD, "nothing"], 2)
+    torchrun = {"WORLD_SIZE": "4"}
+    assert not launch.must_spawn(4, torchrun) and not launch.must_spawn(1, {}) and launch.must_spawn(2, {})
+    refused(UsageError, 2, "--gpus 2, but torchrun started 4", "equal", lambda: launch.must_spawn(2, torchrun))
+    refused(UsageError, 2, "--gpus 0 is no number", "1 or more", lambda: launch.must_spawn(0, {}))
+
+
+def test_the_sbatch_file_requeues_what_was_preempted() -> None:
+    text = launch.sbatch_script(["--stage", "512"], name="run", gpus=16, per_node=8)
+    assert "#SBATCH --nodes=2" in text and "#SBATCH --ntasks-per-node=8" in text
+    assert "commonart train --stage 512 --gpus 16" in text and "-eq 75" in text and "scontrol requeue" in text
+    wrong = lambda: launch.sbatch_script([], name="run", gpus=12, per_node=8)  # noqa: E731
+    refused(UsageError, 2, "--gpus 12 does not fill nodes of 8", "multiple", wrong)
+    assert [launch.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]
