@@ -28,7 +28,7 @@ PROMPTS = (
     ("a large red circle in the centre on grassland", "草原の真ん中にある大きな赤い丸"),
     ("a large blue star in the top left in the desert", "砂漠の左上にある大きな青い星"),
     ("a medium yellow ring in the bottom right in the night sky", "夜空の右下にある中くらいの黄色い輪"),
-    ("a large green square in the centre right on snow", "雪原の右にある大きな緑の四角"),
+    ("a large green square on the right, in the snow", "雪原の右にある大きな緑の四角"),
     ("a medium purple triangle in the top right on the sea", "海の右上にある中くらいの紫の三角"),
     ("a large orange cross in the bottom left on grassland", "草原の左下にある大きなオレンジの十字"),
 )
@@ -88,10 +88,10 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
              "eval", "--model", run, *score, "-o", path("before.json")),
         step("The same command, with more time: it goes on where it stopped.", "run",
              *train, "--max-seconds", f"{seconds:g}"),
-        step("Prompts in English and Japanese, side by side.", "samples.png",
-             *grid, "--model", run, "--grid", path("samples.png")),
-        step("The same prompts with the weights that come with the package.", "shipped.png",
-             *grid, "--model", "nano", "--grid", path("shipped.png")),
+        step("Prompts in English and Japanese, side by side, with the weights that come with the package.", "samples.png",
+             *grid, "--model", "nano", "--grid", path("samples.png")),
+        step("The same prompts with what was trained here.", "trained.png",
+             *grid, "--model", run, "--grid", path("trained.png")),
         step("Scores: prompt following, CLIP score, distance to held-out pictures.", "eval.json",
              "eval", "--model", run, shards, "--split", "heldout", "-n", "60", *score, "-o", path("eval.json")),
         step("The shipped weights on the same prompts.", "shipped.json",
@@ -167,8 +167,8 @@ def page(folder: Path, chain: Sequence[Step], seconds: Sequence[float]) -> None:
         "They know only scenes: a few shapes, colours, places and backgrounds.",
     )
     made.heading("Pictures / 生成結果")
-    made.picture("samples.png", "Drawn by the model that was trained here, in seconds, from nothing.")
-    made.picture("shipped.png", "The same prompts, drawn by the weights that come with the package.")
+    made.picture("samples.png", "Drawn by the weights that come with the package.")
+    made.picture("trained.png", "The same prompts, drawn by the model that was trained here, from nothing, in seconds.")
     made.heading("Prompt following / プロンプトへの忠実さ")
     made.text("Share of prompts of unseen scenes whose fact the pixels show, read back without any model.")
     made.table(("model", "language", "prompts", *FACTS, "n"), _following(folder))

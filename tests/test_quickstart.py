@@ -56,7 +56,7 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
         (lang, kind) for lang in ("en", "ja") for kind in ("unseen", "held-out pairs")
     }
     assert all(0 <= score[fact] <= 1 for score in followed for fact in FACTS)
-    for name in ("samples.png", "shipped.png", "figure2.png"):
+    for name in ("samples.png", "trained.png", "figure2.png"):
         assert Image.open(out / name).width > 128
     html = (out / "index.html").read_text("utf-8")
     assert "samples.png" in html and "草原" not in html.split("<h2>")[0]
