@@ -100,7 +100,7 @@ def test_a_small_transformer_trains_on_them_and_draws(folder: Path) -> None:
     assert all(np.isfinite(line["loss"]) for line in metrics)
     described = orjson.loads((folder / "run" / "run.json").read_bytes())
     assert described["recipe"]["resolution"] == 256
-    config = PixArtConfig.read(folder / "run" / "checkpoints" / "step-0000004" / "transformer")
+    config = PixArtConfig.read(folder / "run" / "checkpoints" / "step-0000004" / "transformer" / "config.json")
     assert (config.sample_size, config.patch_size, config.num_layers) == (64, 4, 2)  # f = 4: 256 pixels are 64 latents
 
     draw = ("sample", "a man on a horse", "--model", "run", "--steps", "3", "--seed", "1", "-o", "out.png")
