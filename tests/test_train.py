@@ -167,7 +167,7 @@ def test_the_average_follows_the_weights(shards: Path, tmp_path: Path) -> None:
     assert checkpoint.read(without.checkpoint).weights == without.checkpoint / "transformer"
 
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "AdamW": {},
     "accumulated": {"micro": 2, "dropout": 0.5},
     "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
@@ -301,8 +301,8 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
     refused(CommonArtError, 1, "nowhere does not exist", "commonart shard", lambda: start(tmp_path / "nowhere", run))
     (tmp_path / "empty").mkdir()
     refused(CommonArtError, 1, "empty", "", lambda: start(tmp_path / "empty", run))
-    mute, far = dataset(tmp_path / "mute", caption=False), {"text_encoder": "calm2-7b"}  # not fetched for nothing
-    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, **far))
+    mute, far = dataset(tmp_path / "mute", caption=False), "calm2-7b"  # not fetched for nothing
+    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, text_encoder=far))
     kept = dataset(tmp_path / "kept", heldout=range(20))
     refused(CommonArtError, 1, "all 20 records are held out", "more images", lambda: start(kept, run))
     assert not run.exists()
@@ -310,7 +310,7 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
 
 def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    other = {"text_encoder": "calm2-7b"}
+    other: dict[str, Any] = {"text_encoder": "calm2-7b"}
     refused(
         CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
     )
