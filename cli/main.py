@@ -34,6 +34,7 @@ DEFAULTS = "commonart.toml"
 DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "Free some space and run the same command again; what was finished is kept."),
     errno.EDQUOT: ("your disk quota is used up", "Free some space and run the same command again."),
+    errno.ENOENT: ("no such file or folder, and it cannot be made", "Check the path."),
     errno.EACCES: ("permission denied", "Write somewhere that you may write."),
     errno.EPERM: ("permission denied", "Write somewhere that you may write."),
     errno.EROFS: ("the file system is read-only", "Write somewhere that you may write."),

@@ -39,7 +39,7 @@ _commonart() {
             "caption --num-tasks") words="" ;;
             "translate -o"|"translate --out") words="" ;;
             "translate --to") words="ja en" ;;
-            "translate --model") words="nano phi3-medium phi3-mini cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" ;;
+            "translate --model") words="nano phi3-medium cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" ;;
             "translate --batch") words="" ;;
             "translate --device") words="" ;;
             "translate --precision") words="" ;;

@@ -62,7 +62,7 @@ complete -c commonart -n "__fish_seen_subcommand_from translate" -l help -d "Sho
 complete -c commonart -n "__fish_seen_subcommand_from translate" -s o -r -d "A folder (shards), a .jsonl, or - for JSONL on stdout (the default)"
 complete -c commonart -n "__fish_seen_subcommand_from translate" -l out -r -d "A folder (shards), a .jsonl, or - for JSONL on stdout (the default)"
 complete -c commonart -n "__fish_seen_subcommand_from translate" -l to -x -a "ja en" -d "The language to add ja or en"
-complete -c commonart -n "__fish_seen_subcommand_from translate" -l model -x -a "nano phi3-medium phi3-mini cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" -d "A translator; see commonart models"
+complete -c commonart -n "__fish_seen_subcommand_from translate" -l model -x -a "nano phi3-medium cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" -d "A translator; see commonart models"
 complete -c commonart -n "__fish_seen_subcommand_from translate" -l batch -r -d "Captions at a time; halved when memory runs out"
 complete -c commonart -n "__fish_seen_subcommand_from translate" -l device -r -d "auto, cpu, cuda, cuda1, mps"
 complete -c commonart -n "__fish_seen_subcommand_from translate" -l precision -r -d "auto, bf16, fp16 or fp32"
