@@ -1,0 +1,87 @@
+"""How training processes find each other, without torch: under srun, under torchrun, and as an sbatch file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from commonart.core import launch
+from commonart.core.errors import UsageError
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}
+
+
+def test_a_task_of_srun_becomes_a_rank() -> None:
+    environ = {**STEP, "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_NTASKS_PER_NODE": "2"}
+    launch.adopt_srun(environ)
+    assert {name: environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")} == {
+        "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu07",
+    }  # fmt: skip
+    other = {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+    launch.adopt_srun(other)
+    assert other["MASTER_PORT"] == environ["MASTER_PORT"]
+
+
+def test_what_torchrun_set_stays_and_a_batch_script_is_no_task() -> None:
+    for environ in ({**STEP, "WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {}):
+        before = dict(environ)
+        launch.adopt_srun(environ)
+        assert environ == before
+    assert launch.world_size({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == 1
+    assert launch.world_size(STEP) == 4 and launch.world_size({**STEP, "WORLD_SIZE": "2"}) == 2
+
+
+def test_srun_must_have_started_as_many_as_were_asked_for() -> None:
+    assert not launch.must_spawn(4, STEP) and not launch.must_spawn(None, {})
+    with pytest.raises(UsageError, match="--gpus 8, but srun started 4 processes.*--ntasks"):
+        launch.must_spawn(8, STEP)
+
+
+def test_no_host_is_refused() -> None:
+    with pytest.raises(UsageError, match="names no host"):
+        launch.first_host("")
+
+
+def test_the_sbatch_file_word_by_word() -> None:
+    text = launch.sbatch_script(
+        ["--stage", "512", "--data", "my shards/"], name="512", gpus=8, hours=12, partition="gpu"
+    )
+    assert text == GOLDEN
+    subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+
+
+GOLDEN = """#!/bin/bash
+#SBATCH --job-name=512
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=12:00:00
+#SBATCH --signal=USR1@120        # to the tasks, 120 s before the time is over: they save and end with 75
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#SBATCH --partition=gpu
+
+srun --kill-on-bad-exit=0 commonart train --stage 512 --data 'my shards/' --gpus 8
+code=$?
+if [ "$code" -eq 75 ]; then   # preempted: the same job goes on from its checkpoint
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+fi
+exit "$code"
+"""
+
+
+def test_a_torchrun_line_for_one_node_and_for_several() -> None:
+    one = launch.torchrun_line(["--stage", "512"], gpus=4)
+    assert one == "torchrun --standalone --nproc-per-node 4 -m commonart.cli.main train --stage 512"
+    assert "--nnodes 2" in launch.torchrun_line([], gpus=16, nodes=2)
+
+
+def test_neither_launching_nor_the_recipes_import_torch() -> None:
+    code = "import sys, commonart.core.launch, commonart.core.recipes, commonart.core.data.order; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
