@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -62,8 +63,10 @@ def evaluate(
     """
     if model is not None and reference is None:
         generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is what to draw from
+    from commonart.core.data import stream
     from commonart.stages import evaluate as stage
 
+    started = time.monotonic()
     result = stage.evaluate(
         generated,
         reference,
@@ -92,3 +95,6 @@ def evaluate(
         quiet=quiet,
     )
     print(stage.table(result))
+    judged = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
+    done = stream.Summary("eval", read=judged, written=judged, seconds=time.monotonic() - started)
+    options.finish(done, quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -47,8 +48,12 @@ def mia(
     \b
     commonart mia runs/512 --data shards/ -o mia.json --figure figure2.png
     """
+    from collections import Counter
+
+    from commonart.core.data import stream
     from commonart.stages import mia as stage
 
+    started = time.monotonic()
     result = stage.mia(
         model,
         data,
@@ -75,3 +80,7 @@ def mia(
         quiet=quiet,
     )
     print(stage.table(result))
+    attacked, twice = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
+    done = stream.Summary("mia", read=attacked + twice, written=attacked, seconds=time.monotonic() - started)
+    done.dropped = Counter({"heldout_is_member": twice} if twice else {})
+    options.finish(done, quiet)
