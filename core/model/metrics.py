@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class Meter:
         total = world.total(self.sums)
         self.sums.copy_(total) if world.first else self.sums.zero_()
         return [float(value) for value in total.tolist()]
+
+    def loss(self) -> float:
+        """Mean loss of this process since the last line, of all processes after `gather` on the first; NaN without a step."""
+        steps = float(self.sums[_STEPS])
+        return float(self.sums[_LOSS]) / steps if steps else math.nan
 
     def restore(self, sums: list[float]) -> None:
         """Puts back what `gather` gave."""

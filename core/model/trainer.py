@@ -66,7 +66,7 @@ class Outcome:
     images: int
     skipped: int
     seconds: float  # of the run, earlier calls included
-    loss: float  # mean of the last metrics line; NaN where none was written
+    loss: float  # mean of the last metrics line, or of all steps where none was written; NaN without a step
     images_per_second: float  # of this call, without checkpoints and samples
     stop: Stop
     checkpoint: Path | None
@@ -296,7 +296,8 @@ def fit(
             "Start the same command again to continue.",
         )
     speed = (state.images - start) / busy if busy > 0 else 0.0
-    loss = trainer.metrics.last.get("loss", math.nan)
+    # A run that ended before its first line has a loss all the same.
+    loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
     return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, speed, stop, folder)
 
 
