@@ -194,7 +194,7 @@ def _groups(data: str, n: int, lang: str | None, seed: int) -> tuple[list[Item],
             captions = f" with a caption in '{lang}'" if lang else " with captions"
             raise CommonArtError(
                 f"{data} holds {len(items)} pictures of the split {name}{captions}; {SMALLEST} are needed.",
-                "Name the shards that the model was trained on: about one in twenty is held out.",
+                "Name the shards that the model was trained on: about one in twenty is held out, so that 100 or more are needed.",
             )
     if min(len(groups["train"]), len(others)) < 70:
         warn(f"{len(groups['train'])} members and {len(others)} held-out pictures are few: the intervals will be wide.")
