@@ -58,7 +58,7 @@ class Recipe:
 # learning rate 2e-5 throughout. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective,
 # interpolation, clip, dropout, warm-up: PixArt-Sigma's official configurations. Ours, stated by neither: how the paper's
 # "about 2 M steps" are split over the stages, EMA (PixArt-Sigma builds none), weight decay 0.03, micro (an L4's 24 GB).
-# The row nano is ours throughout, chosen by measurement on two cores.
+# The row nano is ours throughout. Only flow against eps was measured side by side; `commonart nano build` overrides some of it.
 # fmt: off
 _ROWS = (
     #      name         before       optimiser    batch  lr    px   inter objective steps  layers heads dim clip  drop ema     warm  cool  decay shift micro
