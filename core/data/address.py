@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
 
 
@@ -80,12 +80,14 @@ def _hidden(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
         return [ip]
     if ip.ipv4_mapped is not None:
         return [ip.ipv4_mapped]
+    if ip in _NAT64:
+        return [IPv4Address(int(ip) & 0xFFFFFFFF)]
     found: list[IPv4Address | IPv6Address] = [ip]
     if ip.sixtofour is not None:
         found.append(ip.sixtofour)
     if ip.teredo is not None:
         found += ip.teredo
-    if any(ip in network for network in (*_NAT64, _COMPATIBLE)):
+    if ip in _COMPATIBLE:
         found.append(IPv4Address(int(ip) & 0xFFFFFFFF))
     return found
 
