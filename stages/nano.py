@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 # In the order in which they need one another.
 MODELS = ("text_encoder", "autoencoder", "transformer", "translator", "captioner", "clip")
 SCENES, CAPTIONS = 16_000, 4  # of the transformer's training set, and captions of each
-# What differs from the table's recipe `nano`: three heads of 48, and small batches, so that there are more steps.
-RECIPE = {
-    "batch": 64,
-    "lr": 1.5e-3,
-    "layers": 6,
-    "heads": 3,
-    "head_dim": 48,
-    "steps": 5000,
-    "warmup": 150,
-    "cooldown": 0.5,
-    "ema": 0.998,
-}
 TARGETS = {
     "autoencoder": {"psnr": 30.0},
     "captioner": {"facts": 0.95},
@@ -139,7 +127,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         Autoencoder.load(folder / "vae", torch.float32),
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
-    recipe = recipes.resolve("nano", RECIPE | ({"steps": 4, "batch": 8, "warmup": 1} if short else {}))
+    recipe = recipes.resolve("nano", {"steps": 4, "batch": 8, "warmup": 1} if short else {})
     count = 64 if short else SCENES
     torch.manual_seed(seed)
     model = PixArt(

@@ -60,7 +60,7 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
     shards, run = path("shards"), path("run")
     train = ("train", "--stage", "nano", "--data", shards, "-o", run, "--seed", str(seed), "--sample-every", "100")
     grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1")
-    score = ("--scenes", "50", "--seed", str(seed))
+    score = ("--scenes", "30", "--seed", str(seed))
 
     def step(why: str, leaves: str, *arguments: str) -> Step:
         return Step(why, arguments, path(leaves))
