@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from commonart.core.data import pool, shards, stream
 from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.download import DownloadError, Limits, download
+from commonart.core.data.origin import state_license
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.sources import list_source, state_license
+from commonart.core.data.sources import list_source
 from commonart.core.data.stream import Drop, Sample, Summary
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import normalise

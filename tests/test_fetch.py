@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import Command
 from PIL import Image
 
 from commonart.core.data import shards, stream
@@ -78,7 +79,7 @@ def test_scenes_at_another_size_without_captions(tmp_path: Path) -> None:
         assert record["width"] == 96 and "captions" not in record
 
 
-def test_a_scene_can_be_listed_filtered_and_fetched_from_stdin(commonart, tmp_path: Path) -> None:
+def test_a_scene_can_be_listed_filtered_and_fetched_from_stdin(commonart: Command, tmp_path: Path) -> None:
     listed = commonart("fetch", "scenes", "--list", "--limit", "60")
     assert listed.returncode == 0 and b'"image"' not in listed.stdout
     kept = commonart("license-filter", "-", input=listed.stdout)
@@ -461,7 +462,7 @@ def test_broken_answers_have_reasons(site: Site) -> None:
     ],
 )
 def test_opt_out_signals_are_obeyed_and_recorded(site: Site, headers: dict[str, str], signals: list[str]) -> None:
-    record = {"key": "a", "image_url": site.image("/a.jpg", picture(), **headers)}
+    record = {"key": "a", "image_url": site.image("/a.jpg", picture(), 200, **headers)}
     made, drop, refused = fetched([record])
     kept, _, _ = fetched([record], opt_outs=False)
     assert kept[0].record["opt_out"] == signals
@@ -537,11 +538,11 @@ def test_url_is_taken_apart_as_it_is_sent() -> None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_to_list_on_stdin(commonart) -> None:
+def test_nothing_to_list_on_stdin(commonart: Command) -> None:
     done = commonart("fetch", "-", "--list")
     assert done.returncode == 2 and b"--list" in done.stderr
 
 
-def test_a_missing_source_is_one_sentence(commonart) -> None:
+def test_a_missing_source_is_one_sentence(commonart: Command) -> None:
     done = commonart("fetch", "nowhere/", "-o", "raw")
     assert done.returncode == 1 and b"nowhere" in done.stderr and b"Traceback" not in done.stderr

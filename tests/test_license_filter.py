@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import orjson
 import pytest
+from conftest import Command
 
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Drop
@@ -92,7 +95,7 @@ def test_many_different_texts_do_not_fill_the_memory(monkeypatch: pytest.MonkeyP
     assert drop.reasons["license_unknown"] == 5
 
 
-def test_command_and_policy_file(commonart, tmp_path) -> None:
+def test_command_and_policy_file(commonart: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('allow = ["CC-BY-SA"]\n')
     lines = b"".join(
         orjson.dumps({"key": key, "license": license}) + b"\n"
@@ -104,7 +107,7 @@ def test_command_and_policy_file(commonart, tmp_path) -> None:
     assert orjson.loads(done.stderr.splitlines()[-1])["dropped"] == {"license_not_allowed:CC0-1.0": 1}
 
 
-def test_unknown_policy_is_one_sentence(commonart) -> None:
+def test_unknown_policy_is_one_sentence(commonart: Command) -> None:
     done = commonart("license-filter", "-", "--policy", "loose")
     assert done.returncode == 1
     assert b"--policy loose" in done.stderr and b"Traceback" not in done.stderr

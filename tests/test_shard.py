@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+from conftest import Command
 from PIL import Image
 
 from commonart.core.data import shards, stream
@@ -134,7 +135,7 @@ def test_a_lost_shard_is_made_again_to_the_byte_with_duplicates_left_out(tmp_pat
     assert bytes_of(out) == before
 
 
-def test_duplicates_on_stdin(commonart, tmp_path: Path) -> None:
+def test_duplicates_on_stdin(commonart: Command, tmp_path: Path) -> None:
     source = written(tmp_path, {"a": picture(1), "b": picture(1), "c": picture(2)})
     done = commonart("shard", "-", "--size", "32", "--dedup", "-o", "out", input=Path(source).read_bytes())
     assert done.returncode == 0, done.stderr
