@@ -58,9 +58,10 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
         return str(at / name)
 
     shards, run = path("shards"), path("run")
+    # --overwrite: a step that was interrupted may have left one of its files.
     train = ("train", "--stage", "nano", "--data", shards, "-o", run, "--seed", str(seed), "--sample-every", "100")
-    grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1")
-    score = ("--scenes", "30", "--seed", str(seed))
+    grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1", "--overwrite")
+    score = ("--scenes", "30", "--seed", str(seed), "--overwrite")
 
     def step(why: str, leaves: str, *arguments: str) -> Step:
         return Step(why, arguments, path(leaves))
@@ -98,7 +99,7 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
              "eval", "--model", "nano", *score, "-o", path("shipped.json")),
         step("Does it give away what it was trained on?", "mia.json",
              "mia", run, "--data", shards, "-n", "60", "--replicate", "20", "--seed", str(seed), "-o", path("mia.json"),
-             "--figure", path("figure2.png")),
+             "--figure", path("figure2.png"), "--overwrite"),
     ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
         assert all(caption["synthetic"] for caption in record["captions"])
         assert record["license"] in {"CC0-1.0", "CC-BY-4.0", "LicenseRef-CC-BY-2.1-JP"}
     metrics = [value for _, value in jsonl.read_values(str(out / "run" / "metrics.jsonl"))]
-    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert metrics[-1]["loss"] <= metrics[0]["loss"] < 3
     scores = orjson.loads((out / "shipped.json").read_bytes())["scores"]
     followed = [score for score in scores if score["metric"] == "scenes"]
     assert {(score["lang"], score["set"]) for score in followed} == {
