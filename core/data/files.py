@@ -39,6 +39,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     final, part = Path(path), part_of(path)
     final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists() and not final.is_file():
+        # /dev/null, /dev/stdout or a named pipe: renaming a file over it would take it away from everybody.
+        with open(final, "wb") as file:
+            yield file
+        return
     try:
         with open(part, "wb", buffering=1 << 20) as file:
             yield file
