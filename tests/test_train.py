@@ -344,7 +344,7 @@ def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None
         lambda: start(shards, run, {"layers": 2}),
     )
     changed = {"lr": 0.01}
-    refused(CommonArtError, 1, "with lr=0.001, and now it is 0.01", "lr=0.001", lambda: start(shards, run, changed))
+    refused(CommonArtError, 1, "with lr=0.0015, and now it is 0.01", "lr=0.0015", lambda: start(shards, run, changed))
     refused(CommonArtError, 1, "started with seed 0, and now it is 1", "-o", lambda: start(shards, run, seed=1))
     other = dataset(tmp_path / "other", heldout=[2])
     refused(CommonArtError, 1, "the shards changed", f"--init {run}", lambda: start(other, run))
