@@ -24,8 +24,8 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, pack, read_meta
-from commonart.core.data.files import write_bytes, write_json
-from commonart.core.data.notes import note_of, read_note, shard_identity
+from commonart.core.data.files import write_bytes
+from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record
 from commonart.core.data.shards import ShardWriter, list_shards, read_shard
 from commonart.core.data.stream import Drop, Summary
@@ -208,7 +208,7 @@ def write(
         if rejects is not None:
             with jsonl.Writer(rejects) as writer:
                 for path in sorted(work.done + work.todo):
-                    if (kept := _rejects_of(work.out / path.name)).exists():
+                    if (kept := rejects_of(work.out / path.name)).exists():
                         for record in jsonl.read(str(kept)):
                             writer.write(record)
     except CommonArtError as error:
@@ -245,26 +245,19 @@ def _one_shard(work: Plan, path: Path, encode: Encode, tick: Callable[..., Any])
     with ShardWriter(tar) as writer:
         for key, data in encode(counted(), drop):
             writer.add(key, {EXTENSIONS[work.kind]: data})
-    kept = _rejects_of(tar)
+    kept = rejects_of(tar)
     kept.unlink(missing_ok=True)
     if refused:
         with jsonl.Writer(str(kept)) as file:
             for record in refused:
                 file.write(record)
-    note = {
-        "stage": work.stage,
-        "input": identity,
-        "settings": work.settings,
-        "in": read,
-        "out": writer.count,
-        "dropped": dict(sorted(drop.reasons.items())),
-        "failed": drop.failures,
-        "size": tar.stat().st_size,
-        "sha256": writer.sha256,
-    }
-    write_json(note_of(tar), note)
-    return note
-
-
-def _rejects_of(tar: Path) -> Path:
-    return tar.with_suffix(".rejects.jsonl")
+    made_from = {"stage": work.stage, "input": identity, "settings": work.settings}
+    return write_note(
+        tar,
+        made_from,
+        read=read,
+        written=writer.count,
+        dropped=drop.reasons,
+        failed=drop.failures,
+        sha256=writer.sha256,
+    )

@@ -5,12 +5,13 @@ A shard whose note stands and fits is finished; a shard without one is made agai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from commonart.core.data.files import sha256_file
+from commonart.core.data.files import sha256_file, write_json
 
 
 def shard_identity(path: Path) -> str:
@@ -33,3 +34,32 @@ def read_note(tar: Path) -> dict[str, Any]:
     except (OSError, orjson.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def write_note(
+    tar: Path,
+    made_from: Mapping[str, Any],
+    *,
+    read: int,
+    written: int,
+    dropped: Mapping[str, int],
+    failed: int,
+    sha256: str,
+) -> dict[str, Any]:
+    """Write the note that says that a shard is finished, and return it; the last thing that is written of a shard."""
+    note = {
+        **made_from,
+        "in": read,
+        "out": written,
+        "dropped": dict(sorted(dropped.items())),
+        "failed": failed,
+        "size": tar.stat().st_size,
+        "sha256": sha256,
+    }
+    write_json(note_of(tar), note)
+    return note
+
+
+def rejects_of(tar: Path) -> Path:
+    """The file beside a shard that keeps what was dropped on the way to it: `00000.tar` -> `00000.rejects.jsonl`."""
+    return tar.with_suffix(".rejects.jsonl")

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from commonart.core.data import jsonl, shards
-from commonart.core.data.files import write_json
-from commonart.core.data.notes import note_of, read_note, shard_identity
+from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record, rebase, split_pointer
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
@@ -289,16 +288,12 @@ def _to_shards(
             summary.written += note["out"]
             summary.dropped.update(note["dropped"])
             summary.failures += note["failed"]
-            kept.append(_rejects_of(tar))
+            kept.append(rejects_of(tar))
     if rejects is not None:
         with jsonl.Writer(rejects) as writer:
             for path in filter(Path.exists, kept):
                 for _, record in jsonl.read_values(str(path)):
                     writer.write({**record, "image": rebase(record.get("image", ""), str(path.parent), "")})
-
-
-def _rejects_of(tar: Path) -> Path:
-    return tar.with_suffix(".rejects.jsonl")
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
@@ -321,23 +316,16 @@ def _one_shard(
     with shards.ShardWriter(tar) as writer:
         for made in transform(_counted(chunk.records, counts, tick), drop):
             writer.add_record(*(made if isinstance(made, Sample) else _with_pixels(made)))
-    rejects = _rejects_of(tar)
+    rejects = rejects_of(tar)
     rejects.unlink(missing_ok=True)
     if refused:
         with jsonl.Writer(str(rejects)) as file:
             for record in refused:
                 file.write(record)
-    note = {
-        **made_from,
-        "in": counts.read,
-        "out": writer.count,
-        "dropped": dict(sorted(drop.reasons.items())),
-        "failed": drop.failures,
-        "size": tar.stat().st_size,
-        "sha256": writer.sha256,
-    }
-    write_json(note_of(tar), note)
-    return note
+    return write_note(
+        tar, made_from, read=counts.read, written=writer.count, dropped=drop.reasons, failed=drop.failures,
+        sha256=writer.sha256,
+    )  # fmt: skip
 
 
 def _with_pixels(record: Record) -> Sample:
