@@ -96,9 +96,7 @@ def _text_encoder(folder: Path, seed: int, short: bool, say: Callable[[str], Non
     from commonart.core.nano import language
 
     words = language.vocabulary(seed)
-    model = language.train(words, seed, steps=5 if short else 2000, say=say)
-    # A second round from there: the first one's rate has fallen to nothing, and the reading head starts afresh.
-    model = language.train(words, seed + 1, steps=5 if short else 1500, say=say, model=model)
+    model = language.train(words, seed, say=say, **({"steps": 5} if short else {}))
     language.save(model, words, folder / "text_encoder", folder / "tokenizer")
 
 

@@ -254,3 +254,19 @@ def test_the_environment_is_honoured(server: HubServer, tmp_path: Path) -> None:
         assert done.stdout.strip() == server.repos["owner/captioner"].sha, done.stderr
     assert list((tmp_path / "fresh" / "hub").rglob("model.safetensors"))
     assert HubServer.TOKEN not in done.stderr
+
+
+def test_another_tokenizer_is_another_text_encoder(tmp_path: Path) -> None:
+    for part, file in (
+        ("text_encoder", "config.json"),
+        ("text_encoder", "model.safetensors"),
+        ("tokenizer", "tokenizer.json"),
+    ):
+        (tmp_path / part).mkdir(exist_ok=True)
+        (tmp_path / part / file).write_bytes(safetensors(tmp_path) if file.endswith("s") else b"{}")
+    (tmp_path / "one.safetensors").unlink()
+    before = hub.resolve(find(str(tmp_path), "text-encoder"))
+    (tmp_path / "tokenizer" / "tokenizer.json").write_bytes(b'{"model": 1}')
+    after = hub.resolve(find(str(tmp_path), "text-encoder"))
+    assert before.folder == after.folder == tmp_path / "text_encoder"
+    assert before.revision != after.revision

@@ -59,7 +59,9 @@ def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
         if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
             raise _no_model(model, folder)
         _need_safetensors(model, folder)
-        return Resolved(folder, content_hash(folder), model.name, model)
+        # In a pipeline the tokenizer lies beside the text encoder: other tokens are other states.
+        beside = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
+        return Resolved(folder, content_hash(folder, *filter(Path.is_dir, beside)), model.name, model)
     folder, commit = _from_hub(model, allow_pickle or model.pickle_only)
     if not model.cls:
         architectures = read_json(folder / "config.json").get("architectures")
@@ -68,10 +70,10 @@ def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
     return Resolved(folder, commit, model.name, model)
 
 
-def content_hash(folder: Path) -> str:
+def content_hash(*folders: Path) -> str:
     """sha256: and 16 digits over the names and bytes of the files that a model loads."""
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for folder, path in ((f, p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if path.suffix == ".safetensors" or any(fnmatch.fnmatch(path.name, glob) for glob in _SMALL):
             with open(path, "rb") as file:

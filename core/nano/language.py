@@ -107,20 +107,25 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
 def train(
     words: PreTrainedTokenizerFast,
     seed: int = 0,
-    steps: int = 2000,
-    batch: int = 24,
+    steps: int = 10_000,
+    batch: int = 32,
     say: Log = stderr,
-    model: LlamaForCausalLM | None = None,
+    busy: float = 0.5,
 ) -> LlamaForCausalLM:
-    """words: the tokenizer of kind "llm". `model` goes on from there; without it training starts from nothing."""
+    """words: the tokenizer of kind "llm". busy: the share of scenes of one thing that are passed over, because which
+    colour belongs to which shape and place is learned from scenes of two and three."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = new(len(words)) if model is None else model.requires_grad_(True)
+    model = new(len(words))
     reader = Reader(model.config.hidden_size)
     separator = tokenizer.number(words, tokenizer.SEP)
 
-    def pairs(count: int, heldout: bool = False) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
-        scenes = [random_scene(rng, heldout=heldout) for _ in range(count)]
+    def pairs(count: int) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
+        scenes: list[Scene] = []
+        while len(scenes) < count:
+            scene = random_scene(rng)
+            if len(scene.things) > 1 or rng.random() >= busy:
+                scenes.append(scene)
         langs = rng.integers(2, size=(count, 2))
         sides = []
         for side in range(2):
@@ -160,7 +165,7 @@ def train(
         return f"reading loss {right:.3f}, background {background:.3f}, all {all_:.3f}"
 
     mean = optimise(
-        model, loss, steps=steps, lr=2e-3, extra=reader, name="text_encoder", say=say, check=check, check_every=500
+        model, loss, steps=steps, lr=2e-3, extra=reader, name="text_encoder", say=say, check=check, check_every=1000
     )
     assert isinstance(mean, LlamaForCausalLM)
     return mean
