@@ -119,10 +119,14 @@ class Writer:
 
     def write(self, record: Record) -> None:
         """Write one record; its `image` is rebased from the working folder to the file's."""
-        if self.folder and "image" in record:
-            record = {**record, "image": rebase(record["image"], "", self.folder)}
+        pointer = record.get("image") if self.folder else None
+        if pointer:  # changed while the line is made: a copy of the record would cost as much as its line
+            record["image"] = rebase(pointer, "", self.folder)
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if pointer:
+            record["image"] = pointer
         try:
-            self._out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            self._out.write(line)
             if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
                 self._file.flush()
                 self._flushed = now
