@@ -26,6 +26,8 @@ FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they c
 @contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
     if path == "-":
+        if sys.stdin is None:
+            raise CommonArtError("stdin is closed.", "Pipe records in, or give a SOURCE.")
         yield sys.stdin.buffer
     elif path.endswith(".gz"):
         with gzip.open(path, "rb") as file:
@@ -113,6 +115,8 @@ class Writer:
 
     def __enter__(self) -> Writer:
         self._whole = None if self.path == "-" else replacing(self.path)
+        if self._whole is None and sys.stdout is None:
+            raise CommonArtError("stdout is closed.", "Give a file or a folder: -o FILE.jsonl.")
         self._file: Any = sys.stdout.buffer if self._whole is None else self._whole.__enter__()
         self._out: Any = _compressor(self.path, self._file)
         return self

@@ -21,6 +21,7 @@ Record = dict[str, Any]
 Caption = dict[str, Any]
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+HEX = re.compile(r"[0-9a-fA-F]*")
 BASES = ("licence", "dedication", "mark", "statement", "statute")
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 5
@@ -35,7 +36,8 @@ def _size(value: Any) -> str:
 
 
 def _sha256(value: Any) -> str:
-    return "" if type(value) is str and (not value or len(value) == 64) else "must be 64 hexadecimal digits"
+    fits = type(value) is str and (not value or (len(value) == 64 and HEX.fullmatch(value)))
+    return "" if fits else "must be 64 hexadecimal digits"
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
@@ -121,8 +123,7 @@ def _complete(record: Record) -> bool:
             and split in SPLITS
             and type(width) is type(height) is int
             and width > 0 < height
-            and type(sha256) is str
-            and len(sha256) in (0, 64)
+            and not _sha256(sha256)
             and (opt_out == [] or not _opt_out(opt_out))
             and not _captions(told)
         )
@@ -178,7 +179,7 @@ def add_caption(
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:
     """`a/0.tar#k.jpg` -> (`a/0.tar`, `k.jpg`); a plain path, even one with a `#` in it, -> (path, None)."""
-    path, tar, member = pointer.partition(".tar#")
+    path, tar, member = pointer.rpartition(".tar#")  # a folder may have it in its name; a member cannot
     return (path + ".tar", member) if tar else (pointer, None)
 
 
@@ -189,7 +190,7 @@ def rebase(pointer: str, old: str, new: str) -> str:
     """
     if not pointer or old == new:
         return pointer
-    path, tar, member = pointer.partition(".tar#")
+    path, tar, member = pointer.rpartition(".tar#")
     return f"{_rebased(path + '.tar', old, new)}#{member}" if tar else _rebased(pointer, old, new)
 
 

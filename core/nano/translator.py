@@ -34,15 +34,16 @@ class SameOrder(np.random.Generator):
 
 
 def pair(scene: Scene, source: str, target: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Two captions of a scene in two languages that tell exactly the same facts, in the same order."""
+    """Two captions of a scene in two languages that tell exactly the same facts, in the same order and the same way:
+    what one places by a relation, the other does too."""
     order = rng.permutation(len(scene.things))
     scene = Scene(scene.background, tuple(scene.things[i] for i in order))
     same = SameOrder(rng.bit_generator)
     text = grammar.caption(scene, source, same)
-    told = grammar.facts(text, source)
+    told, related = grammar.facts(text, source), grammar.relates(text, source)
     while True:
         other = grammar.caption(scene, target, same)
-        if grammar.facts(other, target) == told:
+        if grammar.facts(other, target) == told and grammar.relates(other, target) == related:
             return text, other
 
 
