@@ -129,7 +129,7 @@ TEXTS: dict[str, License] = {
     "既知の著作権制限なし": NO_KNOWN, "知られている著作権制限なし": NO_KNOWN, "既知の著作権上の制限なし": NO_KNOWN,
     "united states government work": US_GOVERNMENT, "us government work": US_GOVERNMENT,
     "u s government work": US_GOVERNMENT,
-    "u.s government work": US_GOVERNMENT, "usgov": US_GOVERNMENT,
+    "usgov": US_GOVERNMENT,
     "work of the us government": US_GOVERNMENT, "work of the u s government": US_GOVERNMENT,
     "work of the united states government": US_GOVERNMENT, "us government works": US_GOVERNMENT,
     "u s government works": US_GOVERNMENT, "united states government works": US_GOVERNMENT,
