@@ -124,7 +124,10 @@ def turned(rng: Random) -> str:
     cuts = [match.start() for match in re.finditer(r"[ -]", free)] if "://" not in free and "{" not in free else []
     at = rng.choice([0, len(free), *cuts])
     glue = rng.choice((" ", " ", "-", ": ", " ("))
-    return disguise(rng, free[:at] + (glue if at else "") + word + (rng.choice((" ", " ", "-")) if at < len(free) else "") + free[at:])
+    return disguise(
+        rng,
+        free[:at] + (glue if at else "") + word + (rng.choice((" ", " ", "-")) if at < len(free) else "") + free[at:],
+    )
 
 
 def several(rng: Random) -> str:
@@ -149,7 +152,10 @@ def scraps(rng: Random) -> str:
         "https://creativecommons.org/licenses/", "public domain", "deed", "international", "cc0", "pddl", "1.0", "{{", "}}", "|", "self",
     ]  # fmt: skip
     chosen = [rng.choice(pieces) for _ in range(rng.randint(1, 6))]
-    chosen.insert(rng.randint(0, len(chosen)), rng.choice((" nc ", "-sa-", " nd ", " not ", "©x", " noncommercial ", "非営利", " q ")))
+    chosen.insert(
+        rng.randint(0, len(chosen)),
+        rng.choice((" nc ", "-sa-", " nd ", " not ", "©x", " noncommercial ", "非営利", " q ")),
+    )
     return "".join(chosen)
 
 
