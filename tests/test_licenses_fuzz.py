@@ -40,7 +40,8 @@ RESTRICTED = (
     ("Creative Commons Attribution ", "Non Commercial", " 2.0 Generic"), ("表示-", "非営利", " 4.0 国際"),
     ("クリエイティブ・コモンズ 表示 - ", "継承", " 3.0 非移植"), ("表示-", "改変禁止", " 2.0 一般"), ("CC 表示-", "非営利", " 4.0"),
     ("https://creativecommons.org/licenses/by-", "nc", "/4.0/"), ("https://creativecommons.org/licenses/by-", "sa", "/2.0/"),
-    ("http://creativecommons.org/licenses/by-", "nc-nd", "/3.0/us/"), ("https://creativecommons.org/licenses/by-", "nd", "/4.0/deed.ja"),
+    ("http://creativecommons.org/licenses/by-", "nc-nd", "/3.0/us/"),
+    ("https://creativecommons.org/licenses/by-", "nd", "/4.0/deed.ja"),
     ("creativecommons.org/licenses/by-", "nc-sa", "/2.1/jp/legalcode"), ("{{Cc-by-", "sa", "-4.0}}"), ("{{Cc-by-", "nc", "-2.0}}"),
     ("", "All rights", " reserved"), ("", "無断転載", "禁止"), ("© ", "All Rights", " Reserved"),
     ("CC-BY-4.0 AND ", "CC-BY-NC-4.0", ""), ("CC0-1.0 AND ", "MIT", ""), ("CC-BY-4.0 WITH ", "Non-Commercial", ""),
@@ -55,8 +56,8 @@ AGAINST = (
     "ではない", "でない", "不可", "禁止", "非営利", "継承", "改変禁止", "商用不可", "除く", "x", "q", "7.0", "°",
 )  # fmt: skip
 JOINERS = (
-    " or ", " and ", " / ", "/", ", ", "; ", " | ", " + ", " & ", " ", "\n", "\t", " - ", " または ", "、", "・", " 、または ", " XOR ",
-    " AND ", ") AND (", " then ", "; previously ", " -> ",
+    " or ", " and ", " / ", "/", ", ", "; ", " | ", " + ", " & ", " ", "\n", "\t", " - ", " または ", "、", "・",
+    " 、または ", " XOR ", " AND ", ") AND (", " then ", "; previously ", " -> ",
 )  # fmt: skip
 # Letters that look like Latin ones and are none; compatibility forms (full width, mathematical) do mean the letter.
 LOOKALIKES = str.maketrans("aceopxyABCEHIKMNOPTXYZ", "асеорхуАВСЕНІКМΝОРТХУΖ")
@@ -65,8 +66,9 @@ HOSTS = (
     "xcreativecommons.org", "creativecommons.org:81", "сreativecommons.org", "creative-commons.org", "creativecommons.orgg",
 )  # fmt: skip
 PATHS = (
-    "/licenses/by/4.0/../../by-nc/4.0/", "/licenses/by/9.0/", "/licenses/by%2dnc/4.0/", "/licenses/by/4.0/?x=nc", "/licenses/by//4.0/",
-    "/licenses/by/4.0/nc", "/licenses/by/4.0/jp/", "/licenses/by-/4.0/", "/licenses/-by/4.0/", "/licenses/by/4.0/deed.ja/nc",
+    "/licenses/by/4.0/../../by-nc/4.0/", "/licenses/by/9.0/", "/licenses/by%2dnc/4.0/", "/licenses/by/4.0/?x=nc",
+    "/licenses/by//4.0/", "/licenses/by/4.0/nc", "/licenses/by/4.0/jp/", "/licenses/by-/4.0/",
+    "/licenses/-by/4.0/", "/licenses/by/4.0/deed.ja/nc",
     "/licenses/by+nc/4.0/", "/licenses/by nc/4.0/", "/publicdomain/zero/9.0/", "/licenses/by/4.0;nc", "/licenses/by\\nc/4.0/",
 )  # fmt: skip
 
@@ -134,7 +136,8 @@ def several(rng: Random) -> str:
     """A free licence beside a restricted one, in either order: nobody says which holds."""
     both = [rng.choice(FREE), "".join(rng.choice(RESTRICTED))]
     rng.shuffle(both)
-    return disguise(rng, rng.choice(JOINERS).join(both))
+    # "A OR B" in capitals is how SPDX writes a choice, and then the free branch may be taken.
+    return disguise(rng, rng.choice(JOINERS).join(both)).replace(" OR ", " / ")
 
 
 def smuggled(rng: Random) -> str:
@@ -148,8 +151,9 @@ def smuggled(rng: Random) -> str:
 def scraps(rng: Random) -> str:
     """Pieces of licences in any order, one of which forbids."""
     pieces = [
-        "cc", "by", "-", " ", "4.0", "2.1", "jp", "/", "attribution", "license", "zero", "0", "creative commons", "表示", "(", ")", ".",
-        "https://creativecommons.org/licenses/", "public domain", "deed", "international", "cc0", "pddl", "1.0", "{{", "}}", "|", "self",
+        "cc", "by", "-", " ", "4.0", "2.1", "jp", "/", "attribution", "license", "zero", "0", "creative commons", "表示", "(", ")",
+        ".", "https://creativecommons.org/licenses/", "public domain", "deed", "international", "cc0", "pddl", "1.0", "{{", "}}",
+        "|", "self",
     ]  # fmt: skip
     chosen = [rng.choice(pieces) for _ in range(rng.randint(1, 6))]
     chosen.insert(

@@ -115,10 +115,16 @@ def _hash(kind: str, value: str) -> int:
 
 
 def _plain_url(url: str) -> str:
-    host, slash, path = url.strip().partition("://")[2 if "://" in url else 0].partition("/")
-    host = host.lower().removeprefix("www.").removesuffix(":80").removesuffix(":443")
-    path = path.partition("#")[0].rstrip("/")
-    return f"{host}/{unquote(path) if '%' in path else path}"
+    _, _, rest = url.partition("://")
+    host, _, path = (rest or url).partition("/")
+    host = host.lower().removeprefix("www.")
+    if ":" in host:
+        host = host.removesuffix(":80").removesuffix(":443")
+    if "#" in path:
+        path = path.partition("#")[0]
+    if "%" in path:
+        path = unquote(path)
+    return f"{host}/{path.rstrip('/')}"
 
 
 def _plain_author(name: str) -> str:

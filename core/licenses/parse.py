@@ -16,6 +16,9 @@ from commonart.core.licenses.creative_commons import COMBINATIONS, PLACES, PORTS
 from commonart.core.licenses.license import License
 from commonart.core.licenses.table import EUROPEANA, FILLERS, OTHERS, PUBLIC_DOMAIN, RIGHTS_STATEMENTS, SINGLES, TEXTS
 
+_FILLER = re.compile(
+    "|".join(rf"\b{word}\b" if word.isascii() else word for word in sorted(FILLERS, key=len, reverse=True))
+)
 LONGEST = 500  # characters; a statement that is longer is a text to be read by a person
 _VERSION = re.compile(r"(?<![\d.])(?:\bversion |\bver\.? ?|バージョン ?|v)?(\d\.\d)(?![\d.])")
 _WHOLE_VERSION = re.compile(r" ([1-4])(?=$| )")  # "CC BY 4"
@@ -138,7 +141,7 @@ def _from_text(text: str) -> License | None:
     if len(set(versions)) > 1:
         return None
     version = versions[0] if versions else ""
-    bare = _without(_VERSION.sub(" ", text), FILLERS)
+    bare = _bare(_VERSION.sub(" ", text))
     if bare in TEXTS:
         # These tools exist in one version; Flickr's names never carry one.
         found = TEXTS[bare]
@@ -149,7 +152,7 @@ def _from_text(text: str) -> License | None:
     else:
         match = _VERSION.search(text)
         before, after = (text[: match.start()], text[match.end() :]) if match else (text, "")
-    head, tail = _without(before, FILLERS), _without(_VERSION.sub(" ", after), FILLERS)
+    head, tail = _bare(before), _bare(_VERSION.sub(" ", after))
     lead = _CC_LEAD.match(f"{head} ")
     named = f"{head} "[lead.end() :].strip() if lead else head
     if lead is None and not (version and re.match(r"表示|帰属|attribution\b", head)):
@@ -185,8 +188,6 @@ def _ends(text: str, word: str) -> bool:
     return not word.isascii() or not text[len(word) : len(word) + 1].strip() or not text[len(word)].isalnum()
 
 
-def _without(text: str, words: tuple[str, ...]) -> str:
-    for word in sorted(words, key=len, reverse=True):
-        if word in text:
-            text = re.sub(rf"\b{word}\b" if word.isascii() else word, " ", text)
-    return " ".join(text.split())
+def _bare(text: str) -> str:
+    """`text` without FILLERS."""
+    return " ".join(_FILLER.sub(" ", text).split())

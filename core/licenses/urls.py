@@ -28,19 +28,12 @@ from commonart.core.licenses.table import (
 
 _LEAD = r"(?:https?:)?(?://)?(?:www\.)?"
 # The languages of deeds and legal codes: named one by one, or "deed.ja-nc" would be one more.
-_LANGUAGE = (
-    "(?:"
-    + "|".join(
-        """
-        af an ar ast az be bg bn br bs ca cs cy da de de_at de_ch el en en[-_]ca en[-_]gb en[-_]us eo es es[-_]ar es[-_]cl
-        es[-_]co es[-_]ec es[-_]es es[-_]gt es[-_]mx es[-_]pe es[-_]pr es[-_]ve et eu fa fi fil fr fr[-_]ca fr[-_]ch fr[-_]lu
-        fy ga gl he hi hr hu hy id is it it[-_]ch ja jv ka kk km ko lt lv mi mk ms mt my nb nl nn nso oc oc-aranes oci pl pt
-        pt[-_]br pt[-_]pt ro ru si sk sl sq sr sr[-_]cyrl sr[-_@]latn st sv sw ta te th tk tl tr uk ur vi zh zh[-_]cn
-        zh[-_]hans zh[-_]hant zh[-_]hk zh[-_]tw zu no
-        """.split()
-    )
-    + ")"
-)
+_LANGUAGE = r"""(?:
+    af|an|ar|ast|az|be|bg|bn|br|bs|ca|cs|cy|da|de|de_at|de_ch|el|en|en[-_]ca|en[-_]gb|en[-_]us|eo|es|es[-_]ar|es[-_]cl|
+    es[-_]co|es[-_]ec|es[-_]es|es[-_]gt|es[-_]mx|es[-_]pe|es[-_]pr|es[-_]ve|et|eu|fa|fi|fil|fr|fr[-_]ca|fr[-_]ch|fr[-_]lu|
+    fy|ga|gl|he|hi|hr|hu|hy|id|is|it|it[-_]ch|ja|jv|ka|kk|km|ko|lt|lv|mi|mk|ms|mt|my|nb|nl|nn|no|nso|oc|oc-aranes|oci|pl|
+    pt|pt[-_]br|pt[-_]pt|ro|ru|si|sk|sl|sq|sr|sr[-_]cyrl|sr[-_@]latn|st|sv|sw|ta|te|th|tk|tl|tr|uk|ur|vi|zh|zh[-_]cn|
+    zh[-_]hans|zh[-_]hant|zh[-_]hk|zh[-_]tw|zu)""".replace("\n    ", "")
 _PAGE = rf"(?:(?:deed|legalcode)(?:\.{_LANGUAGE})?(?:\.html)?|legalcode\.txt|legalcode-plain|rdf)"
 # The harmless ways in which tools mark a link.
 _QUERY = rf"(?:\?(?:ref=[\w.-]*|lang={_LANGUAGE})?)?(?:#[\w.-]*)?"
