@@ -1,8 +1,9 @@
 """Records per second of license-filter on one core: `python tests/benchmarks/license_filter.py`.
 
 The stage by itself (records that are in memory already), with a blocklist of 100,000 URLs, and the whole command over
-200,000 full records (0.9 kB each) of several sources and licences, file to /dev/null; the normaliser over texts that it has not seen. CPU
-seconds are counted, which other work on the machine stretches less than the clock; the best of five is told.
+200,000 full records (0.9 kB each) of several sources and licences, file to /dev/null; the normaliser over texts that it
+has not seen. CPU seconds are counted, which other work on the machine stretches less than the clock; the best of five is
+told.
 """
 
 from __future__ import annotations
