@@ -22,6 +22,9 @@ _commonart() {
             "fetch --num-tasks") words="" ;;
             "license-filter -o"|"license-filter --out") words="" ;;
             "license-filter --policy") words="strict paper" ;;
+            "license-filter --explain") words="" ;;
+            "license-filter --observed-after") words="" ;;
+            "license-filter --blocklist") words="" ;;
             "license-filter --rejects") words="" ;;
             "license-filter --shard-size") words="" ;;
             "license-filter --task-index") words="" ;;
@@ -178,7 +181,7 @@ _commonart() {
             *)
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    license-filter) words="--help -o --out --policy --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --min-size --format --quality --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

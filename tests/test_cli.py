@@ -102,10 +102,11 @@ def test_summary_is_the_last_line_of_stderr(commonart: Command) -> None:
     lines = LINE + orjson.dumps({**RECORD, "key": "b", "license": "CC-BY-NC-4.0"}) + b"\n"
     done = commonart("license-filter", input=lines)
     assert done.returncode == 0
-    assert last_json(done.stderr) | {"seconds": 0} == {
-        "stage": "license-filter", "in": 2, "out": 1,
-        "dropped": {"license_not_allowed:CC-BY-NC-4.0": 1}, "seconds": 0,
+    said = last_json(done.stderr)
+    assert {name: said[name] for name in ("stage", "in", "out", "dropped")} == {
+        "stage": "license-filter", "in": 2, "out": 1, "dropped": {"license_not_allowed:CC-BY-NC-4.0": 1},
     }  # fmt: skip
+    assert said["seconds"] >= 0
     assert [orjson.loads(line)["key"] for line in done.stdout.splitlines()] == ["a"]
 
 
