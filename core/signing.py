@@ -25,7 +25,11 @@ MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 def check(chain: str, key: str) -> None:
     """Raise before anything is drawn: UsageError for files that are not there, CommonArtError for what cannot sign."""
-    _signer(chain, key).close()
+    from PIL import Image
+
+    trial = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(trial, "PNG")
+    sign(trial.getvalue(), "PNG", chain, key)
 
 
 def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
@@ -33,6 +37,7 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
 
     Raises CommonArtError where the certificate cannot sign.
     """
+    signer = _signer(chain, key)
     import c2pa
 
     created = {
@@ -46,7 +51,7 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
     }
     out = io.BytesIO()
     try:
-        with _signer(chain, key) as signer, c2pa.Builder(json.dumps(manifest)) as builder:
+        with signer, c2pa.Builder(json.dumps(manifest)) as builder:
             builder.sign(signer, MIME[kind], io.BytesIO(data), out)
     except c2pa.C2paError as error:
         raise _cannot(chain, error) from error

@@ -20,7 +20,7 @@ from commonart.core.data import prompts as prompt_files
 from commonart.core.data.drawings import How, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
-from commonart.core.log import say, warn
+from commonart.core.log import on_terminal, say, warn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,12 +103,8 @@ def sample(
         size=size, aspect=aspect,
     )  # fmt: skip
     _check(asked, how, out, grid, show is not None, n, batch, ending, overwrite)
-    if sign is not None:
-        from commonart.core.signing import check
-
-        check(*sign)
     from commonart.core.model import memory
-    from commonart.core.model.studio import Marking, Studio
+    from commonart.core.model.studio import Studio
 
     studio = Studio.open(
         model,
@@ -120,7 +116,9 @@ def sample(
         precision=precision,
         quantize=quantize,
         max_tokens=max_tokens,
-        marking=Marking(not no_metadata, not unmarked, sign),
+        no_metadata=no_metadata,
+        unmarked=unmarked,
+        sign=sign,
     )
     shared = studio.shared(how)
     records: list[dict[str, Any]] = []
@@ -176,6 +174,17 @@ def write_grid(
     said = {**(settings or {}), "prompts": list(labels)}
     provenance.save(sheet.image, path, settings=said if metadata else None, marked=marked, overwrite=overwrite)
     return sheet.legend
+
+
+def shower(needed: bool) -> Callable[[Image.Image], Any] | None:
+    """What shows a picture on the terminal; None without one. Raises UsageError where it was `needed`."""
+    if not on_terminal():
+        if needed:
+            raise UsageError("--show needs a terminal, and stderr is none.", "Leave it out, or do not redirect stderr.")
+        return None
+    from commonart.core import terminal
+
+    return lambda image: say(terminal.drawn(image).rstrip("\n"))
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:

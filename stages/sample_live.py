@@ -36,6 +36,27 @@ NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "re
 TEXTS = ("negative", "sampler", "size", "aspect")
 
 
+def run(
+    *,
+    model: str,
+    out: str,
+    seed: int | None,
+    n: int,
+    show: Callable[[Any], Any] | None,
+    batch: int,
+    ending: str,
+    emit: Callable[[dict[str, Any]], Any],
+    **settings: Any,
+) -> int:
+    """Open `model` and begin the loop; `settings` are the fields of `How` and what `Studio.open` takes."""
+    from commonart.core.model.studio import Studio
+
+    how, opening = How.of(settings)
+    how.check()
+    studio = Studio.open(model, **opening)
+    return loop(studio, how, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
+
+
 def loop(
     studio: Studio,
     how: How,

@@ -15,6 +15,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,6 +88,22 @@ class Atelier:
                 warn(f"drawing {job.prompt[:60]!r} failed: {self.trouble}")
             finally:
                 self.now = None
+
+
+def run(address: str, *, model: str, out: str, batch: int, ending: str, **settings: Any) -> int:
+    """Open `model` and serve the page until Ctrl-C; returns how many pictures were drawn.
+
+    `settings` are the fields of `How`, what every form begins with, and what `Studio.open` takes.
+    """
+    from commonart.core.model.studio import Studio
+
+    _address(address)
+    how, opening = How.of(settings)
+    how.check()
+    studio = Studio.open(model, **opening)
+    with suppress(KeyboardInterrupt):
+        serve(studio, how, address, out=out, batch=batch, ending=ending)
+    return studio.drawn
 
 
 def serve(

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,13 @@ class How:
     rescale: float = 0.0
     size: str | int | tuple[int, int] | None = None
     aspect: str | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> tuple[How, dict[str, Any]]:
+        """The fields of it in `settings`, and the rest."""
+        names = {field.name for field in fields(cls)}
+        rest = {name: value for name, value in settings.items() if name not in names}
+        return cls(**{name: value for name, value in settings.items() if name in names}), rest
 
     def check(self) -> None:
         """Raise UsageError for a number that no model can draw with."""

@@ -25,25 +25,20 @@ from commonart.core.model.parts import locate
 from commonart.core.model.pipeline import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Marking:
-    """What is written into each file. `sign`: a certificate and its key for C2PA, as `core.signing` takes them."""
-
-    metadata: bool = True
-    marked: bool = True
-    sign: tuple[str, str] | None = None
-
-
 @dataclass(slots=True)
 class Studio:
     """A model, open. Make one with `Studio.open`; weights are loaded with the first picture.
 
     Attributes:
+        metadata, marked: what is written into each file: the settings, the mark of synthetic media.
+        sign: files of a certificate chain and its key, for C2PA.
         drawn: pictures that were drawn since it was opened (not those that were found in their files).
     """
 
     engine: Engine
-    marking: Marking
+    metadata: bool = True
+    marked: bool = True
+    sign: tuple[str, str] | None = None
     drawn: int = 0
 
     @classmethod
@@ -59,9 +54,13 @@ class Studio:
         precision: str = "auto",
         quantize: str | None = None,
         max_tokens: int | None = None,
-        marking: Marking | None = None,
+        no_metadata: bool = False,
+        unmarked: bool = False,
+        sign: tuple[str, str] | None = None,
     ) -> Studio:
         """Find and open a model; arguments as `locate` and `open_engine` take them, errors as they raise them."""
+        if sign is not None:
+            signing.check(*sign)
         parts = locate(
             model,
             text_encoder=text_encoder,
@@ -70,7 +69,7 @@ class Studio:
             allow_pickle=allow_pickle,
         )
         engine = open_engine(parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens)
-        return cls(engine, marking or Marking())
+        return cls(engine, not no_metadata, not unmarked, sign)
 
     def shared(self, how: How) -> dict[str, Any]:
         """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
@@ -106,7 +105,7 @@ class Studio:
             seed = secrets.randbelow(2**31)
             say(f"seed {seed}")
         pictures = plan(asked, self.shared(how), seed=seed, n=n, out=out, ending=ending)
-        there = already_drawn(pictures, overwrite, metadata=self.marking.metadata)
+        there = already_drawn(pictures, overwrite, metadata=self.metadata)
         waiting = list({p.name: p for p in pictures if p.name not in there}.values())
         if len(waiting) < len(pictures):
             say(f"{len(pictures) - len(waiting):,} of {len(pictures):,} pictures are there already")
@@ -129,11 +128,14 @@ class Studio:
     def _save(self, image: Image.Image, picture: Picture, overwrite: bool) -> None:
         if picture.path is None:
             return
-        marking = self.marking
-        settings = picture.settings if marking.metadata else None
-        finish = partial(signing.sign, chain=marking.sign[0], key=marking.sign[1]) if marking.sign else None
+        finish = partial(signing.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
         provenance.save(
-            image, picture.path, settings=settings, marked=marking.marked, overwrite=overwrite, finish=finish
+            image,
+            picture.path,
+            settings=picture.settings if self.metadata else None,
+            marked=self.marked,
+            overwrite=overwrite,
+            finish=finish,
         )
 
     def _draw(self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool) -> Iterator[Image.Image]:
