@@ -158,7 +158,11 @@ class Pipeline:
 
     def autoencoder(self) -> Autoencoder:
         """The autoencoder, loaded."""
-        return self._part("autoencoder", lambda: Autoencoder.load(self.parts.autoencoder, device=self.device))
+        # bfloat16 has float32's range, so SDXL's autoencoder survives it, unlike float16, at a tenth of the time.
+        dtype = self.dtype if self.dtype == torch.bfloat16 else "auto"
+        return self._part(
+            "autoencoder", lambda: decoder(Autoencoder.load(self.parts.autoencoder, dtype, device=self.device))
+        )
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Each different prompt's states [L, D] on the CPU; "" has those of no text. What was cut is in `cut`."""
@@ -247,3 +251,9 @@ class Pipeline:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def decoder(autoencoder: Autoencoder) -> Autoencoder:
+    """The same autoencoder with its channels last in memory, in which convolutions are faster, on CPU and GPU."""
+    autoencoder.model.to(memory_format=torch.channels_last)
+    return autoencoder
