@@ -60,6 +60,9 @@ def sample(
         typer.Option(help="The text encoder in quanto-int8, bnb-nf4 or none (default: what fits into memory)."),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are cut there, with a warning.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the transformer: minutes beforehand, less for each picture.")
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     no_metadata: Annotated[
@@ -116,7 +119,7 @@ def sample(
     how: dict[str, Any] = {
         "model": model, "text_encoder": text_encoder, "autoencoder": autoencoder, "accept_terms": accept_terms or (),
         "allow_pickle": allow_pickle, "device": device, "precision": precision, "quantize": quantize,
-        "max_tokens": max_tokens,
+        "max_tokens": max_tokens, "compiled": compiled,
         "steps": steps, "guidance": guidance, "negative": negative, "sampler": sampler, "rescale": rescale,
         "interval": options.share("--interval", interval), "size": size, "aspect": aspect,
         "no_metadata": no_metadata, "unmarked": unmarked, "sign": options.two("--sign", sign) if sign else None,

@@ -188,6 +188,7 @@ complete -c commonart -n "__fish_seen_subcommand_from sample" -l text-encoder -x
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l autoencoder -x -a "nano sdxl-vae sdxl-vae-fp16-fix" -d "Another autoencoder"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l quantize -x -a "quanto-int8 bnb-nf4 none" -d "The text encoder in quanto-int8, bnb-nf4 or none (default what fits into memory)"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l max-tokens -r -d "Longer prompts are cut there, with a warning"
+complete -c commonart -n "__fish_seen_subcommand_from sample" -l compile -d "Compile the transformer minutes beforehand, less for each picture"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l device -r -d "auto, cpu, cuda, cuda1, mps"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l precision -r -d "auto, bf16, fp16 or fp32"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l no-metadata -d "Leave prompt and settings out of the file"

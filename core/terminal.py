@@ -55,8 +55,8 @@ def blocks(image: Image.Image, columns: int, true_colour: bool) -> str:
     """`image` in `columns` characters a line, the upper pixel as ink and the lower one as paper."""
     height = max(2, round(image.height * columns / image.width / 2) * 2)
     small = image.convert("RGB").resize((columns, height), Image.Resampling.BOX)
-    pixels = [small.getpixel((x, y)) for y in range(height) for x in range(columns)]
-    codes = [_code(pixel, true_colour) for pixel in pixels]
+    data = small.tobytes()
+    codes = [_code(data[i], data[i + 1], data[i + 2], true_colour) for i in range(0, len(data), 3)]
     lines = []
     for y in range(0, height, 2):
         pairs = zip(codes[y * columns : (y + 1) * columns], codes[(y + 1) * columns : (y + 2) * columns], strict=True)
@@ -64,8 +64,7 @@ def blocks(image: Image.Image, columns: int, true_colour: bool) -> str:
     return "".join(lines)
 
 
-def _code(pixel: object, true_colour: bool) -> str:
-    red, green, blue = pixel  # type: ignore[misc]
+def _code(red: int, green: int, blue: int, true_colour: bool) -> str:
     if true_colour:
         return f"2;{red};{green};{blue}"
     r, g, b = (min(range(6), key=lambda i: abs(_STEPS[i] - value)) for value in (red, green, blue))

@@ -56,6 +56,7 @@ def sample(
     precision: str = "auto",
     quantize: str | None = None,
     max_tokens: int | None = None,
+    compiled: bool = False,
     text_encoder: str | None = None,
     autoencoder: str | None = None,
     accept_terms: Sequence[str] = (),
@@ -86,7 +87,7 @@ def sample(
         unmarked: leave the synthetic-media mark out of the pictures.
         sign: files of a certificate chain and its private key: sign each picture by C2PA.
         device, precision: as `core.model.device` takes them.
-        quantize, max_tokens: of the text encoder, as `Pipeline.open` takes them.
+        quantize, max_tokens, compiled: as `Pipeline.open` takes them.
         text_encoder, autoencoder: other ones than the model's own.
         accept_terms: names of models that are used on the user's word.
         allow_pickle: convert weights that are published only as pickles.
@@ -116,6 +117,7 @@ def sample(
         precision=precision,
         quantize=quantize,
         max_tokens=max_tokens,
+        compiled=compiled,
         no_metadata=no_metadata,
         unmarked=unmarked,
         sign=sign,

@@ -11,11 +11,13 @@ import tiny_encoders
 import tiny_pipeline
 import torch
 
+from commonart.core.data.drawings import How
 from commonart.core.model import memory, sampler
 from commonart.core.model.autoencoder import TILE_ABOVE, Autoencoder
 from commonart.core.model.config import named_config
 from commonart.core.model.parts import locate
 from commonart.core.model.pipeline import Job, Pipeline
+from commonart.core.model.studio import Studio
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
@@ -82,6 +84,8 @@ def test_short_memory_chooses_the_precision_and_says_it(tmp_path, monkeypatch, c
     engine = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32")
     assert engine.quantize == chosen
     assert ("--quantize none forbids it" in capsys.readouterr().err) == (chosen is not None)
+    settings = Studio(engine).shared(How())
+    assert settings["precision"] == "float32" and settings.get("quantize") == chosen
     forced = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32", quantize="none")
     assert forced.text_encoder().precision == "float32"
 

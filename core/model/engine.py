@@ -22,6 +22,8 @@ class Engine(Protocol):
 
     parts: Parts
     device: torch.device
+    dtype: torch.dtype  # of the transformer
+    quantize: str | None  # of the text encoder
 
     @property
     def size(self) -> int: ...
@@ -51,8 +53,11 @@ def open_engine(
     precision: str = "auto",
     quantize: str | None = None,
     max_tokens: int | None = None,
+    compiled: bool = False,
 ) -> Engine:
     """The engine that draws with `parts`; weights are loaded when they are needed. Raises as `Pipeline.open` does."""
     if parts.pipeline:
         return Foreign.open(parts, device=device, precision=precision)
-    return Pipeline.open(parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens)
+    return Pipeline.open(
+        parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
+    )

@@ -42,6 +42,7 @@ class Foreign:
     multiple: int
     cls: Any
     pipe: Any = None
+    quantize: str | None = None  # its parts stay as they are
 
     @classmethod
     def open(cls, parts: Parts, *, device: str = "auto", precision: str = "auto") -> Foreign:

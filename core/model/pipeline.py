@@ -64,6 +64,7 @@ class Pipeline:
     keep: bool
     config: PixArtConfig
     factor: int
+    compiled: bool = False  # the transformer goes through torch.compile
     cut: dict[str, str] = field(default_factory=dict)  # prompt -> what was kept of it
     _loaded: dict[str, Any] = field(default_factory=dict)
 
@@ -76,6 +77,7 @@ class Pipeline:
         precision: str = "auto",
         quantize: str | None = None,
         max_tokens: int | None = None,
+        compiled: bool = False,
         keep: bool | None = None,
     ) -> Pipeline:
         """Read the configurations; weights are loaded when they are needed.
@@ -85,6 +87,7 @@ class Pipeline:
             quantize: of the text encoder, as `TextEncoder.load` takes it; "none" for none. Default: as in training,
                 where a run says so, else the least that fits into memory, which is said.
             max_tokens: of a prompt; default: as in training.
+            compiled: run the transformer through torch.compile: minutes beforehand, less for each picture.
             keep: see above; default: when all weights together are small.
 
         Raises:
@@ -122,6 +125,7 @@ class Pipeline:
             keep=small if keep is None else keep,
             config=config,
             factor=factor,
+            compiled=compiled,
         )
 
     @property
@@ -152,7 +156,8 @@ class Pipeline:
 
         def load() -> PixArt:
             model = PixArt.load(self.parts.transformer, dtype=self.dtype, device=self.device)
-            return model.eval().requires_grad_(False)
+            model.eval().requires_grad_(False)
+            return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
 
         return self._part("transformer", load)
 

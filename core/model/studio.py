@@ -20,6 +20,7 @@ from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
+from commonart.core.model.device import dtype_name
 from commonart.core.model.engine import Engine, open_engine
 from commonart.core.model.parts import locate
 from commonart.core.model.pipeline import Job
@@ -54,6 +55,7 @@ class Studio:
         precision: str = "auto",
         quantize: str | None = None,
         max_tokens: int | None = None,
+        compiled: bool = False,
         no_metadata: bool = False,
         unmarked: bool = False,
         sign: tuple[str, str] | None = None,
@@ -68,7 +70,9 @@ class Studio:
             accept_terms=accept_terms,
             allow_pickle=allow_pickle,
         )
-        engine = open_engine(parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens)
+        engine = open_engine(
+            parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
+        )
         return cls(engine, not no_metadata, not unmarked, sign)
 
     def shared(self, how: How) -> dict[str, Any]:
@@ -77,8 +81,13 @@ class Studio:
         width, height = pixels(how.size, self.engine.size, self.engine.multiple, how.aspect)
         parts = self.engine.parts
         kind = {"pipeline": parts.pipeline} if parts.pipeline else {"objective": parts.objective}
-        said = {"model": parts.name, "revision": parts.revision, **kind, **how.said(), "width": width, "height": height}
-        return said
+        arithmetic = {"precision": dtype_name(self.engine.dtype)}
+        if self.engine.quantize not in (None, "none"):
+            arithmetic["quantize"] = str(self.engine.quantize)
+        return {
+            "model": parts.name, "revision": parts.revision, **kind, **arithmetic, **how.said(),
+            "width": width, "height": height,
+        }  # fmt: skip
 
     def draw(
         self,
