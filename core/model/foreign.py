@@ -22,6 +22,7 @@ from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
 from commonart.core.model import memory
+from commonart.core.model.autoencoder import TILE_ABOVE
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.parts import Parts
 from commonart.core.model.pipeline import Job
@@ -90,6 +91,9 @@ class Foreign:
             raise UsageError(f"--rescale is unknown to a {self.parts.pipeline}.", "Leave it out.")
         width, height = size or (self.size, self.size)
         pipe = self.loaded()
+        if max(width, height) > TILE_ABOVE:
+            with suppress(AttributeError):  # an autoencoder of another kind has no tiles
+                pipe.vae.enable_tiling()
         for start in range(0, len(jobs), batch):
             part = jobs[start : start + batch]
             self._warn_of_cuts([job.prompt for job in part])
@@ -133,8 +137,6 @@ class Foreign:
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)
-        with suppress(AttributeError):  # an autoencoder of another kind has no tiles
-            self.pipe.vae.enable_tiling()
         return self.pipe
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from commonart.core.model.parts import Parts
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
-SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded between its parts and chunks
+SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded, as does one for which there is ample room
 CHUNK = 1000  # pictures whose texts wait in memory together: about 0.6 GB for CALM2-7B
 
 
@@ -88,7 +88,7 @@ class Pipeline:
                 where a run says so, else the least that fits into memory, which is said.
             max_tokens: of a prompt; default: as in training.
             compiled: run the transformer through torch.compile: minutes beforehand, less for each picture.
-            keep: see above; default: when all weights together are small.
+            keep: see above; default: when all weights together are small, or there is room for all of them and more.
 
         Raises:
             CommonArtError: a part is missing, or the parts do not fit each other.
@@ -110,7 +110,8 @@ class Pipeline:
             )
         folders = {parts.transformer, parts.text_encoder, parts.autoencoder}
         weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
-        small = sum(file.stat().st_size for file in weights) < SMALL
+        total = sum(file.stat().st_size for file in weights)
+        small = total < SMALL or 1.5 * total < memory.free(where)
         if quantize is None and "/" in parts.text_precision:
             quantize = parts.text_precision.partition("/")[0]
         elif quantize is None:
@@ -214,34 +215,34 @@ class Pipeline:
         """
         width, height = size or (self.size, self.size)
         shape = (self.config.in_channels, height // self.factor, width // self.factor)
-        number = 0
         for start in range(0, len(jobs), CHUNK):
             chunk = jobs[start : start + CHUNK]
             texts = self.encode([text for job in chunk for text in (job.prompt, job.negative)])
             self._release("text_encoder")
-            for part in (chunk[i : i + batch] for i in range(0, len(chunk), batch)):
-                latents = samplers.sample(
-                    self.transformer(),
-                    samplers.noise_for([job.seed for job in part], shape, self.device),
-                    [texts[job.prompt] for job in part],
-                    [texts[job.negative] for job in part],
-                    steps,
-                    guidance,
-                    self.parts.objective,
-                    shift=self.parts.shift,
-                    sampler=sampler,
-                    interval=interval,
-                    rescale=rescale,
-                )
-                tick(len(part))
-                autoencoder = self.autoencoder()
-                autoencoder.tile_above = memory.largest_side(autoencoder, (width, height))
-                for latent in latents:
-                    # One by one: decoding in batches gains little, and its peak of memory is the largest of all.
-                    yield number, to_images(autoencoder.decode(latent[None]))[0]
-                    number += 1
-            # The next chunk begins with the text encoder, which wants the room.
-            self._release("transformer", "autoencoder")
+            try:
+                for first in range(0, len(chunk), batch):
+                    part = chunk[first : first + batch]
+                    latents = samplers.sample(
+                        self.transformer(),
+                        samplers.noise_for([job.seed for job in part], shape, self.device),
+                        [texts[job.prompt] for job in part],
+                        [texts[job.negative] for job in part],
+                        steps,
+                        guidance,
+                        self.parts.objective,
+                        shift=self.parts.shift,
+                        sampler=sampler,
+                        interval=interval,
+                        rescale=rescale,
+                    )
+                    tick(len(part))
+                    autoencoder = self.autoencoder()
+                    autoencoder.tile_above = memory.largest_side(autoencoder, (width, height))
+                    for number, latent in enumerate(latents, start + first):
+                        # One by one: in batches decoding gains little, and its peak of memory is the largest of all.
+                        yield number, to_images(autoencoder.decode(latent[None]))[0]
+            finally:  # also where the caller has stopped: what comes next begins with the text encoder
+                self._release("transformer", "autoencoder")
 
     def _part(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:
