@@ -73,6 +73,22 @@ def number(flag: str, text: str) -> float:
         raise UsageError(f"{flag}: {text!r} is no number.", "Write it as 0.5 or 2.") from None
 
 
+def two(flag: str, text: str) -> tuple[str, str]:
+    """`a,b` -> (`a`, `b`)."""
+    from commonart.core.errors import UsageError
+
+    found = split_names(text)
+    if len(found) != 2:
+        raise UsageError(f"{flag} {text} is not two things with a comma between them.", "For example a,b.")
+    return found[0], found[1]
+
+
+def share(flag: str, text: str) -> tuple[float, float]:
+    """`0.2,0.8` -> (0.2, 0.8)."""
+    low, high = two(flag, text)
+    return number(flag, low), number(flag, high)
+
+
 def piped() -> bool:
     """Whether something other than a terminal feeds stdin."""
     return sys.stdin is not None and not sys.stdin.isatty()
