@@ -25,6 +25,7 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.parts import Parts
+from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
@@ -99,8 +100,7 @@ class Pipeline:
         folders = {parts.transformer, parts.text_encoder, parts.autoencoder}
         weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
         small = sum(file.stat().st_size for file in weights) < SMALL
-        if quantize is None and parts.text_precision.startswith("quanto-int8"):
-            quantize = "quanto-int8"
+        quantize, _ = settle(parts.text_precision, quantize, parts.name)
         return cls(
             parts=parts,
             device=where,
