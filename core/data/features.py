@@ -22,7 +22,7 @@ import orjson
 from commonart.core.data.files import sha256_file
 from commonart.core.data.notes import read_note, shard_identity
 from commonart.core.data.record import Record, captions
-from commonart.core.data.shards import Members, list_shards, members
+from commonart.core.data.shards import list_shards, members
 from commonart.core.data.tensors import loaded, pack, packed_size, stored, stored_layout, unpack
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -151,7 +151,6 @@ class Features:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.meta = read_meta(self.folder)
-        self._members: dict[str, Members] = {}
 
     @classmethod
     def beside(cls, source: str | Path, kind: str) -> Features | None:
@@ -201,8 +200,7 @@ class Features:
 
     def keys(self, shard: str) -> list[str]:
         """The keys of a shard ("00000"), in its order; records that were dropped are absent."""
-        suffix = f".{EXTENSIONS[self.meta.kind]}"
-        return [name.removesuffix(suffix) for name in self._index(shard)]
+        return list(self.places(shard))
 
     def text(self, shard: str, record: Record) -> list[np.ndarray]:
         """The states of one record's captions, float32 [L, D] each, in the captions' order.
@@ -211,7 +209,7 @@ class Features:
             KeyError: that record has no features (it had no captions).
             CommonArtError: its captions are not those that were encoded.
         """
-        states, hashes = unpack_text(self._read(shard, record["key"]))
+        states, hashes = unpack_text(self.read(shard, self.places(shard)[record["key"]]))
         if hashes != [caption_hash(c["text"]) for c in captions(record)]:
             raise CommonArtError(
                 f"The captions of record '{record['key']}' changed after {self.folder}/{shard}.tar was made.",
@@ -221,7 +219,7 @@ class Features:
 
     def latent(self, shard: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
-        return unpack_latent(self._read(shard, key))
+        return unpack_latent(self.read(shard, self.places(shard)[key]))
 
     def read_text(self, shard: str) -> dict[str, list[np.ndarray]]:
         """All of a shard: key -> per caption float32 [L, D]."""
@@ -231,18 +229,17 @@ class Features:
         """All of a shard: key -> (mean, std), float32 [C, h, w]."""
         return {key: unpack_latent(data) for key, data in self._read_all(shard)}
 
-    def _index(self, shard: str) -> Members:
-        if shard not in self._members:
-            self._members[shard] = members(self.folder / f"{shard}.tar")
-        return self._members[shard]
+    def places(self, shard: str) -> dict[str, tuple[int, int]]:
+        """Where each record's features lie in a shard: key -> (offset, size)."""
+        suffix = f".{EXTENSIONS[self.meta.kind]}"
+        return {name.removesuffix(suffix): place for name, place in members(self.folder / f"{shard}.tar").items()}
 
-    def _read(self, shard: str, key: str) -> bytes:
-        offset, size = self._index(shard)[f"{key}.{EXTENSIONS[self.meta.kind]}"]
+    def read(self, shard: str, place: tuple[int, int]) -> bytes:
+        """The member at a place, as `unpack_text` and `unpack_latent` take it."""
         with open(self.folder / f"{shard}.tar", "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+            file.seek(place[0])
+            return file.read(place[1])
 
     def _read_all(self, shard: str) -> list[tuple[str, bytes]]:
         data = memoryview((self.folder / f"{shard}.tar").read_bytes())
-        suffix = f".{EXTENSIONS[self.meta.kind]}"
-        return [(n.removesuffix(suffix), data[o : o + s].tobytes()) for n, (o, s) in self._index(shard).items()]
+        return [(key, data[o : o + s].tobytes()) for key, (o, s) in self.places(shard).items()]

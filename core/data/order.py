@@ -131,6 +131,6 @@ def choose(weights: np.ndarray, offsets: np.ndarray, rows: np.ndarray, seed: int
     picks = np.empty(len(rows), dtype=np.int64)
     for i, (row, draw) in enumerate(zip(rows, draws, strict=True)):
         start, stop = int(offsets[row]), int(offsets[row + 1])
-        cumulative = np.cumsum(weights[start:stop])
+        cumulative = np.cumsum(weights[start:stop], dtype=np.float64)
         picks[i] = start + min(int(np.searchsorted(cumulative, draw * cumulative[-1], side="right")), stop - start - 1)
     return picks
