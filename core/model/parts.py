@@ -145,7 +145,14 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        parts[role] = hub.resolve(registry.find(name, role)).folder
+        found = hub.resolve(registry.find(name, role))
+        trained = said.get("revision", "") if isinstance(said, dict) and not chosen else ""
+        if trained and found.revision != trained:
+            raise CommonArtError(
+                f"{folder} was trained with {name} at {trained}, and {found.folder} holds {found.revision}.",
+                f"Put that one back, or use this one all the same: --{role} {name}.",
+            )
+        parts[role] = found.folder
     objective, shift = _objective(folder, newest.weights)
     text = run.get("text_encoder")
     return Parts(

@@ -27,6 +27,7 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.parts import Parts
+from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
@@ -112,10 +113,9 @@ class Pipeline:
         weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
         total = sum(file.stat().st_size for file in weights)
         small = total < SMALL or 1.5 * total < memory.free(where)
-        if quantize is None and "/" in parts.text_precision:
-            quantize = parts.text_precision.partition("/")[0]
-        elif quantize is None:
+        if quantize is None and not parts.text_precision:
             quantize = memory.fitting(parts.text_encoder, pick_dtype(precision, where), where)
+        quantize, _ = settle(parts.text_precision, None if quantize == "none" else quantize, parts.name)
         return cls(
             parts=parts,
             device=where,

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import on_terminal
-from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+from commonart.core.model import quantize as quantizing
+from commonart.core.model.device import pick_device, pick_dtype
+from commonart.core.model.quantize import precision_name
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
-QUANTIZE = ("quanto-int8", "bnb-nf4")
 T5_FAMILY = ("t5", "mt5", "umt5")
 
 
@@ -63,14 +64,12 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize="quanto-int8"` stores the linear layers in 8 bits, as
-        the paper did to fit CALM2-7B beside the transformer on a 24 GB card; "bnb-nf4" in 4 bits while it is read, for 8 GB.
+        safetensors only, and no remote code. `quantize`: one of `core.model.quantize.METHODS`.
 
         Raises:
             CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
         """
-        if quantize not in (None, *QUANTIZE):
-            raise UsageError(f"--quantize {quantize} is not known.", f"Use {', '.join(QUANTIZE)} or leave it out.")
+        quantizing.check(quantize)
         if max_tokens < 1:
             raise UsageError("--max-tokens must be at least 1.", f"{MAX_TOKENS} is the default.")
         device = pick_device(device) if isinstance(device, str) else device
@@ -83,17 +82,14 @@ class TextEncoder:
             config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
             four_bits = {"quantization_config": config, "device_map": {"": device}}
         model, tokenizer = _load(model_folder, tokenizer_folder, dtype, four_bits)
-        if quantize == "quanto-int8":
-            from optimum.quanto import freeze, qint8
-            from optimum.quanto import quantize as quantize_weights
-
-            quantize_weights(model, weights=qint8)
-            freeze(model)
+        if quantize and not four_bits:
+            quantizing.quantize(model, quantize)
         if not four_bits:
             model.to(device)
         model.eval().requires_grad_(False)
         null_id = _null_id(tokenizer, model.config, model_folder)
-        width = int(getattr(model.config, "d_model", None) or model.config.hidden_size)
+        config = model.config.get_text_config()
+        width = int(getattr(config, "d_model", None) or config.hidden_size)
         return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
@@ -151,11 +147,6 @@ class TextEncoder:
         token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
         """
         return self.encode_ids([[self.null_id]])[0]
-
-
-def precision_name(dtype: torch.dtype, quantize: str | None) -> str:
-    """What runs and caches record of an encoder's arithmetic."""
-    return f"{quantize}/{dtype_name(dtype)}" if quantize else dtype_name(dtype)
 
 
 def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
