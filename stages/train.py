@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from commonart.core.model.world import World
 
 # A run may be continued with other values of these; any other change would make it another run.
-MAY_CHANGE = ("steps", "micro", "cooldown")
+MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
+USUAL_TEXT = 77  # tokens of a caption, for estimates
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 
@@ -78,17 +79,20 @@ def train(stage: str, **settings: Any) -> Trained:
     _check(wanted)
     if launch.must_spawn(wanted.gpus):
         recipes.accumulation(wanted.recipe, wanted.gpus or 1)
-        launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
-        return _finished(wanted)
-    launch.adopt_srun()
-    from commonart.core.model.world import join
+        done = launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
+        return Trained(
+            **{**done, "run": Path(done["run"]), "checkpoint": done["checkpoint"] and Path(done["checkpoint"])}
+        )
+    with launch.stoppable(str(wanted.run)) as stop:
+        launch.adopt_srun()
+        recipes.accumulation(wanted.recipe, launch.world_size())
+        from commonart.core.model.world import join
 
-    recipes.accumulation(wanted.recipe, launch.world_size())
-    world = join(wanted.device)
-    try:
-        return _train(wanted, world)
-    finally:
-        world.leave()
+        world = join(wanted.device)
+        with world.together():
+            trained = _train(wanted, world, stop)
+            world.leave()
+    return trained
 
 
 def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
@@ -117,14 +121,14 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
         "data": wanted.data,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(config, recipe, side=side, text=min(tokens, 77), world=world, micro=micro),
+        **estimate.account(config, recipe, side=side, text=min(tokens, USUAL_TEXT), world=world, micro=micro),
     }
 
 
-def _train(wanted: Settings, world: World) -> Trained:
+def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     import torch
 
-    from commonart.core.model import checkpoint, encoders, trainer
+    from commonart.core.model import checkpoint, encoders, guards, trainer
     from commonart.core.model.device import pick_dtype
 
     recipe, run = wanted.recipe, wanted.run
@@ -134,7 +138,10 @@ def _train(wanted: Settings, world: World) -> Trained:
     parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
-    model, origin = _model(wanted, recipe, opened, found)
+    config = _config(recipe, opened.shape, opened.width)
+    micro, _ = recipes.accumulation(recipe, world.size)
+    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing)
+    model, origin = _model(wanted, config, found)
     described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
     _agree(run, described, found)
     if world.first:
@@ -148,7 +155,7 @@ def _train(wanted: Settings, world: World) -> Trained:
     draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
     outcome = trainer.fit(
         model, opened.source, recipe, run, options, world, resume=found,
-        draw=draw if world.first else _nothing if wanted.sample_every else None,
+        draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
     )  # fmt: skip
     return _trained(run, outcome, opened.index.left_out)
 
@@ -172,13 +179,12 @@ def _before(wanted: Settings) -> Path:
     return wanted.run.parent / wanted.recipe.before
 
 
-def _model(wanted: Settings, recipe: Recipe, opened: Opened, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
+def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
     """(the transformer to train, where its weights come from): the run's own checkpoint, `init`, or new ones from the seed."""
     import torch
 
     from commonart.core.model.transformer import PixArt
 
-    config = _config(recipe, opened.shape, opened.width)
     if found is not None:
         model = PixArt.load(found.transformer, dtype=torch.float32)
         _fit(model, config, found.transformer)
@@ -316,31 +322,15 @@ def _trained(run: Path, outcome: Outcome, left_out: dict[str, int]) -> Trained:
     )  # fmt: skip
 
 
-def _finished(wanted: Settings) -> Trained:
-    """What the started processes did, from the run folder."""
-    from commonart.core.model import checkpoint, metrics
-
-    found = checkpoint.newest(wanted.run, log.warn)
-    if found is None:
-        raise CommonArtError(f"{wanted.run} has no checkpoint after training.", "Start the same command again.")
-    loop, lines = found.values["loop"], metrics.read(wanted.run / "metrics.jsonl")
-    last = lines[-1] if lines else {}
-    about = orjson.loads((wanted.run / "run.json").read_bytes())
-    done = found.step >= wanted.recipe.steps
-    return Trained(
-        wanted.run, found.folder, found.step, loop["images"], loop["skipped"], loop["elapsed"], last.get("loss", float("nan")),
-        last.get("images_per_second") or 0.0, "done" if done else "time", about["data"]["left_out"],
-    )  # fmt: skip
-
-
 def _child() -> int:
-    """One process of `launch.spawn`: the settings are its argument, and its error goes to the process that started it."""
+    """One process of `launch.spawn`: the settings are its argument; what it did, or its error, goes to the one that started it."""
     try:
-        train(**orjson.loads(sys.argv[1]))
+        done = train(**orjson.loads(sys.argv[1]))
     except CommonArtError as error:
-        if not launch.tell(error):
+        if not launch.leave(error):
             raise
         return error.code or EXIT_FAILED
+    launch.leave({name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()})
     return 0
 
 

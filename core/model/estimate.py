@@ -37,7 +37,7 @@ def parameters(config: PixArtConfig) -> int:
     )
 
 
-def flops_per_image(config: PixArtConfig, side: int, text: int) -> float:
+def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
     """Floating-point operations of one image forward, with latents of `side` x `side` and `text` tokens. A multiply-add is two."""
     d, tokens = config.hidden, (side // config.patch_size) ** 2
     itself = tokens * 4 * d * d + 2 * tokens * tokens * d

@@ -8,7 +8,6 @@ Held-out records are never trained on. Joins go by key; features that do not bel
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -26,6 +25,7 @@ from commonart.core.data.record import Record, captions, split_of
 from commonart.core.data.shards import list_shards, read_bytes, read_shard
 from commonart.core.data.stream import shard_identity
 from commonart.core.errors import CommonArtError
+from commonart.core.model import guards
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.batches import NULL, Batch, Memory, Source, language_weights
 from commonart.core.model.text_encoder import TextEncoder, stack
@@ -291,10 +291,4 @@ def _bytes(features: Features) -> int:
 
 def _free() -> int:
     """40 % of the memory that is free now, shared among this machine's training processes."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo", "rb") as file:  # counts what the page cache would give back
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    return int(free * 0.4) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return int(guards.free_bytes(torch.device("cpu")) * 0.4)
