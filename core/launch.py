@@ -100,7 +100,8 @@ def adopt_srun(environ: MutableMapping[str, str] = os.environ) -> None:
         return
     environ["RANK"] = environ["SLURM_PROCID"]
     environ["LOCAL_RANK"] = environ.get("SLURM_LOCALID", "0")
-    environ["LOCAL_WORLD_SIZE"] = environ.get("SLURM_NTASKS_PER_NODE", "1")
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_NTASKS_PER_NODE", "1")  # "2(x3),1"
+    environ["LOCAL_WORLD_SIZE"] = re.split(r"[(,]", per_node)[0]
     environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
     hosts = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     environ.setdefault("MASTER_ADDR", first_host(hosts))
