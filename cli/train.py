@@ -49,6 +49,9 @@ def train(
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done: size, FLOPs, memory.")] = False,
+    calibrate: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="With --dry-run: time real steps on this device.")
+    ] = 0.0,
     list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
     export: Annotated[
         str, typer.Option(metavar="MODEL", help="Write a run, checkpoint or .safetensors as a diffusers folder (-o).")
@@ -115,7 +118,7 @@ def train(
     if dry_run:
         import orjson
 
-        print(orjson.dumps(stage_of.dry_run(stage, **settings), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(stage_of.dry_run(stage, calibrate, **settings), option=orjson.OPT_INDENT_2).decode())
         return
     options.finish(stage_of.train(stage, **settings), quiet)
 

@@ -26,6 +26,8 @@ from commonart.core.registry import check_terms, find
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from commonart.core.model.checkpoint import Checkpoint
     from commonart.core.model.config import PixArtConfig
     from commonart.core.model.encoders import Encoders
@@ -95,9 +97,9 @@ def train(stage: str, **settings: Any) -> Trained:
     return trained
 
 
-def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
+def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time. Opens the data's index
-    and configurations only. Raises as `train` does."""
+    and configurations only. `calibrate`: seconds to time real steps for, on this device. Raises as `train` does."""
     wanted = Settings(stage=stage, **settings)
     _check(wanted)
     from commonart.core.model import estimate
@@ -110,7 +112,10 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
     config = _config(recipe, (channels, side, side), width)
-    tokens = int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens
+    tokens = min(
+        int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens, USUAL_TEXT
+    )
+    measured = _measured(wanted, config, (micro, parts), tokens, calibrate) if calibrate else None
     return {
         "run": str(wanted.run),
         "recipe": asdict(recipe),
@@ -121,20 +126,40 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
         "data": wanted.data,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(config, recipe, side=side, text=min(tokens, USUAL_TEXT), world=world, micro=micro),
+        **estimate.account(config, recipe, side=side, text=tokens, world=world, micro=micro, measured=measured),
     }
 
 
-def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
+def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
+    """Images per second of one device of this machine."""
+    from commonart.core.model import calibrate, guards, trainer
+    from commonart.core.model.device import pick_device
+    from commonart.core.model.world import World
+
+    world = World(pick_device(wanted.device))
+    micro, parts = share
+    guards.check_fits(config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing)
+    options = trainer.Options(
+        dtype=_dtype(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
+    )
+    return calibrate.images_per_second(config, wanted.recipe, options, world, micro, parts, text, seconds)
+
+
+def _dtype(wanted: Settings, world: World) -> torch.dtype:
     import torch
 
-    from commonart.core.model import checkpoint, encoders, guards, trainer
     from commonart.core.model.device import pick_dtype
 
-    recipe, run = wanted.recipe, wanted.run
     dtype = pick_dtype(wanted.precision, world.device)
-    if dtype == torch.float16:  # no loss scaling here: gradients in fp16 would underflow
-        dtype = torch.float32
+    # No loss scaling here: gradients in float16 would underflow.
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
+    from commonart.core.model import checkpoint, encoders, guards, trainer
+
+    recipe, run = wanted.recipe, wanted.run
+    dtype = _dtype(wanted, world)
     parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)

@@ -7,7 +7,7 @@ A `Source` answers "these rows with these captions"; `Plan` says which ones step
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -69,7 +69,9 @@ class Plan:
         return torch.Generator(device).manual_seed(int(order.mix(self.seed, step, 0x6E01) >> np.uint64(1)))
 
 
-def stream(fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int) -> Iterator[Any]:
+def stream(
+    fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int
+) -> Generator[Any, None, None]:
     """fetch(step, part) for every part of every step from `start` on, in order, read ahead by `workers` threads (0: none)."""
     jobs = ((step, part) for step in range(start, stop) for part in range(parts))
     if workers < 1:

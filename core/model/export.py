@@ -113,15 +113,14 @@ def export(
 def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> Parts | None:
     """Where the parts lie; None of a bare transformer that is to stay alone."""
     folder = Path(source)
-    whole = names["text-encoder"] and names["autoencoder"]
-    bare = (part(folder, "transformer") / "config.json").is_file() and not (folder / "model_index.json").is_file()
-    if bare and not whole:
-        return None
     chosen = {"text_encoder": names["text-encoder"] or None, "autoencoder": names["autoencoder"] or None}
     if folder.parent.name == "checkpoints" and (folder / checkpoint.STATE).is_file():
         found = checkpoint.read(folder)
         parts = locate(str(folder.parent.parent), **chosen, accept_terms=accept_terms)
         return dataclasses.replace(parts, transformer=found.weights, revision=f"step-{found.step}")
+    bare = (part(folder, "transformer") / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    if bare and not all(names.values()):
+        return None
     return locate(source, **chosen, accept_terms=accept_terms)
 
 

@@ -283,7 +283,7 @@ def _fit(
             paused += time.monotonic() - pause
             if on_step is not None:
                 on_step(state.step)
-        stream.close() if hasattr(stream, "close") else None
+        stream.close()
         busy = time.monotonic() - entered - paused
         if saved_at != state.step:
             folder = trainer.save()
