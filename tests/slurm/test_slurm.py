@@ -20,10 +20,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "Slurm is here"),
 ]
-STEPS = 1500
+STEPS, EVERY = 400, 20
 ARGUMENTS = [
     "train", "--stage", "nano", "--data", "shards/", "--gpus", "2", "--device", "cpu", "--precision", "fp32",
-    "--log-every", "50", "--quiet",
+    "--log-every", str(EVERY), "--quiet",
     *(word for name, value in {**toy.TINY, "steps": STEPS}.items() for word in ("--set", f"{name}={value}")),
 ]  # fmt: skip
 
@@ -50,7 +50,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def submitted(cluster: slurm.Cluster, home: Path, run: str) -> tuple[str, Path]:
-    """The number of a job that trains `run` with the sbatch file that --slurm-script prints, once it has taken 50 steps."""
+    """The number of a job that trains `run` with the sbatch file that --slurm-script prints, once it has written a line."""
     script = cluster.run("commonart", *ARGUMENTS, "-o", run, "--slurm-script", cwd=home).stdout
     (home / "job.sbatch").write_text(script)
     job = cluster.run("sbatch", "--parsable", "job.sbatch", cwd=home).stdout.strip()
@@ -63,7 +63,7 @@ def submitted(cluster: slurm.Cluster, home: Path, run: str) -> tuple[str, Path]:
 
 def test_two_tasks_of_srun_train_together(whole: Path) -> None:
     lines = curve(whole / "runs" / "whole")
-    assert [line["step"] for line in lines] == list(range(50, STEPS + 1, 50))
+    assert [line["step"] for line in lines] == list(range(EVERY, STEPS + 1, EVERY))
     assert toy.state(whole / "runs" / "whole")["step"] == STEPS
 
 
