@@ -92,8 +92,12 @@ def train(stage: str, **settings: Any) -> Trained:
 
         world = join(wanted.device)
         with world.together():
-            trained = _train(wanted, world, stop)
-            world.leave()
+            try:
+                trained = _train(wanted, world, stop)
+            except CommonArtError:
+                world.leave()
+                raise
+            world.leave()  # not after a lost process: nobody would answer
     return trained
 
 
@@ -174,7 +178,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     options = trainer.Options(
         seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
         sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
-        workers=0 if opened.resident else wanted.workers, compile=wanted.compile, checkpointing=wanted.checkpointing,
+        workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile, checkpointing=wanted.checkpointing,
         quiet=wanted.quiet,
     )  # fmt: skip
     draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None

@@ -137,7 +137,13 @@ class Memory:
         index_BL = start_B[:, None] + torch.minimum(place_L, length_B[:, None] - 1)
         text_BLT = self._tokens[index_BL].mul_(mask_BL[:, :, None])
         stds = None if self._stds is None else self._stds[row_B]
-        return Batch(self._means[row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+        batch = Batch(self._means[row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+        # Pinned, so that the copy to the device runs beside the step before.
+        return _pinned(batch) if torch.cuda.is_available() else batch
 
     def batch(self, fetched: Batch, device: torch.device) -> Batch:
         return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in fetched))  # type: ignore[arg-type]
+
+
+def _pinned(batch: Batch) -> Batch:
+    return Batch(*(None if part is None else part.pin_memory() for part in batch))  # type: ignore[arg-type]

@@ -167,10 +167,12 @@ class Trainer:
             if batch.std_BCHW is not None:
                 latents = latents + batch.std_BCHW.float() * posterior[mine]
             last = part == self.parts - 1
+            # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
+            text = batch.text_BLT.float() if self.options.dtype == torch.float32 else batch.text_BLT
             with self.world.accumulate(self.forward, last):
                 with autocast(device, self.options.dtype):
                     loss_B, timestep_B = diffusion.loss(
-                        self.forward, latents, batch.text_BLT.float(), batch.mask_BL, self.objective,
+                        self.forward, latents, text, batch.mask_BL, self.objective,
                         noise_BCHW=noise[mine], time_B=time_B[mine], shift=recipe.shift,
                     )  # fmt: skip
                 # Summed over the processes by their mean: hence the world's size.
