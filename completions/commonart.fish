@@ -150,6 +150,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpoint-every
 complete -c commonart -n "__fish_seen_subcommand_from train" -l sample-every -r -d "Steps between grids of pictures; 0 none"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l prompt -r -d "A prompt of the grid"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l log-every -r -d "Steps between lines of metrics.jsonl"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l track -r -d "Send metrics to wandb or trackio too"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l keep -r -d "Checkpoints that are kept"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l workers -r -d "Threads that read data"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l compile -d "Use torch.compile"

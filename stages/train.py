@@ -179,7 +179,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
         sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
         workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
-        checkpointing=wanted.checkpointing, quiet=wanted.quiet,
+        checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
     )  # fmt: skip
     draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
     outcome = trainer.fit(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import estimate, metrics
 from commonart.core.model.config import named_config
 from commonart.core.model.tensorboard import Scalars, crc32c
@@ -63,6 +67,29 @@ def test_lines_reach_both_files_and_the_first_process_alone_writes(tmp_path: Pat
     event = records(next((tmp_path / "first" / "tensorboard").iterdir()))[-1]
     assert all(name in event for name in (b"loss", b"lr", b"loss_by_t/0", b"seconds"))
     assert b"loss_by_t/1" not in event and b"images_per_second" not in event  # null
+
+
+@pytest.mark.parametrize(("name", "more"), [("wandb", {"id": "512"}), ("trackio", {})])
+def test_a_tracker_gets_the_numbers_of_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, more: dict[str, str]
+) -> None:
+    called: list[Any] = []
+    module = types.ModuleType(name)
+    module.init = lambda **given: called.append(given)  # type: ignore[attr-defined]
+    module.log = lambda values, step: called.append((values, step))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    file = metrics.MetricsFile(tmp_path / "m.jsonl", tracker=metrics.tracker(name, Path("runs/512"), {"lr": 1}))
+    file.write(LINE)
+    assert called[0] == {"project": "commonart", "name": "512", "config": {"lr": 1}, "resume": "allow", **more}
+    assert called[1] == ({"loss": 0.5, "lr": 1e-4, "loss_by_t/0": 0.25, "seconds": 2.0}, 10)
+
+
+def test_a_tracker_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(CommonArtError, match="--track trackio: trackio is not installed"):
+        metrics.tracker("trackio", Path("run"), {})
+    with pytest.raises(UsageError, match="--track mlflow is no tracker"):
+        metrics.tracker("mlflow", Path("run"), {})
 
 
 def test_speed_is_a_share_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,20 @@ import torch
 from torch import Tensor
 
 from commonart.core.data.files import write_bytes
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import estimate
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.tensorboard import Scalars
 from commonart.core.model.world import World
 
 BINS = 10
+TRACKERS = ("wandb", "trackio")
 _LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS = 0, 1, 2, 3, 4, 5, 5 + BINS
 _SIZE = 5 + 2 * BINS
 
 
 Line = dict[str, Any]  # of metrics.jsonl
+Tracker = Callable[[dict[str, float], int], Any]
 
 
 class Meter:
@@ -151,8 +155,8 @@ def _finish(device: torch.device) -> None:
 class MetricsFile:
     """metrics.jsonl and TensorBoard's twin of it. Where not `active` (other processes than the first) it writes nothing."""
 
-    def __init__(self, path: Path, active: bool = True) -> None:
-        self.path, self.active = path, active
+    def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
+        self.path, self.active, self.tracker = path, active, tracker
         self.last: Line = {}
         self._step = 0
         self._scalars: Scalars | None = None
@@ -168,6 +172,8 @@ class MetricsFile:
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             self._scalars = self._scalars or Scalars(self.path.parent / "tensorboard", self._step)
             self._scalars.add(line["step"], _numbers(line))
+            if self.tracker is not None:
+                self.tracker(_numbers(line), line["step"])
         except OSError as error:
             raise CommonArtError(
                 f"{self.path} cannot be written ({error.strerror or error}).",
@@ -181,6 +187,19 @@ class MetricsFile:
         self._step, self._scalars = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+
+
+def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
+    """Where `--track NAME` sends every line: wandb or trackio, whose interfaces agree. Raises CommonArtError without it."""
+    if name not in TRACKERS:
+        raise UsageError(f"--track {name} is no tracker.", f"One of {', '.join(TRACKERS)}.")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise CommonArtError(f"--track {name}: {name} is not installed.", f"uv pip install {name}.") from error
+    same = {"id": run.name} if name == "wandb" else {}  # trackio finds a run again by its name
+    module.init(project="commonart", name=run.name, config=config, resume="allow", **same)
+    return lambda values, step: module.log(values, step=step)
 
 
 def _numbers(line: Line) -> dict[str, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,7 +26,7 @@ from commonart.core.model.batches import Plan, Source
 from commonart.core.model.device import autocast
 from commonart.core.model.ema import Ema
 from commonart.core.model.guards import Guard, out_of_memory
-from commonart.core.model.metrics import Meter, MetricsFile, Speed
+from commonart.core.model.metrics import Meter, MetricsFile, Speed, tracker
 from commonart.core.model.transformer import PixArt
 from commonart.core.model.weights import WEIGHTS
 from commonart.core.model.world import World
@@ -52,6 +52,7 @@ class Options:
     patience: int = 5  # steps in a row without a usable gradient before the run gives up
     compile: bool = False
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third slower
+    track: str = ""  # wandb or trackio, beside metrics.jsonl
     quiet: bool = False
 
 
@@ -104,7 +105,8 @@ class Trainer:
         self.optimiser = optim.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter = _State(), Meter(world.device)
-        self.metrics = MetricsFile(run / "metrics.jsonl", active=world.first)
+        follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
+        self.metrics = MetricsFile(run / "metrics.jsonl", world.first, follow)
         self.guard = Guard(recipe.spike, options.patience)
         wrapped = world.wrap(self.model)
         self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
