@@ -132,7 +132,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommonArtError as error:
         from commonart.core import launch
 
-        if not launch.tell(error):  # a process that --gpus started leaves its sentence to the one that started it
+        if not launch.leave(error):  # a process that --gpus started leaves its sentence to the one that started it
             _say(error)
         return error.code
     except typer.TyperException as error:

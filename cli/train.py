@@ -40,8 +40,9 @@ def train(
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between grids of pictures; 0: none.")] = 0,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt of the grid.")] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
+    track: Annotated[str, typer.Option(metavar="NAME", help="Send metrics to wandb or trackio too.")] = "",
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read data.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that read data.")] = 2,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
     seed: options.Seed = 0,
@@ -49,7 +50,13 @@ def train(
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done: size, FLOPs, memory.")] = False,
+    calibrate: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="With --dry-run: time real steps on this device.")
+    ] = 0.0,
     list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
+    export: Annotated[
+        str, typer.Option(metavar="MODEL", help="Write a run, checkpoint or .safetensors as a diffusers folder (-o).")
+    ] = "",
     slurm_script: Annotated[bool, typer.Option("--slurm-script", help="Print an sbatch file that requeues.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -59,12 +66,16 @@ def train(
     commonart train --stage nano --data shards/ --max-seconds 150
     commonart train --stage 256-early --data shards/ --gpus 2
     srun commonart train --stage 512 --gpus 32
+    commonart train --export runs/512 -o exported/
     """
     from commonart.core import recipes
     from commonart.core.errors import UsageError
 
     if list_only:
         print(recipes.table())
+        return
+    if export:
+        _export(export, out, text_encoder, autoencoder, precision, set_, accept_terms, quiet)
         return
     if not stage:
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
@@ -85,6 +96,7 @@ def train(
         "sample_every": sample_every,
         "prompts": prompt or (),
         "log_every": log_every,
+        "track": track,
         "keep": keep,
         "workers": workers,
         "compile": compile,
@@ -108,6 +120,32 @@ def train(
     if dry_run:
         import orjson
 
-        print(orjson.dumps(stage_of.dry_run(stage, **settings), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(stage_of.dry_run(stage, calibrate, **settings), option=orjson.OPT_INDENT_2).decode())
         return
     options.finish(stage_of.train(stage, **settings), quiet)
+
+
+def _export(
+    source: str,
+    out: str,
+    text_encoder: str,
+    autoencoder: str,
+    precision: str,
+    set_: list[str] | None,
+    accept_terms: list[str] | None,
+    quiet: bool,
+) -> None:
+    from commonart.core.errors import UsageError
+
+    if not out:
+        raise UsageError("--export needs a folder to write to.", "Add -o FOLDER.")
+    heads = options.pairs("--set", set_).get("heads", "16")
+    if not str(heads).isdigit():
+        raise UsageError(f"--set heads={heads}: '{heads}' is not a whole number.", "Write it as heads=16.")
+    from commonart.stages import export as stage
+
+    done = stage.export(
+        source, out, text_encoder=text_encoder, autoencoder=autoencoder, precision=precision, heads=int(heads),
+        accept_terms=accept_terms or (),
+    )  # fmt: skip
+    options.finish(done, quiet)

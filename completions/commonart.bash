@@ -102,12 +102,15 @@ _commonart() {
             "train --sample-every") words="" ;;
             "train --prompt") words="" ;;
             "train --log-every") words="" ;;
+            "train --track") words="" ;;
             "train --keep") words="" ;;
             "train --workers") words="" ;;
             "train --seed") words="" ;;
             "train --device") words="auto cpu cuda mps" ;;
             "train --precision") words="auto bf16 fp16 fp32" ;;
             "train --accept-terms") words="" ;;
+            "train --calibrate") words="" ;;
+            "train --export") words="" ;;
             "sample -o"|"sample --out") words="" ;;
             "sample --model") words="nano commonart-beta pixart-sigma" ;;
             "sample --file") words="" ;;
@@ -187,7 +190,7 @@ _commonart() {
                     shard) words="--help -o --out --size --min-size --format --quality --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --log-every --keep --workers --compile --checkpointing --seed --device --precision --accept-terms --dry-run --list --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --log-every --track --keep --workers --compile --checkpointing --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --seed --size -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --device --precision --no-metadata --unmarked --inspect --accept-terms --overwrite -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;

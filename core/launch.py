@@ -19,17 +19,57 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+from commonart.core.errors import EXIT_FAILED, EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 
-ERROR_FILE = "COMMONART_ERROR_FILE"  # where a started process leaves the sentence it ended with
+WORD_FILE = "COMMONART_WORD_FILE"  # where a started process leaves what it did, or the sentence it ended with
+AGAIN = "Start the same command again: it continues from the newest checkpoint."
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
+STOPS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's warning before it preempts
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether somebody asked this process to stop. `saves`: training runs, and its loop saves before it stops."""
+
+    told: bool = False
+    saves: bool = False
+
+
+@contextmanager
+def stoppable(what: str) -> Iterator[Stop]:
+    """SIGTERM and SIGUSR1 set `told` where the loop saves; before that nothing is to be saved, and they raise Preempted.
+
+    Outside the main thread signals are somebody else's, and nothing happens. `what` is named in the error.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        stop.told = True
+        if not stop.saves:
+            raise Preempted(f"{what}: a signal came before training began.", "Start the same command again.")
+
+    old = {each: signal.signal(each, tell) for each in STOPS}
+    try:
+        yield stop
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)
+
+
+class PeerGone(CommonArtError):
+    """Another process of this training has ended; what it ended with says more than this."""
 
 
 def world_size(environ: Mapping[str, str] = os.environ) -> int:
@@ -60,7 +100,8 @@ def adopt_srun(environ: MutableMapping[str, str] = os.environ) -> None:
         return
     environ["RANK"] = environ["SLURM_PROCID"]
     environ["LOCAL_RANK"] = environ.get("SLURM_LOCALID", "0")
-    environ["LOCAL_WORLD_SIZE"] = environ.get("SLURM_NTASKS_PER_NODE", "1")
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_NTASKS_PER_NODE", "1")  # "2(x3),1"
+    environ["LOCAL_WORLD_SIZE"] = re.split(r"[(,]", per_node)[0]
     environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
     hosts = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     environ.setdefault("MASTER_ADDR", first_host(hosts))
@@ -82,8 +123,8 @@ def _inside_srun(environ: Mapping[str, str]) -> bool:
     return "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ
 
 
-def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Runs `command` in `count` processes that form one world on this machine, and waits for all of them.
+def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.environ) -> Any:
+    """Runs `command` in `count` processes that form one world on this machine. What the first of them left with `leave`.
 
     SIGTERM and SIGUSR1 are passed on. When one ends with an error the others get time to end too, then they are stopped.
     Raises what the first one to fail raised (CommonArtError, Preempted), or KeyboardInterrupt.
@@ -91,22 +132,25 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
     with tempfile.TemporaryDirectory(prefix="commonart-") as home:
         shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
         shared["MASTER_PORT"] = str(_free_port())
-        shared.setdefault(
-            "OMP_NUM_THREADS", environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-        )
+        threads = str(max(1, (os.cpu_count() or 1) // count))
+        shared["OMP_NUM_THREADS"] = environ.get("OMP_NUM_THREADS", threads)
         processes: list[subprocess.Popen[bytes]] = []
+        stop = Stop()
 
         def forward(number: int, frame: FrameType | None) -> None:
+            stop.told = True
             for process in processes:
                 with suppress(ProcessLookupError):
                     process.send_signal(number)
 
-        old = {each: signal.signal(each, forward) for each in (signal.SIGTERM, signal.SIGUSR1)}
+        old = {each: signal.signal(each, forward) for each in STOPS}
         try:
             for rank in range(count):
-                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), ERROR_FILE: f"{home}/{rank}.json"}
-                processes.append(subprocess.Popen(command, env={**environ, **shared, **own}))
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), WORD_FILE: f"{home}/{rank}.json"}
+                if not stop.told:
+                    processes.append(subprocess.Popen(command, env={**environ, **shared, **own}))
             _wait(processes)
+            codes = [process.poll() for process in processes]
         finally:
             for each, handler in old.items():
                 signal.signal(each, handler)
@@ -114,7 +158,13 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-        _raise(processes, Path(home))
+        words = [
+            (rank, json.loads(path.read_text()))
+            for rank in range(count)
+            if (path := Path(home, f"{rank}.json")).exists()
+        ]
+        _raise(codes, words, stop)
+        return next((word for rank, word in words if rank == 0), None)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -130,31 +180,39 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         time.sleep(0.05)
 
 
-def _raise(processes: Sequence[subprocess.Popen[bytes]], home: Path) -> None:
-    codes = [process.returncode for process in processes]
-    said = [
-        (rank, json.loads(path.read_text())) for rank in range(len(codes)) if (path := home / f"{rank}.json").exists()
-    ]
-    errors = [error for _, error in said if error["code"] != EXIT_PREEMPTED]
-    if errors:
-        raise CommonArtError(errors[0]["what"], errors[0]["fix"], errors[0]["code"])
-    if said and all(code == EXIT_PREEMPTED for code in codes):
-        raise Preempted(said[0][1]["what"], said[0][1]["fix"])
-    failed = [(rank, code) for rank, code in enumerate(codes) if code]
-    if failed:
+def _raise(codes: Sequence[int | None], words: Sequence[tuple[int, Any]], stop: Stop) -> None:
+    """The error of the process that failed first. `codes`: exit codes, None of one that had to be stopped."""
+    errors = [word["error"] for _, word in words if "error" in word]
+    own = [error for error in errors if error["code"] != EXIT_PREEMPTED and not error["peer"]]
+    if own:
+        raise CommonArtError(own[0]["what"], own[0]["fix"], own[0]["code"])
+    early = {-each for each in STOPS}  # told before it could listen: it had nothing to save
+    told = (EXIT_PREEMPTED, *early) if stop.told else (EXIT_PREEMPTED,)
+    some_saved = EXIT_PREEMPTED in codes and all(code in (*told, None) for code in codes)
+    if some_saved or (stop.told and set(codes) <= set(told)):
+        said = next((error for error in errors), {"what": "A signal came before training began.", "fix": AGAIN})
+        raise Preempted(said["what"], said["fix"])
+    killed = [(rank, code) for rank, code in enumerate(codes) if code is not None and code < 0]
+    failed = killed or [(rank, code) for rank, code in enumerate(codes) if code]
+    if killed or (failed and not errors):
         rank, code = failed[0]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise CommonArtError(
             f"Training process {rank} of {len(codes)} {how}.",
-            "Start the same command again: it continues from the newest checkpoint. What it printed stands above.",
+            f"{AGAIN} What it printed stands above.",
         )
+    if errors:
+        raise CommonArtError(errors[0]["what"], errors[0]["fix"], EXIT_FAILED)
 
 
-def tell(error: CommonArtError, environ: Mapping[str, str] = os.environ) -> bool:
-    """In a started process: leaves the error for the one that started it. False where nobody waits for it."""
-    if ERROR_FILE not in environ:
+def leave(word: Any, environ: Mapping[str, str] = os.environ) -> bool:
+    """In a started process: leaves a JSON value, or an error, for the one that started it. False where nobody waits."""
+    if WORD_FILE not in environ:
         return False
-    Path(environ[ERROR_FILE]).write_text(json.dumps({"what": error.what, "fix": error.fix, "code": error.code}))
+    if isinstance(word, CommonArtError):
+        peer = isinstance(word, PeerGone)
+        word = {"error": {"what": word.what, "fix": word.fix, "code": word.code, "peer": peer}}
+    Path(environ[WORD_FILE]).write_text(json.dumps(word))
     return True
 
 

@@ -47,6 +47,7 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8  # AdamW's
+    spike: float = 20.0  # a step whose gradient is so many times the usual one is skipped; 0 skips none
 
     @property
     def width(self) -> int:
@@ -121,7 +122,7 @@ def _check(recipe: Recipe) -> None:
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
     for field in ("dropout", "cooldown"):
         need(0 <= getattr(recipe, field) <= 1, field, "between 0 and 1")
-    for field in ("warmup", "weight_decay"):
+    for field in ("warmup", "weight_decay", "spike"):
         need(getattr(recipe, field) >= 0, field, "0 or more")
     need(recipe.width % 4 == 0, "head_dim", "such that heads * head_dim is a multiple of 4 (two sine axes)")
 

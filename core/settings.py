@@ -43,6 +43,7 @@ class Settings:
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
+    track: str = ""  # wandb or trackio
     accept_terms: Sequence[str] = ()
     quiet: bool = False
 

@@ -27,6 +27,8 @@ from commonart.core.registry import check_terms, find
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from commonart.core.model.checkpoint import Checkpoint
     from commonart.core.model.config import PixArtConfig
     from commonart.core.model.encoders import Encoders
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from commonart.core.model.world import World
 
 # A run may be continued with other values of these; any other change would make it another run.
-MAY_CHANGE = ("steps", "micro", "cooldown")
+MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
+USUAL_TEXT = 77  # tokens of a caption, for estimates
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 
@@ -79,22 +82,29 @@ def train(stage: str, **settings: Any) -> Trained:
     _check(wanted)
     if launch.must_spawn(wanted.gpus):
         recipes.accumulation(wanted.recipe, wanted.gpus or 1)
-        launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
-        return _finished(wanted)
-    launch.adopt_srun()
-    from commonart.core.model.world import join
+        done = launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
+        return Trained(
+            **{**done, "run": Path(done["run"]), "checkpoint": done["checkpoint"] and Path(done["checkpoint"])}
+        )
+    with launch.stoppable(str(wanted.run)) as stop:
+        launch.adopt_srun()
+        recipes.accumulation(wanted.recipe, launch.world_size())
+        from commonart.core.model.world import join
 
-    recipes.accumulation(wanted.recipe, launch.world_size())
-    world = join(wanted.device)
-    try:
-        return _train(wanted, world)
-    finally:
-        world.leave()
+        world = join(wanted.device)
+        with world.together():
+            try:
+                trained = _train(wanted, world, stop)
+            except CommonArtError:
+                world.leave()
+                raise
+            world.leave()  # not after a lost process: nobody would answer
+    return trained
 
 
-def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
+def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time. Opens the data's index
-    and configurations only. Raises as `train` does."""
+    and configurations only. `calibrate`: seconds to time real steps for, on this device. Raises as `train` does."""
     wanted = Settings(stage=stage, **settings)
     _check(wanted)
     from commonart.core.model import estimate
@@ -107,7 +117,10 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
     config = _config(recipe, (channels, side, side), width)
-    tokens = int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens
+    tokens = min(
+        int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens, USUAL_TEXT
+    )
+    measured = _measured(wanted, config, (micro, parts), tokens, calibrate) if calibrate else None
     return {
         "run": str(wanted.run),
         "recipe": asdict(recipe),
@@ -118,24 +131,47 @@ def dry_run(stage: str, **settings: Any) -> dict[str, Any]:
         "data": wanted.data,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(config, recipe, side=side, text=min(tokens, 77), world=world, micro=micro),
+        **estimate.account(config, recipe, side=side, text=tokens, world=world, micro=micro, measured=measured),
     }
 
 
-def _train(wanted: Settings, world: World) -> Trained:
+def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
+    """Images per second of one device of this machine."""
+    from commonart.core.model import calibrate, guards, trainer
+    from commonart.core.model.device import pick_device
+    from commonart.core.model.world import World
+
+    world = World(pick_device(wanted.device))
+    micro, parts = share
+    guards.check_fits(config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing)
+    options = trainer.Options(
+        dtype=_dtype(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
+    )
+    return calibrate.images_per_second(config, wanted.recipe, options, world, micro, parts, text, seconds)
+
+
+def _dtype(wanted: Settings, world: World) -> torch.dtype:
     import torch
 
-    from commonart.core.model import checkpoint, encoders, trainer
     from commonart.core.model.device import pick_dtype
 
-    recipe, run = wanted.recipe, wanted.run
     dtype = pick_dtype(wanted.precision, world.device)
-    if dtype == torch.float16:  # no loss scaling here: gradients in fp16 would underflow
-        dtype = torch.float32
+    # No loss scaling here: gradients in float16 would underflow.
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
+    from commonart.core.model import checkpoint, encoders, guards, trainer
+
+    recipe, run = wanted.recipe, wanted.run
+    dtype = _dtype(wanted, world)
     parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
-    model, origin = _model(wanted, recipe, opened, found)
+    config = _config(recipe, opened.shape, opened.width)
+    micro, _ = recipes.accumulation(recipe, world.size)
+    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing)
+    model, origin = _model(wanted, config, found)
     described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
     _agree(run, described, found)
     if world.first:
@@ -143,13 +179,13 @@ def _train(wanted: Settings, world: World) -> Trained:
     options = trainer.Options(
         seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
         sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
-        workers=0 if opened.resident else wanted.workers, compile=wanted.compile, checkpointing=wanted.checkpointing,
-        quiet=wanted.quiet,
+        workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
+        checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
     )  # fmt: skip
     draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
     outcome = trainer.fit(
         model, opened.source, recipe, run, options, world, resume=found,
-        draw=draw if world.first else _nothing if wanted.sample_every else None,
+        draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
     )  # fmt: skip
     return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
 
@@ -173,13 +209,12 @@ def _before(wanted: Settings) -> Path:
     return wanted.run.parent / wanted.recipe.before
 
 
-def _model(wanted: Settings, recipe: Recipe, opened: Opened, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
+def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
     """(the transformer to train, where its weights come from): the run's own checkpoint, `init`, or new ones from the seed."""
     import torch
 
     from commonart.core.model.transformer import PixArt
 
-    config = _config(recipe, opened.shape, opened.width)
     if found is not None:
         model = PixArt.load(found.transformer, dtype=torch.float32)
         _fit(model, config, found.transformer)
@@ -316,31 +351,15 @@ def _trained(run: Path, outcome: Outcome, left_out: dict[str, int]) -> Trained:
     )  # fmt: skip
 
 
-def _finished(wanted: Settings) -> Trained:
-    """What the started processes did, from the run folder."""
-    from commonart.core.model import checkpoint, metrics
-
-    found = checkpoint.newest(wanted.run, log.warn)
-    if found is None:
-        raise CommonArtError(f"{wanted.run} has no checkpoint after training.", "Start the same command again.")
-    loop, lines = found.values["loop"], metrics.read(wanted.run / "metrics.jsonl")
-    last = lines[-1] if lines else {}
-    about = orjson.loads((wanted.run / "run.json").read_bytes())
-    done = found.step >= wanted.recipe.steps
-    return Trained(
-        wanted.run, found.folder, found.step, loop["images"], loop["skipped"], loop["elapsed"], last.get("loss", float("nan")),
-        last.get("images_per_second") or 0.0, "done" if done else "time", about["data"]["left_out"],
-    )  # fmt: skip
-
-
 def _child() -> int:
-    """One process of `launch.spawn`: the settings are its argument, and its error goes to the process that started it."""
+    """One process of `launch.spawn`: the settings are its argument; what it did, or its error, goes to the one that started it."""
     try:
-        train(**orjson.loads(sys.argv[1]))
+        done = train(**orjson.loads(sys.argv[1]))
     except CommonArtError as error:
-        if not launch.tell(error):
+        if not launch.leave(error):
             raise
         return error.code or EXIT_FAILED
+    launch.leave({name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()})
     return 0
 
 

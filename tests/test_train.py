@@ -36,7 +36,7 @@ TINY = {
     "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
     "resolution": SIDE * FACTOR,
 }  # fmt: skip
-UNTIMED = ("seconds", "images_per_second")
+UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
 Latent = Callable[[Record], np.ndarray]
 
 
@@ -434,12 +434,12 @@ rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
 assert size == "2" and os.environ["MASTER_PORT"]
 what = sys.argv[1]
 if what == "refused" and rank == "1":
-    launch.tell(errors.UsageError("That is wrong.", "Mend it."))
+    launch.leave(errors.UsageError("That is wrong.", "Mend it."))
     sys.exit(2)
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "preempted":
-    launch.tell(errors.Preempted("Step 3 is saved.", "Again."))
+    launch.leave(errors.Preempted("Step 3 is saved.", "Again."))
     sys.exit(75)
 """
 

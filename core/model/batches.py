@@ -7,7 +7,7 @@ A `Source` answers "these rows with these captions"; `Plan` says which ones step
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -70,7 +70,9 @@ class Plan:
         return torch.Generator(device).manual_seed(int(order.mix(self.seed, step, 0x6E01) >> np.uint64(1)))
 
 
-def stream(fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int) -> Iterator[Any]:
+def stream(
+    fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int
+) -> Generator[Any, None, None]:
     """fetch(step, part) for every part of every step from `start` on, in order, read ahead by `workers` threads (0: none)."""
     jobs = ((step, part) for step in range(start, stop) for part in range(parts))
     if workers < 1:
@@ -139,7 +141,13 @@ class Memory:
         bucket = 0 if self._bucket is None else int(self._bucket[rows[0]])
         row_B = torch.from_numpy(rows if self._place is None else self._place[rows])
         stds = None if self._stds is None else self._stds[bucket][row_B]
-        return Batch(self._means[bucket][row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+        batch = Batch(self._means[bucket][row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+        # Pinned, so that the copy to the device runs beside the step before.
+        return _pinned(batch) if torch.cuda.is_available() else batch
 
     def batch(self, fetched: Batch, device: torch.device) -> Batch:
         return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in fetched))  # type: ignore[arg-type]
+
+
+def _pinned(batch: Batch) -> Batch:
+    return Batch(*(None if part is None else part.pin_memory() for part in batch))  # type: ignore[arg-type]

@@ -1,14 +1,17 @@
-"""What training measures: metrics.jsonl, one line every N steps, the same lines whether or not the run was interrupted.
+"""What training measures: metrics.jsonl and TensorBoard, one line every N steps, the same whether interrupted or not.
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
 
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
+`mfu` is the share of the device's measured matrix rate that the model's own arithmetic reached; recomputed blocks do not count.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,20 @@ import torch
 from torch import Tensor
 
 from commonart.core.data.files import write_bytes
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import estimate
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.tensorboard import Scalars
 from commonart.core.model.world import World
 
 BINS = 10
-_LOSS, _NORM, _STEPS, _SKIPPED, _SUMS, _COUNTS = 0, 1, 2, 3, 4, 4 + BINS
+TRACKERS = ("wandb", "trackio")
+_LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS = 0, 1, 2, 3, 4, 5, 5 + BINS
+_SIZE = 5 + 2 * BINS
+
+
+Line = dict[str, Any]  # of metrics.jsonl
+Tracker = Callable[[dict[str, float], int], Any]
 
 
 class Meter:
@@ -29,17 +41,16 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64.
-        self.sums = torch.zeros(
-            4 + 2 * BINS, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-        )
+        self.sums = torch.zeros(_SIZE, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self._now = torch.zeros_like(self.sums)  # of the step that is being computed
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
-    def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int) -> None:
-        """The losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000."""
+    def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int, tokens: Tensor | int) -> None:
+        """The losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
         loss = loss_B.to(self.sums.dtype)
         bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now[_LOSS] += loss.sum() / batch
+        self._now[_TOKENS] += tokens / batch
         self._now.index_add_(0, _SUMS + bins, loss)
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
@@ -64,18 +75,18 @@ class Meter:
         return [float(value) for value in total.tolist()]
 
     def loss(self) -> float:
-        """Mean loss of this process since the last line, of all processes after `gather` on the first; NaN without a step."""
+        """Mean loss since the last line, after `gather` on the first process; NaN without a step."""
         steps = float(self.sums[_STEPS])
         return float(self.sums[_LOSS]) / steps if steps else math.nan
 
     def restore(self, sums: list[float]) -> None:
         """Puts back what `gather` gave."""
-        if sums:
+        if len(sums) == _SIZE:
             self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
 
     def line(
         self, step: int, rate: float, images: int, count: int, world: World, elapsed: float, paused: float
-    ) -> dict[str, Any]:
+    ) -> Line:
         """The line of `step`, and a new start. `count`: images of an epoch; `paused`: seconds in checkpoints and samples so far."""
         sums = self.gather(world)
         self.sums.zero_()
@@ -92,18 +103,63 @@ class Meter:
             "lr": rate,
             "grad_norm": sums[_NORM] / steps,
             "skipped": int(sums[_SKIPPED]),
+            "tokens": sums[_TOKENS] / steps,
             "loss_by_t": by_t,
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
         }
 
 
-class MetricsFile:
-    """metrics.jsonl, appended to line by line. Where not `active` (other processes than the first) it writes nothing."""
+class Speed:
+    """What images per second mean for this run: `mfu` and `seconds_left` of a line."""
 
-    def __init__(self, path: Path, active: bool = True) -> None:
-        self.path, self.active = path, active
-        self.last: dict[str, Any] = {}
+    def __init__(
+        self, config: PixArtConfig, side: int, world: World, dtype: torch.dtype, batch: int, steps: int
+    ) -> None:
+        self.config, self.side, self.batch, self.steps = config, side, batch, steps
+        self.world, self.dtype, self._peak = world, dtype, 0.0
+
+    def of(self, line: Line, progress: float) -> Line:
+        """`progress`: 0..1 of the run, by steps or by the time budget."""
+        rate = line["images_per_second"]
+        if not rate or not self.world.first:
+            return {"mfu": None, "seconds_left": None}
+        self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
+        flops = 3 * estimate.flops_per_image(self.config, self.side, line["tokens"])
+        by_steps = (self.steps - line["step"]) * self.batch / rate
+        by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
+        return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of square matrix products on `device`, the best of a few: what MFU is a share of."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = math.inf
+    for turn in range(4):
+        _finish(device)
+        start = time.perf_counter()
+        for _ in range(10 if device.type == "cuda" else 1):
+            a @ b
+        _finish(device)
+        if turn:
+            best = min(best, (time.perf_counter() - start) / (10 if device.type == "cuda" else 1))
+    return 2 * size**3 / best
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class MetricsFile:
+    """metrics.jsonl and TensorBoard's twin of it. Where not `active` (other processes than the first) it writes nothing."""
+
+    def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
+        self.path, self.active, self.tracker = path, active, tracker
+        self.last: Line = {}
+        self._step = 0
+        self._scalars: Scalars | None = None
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends one line. Raises CommonArtError when the file cannot be written."""
@@ -114,6 +170,10 @@ class MetricsFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._scalars = self._scalars or Scalars(self.path.parent / "tensorboard", self._step)
+            self._scalars.add(line["step"], _numbers(line))
+            if self.tracker is not None:
+                self.tracker(_numbers(line), line["step"])
         except OSError as error:
             raise CommonArtError(
                 f"{self.path} cannot be written ({error.strerror or error}).",
@@ -124,11 +184,31 @@ class MetricsFile:
         """Keeps the lines up to `step`: those after the checkpoint that is resumed are computed again."""
         lines = [line for line in read(self.path) if line["step"] <= step]
         self.last = lines[-1] if lines else {}
+        self._step, self._scalars = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
+    """Where `--track NAME` sends every line: wandb or trackio, whose interfaces agree. Raises CommonArtError without it."""
+    if name not in TRACKERS:
+        raise UsageError(f"--track {name} is no tracker.", f"One of {', '.join(TRACKERS)}.")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise CommonArtError(f"--track {name}: {name} is not installed.", f"uv pip install {name}.") from error
+    same = {"id": run.name} if name == "wandb" else {}  # trackio finds a run again by its name
+    module.init(project="commonart", name=run.name, config=config, resume="allow", **same)
+    return lambda values, step: module.log(values, step=step)
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    bins = {f"loss_by_t/{n}": value for n, value in enumerate(line["loss_by_t"])}
+    flat = {**line, **bins}
+    return {name: float(value) for name, value in flat.items() if isinstance(value, int | float) and name != "step"}
+
+
+def read(path: str | Path) -> list[Line]:
     """The lines of a metrics.jsonl; one that was cut off by a kill is left out. Empty where there is no file."""
     lines = []
     path = Path(path)

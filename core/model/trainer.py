@@ -9,27 +9,24 @@ and any number of devices and micro batches computes the same step within roundi
 
 from __future__ import annotations
 
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from commonart.core import log
-from commonart.core.errors import CommonArtError, Preempted
-from commonart.core.model import batches, checkpoint, diffusion, optim
+from commonart.core import launch, log
+from commonart.core.errors import Preempted
+from commonart.core.model import batches, checkpoint, diffusion, optim, weights
 from commonart.core.model.batches import Plan, Source
 from commonart.core.model.device import autocast
 from commonart.core.model.ema import Ema
-from commonart.core.model.metrics import Meter, MetricsFile
+from commonart.core.model.guards import Guard, out_of_memory
+from commonart.core.model.metrics import Meter, MetricsFile, Speed, tracker
 from commonart.core.model.transformer import PixArt
 from commonart.core.model.weights import WEIGHTS
 from commonart.core.model.world import World
@@ -52,9 +49,10 @@ class Options:
     log_every: int = 10
     keep: int = 3
     workers: int = 0  # reading threads
-    patience: int = 5  # steps in a row without a finite gradient before the run gives up
+    patience: int = 5  # steps in a row without a usable gradient before the run gives up
     compile: bool = False
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third slower
+    track: str = ""  # wandb or trackio, beside metrics.jsonl
     quiet: bool = False
 
 
@@ -81,6 +79,7 @@ class _State:
     skipped: int = 0
     elapsed: float = 0.0
     meter: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
 
 
 class Trainer:
@@ -106,8 +105,9 @@ class Trainer:
         self.optimiser = optim.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter = _State(), Meter(world.device)
-        self.metrics = MetricsFile(run / "metrics.jsonl", active=world.first)
-        self.bad: list[list[str]] = []  # keys of the batches skipped in a row
+        follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
+        self.metrics = MetricsFile(run / "metrics.jsonl", world.first, follow)
+        self.guard = Guard(recipe.spike, options.patience)
         wrapped = world.wrap(self.model)
         self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
         self.objective = diffusion.check_objective(recipe.objective)
@@ -121,15 +121,14 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(load_file(found.folder / "ema" / WEIGHTS))
         self.state = _State(**values["loop"])
+        self.guard.norms = self.state.norms
         # The meter's sums are of all processes together: the first one carries them on.
         self.meter.restore(self.state.meter if self.world.first else [])
         self.metrics.cut(self.state.step)
 
     def save(self) -> Path | None:
         """A checkpoint of this step (by the first process; the others wait). Its folder."""
-        from safetensors.torch import save_file
-
-        self.state.meter = self.meter.gather(self.world)
+        self.state.meter, self.state.norms = self.meter.gather(self.world), self.guard.norms
         folder = None
         if self.world.first:
             tensors, values = optim.state_of(self.optimiser, self.named)
@@ -139,7 +138,7 @@ class Trainer:
                 if self.ema is not None:
                     with self.ema.swap():
                         self.model.save(part / "ema")
-                save_file({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMISER_FILE)
+                weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMISER_FILE)
 
             loop = {name: getattr(self.state, name) for name in _State.__dataclass_fields__}
             folder = checkpoint.save(
@@ -170,18 +169,23 @@ class Trainer:
             if batch.std_BCHW is not None:
                 latents = latents + batch.std_BCHW.float() * posterior[mine]
             last = part == self.parts - 1
+            # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
+            text = batch.text_BLT.float() if self.options.dtype == torch.float32 else batch.text_BLT
             with self.world.accumulate(self.forward, last):
                 with autocast(device, self.options.dtype):
                     loss_B, timestep_B = diffusion.loss(
-                        self.forward, latents, batch.text_BLT.float(), batch.mask_BL, self.objective,
+                        self.forward, latents, text, batch.mask_BL, self.objective,
                         noise_BCHW=noise[mine], time_B=time_B[mine], shift=recipe.shift,
                     )  # fmt: skip
                 # Summed over the processes by their mean: hence the world's size.
                 (loss_B.sum() * (self.world.size / recipe.batch)).backward()
-            self.meter.add(loss_B.detach(), timestep_B, recipe.batch)
+            tokens = batch.text_BLT.shape[0] * batch.text_BLT.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
+            self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
         norm = nn.utils.clip_grad_norm_(self.params, recipe.clip)
-        used = self._finite(norm, keys)
-        if used:
+        used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
+        if not used:
+            self.state.skipped += 1
+        else:
             optim.set_rate(self.optimiser, rate)
             self.optimiser.step()
             if self.ema is not None:
@@ -192,22 +196,6 @@ class Trainer:
         self.meter.step(norm, used, self.world)
         self.state.step += 1
         self.state.images += recipe.batch
-
-    def _finite(self, norm: Tensor, keys: list[str]) -> bool:
-        """Whether the gradient may be used. After `patience` steps in a row without one the run gives up, naming the images."""
-        if math.isfinite(norm.item()):
-            self.bad.clear()
-            return True
-        self.state.skipped += 1
-        self.bad.append(keys)
-        if len(self.bad) >= self.options.patience:
-            names = ", ".join(dict.fromkeys(key for batch in self.bad for key in batch[:4]))
-            raise CommonArtError(
-                f"The gradient was not finite in {len(self.bad)} steps in a row, up to step {self.state.step}; "
-                f"the batches begin with the images {names}.",
-                "Lower the rate (--set lr=...), train with --precision fp32, or look at those images.",
-            )
-        return False
 
     def progress(self, elapsed: float) -> float:
         """Share of the run that is over, by steps or by the time budget, whichever is ahead."""
@@ -233,14 +221,33 @@ def fit(
     draw: Draw | None = None,
     warn: checkpoint.Warn = log.warn,
     on_step: Callable[[int], None] | None = None,
+    stop: launch.Stop | None = None,
 ) -> Outcome:
     """Trains `model` on `source` until the recipe's steps or the time budget are over. SIGTERM and SIGUSR1 end it early.
 
     `resume` continues that checkpoint, whose transformer `model` must hold. `draw` writes a sample grid. `on_step` is called
-    after every step. Raises Preempted after a signal, when the checkpoint is on disk, and CommonArtError where the loss stays
-    NaN or the disk is full.
+    after every step. `stop` is that of the caller, who listens to signals already. Raises Preempted after a signal, when the
+    checkpoint is on disk, and CommonArtError where no gradient can be used, or memory or disk are full.
     """
-    trainer = Trainer(model, source, recipe, Path(run), options, world, warn)
+    listen = launch.stoppable(str(run)) if stop is None else nullcontext(stop)
+    with listen as listening, out_of_memory(accumulation(recipe, world.size)[0], options.checkpointing):
+        return _fit(model, source, recipe, Path(run), options, world, resume, draw, warn, on_step, listening)
+
+
+def _fit(
+    model: PixArt,
+    source: Source,
+    recipe: Recipe,
+    run: Path,
+    options: Options,
+    world: World,
+    resume: checkpoint.Checkpoint | None,
+    draw: Draw | None,
+    warn: checkpoint.Warn,
+    on_step: Callable[[int], None] | None,
+    listening: launch.Stop,
+) -> Outcome:
+    trainer = Trainer(model, source, recipe, run, options, world, warn)
     if resume is not None:
         trainer.restore(resume)
     else:
@@ -250,12 +257,14 @@ def fit(
     began, start, paused = time.monotonic() - state.elapsed, state.images, 0.0
     entered = time.monotonic()
     stop: Stop = "done"
+    speed = Speed(model.config, model.config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
     stream = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.parts, options.workers)
     bar = log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.first)
-    with _signals() as signalled, bar as tick:
+    listening.saves = True
+    with bar as tick:
         tick(state.step)
         while state.step < recipe.steps:
-            told, elapsed = world.most(float(signalled.is_set()), time.monotonic() - began)
+            told, elapsed = world.most(float(listening.told), time.monotonic() - began)
             if told:
                 stop = "preempted"
                 break
@@ -267,10 +276,9 @@ def fit(
             tick(1)
             state.elapsed = time.monotonic() - began
             if _due(state.step, options.log_every):
-                line = trainer.meter.line(
-                    state.step, rate, state.images, len(source.keys), world, state.elapsed, paused
-                )
-                trainer.metrics.write(line)
+                count = len(source.keys)
+                line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
+                trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
             if _due(state.step, options.checkpoint_every):
                 folder, saved_at = trainer.save(), state.step
@@ -279,7 +287,7 @@ def fit(
             paused += time.monotonic() - pause
             if on_step is not None:
                 on_step(state.step)
-        stream.close() if hasattr(stream, "close") else None
+        stream.close()
         busy = time.monotonic() - entered - paused
         if saved_at != state.step:
             folder = trainer.save()
@@ -295,10 +303,10 @@ def fit(
             f"{run}: a signal asked training to stop; step {state.step} is saved.",
             "Start the same command again to continue.",
         )
-    speed = (state.images - start) / busy if busy > 0 else 0.0
+    per_second = (state.images - start) / busy if busy > 0 else 0.0
     # A run that ended before its first line has a loss all the same.
     loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
-    return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, speed, stop, folder)
+    return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, per_second, stop, folder)
 
 
 def _due(step: int, every: int) -> bool:
@@ -313,22 +321,3 @@ def _draw(trainer: Trainer, draw: Draw) -> None:
             draw(trainer.model, trainer.state.step)
         trainer.model.train()
     trainer.world.wait()
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGUSR1 (Slurm's warning before it preempts) set, instead of ending the process."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        told.set()
-
-    old: Mapping[signal.Signals, Any] = {each: signal.signal(each, tell) for each in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield told
-    finally:
-        for each, handler in old.items():
-            signal.signal(each, handler)

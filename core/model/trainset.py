@@ -23,6 +23,7 @@ from commonart.core.data.decode import DecodeError, decode
 from commonart.core.data.features import Features, unpack_latent, unpack_text
 from commonart.core.data.index import Index, read_index
 from commonart.core.errors import CommonArtError
+from commonart.core.model import guards
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.batches import NULL, Batch, Memory, Source
 from commonart.core.model.text_encoder import TextEncoder, stack
@@ -308,10 +309,4 @@ def _bytes(features: Features) -> int:
 
 def _free() -> int:
     """40 % of the memory that is free now, shared among this machine's training processes."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo", "rb") as file:  # counts what the page cache would give back
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    return int(free * 0.4) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return int(guards.free_bytes(torch.device("cpu")) * 0.4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -39,12 +40,24 @@ def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
 
 def write(state: dict[str, Tensor], folder: Path) -> None:
     """Writes all tensors to one file. It is written beside and renamed: half of it never has the final name."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     part = part_of(folder / WEIGHTS)
-    save_file(state, part, metadata={"format": "pt"})
+    save(state, part)
     os.replace(part, folder / WEIGHTS)
+
+
+def save(state: dict[str, Tensor], path: Path) -> None:
+    """Writes one safetensors file. A full disk is the OSError that it is, not the SafetensorError that hides it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(state, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def check(found: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:

@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from commonart.core.launch import AGAIN, PeerGone
 from commonart.core.model.device import pick_device
+
+# What gloo and NCCL say when the other side of a connection is no more.
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out")
 
 
 @dataclass(slots=True)
@@ -64,6 +68,20 @@ class World:
         """Until every process is here."""
         if self.accelerator is not None:
             torch.distributed.barrier(group=self.control)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Turns the transport's error after another process has ended into a sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
+            if self.accelerator is None or not lost:
+                raise
+            raise PeerGone(
+                f"Another training process has gone, says process {self.rank} of {self.size}: {str(error).splitlines()[0]}.",
+                AGAIN,
+            ) from error
 
     def leave(self) -> None:
         """Ends the group, so that the next run of this process can make its own."""

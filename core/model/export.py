@@ -1,0 +1,203 @@
+"""A model as a diffusers folder, which `PixArtSigmaPipeline.from_pretrained` loads without remote code.
+
+    commonart train --export runs/512 -o exported/
+    commonart train --export runs/512/checkpoints/step-0010000 -o exported/     # any checkpoint
+    commonart train --export commonart-beta -o exported/                        # the old class made new
+
+The weights are those that `commonart sample` draws with: the moving average where there is one. A transformer whose text
+encoder or autoencoder nobody names is exported alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commonart.core.data.files import write_bytes, write_json
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import checkpoint, hub, original, sampler
+from commonart.core.model.diffusion import objective_of
+from commonart.core.model.parts import Parts, locate
+from commonart.core.model.transformer import PixArt
+from commonart.core.registry import check_terms, find, part
+
+USAGE = """\
+# A text-to-image transformer, exported by commonart
+
+Trained as {name}, {revision}, objective {objective}. `commonart sample --model THIS_FOLDER` draws with it; so does diffusers:
+
+```python
+from diffusers import PixArtSigmaPipeline
+
+pipeline = PixArtSigmaPipeline.from_pretrained("THIS_FOLDER")
+pipeline("a prompt", negative_prompt={null!r}, num_inference_steps=20, guidance_scale=4.5, max_sequence_length={tokens},
+         clean_caption=False, use_resolution_binning=False)
+```
+
+`{null}` is the one token of "no text" that it was trained with. diffusers writes prompts in lower case; commonart does not.
+"""
+
+
+def export(
+    source: str,
+    out: Path,
+    *,
+    text_encoder: str = "",
+    autoencoder: str = "",
+    dtype: torch.dtype | None = None,
+    heads: int = 16,
+    accept_terms: Sequence[str] = (),
+) -> list[str]:
+    """Writes the model `source` to the folder `out`, which must be new or empty. The names of the parts that are in it.
+
+    Args:
+        source: a run, one of its checkpoints, a name of the registry, a hub id, a folder, or a .safetensors file with
+            the names of PixArt's own repository.
+        text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
+        dtype: of the transformer; None keeps what is stored.
+        heads: of a transformer in a .safetensors file, which does not say it.
+
+    Raises:
+        UsageError: `out` holds something already.
+        CommonArtError: no such model, weights of another architecture, a full disk.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"-o {out} exists and is not empty.", "Name a new folder.")
+    names = {"text-encoder": text_encoder, "autoencoder": autoencoder}
+    if source.endswith(".safetensors"):
+        model, parts = _of_file(Path(source), heads), None
+        folders = {role: _resolve(name, role, accept_terms) for role, name in names.items() if name}
+    else:
+        parts = _locate(source, names, accept_terms)
+        folders = {"text-encoder": parts.text_encoder, "autoencoder": parts.autoencoder} if parts else {}
+        model = PixArt.load(parts.transformer if parts else part(Path(source), "transformer"))
+    objective = parts.objective if parts else objective_of(model.config.in_channels, model.config.out_channels)
+    scheduler = sampler.scheduler_config(objective, parts.shift if parts else 1.0)
+    index: dict[str, Any] = {
+        "_class_name": "PixArtSigmaPipeline",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "transformer": ["diffusers", "PixArtTransformer2DModel"],
+    }
+    home = out.with_name(f".{out.name}.part")
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        model.save(home / "transformer", dtype)
+        write_json(home / "scheduler" / "scheduler_config.json", scheduler)
+        null = ""
+        if "text-encoder" in folders:
+            index["text_encoder"], index["tokenizer"], null = _copy_text(folders["text-encoder"], home)
+        if "autoencoder" in folders:
+            index["vae"] = ["diffusers", "AutoencoderKL"]
+            _copy_autoencoder(folders["autoencoder"], home / "vae")
+        if len(folders) == 2:  # without them it is a transformer, not a pipeline
+            write_json(home / "model_index.json", index)
+            about = {"name": parts.name if parts else source, "revision": parts.revision if parts else "as given"}
+            tokens = parts.max_tokens if parts else 300
+            write_bytes(
+                home / "README.md", USAGE.format(**about, objective=objective, null=null, tokens=tokens).encode()
+            )
+        if out.exists():
+            out.rmdir()
+        os.rename(home, out)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return [name for name in ("transformer", "text_encoder", "vae") if (out / name).is_dir()]
+
+
+def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> Parts | None:
+    """Where the parts lie; None of a bare transformer that is to stay alone."""
+    folder = Path(source)
+    chosen = {"text_encoder": names["text-encoder"] or None, "autoencoder": names["autoencoder"] or None}
+    if folder.parent.name == "checkpoints" and (folder / checkpoint.STATE).is_file():
+        found = checkpoint.read(folder)
+        parts = locate(str(folder.parent.parent), **chosen, accept_terms=accept_terms)
+        return dataclasses.replace(parts, transformer=found.weights, revision=f"step-{found.step}")
+    bare = (part(folder, "transformer") / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    if bare and not all(names.values()):
+        return None
+    return locate(source, **chosen, accept_terms=accept_terms)
+
+
+def _of_file(file: Path, heads: int) -> PixArt:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CommonArtError(f"{file} cannot be read: {error}.", "Name a .safetensors file.") from error
+    if not original.is_original(set(state)):
+        raise CommonArtError(
+            f"{file} does not hold a transformer under the names of PixArt's repository.",
+            "Name the folder with config.json of a diffusers transformer.",
+        )
+    return original.convert(state, file, heads)
+
+
+def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
+    row = find(name, role)
+    check_terms(row, accept_terms)
+    return hub.resolve(row).folder
+
+
+def _copy_text(folder: Path, home: Path) -> tuple[list[str], list[str], str]:
+    """Text encoder and tokenizer; their entries in model_index.json, and the text of the null token.
+
+    The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+    from commonart.core.model.text_encoder import T5_FAMILY, _folders, _null_id
+
+    folder, beside = _folders(folder)
+    _copy(folder, home / "text_encoder", skip="tokenizer")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
+    tokenizer = AutoTokenizer.from_pretrained(beside, local_files_only=True)
+    tokenizer.padding_side = "right"
+    null = _null_id(tokenizer, config, folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(null)
+    tokenizer.save_pretrained(home / "tokenizer")
+    kinds = [["transformers", name] for name in (auto._model_mapping[type(config)].__name__, type(tokenizer).__name__)]
+    return kinds[0], kinds[1], str(tokenizer.convert_ids_to_tokens(null))
+
+
+def _copy_autoencoder(folder: Path, to: Path) -> None:
+    """The autoencoder, its shift of the latents folded into it: diffusers' pipeline for PixArt knows a scale alone."""
+    from commonart.core.model.autoencoder import Autoencoder
+
+    vae = Autoencoder.load(folder, device="cpu")
+    if not vae.shift:
+        _copy(part(folder, "autoencoder"), to)
+        return
+    model, channels = vae.model, vae.channels
+    if model.quant_conv is None or model.post_quant_conv is None:
+        raise CommonArtError(
+            f"{folder}: this autoencoder shifts its latents by {vae.shift}, and has no layer to fold that into.",
+            "diffusers' pipeline for PixArt cannot decode it: sample with commonart.",
+        )
+    with torch.no_grad():
+        # Both layers are 1 x 1: new latents are the old ones less the shift, and decode to the same pixels.
+        model.quant_conv.bias[:channels] -= vae.shift
+        model.post_quant_conv.bias += model.post_quant_conv.weight.sum(dim=(1, 2, 3)) * vae.shift
+    model.register_to_config(shift_factor=None)
+    model.save_pretrained(to)
+
+
+def _copy(folder: Path, to: Path, skip: str = "\0") -> None:
+    """The weights and JSON files of `folder`; links of the hub's cache become files."""
+    to.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if (
+            path.is_file()
+            and path.suffix in (".safetensors", ".json", ".model", ".txt")
+            and not path.name.startswith(skip)
+        ):
+            shutil.copyfile(path, to / path.name)

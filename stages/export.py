@@ -1,0 +1,49 @@
+"""A trained model as a diffusers folder.
+
+commonart train --export runs/512 -o exported/
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(slots=True)
+class Exported:
+    """What `export` wrote; `as_json` is the last line of stderr."""
+
+    folder: Path
+    parts: list[str]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": "export", "in": 1, "out": 1, "dropped": {}, "seconds": round(self.seconds, 3),
+            "folder": str(self.folder), "parts": self.parts,
+        }  # fmt: skip
+
+
+def export(
+    source: str,
+    out: str,
+    *,
+    text_encoder: str = "",
+    autoencoder: str = "",
+    precision: str = "auto",
+    heads: int = 16,
+    accept_terms: Sequence[str] = (),
+) -> Exported:
+    """Writes the model `source` (see `core.model.export.export`) to the folder `out`, `precision` auto: as it is stored."""
+    from commonart.core.model import export as exporter
+    from commonart.core.model.device import pick_dtype
+
+    began = time.monotonic()
+    parts = exporter.export(
+        source, Path(out), text_encoder=text_encoder, autoencoder=autoencoder,
+        dtype=None if precision == "auto" else pick_dtype(precision), heads=heads, accept_terms=accept_terms,
+    )  # fmt: skip
+    return Exported(Path(out), parts, time.monotonic() - began)
