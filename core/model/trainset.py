@@ -22,6 +22,7 @@ from commonart.core import log
 from commonart.core.data.decode import DecodeError, decode
 from commonart.core.data.features import Features, unpack_latent, unpack_text
 from commonart.core.data.index import Index, read_index
+from commonart.core.data.order import Buckets
 from commonart.core.errors import CommonArtError
 from commonart.core.model import guards
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
@@ -118,7 +119,8 @@ class Reading:
     """
 
     def __init__(self, index: Index, text: Text, image: Image, weights: np.ndarray) -> None:
-        self.keys, self.weights, self.offsets, self.buckets = index.keys, weights, index.offsets, index.buckets()
+        self.keys, self.weights, self.offsets = index.keys, weights, index.offsets
+        self.buckets: Buckets = index.buckets()
         self.damaged: dict[str, int] = {}
         self._index, self._text, self._image = index, text, image
         self._text_at = None if isinstance(text, TextEncoder) else _places(index, text)
@@ -126,7 +128,10 @@ class Reading:
         self._bad: set[int] = set()
         self._lock = threading.Lock()
         self._shapes: dict[tuple[int, int], tuple[int, int, int]] = {}  # of latents, by a record's width and height
-        self.null = text.null().float() if isinstance(text, TextEncoder) else torch.from_numpy(text[0].null().copy())
+        if isinstance(text, TextEncoder):
+            self.null = text.null().float()
+        else:  # rounded as the texts are, so that batches do not depend on whether they lie in memory
+            self.null = torch.from_numpy(text[0].null().copy()).to(_kept(text)).float()
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> tuple[list[Any], list[Any]]:
         """Per sample: states, a text to encode or None (dropped); (mean, std) or an image to encode."""
@@ -266,6 +271,12 @@ def _unpacked(unpack: Any, data: bytes, what: str) -> Any:
         raise Damaged(f"broken {what}") from error
 
 
+def _kept(parts: Sequence[Features]) -> torch.dtype:
+    """In memory, values are kept as they are stored; several stores, and 8 bits with their scales, as float32."""
+    stores = {part.meta.store for part in parts}
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(stores.pop() if len(stores) == 1 else "", torch.float32)
+
+
 def _load(
     reading: Reading,
     text: Sequence[Features],
@@ -274,8 +285,7 @@ def _load(
     quiet: bool,
 ) -> Memory:
     """Everything that `reading` would read, in memory, in the precision that it is stored in."""
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    text_type, image_type = (kind.get(part[0].meta.store, torch.float32) for part in (text, image))
+    text_type, image_type = _kept(text), _kept(image)
     total = len(reading.keys)
     bucket, place, instead = np.zeros(total, np.int64), np.zeros(total, np.int64), np.arange(total)
     texts: list[list[Tensor]] = [[]] * total
