@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from commonart.core.data import pool, shards, stream
 from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.download import DownloadError, Limits, download
-from commonart.core.data.origin import state_license
+from commonart.core.data.fetching.origin import state_license
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.sources import list_source
+from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.stream import Drop, Sample, Summary
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import normalise
@@ -70,7 +70,7 @@ def listing(
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
         seed, size, captions: of `scenes`: which ones, their side in pixels, whether the grammar describes them.
-        images, license, lang, column_map: see `core.data.sources.list_source`.
+        images, license, lang, column_map: see `core.data.fetching.sources.list_source`.
 
     Raises:
         CommonArtError: no such source.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
 from commonart.core.data.record import FIELDS, Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 

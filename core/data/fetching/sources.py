@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.url_lists import LIST_SUFFIXES, list_urls
+from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff")
