@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
@@ -66,7 +66,9 @@ def split_url(url: str) -> Target:
     if any(c.isspace() or c in "/?#@%<>\"'`{}|^[]" for c in name):
         raise AddressError("bad_url", f"host {host!r}")
     https = parts.scheme.lower() == "https"
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    # Dot segments are resolved here, so that robots.txt is asked about the path that is sent.
+    path = urlsplit(urljoin("http://host/", parts.path)).path if "/." in parts.path else parts.path
+    path = quote(path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
     return Target(https, name, (443 if https else 80) if port is None else port, path)

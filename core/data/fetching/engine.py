@@ -95,7 +95,7 @@ class Engine:
         self._made = 0
         self._busy = set[Ticket]()  # every ticket that is not answered yet
         self._held = 0
-        self._closing = False
+        self._closing = self._over = False
         self._error: BaseException | None = None
         self._curl_due: float | None = None
         self._woken = False
@@ -125,6 +125,8 @@ class Engine:
         """Ask for `url`; the order of submission is about that of the answers."""
         ticket = Ticket(self, url, self.limits.max_bytes)
         self._post(lambda: self._route(ticket))
+        if self._over:
+            ticket.done.set_exception(self._error or DownloadError("timeout", "the run has ended"))
         return ticket
 
     def await_(self, ticket: Ticket) -> None:
@@ -155,7 +157,8 @@ class Engine:
                     self._inbox.popleft()()
                 self._due()
                 self._start()
-                self._turn()
+                if not self._closing:
+                    self._turn()
         except BaseException as error:
             self._error = error
         finally:
@@ -210,11 +213,12 @@ class Engine:
 
     def _end(self) -> None:
         self.resolver.close()
+        self._over = self._woken = True  # nothing is written to the pipe any more
+        while self._inbox:
+            self._inbox.popleft()()
         for ticket in list(self._busy):
             ticket.done.set_exception(self._error or DownloadError("timeout", "the run ended first"))
         self._busy.clear()
-        while self._inbox:  # submitted after the end: `_route` refuses
-            self._inbox.popleft()()
         self._multi.close()
         self._poll.close()
         os.close(self._wake_in)
@@ -225,8 +229,8 @@ class Engine:
     def _route(self, ticket: Ticket) -> None:
         """Send a ticket to its host, which is made ready first when it is new."""
         self._busy.add(ticket)
-        if self._error is not None:
-            return self._fail(ticket, self._error)
+        if self._over:
+            return
         try:
             ticket.target = split_url(ticket.url)
         except AddressError as error:
@@ -261,7 +265,7 @@ class Engine:
         if isinstance(found, DownloadError):
             host.fail(found)
         else:
-            host.addresses, host.pin = found, True
+            host.addresses = found
             host.addresses_until = time.monotonic() + hosts.ADDRESS_SECONDS
         self._prepare(host)
 
@@ -329,10 +333,8 @@ class Engine:
             exchange = Exchange(self.limits)
             self._made += 1
         seconds = self.limits.seconds - ticket.spent
-        pinned, host.pin = (host.addresses if host.pin else []), False
         host.active += 1
-        ticket.held = 0
-        curl = exchange.begin(ticket, ticket.target, pinned, max_bytes=ticket.max_bytes, seconds=seconds)
+        curl = exchange.begin(ticket, ticket.target, host.addresses, max_bytes=ticket.max_bytes, seconds=seconds)
         exchange.host = host
         self._multi.add_handle(curl)
 
@@ -342,7 +344,7 @@ class Engine:
         ticket.spent += exchange.curl.getinfo(pycurl.TOTAL_TIME)
         status, headers, body = exchange.status, exchange.headers(), bytes(exchange.body)
         self._multi.remove_handle(exchange.curl)
-        if exchange.curl.getinfo(pycurl.NUM_CONNECTS) and error is not None and error.reason == "connect":
+        if error is not None and error.reason == "connect":
             host.addresses_until = 0.0  # the name may mean another machine by now
         exchange.ticket = None
         exchange.body = bytearray()

@@ -37,7 +37,6 @@ class Host:
         self.bare: deque[Any] = deque()  # tickets that ask for them
         self.addresses: list[str] = []
         self.addresses_until = 0.0
-        self.pin = False  # libcurl has not been told the addresses yet
         self.resolving = False
         self.rules = Rules()
         self.rules_until = 0.0
@@ -90,20 +89,24 @@ def ask_rules(host: Host, ask: Callable[[str, Callable[[Download | DownloadError
     """Ask for robots.txt and tdmrep.json; the host may be asked for images when both have been answered."""
     host.asking = 2
     host.rules = Rules()
+    failed: DownloadError | None = None
 
     def answered() -> None:
         host.asking -= 1
-        if not host.asking:
+        if not host.asking and failed is None:
             host.rules_until = time.monotonic() + RULES_SECONDS
 
     def robots(answer: Download | DownloadError) -> None:
+        nonlocal failed
         if isinstance(answer, Download):
             read_robots(answer.data, host.rules)
         elif answer.reason == "http_429" or answer.reason.startswith("http_5"):
             # RFC 9309, 2.3.1.4: a robots.txt that the server fails to give forbids everything, for now.
-            host.fail(DownloadError("robots_unavailable", answer.reason, pause=answer.pause))
+            failed = DownloadError("robots_unavailable", answer.reason)
         elif not answer.reason.startswith("http_") and answer.reason not in ("redirects", "encoded", "bad_answer"):
-            host.fail(answer)  # the image would fail in the same way
+            failed = answer  # the image would fail in the same way
+        if failed is not None:
+            host.fail(failed)
         answered()
 
     def tdmrep(answer: Download | DownloadError) -> None:

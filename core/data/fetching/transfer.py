@@ -34,8 +34,8 @@ _REASONS = {
     pycurl.E_SSL_CIPHER: "tls",
     pycurl.E_FILESIZE_EXCEEDED: "too_many_bytes",
     pycurl.E_UNSUPPORTED_PROTOCOL: "bad_answer",  # no HTTP at all: libcurl takes it for HTTP/0.9
-    pycurl.E_WEIRD_SERVER_REPLY: "bad_answer",
-    pycurl.E_TOO_LARGE: "bad_answer",
+    8: "bad_answer",  # CURLE_WEIRD_SERVER_REPLY, which pycurl does not name
+    100: "bad_answer",  # CURLE_TOO_LARGE
 }
 
 
@@ -53,13 +53,14 @@ class Exchange:
             (pycurl.HTTPHEADER, ["Accept: image/*, */*;q=0.1", "Accept-Encoding: identity"]),
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.FOLLOWLOCATION, 0),  # the engine follows, so that robots.txt is asked at every host
+            (pycurl.PATH_AS_IS, 1),
             (pycurl.PROXY, ""),  # behind a proxy no address could be checked
             (pycurl.NOSIGNAL, 1),
             (pycurl.CONNECTTIMEOUT_MS, int(limits.connect_seconds * 1000)),
             (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
             (pycurl.PIPEWAIT, 1),  # a second stream of one HTTP/2 connection rather than a second connection
             (pycurl.BUFFERSIZE, 256 << 10),
-            (pycurl.DNS_CACHE_TIMEOUT, 3600),
+            (pycurl.DNS_CACHE_TIMEOUT, 300),
             (pycurl.HEADERFUNCTION, self._header),
             (pycurl.WRITEFUNCTION, self._write),
             (pycurl.OPENSOCKETFUNCTION, self._open),
@@ -79,10 +80,10 @@ class Exchange:
         self.over = False
         curl = self.curl
         curl.setopt(pycurl.URL, target.site + target.path)
-        if pinned:
-            # libcurl asks no name server itself: it is told what was checked.
-            addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in pinned)
-            curl.setopt(pycurl.RESOLVE, [f"{target.host}:{target.port}:{addresses}"])
+        # libcurl asks no name server itself: it is told what was checked, for as long as DNS_CACHE_TIMEOUT (the plus).
+        addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in pinned)
+        named = ":" not in target.host and target.host not in pinned
+        curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"] if named else [])
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
         curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
         return curl

@@ -1,0 +1,4 @@
+"""stub"""
+class HubPixels:
+    def read(self, url: str) -> bytes:
+        raise NotImplementedError
