@@ -18,7 +18,8 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
 from urllib.parse import urljoin
@@ -124,9 +125,11 @@ class Engine:
     def submit(self, url: str) -> Ticket:
         """Ask for `url`; the order of submission is about that of the answers."""
         ticket = Ticket(self, url, self.limits.max_bytes)
+        self._busy.add(ticket)
         self._post(lambda: self._route(ticket))
         if self._over:
-            ticket.done.set_exception(self._error or DownloadError("timeout", "the run has ended"))
+            with suppress(InvalidStateError):  # its end has seen this ticket already
+                ticket.done.set_exception(self._error or DownloadError("timeout", "the run has ended"))
         return ticket
 
     def await_(self, ticket: Ticket) -> None:
@@ -214,8 +217,6 @@ class Engine:
     def _end(self) -> None:
         self.resolver.close()
         self._over = self._woken = True  # nothing is written to the pipe any more
-        while self._inbox:
-            self._inbox.popleft()()
         for ticket in list(self._busy):
             ticket.done.set_exception(self._error or DownloadError("timeout", "the run ended first"))
         self._busy.clear()
@@ -228,9 +229,6 @@ class Engine:
 
     def _route(self, ticket: Ticket) -> None:
         """Send a ticket to its host, which is made ready first when it is new."""
-        self._busy.add(ticket)
-        if self._over:
-            return
         try:
             ticket.target = split_url(ticket.url)
         except AddressError as error:
@@ -275,12 +273,14 @@ class Engine:
 
         def done(answer: Future[Download]) -> None:
             error = answer.exception()
-            if error is None or isinstance(error, DownloadError):
+            if not self._over:
+                assert error is None or isinstance(error, DownloadError)
                 then(error or answer.result())
                 self._let_go(ticket)
                 self._prepare(host)
 
         ticket.done.add_done_callback(done)
+        self._busy.add(ticket)
         self._route(ticket)
 
     def _line_up(self, host: Host) -> None:

@@ -85,7 +85,7 @@ class Exchange:
         named = ":" not in target.host and target.host not in pinned
         curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"] if named else [])
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
-        curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
+        curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if ticket.bare else max_bytes)  # of rules the beginning is enough
         return curl
 
     def _open(self, purpose: int, address: Any) -> Any:
