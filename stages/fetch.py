@@ -47,13 +47,14 @@ def listing(
     license: str = "",
     lang: str = "en",
     column_map: Mapping[str, str] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
     """Yield what SOURCE offers, as records without pixels, in a fixed order.
 
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
         seed, size, captions: of `scenes`: which ones, their side in pixels, whether the grammar describes them.
-        images, license, lang, column_map: see `core.data.fetching.sources.list_source`.
+        images, license, lang, column_map, limits: see `core.data.fetching.sources.list_source`.
 
     Raises:
         CommonArtError: no such source.
@@ -71,7 +72,7 @@ def listing(
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
         return
     for number, record in enumerate(
-        list_source(source, license=license, lang=lang, column_map=column_map, images=images)
+        list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits)
     ):
         if number == limit:
             return
@@ -87,6 +88,7 @@ def fetch(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
+    hub: HubPixels | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
@@ -95,17 +97,18 @@ def fetch(
         rows: each record's place in its shard, which a dropped one keeps for the last pass; from 0 when it is not
             given. A sample of given rows carries its own as `row`, for whoever gave them.
         images: a folder in which `file_name`, `source_id` or `key` (with any image suffix) names the file.
+        hub: what reads embedded images; one for a whole run does not read a row group twice.
     """
     if images is not None and not os.path.isdir(images):
         raise CommonArtError(f"--images {images} is no folder.", "Give the folder that holds the image files.")
-    hub = HubPixels()
+    pixels = hub or HubPixels()
 
     def made(record: Record) -> bytes | None:
         if "scene" in record and record.get("source") == "scenes":
             from commonart.core.nano.source import render
 
             return render(record)
-        return hub.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None
+        return pixels.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None
 
     def one(item: tuple[int, Pair]) -> tuple[int, tuple[Record, Sample | Any]]:
         row, (record, ticket) = item
@@ -154,7 +157,7 @@ def run(
         assert source is not None
         records = listing(
             source, limit=limit, seed=seed, size=size, captions=captions, images=images, license=license, lang=lang,
-            column_map=column_map,
+            column_map=column_map, limits=limits,
         )  # fmt: skip
     if list_only:
         return stream.run("fetch", _as_listed, records=records, out=out, shard_size=shard_size, **options)
@@ -171,7 +174,7 @@ def run(
 
     with Engine(limits) as engine:
         ahead = Ahead(records, engine, shard_size, wanted, wants)
-        some = partial(fetch, images=images, limits=limits, max_pixels=max_pixels)
+        some = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, hub=HubPixels())
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS

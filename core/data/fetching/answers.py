@@ -64,3 +64,4 @@ class Download(NamedTuple):
     data: bytes
     url: str
     opt_out: list[str]
+    total: int = 0  # of a range: the size of the whole

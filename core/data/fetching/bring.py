@@ -68,7 +68,7 @@ def bring(
     except (DownloadError, DecodeError) as error:
         return record, Problem(error.reason, error.detail)
     except CommonArtError as error:
-        if ticket is not None:  # the engine had to stop, which is no record's fault
+        if not record.get("image"):  # the engine or the hub had to stop, which is no record's fault
             raise
         return record, Problem("unreadable", error.what)  # a file or shard that a record names and that is not there
     except (OSError, ValueError) as error:

@@ -48,6 +48,7 @@ class Ticket:
         "held",
         "hops",
         "max_bytes",
+        "range",
         "signals",
         "spent",
         "start",
@@ -55,8 +56,9 @@ class Ticket:
         "url",
     )
 
-    def __init__(self, engine: Engine, url: str, max_bytes: int, bare: bool = False) -> None:
+    def __init__(self, engine: Engine, url: str, max_bytes: int, bare: bool = False, range: str = "") -> None:
         self.engine, self.url, self.start, self.max_bytes = engine, url, url, max_bytes
+        self.range = range  # "0-99": these bytes and no others
         self.bare = bare  # asks for robots.txt itself, and so goes before it
         self.target: Target | None = None
         self.hops = 0  # redirects followed in this attempt
@@ -122,9 +124,9 @@ class Engine:
         self._post(self._close)
         self._thread.join()
 
-    def submit(self, url: str) -> Ticket:
-        """Ask for `url`; the order of submission is about that of the answers."""
-        ticket = Ticket(self, url, self.limits.max_bytes)
+    def submit(self, url: str, range: str = "") -> Ticket:
+        """Ask for `url`, or for a range of its bytes ("0-99"); the order of submission is about that of the answers."""
+        ticket = Ticket(self, url, self.limits.max_bytes, range=range)
         self._busy.add(ticket)
         self._post(lambda: self._route(ticket))
         if self._over:
@@ -354,13 +356,14 @@ class Engine:
             self._failed(ticket, error)
         elif status in MOVED and headers.get("location"):
             self._redirected(ticket, headers["location"][0])
-        elif status != 200:
+        elif status != (206 if ticket.range else 200):
             self._failed(ticket, DownloadError(f"http_{status}", pause=_seconds(headers.get("retry-after", [""])[0])))
         elif (packed := headers.get("content-encoding", ["identity"])[0].lower()) not in ("identity", ""):
             self._failed(ticket, DownloadError("encoded", packed[:80]))
         else:
             ticket.signals += header_signals(headers)
-            self._give(ticket, body)
+            total = headers.get("content-range", [""])[0].rpartition("/")[2] if ticket.range else ""
+            self._give(ticket, body, int(total) if total.isdecimal() else 0)
         self._prepare(host)
 
     def _redirected(self, ticket: Ticket, location: str) -> None:
@@ -392,12 +395,12 @@ class Engine:
         self._awaited.discard(ticket)
         ticket.done.set_exception(error)
 
-    def _give(self, ticket: Ticket, data: bytes) -> None:
+    def _give(self, ticket: Ticket, data: bytes, total: int = 0) -> None:
         self._busy.discard(ticket)
         self._awaited.discard(ticket)
         ticket.held = len(data)
         self._held += len(data)
-        ticket.done.set_result(Download(data, ticket.url, list(dict.fromkeys(ticket.signals))))
+        ticket.done.set_result(Download(data, ticket.url, list(dict.fromkeys(ticket.signals)), total))
 
     def _let_go(self, ticket: Ticket) -> None:
         self._held -= ticket.held

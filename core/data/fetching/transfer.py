@@ -84,6 +84,10 @@ class Exchange:
         addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in pinned)
         named = ":" not in target.host and target.host not in pinned
         curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"] if named else [])
+        if ticket.range:
+            curl.setopt(pycurl.RANGE, ticket.range)
+        else:
+            curl.unsetopt(pycurl.RANGE)
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
         curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if ticket.bare else max_bytes)  # of rules the beginning is enough
         return curl
