@@ -149,6 +149,7 @@ def run(
     piped = source is None or source == "-"
     if piped and list_only:
         raise UsageError("--list has nothing to list on stdin.", "Name a source, or leave --list out.")
+    records: Iterable[Record]
     if piped:
         records = (_again(record) for record in jsonl.read(stream.source_or_stdin(source)))
         if limit is not None:

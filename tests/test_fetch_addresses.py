@@ -56,13 +56,19 @@ SMUGGLED = """
     file:///etc/passwd data:image/png;base64,AA== javascript:1 http://169.254.169.254/latest/meta-data/
     http://[fd00:ec2::254]/ http://10.0.0.1/ http://192.168.0.1:8080/ http://metadata.google.internal/
     http:///a http://[::1 http://a:99999/ http://a:b/
-    """.split()
-SPLIT = ["", "http://127.0.0.1 :PORT/", "http://127.0.0.1\t:PORT/", "http://a/\r\nHost: 127.0.0.1:PORT", "http://a\x00b/"]
+    """
+SPLIT = [
+    "",
+    "http://127.0.0.1 :PORT/",
+    "http://127.0.0.1\t:PORT/",
+    "http://a/\r\nHost: 127.0.0.1:PORT",
+    "http://a\x00b/",
+]
 REFUSED = {"private_address", "bad_url", "dns_unknown", "dns_temporary"}
 
 
 def outcome(*urls: str, limits: Limits = PUBLIC_ONLY) -> list[str]:
-    """"came" or the reason, of each."""
+    """ "came" or the reason, of each."""
     found = []
     with Engine(limits) as engine:
         for ticket in [engine.submit(url) for url in urls]:
@@ -89,7 +95,7 @@ def no_name_server(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-@pytest.mark.parametrize("url", [*SMUGGLED, *SPLIT])
+@pytest.mark.parametrize("url", [*SMUGGLED.split(), *SPLIT])
 def test_no_way_of_writing_a_private_address_is_asked(url: str) -> None:
     with Trap() as trap:
         (reason,) = outcome(url.replace("PORT", str(trap.port)))
@@ -100,14 +106,16 @@ def test_the_trap_works() -> None:
     with Trap() as trap:
         outcome(f"http://127.0.0.1:{trap.port}/", limits=Limits(attempts=1, seconds=0.2, allow_private=True))
         assert trap.visitors() >= 1
-    assert len([*SMUGGLED, *SPLIT]) >= 40
+    assert len([*SMUGGLED.split(), *SPLIT]) >= 40
 
 
 @pytest.fixture
 def only_the_site_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 passes for a public address; everything else is judged as it is."""
     monkeypatch.setattr(address, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
-    monkeypatch.setattr("commonart.core.data.fetching.transfer.is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
+    monkeypatch.setattr(
+        "commonart.core.data.fetching.transfer.is_public", lambda ip: ip == "127.0.0.1" or is_public(ip)
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,6 +199,8 @@ def test_url_is_taken_apart_as_it_is_sent() -> None:
 
 def test_public_space_is_what_the_registries_say() -> None:
     """Our judgement against the standard library's, over the borders of every special block."""
-    blocks = "10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16 198.18.0.0/15 224.0.0.0/4"
+    blocks = (
+        "10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16 198.18.0.0/15 224.0.0.0/4"
+    )
     for block in map(ipaddress.ip_network, blocks.split()):
         assert not is_public(str(block[0])) and not is_public(str(block[-1]))

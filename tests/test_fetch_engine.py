@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def raw(data: bytes) -> Callable[[Handler], None]:
 OK = b"HTTP/1.1 200 OK\r\n"
 BROKEN = {
     "incomplete": [OK + b"Content-Length: 5000\r\n\r\n" + bytes(100)],
-    "bad_answer": [OK + b"Content-Length: -5\r\n\r\n", b"\x00\x01\x02 no http\r\n\r\n", OK + b"X: " + b"x" * 400_000 + b"\r\n\r\n", OK + b"A: b\r\n" * 20_000],
+    "bad_answer": [OK + b"Content-Length: -5\r\n\r\n", b"\x00\x01\x02 no http\r\n\r\n", OK + b"X: " + b"x" * 400_000 + b"\r\n\r\n",
+                   OK + b"A: b\r\n" * 20_000],
     "connection_lost": [b"", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"],
     "encoded": [OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", OK + b"Content-Encoding: br\r\n\r\n"],
     "http_500": [b"HTTP/1.1 500 Down\r\nContent-Length: 0\r\n\r\n"],
@@ -186,7 +188,9 @@ def test_a_host_that_does_not_listen(site: Site) -> None:
 
 def test_transient_and_permanent_reasons_are_apart() -> None:
     assert {"timeout", "connect", "dns_temporary", "http_429", "http_503", "incomplete"} <= TRANSIENT
-    assert not {"http_404", "http_403", "dns_unknown", "private_address", "tls", "bad_url", "too_many_bytes"} & TRANSIENT
+    assert (
+        not {"http_404", "http_403", "dns_unknown", "private_address", "tls", "bad_url", "too_many_bytes"} & TRANSIENT
+    )
 
 
 # --- politeness ------------------------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ def test_per_host_concurrency_and_delay(site: Site) -> None:
     assert 2 <= most <= 3
     starts.clear()
     get(*urls[:4], limits=replace(LOCAL, delay=0.15))
-    assert all(b - a > 0.12 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a > 0.12 for a, b in pairwise(starts))
 
 
 def test_one_slow_host_does_not_stop_the_others(site: Site) -> None:
@@ -306,7 +310,9 @@ ssl_certificate_key {at}/key.pem; root {at}/site; }} }}"""
 
 
 @pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("openssl")), reason="needs nginx and openssl")
-def test_http2_where_it_is_offered_and_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http2_where_it_is_offered_and_certificates_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = tmp_path / "site"
     site.mkdir()
     for n in range(30):

@@ -175,7 +175,8 @@ def test_revisions(hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence"), [({"private": True}, "is no data set of the hub"), ({"gated": True}, "is gated"), ({}, "neither")]
+    ("kind", "sentence"),
+    [({"private": True}, "is no data set of the hub"), ({"gated": True}, "is gated"), ({}, "neither")],
 )
 def test_no_access_and_nothing_to_read(hub: HubServer, kind: dict[str, bool], sentence: str) -> None:
     files = {"README.md": b"x"} if not kind else {"a.parquet": catalogue(0, 3)}
@@ -228,7 +229,9 @@ def test_coco2017_reads_two_members_of_its_archive(home: Path, monkeypatch: pyte
     monkeypatch.setattr(named, "RANGE", 4096)
     with Site() as site:
         site.pages["/a.zip"] = ranges
-        monkeypatch.setitem(named.COCO_SOURCES, "coco2017", replace(named.COCO_SOURCES["coco2017"], archive=site.url("/a.zip")))
+        monkeypatch.setitem(
+            named.COCO_SOURCES, "coco2017", replace(named.COCO_SOURCES["coco2017"], archive=site.url("/a.zip"))
+        )
         listed = list(stage.listing("coco2017", limits=LOCAL))
         asked = len(site.asked)
         assert list(stage.listing("coco2017", limits=LOCAL)) == listed and len(site.asked) == asked  # from the cache

@@ -109,7 +109,10 @@ class Site:
 def answer(handler: Handler, status: int, data: bytes, **headers: str) -> None:
     """Send one whole answer."""
     handler.send_response(status)
-    for name, value in {"Content-Length": str(len(data)), **{k.replace("_", "-"): v for k, v in headers.items()}}.items():
+    for name, value in {
+        "Content-Length": str(len(data)),
+        **{k.replace("_", "-"): v for k, v in headers.items()},
+    }.items():
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(data)

@@ -82,9 +82,9 @@ def retry(tars: Sequence[Path], summary: Summary, engine: Engine, bring: Bring) 
             rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(notes.rejects_of(tar)))]
             if not all("row" in record for record in rejects):
                 continue  # written by something older: the place of an image in it is not known
-            due = [(_plain(record), engine.submit(record["image_url"])) for record in rejects if _due(record)]
-            waiting.append((tar, rejects, due))
-            on_the_way += len(due)
+            asked: list[Pair] = [(_plain(r), engine.submit(r["image_url"])) for r in rejects if _due(r)]
+            waiting.append((tar, rejects, asked))
+            on_the_way += len(asked)
         if not waiting:
             return
         tar, rejects, due = waiting.popleft()

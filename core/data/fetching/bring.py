@@ -48,10 +48,11 @@ def bring(
         elif data is None and record.get("image"):
             data = shards.read_bytes(record["image"])
         elif data is None and ticket is not None:
-            data, final, signals = ticket.take()
-            if final != record["image_url"] and data:
-                record = {**record, "fetched_url": final}
-        elif data is None:
+            came = ticket.take()
+            data, signals = came.data, came.opt_out
+            if came.url != record["image_url"] and data:
+                record = {**record, "fetched_url": came.url}
+        if data is None:
             raise DownloadError(
                 *("bad_url", str(record["image_url"])[:200])
                 if record.get("image_url")

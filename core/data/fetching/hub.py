@@ -152,7 +152,9 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            raise CommonArtError(f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read.") from error
+            raise CommonArtError(
+                f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+            ) from error
         start, offset = offset + BLOCK, offset + BLOCK + -(-member.size // BLOCK) * BLOCK
         if not member.isreg():
             continue  # folders, and the long names of other tars: their samples keep the short ones
@@ -256,7 +258,9 @@ def _opened(place: str, block: int = 0) -> Any:
     """A file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
     from huggingface_hub import HfFileSystem
 
-    options = {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
+    options = (
+        {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
+    )
     return HfFileSystem().open(place.removeprefix(SCHEME), "rb", **options)
 
 

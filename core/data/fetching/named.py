@@ -76,7 +76,7 @@ COCO_2014 = "http://images.cocodataset.org/{split}/{name}"
 NAMES = (*HUB_SOURCES, *COCO_SOURCES)
 
 
-def annotations(source: CocoSource, limits: Limits = Limits()) -> list[Path]:  # noqa: B008 - frozen
+def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path]:  # noqa: B008 - frozen
     """The JSON files of a source, in the cache; what is not there is downloaded, of a zip those members alone.
 
     Raises:

@@ -22,10 +22,10 @@ import orjson
 
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.hub import list_hub
-from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotations
+from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
 from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
-from commonart.core.data.record import Record, check, make_key
 from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
+from commonart.core.data.record import Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff")
@@ -59,7 +59,7 @@ def list_source(
     if source in COCO_SOURCES:
         named = COCO_SOURCES[source]
         return chain.from_iterable(
-            _coco(file, license, lang, images, named) for file in annotations(named, limits)
+            _coco(file, license, lang, images, named) for file in annotation_files(named, limits)
         )
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
@@ -147,9 +147,7 @@ def _lines(path: Path) -> list[str]:
 # --- COCO's annotation format ----------------------------------------------------------------------------------------
 
 
-def _coco(
-    path: Path, license: str, lang: str, images: str | None, named: CocoSource | None = None
-) -> Iterator[Record]:
+def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSource | None = None) -> Iterator[Record]:
     try:
         data = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -166,7 +164,15 @@ def _coco(
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or "id" not in entry:
             raise SchemaError(str(path), f"images[{number}]", "", "needs 'id' and 'file_name'")
         yield _coco_record(
-            entry, licenses.get(entry.get("license"), {}), texts.get(entry["id"], []), path, license, lang, at, images, named
+            entry,
+            licenses.get(entry.get("license"), {}),
+            texts.get(entry["id"], []),
+            path,
+            license,
+            lang,
+            at,
+            images,
+            named,
         )
 
 

@@ -44,7 +44,8 @@ class Exchange:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.ticket: Any = None  # whose exchange this is
+        self.ticket: Any = None  # whose exchange this is,
+        self.host: Any = None  # and with whom
         self.max_bytes = limits.max_bytes
         self.curl = curl = pycurl.Curl()
         curl.exchange = self
