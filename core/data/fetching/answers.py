@@ -12,28 +12,8 @@ from typing import NamedTuple
 
 # May pass by itself: asked again at the end of the run and by the next call. HTTP states come as `http_503`.
 TRANSIENT = frozenset(
-    [
-        "timeout",
-        "connect",
-        "connection_lost",
-        "incomplete",
-        "tls_handshake",
-        "dns_temporary",
-        "robots_unavailable",
-        "hub_unavailable",
-        "http_408",
-        "http_425",
-        "http_429",
-        "http_500",
-        "http_502",
-        "http_503",
-        "http_504",
-        "http_520",
-        "http_521",
-        "http_522",
-        "http_523",
-        "http_524",
-    ]
+    ["timeout", "connect", "connection_lost", "incomplete", "tls_handshake", "dns_temporary", "robots_unavailable"]
+    + [f"http_{status}" for status in (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)]
 )
 # Will not pass: bad_url private_address dns_unknown tls redirects bad_answer encoded too_many_bytes, any other http_NNN.
 # Refused by rule: opt_out. From the decoder: empty not_an_image too_many_pixels damaged.

@@ -370,10 +370,8 @@ class Engine:
         ticket.hops += 1
         if ticket.hops > self.limits.redirects:
             return self._fail(ticket, DownloadError("redirects", f"more than {self.limits.redirects}"))
-        try:  # headers are read as latin-1; many servers send UTF-8 as it is
+        with suppress(UnicodeError):  # headers are read as latin-1; many servers send UTF-8 as it is
             location = location.encode("latin-1").decode("utf-8")
-        except UnicodeError:
-            pass
         try:
             ticket.url = urljoin(ticket.url, location)
         except ValueError as error:

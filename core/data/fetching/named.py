@@ -107,13 +107,15 @@ def _zip(engine: Engine, source: CocoSource) -> Callable[[str], bytes]:
 
 def _tar(engine: Engine, source: CocoSource) -> Callable[[str], bytes]:
     """A member by its last name: whatever folder the archive puts it in."""
-    tar = tarfile.open(fileobj=io.BytesIO(engine.submit(source.archive).take().data))
-    members = {Path(member.name).name: member for member in tar if member.isreg()}
+    data = io.BytesIO(engine.submit(source.archive).take().data)
 
     def read(name: str) -> bytes:
-        file = tar.extractfile(members[name])
-        assert file is not None  # a plain file
-        return file.read()
+        data.seek(0)
+        with tarfile.open(fileobj=data) as tar:
+            file = next((tar.extractfile(m) for m in tar if m.isreg() and Path(m.name).name == name), None)
+            if file is None:
+                raise KeyError(f"it holds no {name}")
+            return file.read()
 
     return read
 

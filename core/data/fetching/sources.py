@@ -77,7 +77,8 @@ def list_source(
         return _coco(path, license, lang, images)
     raise CommonArtError(
         f"{source} is no source that fetch knows.",
-        f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, and - for records on stdin.",
+        f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
+        "and - for records on stdin.",
     )
 
 
