@@ -14,7 +14,8 @@ def fetch(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="scenes, a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
+            help="commoncatalog-cc-by, megalith-10m, artbench-pd, smithsonian-oa, coco2017, stair, hf:OWNER/NAME, scenes, "
+            "a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
         ),
     ],
     out: options.Out = None,
@@ -51,7 +52,7 @@ def fetch(
     \b
     commonart fetch scenes --limit 1000 -o raw/
     commonart fetch photos/ --license CC-BY-4.0 -o raw/
-    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
+    commonart fetch commoncatalog-cc-by --list | commonart license-filter | commonart fetch - -o raw/
     """
     from commonart.core.data.fetching.answers import Limits
     from commonart.core.data.tasks import this_task

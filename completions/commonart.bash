@@ -15,6 +15,8 @@ _commonart() {
             "fetch --size") words="" ;;
             "fetch --seed") words="" ;;
             "fetch --workers") words="" ;;
+            "fetch --per-host") words="" ;;
+            "fetch --delay") words="" ;;
             "fetch --shard-size") words="" ;;
             "fetch --rejects") words="" ;;
             "fetch --max-failures") words="" ;;
@@ -173,7 +175,7 @@ _commonart() {
             "quickstart --seed") words="" ;;
             *)
                 case "${COMP_WORDS[1]}" in
-                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
+                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
