@@ -19,6 +19,8 @@ complete -c commonart -n "__fish_seen_subcommand_from fetch" -l no-allow-private
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l ignore-opt-outs -d "Keep what asks not to be used; recorded all the same"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l no-ignore-opt-outs -d "Keep what asks not to be used; recorded all the same"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l workers -r -d "Downloads at a time"
+complete -c commonart -n "__fish_seen_subcommand_from fetch" -l per-host -r -d "Of these, at one host"
+complete -c commonart -n "__fish_seen_subcommand_from fetch" -l delay -r -d "Seconds between two requests to one host"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l shard-size -r -d "Records of a JSONL source that become one shard"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l rejects -r -d "Keep what was dropped in this .jsonl, each with its reason"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l max-failures -r -d "Exit 3 when more than this share of the records failed"

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +169,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     task: Task | None = None,
+    finish: Callable[[Sequence[Path], Summary], None] | None = None,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -176,6 +177,7 @@ def run(
         out: a folder (shards), a `.jsonl[.gz|.zst]`, or `-` / None for JSONL on stdout.
         settings: what the output depends on besides the input; shards made with others are never mixed with these.
         max_failures: the share of the input that may fail before the run counts as failed.
+        finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
 
     Raises:
         TooManyFailures: everything was written, but more than `max_failures` of it failed.
@@ -196,7 +198,7 @@ def run(
                 _to_jsonl(summary, transform, own, task.own_file(out or "-"), rejects, tick)
             else:
                 parts = _grouped(records, shard_size) if records is not None else chunks(source, shard_size)
-                _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task)
+                _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task, finish)
     except CommonArtError as error:
         summary.seconds = time.monotonic() - started
         error.summary = summary
@@ -263,12 +265,13 @@ def _to_shards(
     settings: Mapping[str, Any],
     overwrite: bool,
     task: Task,
+    finish: Callable[[Sequence[Path], Summary], None] | None,
 ) -> None:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {out} is a file that is no .jsonl.", "Give a folder for shards, or a .jsonl.")
     folder.mkdir(parents=True, exist_ok=True)
-    kept: list[Path] = []
+    tars: list[Path] = []
     names: set[str] = set()
     with redirect_stdout(sys.stderr):
         for number, chunk in enumerate(parts):
@@ -293,11 +296,13 @@ def _to_shards(
             summary.written += note["out"]
             summary.dropped.update(note["dropped"])
             summary.failures += note["failed"]
-            kept.append(rejects_of(tar))
-    _no_others(folder, names, summary.stage, overwrite)
+            tars.append(tar)
+        _no_others(folder, names, summary.stage, overwrite)
+        if finish is not None:
+            finish(tars, summary)
     if rejects is not None:
         with jsonl.Writer(rejects) as writer:
-            for path in filter(Path.exists, kept):
+            for path in filter(Path.exists, map(rejects_of, tars)):
                 for _, record in jsonl.read_values(str(path)):
                     writer.write({**record, "image": rebase(record.get("image", ""), str(path.parent), "")})
 
