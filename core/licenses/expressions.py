@@ -29,6 +29,8 @@ _HARMLESS = re.compile(r"(?:migration|deathyear|country|pubyear|publication|1|2|
 
 def expression(text: str, known: Mapping[str, License]) -> License | None:
     """The licence of an SPDX expression whose operands are all in `known` (ids in lower case); None otherwise."""
+    if not text.isascii():
+        return None
     tokens, at = list[str](), 0
     while at < len(text) and (match := _TOKEN.match(text, at)):
         tokens.append(match[1])
