@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from commonart.core.data.colour import UnsupportedMode, to_srgb
-from commonart.core.data.jpeg import is_whole
+from commonart.core.data.whole import jpeg_is_whole, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -41,6 +41,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
 # What Pillow warns of is an error here, or does not touch the pixels; a million records would print it a million times.
@@ -78,7 +79,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     with _open(data, max_pixels) as image:
         width, height = image.size
         # Pillow turns TIFF by itself, and reports the size that it will have.
-        if image.format != "TIFF" and _orientation(image) >= 5:
+        if image.format != "TIFF" and _orientation(image) in _ON_ITS_SIDE:
             width, height = height, width
         return Probe(width, height, MIMES[image.format or ""][0])
 
@@ -104,8 +105,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[i
             if draft is not None:
                 image.draft(None, draft)
             image.load()
-            if jpeg and not is_whole(data, image, draft):
+            if jpeg and not jpeg_is_whole(data, image, draft):
                 raise DecodeError("truncated", "the JPEG ends before its picture")
+            if image.format == "PNG" and not png_is_whole(data):
+                raise DecodeError("damaged", "a checksum does not fit")
             pixels = to_srgb(image)
             # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
             pixels.info = {}
@@ -213,4 +216,4 @@ def _several(image: Image.Image) -> bool:
 def _draft(at_least: int | tuple[int, int], orientation: int) -> tuple[int, int]:
     """The least (width, height) to decode to, as the file stores them: twice what the result will be."""
     width, height = (at_least, at_least) if isinstance(at_least, int) else at_least
-    return (2 * height, 2 * width) if orientation >= 5 else (2 * width, 2 * height)
+    return (2 * height, 2 * width) if orientation in _ON_ITS_SIDE else (2 * width, 2 * height)

@@ -1,12 +1,14 @@
-"""Whether a JPEG holds all of its picture: libjpeg fills in what is missing before an end mark, and Pillow says nothing.
+"""Whether a file holds all of its picture, where Pillow does not say so.
 
-A download that was cut and closed with an end mark decodes without an error, grey from the cut on (baseline) or blurred
-(progressive). Only the last few blocks of a baseline JPEG, and the last scan of a progressive one, are not looked at.
+JPEG: libjpeg fills in what is missing before an end mark. A download that was cut and closed with one decodes without an
+error, grey from the cut on (baseline) or blurred (progressive); only the last few blocks of a baseline JPEG, and the last
+scan of a progressive one, are not looked at. PNG: Pillow does not compare the checksums of the data.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 
 from PIL import Image
 
@@ -15,7 +17,23 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _NOISE = bytes(range(1, 255, 7)) * 2048
 
 
-def is_whole(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
+def png_is_whole(data: bytes) -> bool:
+    """Whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
+    place = 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if kind == b"IEND":
+            return True
+        if kind == b"IDAT" and zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            return False
+        place = end + 4
+    return True  # a file that ends early is the decoder's to judge
+
+
+def jpeg_is_whole(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
     """Whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling in."""
     if image.info.get("progressive"):
         return _all_scans(data)
