@@ -13,13 +13,19 @@ def shard(
     source: options.Source = None,
     out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The folder of shards.")] = "shards/",
     size: Annotated[int, typer.Option(help="Pixels on a side; the centre is kept.")] = 256,
+    buckets: Annotated[
+        bool,
+        typer.Option("--buckets", help="PixArt's 40 sizes from 1:4 to 4:1 of the square's area, whichever cuts least."),
+    ] = False,
     min_size: Annotated[
         int | None,
-        typer.Option(help="Drop what is smaller on its shorter side (default: --size, nothing is enlarged)."),
+        typer.Option(help="Drop what is smaller on its shorter side (default: what would have to be enlarged)."),
     ] = None,
     format: Annotated[str, typer.Option(help="jpg, png, webp, or auto: png up to 128 pixels, jpg above.")] = "auto",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
-    dedup: Annotated[bool, typer.Option("--dedup", help="Keep the first of images with the same bytes.")] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Keep the first of images that look the same, over all shards.")
+    ] = False,
     blocklist: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keys, sha256 and URLs to leave out, one a line.")
     ] = None,
@@ -35,7 +41,7 @@ def shard(
     """Decode, put upright, to sRGB, resize, crop, and write shards: the same input gives the same bytes.
 
     \b
-    commonart shard raw/ -o shards/ --size 512
+    commonart shard raw/ -o shards/ --size 512 --buckets --dedup
     commonart license-filter raw/ | commonart caption | commonart translate --to ja | commonart shard -o shards/
     """
     from commonart.core.data.tasks import this_task
@@ -45,6 +51,7 @@ def shard(
         source,
         out,
         size=size,
+        buckets=buckets,
         min_size=min_size,
         format=format,
         quality=quality,

@@ -3,26 +3,35 @@
     commonart shard raw/ -o shards/ --size 256
 
 `sha256` stays the hash of the *original* bytes, because the split and every later join hang on it; the hash of the
-bytes in this shard is `shard_sha256`. `width`, `height` and `mime` describe what `image` now points at; what they were
-before is kept in `original`. The same input gives the same tars, whatever the number of workers.
+bytes in this shard is `shard_sha256`. `width`, `height`, `mime` and `quality` describe what `image` now points at; what
+they were before is kept in `original`. The same input gives the same tars, whatever the number of workers or tasks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commonart.core import log
 from commonart.core.data import jsonl, pool, shards, stream
-from commonart.core.data.decode import MAX_PIXELS, DecodeError, decode, encode, phash, probe, resize_crop
+from commonart.core.data.buckets import Size, bucket_sizes, nearest
+from commonart.core.data.decode import MAX_PIXELS, DecodeError, Probe, decode, encode, probe, resize_crop
+from commonart.core.data.dedup import FOLDER, Copies, find_copies
+from commonart.core.data.likeness import fingerprint, phash
 from commonart.core.data.record import Record, split_of
 from commonart.core.data.stream import Drop, Sample, Summary
+from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
 
 MIMES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 LOSSLESS_UP_TO = 128  # pixels: below it JPEG's 8 x 8 blocks show, and PNG is small anyhow
+BUCKET_STEP = 128  # with it every bucket's sides are multiples of 8, as the smallest autoencoder and its patches need
+HASHED_AT = 64  # pixels: enough for a perceptual hash, and for most JPEGs an eighth of their size
 
 
 class Problem(NamedTuple):
@@ -33,43 +42,54 @@ class Problem(NamedTuple):
     rule: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What pictures are made into. `sizes`: one, or the buckets; `least`: the shorter side (None: enough for its size)."""
+
+    sizes: tuple[Size, ...]
+    least: int | None
+    format: str
+    quality: int
+    max_pixels: int
+
+    def size(self, width: int, height: int) -> Size:
+        """What a picture of `width` x `height` is cut to."""
+        return self.sizes[0] if len(self.sizes) == 1 else nearest(width, height, self.sizes)
+
+    def too_small(self, width: int, height: int) -> bool:
+        """Whether it would have to be enlarged, or is below the least side."""
+        if self.least is not None:
+            return min(width, height) < self.least
+        across, down = self.size(width, height)
+        return width < across or height < down
+
+
 def shard(
     records: Iterable[Record],
     drop: Drop,
     *,
-    size: int = 256,
-    min_size: int | None = None,
-    format: str = "auto",
-    quality: int = 95,
-    max_pixels: int = MAX_PIXELS,
-    duplicates: Collection[str] = frozenset(),
+    picture: Picture,
+    copies: Copies | None = None,
     blocked: Collection[str] = frozenset(),
     workers: int | None = None,
 ) -> Iterator[Sample]:
-    """Yield each record with its picture as `size` x `size` sRGB pixels: the centre, scaled with Lanczos.
+    """Yield each record with its picture in sRGB at its size: the centre, scaled with Lanczos.
 
     Args:
-        size: side in pixels.
-        min_size: drop pictures whose shorter side is less (`too_small`); None: than `size`, so that none is enlarged.
-        format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
-        quality: of jpg and webp, 1 to 100.
-        duplicates: keys to drop as copies of an earlier record, see `find_duplicates`.
-        blocked: keys, sha256 and URLs to drop, see `read_blocklist`.
+        copies: records to drop (`duplicate`) because an earlier one shows the same.
+        blocked: keys, sha256 and URLs to drop (`blocklisted`), see `read_blocklist`.
     """
-    if format == "auto":
-        format = "png" if size <= LOSSLESS_UP_TO else "jpg"
-    least = size if min_size is None else min_size
-    make = partial(_make, size=size, least=least, format=format, quality=quality, max_pixels=max_pixels)
 
     def wanted() -> Iterator[Record]:
-        for record in records:
-            if record["key"] in duplicates:
-                drop(record, "duplicate", record.get("sha256", ""))
-            elif blocked and (entry := _blocked(record, blocked)):
+        for record in records if len(picture.sizes) == 1 else _by_bucket(records, picture):
+            if blocked and (entry := _blocked(record, blocked)):
                 drop(record, "blocklisted", entry)
+            elif copies is not None and (kept := copies.of(record["key"])):
+                drop(record, "duplicate", f"of {kept}")
             else:
                 yield record
 
+    make = partial(_make, picture=picture)
     for record, got in pool.ordered(make, wanted(), pool.cpus() if workers is None else workers):
         if isinstance(got, Sample):
             yield got
@@ -77,19 +97,6 @@ def shard(
             drop(record, got.reason, got.detail)
         else:
             drop.failure(record, got.reason, got.detail)
-
-
-def find_duplicates(records: Iterable[Record]) -> frozenset[str]:
-    """The keys of records whose original bytes (`sha256`) an earlier record has already; the first one stays."""
-    seen = set[bytes]()
-    copies = set[str]()
-    for record in records:
-        sha256 = record.get("sha256") or hashlib.sha256(shards.read_bytes(record["image"])).hexdigest()
-        short = bytes.fromhex(sha256[:32])  # 128 bits: a chance collision among 10^9 images is 10^-21
-        if short in seen:
-            copies.add(record["key"])
-        seen.add(short)
-    return frozenset(copies)
 
 
 def read_blocklist(path: str) -> frozenset[str]:
@@ -110,9 +117,10 @@ def read_blocklist(path: str) -> frozenset[str]:
 
 def run(
     source: str | None,
-    out: str | None = None,
+    out: str,
     *,
     size: int = 256,
+    buckets: bool = False,
     min_size: int | None = None,
     format: str = "auto",
     quality: int = 95,
@@ -120,9 +128,18 @@ def run(
     dedup: bool = False,
     blocklist: str | None = None,
     workers: int | None = None,
+    task: Task | None = None,
+    shard_size: int = stream.SHARD_SIZE,
+    quiet: bool = False,
     **options: Any,
 ) -> Summary:
     """`shard` from SOURCE to the folder `out`; `options` go to `stream.run`.
+
+    Args:
+        size: side in pixels; of a square of the same area, with buckets.
+        min_size: drop pictures whose shorter side is less (`too_small`); None: those that would have to be enlarged.
+        format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
+        quality: of jpg and webp, 1 to 100.
 
     Raises:
         UsageError: a size, format or quality that does not exist.
@@ -130,32 +147,25 @@ def run(
     """
     if not 8 <= size <= 8192:
         raise UsageError(f"--size {size} is no size for a picture.", "Give 8 to 8192 pixels.")
+    if buckets and size % BUCKET_STEP:
+        raise UsageError(
+            f"--buckets cannot be made of --size {size}.", f"Give a multiple of {BUCKET_STEP}, as 256 or 512."
+        )
     if format not in ("auto", *MIMES):
         raise UsageError(f"--format {format} is unknown.", "Give auto, jpg, png or webp.")
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality} is out of range.", "Give 1 to 100.")
+    if out == "-" or out.endswith(jsonl.SUFFIXES):
+        raise UsageError(f"-o {out}: shard makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/.")
+    if format == "auto":
+        format = "png" if size <= LOSSLESS_UP_TO else "jpg"
+    sizes = bucket_sizes(size) if buckets else ((size, size),)
+    picture = Picture(sizes, min_size, format, quality, max_pixels)
     blocked = read_blocklist(blocklist) if blocklist else frozenset[str]()
-    # Which records are copies must not depend on which shards are finished, so the whole source is read first.
-    source = stream.source_or_stdin(source)
-    records: Iterable[Record] | None = None
-    duplicates = frozenset[str]()
-    if dedup:
-        if source == "-":
-            records = list(jsonl.read("-"))  # stdin cannot be read twice
-        duplicates = find_duplicates(records if records is not None else stream.read(source))
-    transform = partial(
-        shard,
-        size=size,
-        min_size=min_size,
-        format=format,
-        quality=quality,
-        max_pixels=max_pixels,
-        duplicates=duplicates,
-        blocked=blocked,
-        workers=workers,
-    )
+    task = task or this_task()
     settings = {
         "size": size,
+        "buckets": buckets,
         "min_size": min_size,
         "format": format,
         "quality": quality,
@@ -163,7 +173,30 @@ def run(
         "dedup": dedup,
         "blocklist": hashlib.sha256("\n".join(sorted(blocked)).encode()).hexdigest() if blocked else "",
     }
-    return stream.run("shard", transform, source=source, records=records, out=out, settings=settings, **options)
+    with tempfile.TemporaryDirectory(prefix="commonart-") as spool:
+        source, copies = stream.source_or_stdin(source), None
+        if dedup:
+            if source == "-":  # it is read twice, and need not fit into memory
+                source = _spooled(source, f"{spool}/stdin.jsonl.zst")
+            prints = partial(_fingerprints, picture=picture, blocked=blocked, workers=workers)
+            used = {name: settings[name] for name in ("size", "buckets", "min_size", "max_pixels", "blocklist")}
+            with log.progress("hash", quiet=quiet) as tick:
+                copies = find_copies(
+                    partial(stream.chunks, source, shard_size), Path(out) / FOLDER, prints,
+                    settings=used, task=task, tick=tick,
+                )  # fmt: skip
+        transform = partial(shard, picture=picture, copies=copies, blocked=blocked, workers=workers)
+        return stream.run(
+            "shard", transform, source=source, out=out, settings=settings, task=task, shard_size=shard_size,
+            quiet=quiet, **options,
+        )  # fmt: skip
+
+
+def _spooled(source: str, path: str) -> str:
+    with jsonl.Writer(path) as writer:
+        for record in jsonl.read(source):
+            writer.write(record)
+    return path
 
 
 def _blocked(record: Record, blocked: Collection[str]) -> str:
@@ -172,37 +205,90 @@ def _blocked(record: Record, blocked: Collection[str]) -> str:
     return next((record[field] for field in fields if record.get(field) in blocked), "")
 
 
-def _make(
-    record: Record, *, size: int, least: int, format: str, quality: int, max_pixels: int
-) -> tuple[Record, Sample | Problem]:
+def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
+    """Bucket by bucket, so that whoever reads a shard in its order finds batches of one size."""
+
+    def place(record: Record) -> int:
+        width, height = record.get("width"), record.get("height")
+        if not width or not height:
+            try:
+                width, height, _ = probe(shards.read_bytes(record.get("image", "")), max_pixels=picture.max_pixels)
+            except (DecodeError, CommonArtError):
+                return -1  # where it stands does not matter: it will not be used
+        return picture.sizes.index(picture.size(width, height))
+
+    return sorted(records, key=place)
+
+
+def _fingerprints(
+    records: Iterable[Record], *, picture: Picture, blocked: Collection[str], workers: int | None
+) -> Iterator[tuple[Record, int]]:
+    make = partial(_fingerprint, picture=picture, blocked=blocked)
+    yield from pool.ordered(make, records, pool.cpus() if workers is None else workers)
+
+
+def _fingerprint(record: Record, *, picture: Picture, blocked: Collection[str]) -> tuple[Record, int]:
+    """What to compare the picture by; 0 for one that will be left out, so that it takes no other's place."""
+    if blocked and _blocked(record, blocked):
+        return record, 0
+    if record.get("shard_sha256") and record.get("phash"):  # sharded before: it was looked at then
+        small = picture.too_small(record.get("width", 0), record.get("height", 0))
+        return record, 0 if small else fingerprint(record["phash"], record.get("sha256") or record["shard_sha256"])
+    got = _read(record, picture)
+    if isinstance(got, Problem):
+        return record, 0
+    data, _, sha256 = got
+    try:
+        image = decode(data, max_pixels=picture.max_pixels, at_least=HASHED_AT)
+    except DecodeError:
+        return record, 0
+    return record, fingerprint(phash(image), record.get("sha256") or sha256)
+
+
+def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Problem:
+    """(bytes, what their header says, sha256) of a record's image, or why it is not used."""
     if not record.get("image"):
-        return record, Problem("no_image", "the record has no image")
+        return Problem("no_image", "the record has no image")
     try:
         data = shards.read_bytes(record["image"])
-        seen = probe(data, max_pixels=max_pixels)
-        if min(seen.width, seen.height) < least:
-            return record, Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
-        sha256 = hashlib.sha256(data).hexdigest()
-        expected = record.get("shard_sha256") or record.get("sha256")
-        if expected and expected != sha256:
-            return record, Problem("changed", f"sha256 is {sha256}, the record says {expected}")
-        image = decode(data, max_pixels=max_pixels, at_least=size)
+        seen = probe(data, max_pixels=picture.max_pixels)
+    except DecodeError as error:
+        return Problem(error.reason, error.detail)
+    except CommonArtError as error:
+        return Problem("unreadable", error.what)
+    if picture.too_small(seen.width, seen.height):
+        return Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
+    sha256 = hashlib.sha256(data).hexdigest()
+    expected = record.get("shard_sha256") or record.get("sha256")
+    if expected and expected != sha256:
+        return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
+    return data, seen, sha256
+
+
+def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem]:
+    got = _read(record, picture)
+    if isinstance(got, Problem):
+        return record, got
+    data, seen, sha256 = got
+    size = picture.size(seen.width, seen.height)
+    quality = {} if picture.format == "png" else {"quality": picture.quality}
+    made: dict[str, Any] = {"width": size[0], "height": size[1], "mime": MIMES[picture.format], **quality}
+    if record.get("shard_sha256") == sha256 and made == {name: record.get(name) for name in made}:
+        return record, Sample(record, data, picture.format)  # as asked for already: coding it again would only cost
+    try:
+        image = decode(data, max_pixels=picture.max_pixels, at_least=size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
-    except CommonArtError as error:
-        return record, Problem("unreadable", error.what)
-    pixels = resize_crop(image, size)
-    encoded = encode(pixels, format, quality)
+    encoded = encode(resize_crop(image, size), picture.format, picture.quality)
+    original = {"width": seen.width, "height": seen.height, "mime": seen.mime}
     made = {
-        **record,
-        "width": size,
-        "height": size,
-        "mime": MIMES[format],
+        **{name: value for name, value in record.items() if name != "quality"},
+        **made,
         "sha256": record.get("sha256") or sha256,
         "shard_sha256": hashlib.sha256(encoded).hexdigest(),
         # Of the whole picture, not of the crop, so that it hardly depends on the size that is made.
         "phash": record.get("phash") or phash(image),
-        "original": record.get("original") or {"width": seen.width, "height": seen.height, "mime": seen.mime},
+        "original": record.get("original") or original,
     }
     made["split"] = record.get("split") or split_of(made["sha256"])
-    return record, Sample(made, encoded, format)
+    return record, Sample(made, encoded, picture.format)

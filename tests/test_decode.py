@@ -18,11 +18,10 @@ from commonart.core.data.decode import (
     DecodeError,
     decode,
     encode,
-    phash,
-    phash_distance,
     probe,
     resize_crop,
 )
+from commonart.core.data.likeness import phash, phash_distance
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:

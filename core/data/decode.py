@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from commonart.core.data.colour import UnsupportedMode, to_srgb
+from commonart.core.data.whole import jpeg_is_whole, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -40,8 +41,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-# The mode of a picture -> the colour space that its ICC profile must be for.
-_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
 # What Pillow warns of is an error here, or does not touch the pixels; a million records would print it a million times.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -78,50 +79,63 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     with _open(data, max_pixels) as image:
         width, height = image.size
         # Pillow turns TIFF by itself, and reports the size that it will have.
-        if image.format != "TIFF" and _orientation(image) >= 5:
+        if image.format != "TIFF" and _orientation(image) in _ON_ITS_SIDE:
             width, height = height, width
         return Probe(width, height, MIMES[image.format or ""][0])
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 0) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[int, int] = 0) -> Image.Image:
     """Decode one picture to RGB, upright, sRGB, on white.
 
     Args:
         max_pixels: the largest width x height that is decoded.
-        at_least: when the result will be scaled down to this many pixels, a JPEG may be decoded at 1/2, 1/4 or 1/8 of
-            its size by its own transform, as long as both sides stay at least twice that long.
+        at_least: when the result will be scaled down to cover this (side, or width x height, upright), a JPEG may be
+            decoded at 1/2, 1/4 or 1/8 of its size by its own transform, as long as it stays at least twice that large.
 
     Raises:
         DecodeError: see there.
     """
     with _open(data, max_pixels) as image:
         try:
-            # Phones write further pictures (depth, gain map) into one JPEG; only the first is the photograph.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            if _several(image):
                 raise DecodeError("animated", f"{image.format} with several pictures")
-            if at_least and image.format == "JPEG":
-                image.draft(None, _draft_size(image.size, 2 * at_least))
+            orientation = _orientation(image)
+            jpeg = image.format in ("JPEG", "MPO")
+            draft = _draft(at_least, orientation) if at_least and jpeg else None
+            if draft is not None:
+                image.draft(None, draft)
             image.load()
-            upright = _UPRIGHT.get(_orientation(image))
-            pixels = _to_srgb(image)
+            if jpeg and not jpeg_is_whole(data, image, draft):
+                raise DecodeError("truncated", "the JPEG ends before its picture")
+            if image.format == "PNG" and not png_is_whole(data):
+                raise DecodeError("damaged", "a checksum does not fit")
+            pixels = to_srgb(image)
             # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
             pixels.info = {}
-            return pixels if upright is None else pixels.transpose(upright)
+            upright = _UPRIGHT.get(orientation)
+            # Pillow turns TIFF by itself while it loads.
+            return pixels if upright is None or image.format == "TIFF" else pixels.transpose(upright)
         except DecodeError:
             raise
+        except UnsupportedMode as error:
+            raise DecodeError("unsupported", str(error)) from error
         except Exception as error:  # hostile bytes make Pillow's readers raise nearly any type
-            raise _reading(error) from error
+            raise _reading(error, data) from error
 
 
 def resize_crop(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-    """Scale with Lanczos so that `size` (side, or width x height) is covered, and cut out the centre, in one pass."""
+    """Scale with Lanczos so that `size` (side, or width x height) is covered, and cut out the centre, in one pass.
+
+    Where the scale is below 1/6, whole pixels are averaged to three times the size first.
+    """
     width, height = (size, size) if isinstance(size, int) else size
     if image.size == (width, height):
         return image
     scale = min(image.width / width, image.height / height)
     across, down = width * scale, height * scale
     left, top = (image.width - across) / 2, (image.height - down) / 2
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + across, top + down))
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
 def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
@@ -142,22 +156,6 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
     return out.getvalue()
 
 
-def phash(image: Image.Image) -> str:
-    """The 64-bit perceptual hash of a picture, 16 hexadecimal digits: 8 x 8 lowest DCT terms of 32 x 32 grey pixels
-    against their median (Zauner 2010, section 3.2.1). Near-duplicates differ in few bits."""
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
-    basis = _dct_basis()
-    # Rounding keeps the bits of flat areas, where all terms are zero but for float noise, the same everywhere.
-    terms = np.round(basis @ grey @ basis.T, 2).ravel()
-    bits = np.packbits(terms > np.median(terms[1:]))
-    return bits.tobytes().hex()
-
-
-def phash_distance(a: str, b: str) -> int:
-    """In how many of 64 bits two perceptual hashes differ."""
-    return (int(a, 16) ^ int(b, 16)).bit_count()
-
-
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise DecodeError("empty")
@@ -168,18 +166,21 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from error
     except Exception as error:
-        raise _reading(error) from error
+        raise _reading(error, data) from error
     if image.width * image.height > max_pixels:
         raise DecodeError("too_many_pixels", f"{image.width} x {image.height}")
     return image
 
 
-def _reading(error: Exception) -> DecodeError:
+def _reading(error: Exception, data: bytes) -> DecodeError:
     text = str(error)
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return DecodeError("too_many_pixels", text)
     cut = ("truncated", "premature", "incomplete", "unexpected end", "not enough image data")
-    reason = "truncated" if isinstance(error, EOFError) or any(word in text.lower() for word in cut) else "damaged"
+    # A WebP says how long it is, and its decoder only that it failed.
+    short = data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    early = short or isinstance(error, EOFError) or any(word in text.lower() for word in cut)
+    reason = "truncated" if early else "damaged"
     return DecodeError(reason, text or type(error).__name__)
 
 
@@ -197,80 +198,22 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _draft_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    scale = side / min(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+def _several(image: Image.Image) -> bool:
+    """Whether there is more than one picture. A camera's depth map or thumbnail behind its photograph is none."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":  # an MPO's first picture is the photograph, whatever follows
+        return False
+    if image.format != "TIFF" or count > 8:
+        return True
+    kinds = []
+    for page in range(1, count):
+        image.seek(page)
+        kinds.append(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # type: ignore[attr-defined]
+    image.seek(0)
+    return not all(kinds)
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB in sRGB on white."""
-    profile = image.info.get("icc_profile")
-    image = _eight_bits(image)
-    alpha: Image.Image | None = None
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    elif image.mode in ("P", "YCbCr", "HSV"):
-        image = image.convert("RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
-    if image.mode not in _SPACES:
-        raise DecodeError("unsupported", f"mode {image.mode}")
-    pixels = _managed(image, profile)
-    if alpha is None:
-        return pixels
-    white = Image.new("RGB", pixels.size, (255, 255, 255))
-    white.paste(pixels, mask=alpha)
-    return white
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits (Pillow's own conversion clips at 255); 32-bit and floating point have no scale."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
-        values = np.asarray(image).astype(np.uint32)
-        scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-        scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
-        return scaled
-    if image.mode in ("I", "F"):
-        raise DecodeError(
-            "unsupported", f"{'32-bit' if image.mode == 'I' else 'floating-point'} pixels have no fixed white"
-        )
-    return image
-
-
-def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
-    lab = image.mode == "LAB"  # says itself which colours it means, and Pillow converts it through ICC only
-    transform = _transform(None if lab else profile, image.mode) if profile or lab else None
-    managed = image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
-    assert managed is not None  # only with inPlace=True
-    return managed
-
-
-@lru_cache(maxsize=64)
-def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a picture's profile to sRGB; None when the profile is sRGB, damaged, or for another colour space."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
-        if isinstance(source, ImageCms.ImageCmsProfile):
-            if source.profile.xcolor_space.strip() != _SPACES[mode]:
-                return None
-            if mode == "RGB" and (source.profile.profile_description or "").startswith("sRGB"):
-                return None
-        return ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
-
-
-@lru_cache(maxsize=1)
-def _dct_basis() -> np.ndarray:
-    """The first 8 rows of the DCT-II of 32 points, float32 [8, 32]."""
-    k, n = np.arange(8)[:, None], np.arange(32)[None, :]
-    return np.cos(np.pi * k * (2 * n + 1) / 64).astype(np.float32)
+def _draft(at_least: int | tuple[int, int], orientation: int) -> tuple[int, int]:
+    """The least (width, height) to decode to, as the file stores them: twice what the result will be."""
+    width, height = (at_least, at_least) if isinstance(at_least, int) else at_least
+    return (2 * height, 2 * width) if orientation in _ON_ITS_SIDE else (2 * width, 2 * height)

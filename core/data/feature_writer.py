@@ -8,9 +8,7 @@ written last: a shard without a note that fits is made again.
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import sys
 import tarfile
 import time
@@ -25,7 +23,7 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, read_meta
-from commonart.core.data.files import write_bytes
+from commonart.core.data.files import write_shared
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record
 from commonart.core.data.shards import ShardWriter, list_shards, read_shard
@@ -187,17 +185,9 @@ def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: boo
                 "Give another -o, or --overwrite to make them again.",
             )
     if null is not None:
-        _write_shared(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
+        write_shared(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
     value = {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})}
-    _write_shared(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def _write_shared(path: Path, data: bytes) -> None:
-    """Write a file that every task of an array writes at the same moment, with the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    write_bytes(own, data)
-    os.replace(own, path)
+    write_shared(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,14 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a small file whole."""
     with replacing(path) as file:
         file.write(data)
+
+
+def write_shared(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that several tasks of an array may write at the same moment, with the same bytes."""
+    final = Path(path)
+    own = final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}")
+    write_bytes(own, data)
+    os.replace(own, final)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

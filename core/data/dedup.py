@@ -1,0 +1,158 @@
+"""Copies across all shards of a source, found before the first is written, in any number of tasks.
+
+    shards/hashes/00000.safetensors      # of one input shard: `fingerprint` uint64 [n], and the keys of its n records
+
+A task makes the lists of its own shards, then those that are still missing, whoever they belong to; so it never waits, and
+tasks that run one after the other share the work just the same. Each then searches all lists (core.data.likeness): 8 bytes
+of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from commonart.core.data.files import write_shared
+from commonart.core.data.likeness import copies
+from commonart.core.data.record import Record
+from commonart.core.data.stream import Chunk
+from commonart.core.data.tasks import Task
+from commonart.core.errors import CommonArtError
+
+FOLDER = "hashes"
+WINDOW = 32  # shards among which a task picks at random what others left, so that not all pick the same one
+
+Fingerprints = Callable[[Iterable[Record]], Iterator[tuple[Record, int]]]
+
+
+class Copies:
+    """Which keys are copies, and of what. 16 bytes each."""
+
+    __slots__ = ("_hashes", "_kept", "_keys_of", "_paths", "_starts")
+
+    def __init__(self, paths: list[Path], starts: np.ndarray, kept_by: np.ndarray) -> None:
+        self._paths, self._starts = paths, starts
+        self._keys_of = lru_cache(maxsize=64)(_keys)
+        rows = np.flatnonzero(kept_by >= 0)
+        hashes = np.zeros(len(rows), dtype=np.uint64)
+        edges = np.searchsorted(rows, starts)
+        for number, (first, last) in enumerate(pairwise(edges)):
+            if first < last:
+                keys = _keys(paths[number])
+                hashes[first:last] = [_hash(keys[row]) for row in (rows[first:last] - starts[number]).tolist()]
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._kept = hashes[order], kept_by[rows][order]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def of(self, key: str) -> str | None:
+        """The key of the record that stays in place of this one; None when this one stays itself."""
+        wanted = np.uint64(_hash(key))
+        place = int(np.searchsorted(self._hashes, wanted))
+        if place == len(self._hashes) or self._hashes[place] != wanted:
+            return None
+        row = int(self._kept[place])
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._keys_of(self._paths[number])[row - int(self._starts[number])]
+
+
+def find_copies(
+    parts: Callable[[], Iterable[Chunk]],
+    folder: Path,
+    fingerprints: Fingerprints,
+    *,
+    settings: Mapping[str, Any],
+    task: Task,
+    tick: Callable[..., Any],
+) -> Copies:
+    """Which records of a source are copies of an earlier one, across all its shards and tasks.
+
+    Args:
+        parts: the source's shards, afresh at each call.
+        folder: where the lists are kept (OUT/hashes); those that are there and fit are not made again.
+        fingerprints: (record, fingerprint) for each record, in order; 0 for one that will not be used.
+        settings: what the fingerprints depend on besides the records.
+
+    Raises:
+        CommonArtError: a list is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ensure = partial(_ensure, folder, fingerprints, settings, tick)
+    paths = []
+    for number, chunk in enumerate(parts()):
+        paths.append(folder / f"{chunk.name}.safetensors")
+        if task.owns(number):
+            ensure(chunk)
+    if task.count > 1:
+        others, choice = iter(parts()), random.Random(task.index)
+        while window := list(islice(others, WINDOW)):
+            choice.shuffle(window)
+            for chunk in window:
+                ensure(chunk)
+    prints = [_read(path, "fingerprint") for path in paths]
+    starts = np.cumsum([0, *map(len, prints)])
+    return Copies(paths, starts, copies(np.concatenate([np.zeros(0, np.uint64), *prints])))
+
+
+def _ensure(
+    folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any], tick: Callable[..., Any], chunk: Chunk
+) -> None:
+    """Make the list of one shard unless it is there."""
+    from safetensors.numpy import save
+
+    path = folder / f"{chunk.name}.safetensors"
+    made_from = orjson.dumps(
+        {"input": chunk.identity, "settings": dict(settings)}, option=orjson.OPT_SORT_KEYS
+    ).decode()
+    if path.exists() and _made_from(path) == made_from:
+        return
+    keys, prints = [], []
+    for record, value in fingerprints(chunk.records):
+        keys.append(record["key"])
+        prints.append(value)
+        tick()
+    tensors: dict[str, np.ndarray] = {
+        "fingerprint": np.array(prints, dtype=np.uint64),
+        "keys": np.frombuffer("\n".join(keys).encode(), dtype=np.uint8),
+    }
+    write_shared(path, save(tensors, metadata={"made_from": made_from}))
+
+
+def _made_from(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return str((file.metadata() or {}).get("made_from", ""))
+    except (SafetensorError, OSError):
+        return ""
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            values: np.ndarray = file.get_tensor(name)
+            return values
+    except (SafetensorError, OSError) as error:
+        raise CommonArtError(
+            f"{path} cannot be read: {error}.", "Remove it, and run the same command again."
+        ) from error
+
+
+def _keys(path: Path) -> list[str]:
+    return _read(path, "keys").tobytes().decode().split("\n")
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,83 @@
+"""Whether a file holds all of its picture, where Pillow does not say so.
+
+JPEG: libjpeg fills in what is missing before an end mark. A download that was cut and closed with one decodes without an
+error, grey from the cut on (baseline) or blurred (progressive); only the last few blocks of a baseline JPEG, and the last
+scan of a progressive one, are not looked at. PNG: Pillow does not compare the checksums of the data.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+from PIL import Image
+
+_SOF2, _SOS, _END = 0xC2, b"\xff\xda", b"\xff\xd9"
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_NOISE = bytes(range(1, 255, 7)) * 2048
+
+
+def png_is_whole(data: bytes) -> bool:
+    """Whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
+    place = 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if kind == b"IEND":
+            return True
+        if kind == b"IDAT" and zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            return False
+        place = end + 4
+    return True  # a file that ends early is the decoder's to judge
+
+
+def jpeg_is_whole(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
+    """Whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling in."""
+    if image.info.get("progressive"):
+        return _all_scans(data)
+    # What libjpeg finds no data for is middle grey; a picture that ends so by itself is decoded once more.
+    last = image.getpixel((image.width - 1, image.height - 1))
+    grey = set(last[:3]) == {128} if isinstance(last, tuple) and len(last) == 3 else last == 128 or len(image.mode) == 4
+    return not grey or not _ends_early(data, image, drafted)
+
+
+def _ends_early(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
+    """Whether the picture changes when noise stands between its data and its end mark: then data were missing."""
+    end = data.rfind(_END)
+    if end < 0:
+        return False
+    with Image.open(io.BytesIO(data[:end] + _NOISE + data[end:]), formats=("JPEG",)) as noisy:
+        if drafted is not None:
+            noisy.draft(None, drafted)
+        return noisy.size != image.size or noisy.tobytes() != image.tobytes()
+
+
+def _all_scans(data: bytes) -> bool:
+    """Whether the scans of a progressive JPEG give every coefficient of every component to its last bit.
+
+    Source: ITU-T T.81, B.2.2, B.2.3 and G.1.1.
+    """
+    components, place = 0, 2
+    while place + 4 <= len(data) and data[place] == 0xFF:  # the segments before the first scan
+        marker = data[place + 1]
+        if marker == _SOF2:
+            components = data[place + 9]
+        elif marker == _SOS[1]:
+            break
+        place += 2 if marker in _ALONE or marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    exact = set[tuple[int, int]]()  # (component, coefficient) that has its last bit
+    names = set[int]()
+    # In entropy-coded data every 0xFF is followed by 0 or a restart marker, so this finds scans only.
+    while (place := data.find(_SOS, place)) >= 0 and place + 6 < len(data):
+        count = data[place + 4]
+        scan = data[place + 5 : place + 8 + 2 * count]
+        if len(scan) < 2 * count + 3:
+            break
+        names.update(scan[0 : 2 * count : 2])
+        first, last, bits = scan[2 * count], scan[2 * count + 1], scan[2 * count + 2]
+        if bits & 0x0F == 0:
+            exact.update((name, k) for name in scan[0 : 2 * count : 2] for k in range(first, min(last, 63) + 1))
+        place += 2
+    return len(names) == components and len(exact) == 64 * components
