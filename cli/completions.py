@@ -18,7 +18,7 @@ POLICIES = ("strict", "paper")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# (subcommand, option or argument) -> what its value may be; everything else completes file names.
+# (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
 VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("license-filter", "--policy"): lambda: POLICIES,
     ("caption", "--model"): lambda: registry.names("caption"),
@@ -31,9 +31,16 @@ VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("shard", "--format"): lambda: ("auto", "jpg", "png", "webp"),
     ("train", "--stage"): lambda: recipes.STAGES,
     ("sample", "--model"): lambda: registry.names("transformer"),
+    ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
+    ("sample", "--quantize"): lambda: ("quanto-int8", "bnb-nf4", "none"),
+    ("sample", "--format"): lambda: ("png", "jpg", "webp"),
+    ("sample", "--text-encoder"): lambda: registry.names("text-encoder"),
+    ("sample", "--autoencoder"): lambda: registry.names("autoencoder"),
     ("eval", "--model"): lambda: registry.names("transformer"),
     ("mia", "--model"): lambda: registry.names("transformer"),
     ("models", "ROLE"): lambda: catalogue.ROLES,
+    ("", "--device"): lambda: DEVICES,
+    ("", "--precision"): lambda: PRECISIONS,
 }
 
 
@@ -71,10 +78,12 @@ def commands() -> list[Command]:
 def _commands(root: Any) -> Iterator[Command]:
     for name, command in root.commands.items():
         options = [Option(("--help",), False, (), "Show this message and exit")]
-        for parameter in command.params:
+        inner = getattr(command, "commands", {}).values()  # of a group such as nano, the options of all of its commands
+        for parameter in {p.opts[0]: p for each in (*inner, command) for p in each.params}.values():
             if parameter.param_type_name == "option" and "--help" not in parameter.opts:
                 spellings = (*parameter.opts, *parameter.secondary_opts)
-                values = next((tuple(VALUES[name, s]()) for s in spellings if (name, s) in VALUES), ())
+                known = [VALUES[key] for s in spellings for key in ((name, s), ("", s)) if key in VALUES]
+                values = tuple(known[0]()) if known else ()
                 options.append(Option(spellings, not parameter.is_flag, values, _line(parameter.help)))
         words = tuple(getattr(command, "commands", ())) or tuple(VALUES.get((name, "ROLE"), tuple)())
         yield Command(name, _line(command.help), tuple(options), words)

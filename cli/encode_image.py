@@ -31,23 +31,7 @@ def encode_image(
     \b
     commonart encode-image shards/ --model sdxl-vae
     """
-    from commonart.core.data.tasks import this_task
-    from commonart.stages import encode_image as stage
+    given = options.stage_settings(locals())
+    from commonart.stages.encode_image import encode_image as stage
 
-    summary = stage.encode_image(
-        source,
-        out,
-        model=model,
-        store=store,
-        precision=precision,
-        device=device,
-        batch=batch,
-        task=this_task(task_index, num_tasks),
-        overwrite=overwrite,
-        accept_terms=accept_terms or (),
-        allow_pickle=allow_pickle,
-        rejects=rejects,
-        max_failures=max_failures,
-        quiet=quiet,
-    )
-    options.finish(summary, quiet)
+    options.finish(stage(**given), quiet)

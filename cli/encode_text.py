@@ -15,7 +15,7 @@ def encode_text(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A causal language model or T5; see commonart models.")
     ] = "calm2-7b",
-    quantize: Annotated[str | None, typer.Option(help="quanto-int8: the encoder in 8 bits, as in the paper.")] = None,
+    quantize: options.Quantize = None,
     store: Annotated[str, typer.Option(help="bf16, fp16, or int8 with one scale per token.")] = "bf16",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longer captions are cut there, and counted.")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Captions at a time.")] = 32,
@@ -36,25 +36,7 @@ def encode_text(
     commonart encode-text shards/ --model calm2-7b --store int8
     srun -n 8 commonart encode-text shards/ --model calm2-7b
     """
-    from commonart.core.data.tasks import this_task
-    from commonart.stages import encode_text as stage
+    given = options.stage_settings(locals())
+    from commonart.stages.encode_text import encode_text as stage
 
-    summary = stage.encode_text(
-        source,
-        out,
-        model=model,
-        quantize=quantize,
-        store=store,
-        precision=precision,
-        device=device,
-        max_tokens=max_tokens,
-        batch=batch,
-        task=this_task(task_index, num_tasks),
-        overwrite=overwrite,
-        accept_terms=accept_terms or (),
-        allow_pickle=allow_pickle,
-        rejects=rejects,
-        max_failures=max_failures,
-        quiet=quiet,
-    )
-    options.finish(summary, quiet)
+    options.finish(stage(**given), quiet)

@@ -14,7 +14,8 @@ def fetch(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="scenes, a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
+            help="commoncatalog-cc-by, megalith-10m, artbench-pd, smithsonian-oa, coco2017, stair, hf:OWNER/NAME, scenes, "
+            "a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
         ),
     ],
     out: options.Out = None,
@@ -35,7 +36,9 @@ def fetch(
     ignore_opt_outs: Annotated[
         bool, typer.Option(help="Keep what asks not to be used; recorded all the same.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Downloads at a time.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Downloads at a time.")] = 64,
+    per_host: Annotated[int, typer.Option(min=1, help="Of these, at one host.")] = 16,
+    delay: Annotated[float, typer.Option(min=0.0, help="Seconds between two requests to one host.")] = 0.0,
     shard_size: options.ShardSize = 1000,
     rejects: options.Rejects = None,
     max_failures: options.MaxFailures = 0.5,
@@ -49,9 +52,9 @@ def fetch(
     \b
     commonart fetch scenes --limit 1000 -o raw/
     commonart fetch photos/ --license CC-BY-4.0 -o raw/
-    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
+    commonart fetch commoncatalog-cc-by --list | commonart license-filter | commonart fetch - -o raw/
     """
-    from commonart.core.data.download import Limits
+    from commonart.core.data.fetching.answers import Limits
     from commonart.core.data.tasks import this_task
     from commonart.stages import fetch as stage
 
@@ -67,9 +70,13 @@ def fetch(
         license=license,
         lang=lang,
         column_map=options.pairs("--column-map", column_map) or None,
-        limits=Limits(allow_private=allow_private),
-        opt_outs=not ignore_opt_outs,
-        workers=workers,
+        limits=Limits(
+            workers=workers,
+            per_host=per_host,
+            delay=delay,
+            allow_private=allow_private,
+            opt_outs=not ignore_opt_outs,
+        ),
         shard_size=shard_size,
         rejects=rejects,
         max_failures=max_failures,

@@ -13,6 +13,16 @@ def license_filter(
     source: options.Source = None,
     out: options.Out = None,
     policy: Annotated[str, typer.Option(metavar="POLICY", help="strict, paper, or a TOML file.")] = "strict",
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Say what each policy does with this licence, and why; no SOURCE."),
+    ] = None,
+    observed_after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Drop what was not observed on this day (UTC) or later.")
+    ] = None,
+    blocklist: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keys, sha256, URLs and authors to leave out, one a line.")
+    ] = None,
     rejects: options.Rejects = None,
     shard_size: options.ShardSize = 1000,
     task_index: options.TaskIndex = None,
@@ -27,19 +37,30 @@ def license_filter(
 
     \b
     commonart license-filter raw/ -o kept.jsonl
-    commonart fetch captions.json --list | commonart license-filter --rejects refused.jsonl > kept.jsonl
+    commonart license-filter --explain "CC BY-SA 2.0"
+    commonart license-filter --blocklist removed.txt --observed-after 2026-01-01 raw/ --rejects refused.jsonl
     """
+    from commonart.core import log
     from commonart.core.data.tasks import this_task
     from commonart.stages import license_filter as stage
 
+    if explain is not None:
+        for sentence in stage.explain(explain, policy):
+            print(sentence)
+        return
     summary = stage.run(
         source,
         out,
         policy=policy,
+        observed_after=observed_after,
+        blocklist=blocklist,
         rejects=rejects,
         shard_size=shard_size,
         task=this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
     )
+    if log.on_terminal() and not quiet:
+        for line in summary.table():
+            log.say(line)
     options.finish(summary, quiet)

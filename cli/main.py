@@ -87,25 +87,38 @@ def defaults(command: Any, path: str = DEFAULTS) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             tables = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}.", "Mend it or move it away.") from None
+    _name_options(command, tables, path)
+    return tables
+
+
+def _name_options(command: Any, tables: dict[str, Any], path: str) -> None:
+    """Options as typer's functions name their parameters, in place; of a group such as `nano`, command by command."""
     for name, table in tables.items():
         known = command.commands.get(name)
         if known is None or not isinstance(table, dict):
             raise UsageError(f"{path}: [{name}] is no subcommand.", f"One of: {', '.join(sorted(command.commands))}.")
+        if hasattr(known, "commands"):
+            _name_options(known, table, path)
+            continue
         options = {option.removeprefix("--"): p.name for p in known.params for option in (*p.opts, p.name)}
         for option in list(table):
             if option not in options:
                 raise UsageError(f"{path}: {name} has no option '{option}'.", f"See commonart {name} --help.")
             table[options[option]] = table.pop(option)
-    return tables
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run one command line in this process; errors come through as they were raised."""
     command = typer.main.get_command(app)
-    settings: dict[str, Any] = {"default_map": defaults(command)} if os.path.exists(DEFAULTS) else {}
+    words = sys.argv[1:] if arguments is None else arguments
+    settings: dict[str, Any] = {}
+    if os.path.exists(DEFAULTS) and "--help" not in words:  # a broken file must not stand before the help
+        settings["default_map"] = defaults(command)
     code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
+    if code == 128 + signal.SIGINT:  # typer's word for Ctrl-C, which ends the chain of a quickstart too
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

@@ -36,6 +36,10 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and 
 Seed = Annotated[int, typer.Option(help="The same seed gives the same output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(metavar="METHOD", help="Text encoder in 8 bits: quanto-int8 (the paper's), bnb-int8, torchao-int8."),
+]
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Convert weights that are published only as .bin, without running them.")
 ]
@@ -43,6 +47,14 @@ AcceptTerms = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="You answer for the terms of this model, which is refused otherwise."),
 ]
+
+
+def stage_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """A command's own `locals()` as its stage takes them: the two task options as one `task`, no list as an empty one."""
+    from commonart.core.data.tasks import this_task
+
+    task = this_task(given.pop("task_index"), given.pop("num_tasks"))
+    return {**given, "accept_terms": given["accept_terms"] or (), "task": task}
 
 
 def split_names(text: str) -> list[str]:
@@ -71,6 +83,22 @@ def number(flag: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"{flag}: {text!r} is no number.", "Write it as 0.5 or 2.") from None
+
+
+def two(flag: str, text: str) -> tuple[str, str]:
+    """`a,b` -> (`a`, `b`)."""
+    from commonart.core.errors import UsageError
+
+    found = split_names(text)
+    if len(found) != 2:
+        raise UsageError(f"{flag} {text} is not two things with a comma between them.", "For example a,b.")
+    return found[0], found[1]
+
+
+def share(flag: str, text: str) -> tuple[float, float]:
+    """`0.2,0.8` -> (0.2, 0.8)."""
+    low, high = two(flag, text)
+    return number(flag, low), number(flag, high)
 
 
 def piped() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,14 +28,23 @@ def sample(
     lang: Annotated[
         str | None, typer.Option(help="Which caption of a record is its prompt (default: its first).")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of DPM++ 2M.")] = 20,
+    steps: Annotated[int, typer.Option(help="Of the sampler.")] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to draw.")] = "",
+    sampler: Annotated[str, typer.Option(help="dpm++ (second order) or ddim.")] = "dpm++",
+    interval: Annotated[
+        str,
+        typer.Option(metavar="LOW,HIGH", help="Guide only at these shares of the noise; elsewhere a step costs half."),
+    ] = "0,1",
+    rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
     seed: Annotated[
         int | None, typer.Option(help="The same seed gives the same picture (default: one is drawn).")
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
+    ] = None,
+    aspect: Annotated[
+        str | None, typer.Option(metavar="W:H", help="The nearest bucket of --size's area: 3:2, 9:16.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; it changes no picture.")] = 8,
@@ -46,18 +55,35 @@ def sample(
         str | None, typer.Option(metavar="NAME", help="Another text encoder of the same width.")
     ] = None,
     autoencoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another autoencoder.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="quanto-int8: the text encoder in 8 bits.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(help="The text encoder in quanto-int8, bnb-nf4 or none (default: what fits into memory)."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are cut there, with a warning.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the transformer: minutes beforehand, less for each picture.")
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Leave prompt and settings out of the file.")
     ] = False,
     unmarked: Annotated[bool, typer.Option("--unmarked", help="Leave the synthetic-media mark out too.")] = False,
+    sign: Annotated[
+        str | None, typer.Option(metavar="CHAIN,KEY", help="Sign by C2PA with your certificate chain and key, in PEM.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show each picture in the terminal.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("-i", "--interactive", help="Type prompts, see pictures, change settings; :help.")
+    ] = False,
+    serve: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="A small web page, for this machine alone by default.")
+    ] = None,
     inspect: Annotated[
         str | None, typer.Option(metavar="FILE", help="Print what a picture's marks say, and draw nothing.")
     ] = None,
     accept_terms: options.AcceptTerms = None,
+    allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -67,6 +93,7 @@ def sample(
     commonart sample "草原のシマウマ" -o out.png
     commonart sample "草原の赤い丸" --model nano --seed 1 -o out.png
     commonart sample --file prompts.txt --model runs/512 -o pictures/ --grid grid.png
+    commonart sample --serve 8000 --model nano
     """
     from commonart.core.errors import UsageError
 
@@ -78,43 +105,40 @@ def sample(
         print(orjson.dumps(stage.inspect(inspect), option=orjson.OPT_INDENT_2).decode())
         return
     texts = list(prompts or ())
-    if texts == ["-"] or (not texts and file is None and options.piped()):
+    live = interactive or serve is not None
+    if texts == ["-"] or (not texts and file is None and options.piped() and not live):
         texts, file = [], file or "-"
-    if not texts and file is None:
+    if live and (texts or file or grid):
+        raise UsageError("-i and --serve ask for prompts themselves.", "Leave prompts, --file and --grid out.")
+    if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     from commonart.core.data import jsonl, stream
     from commonart.stages import sample as stage
+    from commonart.stages import sample_live, sample_page
 
+    how: dict[str, Any] = {
+        "model": model, "text_encoder": text_encoder, "autoencoder": autoencoder, "accept_terms": accept_terms or (),
+        "allow_pickle": allow_pickle, "device": device, "precision": precision, "quantize": quantize,
+        "max_tokens": max_tokens, "compiled": compiled,
+        "steps": steps, "guidance": guidance, "negative": negative, "sampler": sampler, "rescale": rescale,
+        "interval": options.share("--interval", interval), "size": size, "aspect": aspect,
+        "no_metadata": no_metadata, "unmarked": unmarked, "sign": options.two("--sign", sign) if sign else None,
+        "batch": batch, "ending": ending,
+    }  # fmt: skip
+    see = stage.shower(show) if show or interactive else None
     started = time.monotonic()
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
-        drawn = stage.sample(
-            texts,
-            file=file,
-            lang=lang,
-            model=model,
-            out=out,
-            grid=grid,
-            columns=columns,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            seed=seed,
-            size=size,
-            n=n,
-            batch=batch,
-            ending=ending,
-            overwrite=overwrite,
-            no_metadata=no_metadata,
-            unmarked=unmarked,
-            device=device,
-            precision=precision,
-            quantize=quantize,
-            max_tokens=max_tokens,
-            text_encoder=text_encoder,
-            autoencoder=autoencoder,
-            accept_terms=accept_terms or (),
-            quiet=quiet,
-            emit=writer.write if out is not None else lambda record: None,  # a grid alone has no records
-        )
-    done = stream.Summary("sample", read=len(drawn), written=len(drawn), seconds=time.monotonic() - started)
+        if serve is not None:
+            drawn = sample_page.run(serve, out=out or "pictures", **how)
+        elif interactive:
+            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=writer.write, **how)
+        else:
+            emit = writer.write if out is not None else lambda record: None  # a grid alone has no records
+            drawn = len(
+                stage.sample(
+                    texts, file=file, lang=lang, out=out, grid=grid, columns=columns, seed=seed, n=n,
+                    overwrite=overwrite, show=see, quiet=quiet, emit=emit, **how,
+                )
+            )  # fmt: skip
+    done = stream.Summary("sample", read=drawn, written=drawn, seconds=time.monotonic() - started)
     options.finish(done, quiet)

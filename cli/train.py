@@ -13,7 +13,7 @@ from commonart.cli import options
 def train(
     stage: Annotated[str, typer.Option(metavar="NAME", help="256-early, 256-mid, 256-late, 512 or nano.")] = "",
     data: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Shards, with features beside them or without.")
+        str, typer.Option(metavar="FOLDER", help="Shards, with features beside or without; A,B:0.5 for several.")
     ] = "shards/",
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="RUN", help="The run's folder (default: runs/STAGE).")
@@ -29,7 +29,7 @@ def train(
     ] = None,
     text_encoder: Annotated[str, typer.Option(metavar="NAME", help="For captions that are not encoded yet.")] = "",
     autoencoder: Annotated[str, typer.Option(metavar="NAME", help="For images that are not encoded yet.")] = "",
-    quantize: Annotated[str, typer.Option(help="quanto-int8: the text encoder in 8 bits, as in the paper.")] = "",
+    quantize: options.Quantize = None,
     language: Annotated[
         list[str] | None, typer.Option(metavar="LANG=WEIGHT", help="How often each language's captions are taken.")
     ] = None,
@@ -87,7 +87,7 @@ def train(
         "overrides": options.pairs("--set", set_),
         "text_encoder": text_encoder,
         "autoencoder": autoencoder,
-        "quantize": quantize,
+        "quantize": quantize or "",
         "languages": {
             name: options.number("--language", value) for name, value in options.pairs("--language", language).items()
         },

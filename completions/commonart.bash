@@ -22,6 +22,9 @@ _commonart() {
             "fetch --num-tasks") words="" ;;
             "license-filter -o"|"license-filter --out") words="" ;;
             "license-filter --policy") words="strict paper" ;;
+            "license-filter --explain") words="" ;;
+            "license-filter --observed-after") words="" ;;
+            "license-filter --blocklist") words="" ;;
             "license-filter --rejects") words="" ;;
             "license-filter --shard-size") words="" ;;
             "license-filter --task-index") words="" ;;
@@ -29,8 +32,8 @@ _commonart() {
             "caption -o"|"caption --out") words="" ;;
             "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
             "caption --batch") words="" ;;
-            "caption --device") words="" ;;
-            "caption --precision") words="" ;;
+            "caption --device") words="auto cpu cuda mps" ;;
+            "caption --precision") words="auto bf16 fp16 fp32" ;;
             "caption --accept-terms") words="" ;;
             "caption --rejects") words="" ;;
             "caption --max-failures") words="" ;;
@@ -41,8 +44,8 @@ _commonart() {
             "translate --to") words="ja en" ;;
             "translate --model") words="nano phi3-medium cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" ;;
             "translate --batch") words="" ;;
-            "translate --device") words="" ;;
-            "translate --precision") words="" ;;
+            "translate --device") words="auto cpu cuda mps" ;;
+            "translate --precision") words="auto bf16 fp16 fp32" ;;
             "translate --accept-terms") words="" ;;
             "translate --rejects") words="" ;;
             "translate --shard-size") words="" ;;
@@ -66,8 +69,8 @@ _commonart() {
             "encode-text --store") words="bf16 fp16 int8" ;;
             "encode-text --max-tokens") words="" ;;
             "encode-text --batch") words="" ;;
-            "encode-text --device") words="" ;;
-            "encode-text --precision") words="" ;;
+            "encode-text --device") words="auto cpu cuda mps" ;;
+            "encode-text --precision") words="auto bf16 fp16 fp32" ;;
             "encode-text --accept-terms") words="" ;;
             "encode-text --rejects") words="" ;;
             "encode-text --max-failures") words="" ;;
@@ -77,8 +80,8 @@ _commonart() {
             "encode-image --model") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
             "encode-image --store") words="fp16 bf16 fp32" ;;
             "encode-image --batch") words="" ;;
-            "encode-image --device") words="" ;;
-            "encode-image --precision") words="" ;;
+            "encode-image --device") words="auto cpu cuda mps" ;;
+            "encode-image --precision") words="auto bf16 fp16 fp32" ;;
             "encode-image --accept-terms") words="" ;;
             "encode-image --rejects") words="" ;;
             "encode-image --max-failures") words="" ;;
@@ -103,8 +106,8 @@ _commonart() {
             "train --keep") words="" ;;
             "train --workers") words="" ;;
             "train --seed") words="" ;;
-            "train --device") words="" ;;
-            "train --precision") words="" ;;
+            "train --device") words="auto cpu cuda mps" ;;
+            "train --precision") words="auto bf16 fp16 fp32" ;;
             "train --accept-terms") words="" ;;
             "train --calibrate") words="" ;;
             "train --export") words="" ;;
@@ -126,8 +129,8 @@ _commonart() {
             "sample --autoencoder") words="" ;;
             "sample --quantize") words="" ;;
             "sample --max-tokens") words="" ;;
-            "sample --device") words="" ;;
-            "sample --precision") words="" ;;
+            "sample --device") words="auto cpu cuda mps" ;;
+            "sample --precision") words="auto bf16 fp16 fp32" ;;
             "sample --inspect") words="" ;;
             "sample --accept-terms") words="" ;;
             "eval --model") words="nano commonart-beta pixart-sigma" ;;
@@ -147,8 +150,8 @@ _commonart() {
             "eval --text-encoder") words="" ;;
             "eval --autoencoder") words="" ;;
             "eval --seed") words="" ;;
-            "eval --device") words="" ;;
-            "eval --precision") words="" ;;
+            "eval --device") words="auto cpu cuda mps" ;;
+            "eval --precision") words="auto bf16 fp16 fp32" ;;
             "eval --accept-terms") words="" ;;
             "mia --data") words="" ;;
             "mia -n") words="" ;;
@@ -167,17 +170,21 @@ _commonart() {
             "mia --text-encoder") words="" ;;
             "mia --autoencoder") words="" ;;
             "mia --seed") words="" ;;
-            "mia --device") words="" ;;
-            "mia --precision") words="" ;;
+            "mia --device") words="auto cpu cuda mps" ;;
+            "mia --precision") words="auto bf16 fp16 fp32" ;;
             "mia --accept-terms") words="" ;;
             "quickstart -o"|"quickstart --out") words="" ;;
             "quickstart --scenes") words="" ;;
             "quickstart --seconds") words="" ;;
             "quickstart --seed") words="" ;;
+            "nano -o"|"nano --out") words="" ;;
+            "nano --only") words="" ;;
+            "nano --seed") words="" ;;
+            "nano -n") words="" ;;
             *)
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    license-filter) words="--help -o --out --policy --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --min-size --format --quality --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
@@ -189,7 +196,7 @@ _commonart() {
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;
-                    nano) words="--help build measure" ;;
+                    nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                 esac ;;
         esac
     fi

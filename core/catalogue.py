@@ -79,6 +79,7 @@ swallow             translate     tokyotech-llm/Llama-3.1-Swallow-8B-Instruct-v0
 gemma               translate     google/gemma-3-4b-it                           Gemma3ForConditionalGeneration      -    -
 nano                text-encoder  -                                              LlamaForCausalLM                    -    -
 calm2-7b            text-encoder  cyberagent/calm2-7b                            LlamaForCausalLM                    -    pickle
+t5-xxl              text-encoder  PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers  T5EncoderModel                     -    -
 nano                autoencoder   -                                              AutoencoderKL                       -    -
 sdxl-vae            autoencoder   stabilityai/sdxl-vae                           AutoencoderKL                       -    -
 sdxl-vae-fp16-fix   autoencoder   madebyollin/sdxl-vae-fp16-fix                  AutoencoderKL                       -    -
@@ -115,6 +116,7 @@ fugumt              CC-BY-SA-4.0                -                   share-alike
 swallow             LicenseRef-Llama-3.1        LicenseRef-Gemma    restricted
 gemma               LicenseRef-Gemma            -                   restricted
 calm2-7b            Apache-2.0                  -                   free
+t5-xxl              LicenseRef-OpenRAIL         Apache-2.0          use-restrictions
 sdxl-vae            MIT                         -                   free
 sdxl-vae-fp16-fix   MIT                         MIT                 free
 commonart-beta      Apache-2.0                  Apache-2.0,MIT      free
@@ -135,12 +137,12 @@ _REFUSED = {
 # Why a model cannot run here, whatever its terms.
 _REMOTE_ONLY = "it exists only as remote code, and that code does not run on transformers 5"
 _BROKEN = {"phi3-vision": (_REMOTE_ONLY, "qwen2-vl"), "phi3.5-vision": (_REMOTE_ONLY, "qwen2-vl")}
-UNCHECKED = frozenset({"plamo-translate", "fugumt", "swallow", "gemma", "clip-vit-b32"})
-# Transformer -> (text encoder, autoencoder). PixArt-Sigma reads T5, which is none of ours: weights to start from.
+UNCHECKED = frozenset({"plamo-translate", "fugumt", "swallow", "gemma", "t5-xxl", "clip-vit-b32"})
+# Transformer -> (text encoder, autoencoder). PixArt-Sigma's T5 lies in the repository that its transformers share.
 _PARTNERS = {
     "nano": ("nano", "nano"),
     "commonart-beta": ("calm2-7b", "sdxl-vae"),
-    "pixart-sigma": ("", "sdxl-vae"),
+    "pixart-sigma": ("t5-xxl", "sdxl-vae"),
 }
 
 # What the models are asked.

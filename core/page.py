@@ -1,4 +1,4 @@
-"""A page to look at: one self-contained HTML file, every string escaped, charts as inline SVG, no script.
+"""A page to look at: self-contained HTML, every string escaped, charts as inline SVG, no script.
 
 page = Page("quickstart"); page.heading("Samples"); page.picture("samples.png", "the grid"); page.write(path)
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
@@ -25,15 +26,36 @@ pre { background: #8881; padding: .8rem 1rem; overflow-x: auto; border-radius: .
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
 svg text { font-size: 11px; fill: var(--soft) } svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """
+FORM_STYLE = """
+form { display: flex; flex-wrap: wrap; gap: .7rem 1rem; align-items: end; margin: 1.2rem 0 }
+label { display: block; color: var(--soft); font-size: .85rem } label.long { flex: 1 0 100% }
+input, textarea, button { font: inherit; padding: .35rem .5rem; border: 1px solid var(--line); border-radius: .4rem;
+       background: transparent; color: inherit; box-sizing: border-box } textarea { width: 100% }
+input[type=number] { width: 7.5rem } button { background: var(--mark); color: #fff; padding: .4rem 1.4rem; }
+.alert { border-left: 4px solid #c33; padding-left: .8rem }
+"""
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 52, 24  # of a chart, in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a form: its name, its label, what stands in it, and the type of its input."""
+
+    name: str
+    label: str
+    value: str = ""
+    kind: str = "text"
+    long: bool = False  # several lines
 
 
 class Page:
     """Builds the page from top to bottom. No method takes HTML: all text is escaped here."""
 
-    def __init__(self, title: str, lead: str = "", lang: str = "en") -> None:
+    def __init__(self, title: str, lead: str = "", lang: str = "en", refresh: int | None = None) -> None:
         self._title = title
         self._lang = lang
+        self._refresh = refresh  # seconds after which the page loads itself again
+        self._style = STYLE
         self._parts = [f"<h1>{escape(title)}</h1>"]
         if lead:
             self._parts.append(f'<p class="lead">{escape(lead)}</p>')
@@ -42,21 +64,46 @@ class Page:
         """A section begins."""
         self._parts.append(f"<h2>{escape(text)}</h2>")
 
-    def text(self, text: str, *, soft: bool = False) -> None:
+    def text(self, text: str, *, soft: bool = False, alert: bool = False) -> None:
         """One paragraph."""
-        kind = ' class="soft"' if soft else ""
+        kind = ' class="alert" role="alert"' if alert else ' class="soft"' if soft else ""
         self._parts.append(f"<p{kind}>{escape(text)}</p>")
 
     def code(self, lines: Iterable[str]) -> None:
         """Commands or other fixed-width text."""
         self._parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
 
-    def picture(self, path: str, caption: str) -> None:
-        """A picture that lies beside the page; `path` is relative to it."""
+    def picture(self, path: str, caption: str, link: str = "") -> None:
+        """A picture that lies beside the page; `path` is relative to it. Its caption may be a link to a path."""
         alt = escape(caption, quote=True)
+        said = (
+            f'<a href="{escape(link, quote=True)}">{escape(caption)}</a>' if link.startswith("/") else escape(caption)
+        )
         self._parts.append(
-            f'<figure><img src="{escape(quote(path), quote=True)}" alt="{alt}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f'<figure><img src="{escape(quote(path), quote=True)}" alt="{alt}"><figcaption>{said}</figcaption></figure>'
+        )
+
+    def form(self, action: str, fields: Sequence[Field], button: str, hidden: Mapping[str, str]) -> None:
+        """A form that is posted to `action`, with values that the reader does not see."""
+        self._style = STYLE + FORM_STYLE
+
+        def cell(field: Field) -> str:
+            name, value = escape(field.name, quote=True), escape(field.value, quote=True)
+            if field.long:  # a browser drops the first newline of a textarea
+                inner = f'<textarea name="{name}" rows="3" autofocus>\n{escape(field.value)}</textarea>'
+            else:
+                step = ' step="any"' if field.kind == "number" else ""
+                inner = f'<input name="{name}" type="{escape(field.kind, quote=True)}" value="{value}"{step}>'
+            kind = ' class="long"' if field.long else ""
+            return f"<label{kind}>{escape(field.label)}<br>{inner}</label>"
+
+        secret = "".join(
+            f'<input type="hidden" name="{escape(name, quote=True)}" value="{escape(value, quote=True)}">'
+            for name, value in hidden.items()
+        )
+        self._parts.append(
+            f'<form method="post" action="{escape(action, quote=True)}">{secret}'
+            f"{''.join(map(cell, fields))}<button>{escape(button)}</button></form>"
         )
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -101,12 +148,15 @@ class Page:
 
     def html(self) -> str:
         """The whole page."""
-        policy = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
+        policy = (
+            "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
+        )
+        refresh = f'<meta http-equiv="refresh" content="{self._refresh}">\n' if self._refresh else ""
         return (
             f'<!doctype html>\n<html lang="{escape(self._lang, quote=True)}"><head><meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self._title)}</title><style>{STYLE}</style></head><body>\n"
+            f'{refresh}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(self._title)}</title><style>{self._style}</style></head><body>\n"
             + "\n".join(self._parts)
             + "\n</body></html>\n"
         )

@@ -18,10 +18,11 @@ edition), section 11.3.3.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -108,6 +109,7 @@ def save(
     marked: bool = True,
     overwrite: bool = False,
     quality: int = 95,
+    finish: Callable[[bytes, str], bytes] | None = None,
 ) -> Path:
     """Write `image` with its marks; no half picture ever has the final name.
 
@@ -118,6 +120,7 @@ def save(
         marked: write the XMP DigitalSourceType.
         overwrite: replace a file that is there.
         quality: of JPEG and WebP, 1..100.
+        finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.signing` signs.
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
@@ -131,7 +134,12 @@ def save(
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
         with replacing(path) as file:
-            image.save(file, **options)
+            if finish is None:
+                image.save(file, **options)
+            else:
+                whole = io.BytesIO()
+                image.save(whole, **options)
+                file.write(finish(whole.getvalue(), options["format"]))
             if path.exists() and not overwrite:  # taken by another process in the meantime
                 raise _exists(path)
     except OSError as problem:

@@ -28,7 +28,7 @@ from commonart.core.metrics import paper, scoring
 from commonart.core.metrics.scoring import SMALLEST, Group
 
 if TYPE_CHECKING:
-    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.model.engine import Engine
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -92,11 +92,11 @@ def evaluate(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
+            from commonart.core.model.engine import open_engine
             from commonart.core.model.parts import locate
-            from commonart.core.model.pipeline import Pipeline
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-            engine = Pipeline.open(parts, device=device, precision=precision)
+            engine = open_engine(parts, device=device, precision=precision)
             side = size or engine.size
             if side < 1 or side % engine.multiple:
                 raise UsageError(
@@ -240,7 +240,7 @@ def _scene(item: Item) -> Scene | None:
 
 
 def _draw(
-    engine: Pipeline,
+    engine: Engine,
     groups: list[Group],
     shared: dict[str, Any],
     seed: int,

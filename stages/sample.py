@@ -10,22 +10,20 @@ has drawn and goes on from there.
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
-from commonart.core.data.drawings import Picture, already_drawn, pixels, plan, record_of
+from commonart.core.data.drawings import How, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
-from commonart.core.log import progress, say, warn
+from commonart.core.log import on_terminal, say, warn
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from commonart.core.model.pipeline import Pipeline
 
 
 def sample(
@@ -41,22 +39,30 @@ def sample(
     steps: int = 20,
     guidance: float = 4.5,
     negative: str = "",
+    sampler: str = "dpm++",
+    interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
     seed: int | None = None,
     size: str | int | tuple[int, int] | None = None,
+    aspect: str | None = None,
     n: int = 1,
     batch: int = 8,
     ending: str = "png",
     overwrite: bool = False,
     no_metadata: bool = False,
     unmarked: bool = False,
+    sign: tuple[str, str] | None = None,
     device: str = "auto",
     precision: str = "auto",
     quantize: str | None = None,
     max_tokens: int | None = None,
+    compiled: bool = False,
     text_encoder: str | None = None,
     autoencoder: str | None = None,
     accept_terms: Sequence[str] = (),
+    allow_pickle: bool = False,
     quiet: bool = False,
+    show: Callable[[Image.Image], Any] | None = None,
     emit: Callable[[dict[str, Any]], Any] = lambda record: None,
 ) -> list[dict[str, Any]]:
     """Draw `n` pictures of every prompt and write them; returns one record for each picture, in order.
@@ -66,24 +72,26 @@ def sample(
         file: more prompts, as `core.data.prompts.read` takes them.
         lang: which caption of a record is its prompt; default: its first.
         model: a name of the registry, a run, a local folder or a hub id, as `core.model.parts.locate` takes it.
-        out: one picture's file, or a folder (made when it is not there). One of `out` and `grid` is needed.
+        out: one picture's file, or a folder (made when it is not there). One of `out`, `grid` and `show` is needed.
         grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
-        steps: of the sampler.
-        guidance: how strongly the prompt counts (classifier-free guidance); 1 draws without it.
+        steps, guidance, sampler, interval, rescale: as `core.model.sampler.sample` takes them.
         negative: what to keep away from.
         seed: of each prompt's first picture; the next ones count on. None draws one and says it. A record's own
             `seed` wins.
-        size: pixels, 512 or "640x384"; default: what the model was trained for.
+        size: pixels, 512 or "640x384"; default: what the model was trained for. `aspect`: "3:2", the nearest bucket.
         n: pictures of each prompt.
         batch: pictures that are drawn together; nothing but rounding depends on it.
         ending: png, jpg or webp, for pictures in a folder.
         overwrite: draw and replace what is there.
         no_metadata: leave the settings out of the pictures.
         unmarked: leave the synthetic-media mark out of the pictures.
+        sign: files of a certificate chain and its private key: sign each picture by C2PA.
         device, precision: as `core.model.device` takes them.
-        quantize, max_tokens: of the text encoder, as `TextEncoder.load` takes them.
+        quantize, max_tokens, compiled: as `Pipeline.open` takes them.
         text_encoder, autoencoder: other ones than the model's own.
         accept_terms: names of models that are used on the user's word.
+        allow_pickle: convert weights that are published only as pickles.
+        show: called with each picture, in order.
         emit: called with each record as soon as its picture is written.
 
     Raises:
@@ -91,43 +99,52 @@ def sample(
         CommonArtError: the model cannot be had or loaded, or a picture cannot be written.
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
-    _check(asked, out, grid, n, steps, guidance, batch, ending, overwrite)
-    from commonart.core.model.parts import locate
-    from commonart.core.model.pipeline import Pipeline
+    how = How(
+        steps=steps, guidance=guidance, negative=negative, sampler=sampler, interval=interval, rescale=rescale,
+        size=size, aspect=aspect,
+    )  # fmt: skip
+    _check(asked, how, out, grid, show is not None, n, batch, ending, overwrite)
+    from commonart.core.model import memory
+    from commonart.core.model.studio import Studio
 
-    parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-    engine = Pipeline.open(parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens)
-    width, height = pixels(size, engine.size, engine.multiple)
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-        say(f"seed {seed}")
-    shared = {
-        "model": parts.name, "revision": parts.revision, "objective": parts.objective, "steps": steps,
-        "guidance": guidance, "negative": negative, "width": width, "height": height,
-    }  # fmt: skip
-    pictures = plan(asked, shared, seed=seed, n=n, out=out, ending=ending)
-    there = already_drawn(pictures, overwrite, metadata=not no_metadata)
-    waiting = list({p.name: p for p in pictures if p.name not in there}.values())
-    drawn = _draw(engine, waiting, (width, height), batch, quiet)
+    studio = Studio.open(
+        model,
+        text_encoder=text_encoder,
+        autoencoder=autoencoder,
+        accept_terms=accept_terms,
+        allow_pickle=allow_pickle,
+        device=device,
+        precision=precision,
+        quantize=quantize,
+        max_tokens=max_tokens,
+        compiled=compiled,
+        no_metadata=no_metadata,
+        unmarked=unmarked,
+        sign=sign,
+    )
+    shared = studio.shared(how)
     records: list[dict[str, Any]] = []
-    shown: dict[str, Image.Image] = {}
-    for picture in pictures:
-        if picture.name not in there:
-            image = next(drawn)
-            there.add(picture.name)
-            if picture.path is not None:
-                settings = None if no_metadata else picture.settings
-                provenance.save(image, picture.path, settings=settings, marked=not unmarked, overwrite=overwrite)
-            if grid is not None:
-                shown[picture.name] = image
-        elif grid is not None and picture.name not in shown:
-            shown[picture.name] = _open(picture)
+    labels: list[str] = []
+    shown: list[Image.Image] = []
+    started = time.monotonic()
+    for picture, image in studio.draw(
+        asked, how, out=out, seed=seed, n=n, batch=batch, ending=ending, overwrite=overwrite,
+        images=grid is not None or show is not None, quiet=quiet,
+    ):  # fmt: skip
+        if image is not None and grid is not None:
+            shown.append(image)
+            labels.append(picture.prompt.text)
+        if image is not None and show is not None:
+            show(image)
         records.append(record_of(picture))
         emit(records[-1])
+    if studio.drawn and not quiet:
+        seconds = time.monotonic() - started
+        rate = f"{studio.drawn} pictures in {seconds:.1f} s, {studio.drawn / seconds:.3g} images/s"
+        say(f"{rate}; peak memory {memory.peak(studio.engine.device) / 1e9:.2f} GB ({studio.engine.device})")
     if grid is not None:
-        labels = [p.prompt.text for p in pictures]
         write_grid(
-            grid, [shown[p.name] for p in pictures], labels, columns=columns, heads=heads, settings=shared,
+            grid, shown, labels, columns=columns, heads=heads, settings=shared,
             metadata=not no_metadata, marked=not unmarked, overwrite=overwrite,
         )  # fmt: skip
     return records
@@ -161,24 +178,39 @@ def write_grid(
     return sheet.legend
 
 
+def shower(needed: bool) -> Callable[[Image.Image], Any] | None:
+    """What shows a picture on the terminal; None without one. Raises UsageError where it was `needed`."""
+    if not on_terminal():
+        if needed:
+            raise UsageError("--show needs a terminal, and stderr is none.", "Leave it out, or do not redirect stderr.")
+        return None
+    from commonart.core import terminal
+
+    return lambda image: say(terminal.drawn(image).rstrip("\n"))
+
+
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a picture says about itself: {"image", "synthetic", "digital_source_type", "settings"}."""
+    """What a picture says about itself: {"image", "synthetic", "digital_source_type", "settings"}, and "c2pa" if signed."""
+    from commonart.core import signing
+
     marks = provenance.read(path)
+    signed = signing.read(path)
     return {
         "image": str(path),
         "synthetic": marks.synthetic,
         "digital_source_type": marks.digital_source_type,
         "settings": marks.settings,
+        **({"c2pa": signed} if signed else {}),
     }
 
 
 def _check(
     asked: Sequence[Prompt],
+    how: How,
     out: str | None,
     grid: str | None,
+    shown: bool,
     n: int,
-    steps: int,
-    guidance: float,
     batch: int,
     ending: str,
     overwrite: bool,
@@ -186,13 +218,12 @@ def _check(
     """Everything that can be known to be wrong before a model is looked for."""
     if not asked:
         raise UsageError("there is no prompt.", 'Say what to draw: commonart sample "a zebra in a meadow" -o out.png.')
-    if out is None and grid is None:
+    if out is None and grid is None and not shown:
         raise UsageError("there is nowhere to write to.", "Name a picture or a folder with -o, or a sheet with --grid.")
-    for flag, value in (("-n", n), ("--steps", steps), ("--batch", batch)):
+    for flag, value in (("-n", n), ("--batch", batch)):
         if value < 1:
             raise UsageError(f"{flag} {value} is not possible.", "Give a whole number from 1 on.")
-    if not 0 <= guidance <= 100:
-        raise UsageError(f"--guidance {guidance} is not possible.", "Give a number from 0 to 100; 4.5 is usual.")
+    how.check()
     provenance.format_of(f"picture.{ending}")
     for flag, path in (("-o", out), ("--grid", grid)):
         if path is None or (flag == "-o" and (Path(path).suffix == "" or Path(path).is_dir())):
@@ -200,26 +231,3 @@ def _check(
         provenance.format_of(path)
         if flag == "--grid" and Path(path).exists() and not overwrite:
             raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")
-
-
-def _draw(
-    engine: Pipeline, pictures: Sequence[Picture], size: tuple[int, int], batch: int, quiet: bool
-) -> Iterator[Image.Image]:
-    from commonart.core.model.pipeline import Job
-
-    if not pictures:
-        return
-    first = pictures[0].settings
-    jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]
-    with progress("sample", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        for _, image in engine.draw(
-            jobs, size=size, steps=first["steps"], guidance=first["guidance"], batch=batch, tick=tick
-        ):
-            yield image
-
-
-def _open(picture: Picture) -> Image.Image:
-    from PIL import Image
-
-    with Image.open(str(picture.path)) as image:
-        return image.convert("RGB")

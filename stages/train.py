@@ -20,6 +20,7 @@ import orjson
 
 from commonart.core import launch, log, recipes
 from commonart.core.data.files import write_json
+from commonart.core.data.index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
@@ -186,7 +187,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         model, opened.source, recipe, run, options, world, resume=found,
         draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
     )  # fmt: skip
-    return _trained(run, outcome, opened.index.left_out)
+    return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
 
 
 def _nothing(model: PixArt, step: int) -> None:
@@ -336,8 +337,7 @@ def _check(wanted: Settings) -> None:
         if getattr(wanted, name) < 0:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} {getattr(wanted, name)} is below 0.", "Use 0 to turn it off.")
-    if not Path(wanted.data).exists():
-        raise CommonArtError(f"--data {wanted.data} does not exist.", "Make shards: commonart shard -o shards/.")
+    data_sets(wanted.data)  # raises for a folder that is not there
 
 
 def _plain(wanted: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ LAYERS = (
     {"core/errors.py"},
     {"core/log.py", "core/launch.py", "core/recipes.py", "core/settings.py"},
     {"core/catalogue.py", "core/registry.py", "core/licenses"},
-    {"core/data", "core/page.py", "core/provenance.py", "core/pictures.py"},
+    {"core/data", "core/page.py", "core/provenance.py", "core/pictures.py", "core/signing.py", "core/terminal.py"},
     {"core/nano", "core/model", "core/metrics"},
     {"stages"},
     {"cli"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import tiny_encoders as tiny
 
 from commonart.core.data import feature_writer
 from commonart.core.data.features import Features
+from commonart.core.data.notes import write_note
 from commonart.core.data.shards import ShardWriter, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
@@ -86,9 +88,11 @@ def test_another_precision_is_not_mixed_in(source: Path, model: str) -> None:
     Features(source / "text").check(source)
 
 
-def test_eight_bit_encoder_is_recorded(source: Path, model: str) -> None:
-    encode_text(str(source), model=model, quantize="quanto-int8", precision="fp32", device="cpu")
+def test_eight_bit_encoder_is_recorded_and_not_mixed_in(source: Path, model: str) -> None:
+    encode_text(str(source), model=model, quantize="quanto-int8", precision="fp32", device="cpu", task=Task(0, 2))
     assert Features(source / "text").meta.precision == "quanto-int8/float32"
+    with pytest.raises(CommonArtError, match=r"another precision.*--overwrite"):
+        encode_text(str(source), model=model, quantize="bnb-int8", precision="fp32", device="cpu")
 
 
 def test_a_long_caption_is_cut_and_said(source: Path, model: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,17 +117,47 @@ def test_records_without_captions_are_counted(tmp_path: Path, model: str) -> Non
 
 def test_a_short_disk_is_refused_at_once(source: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(CommonArtError, match=r"Text features of all shards would take about [0-9.]+ kB"):
+    with pytest.raises(CommonArtError, match=r"The text features of all shards would take about [0-9.]+ kB"):
         encode_text(str(source), model=model, device="cpu")
     assert not (source / "text").exists()
 
 
-def test_the_estimate_is_close(source: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("notes", [True, False])
+def test_the_size_is_known_beforehand(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, store: str, notes: bool
+) -> None:
+    """Within 10 %: shards of several lengths, captions of several lengths and numbers, more records than are sampled."""
+    monkeypatch.setattr(feature_writer, "SAMPLED_SHARDS", 3)
+    monkeypatch.setattr(feature_writer, "SAMPLED_RECORDS", 90)
+    source, draw = tmp_path / "many", np.random.default_rng(0)
+    for number, count in enumerate([60, 60, 60, 60, 60, 7]):
+        path = source / f"{number:05d}.tar"
+        with ShardWriter(path) as writer:
+            for n in range(count):
+                lengths = draw.integers(5, 120, draw.integers(0, 4))
+                said = [{"text": "x" * int(length), "lang": "en"} for length in lengths]
+                writer.add(f"k{number}-{n}", {"json": orjson.dumps({"key": f"k{number}-{n}", "captions": said})})
+        if notes:
+            write_note(path, {}, read=count, written=count, dropped={}, failed=0, sha256=writer.sha256)
     asked: list[int] = []
     monkeypatch.setattr(feature_writer, "require_space", lambda folder, needed, what: asked.append(needed))
-    encode_text(str(source), model=model, device="cpu")
-    real = sum(p.stat().st_size for p in (source / "text").glob("*.tar"))
-    assert 0.6 * real < asked[0] < 1.6 * real  # tars of four records are mostly padding
+    encode_text(str(source), model=model, store=store, device="cpu", task=Task(0, 2))
+    encode_text(str(source), model=model, store=store, device="cpu")
+    real = [p.stat().st_size for p in sorted((source / "text").glob("*.tar"))]
+    assert asked[0] == pytest.approx(sum(real), rel=0.1)
+    assert asked[1] == pytest.approx(sum(real[1::2]), rel=0.1)  # what the first call left
+
+
+def test_the_seconds_hold_the_loading(source: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = TextEncoder.load
+
+    def slow(*args: object, **settings: object) -> TextEncoder:
+        time.sleep(0.5)
+        return load(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TextEncoder, "load", slow)
+    assert encode_text(str(source), model=model, device="cpu").seconds > 0.5
 
 
 def test_the_source_is_looked_at_before_a_model_is_fetched(tmp_path: Path) -> None:
@@ -134,6 +168,8 @@ def test_the_source_is_looked_at_before_a_model_is_fetched(tmp_path: Path) -> No
 def test_usage_errors(source: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--store int4"):
         encode_text(str(source), model=model, store="int4")
+    with pytest.raises(UsageError, match=r"--quantize int3 is not known\. Use quanto-int8, bnb-int8, torchao-int8"):
+        encode_text(str(source), quantize="int3")  # before calm2-7b is looked for
     with pytest.raises(UsageError, match="no text-encoder model"):
         encode_text(str(source), model="no-such-model")
     with pytest.raises(CommonArtError, match="does not exist"):

@@ -17,7 +17,7 @@ import tiny_encoders as tiny
 import torch
 from safetensors.torch import load as load_safetensors
 
-from commonart.core.data import feature_writer, features
+from commonart.core.data import feature_writer, features, tensors
 from commonart.core.data.features import Features, Meta
 from commonart.core.data.notes import note_of
 from commonart.core.data.record import Record
@@ -63,9 +63,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_packed_files_are_safetensors_that_torch_reads() -> None:
     values = np.array([[1.5, -2.0, 3.0], [0.1, 1e-3, 7e4]], np.float32)
-    data = features.pack(
+    data = tensors.pack(
         {
-            "a": features.to_bf16(values),
+            "a": tensors.to_bf16(values),
             "b": values,
             "c": np.array([1, 2], np.int32),
             "d": np.zeros((0, 3), np.float16),
@@ -75,21 +75,21 @@ def test_packed_files_are_safetensors_that_torch_reads() -> None:
     read = load_safetensors(data)
     assert read["a"].dtype == torch.bfloat16 and torch.equal(read["a"], torch.tensor(values).bfloat16())
     assert torch.equal(read["b"], torch.tensor(values)) and read["d"].shape == (0, 3)
-    again, metadata = features.unpack(data)
+    again, metadata = tensors.unpack(data)
     assert metadata == {"langs": "en,ja"} and np.array_equal(again["b"], values)
-    assert data == features.pack({k: again[k] for k in "dcba"}, metadata)  # the order given does not matter
+    assert data == tensors.pack({k: again[k] for k in "dcba"}, metadata)  # the order given does not matter
 
 
 def test_bf16_rounds_as_torch_does() -> None:
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.randint(-30, 30, (10_000,))
     expected = values.bfloat16()
-    assert torch.equal(torch.from_numpy(features.from_bf16(features.to_bf16(values.numpy()))), expected.float())
+    assert torch.equal(torch.from_numpy(tensors.from_bf16(tensors.to_bf16(values.numpy()))), expected.float())
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\xff" * 40])
 def test_damaged_bytes_are_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
-        features.unpack(data)
+        tensors.unpack(data)
 
 
 @pytest.mark.parametrize(("store", "error"), [("bf16", 2**-8), ("fp16", 2**-11), ("int8", 1 / 120)])
@@ -154,7 +154,7 @@ def test_finished_shards_are_skipped(tmp_path: Path) -> None:
     out = encode(source)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
-    assert not work.todo and work.left == 0
+    assert not work.todo and not work.unfinished
     summary = feature_writer.write(work, None)
     assert (summary.read, summary.written) == (12, 12)
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before

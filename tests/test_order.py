@@ -73,3 +73,65 @@ def test_uniform_numbers_are_uniform() -> None:
 def test_no_samples_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         order.permute(np.arange(1), 0, 0, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), first=st.integers(0, 10**9), size=st.integers(1, 300),
+    rates=st.lists(st.floats(0.01, 1e6), min_size=1, max_size=40), cut=st.integers(0, 300),
+)  # fmt: skip
+def test_turns_are_the_same_however_they_are_asked_for(
+    seed: int, first: int, size: int, rates: list[float], cut: int
+) -> None:
+    cut = min(cut, size)
+    who, nth = order.turns(seed, rates, first, size)
+    parts = [order.turns(seed, rates, first, cut), order.turns(seed, rates, first + cut, size - cut)]
+    assert np.array_equal(who, np.concatenate([part[0] for part in parts]))
+    assert np.array_equal(nth, np.concatenate([part[1] for part in parts]))
+
+
+def test_turns_follow_the_rates_and_leave_none_out() -> None:
+    rates = np.array([1, 10, 300, 0.5])
+    who, nth = order.turns(3, list(rates), 0, 20_000)
+    for one, share in enumerate(rates / rates.sum()):
+        assert np.array_equal(nth[who == one], np.arange((who == one).sum()))  # its first turn, its second, ...
+        taken = np.cumsum(who == one)
+        assert np.abs(taken - share * np.arange(1, 20_001)).max() < len(rates) + 1
+    assert not np.array_equal(who, order.turns(4, list(rates), 0, 20_000)[0])
+
+
+def buckets() -> list[list[order.Part]]:
+    """Rows 0..99 in three buckets of 7, 30 and 63, the last of two data sets of 13 and 50, which one weighs double."""
+    rows = np.split(np.random.default_rng(0).permutation(100), [7, 37, 50])
+    return [[order.Part(7, 1.0, rows[0])], [order.Part(30, 1.0, rows[1])],
+            [order.Part(13, 2.0, rows[2]), order.Part(50, 1.0, rows[3])]]  # fmt: skip
+
+
+def test_a_batch_is_of_one_bucket_and_no_remainder_is_dropped() -> None:
+    groups = buckets()
+    owner = {int(row): n for n, parts in enumerate(groups) for part in parts for row in part.rows}  # type: ignore[union-attr]
+    taken, batches = np.zeros(100, dtype=int), np.zeros(3)
+    for step in range(1130):
+        rows, epochs = order.batch_rows(5, step, 8, groups)
+        assert len({owner[int(row)] for row in rows}) == 1
+        batches[owner[int(rows[0])]] += 1
+        for row, epoch in zip(rows, epochs, strict=True):
+            assert taken[row] == epoch  # every epoch of a part takes each of its samples once
+            taken[row] += 1
+    # 1130 batches of 8 over a total weight of 113: each sample of weight 1 is seen 80 times.
+    assert np.abs(batches - 10 * np.array([7, 30, 76])).max() <= 3
+    for parts in groups:
+        for part in parts:
+            assert np.abs(taken[part.rows] - 80 * part.weight).max() <= 8
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), step=st.integers(0, 10**6), share=st.integers(1, 8), world=st.sampled_from([1, 2, 4, 8])
+)
+def test_buckets_and_weights_for_any_number_of_devices(seed: int, step: int, share: int, world: int) -> None:
+    batch = share * world
+    rows, epochs = order.batch_rows(seed, step, batch, buckets())
+    parts = [order.batch_rows(seed, step, batch, buckets(), rank * share, share) for rank in range(world)]
+    assert np.array_equal(rows, np.concatenate([part[0] for part in parts]))
+    assert np.array_equal(epochs, np.concatenate([part[1] for part in parts]))

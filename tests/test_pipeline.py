@@ -75,6 +75,18 @@ def test_parts_that_are_freed_draw_the_same(folder):
     assert all(np.array_equal(a, b) for a, b in zip(freed, draw(opened(folder), jobs), strict=True))
 
 
+@pytest.mark.slow
+def test_a_compiled_transformer_draws_the_same(folder, monkeypatch):
+    """Traced as for a real backend, run eagerly: what a compiler would make of it is torch's business."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
+    jobs = [Job("a red circle", 1), Job("a blue square", 2)]
+    engine = opened(folder, compiled=True)
+    for one, two in zip(draw(engine, jobs), draw(opened(folder), jobs), strict=True):
+        assert np.abs(one.astype(int) - two).max() <= 1
+    assert type(engine.transformer()).__name__ == "OptimizedModule"
+
+
 def test_negative_prompts_differ_within_one_call(folder):
     engine = opened(folder)
     jobs = [Job("a red circle", 1), Job("a red circle", 1, "blue"), Job("a red circle", 1)]

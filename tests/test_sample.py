@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_pipeline
 from PIL import Image
 
+from commonart.cli.main import run
 from commonart.core import pictures, provenance
 from commonart.core.data.drawings import pixels
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
@@ -186,6 +188,13 @@ def test_bad_text_files(draw):
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
         (["a"], {"out": "a.png", "guidance": -1.0}, "--guidance -1"),
+        (["a"], {"out": "a.png", "guidance": float("nan")}, "--guidance nan"),
+        (["a"], {"out": "a.png", "sampler": "euler"}, "--sampler euler"),
+        (["a"], {"out": "a.png", "interval": (0.8, 0.2)}, "--interval 0.8,0.2"),
+        (["a"], {"out": "a.png", "rescale": 2.0}, "--rescale 2"),
+        (["a"], {"out": "a.png", "aspect": "wide"}, "--aspect wide is no aspect"),
+        (["a"], {"out": "a.png", "aspect": "0:3"}, "--aspect 0:3 is no aspect"),
+        (["a"], {"out": "a.png", "quantize": "int3"}, "--quantize int3"),
         ([{"prompt": "a", "seed": "x"}], {"out": "a.png"}, "seed 'x'"),
         ([{"key": "k", "prompt": "a"}, {"key": "k", "prompt": "b"}], {"out": "x"}, "two records have the key 'k'"),
     ],
@@ -203,6 +212,112 @@ def test_size_names_the_nearest():
     with pytest.raises(UsageError) as error:
         pixels("500x1", 512, 16)
     assert "496x16" in error.value.fix or "512x16" in error.value.fix
+
+
+def test_an_aspect_takes_the_nearest_bucket():
+    """PixArt-Sigma's at 512 px: steps of 32 pixels, from 256x1024 to 1024x256."""
+    assert pixels(None, 512, 16, "1:1") == (512, 512)
+    assert pixels(None, 512, 16, "3:2") == (640, 416) and pixels(None, 512, 16, "2:3") == (416, 640)
+    assert pixels(512, 256, 16, "16:9") == (672, 384) and pixels(None, 512, 16, "9:1") == (1024, 256)
+    assert pixels(None, 32, 8, "2:1") == (48, 16) or pixels(None, 32, 8, "2:1")[0] > 32
+    for ratio in ("4:3", "1:3", "21:9"):
+        width, height = pixels("512", 512, 16, ratio)
+        assert not width % 32 and not height % 32 and 0.8 < width * height / 512**2 < 1.2
+
+
+def test_unusual_settings_are_in_the_marks_and_in_the_name(draw):
+    draw(["a"], out="x")
+    draw(["a"], out="x", sampler="ddim", interval=(0.2, 0.9), rescale=0.5, aspect="2:1")
+    assert len(files("x")) == 2
+    said = [inspect(f"x/{name}")["settings"] for name in files("x")]
+    plain, unusual = sorted(said, key=len)
+    assert not {"sampler", "interval", "rescale"} & plain.keys()
+    assert (unusual["sampler"], unusual["interval"], unusual["rescale"]) == ("ddim", [0.2, 0.9], 0.5)
+    assert unusual["width"] > unusual["height"]
+
+
+def test_speed_and_peak_memory_are_told(draw, capsys):
+    draw(["a", "b"], out="x", seed=1)
+    assert re.search(r"2 pictures in [\d.]+ s, [\d.]+ images/s; peak memory [\d.]+ GB \(cpu\)", capsys.readouterr().err)
+    draw(["a", "b", "c"], out="x", seed=1, quiet=True)
+    told = capsys.readouterr().err
+    assert "2 of 3 pictures are there already" in told and "images/s" not in told
+
+
+def test_pictures_are_shown_and_need_no_file(draw):
+    seen = []
+    draw(["a", "b"], show=seen.append)
+    assert [image.size for image in seen] == [(32, 32)] * 2 and files() == []
+    draw(["a"], out="a.png", show=seen.append)
+    draw(["a"], out="a.png", show=seen.append)  # from its file
+    assert seen[2].tobytes() == seen[3].tobytes()
+
+
+def test_what_is_interrupted_has_lost_one_batch(draw, model, monkeypatch):
+    """A kill in the middle of the third batch: the first two are on disk, and the same call draws only the rest."""
+    from commonart.core.model import sampler as samplers
+
+    original, calls = samplers.sample, []
+
+    def dies(*args, **options):
+        calls.append(len(args[1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    prompts = [f"circle {i}" for i in range(7)]
+    monkeypatch.setattr(samplers, "sample", dies)
+    with pytest.raises(KeyboardInterrupt):
+        draw(prompts, out="x", batch=2)
+    assert len(files("x")) == 4
+    records = draw(prompts, out="x", batch=2)
+    assert calls == [2, 2, 2, 2, 1] and len(records) == len(files("x")) == 7
+
+
+def test_memory_that_runs_out_halves_the_batch(draw, monkeypatch, capsys):
+    import torch
+
+    from commonart.core.model import sampler as samplers
+
+    original = samplers.sample
+
+    def small(*args, **options):
+        if len(args[1]) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return original(*args, **options)
+
+    monkeypatch.setattr(samplers, "sample", small)
+    many = draw([f"circle {i}" for i in range(5)], out="x", batch=8)
+    assert len(many) == 5 and "batches of 2" in capsys.readouterr().err
+    monkeypatch.undo()
+
+
+def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonart):
+    lines = b'{"key": "one", "prompt": "a"}\n{"key": "two", "prompt": "\xe8\xb5\xa4", "seed": 3}\n'
+    done = commonart(
+        "sample", "-", "--model", model, "--steps", "2", "--seed", "1", "-o", "out", "--interval", "0.1,1", input=lines
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    one, two = map(json.loads, done.stdout.splitlines())
+    assert (one["key"], one["image"], two["seed"]) == ("one", "out/one.png", 3)
+    assert all((tmp_path / r["image"]).is_file() for r in (one, two))
+    told = done.stderr.decode().splitlines()
+    assert json.loads(told[-1])["out"] == 2 and "images/s; peak memory" in told[-2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--show"], "--show needs a terminal"),
+        (["a", "--serve", "8000"], "ask for prompts themselves"),
+        (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two things"),
+        (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two things"),
+        (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(draw, capsys, arguments, message):
+    assert run(["sample", *arguments]) == 2
+    assert message in capsys.readouterr().err and files() == []
 
 
 def test_an_unwritable_folder(draw):

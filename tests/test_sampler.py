@@ -127,6 +127,81 @@ def test_bfloat16_model_and_callback():
     assert seen == [(i, (1, 4, 8, 8)) for i in range(4)]
 
 
+def test_ddim_is_the_first_order():
+    noise = sampler.noise_for([1, 2], (4, 8, 8))
+    scheduler = DPMSolverMultistepScheduler.from_config(sampler.scheduler_config("eps"), solver_order=1)
+    scheduler.set_timesteps(9)
+    x = noise
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(toy("eps")(x, timestep), timestep, x).prev_sample
+    drawn = sampler.dpmpp_2m(toy("eps"), noise, 9, "eps", order=1)
+    torch.testing.assert_close(drawn, x, atol=1e-5, rtol=0)
+    assert not torch.allclose(drawn, sampler.dpmpp_2m(toy("eps"), noise, 9, "eps"), atol=1e-2)
+    with pytest.raises(CommonArtError, match="--sampler euler is not known"):
+        sampler.order_of("euler")
+
+
+def test_the_text_is_read_once():
+    model = small_model()
+    calls = []
+    for block in model.transformer_blocks:
+        block.attn2.to_k.register_forward_hook(lambda *_: calls.append(1))
+    text, mask = torch.randn(2, 5, 12), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    noise, time = sampler.noise_for([0, 1], (4, 8, 8)), torch.tensor([500, 20])
+    with torch.no_grad():
+        whole = model(noise, time, text, mask)
+        assert torch.equal(model(noise, time, model.read_text(text), mask), whole)
+    calls.clear()
+    sampler.sample(model, noise, list(text), torch.zeros(1, 12), 6, 2.0)
+    assert len(calls) == 2, "once a block, not once a step"
+
+
+def test_each_picture_may_have_its_own_negative_text():
+    model = small_model()
+    noise = sampler.noise_for([3, 4], (4, 8, 8))
+    texts, nulls = [torch.randn(5, 12), torch.randn(3, 12)], [torch.randn(2, 12), torch.randn(7, 12)]
+    both = sampler.sample(model, noise, texts, nulls, 4, 3.0)
+    for i in range(2):
+        alone = sampler.sample(model, noise[i : i + 1], texts[i : i + 1], nulls[i], 4, 3.0)
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-3, rtol=1e-3)
+    with pytest.raises(CommonArtError, match="1 null texts do not fit 2"):
+        sampler.sample(model, noise, texts, nulls[:1], 4, 3.0)
+
+
+def test_guidance_in_an_interval_costs_half_outside_it():
+    model = small_model()
+    sizes = []
+    model.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    noise, text, null = sampler.noise_for([0], (4, 8, 8)), [torch.randn(4, 12)], torch.randn(9, 12)
+    timesteps = sampler.timesteps_and_sigmas("eps", 5)[0].tolist()  # 999, 799, 599, 400, 200
+    some = sampler.sample(model, noise, text, null, 5, 3.0, "eps", interval=(0.3, 0.7))
+    assert sizes == [2 if 300 <= t <= 700 else 1 for t in timesteps] and sizes.count(2) == 2
+    whole = sampler.sample(model, noise, text, null, 5, 3.0, "eps", interval=(0.0, 1.0))
+    none = sampler.sample(model, noise, text, null, 5, 1.0, "eps")
+    assert not torch.allclose(some, whole, atol=1e-3) and not torch.allclose(some, none, atol=1e-3)
+    torch.testing.assert_close(sampler.sample(model, noise, text, null, 5, 3.0, "eps", interval=(0.0, 0.01)), none)
+
+
+def test_rescale_is_that_of_diffusers(monkeypatch):
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    model = small_model()
+    noise, text, null = sampler.noise_for([0], (4, 8, 8)), torch.randn(4, 12), torch.randn(1, 12)
+    said = {}
+
+    def once(predict, noise, *_, **__):
+        said["ours"] = predict(noise, torch.tensor(999))
+        return noise
+
+    monkeypatch.setattr(sampler, "dpmpp_2m", once)
+    sampler.sample(model, noise, [text], null, 1, 6.0, "eps", rescale=0.7)
+    with torch.no_grad():
+        wanted = model(noise, torch.tensor([999]), text[None])[:, :4]
+        unwanted = model(noise, torch.tensor([999]), null[None])[:, :4]
+    theirs = rescale_noise_cfg(unwanted + 6.0 * (wanted - unwanted), wanted, guidance_rescale=0.7)
+    torch.testing.assert_close(said["ours"], theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_bad_requests_are_said():
     with pytest.raises(CommonArtError, match="--steps 0"):
         sampler.timesteps_and_sigmas("eps", 0)

@@ -208,7 +208,43 @@ def test_tasks_share_the_shards_without_loss(tmp_path: Path, count: int) -> None
     assert tree(alone) == tree(together)
 
 
+def test_tasks_never_write_one_file(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 55)
+    for index in range(3):
+        stream.run(
+            "even", keep_even, source=source, out=str(tmp_path / "even.jsonl"), rejects=str(tmp_path / "odd.jsonl.gz"),
+            shard_size=10, task=tasks.Task(index, 3),
+        )  # fmt: skip
+    for name, rest, ending in (("even", 0, "jsonl"), ("odd", 1, "jsonl.gz")):
+        files = [str(tmp_path / f"{name}-{index:05d}-of-00003.{ending}") for index in range(3)]
+        assert sorted(r["n"] for file in files for r in jsonl.read(file)) == list(range(rest, 55, 2))
+    assert not (tmp_path / "even.jsonl").exists()
+
+
+def test_shards_of_a_longer_run_are_not_mixed_in(tmp_path: Path) -> None:
+    long, short = make_jsonl(tmp_path / "long.jsonl", 30), make_jsonl(tmp_path / "short.jsonl", 10)
+    out = tmp_path / "out"
+    stream.run("even", keep_even, source=long, out=str(out), shard_size=10)
+    with pytest.raises(CommonArtError, match="also holds 00001.tar and 1 more"):
+        stream.run("even", keep_even, source=short, out=str(out), shard_size=10)
+    assert len(list(stream.read(str(out)))) == 15
+    (out / "mine.tar").write_bytes(b"")  # no shard of this stage: not its to remove
+    stream.run("even", keep_even, source=short, out=str(out), shard_size=10, overwrite=True)
+    (out / "mine.tar").unlink()
+    assert [r["n"] for r in stream.read(str(out))] == [0, 2, 4, 6, 8]
+    assert tree(out).keys() == {"00000.tar", "00000.json", "00000.rejects.jsonl"}
+
+
+def test_records_and_rejects_need_two_files(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 3)
+    with pytest.raises(UsageError, match="-o and --rejects are both"):
+        stream.run("even", keep_even, source=source, out=str(tmp_path / "a.jsonl"), rejects=str(tmp_path / "a.jsonl"))
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_tasks_come_from_slurm() -> None:
+    with pytest.raises(UsageError, match="SLURM_PROCID=x"):
+        tasks.this_task(environ={"SLURM_PROCID": "x", "SLURM_NTASKS": "8"})
     assert tasks.this_task(environ={}) == tasks.Task(0, 1)
     array = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}
     assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(2, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.quantize import METHODS, settle
 from commonart.core.model.text_encoder import TextEncoder, stack
 
 TEXTS = ["a red circle", "青い四角の左に小さな星", "x", "", "a large green triangle at the top left of a white page"]
@@ -103,13 +105,70 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
     assert cut == [True] and len(ids[0]) == 5 and ids[0][-1] == 0  # the end token stays
 
 
-def test_eight_bits_stay_close(tmp_path: Path) -> None:
-    tiny.llama(tmp_path, width=128)
-    plain, quantized = load(tmp_path), load(tmp_path, quantize="quanto-int8")
-    assert quantized.precision == "quanto-int8/float32"
+@pytest.mark.parametrize("make", [tiny.llama, tiny.t5])
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_bits_stay_close(tmp_path: Path, make: object, method: str) -> None:
+    if method == "torchao-int8":
+        pytest.importorskip("torchao")
+    make(tmp_path)  # type: ignore[operator]
+    plain, quantized = load(tmp_path), load(tmp_path, quantize=method)
+    assert quantized.precision == f"{method}/float32"
+    name = next(name for name, _ in plain.model.named_parameters() if name.endswith(("q_proj.weight", "q.weight")))
+    weights = quantized.model.get_submodule(name.removesuffix(".weight")).weight
+    assert weights.dtype == torch.int8 or type(weights) is not torch.nn.Parameter  # plain, or a tensor of their own
     for a, b in zip(plain.encode(TEXTS), quantized.encode(TEXTS), strict=True):
         error = float((a - b).norm() / a.norm())
         assert 0 < error < 0.05
+
+
+def test_an_absent_quantizer_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(CommonArtError, match=r"needs torchao, which is not installed\. Install it \(uv pip install"):
+        load(tmp_path, quantize="torchao-int8")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "taken"),
+    [
+        ("bfloat16", None, (None, "bfloat16")),
+        ("quanto-int8/float16", None, ("quanto-int8", "float16")),
+        ("bnb-int8/bfloat16", "bnb-int8", ("bnb-int8", "bfloat16")),
+        ("", "bnb-int8", ("bnb-int8", "")),
+        ("", None, (None, "")),
+    ],
+)
+def test_a_recorded_precision_is_taken(recorded: str, asked: str | None, taken: tuple[str | None, str]) -> None:
+    assert settle(recorded, asked, "runs/512") == taken
+
+
+@pytest.mark.parametrize("recorded", ["bfloat16", "quanto-int8/bfloat16"])
+def test_another_precision_than_recorded_is_refused(recorded: str) -> None:
+    with pytest.raises(UsageError, match=f"--quantize bnb-int8 does not fit: .* runs/512 were made in {recorded}"):
+        settle(recorded, "bnb-int8", "runs/512")
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Qwen2", "Gemma2", "Mistral"])
+def test_any_causal_language_model(tmp_path: Path, kind: str) -> None:
+    """Its hidden_states[-1], and padding changes nothing, whatever the architecture."""
+    import transformers
+
+    sizes = {
+        "vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 8, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(
+        getattr(transformers, f"{kind}Config")(**sizes)
+    ).eval()
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer(tmp_path)
+    encoder = load(tmp_path)
+    assert encoder.width == 32
+    for text, states in zip(TEXTS[:3], encoder.encode(TEXTS[:3]), strict=True):
+        ids = torch.tensor(encoder.tokenizer(text)["input_ids"])[None]
+        with torch.no_grad():
+            expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_bfloat16_stays_close(tmp_path: Path) -> None:
@@ -135,6 +194,18 @@ def test_pipeline_folders_are_understood(tmp_path: Path) -> None:
         (tmp_path / "text_encoder" / name).rename(tmp_path / "tokenizer" / name)
     whole, part = load(tmp_path), load(tmp_path / "text_encoder")
     torch.testing.assert_close(whole.encode(["abc"])[0], part.encode(["abc"])[0])
+
+
+def test_pixart_sigmas_t5_is_read_as_it_lies_on_the_hub(tmp_path: Path) -> None:
+    """A pipeline's folder whose tokenizer is a sentencepiece model alone, with `</s>` at the end of every text."""
+    tiny.t5(tmp_path / "text_encoder")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "text_encoder" / name).unlink()
+    tiny.sentencepiece(tmp_path / "tokenizer", ["a red circle on the grass", "a blue square on the sea"] * 50)
+    encoder = load(tmp_path, max_tokens=4)
+    ids, cut = encoder.tokenize(["a red circle on the grass", ""])
+    assert cut == [True, False] and len(ids[0]) == 4 and ids[0][-1] == 1 and ids[1] == [1]
+    torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
 
 
 def test_stack_pads_on_the_right() -> None:

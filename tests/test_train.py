@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from commonart.core import launch
 from commonart.core.data import feature_writer, features
 from commonart.core.data.features import Features, Meta
+from commonart.core.data.index import read_index
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards import ShardWriter
 from commonart.core.data.stream import Drop
@@ -26,7 +27,7 @@ from commonart.core.data.tasks import Task
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 from commonart.core.model import checkpoint, metrics, trainer
 from commonart.core.model.parts import locate
-from commonart.core.model.trainset import open_shards, read_index
+from commonart.core.model.trainset import open_shards
 from commonart.core.model.transformer import PixArt
 from commonart.stages.train import Trained, dry_run, train
 
@@ -250,7 +251,7 @@ def test_heldout_records_are_never_trained_on(tmp_path: Path) -> None:
 
     data = dataset(tmp_path / "shards", poisoned, heldout)
     index = read_index(data)
-    assert index.heldout == 3 and index.keys == [f"k{n}" for n in range(20) if n not in heldout]
+    assert index.heldout == 3 and list(index.keys) == [f"k{n}" for n in range(20) if n not in heldout]
     done = start(data, tmp_path / "run", {"steps": 12})  # 96 images: every one of the 17 five times
     assert done.skipped == 0 and math.isfinite(done.loss)
     about = orjson.loads((tmp_path / "run" / "run.json").read_bytes())["data"]
@@ -400,7 +401,7 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
 
 
 def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
-    parts = Features(shards / "text"), Features(shards / "image")
+    parts = [Features(shards / "text")], [Features(shards / "image")]
     memory = open_shards(shards, *parts, quiet=True)
     disk = open_shards(shards, *parts, memory=0, quiet=True)
     assert (memory.resident, disk.resident) == (True, False)

@@ -99,3 +99,20 @@ def shards(folder: Path, count: int = 3, each: int = 4, size: tuple[int, int] = 
                 record = {"key": key, "captions": captions, "width": size[0], "height": size[1], "sha256": "a" * 64}
                 writer.add_record(record, jpeg(size, (40 * n, 50 * number, 90)), "jpg")
     return folder
+
+
+def sentencepiece(folder: Path, texts: list[str]) -> None:
+    """T5's tokenizer as PixArt-Sigma's repositories hold it: a spiece.model, and no tokenizer.json."""
+    import json
+
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=60, model_type="unigram", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    about = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, "extra_ids": 100, "model_max_length": 512}))

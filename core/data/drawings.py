@@ -9,10 +9,11 @@ meet in one file, and a second call finds what the first has drawn.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,60 @@ _OF_THE_SOURCE = (
     "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
     "license_basis", "license_observed_at", "opt_out", "width", "height", "mime", "sha256", "phash", "split",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How a call's pictures are drawn; `core.model.sampler.sample` explains the fields.
+
+    `size`: pixels, 512 or "640x384"; None is the model's own. `aspect`: "3:2" takes the nearest bucket of that area.
+    """
+
+    steps: int = 20
+    guidance: float = 4.5
+    negative: str = ""
+    sampler: str = "dpm++"
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    size: str | int | tuple[int, int] | None = None
+    aspect: str | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> tuple[How, dict[str, Any]]:
+        """The fields of it in `settings`, and the rest."""
+        names = {field.name for field in fields(cls)}
+        rest = {name: value for name, value in settings.items() if name not in names}
+        return cls(**{name: value for name, value in settings.items() if name in names}), rest
+
+    def check(self) -> None:
+        """Raise UsageError for a number that no model can draw with."""
+        if self.steps < 1:
+            raise UsageError(f"--steps {self.steps} is not possible.", "Give a whole number from 1 on.")
+        if not 0 <= self.guidance <= 100:
+            raise UsageError(
+                f"--guidance {self.guidance} is not possible.", "Give a number from 0 to 100; 4.5 is usual."
+            )
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            low, high = self.interval
+            raise UsageError(f"--interval {low:g},{high:g} is not possible.", "Give two shares: --interval 0.2,0.8.")
+        if not 0 <= self.rescale <= 1:
+            raise UsageError(f"--rescale {self.rescale} is not possible.", "Give a number from 0 to 1; 0.7 is usual.")
+
+    def drawing(self) -> dict[str, Any]:
+        """What `Engine.draw` takes of it."""
+        return {name: getattr(self, name) for name in ("steps", "guidance", "sampler", "interval", "rescale")}
+
+    def said(self) -> dict[str, Any]:
+        """What the marks say of it: steps, guidance and negative always, the rest where it is not the usual."""
+        unusual = {}
+        for name in ("sampler", "interval", "rescale"):
+            value = getattr(self, name)
+            if value != getattr(USUAL, name):
+                unusual[name] = list(value) if isinstance(value, tuple) else value
+        return {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, **unusual}
+
+
+USUAL = How()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +141,18 @@ def plan(
     return pictures
 
 
-def pixels(size: str | int | tuple[int, int] | None, own: int, multiple: int) -> tuple[int, int]:
-    """Width and height of a picture: `size` as given, else `own` on both sides.
+def pixels(
+    size: str | int | tuple[int, int] | None, own: int, multiple: int, aspect: str | None = None
+) -> tuple[int, int]:
+    """Width and height of a picture: `size` as given, else `own` on both sides; with `aspect`, of about that area.
 
     Raises:
-        UsageError: no size, or sides that are too large or no multiples of `multiple`.
+        UsageError: no size, no aspect, or sides that are too large or no multiples of `multiple`.
     """
-    if size is None:
-        return own, own
-    if isinstance(size, tuple):
-        width, height = size
-    else:
-        found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", str(size).strip().lower())
-        if not found:
-            raise UsageError(f"--size {size} is no size.", "Give pixels: --size 512 or --size 640x384.")
-        width, height = int(found[1]), int(found[2] or found[1])
+    width, height = (own, own) if size is None else _sides("--size", "Give pixels: --size 512 or --size 640x384.", size)
+    if aspect is not None:
+        across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect.replace(":", "x"))
+        return nearest_bucket(across / down, (width * height) ** 0.5, multiple)
     if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
         near = "x".join(
             str(max(multiple, min(round(s / multiple), MAX_SIDE // multiple) * multiple)) for s in (width, height)
@@ -110,6 +162,27 @@ def pixels(size: str | int | tuple[int, int] | None, own: int, multiple: int) ->
             f"The nearest is --size {near}.",
         )
     return width, height
+
+
+def nearest_bucket(ratio: float, side: float, multiple: int) -> tuple[int, int]:
+    """(width, height) nearest to `ratio` among PixArt-Sigma's buckets: 1:4 to 4:1, the area of `side` x `side`.
+
+    Heights go in steps of two multiples (32 pixels for SDXL's autoencoder), as in PixArt-Sigma's 40 ratios.
+    """
+    step = 2 * multiple
+    heights = range(max(step, round(side / 2 / step) * step), round(side * 2 / step) * step + 1, step)
+    buckets = [(max(step, round(side * side / height / step) * step), height) for height in heights]
+    return min(buckets, key=lambda b: abs(math.log(b[0] / b[1] / ratio)))
+
+
+def _sides(flag: str, fix: str, text: str | int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(text, tuple):
+        return text
+    found = re.fullmatch(r"(\d{1,6})(?:[x×](\d{1,6}))?", str(text).strip().lower())
+    both = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not found or (flag == "--aspect" and not (found[2] and all(both))):
+        raise UsageError(f"{flag} {text} is no {flag.removeprefix('--')}.", fix)
+    return both
 
 
 def digest(settings: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ import os
 import shutil
 import socket
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,22 +24,26 @@ import numpy as np
 import orjson
 
 from commonart.core.data import jsonl
-from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, pack, read_meta
+from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, read_meta
 from commonart.core.data.files import write_bytes
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record
 from commonart.core.data.shards import ShardWriter, list_shards, read_shard
 from commonart.core.data.stream import Drop, Summary
 from commonart.core.data.tasks import Task
+from commonart.core.data.tensors import pack
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
+
+SAMPLED_SHARDS, SAMPLED_RECORDS = 16, 1024  # that a size is estimated from: their mean is known to a few percent
+BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar is padded to
 
 Encode = Callable[[Iterable[Record], Drop], Iterator[tuple[str, bytes]]]
 
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done. `todo` is this task's; `left` counts the unfinished shards of all tasks."""
+    """What is to be done: `done` and `todo` are this task's shards, `unfinished` those of all tasks."""
 
     stage: str
     kind: str
@@ -48,11 +53,33 @@ class Plan:
     overwrite: bool
     done: list[Path]
     todo: list[Path]
-    left: int
+    unfinished: list[Path]
 
-    def first_records(self) -> list[Record]:
-        """The records of the first shard to do, to estimate sizes from."""
-        return list(read_shard(self.todo[0]))
+    def estimate(self, sizes: Callable[[list[Record]], Sequence[int]]) -> int:
+        """Bytes that all unfinished shards will take: their true number of records, times the mean of a sample of them.
+
+        Args:
+            sizes: the bytes of each record's member.
+        """
+        chosen = _spread(self.unfinished, SAMPLED_SHARDS)
+        sampled = {path: list(read_shard(path)) for path in chosen}
+        records = [r for path in chosen for r in _spread(sampled[path], SAMPLED_RECORDS // len(chosen))]
+        mean = sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes(records) if size) / max(1, len(records))
+        # A shard without a note was made elsewhere; reading each one's headers would take hours for millions of images.
+        per_byte = sum(map(len, sampled.values())) / max(1, sum(path.stat().st_size for path in chosen))
+        total = 0
+        for path in self.unfinished:
+            known = len(sampled[path]) if path in sampled else read_note(path).get("out")
+            count = path.stat().st_size * per_byte if known is None else known
+            total += -(-int(count * mean + 2 * BLOCK) // RECORD) * RECORD
+        return total
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, evenly over all of them; all, where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def shards_of(stage: str, source: str) -> list[Path]:
@@ -84,7 +111,7 @@ def plan(
     """
     shards = shards_of(stage, source)
     folder = Path(source)
-    work = Plan(stage, kind, folder, Path(out) if out else folder / kind, settings, overwrite, [], [], 0)
+    work = Plan(stage, kind, folder, Path(out) if out else folder / kind, settings, overwrite, [], [], [])
     if work.out.resolve() == folder.resolve():
         raise UsageError(f"-o {out} is the SOURCE itself.", "Give another folder, or leave -o out.")
     for number, path in enumerate(shards):
@@ -92,7 +119,7 @@ def plan(
         if _finished(work, path):
             work.done += [path] * own
         else:
-            work.left += 1
+            work.unfinished.append(path)
             work.todo += [path] * own
     return work
 
@@ -180,17 +207,19 @@ def write(
     rejects: str | None = None,
     max_failures: float = 0.5,
     quiet: bool = False,
+    started: float | None = None,
 ) -> Summary:
     """Make the feature shards that are left to this task, and sum up all of its shards.
 
     Args:
         encode: may be None when `work.todo` is empty, so that a finished folder needs no model.
+        started: by `time.monotonic`, when the work began that the summary's seconds count: the model's loading, too.
 
     Raises:
         TooManyFailures: everything was written, but more than `max_failures` of the records failed.
     """
     summary = Summary(work.stage)
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     try:
         with progress(work.stage, quiet=quiet) as tick, redirect_stdout(sys.stderr):
             todo = set(work.todo)

@@ -26,6 +26,8 @@ FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they c
 @contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
     if path == "-":
+        if sys.stdin is None:
+            raise CommonArtError("stdin is closed.", "Pipe records in, or give a SOURCE.")
         yield sys.stdin.buffer
     elif path.endswith(".gz"):
         with gzip.open(path, "rb") as file:
@@ -113,16 +115,22 @@ class Writer:
 
     def __enter__(self) -> Writer:
         self._whole = None if self.path == "-" else replacing(self.path)
+        if self._whole is None and sys.stdout is None:
+            raise CommonArtError("stdout is closed.", "Give a file or a folder: -o FILE.jsonl.")
         self._file: Any = sys.stdout.buffer if self._whole is None else self._whole.__enter__()
         self._out: Any = _compressor(self.path, self._file)
         return self
 
     def write(self, record: Record) -> None:
         """Write one record; its `image` is rebased from the working folder to the file's."""
-        if self.folder and "image" in record:
-            record = {**record, "image": rebase(record["image"], "", self.folder)}
+        pointer = record.get("image") if self.folder else None
+        if pointer:  # changed while the line is made: a copy of the record would cost as much as its line
+            record["image"] = rebase(pointer, "", self.folder)
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if pointer:
+            record["image"] = pointer
         try:
-            self._out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            self._out.write(line)
             if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
                 self._file.flush()
                 self._flushed = now

@@ -36,6 +36,12 @@ def read_note(tar: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def finished(tar: Path) -> dict[str, Any]:
+    """The note of a shard that is whole; empty when the shard has to be made."""
+    note = read_note(tar)
+    return note if note and tar.exists() and note.get("size") == tar.stat().st_size else {}
+
+
 def write_note(
     tar: Path,
     made_from: Mapping[str, Any],

@@ -4,10 +4,14 @@
 
 Position p of the run (p = step * batch + i) belongs to epoch p // count and is sample `permute(p % count)` of it. The
 permutation is a small Feistel network, so that any position of a set of any size is found without memory or shuffling, and
-nothing is left over between epochs: batches run through their ends. No torch here.
+nothing is left over between epochs: batches run through their ends. So do buckets of images of one size, each at its own
+pace, and data sets with weights. No torch here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,18 +59,67 @@ def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -
     return value.astype(np.int64)
 
 
-def batch_rows(
-    seed: int, step: int, batch: int, count: int, first: int = 0, size: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, epochs) of step `step`: which of `count` samples it takes, and in which epoch each of them is.
+def turns(seed: int, rates: Sequence[float], first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whose turn it is at positions first .. first + size - 1, where several take turns at the given rates (any positive
+    numbers), and the how-manieth turn of theirs that is: (who, nth), both int64, shape (size,).
 
+    Turn k of one with share p of the rates falls at a random moment of its k-th interval of length 1 / p: random, and yet
+    never more than one turn away from its share. Found for any position without history.
+    """
+    if len(rates) == 1:
+        return np.zeros(size, dtype=np.int64), np.arange(first, first + size, dtype=np.int64)
+    share = np.asarray(rates, dtype=np.float64) / np.sum(rates, dtype=np.float64)
+    # The turns before moment t are t of them, give or take one for each who takes part.
+    low, high = max(0, first - len(share)), first + size + len(share)
+    moments, who, nth, before = [], [], [], 0
+    for one, part in enumerate(share):
+        turn = np.arange(max(0, int(low * part) - 2), int(high * part) + 2, dtype=np.int64)
+        moment = (turn + uniform(seed, one, turn, 0x7012)) / part
+        before += int(turn[0]) + int((moment < low).sum())
+        here = (moment >= low) & (moment < high)
+        moments.append(moment[here])
+        who.append(np.full(int(here.sum()), one, dtype=np.int64))
+        nth.append(turn[here])
+    whose, number = np.concatenate(who), np.concatenate(nth)
+    order = np.lexsort((whose, np.concatenate(moments)))[first - before : first - before + size]
+    return whose[order], number[order]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Samples that are drawn alike: one data set's images of one size."""
+
+    count: int
+    weight: float = 1.0  # how often each is taken, beside the samples of other parts
+    rows: np.ndarray | None = None  # int64, (count,); None: 0 .. count - 1
+
+
+Buckets = Sequence[Sequence[Part]]  # the samples of one bucket may share a batch
+
+
+def batch_rows(
+    seed: int, step: int, batch: int, buckets: Buckets | int, first: int = 0, size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, epochs) of step `step`: which samples it takes, and in which epoch of its part each of them is.
+
+    A step's whole batch is of one bucket; buckets take turns by their sizes, and inside one its parts do, by weight. Each
+    part runs through all of its samples before it begins again. A whole number as `buckets` is one bucket of so many.
     `first` and `size` cut one device's micro batch out of the global `batch`; the cuts of all devices together are the same
     batch whatever their number. Both results: int64, shape (size,).
     """
     size = batch - first if size is None else size
-    position = np.int64(step) * batch + first + np.arange(size, dtype=np.int64)
-    epochs, place = position // count, position % count
-    return permute(place, count, seed, epochs), epochs
+    if isinstance(buckets, int):
+        buckets = [[Part(buckets)]]
+    bucket, turn = turns(seed, [sum(part.count * part.weight for part in parts) for parts in buckets], step, 1)
+    parts = buckets[int(bucket[0])]
+    who, nth = turns(seed, [part.count * part.weight for part in parts], int(turn[0]) * batch + first, size)
+    rows, epochs = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+    for number, part in enumerate(parts):
+        here = who == number
+        epochs[here], place = np.divmod(nth[here], part.count)
+        place = permute(place, part.count, seed, epochs[here])
+        rows[here] = place if part.rows is None else part.rows[place]
+    return rows, epochs
 
 
 def choose(weights: np.ndarray, offsets: np.ndarray, rows: np.ndarray, seed: int, epochs: np.ndarray) -> np.ndarray:
@@ -78,6 +131,6 @@ def choose(weights: np.ndarray, offsets: np.ndarray, rows: np.ndarray, seed: int
     picks = np.empty(len(rows), dtype=np.int64)
     for i, (row, draw) in enumerate(zip(rows, draws, strict=True)):
         start, stop = int(offsets[row]), int(offsets[row + 1])
-        cumulative = np.cumsum(weights[start:stop])
+        cumulative = np.cumsum(weights[start:stop], dtype=np.float64)
         picks[i] = start + min(int(np.searchsorted(cumulative, draw * cumulative[-1], side="right")), stop - start - 1)
     return picks

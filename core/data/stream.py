@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +100,7 @@ def source_or_stdin(source: str | None) -> str:
         return source
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
-            "no SOURCE was given, and stdin is a terminal.",
+            f"no SOURCE was given, and stdin is {'closed' if sys.stdin is None else 'a terminal'}.",
             "Give a folder, a .tar, a .jsonl, or pipe records in.",
         )
     return "-"
@@ -169,6 +169,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     task: Task | None = None,
+    finish: Callable[[Sequence[Path], Summary], None] | None = None,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -176,6 +177,7 @@ def run(
         out: a folder (shards), a `.jsonl[.gz|.zst]`, or `-` / None for JSONL on stdout.
         settings: what the output depends on besides the input; shards made with others are never mixed with these.
         max_failures: the share of the input that may fail before the run counts as failed.
+        finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
 
     Raises:
         TooManyFailures: everything was written, but more than `max_failures` of it failed.
@@ -184,16 +186,19 @@ def run(
     summary = Summary(stage)
     started = time.monotonic()
     task = task or this_task()
+    if rejects is not None and os.path.abspath(rejects) == os.path.abspath(out or "-"):
+        raise UsageError(f"-o and --rejects are both {rejects}.", "Give them two names.")
+    rejects = None if rejects is None else task.own_file(rejects)
     try:
         with progress(stage, quiet=quiet) as tick:
             if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
                 size = None if task.count == 1 else shard_size
                 parts = _grouped(records, size) if records is not None else chunks(source, size)
                 own = (chunk for i, chunk in enumerate(parts) if task.owns(i))
-                _to_jsonl(summary, transform, own, out or "-", rejects, tick)
+                _to_jsonl(summary, transform, own, task.own_file(out or "-"), rejects, tick)
             else:
                 parts = _grouped(records, shard_size) if records is not None else chunks(source, shard_size)
-                _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task)
+                _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task, finish)
     except CommonArtError as error:
         summary.seconds = time.monotonic() - started
         error.summary = summary
@@ -260,14 +265,17 @@ def _to_shards(
     settings: Mapping[str, Any],
     overwrite: bool,
     task: Task,
+    finish: Callable[[Sequence[Path], Summary], None] | None,
 ) -> None:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {out} is a file that is no .jsonl.", "Give a folder for shards, or a .jsonl.")
     folder.mkdir(parents=True, exist_ok=True)
-    kept: list[Path] = []
+    tars: list[Path] = []
+    names: set[str] = set()
     with redirect_stdout(sys.stderr):
         for number, chunk in enumerate(parts):
+            names.add(f"{chunk.name}.tar")
             if not task.owns(number):
                 continue
             tar = folder / f"{chunk.name}.tar"
@@ -288,12 +296,31 @@ def _to_shards(
             summary.written += note["out"]
             summary.dropped.update(note["dropped"])
             summary.failures += note["failed"]
-            kept.append(rejects_of(tar))
+            tars.append(tar)
+        _no_others(folder, names, summary.stage, overwrite)
+        if finish is not None:
+            finish(tars, summary)
     if rejects is not None:
         with jsonl.Writer(rejects) as writer:
-            for path in filter(Path.exists, kept):
+            for path in filter(Path.exists, map(rejects_of, tars)):
                 for _, record in jsonl.read_values(str(path)):
                     writer.write({**record, "image": rebase(record.get("image", ""), str(path.parent), "")})
+
+
+def _no_others(folder: Path, names: set[str], stage: str, overwrite: bool) -> None:
+    """Shards that an earlier run of the stage made from more input would be read as part of this one's."""
+    others = [tar for tar in sorted(folder.glob("*.tar")) if tar.name not in names]
+    if others and not overwrite:
+        raise CommonArtError(
+            f"{folder} also holds {others[0].name}"
+            f"{f' and {len(others) - 1} more' if len(others) > 1 else ''}, which this input does not make.",
+            "Give another -o, remove them, or --overwrite to have them removed.",
+        )
+    for tar in others:
+        if read_note(tar).get("stage") != stage:
+            continue  # not this stage's to remove
+        for path in (tar, note_of(tar), rejects_of(tar)):
+            path.unlink(missing_ok=True)
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

@@ -19,6 +19,14 @@ class Task:
     index: int
     count: int
 
+    def own_file(self, path: str) -> str:
+        """`path` where there is one task; else this task's own: kept.jsonl -> kept-00002-of-00016.jsonl."""
+        if self.count == 1 or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+            return path
+        folder, name = os.path.split(path)
+        stem, dot, ending = name.partition(".")
+        return os.path.join(folder, f"{stem}-{self.index:05d}-of-{self.count:05d}{dot}{ending}")
+
     def owns(self, number: int) -> bool:
         """Whether shard `number` is this task's."""
         return number % self.count == self.index
@@ -38,11 +46,18 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
             ("SLURM_PROCID", "SLURM_NTASKS"),
         ):
             if name in environ and total in environ:
-                start = int(environ.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in name else 0
-                index, count = int(environ[name]) - start, int(environ[total])
+                start = "SLURM_ARRAY_TASK_MIN" if "ARRAY" in name else ""
+                index, count = _number(environ, name) - _number(environ, start), _number(environ, total)
                 break
         else:
             index, count = 0, 1
     if not 0 <= index < count:
         raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
     return Task(index, count)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environ.get(name, 0))
+    except ValueError:
+        raise UsageError(f"{name}={environ[name]} is no whole number.", "Give --task-index and --num-tasks.") from None

@@ -2,11 +2,16 @@
 
     commonart license-filter --policy strict raw/ -o kept.jsonl
 
-`table` holds the names, `parse` reads them, `policies` decides. No torch, no Pillow, no network.
+`creative_commons` and `table` hold the names; `parse`, `urls` and `expressions` read one string; `sources` reads what is
+more than one; `policies` decides. No torch, no Pillow, no network.
 """
 
-from commonart.core.licenses.parse import flickr, judge, normalise
+from commonart.core.licenses.license import License
+from commonart.core.licenses.parse import normalise
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
-from commonart.core.licenses.table import License
+from commonart.core.licenses.sources import europeana, flickr, judge, smithsonian, wikimedia
 
-__all__ = ["POLICIES", "License", "Policy", "flickr", "judge", "load_policy", "normalise"]
+__all__ = [
+    "POLICIES", "License", "Policy", "europeana", "flickr", "judge", "load_policy", "normalise", "smithsonian",
+    "wikimedia",
+]  # fmt: skip

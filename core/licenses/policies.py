@@ -2,6 +2,7 @@
 
     commonart license-filter --policy paper raw/
     commonart license-filter --policy mine.toml raw/
+    commonart license-filter --explain "CC BY-SA 2.0"
 
 A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused.
 """
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 from commonart.core.errors import CommonArtError
-from commonart.core.licenses.parse import _ids, normalise
-from commonart.core.licenses.table import License
+from commonart.core.licenses.license import License, together
+from commonart.core.licenses.parse import ids, normalise
 
 STRICT: dict[str, str] = {
     "CC0-1.0":  "the author gave up all rights",
@@ -38,20 +40,49 @@ class Policy:
     denied: frozenset[str] = field(default_factory=frozenset)
 
     def allows(self, license: License | None) -> bool:
-        """True when the id or its family is named and not denied; None (unknown) is never allowed."""
-        if license is None or license.id in self.denied or license.family in self.denied:
-            return False
-        return license.id in self.allowed or license.family in self.allowed
+        """Whether a work under `license` may be used; None (unknown) never is."""
+        return license is not None and self.choose(license) is not None
+
+    def choose(self, license: License) -> License | None:
+        """The licence under which this policy takes the work, or None.
+
+        Of a choice it is the first branch that is allowed; a conjunction needs all of its parts; a single licence is
+        itself, when its id or family is named and not denied.
+        """
+        if license.any_of:
+            return next((found for part in license.any_of if (found := self.choose(part))), None)
+        if license.all_of:
+            parts = [self.choose(part) for part in license.all_of]
+            return together(part for part in parts if part) if all(parts) else None
+        return license if self._why(license) and not self._denies(license) else None
+
+    def _why(self, license: License) -> str:
+        return self.allowed.get(license.id) or self.allowed.get(license.family) or ""
+
+    def _denies(self, license: License) -> bool:
+        if license.id in self.denied or license.family in self.denied:
+            return True
+        # "CC BY" without a version may be the very version that is denied.
+        vague = license.id == f"LicenseRef-{license.family}"
+        return vague and any(
+            ids()[name.lower()].family == license.family for name in self.denied if name.lower() in ids()
+        )
 
     def explain(self, raw: str) -> str:
         """One sentence: what `raw` was read as, and whether and why this policy allows it."""
         license = normalise(raw)
         if license is None:
-            return f"{raw!r} names no licence that is known here: refused by policy {self.name}."
-        if self.allows(license):
-            why = self.allowed.get(license.id) or self.allowed[license.family]
-            return f"{raw!r} is {license.id} ({license.basis}): allowed by policy {self.name}, {why}."
-        return f"{raw!r} is {license.id} ({license.basis}): policy {self.name} does not name it, refused."
+            return f"{self.name}: refused, because {raw!r} names no licence that is known here as a whole."
+        read = f"{raw!r} is {license.id} ({license.basis})"
+        chosen = self.choose(license)
+        if chosen is None:
+            parts = [part for part in license.all_of or license.any_of or (license,) if not self.choose(part)]
+            which = ["it denies" if self._denies(part) else "it does not name" for part in parts]
+            said = "; ".join(f"{how} {part.id}" for how, part in zip(which, parts, strict=True))
+            return f"{self.name}: refused. {read}, and {said}."
+        whys = "; ".join(dict.fromkeys(self._why(part) for part in chosen.all_of or (chosen,)))
+        taken = f", taken as {chosen.id}" if chosen != license else ""
+        return f"{self.name}: allowed. {read}{taken}: {whys}."
 
 
 POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Policy("paper", PAPER)}
@@ -59,6 +90,8 @@ POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Poli
 
 def load_policy(name: str) -> Policy:
     """`strict`, `paper`, or a TOML file with `allow`, `deny` (lists of ids or families) and `extends` (a name above).
+
+    `[allow]` may also be a table, id or family = why.
 
     Raises CommonArtError when there is no such policy, or when the file names a licence that is not known here.
     """
@@ -85,23 +118,29 @@ def load_policy(name: str) -> Policy:
     if base is not None and base not in POLICIES:
         raise CommonArtError(f"{path} extends {base!r}, which is no policy.", f"Extend one of {', '.join(POLICIES)}.")
     allowed = dict(POLICIES[base].allowed) if base else {}
-    allowed |= {entry: f"named in {path.name}" for entry in _entries(path, table, "allow")}
+    allowed |= {entry: why or f"named in {path.name}" for entry, why in _entries(path, table, "allow").items()}
     return Policy(str(table.get("name", path.stem)), allowed, frozenset(_entries(path, table, "deny")))
 
 
-def _entries(path: Path, table: Mapping[str, object], key: str) -> list[str]:
-    entries = table.get(key, [])
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str]:
+    """Id or family -> why ("" where a list names it)."""
+    given = table.get(key, [])
+    entries = given if isinstance(given, dict) else dict.fromkeys(given, "") if _is_names(given) else None
+    if entries is None or not all(isinstance(why, str) for why in entries.values()):
         raise CommonArtError(f"{path}: {key} is no list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
     for entry in entries:
-        if entry.lower() not in _ids() and entry not in _families():
+        if entry.lower() not in ids() and entry not in _families():
             raise CommonArtError(
                 f"{path}: {key} names {entry!r}, which is no licence that is known here.",
                 "Use an SPDX id such as CC-BY-4.0, or a family such as CC-BY.",
             )
-    return [_ids()[entry.lower()].id if entry.lower() in _ids() else entry for entry in entries]
+    return {ids()[entry.lower()].id if entry.lower() in ids() else entry: why for entry, why in entries.items()}
+
+
+def _is_names(given: object) -> TypeGuard[list[str]]:
+    return isinstance(given, list) and all(isinstance(entry, str) for entry in given)
 
 
 @cache
 def _families() -> frozenset[str]:
-    return frozenset(license.family for license in _ids().values())
+    return frozenset(license.family for license in ids().values())

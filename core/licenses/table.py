@@ -1,97 +1,18 @@
-"""The licences and statements this toolchain knows by name, as tables.
+"""The licences and statements that are no grammar: rows, with the names that sources give them.
 
-    commonart license-filter --policy strict raw/
+    commonart license-filter --explain "No known copyright restrictions"
 
-Creative Commons licences are a grammar (elements x version x port) and are built by `creative_commons`; everything
-else is a row. Sources: the SPDX licence list 3.27, creativecommons.org, rightsstatements.org, Flickr's
-`flickr.photos.licenses.getInfo`, opendatacommons.org, and the Smithsonian Open Access metadata model.
+Sources: the SPDX licence list 3.27, creativecommons.org, rightsstatements.org, Flickr's `flickr.photos.licenses.getInfo`,
+opendatacommons.org, Smithsonian Open Access, pro.europeana.eu, and the licence templates of Wikimedia Commons.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class License:
-    """One normalised licence: `id` is an SPDX id or `LicenseRef-...`, `url` the canonical page ("" when none)."""
-
-    id: str
-    url: str
-    basis: str  # licence | dedication | mark | statement | statute
-
-    @property
-    def family(self) -> str:
-        """The id without version and port: `CC-BY` for `CC-BY-3.0-AT`, `LicenseRef-CC-BY-2.1-JP` and `CC-BY-4.0`."""
-        name = self.id.removeprefix("LicenseRef-") if self.id.startswith("LicenseRef-CC-") else self.id
-        return name.split("-1.")[0].split("-2.")[0].split("-3.")[0].split("-4.")[0]
-
-
-# --- Creative Commons ------------------------------------------------------------------------------------------------
-
-# The order in which Creative Commons writes the elements of a licence in its URLs.
-ELEMENTS = ("by", "nc", "nd", "sa")
-VERSIONS = ("1.0", "2.0", "2.1", "2.5", "3.0", "4.0")
-
-# Combinations that were ever published; those without `by` exist in version 1.0 alone.
-COMBINATIONS = frozenset({"by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa"})
-COMBINATIONS_1_0 = frozenset({"nc", "nc-sa", "nd", "nd-nc", "sa"})
+from commonart.core.licenses.creative_commons import creative_commons
+from commonart.core.licenses.license import License
 
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
-
-# Jurisdictions that ported a licence, by version (creativecommons.org/licenses/list.en). 1.0 and 2.x ports are listed
-# together because a port's text never widens what the licence allows; 4.0 has none.
-PORTS_2 = _names("""
-    ar at au be bg br ca ch cl cn co de dk es fi fr hr hu il in it jp kr mk mt mx my nl pe ph pl pt scotland se si tw uk
-    us za
-    """)
-PORTS_3 = _names("""
-    am at au az br ca ch cl cn cr cz de ec ee eg es fr ge gr gt hk hr ie igo it lu nl no nz ph pl pr pt ro rs sg th tw
-    ug us ve vn za
-    """)
-PORTS = {"1.0": PORTS_2, "2.0": PORTS_2, "2.1": PORTS_2, "2.5": PORTS_2, "3.0": PORTS_3, "4.0": frozenset[str]()}
-
-# Ported licences that SPDX lists; every other port becomes a LicenseRef.
-SPDX_PORTED = _names("""
-    CC-BY-2.5-AU CC-BY-3.0-AT CC-BY-3.0-AU CC-BY-3.0-DE CC-BY-3.0-IGO CC-BY-3.0-NL CC-BY-3.0-US CC-BY-NC-3.0-DE
-    CC-BY-NC-ND-3.0-DE CC-BY-NC-ND-3.0-IGO CC-BY-NC-SA-2.0-DE CC-BY-NC-SA-2.0-FR CC-BY-NC-SA-2.0-UK CC-BY-NC-SA-3.0-DE
-    CC-BY-NC-SA-3.0-IGO CC-BY-ND-3.0-DE CC-BY-SA-2.0-UK CC-BY-SA-2.1-JP CC-BY-SA-3.0-AT CC-BY-SA-3.0-DE CC-BY-SA-3.0-IGO
-    """)
-
-
-def creative_commons(elements: str, version: str = "", port: str = "") -> License | None:
-    """The licence of a URL path such as `by-nc/3.0/at`; None when Creative Commons never published it.
-
-    Without a version the family alone is known (`LicenseRef-CC-BY`): any version allows what the family allows.
-    """
-    parts = set(elements.split("-"))
-    ordered = "-".join(part for part in ELEMENTS if part in parts)
-    if len(parts) != len(elements.split("-")) or not parts <= set(ELEMENTS):
-        return None
-    if not version:
-        return (
-            License(f"LicenseRef-CC-{ordered.upper()}", "", "licence") if ordered in COMBINATIONS and not port else None
-        )
-    if version not in VERSIONS:
-        return None
-    if ordered not in COMBINATIONS:
-        if version != "1.0" or port or elements not in COMBINATIONS_1_0 | {"nc-nd"}:
-            return None
-        ordered = "nd-nc" if ordered == "nc-nd" else ordered
-    if port and port not in PORTS[version]:
-        return None
-    # Version 2.1 was only ever ported (Australia, Spain, Japan); the bare form is a mistake of the source.
-    if version == "2.1" and not port:
-        return None
-    path = "by-nd-nc" if (ordered, version) == ("by-nc-nd", "1.0") else ordered
-    name = f"CC-{ordered}-{version}".upper() + (f"-{port.upper()}" if port else "")
-    listed = name in SPDX_PORTED if port else (ordered in COMBINATIONS or ordered == "sa")
-    url = f"https://creativecommons.org/licenses/{path}/{version}/" + (f"{port}/" if port else "")
-    return License(name if listed else f"LicenseRef-{name}", url, "licence")
-
-
-# --- Everything else -------------------------------------------------------------------------------------------------
 
 CC0 = License("CC0-1.0", "https://creativecommons.org/publicdomain/zero/1.0/", "dedication")
 PDM = License("CC-PDM-1.0", "https://creativecommons.org/publicdomain/mark/1.0/", "mark")
@@ -102,26 +23,53 @@ ODBL = License("ODbL-1.0", "https://opendatacommons.org/licenses/odbl/1-0/", "li
 US_GOVERNMENT = License("LicenseRef-US-Government-Work", "https://www.usa.gov/government-works", "statute")
 NO_KNOWN = License("LicenseRef-Flickr-No-Known-Restrictions", "https://www.flickr.com/commons/usage/", "statement")
 RESERVED = License("LicenseRef-All-Rights-Reserved", "", "statement")
+# "Public domain" is a claim; these two say why: the term has run out, or the author gave the work away (in no form that
+# a lawyer has checked, as CC0 is).
 PUBLIC_DOMAIN = License("LicenseRef-Public-Domain", "", "statement")
+PD_EXPIRED = License("LicenseRef-Public-Domain-Expired", "", "statute")
+PD_AUTHOR = License("LicenseRef-Public-Domain-Author", "", "dedication")
 SI_CONDITIONS = License("LicenseRef-Smithsonian-Usage-Conditions-Apply", "https://www.si.edu/termsofuse", "statement")
+FREE_USE = License("LicenseRef-Wikimedia-Copyrighted-Free-Use", "", "statement")
+ATTRIBUTION = License("LicenseRef-Wikimedia-Attribution", "", "statement")
+SAMPLING = License("LicenseRef-CC-Sampling-1.0", "https://creativecommons.org/licenses/sampling/1.0/", "licence")
+SAMPLING_PLUS = License(
+    "LicenseRef-CC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/sampling+/1.0/", "licence"
+)
+NC_SAMPLING_PLUS = License(
+    "LicenseRef-CC-NC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/nc-sampling+/1.0/", "licence"
+)
 
 # rightsstatements.org vocabulary 1.0: statements about rights, never licences.
-_STATEMENTS = _names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
 RIGHTS_STATEMENTS = {
     code.lower(): License(
         f"LicenseRef-RightsStatements-{code}-1.0", f"http://rightsstatements.org/vocab/{code}/1.0/", "statement"
     )
-    for code in _STATEMENTS
+    for code in _names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
+}
+# Europeana's own statements, from before rightsstatements.org: rights reserved (free, paid, restricted access), ...
+EUROPEANA = {
+    name: License(f"LicenseRef-Europeana-{name}", f"http://www.europeana.eu/rights/{name}/", "statement")
+    for name in _names("rr-f rr-p rr-r unknown orphan-work-eu out-of-copyright-non-commercial test-orphan-work-test")
 }
 
 # Licences that are met on images and are only named so that a drop can say what it dropped.
 _NAMED = _names("""
     Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause FAL-1.3 GFDL-1.1 GFDL-1.2 GFDL-1.3 GPL-2.0 GPL-2.0-only
     GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later LGPL-2.1 LGPL-3.0 MIT OGL-UK-1.0 OGL-UK-2.0 OGL-UK-3.0
-    Unlicense
+    GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC Unlicense WTFPL etalab-2.0
     """)
 OTHERS = tuple(License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED))
-SINGLES = (CC0, PDM, PDDC, PDDL, ODC_BY, ODBL, US_GOVERNMENT, NO_KNOWN, RESERVED, PUBLIC_DOMAIN, SI_CONDITIONS)
+SINGLES = (
+    CC0, PDM, PDDC, PDDL, ODC_BY, ODBL, US_GOVERNMENT, NO_KNOWN, RESERVED, PUBLIC_DOMAIN, PD_EXPIRED, PD_AUTHOR,
+    SI_CONDITIONS, FREE_USE, ATTRIBUTION, SAMPLING, SAMPLING_PLUS, NC_SAMPLING_PLUS,
+)  # fmt: skip
+_OTHER = {license.id: license for license in OTHERS}
+
+# Exceptions of the SPDX list that images carry: each only adds a permission to the licence before WITH.
+EXCEPTIONS = _names("""
+    autoconf-exception-3.0 bison-exception-2.2 classpath-exception-2.0 font-exception-2.0 gcc-exception-3.1 gpl-cc-1.0
+    llvm-exception openjdk-assembly-exception-1.0
+    """)
 
 
 def _versioned(elements: str, version: str) -> License:
@@ -147,69 +95,112 @@ FLICKR: dict[int, License] = {
 # The numbers of the 4.0 suite: the set is known, their order is not established, so the name or URL must say which.
 FLICKR_4_0 = range(11, 17)
 
-# Whole texts, compared after `parse.fold` (case, width, punctuation and blanks do not count) -> licence.
+# Whole texts, compared after `parse.fold` (case, width, punctuation and blanks do not count) and without version and
+# `FILLERS` -> licence. Those with "license" in them are compared before fillers go: Flickr's own names mean 2.0.
 TEXTS: dict[str, License] = {
     # Creative Commons tools that are no licence
     "cc0": CC0, "cc 0": CC0, "cc zero": CC0, "creative commons zero": CC0, "creative commons 0": CC0,
     "public domain dedication cc0": CC0, "cc0 public domain dedication": CC0, "cc0 public domain": CC0,
-    "creative commons cc0": CC0, "creative commons cc0 public domain dedication": CC0,
-    "creative commons zero public domain dedication": CC0,
-    "cc0 universal": CC0, "creative commons cc0 universal": CC0,
-    "cc0 universal public domain dedication": CC0, "cc0 universal cc0 public domain dedication": CC0,
-    "cc0 全世界": CC0, "クリエイティブコモンズ ゼロ": CC0,
-    "creative commons cc0 universal public domain dedication": CC0,
-    "クリエイティブコモンズ cc0": CC0, "cc0 パブリックドメイン提供": CC0,
-    "public domain mark": PDM, "pdm": PDM, "cc pdm": PDM, "cc public domain mark": PDM,
+    "creative commons cc0": CC0, "creative commons cc0 public domain dedication": CC0, "cc cc0": CC0,
+    "creative commons zero public domain dedication": CC0, "creative commons public domain dedication cc0": CC0,
+    "cc0 cc0 public domain dedication": CC0, "creative commons zero cc0": CC0, "creative commons cc zero": CC0,
+    "cc0 全世界": CC0, "クリエイティブコモンズ ゼロ": CC0, "クリエイティブコモンズゼロ": CC0,
+    "クリエイティブコモンズ cc0": CC0, "cc ゼロ": CC0,
+    "cc0 パブリックドメイン提供": CC0, "クリエイティブコモンズ cc0 パブリックドメイン提供": CC0,
+    "クリエイティブコモンズ cc0 全世界": CC0, "cc0 全世界 パブリックドメイン提供": CC0,
+    "cc0 全世界 cc0 パブリックドメイン提供": CC0,
+    "public domain mark": PDM, "pdm": PDM, "cc pdm": PDM, "cc public domain mark": PDM, "cc pd mark": PDM,
     "creative commons public domain mark": PDM, "パブリックドメインマーク": PDM, "パブリックドメイン マーク": PDM,
+    "クリエイティブコモンズ パブリックドメインマーク": PDM, "cc パブリックドメインマーク": PDM, "pd mark": PDM,
     "cc pddc": PDDC, "cc public domain dedication and certification": PDDC,
     "public domain dedication and certification": PDDC,
+    "cc sampling": SAMPLING, "cc sampling plus": SAMPLING_PLUS, "cc sampling+": SAMPLING_PLUS,
     # Open Data Commons
     "pddl": PDDL, "odc pddl": PDDL, "open data commons public domain dedication and": PDDL,  # "license" is a filler
+    "public domain dedication and license pddl": PDDL, "open data commons public domain dedication and pddl": PDDL,
     "odc by": ODC_BY, "open data commons attribution": ODC_BY, "odbl": ODBL, "odc odbl": ODBL,
     "open data commons open database": ODBL, "open database": ODBL,
     # Flickr, as its interface and its programming interface have named them
     "attribution noncommercial sharealike license": FLICKR[1], "attribution noncommercial license": FLICKR[2],
     "attribution noncommercial noderivs license": FLICKR[3], "attribution license": FLICKR[4],
     "attribution sharealike license": FLICKR[5], "attribution noderivs license": FLICKR[6],
-    "no known copyright restrictions": NO_KNOWN, "no known restrictions": NO_KNOWN, "既知の著作権制限なし": NO_KNOWN,
-    "知られている著作権制限なし": NO_KNOWN,
+    "no known copyright restrictions": NO_KNOWN, "no known restrictions": NO_KNOWN,
+    "no known copyright restriction": NO_KNOWN, "flickr no known copyright restrictions": NO_KNOWN,
+    "既知の著作権制限なし": NO_KNOWN, "知られている著作権制限なし": NO_KNOWN, "既知の著作権上の制限なし": NO_KNOWN,
     "united states government work": US_GOVERNMENT, "us government work": US_GOVERNMENT,
     "u s government work": US_GOVERNMENT,
+    "usgov": US_GOVERNMENT,
     "work of the us government": US_GOVERNMENT, "work of the u s government": US_GOVERNMENT,
     "work of the united states government": US_GOVERNMENT, "us government works": US_GOVERNMENT,
+    "u s government works": US_GOVERNMENT, "united states government works": US_GOVERNMENT,
     "アメリカ合衆国政府作品": US_GOVERNMENT, "アメリカ合衆国政府の著作物": US_GOVERNMENT,
-    "米国政府著作物": US_GOVERNMENT,
-    "米国政府の著作物": US_GOVERNMENT, "pd usgov": US_GOVERNMENT,
-    "all rights reserved": RESERVED, "copyright all rights reserved": RESERVED,
-    "in copyright": RIGHTS_STATEMENTS["inc"],
-    "無断転載禁止": RESERVED, "無断転載を禁じます": RESERVED, "禁無断転載": RESERVED,
+    "米国政府著作物": US_GOVERNMENT, "米国政府の著作物": US_GOVERNMENT, "米国政府作品": US_GOVERNMENT,
+    "pd usgov": US_GOVERNMENT,
+    "all rights reserved": RESERVED, "copyright all rights reserved": RESERVED, "copyrighted": RESERVED,
+    "copyright": RESERVED, "rights reserved": RESERVED, "無断転載禁止": RESERVED, "無断転載を禁じます": RESERVED,
+    "禁無断転載": RESERVED, "無断転載を禁ず": RESERVED, "無断使用禁止": RESERVED, "無断複製禁止": RESERVED,
+    "無断複写転載を禁じます": RESERVED, "著作権所有": RESERVED, "版権所有": RESERVED,
+    # rightsstatements.org, as the pages are titled
+    "in copyright": RIGHTS_STATEMENTS["inc"], "in copyright eu orphan work": RIGHTS_STATEMENTS["inc-ow-eu"],
+    "in copyright educational use permitted": RIGHTS_STATEMENTS["inc-edu"],
+    "in copyright non commercial use permitted": RIGHTS_STATEMENTS["inc-nc"],
+    "in copyright rights holder s unlocatable or unidentifiable": RIGHTS_STATEMENTS["inc-ruu"],
+    "no copyright contractual restrictions": RIGHTS_STATEMENTS["noc-cr"],
+    "no copyright non commercial use only": RIGHTS_STATEMENTS["noc-nc"],
+    "no copyright other known legal restrictions": RIGHTS_STATEMENTS["noc-oklr"],
+    "no copyright united states": RIGHTS_STATEMENTS["noc-us"],
+    "copyright not evaluated": RIGHTS_STATEMENTS["cne"], "copyright undetermined": RIGHTS_STATEMENTS["und"],
+    "no known copyright": RIGHTS_STATEMENTS["nkc"],
     # Wikimedia and others: a claim, without who makes it and why
-    "public domain": PUBLIC_DOMAIN, "pd": PUBLIC_DOMAIN, "パブリックドメイン": PUBLIC_DOMAIN,
-    "著作権なし": PUBLIC_DOMAIN,
-    "著作権保護期間満了": PUBLIC_DOMAIN,
+    "public domain": PUBLIC_DOMAIN, "pd": PUBLIC_DOMAIN, "パブリックドメイン": PUBLIC_DOMAIN, "公有": PUBLIC_DOMAIN,
+    "in the public domain": PUBLIC_DOMAIN, "著作権なし": PUBLIC_DOMAIN, "public domain work": PUBLIC_DOMAIN,
+    "著作権保護期間満了": PD_EXPIRED, "著作権の保護期間満了": PD_EXPIRED, "copyright expired": PD_EXPIRED,
+    "copyrighted free use": FREE_USE, "gfdl": _OTHER["GFDL-1.2-or-later"], "fal": _OTHER["FAL-1.3"],
+    "free art": _OTHER["FAL-1.3"], "gnu free documentation": _OTHER["GFDL-1.2-or-later"],
+    "mit": _OTHER["MIT"], "the mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"],
     # Smithsonian Open Access: online_media.media[].usage.access
     "usage conditions apply": SI_CONDITIONS,
 }  # fmt: skip
 
-# Words of a Creative Commons licence's name -> the element it stands for, in English and Japanese; longest first.
-WORDS: tuple[tuple[str, str], ...] = (
-    ("attribution", "by"), ("by", "by"), ("表示", "by"),
-    ("non commercial", "nc"), ("noncommercial", "nc"), ("nc", "nc"), ("非営利", "nc"),
-    ("no derivative works", "nd"), ("no derivatives", "nd"), ("noderivatives", "nd"), ("no derivs", "nd"),
-    ("noderivs", "nd"), ("nd", "nd"), ("改変禁止", "nd"),
-    ("share alike", "sa"), ("sharealike", "sa"), ("sa", "sa"), ("継承", "sa"),
-)  # fmt: skip
-# Names of jurisdictions as they stand in a licence's title -> port code of the URL.
-PLACES = {
-    "australia": "au", "austria": "at", "brazil": "br", "canada": "ca", "france": "fr", "germany": "de", "igo": "igo",
-    "italy": "it", "japan": "jp", "日本": "jp", "netherlands": "nl", "new zealand": "nz", "spain": "es",
-    "taiwan": "tw",
-    "台湾": "tw", "uk": "uk", "us": "us", "united states": "us", "アメリカ合衆国": "us", "jp": "jp", "de": "de",
-    "at": "at",
-    "au": "au", "fr": "fr", "nl": "nl",
-}  # fmt: skip
 # Words that add nothing about rights.
 FILLERS = (
-    "international", "unported", "generic", "license", "licence", "public license",
-    "国際", "非移植", "一般", "ライセンス",
+    "international", "unported", "generic", "universal", "license", "licence", "public license", "public licence", "deed",
+    "legal code", "国際", "非移植", "一般", "ユニバーサル", "ライセンス", "パブリックライセンス",
 )  # fmt: skip
+
+# Wikimedia Commons: names of licence templates (lower case, `_` as blank) that are no Creative Commons licence.
+_US_AGENCIES = (
+    "", "atf", "blm", "bor", "cia", "congress", "dea", "dhs", "dia", "doc", "doc-census", "doc-noaa", "dod", "doe", "doi",
+    "doj", "dol", "dos", "dot", "dva", "education", "epa", "faa", "fbi", "fda", "federal reserve", "fema", "fsa", "fws",
+    "gsa", "hhs", "hhs-cdc", "hhs-nih", "house", "interior", "interior-blm", "interior-fws", "interior-nps",
+    "interior-usgs", "judiciary", "military", "military-air force", "military-army", "military-army-usace",
+    "military-coast guard", "military-marines", "military-national guard", "military-navy", "military-space force",
+    "nara", "nasa", "nga", "nih", "nist", "noaa", "nps", "nro", "nsa", "nsf", "nws", "potus", "senate", "state",
+    "treasury", "usaid", "uscg", "usda", "usda-ars", "usda-fs", "usda-nrcs", "usgs", "usfs", "usfws", "va",
+    "white house", "wh", "wpa",
+)  # fmt: skip
+_EXPIRED = _names("""
+    pd-1923 pd-1996 pd-anon-1923 pd-anon-70 pd-anon-70-eu pd-anon-expired pd-anon-auto-expired pd-japan pd-japan-oldphoto
+    pd-old pd-old-50 pd-old-50-1923 pd-old-70 pd-old-70-1923 pd-old-70-1996 pd-old-70-expired pd-old-75 pd-old-80
+    pd-old-80-expired pd-old-90 pd-old-90-expired pd-old-95 pd-old-100 pd-old-100-1923 pd-old-100-1996 pd-old-100-expired
+    pd-old-assumed pd-old-assumed-expired pd-old-auto pd-old-auto-1923 pd-old-auto-1996 pd-old-auto-expired pd-uk-unknown
+    pd-us pd-us-expired pd-us-expired-abroad pd-us-1978-89 pd-us-1996 pd-ussr pd-russia-expired pd-argentina-photo
+    pd-sweden-photo pd-italy pd-france pd-canada pd-australia pd-china pd-india pd-mexico pd-austria
+    """)
+TEMPLATES: dict[str, License] = {
+    **{f"pd-usgov-{agency}".rstrip("-"): US_GOVERNMENT for agency in _US_AGENCIES},
+    **{name: US_GOVERNMENT for name in ("pd-nasa", "pd-usaf", "pd-usarmy", "pd-uscg", "pd-usmc", "pd-usn", "pd-usda")},
+    **dict.fromkeys(_EXPIRED, PD_EXPIRED),
+    **{name: PD_EXPIRED for name in ("pd-us-not renewed", "pd-us-no notice", "pd-us-no-notice")},
+    **{name: PD_AUTHOR for name in ("pd-self", "pd-user", "pd-author", "pd-heirs", "pd-release", "pd-retouched-user")},
+    **{name: PUBLIC_DOMAIN for name in (
+        "pd", "pd-art", "pd-scan", "pd-ineligible", "pd-shape", "pd-text", "pd-textlogo", "pd-simple", "pd-because",
+        "pd-reason", "pd-chart", "pd-logo", "pd-font", "pd-medical", "pd-map", "pd-gov", "pd-ukgov", "pd-loc",
+    )},
+    "cc0": CC0, "cc-zero": CC0, "cc-0": CC0, "cc-pd-mark": PDM, "cc-pd": PDDC,
+    "flickr-no known copyright restrictions": NO_KNOWN, "no known copyright restrictions": NO_KNOWN,
+    "gfdl": _OTHER["GFDL-1.2-or-later"], "gfdl-1.2": _OTHER["GFDL-1.2-only"], "gfdl-1.3": _OTHER["GFDL-1.3-only"],
+    "fal": _OTHER["FAL-1.3"], "gpl": _OTHER["GPL-2.0-or-later"], "gplv2+": _OTHER["GPL-2.0-or-later"],
+    "gplv3": _OTHER["GPL-3.0-or-later"], "mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"], "odbl": ODBL,
+    "attribution": ATTRIBUTION, "copyrighted free use": FREE_USE,
+}  # fmt: skip

@@ -21,7 +21,7 @@ from torch import Tensor
 from commonart.core.errors import CommonArtError
 from commonart.core.model.device import dtype_name, pick_device, pick_dtype
 
-TILE_ABOVE = 1024  # Pixels of the longer side; SDXL's autoencoder was trained up to this size.
+TILE_ABOVE = 1024  # pixels of the longer side; SDXL's autoencoder was trained up to this size
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Autoencoder:
         channels: C of the latents (4 for SDXL's).
         factor: f, pixels per latent along one side (8 for SDXL's).
         scaling, shift: latents = (z - shift) * scaling.
+        tile_above: pixels of the longer side above which images run in tiles of that size: less memory, faint seams.
         precision: "float32", "float16" or "bfloat16", as runs and caches record it.
     """
 
@@ -42,6 +43,7 @@ class Autoencoder:
     factor: int
     scaling: float
     shift: float
+    tile_above: int = TILE_ABOVE
 
     @property
     def precision(self) -> str:
@@ -95,7 +97,7 @@ class Autoencoder:
     def encode(self, images: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, [B, C, H/f, W/f] in float32 each.
 
-        A sample of the posterior is `mean + std * noise`. Images above `TILE_ABOVE` pixels run in tiles.
+        A sample of the posterior is `mean + std * noise`. Images above `tile_above` pixels run in tiles.
 
         Raises:
             ValueError: H or W is no multiple of f.
@@ -123,9 +125,9 @@ class Autoencoder:
 
     def _tile(self, side: int) -> None:
         """Tiles only where one pass would be too large: they cost a little accuracy at their seams."""
-        self.model.use_tiling = side > TILE_ABOVE
-        self.model.tile_sample_min_size = TILE_ABOVE
-        self.model.tile_latent_min_size = TILE_ABOVE // self.factor
+        self.model.use_tiling = side > self.tile_above
+        self.model.tile_sample_min_size = self.tile_above
+        self.model.tile_latent_min_size = self.tile_above // self.factor
 
 
 def pick_precision(folder: str | Path, name: str, device: torch.device) -> torch.dtype:

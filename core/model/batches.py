@@ -7,7 +7,7 @@ A `Source` answers "these rows with these captions"; `Plan` says which ones step
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -35,7 +35,8 @@ class Source(Protocol):
     """Images with captions. Caption c of row r: offsets[r] <= c < offsets[r + 1]; `weights` are relative odds within a row."""
 
     offsets: np.ndarray  # int64, (rows + 1,)
-    weights: np.ndarray  # float64, (captions,)
+    weights: np.ndarray  # (captions,)
+    buckets: order.Buckets  # the rows whose latents are of one size, by data set
     null: Tensor  # (L, T), the null embedding
 
     @property
@@ -59,7 +60,7 @@ class Plan:
 
     def micro(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, captions) of samples first .. first + size - 1 of the global batch of `step`; each int64, (size,)."""
-        rows, epochs = order.batch_rows(self.seed, step, self.batch, len(source.keys), first, size)
+        rows, epochs = order.batch_rows(self.seed, step, self.batch, source.buckets, first, size)
         captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)
         captions[order.uniform(self.seed, epochs, rows, _DROP) < self.dropout] = NULL
         return rows, captions
@@ -92,52 +93,55 @@ def stream(
                 future.cancel()
 
 
-def language_weights(languages: Sequence[Sequence[str]], mix: Mapping[str, float] | None = None) -> np.ndarray:
-    """Odds of every caption, float64, row after row. `mix` weighs languages, shared by an image's captions in that language.
-
-    Without `mix` all captions of an image are equally likely, and so they are in an image that has none of its languages.
-    """
-    weights: list[float] = []
-    for row in languages:
-        odds = [mix.get(lang, 0.0) / row.count(lang) for lang in row] if mix else [1.0] * len(row)
-        weights.extend(odds if sum(odds) > 0 else [1.0] * len(row))
-    return np.asarray(weights, dtype=np.float64)
-
-
 class Memory:
     """A source whose latents and text states lie in memory, ready to be gathered: no reading, no decoding, no padding.
 
-    `means`, `stds`: (N, C, H, W). `texts`: the states of all captions, row after row, each (L, T); `counts`: captions per row.
+    `means`, `stds`: (N, C, H, W), or one of them for each bucket; row r is then `place[r]` of bucket `bucket[r]`. `texts`: the
+    states of all captions, row after row, each (L, T); `counts`: captions per row. `instead`: the row that is taken for each.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        means: Tensor,
-        stds: Tensor | None,
+        means: Tensor | Sequence[Tensor],
+        stds: Tensor | Sequence[Tensor] | None,
         texts: Sequence[Tensor],
         counts: Sequence[int],
         weights: np.ndarray,
         null: Tensor,
+        *,
+        buckets: order.Buckets | None = None,
+        bucket: np.ndarray | None = None,
+        place: np.ndarray | None = None,
+        instead: np.ndarray | None = None,
     ) -> None:
         self.keys, self.weights, self.null = keys, weights, null
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._means, self._stds = means, stds
+        self.buckets = buckets or [[order.Part(len(keys))]]
+        self._means = [means] if isinstance(means, Tensor) else means
+        self._stds = [stds] if isinstance(stds, Tensor) else stds
+        self._bucket, self._place, self._instead = bucket, place, instead
         self._tokens = torch.cat([*texts, null.to(texts[0].dtype)])
         # The null embedding is the last text, so that NULL = -1 finds it.
         lengths = torch.tensor([*(len(text) for text in texts), len(null)])
         self._lengths, self._starts = lengths, torch.cumsum(lengths, 0) - lengths
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Batch:
-        row_B, caption_B = torch.from_numpy(rows), torch.from_numpy(captions)
+        if self._instead is not None:
+            taken = self._instead[rows]
+            captions = np.where((taken == rows) | (captions == NULL), captions, self.offsets[taken])
+            rows = taken
+        caption_B = torch.from_numpy(captions)
         length_B, start_B = self._lengths[caption_B], self._starts[caption_B]
         place_L = torch.arange(int(length_B.max()))
         mask_BL = place_L < length_B[:, None]
         # Pads repeat the last token: a place that exists, behind the mask.
         index_BL = start_B[:, None] + torch.minimum(place_L, length_B[:, None] - 1)
         text_BLT = self._tokens[index_BL].mul_(mask_BL[:, :, None])
-        stds = None if self._stds is None else self._stds[row_B]
-        batch = Batch(self._means[row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
+        bucket = 0 if self._bucket is None else int(self._bucket[rows[0]])
+        row_B = torch.from_numpy(rows if self._place is None else self._place[rows])
+        stds = None if self._stds is None else self._stds[bucket][row_B]
+        batch = Batch(self._means[bucket][row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
         # Pinned, so that the copy to the device runs beside the step before.
         return _pinned(batch) if torch.cuda.is_available() else batch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def convert(source: Path, out: Path) -> list[Path]:
-    """Write `out/NAME.safetensors` for every weights file `source/NAME.bin`; returns what was written.
+    """Write `out/NAME.safetensors` for every weights file `source/NAME.bin`, in sub-folders too; returns those written.
 
     Raises ValueError for a file that holds anything but tensors; torch.load raises pickle.UnpicklingError for code.
     """
@@ -22,7 +22,7 @@ def convert(source: Path, out: Path) -> list[Path]:
     from safetensors.torch import save_file
 
     written = []
-    names = [p for glob in ("pytorch_model*.bin", "diffusion_pytorch_model*.bin") for p in sorted(source.glob(glob))]
+    names = [p for glob in ("pytorch_model*.bin", "diffusion_pytorch_model*.bin") for p in sorted(source.rglob(glob))]
     if not names:
         raise ValueError(f"{source} holds no pytorch_model*.bin")
     for path in names:
@@ -30,7 +30,8 @@ def convert(source: Path, out: Path) -> list[Path]:
         state = state.get("state_dict", state) if isinstance(state, dict) else state
         if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
             raise ValueError(f"{path.name} holds more than tensors")
-        target = out / (_renamed(path.name))
+        target = out / path.relative_to(source).with_name(_renamed(path.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
         # Tied weights share memory, which safetensors refuses: each name gets its own copy.
         save_file({k: v.contiguous().clone() for k, v in state.items()}, target, metadata={"format": "pt"})
         written.append(target)

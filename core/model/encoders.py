@@ -5,9 +5,11 @@ encoders = Encoders(settings, world); opened = encoders.open(quiet=False)     # 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.features import Features
+from commonart.core.data.index import data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
@@ -27,31 +29,37 @@ class Encoders:
 
     def __init__(self, wanted: Settings, world: World) -> None:
         self.wanted, self.world = wanted, world
-        self.text, self.image = beside(wanted)
+        self.texts, self.images = cached(wanted)  # of each data set
+        self.text, self.image = next(iter(self.texts), None), next(iter(self.images), None)
         self._loaded: dict[str, Any] = {}
 
     def open(self, quiet: bool) -> Opened:
         """The data set, checked against the recipe's resolution."""
-        from commonart.core.model.trainset import open_shards, read_index
+        from commonart.core.data.index import read_index
+        from commonart.core.model.trainset import open_shards
 
         wanted, recipe = self.wanted, self.wanted.recipe
         index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
         opened = open_shards(
-            wanted.data, self.text or self.encoder(), self.image or self.autoencoder(),
+            wanted.data, self.texts or self.encoder(), self.images or self.autoencoder(),
             languages=wanted.languages or None, quiet=quiet, index=index,
         )  # fmt: skip
         factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
-        pixels = opened.shape[1] * factor
-        if opened.shape[1] != opened.shape[2] or pixels != recipe.resolution:
-            raise CommonArtError(
-                f"{wanted.data} holds images of {opened.shape[2] * factor}x{pixels} pixels; stage {recipe.name} trains on "
-                f"{recipe.resolution}x{recipe.resolution}.",
-                f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={pixels}.",
-            )
+        for _, *sides in opened.shapes:
+            height, width = (side * factor for side in sides)
+            square = height == width == recipe.resolution
+            # A bucket has another shape and about the same area: the recipe's positions and its shift are of that area.
+            if not square and (height == width or not 0.7 < height * width / recipe.resolution**2 < 1.4):
+                raise CommonArtError(
+                    f"{wanted.data} holds images of {width}x{height} pixels; stage {recipe.name} trains on "
+                    f"{recipe.resolution}x{recipe.resolution}.",
+                    f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={height}.",
+                )
         return opened
 
     def encoder(self) -> TextEncoder:
         """The text encoder, in the precision of the features where there are any."""
+        from commonart.core.model.quantize import settle
         from commonart.core.model.text_encoder import TextEncoder
 
         def load() -> Any:
@@ -59,13 +67,18 @@ class Encoders:
                 self.text.meta.model if self.text else self.wanted.text_encoder or default(self.wanted, "text-encoder")
             )
             row, found = self._resolve(name, "text-encoder")
-            quantize, dtype, tokens = self.wanted.quantize, "auto", self.wanted.max_tokens
+            quantize, dtype, tokens = self.wanted.quantize or None, "auto", self.wanted.max_tokens
             if self.text:
-                head, _, dtype = self.text.meta.precision.rpartition("/")
-                quantize, tokens = head, int(self.text.meta.settings.get("max_tokens", tokens))
-            loaded = TextEncoder.load(
-                found.folder, dtype, quantize or None, device=self.world.device, max_tokens=tokens
-            )
+                meta = self.text.meta
+                if found.revision != meta.revision:
+                    raise CommonArtError(
+                        f"{self.text.folder} was made by {name} at {meta.revision}, and {found.folder} holds "
+                        f"{found.revision}.",
+                        "Put that one back, or encode again: commonart encode-text --overwrite.",
+                    )
+                quantize, dtype = settle(meta.precision, quantize, str(self.text.folder))
+                tokens = int(meta.settings.get("max_tokens", tokens))
+            loaded = TextEncoder.load(found.folder, dtype, quantize, device=self.world.device, max_tokens=tokens)
             return loaded, row, found
 
         return self._once("text", load)[0]
@@ -124,20 +137,54 @@ class Encoders:
         return self._loaded[name]
 
 
-def beside(wanted: Settings) -> tuple[Features | None, Features | None]:
-    """The cached features beside the shards. Raises CommonArtError where they are of another encoder than was asked for."""
-    text, image = Features.beside(wanted.data, "text"), Features.beside(wanted.data, "image")
-    for features, name, option in (
-        (text, wanted.text_encoder, "--text-encoder"),
-        (image, wanted.autoencoder, "--autoencoder"),
+def cached(wanted: Settings) -> tuple[list[Features], list[Features]]:
+    """The features beside the shards of each data set, (text, image); an empty list where they are encoded on the fly.
+
+    Raises CommonArtError where they are of another encoder or precision than was asked for, or of several.
+    """
+    found: list[list[Features]] = []
+    for kind, name, option in (
+        ("text", wanted.text_encoder, "--text-encoder"),
+        ("image", wanted.autoencoder, "--autoencoder"),
     ):
-        if features is not None and name and name != features.meta.model:
+        folders = [folder for folder, _ in data_sets(wanted.data)]
+        parts = [Features.beside(folder, kind) for folder in folders]
+        there = [part for part in parts if part is not None]
+        found.append(there)
+        if not there:
+            continue
+        if len(there) < len(parts):
             raise CommonArtError(
-                f"{features.folder} holds features of {features.meta.model}, but {option} is {name}.",
-                f"Leave {option} out, or encode again: commonart encode-{features.meta.kind} {wanted.data} "
-                f"--model {name} --overwrite.",
+                f"{there[0].folder} holds features, and {folders[parts.index(None)]} has none.",
+                f"Encode that one, too: commonart encode-{kind} {folders[parts.index(None)]}.",
             )
-    return text, image
+        first = there[0].meta
+        for part in there:
+            own = asdict(part.meta)
+            if differ := [k for k, v in asdict(first).items() if k not in ("model", "store") and own[k] != v]:
+                raise CommonArtError(
+                    f"{part.folder} was made with another {' and '.join(differ)} than {there[0].folder}.",
+                    f"Encode one of them again: commonart encode-{kind} --overwrite.",
+                )
+            if name and name != part.meta.model:
+                raise CommonArtError(
+                    f"{part.folder} holds features of {part.meta.model}, but {option} is {name}.",
+                    f"Leave {option} out, or encode again: commonart encode-{kind} {part.folder.parent} "
+                    f"--model {name} --overwrite.",
+                )
+        made, asked = first.precision.rpartition("/")[0], wanted.quantize
+        if kind == "text" and asked and asked != made:
+            raise CommonArtError(
+                f"{there[0].folder} holds features made in {first.precision}, but --quantize is {asked}.",
+                f"Leave --quantize out, or encode again: commonart encode-text --quantize {asked} --overwrite.",
+            )
+    return found[0], found[1]
+
+
+def beside(wanted: Settings) -> tuple[Features | None, Features | None]:
+    """The first of each kind of `cached` features, whose descriptions are those of all."""
+    texts, images = cached(wanted)
+    return next(iter(texts), None), next(iter(images), None)
 
 
 def default(wanted: Settings, role: str) -> str:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from commonart.core.catalogue import SUBFOLDERS, Model, prompt_for
 from commonart.core.errors import CommonArtError
@@ -31,6 +31,8 @@ _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 # Where a repository holds the same weights several times, the first of these that is there is taken.
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
+INDEX = ".safetensors.index.json"
+PIPELINE = "pipeline"  # a role of its own: all parts of a diffusers pipeline that is none of ours
 NANO_HINT = "`--model nano` is part of this package and needs no download"
 
 
@@ -54,6 +56,8 @@ def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
     Raises CommonArtError with a sentence for: no such folder or repository, no access, no network and nothing in the
     cache, an interrupted download, a repository with pickles only.
     """
+    if model.role == PIPELINE and model.local:
+        return Resolved(Path(model.hub), content_hash(Path(model.hub)), model.name, model)
     if model.local or not model.hub:
         folder = part(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
         if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
@@ -84,23 +88,37 @@ def content_hash(*folders: Path) -> str:
 def choose(files: Iterable[str], role: str) -> list[str]:
     """The files of a repository that a role needs: each weight once, in safetensors, and the small text files.
 
-    Of a diffusers pipeline only the role's own sub-folder, with its tokenizer and scheduler.
+    Of a diffusers pipeline only the role's own sub-folder, with its tokenizer and scheduler; for the role "pipeline"
+    all of it, but for what judges pictures afterwards.
     """
     files = sorted(files)
+    if role == PIPELINE:
+        small = [f for f in files if "/" not in f and f.endswith(".json")]
+        return small + [name for folder in _folders(files) for name in _of_folder(files, folder)]
     inner = SUBFOLDERS[role] + "/"
-    whole = "model_index.json" in files and any(f.startswith(inner) for f in files)
-    folder = inner if whole else ""
+    # PixArt-Sigma at 512 px is published as a pipeline's transformer/ alone, without an index.
+    whole = any(f.startswith(inner) for f in files) and ("model_index.json" in files or "config.json" not in files)
     beside = ("model_index.json", "tokenizer/*", "scheduler/*") if whole else ()
+    extra = [f for f in files for glob in beside if fnmatch.fnmatch(f, glob) and _small_or_index(f)]
+    return _of_folder(files, inner if whole else "") + extra
+
+
+def _folders(files: Iterable[str]) -> list[str]:
+    found = {f.split("/")[0] + "/" for f in files if f.count("/") == 1}
+    return sorted(found - {"safety_checker/", "feature_extractor/", "image_encoder/"})
+
+
+def _of_folder(files: Iterable[str], folder: str) -> list[str]:
     mine = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
-    small = [f for f in mine if any(fnmatch.fnmatch(f, glob) for glob in _SMALL)]
+    small = [f for f in mine if _small_or_index(f)]
     weights = [f for f in mine if f.endswith(".safetensors")]
-    if any(f.endswith(".safetensors.index.json") for f in small):
-        stems = tuple(f.removesuffix(".safetensors.index.json") for f in small if f.endswith(".safetensors.index.json"))
+    # Of `model.safetensors.index.json`: an index of another precision names that before its ending.
+    stems = tuple(f.removesuffix(INDEX) for f in small if f.endswith(INDEX))
+    if stems:
         weights = [f for f in weights if f.startswith(tuple(s + "-" for s in stems))]
     else:
         weights = [next((f for f in _WEIGHTS if f in weights), *weights[:1])] if weights else []
-    extra = [f for f in files for glob in beside if fnmatch.fnmatch(f, glob) and _small_or_index(f)]
-    return [folder + f for f in small + weights] + extra
+    return [folder + f for f in small + weights]
 
 
 def _small_or_index(name: str) -> bool:
@@ -108,8 +126,26 @@ def _small_or_index(name: str) -> bool:
 
 
 def _pickles(files: Iterable[str], role: str) -> list[str]:
-    names = [f for f in files if any(fnmatch.fnmatch(f, glob) for glob in _PICKLES)]
-    return sorted(names + [f for f in files if f.endswith(".bin.index.json") and "/" not in f])
+    files = sorted(files)
+    if role != PIPELINE:
+        names = [f for f in files if any(fnmatch.fnmatch(f, glob) for glob in _PICKLES)]
+        return sorted(names + [f for f in files if f.endswith(".bin.index.json") and "/" not in f])
+    bare = [d for d in _folders(files) if not any(f.startswith(d) and f.endswith(".safetensors") for f in files)]
+    return [f for f in files for d in bare if f in (d + "pytorch_model.bin", d + "diffusion_pytorch_model.bin")]
+
+
+def peek(model: Model, name: str) -> dict[str, Any]:
+    """One small JSON file of a model, before anything large is downloaded; {} where it has none or cannot be asked."""
+    if model.local or not model.hub:
+        return read_json(Path(model.hub) / name) if model.local else {}
+    import huggingface_hub
+
+    try:
+        return read_json(Path(huggingface_hub.hf_hub_download(model.hub, name, revision=model.revision)))
+    except Exception as error:
+        if not _is_network(error):
+            raise
+        return {}
 
 
 def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
@@ -141,7 +177,8 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
         if not files:
             raise _unreachable(model, error) from None
     wanted = choose(files, model.role)
-    pickles = [] if any(f.endswith(".safetensors") for f in wanted) else _pickles(files, model.role)
+    ready = any(f.endswith(".safetensors") for f in wanted) and model.role != PIPELINE
+    pickles = [] if ready else _pickles(files, model.role)
     if pickles and not pickles_allowed:
         raise CommonArtError(
             f"{repo} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded.",
@@ -173,7 +210,7 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
         raise _unreachable(model, offline or error) from None
     if pickles:
         snapshot = _converted(repo, commit, snapshot, wanted, pickles)
-    return part(snapshot, model.role), commit
+    return snapshot if model.role == PIPELINE else part(snapshot, model.role), commit
 
 
 def _is_network(error: Exception) -> bool:

@@ -4,7 +4,8 @@
     commonart sample "赤い円" --model runs/512           # a run: the moving average of its newest good checkpoint
     commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
     commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
-    commonart sample "赤い円" --model owner/name         # a repository on the hub
+    commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
+                                                        # pipeline of diffusers (core/model/foreign.py)
 
 All of them end in the same `Parts`.
 """
@@ -12,8 +13,9 @@ All of them end in the same `Parts`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from commonart.core import catalogue, registry
 from commonart.core.errors import CommonArtError, UsageError
@@ -22,6 +24,8 @@ from commonart.core.model import checkpoint, hub
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
+
+OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Parts:
     text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
     max_tokens: int = MAX_TOKENS
     terms: tuple[str, ...] = ()  # parts that are used on the user's word
+    pipeline: str = ""  # the class of a diffusers pipeline that is none of ours; all its parts lie in one folder
 
 
 def locate(
@@ -46,6 +51,7 @@ def locate(
     text_encoder: str | None = None,
     autoencoder: str | None = None,
     accept_terms: Sequence[str] = (),
+    allow_pickle: bool = False,
 ) -> Parts:
     """Find, and where needed download, the parts of the model called `model`; nothing is loaded yet.
 
@@ -53,6 +59,7 @@ def locate(
         model: a name of the registry, a run, a local folder or a hub id.
         text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
         accept_terms: names of models that are used on the user's word.
+        allow_pickle: convert weights that are published only as pickles.
 
     Raises:
         UsageError: an unknown name, refused terms, or a bare transformer without its text encoder or autoencoder.
@@ -63,9 +70,16 @@ def locate(
         return _of_run(folder, text_encoder, autoencoder)
     row = registry.find(model, "transformer")
     taken = [row.name] if registry.check_terms(row, accept_terms) else []
+    if not row.cls or row.local:  # the table says what its own rows are
+        index = hub.peek(row, "model_index.json")
+        if index.get("_class_name", OURS) != OURS:
+            found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
+            kind = str(index["_class_name"])
+            return Parts(found.name, found.revision, *[found.folder] * 3, objective="eps", pipeline=kind)
+        _check_class(model, hub.peek(row, "config.json"))
     names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
     try:
-        found = hub.resolve(row)
+        found = hub.resolve(row, allow_pickle=allow_pickle)
         whole = found.folder.parent if found.folder.name == "transformer" else found.folder
         folders: dict[str, Path] = {}
         for role, name in names.items():
@@ -82,7 +96,7 @@ def locate(
                 )
             part = registry.find(name, role)
             taken += [part.name] if registry.check_terms(part, accept_terms) else []
-            folders[role] = hub.resolve(part).folder
+            folders[role] = hub.resolve(part, allow_pickle=allow_pickle).folder
     except UsageError:
         raise
     except CommonArtError as problem:
@@ -106,6 +120,16 @@ def locate(
     )
 
 
+def _check_class(model: str, config: dict[str, Any]) -> None:
+    """Raise for a model that draws nothing, before it is downloaded."""
+    kinds = config.get("architectures") or [config.get("model_type")]
+    if config and "_class_name" not in config and kinds[0]:
+        raise CommonArtError(
+            f"--model {model} is a {kinds[0]}, no text-to-image model.",
+            "Name a transformer or a pipeline; a text encoder goes to --text-encoder.",
+        )
+
+
 def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> Parts:
     newest = checkpoint.newest(folder, warn)
     if newest is None:
@@ -121,7 +145,14 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        parts[role] = hub.resolve(registry.find(name, role)).folder
+        found = hub.resolve(registry.find(name, role))
+        trained = said.get("revision", "") if isinstance(said, dict) and not chosen else ""
+        if trained and found.revision != trained:
+            raise CommonArtError(
+                f"{folder} was trained with {name} at {trained}, and {found.folder} holds {found.revision}.",
+                f"Put that one back, or use this one all the same: --{role} {name}.",
+            )
+        parts[role] = found.folder
     objective, shift = _objective(folder, newest.weights)
     text = run.get("text_encoder")
     return Parts(

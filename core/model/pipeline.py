@@ -2,8 +2,9 @@
 
     commonart sample "赤い円" --model nano
 
-A `Pipeline` is made of the `Parts` that `core.model.parts.locate` finds. Texts are encoded first, then all
-latents are drawn, then decoded, so a model whose text encoder is larger than the rest still fits.
+A `Pipeline` is made of the `Parts` that `core.model.parts.locate` finds. Texts are encoded first and the text
+encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is drawn and
+decoded, so that what is interrupted has lost one batch.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from torch import Tensor
 from commonart.core import registry
 from commonart.core.errors import CommonArtError
 from commonart.core.log import warn
-from commonart.core.model import sampler
+from commonart.core.model import memory
+from commonart.core.model import sampler as samplers
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.parts import Parts
+from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 
-SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded between its parts and chunks
-CHUNK = 1000  # pictures whose texts and latents wait in memory together: about 0.6 GB for CALM2-7B at 512 px
+SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded, as does one for which there is ample room
+CHUNK = 1000  # pictures whose texts wait in memory together: about 0.6 GB for CALM2-7B
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Pipeline:
         factor: pixels for each latent along a side.
         multiple: pixels; a picture's sides must be multiples of it (the autoencoder's factor times the patch).
         size: pixels on a side that the model was trained for.
-        keep: parts stay loaded; else each is freed before the next is loaded, so that the largest sets the peak.
+        keep: parts stay loaded; else the text encoder is freed before the rest is loaded, and the other way round.
+        quantize: of the text encoder; where nobody chose, what fits into the memory that is free.
     """
 
     parts: Parts
@@ -61,6 +65,7 @@ class Pipeline:
     keep: bool
     config: PixArtConfig
     factor: int
+    compiled: bool = False  # the transformer goes through torch.compile
     cut: dict[str, str] = field(default_factory=dict)  # prompt -> what was kept of it
     _loaded: dict[str, Any] = field(default_factory=dict)
 
@@ -73,19 +78,27 @@ class Pipeline:
         precision: str = "auto",
         quantize: str | None = None,
         max_tokens: int | None = None,
+        compiled: bool = False,
         keep: bool | None = None,
     ) -> Pipeline:
         """Read the configurations; weights are loaded when they are needed.
 
         Args:
             precision: of the transformer; the text encoder takes the one that it had in training, where a run says so.
-            quantize: of the text encoder, as `TextEncoder.load` takes it.
+            quantize: of the text encoder, as `TextEncoder.load` takes it; "none" for none. Default: as in training,
+                where a run says so, else the least that fits into memory, which is said.
             max_tokens: of a prompt; default: as in training.
-            keep: see above; default: when all weights together are small.
+            compiled: run the transformer through torch.compile: minutes beforehand, less for each picture.
+            keep: see above; default: when all weights together are small, or there is room for all of them and more.
 
         Raises:
             CommonArtError: a part is missing, or the parts do not fit each other.
         """
+        if parts.pipeline:
+            raise CommonArtError(
+                f"{parts.name} is a {parts.pipeline}, which has no PixArt transformer.",
+                "Only `commonart sample` and `commonart eval` run it; name a model of ours here.",
+            )
         where = pick_device(device)
         config = PixArtConfig.read(parts.transformer / "config.json")
         vae = registry.read_json(registry.part(parts.autoencoder, "autoencoder") / "config.json")
@@ -98,9 +111,11 @@ class Pipeline:
             )
         folders = {parts.transformer, parts.text_encoder, parts.autoencoder}
         weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
-        small = sum(file.stat().st_size for file in weights) < SMALL
-        if quantize is None and parts.text_precision.startswith("quanto-int8"):
-            quantize = "quanto-int8"
+        total = sum(file.stat().st_size for file in weights)
+        small = total < SMALL or 1.5 * total < memory.free(where)
+        if quantize is None and not parts.text_precision:
+            quantize = memory.fitting(parts.text_encoder, pick_dtype(precision, where), where)
+        quantize, _ = settle(parts.text_precision, None if quantize == "none" else quantize, parts.name)
         return cls(
             parts=parts,
             device=where,
@@ -111,6 +126,7 @@ class Pipeline:
             keep=small if keep is None else keep,
             config=config,
             factor=factor,
+            compiled=compiled,
         )
 
     @property
@@ -129,7 +145,7 @@ class Pipeline:
             return TextEncoder.load(
                 self.parts.text_encoder,
                 dtype=precision,
-                quantize=self.quantize,
+                quantize=None if self.quantize == "none" else self.quantize,
                 device=self.device,
                 max_tokens=self.max_tokens,
             )
@@ -141,13 +157,18 @@ class Pipeline:
 
         def load() -> PixArt:
             model = PixArt.load(self.parts.transformer, dtype=self.dtype, device=self.device)
-            return model.eval().requires_grad_(False)
+            model.eval().requires_grad_(False)
+            return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
 
         return self._part("transformer", load)
 
     def autoencoder(self) -> Autoencoder:
         """The autoencoder, loaded."""
-        return self._part("autoencoder", lambda: Autoencoder.load(self.parts.autoencoder, device=self.device))
+        # bfloat16 has float32's range, so SDXL's autoencoder survives it, unlike float16, at a tenth of the time.
+        dtype = self.dtype if self.dtype == torch.bfloat16 else "auto"
+        return self._part(
+            "autoencoder", lambda: decoder(Autoencoder.load(self.parts.autoencoder, dtype, device=self.device))
+        )
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Each different prompt's states [L, D] on the CPU; "" has those of no text. What was cut is in `cut`."""
@@ -180,12 +201,16 @@ class Pipeline:
         steps: int = 20,
         guidance: float = 4.5,
         batch: int = 8,
+        sampler: str = "dpm++",
+        interval: tuple[float, float] = (0.0, 1.0),
+        rescale: float = 0.0,
         tick: Callable[[int], Any] = lambda n: None,
     ) -> Iterator[tuple[int, Image.Image]]:
-        """Yield (number of the job, its picture), in order.
+        """Yield (number of the job, its picture), in order, each batch as soon as it is drawn.
 
         Args:
             size: width and height in pixels, multiples of `multiple`; default: the model's own.
+            sampler, interval, rescale: as `core.model.sampler.sample` takes them.
             tick: called with the number of pictures after each batch of the transformer.
         """
         width, height = size or (self.size, self.size)
@@ -194,54 +219,47 @@ class Pipeline:
             chunk = jobs[start : start + CHUNK]
             texts = self.encode([text for job in chunk for text in (job.prompt, job.negative)])
             self._release("text_encoder")
-            latents = self._latents(chunk, texts, shape, steps, guidance, batch, tick)
-            self._release("transformer")
-            for number, latent in enumerate(latents):
-                # One by one: decoding in batches gains little, and its peak of memory is the largest of all.
-                yield start + number, to_images(self.autoencoder().decode(latent[None]))[0]
-            self._release("autoencoder")
-
-    def _latents(
-        self,
-        jobs: Sequence[Job],
-        texts: dict[str, Tensor],
-        shape: tuple[int, int, int],
-        steps: int,
-        guidance: float,
-        batch: int,
-        tick: Callable[[int], Any],
-    ) -> list[Tensor]:
-        model = self.transformer()
-        # One null text for each batch: jobs with another negative prompt are drawn in a batch of their own.
-        order = sorted(range(len(jobs)), key=lambda i: jobs[i].negative)
-        done: dict[int, Tensor] = {}
-        while order:
-            negative = jobs[order[0]].negative
-            part = [i for i in order[:batch] if jobs[i].negative == negative]
-            order = order[len(part) :]
-            drawn = sampler.sample(
-                model,
-                sampler.noise_for([jobs[i].seed for i in part], shape, self.device),
-                [texts[jobs[i].prompt] for i in part],
-                texts[negative],
-                steps,
-                guidance,
-                self.parts.objective,
-                shift=self.parts.shift,
-            )
-            done.update(zip(part, drawn.cpu(), strict=True))
-            tick(len(part))
-        return [done[i] for i in range(len(jobs))]
+            try:
+                for first in range(0, len(chunk), batch):
+                    part = chunk[first : first + batch]
+                    latents = samplers.sample(
+                        self.transformer(),
+                        samplers.noise_for([job.seed for job in part], shape, self.device),
+                        [texts[job.prompt] for job in part],
+                        [texts[job.negative] for job in part],
+                        steps,
+                        guidance,
+                        self.parts.objective,
+                        shift=self.parts.shift,
+                        sampler=sampler,
+                        interval=interval,
+                        rescale=rescale,
+                    )
+                    tick(len(part))
+                    autoencoder = self.autoencoder()
+                    autoencoder.tile_above = memory.largest_side(autoencoder, (width, height))
+                    for number, latent in enumerate(latents, start + first):
+                        # One by one: in batches decoding gains little, and its peak of memory is the largest of all.
+                        yield number, to_images(autoencoder.decode(latent[None]))[0]
+            finally:  # also where the caller has stopped: what comes next begins with the text encoder
+                self._release("transformer", "autoencoder")
 
     def _part(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:
             self._loaded[name] = load()
         return self._loaded[name]
 
-    def _release(self, name: str) -> None:
+    def _release(self, *names: str) -> None:
         if self.keep:
             return
-        self._loaded.pop(name, None)
+        for name in names:
+            self._loaded.pop(name, None)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def decoder(autoencoder: Autoencoder) -> Autoencoder:
+    """The same autoencoder with its channels last in memory, in which convolutions are faster, on CPU and GPU."""
+    autoencoder.model.to(memory_format=torch.channels_last)
+    return autoencoder

@@ -1,4 +1,4 @@
-"""Pictures from noise with DPM-Solver++ 2M (arXiv 2211.01095): what `commonart sample` and `commonart eval` run.
+"""Pictures from noise with DPM-Solver++ (arXiv 2211.01095): what `commonart sample` and `commonart eval` run.
 
 It draws what diffusers' DPMSolverMultistepScheduler draws with `scheduler_config(objective)`, for both objectives.
 """
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.diffusion import BETA_END, BETA_START, STEPS, Objective, check_objective
 from commonart.core.model.transformer import PixArt, stack_text
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]  # (latents (B, C, H, W), timestep ()) -> noise or velocity, same shape
+SAMPLERS = {"dpm++": 2, "ddim": 1}  # name -> order of the solver; the first order of DPM-Solver++ is DDIM
 Callback = Callable[[int, Tensor], None]  # after step i (from 0): the latents
 
 
@@ -69,11 +70,13 @@ def dpmpp_2m(
     objective: Objective,
     *,
     shift: float = 1.0,
+    order: int = 2,
     callback: Callback | None = None,
 ) -> Tensor:
     """Latents (B, C, H, W) in float32 from unit normal noise, with `steps` calls of `model_fn`.
 
-    Second order by the last two predictions of the data; first order at the first and the last step.
+    Second order by the last two predictions of the data; first order at the first and the last step, or
+    everywhere where `order` is 1.
     """
     timesteps, sigmas = timesteps_and_sigmas(objective, steps, shift)
     flow = objective == "flow"
@@ -89,7 +92,7 @@ def dpmpp_2m(
         data = x - deviation * output if flow else (x - deviation * output) / alpha
         h = half_log_snr[i + 1] - half_log_snr[i]
         direction = data
-        if data_before is not None and i < steps - 1:
+        if order > 1 and data_before is not None and i < steps - 1:
             ratio = float(h / (half_log_snr[i] - half_log_snr[i - 1]))
             direction = data + 0.5 * ratio * (data - data_before)
         x = float(deviations[i + 1] / deviations[i]) * x - float(alphas[i + 1] * torch.expm1(-h)) * direction
@@ -113,33 +116,69 @@ def sample(
     model: PixArt,
     noise_BCHW: Tensor,
     text: Sequence[Tensor],
-    null: Tensor,
+    null: Tensor | Sequence[Tensor],
     steps: int = 20,
     guidance: float = 4.5,
     objective: Objective = "eps",
     *,
     shift: float = 1.0,
+    sampler: str = "dpm++",
+    interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (B, C, H, W), float32, for B texts of (L_i, T); `null` (L_0, T) is the text of no text.
+    """Latents (B, C, H, W), float32, for B texts of (L_i, T).
 
-    guidance 1 draws without the null text, at half the cost; above 1, both run as one batch of 2 B
-    (arXiv 2207.12598: null + guidance * (text - null)). Raises CommonArtError when the counts differ.
+    guidance 1 draws without the null text, at half the cost; otherwise both run as one batch of 2 B
+    (arXiv 2207.12598: null + guidance * (text - null)).
+
+    Args:
+        null: the text of no text (L_0, T), or B of them, where pictures have negative prompts of their own.
+        sampler: one of SAMPLERS.
+        interval: the share of the timesteps, 0 (data) to 1 (noise), that is guided; the others cost half
+            (arXiv 2404.07724).
+        rescale: 0..1, how far the spread of a guided prediction is drawn back to that of the unguided one, against
+            pictures that are too bright (arXiv 2305.08891, section 3.4).
+
+    Raises CommonArtError when the counts differ.
     """
     count, channels = noise_BCHW.shape[:2]
     if len(text) != count:
         raise CommonArtError(f"{len(text)} texts do not fit {count} images.", "Give one text for each image.")
+    nulls = [null] * count if isinstance(null, Tensor) else list(null)
+    if len(nulls) != count:
+        raise CommonArtError(f"{len(nulls)} null texts do not fit {count} images.", "Give one, or one for each image.")
     weight = next(model.parameters())
-    guided = guidance != 1
-    texts = [*text, *([null] * count if guided else [])]
+    first, last = interval[0] * STEPS, interval[1] * STEPS
+    # Decided beforehand: to read a timestep from a GPU is to wait for it.
+    times = timesteps_and_sigmas(objective, steps, shift)[0].tolist()
+    guided_at = iter([guidance != 1 and first <= time <= last for time in times])
+    texts = [*text, *(nulls if guidance != 1 else [])]
     text_BLT, mask_BL = stack_text([states.to(weight.device, weight.dtype) for states in texts])
+    read = model.read_text(text_BLT)
+    read_plain = [(key[:count], value[:count]) for key, value in read]
+    mask_plain = None if mask_BL is None else mask_BL[:count]
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        doubled = torch.cat([x, x]) if guided else x
-        output = model(doubled.to(weight.dtype), timestep.expand(len(doubled)), text_BLT, mask_BL)[:, :channels]
+        guided = next(guided_at)
+        latents = (torch.cat([x, x]) if guided else x).to(weight.dtype)
+        known, mask = (read, mask_BL) if guided else (read_plain, mask_plain)
+        output = model(latents, timestep.expand(len(latents)), known, mask)[:, :channels]
         if not guided:
             return output
         wanted, unwanted = output.float().chunk(2)
-        return unwanted + guidance * (wanted - unwanted)
+        mixed = unwanted + guidance * (wanted - unwanted)
+        if rescale:
+            spread = wanted.std(dim=(1, 2, 3), keepdim=True) / mixed.std(dim=(1, 2, 3), keepdim=True)
+            mixed = mixed * (rescale * spread + 1 - rescale)
+        return mixed
 
-    return dpmpp_2m(predict, noise_BCHW.to(weight.device), steps, objective, shift=shift, callback=callback)
+    noise = noise_BCHW.to(weight.device)
+    return dpmpp_2m(predict, noise, steps, objective, shift=shift, order=order_of(sampler), callback=callback)
+
+
+def order_of(sampler: str) -> int:
+    """The order of a sampler by its name. Raises UsageError for an unknown one."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"--sampler {sampler} is not known.", f"Choose from {', '.join(SAMPLERS)}.")
+    return SAMPLERS[sampler]

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import on_terminal
-from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+from commonart.core.model import quantize as quantizing
+from commonart.core.model.device import pick_device, pick_dtype
+from commonart.core.model.quantize import precision_name
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
-QUANTIZE = ("quanto-int8",)
 T5_FAMILY = ("t5", "mt5", "umt5")
 
 
@@ -63,29 +64,32 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize="quanto-int8"` stores the linear layers in 8 bits, as
-        the paper did to fit CALM2-7B beside the transformer on a 24 GB card.
+        safetensors only, and no remote code. `quantize`: one of `core.model.quantize.METHODS`.
 
         Raises:
             CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
         """
-        if quantize not in (None, *QUANTIZE):
-            raise UsageError(f"--quantize {quantize} is not known.", f"Use {', '.join(QUANTIZE)} or leave it out.")
+        quantizing.check(quantize)
         if max_tokens < 1:
             raise UsageError("--max-tokens must be at least 1.", f"{MAX_TOKENS} is the default.")
         device = pick_device(device) if isinstance(device, str) else device
         dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
         model_folder, tokenizer_folder = _folders(Path(folder))
-        model, tokenizer = _load(model_folder, tokenizer_folder, dtype)
-        if quantize:
-            from optimum.quanto import freeze, qint8
-            from optimum.quanto import quantize as quantize_weights
+        four_bits: dict[str, Any] = {}
+        if quantize == "bnb-nf4":
+            from transformers import BitsAndBytesConfig
 
-            quantize_weights(model, weights=qint8)
-            freeze(model)
-        model.to(device).eval().requires_grad_(False)
+            config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+            four_bits = {"quantization_config": config, "device_map": {"": device}}
+        model, tokenizer = _load(model_folder, tokenizer_folder, dtype, four_bits)
+        if quantize and not four_bits:
+            quantizing.quantize(model, quantize)
+        if not four_bits:
+            model.to(device)
+        model.eval().requires_grad_(False)
         null_id = _null_id(tokenizer, model.config, model_folder)
-        width = int(getattr(model.config, "d_model", None) or model.config.hidden_size)
+        config = model.config.get_text_config()
+        width = int(getattr(config, "d_model", None) or config.hidden_size)
         return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
@@ -145,11 +149,6 @@ class TextEncoder:
         return self.encode_ids([[self.null_id]])[0]
 
 
-def precision_name(dtype: torch.dtype, quantize: str | None) -> str:
-    """What runs and caches record of an encoder's arithmetic."""
-    return f"{quantize}/{dtype_name(dtype)}" if quantize else dtype_name(dtype)
-
-
 def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """A list of Tensor[L, D] as one batch: (text_BLD with zeros on the right, mask_BL, true at real tokens)."""
     text_BLD = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
@@ -171,7 +170,7 @@ def _folders(folder: Path) -> tuple[Path, Path]:
     return folder, folder if own else folder.parent / "tokenizer"
 
 
-def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[str, Any]) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
@@ -188,7 +187,7 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> tuple[Any
         auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
         with _quiet():
             model, info = auto.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline, **more
             )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
     # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.

@@ -1,17 +1,17 @@
-"""A folder of shards as training data: cached features in memory or on disk, or encoding on the fly.
+"""Folders of shards as training data: cached features in memory or on disk, or encoding on the fly.
 
-    opened = open_shards("shards/", text, image)   # shards/*.tar, shards/text/*.tar, shards/image/*.tar
+    opened = open_shards("shards/", [text], [image])   # shards/*.tar, shards/text/*.tar, shards/image/*.tar
 
-Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused.
+Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused. A sample that
+turns out damaged while training runs is counted, named, and its place taken by its neighbour.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
-from pathlib import Path
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,159 +20,163 @@ from torch import Tensor
 
 from commonart.core import log
 from commonart.core.data.decode import DecodeError, decode
-from commonart.core.data.features import Features
-from commonart.core.data.record import Record, captions, split_of
-from commonart.core.data.shards import list_shards, read_bytes, read_shard
-from commonart.core.data.stream import shard_identity
+from commonart.core.data.features import Features, unpack_latent, unpack_text
+from commonart.core.data.index import Index, read_index
+from commonart.core.data.order import Buckets
 from commonart.core.errors import CommonArtError
 from commonart.core.model import guards
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
-from commonart.core.model.batches import NULL, Batch, Memory, Source, language_weights
+from commonart.core.model.batches import NULL, Batch, Memory, Source
 from commonart.core.model.text_encoder import TextEncoder, stack
 
+NEIGHBOURS = 100  # damaged samples in a row after which the data count as damaged, not the samples
 
-@dataclass(slots=True)
-class Index:
-    """The records to train on, in the shards' order, and what was left out."""
-
-    folder: Path
-    keys: list[str] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)  # names without .tar
-    shard: list[int] = field(default_factory=list)  # of each row, into `shards`
-    images: list[str] = field(default_factory=list)  # pointers
-    languages: list[list[str]] = field(default_factory=list)  # of each row's captions
-    texts: list[list[str]] = field(default_factory=list)
-    heldout: int = 0
-    heldout_texts: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # (language, text) of the first few, for sample grids
-    left_out: dict[str, int] = field(default_factory=dict)  # reason -> records
-    fingerprint: str = ""
-
-    def prompts(self, count: int) -> list[str]:
-        """Captions for a sample grid, of held-out images where there are any, languages in turn."""
-        pool = self.heldout_texts or [
-            pair
-            for row in range(min(len(self.keys), 64))
-            for pair in zip(self.languages[row], self.texts[row], strict=True)
-        ]
-        by_language = [
-            [text for lang, text in pool if lang == each] for each in dict.fromkeys(lang for lang, _ in pool)
-        ]
-        turns = [text for turn in zip_longest(*by_language) for text in turn if text]
-        return list(dict.fromkeys(turns))[:count]
-
-    def about(self) -> dict[str, Any]:
-        """What run.json keeps of the data."""
-        return {
-            "folder": str(self.folder), "shards": len(self.shards), "images": len(self.keys),
-            "captions": sum(map(len, self.texts)), "heldout": self.heldout, "left_out": self.left_out,
-            "fingerprint": self.fingerprint,
-        }  # fmt: skip
-
-
-def read_index(folder: str | Path) -> Index:
-    """Reads every record of a folder of shards. Raises CommonArtError: no shards, two records with one key, none to train on."""
-    index = Index(Path(folder))
-    total, seen = hashlib.sha256(), set[str]()
-    for number, path in enumerate(list_shards(folder)):
-        index.shards.append(path.stem)
-        total.update(f"{path.name}\0{shard_identity(path)}\n".encode())
-        for record in read_shard(path):
-            if record["key"] in seen:
-                raise CommonArtError(
-                    f"{path}#{record['key']}.json: another shard has a record with this key.", "Write the shards again."
-                )
-            seen.add(record["key"])
-            _add(index, number, record)
-    index.fingerprint = total.hexdigest()
-    if index.keys:
-        return index
-    if index.left_out.get("no_captions"):
-        raise CommonArtError(
-            f"{folder} holds no captions: {index.left_out['no_captions']:,} records have none.",
-            "Caption them first: commonart caption --model NAME, then shard again.",
-        )
-    raise CommonArtError(
-        f"{folder} holds nothing to train on: all {index.heldout:,} records are held out.", "Add more images."
-    )
-
-
-def _add(index: Index, number: int, record: Record) -> None:
-    split = record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else "train")
-    found = captions(record)
-    if split == "heldout":
-        index.heldout += 1
-        if len(index.heldout_texts) < 256:
-            index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in found]
-    elif not found or not record.get("image"):
-        reason = "no_image" if found else "no_captions"
-        index.left_out[reason] = index.left_out.get(reason, 0) + 1
-    else:
-        index.keys.append(record["key"])
-        index.shard.append(number)
-        index.images.append(record["image"])
-        index.languages.append([caption.get("lang", "") for caption in found])
-        index.texts.append([caption["text"] for caption in found])
+Text = Sequence[Features] | TextEncoder  # the features of each data set, or what encodes on the fly
+Image = Sequence[Features] | Autoencoder
 
 
 @dataclass(slots=True)
 class Opened:
-    """Training data, ready. `shape`: (C, H, W) of the latents; `width`: T of the text states; both `about` parts for run.json."""
+    """Training data, ready. `shapes`: (C, H, W) of the latents of each bucket; `width`: T of the text states."""
 
     source: Source
     index: Index
-    shape: tuple[int, int, int]
+    shapes: list[tuple[int, int, int]]
     width: int
     resident: bool  # everything lies in memory
+    damaged: dict[str, int]  # reason -> samples that could not be used; grows while training runs
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, side, side): the square of all buckets' area, that the model's positions are made for."""
+        areas = [height * width for _, height, width in self.shapes]
+        side = round((sum(areas) / len(areas)) ** 0.5)
+        return self.shapes[0][0], side, side
 
 
 def open_shards(
-    folder: str | Path,
-    text: Features | TextEncoder,
-    image: Features | Autoencoder,
+    data: str | os.PathLike[str],
+    text: Text,
+    image: Image,
     *,
     languages: Mapping[str, float] | None = None,
     memory: int | None = None,
     quiet: bool = False,
     index: Index | None = None,
 ) -> Opened:
-    """The images of `folder` with their texts: from cached features, or from an encoder that runs on the fly.
+    """The images of `data` with their texts: from cached features, or from an encoder that runs on the fly.
 
-    `index` is that of `folder`, where it was read before: to refuse data before an encoder is loaded.
+    `index` is that of `data`, where it was read before: to refuse data before an encoder is loaded.
     Features that fit in `memory` bytes (None: 40 % of what is free, shared among local processes) are loaded at once.
-    Raises CommonArtError where features are missing, stale or of several sizes, and where no record is left.
+    Raises CommonArtError where features are missing, stale or not of their images' sizes, and where no record is left.
     """
-    index = read_index(folder) if index is None else index
-    for part in (text, image):
-        if isinstance(part, Features):
-            part.check(folder)
-    _drop_without(index, text, image)
-    weights = language_weights(index.languages, languages)
-    shape = _shape(index, image)
-    width = text.meta.width if isinstance(text, Features) else text.width
-    if isinstance(text, Features) and isinstance(image, Features):
-        need = _bytes(text) * (4 if text.meta.store == "int8" else 1) + _bytes(image)
+    index = read_index(os.fspath(data)) if index is None else index
+    cached = {"no_text_features": text, "no_latents": image}
+    for reason, parts in cached.items():  # where the encoders dropped a record, it cannot be trained on
+        if not isinstance(parts, TextEncoder | Autoencoder):
+            for (folder, _), features in zip(index.sets, parts, strict=True):
+                features.check(folder)
+            index.keep(_places(index, parts)[1] > 0, reason)
+    if not index.keys:
+        raise CommonArtError(
+            f"{index.folder}: no record has both text features and latents.",
+            "Run commonart encode-text and commonart encode-image on that folder.",
+        )
+    width = text.width if isinstance(text, TextEncoder) else text[0].meta.width
+    reading = Reading(index, text, image, index.odds(languages))
+    shapes = [reading.shape(0 if parts[0].rows is None else int(parts[0].rows[0])) for parts in reading.buckets]
+    if not isinstance(text, TextEncoder) and not isinstance(image, Autoencoder):
+        need = sum(
+            _bytes(t) * (4 if t.meta.store == "int8" else 1) + _bytes(i) for t, i in zip(text, image, strict=True)
+        )
         if need <= (_free() if memory is None else memory):
-            return Opened(_load(index, text, image, shape, weights, quiet), index, shape, width, True)
-    return Opened(Reading(index, text, image, weights), index, shape, width, False)
+            return Opened(_load(reading, text, image, shapes, quiet), index, shapes, width, True, reading.damaged)
+    return Opened(reading, index, shapes, width, False, reading.damaged)
+
+
+Places = tuple[np.ndarray, np.ndarray]  # of each row: where its features lie in their shard, and how many bytes
+
+
+def _places(index: Index, features: Sequence[Features]) -> Places:
+    shard = index.columns["shard"]
+    at, size = np.zeros(len(shard), np.uint64), np.zeros(len(shard), np.uint32)
+    edges = np.searchsorted(shard, np.arange(len(index.shards) + 1))
+    for number, path in enumerate(index.shards):
+        found = features[index.set_of[number]].places(path.stem)
+        for row in range(edges[number], edges[number + 1]):
+            at[row], size[row] = found.get(index.keys[row], (0, 0))
+    return at, size
+
+
+class Damaged(Exception):
+    """One sample that cannot be used, by reason."""
 
 
 class Reading:
-    """A source that reads each sample when it is needed, from features or from the image itself, by index."""
+    """A source that reads each sample when it is needed, from features or from the image itself, by index.
 
-    def __init__(
-        self, index: Index, text: Features | TextEncoder, image: Features | Autoencoder, weights: np.ndarray
-    ) -> None:
-        self.keys, self.weights = index.keys, weights
-        self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in index.texts])]).astype(np.int64)
+    `damaged` counts what could not be used, by reason; each sample is named on stderr once.
+    """
+
+    def __init__(self, index: Index, text: Text, image: Image, weights: np.ndarray) -> None:
+        self.keys, self.weights, self.offsets = index.keys, weights, index.offsets
+        self.buckets: Buckets = index.buckets()
+        self.damaged: dict[str, int] = {}
         self._index, self._text, self._image = index, text, image
-        self.null = torch.from_numpy(text.null().copy()) if isinstance(text, Features) else text.null().float()
+        self._text_at = None if isinstance(text, TextEncoder) else _places(index, text)
+        self._image_at = None if isinstance(image, Autoencoder) else _places(index, image)
+        self._bad: set[int] = set()
+        self._lock = threading.Lock()
+        self._shapes: dict[tuple[int, int], tuple[int, int, int]] = {}  # of latents, by a record's width and height
+        if isinstance(text, TextEncoder):
+            self.null = text.null().float()
+        else:  # rounded as the texts are, so that batches do not depend on whether they lie in memory
+            self.null = torch.from_numpy(text[0].null().copy()).to(_kept(text)).float()
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> tuple[list[Any], list[Any]]:
         """Per sample: states, a text to encode or None (dropped); (mean, std) or an image to encode."""
-        pairs = [(int(row), int(caption)) for row, caption in zip(rows, captions, strict=True)]
-        return [self._read_text(row, caption) for row, caption in pairs], [self._read_image(row) for row, _ in pairs]
+        pairs = [self._sample(int(row), int(caption)) for row, caption in zip(rows, captions, strict=True)]
+        return [text for text, _ in pairs], [image for _, image in pairs]
+
+    def _sample(self, row: int, caption: int) -> tuple[Any, Any]:
+        def read(good: int) -> tuple[Any, Any]:
+            own = caption if good == row or caption == NULL else int(self.offsets[good])
+            return self.text(good, own), self.image(good)
+
+        return self.good(row, read)[1]
+
+    def good(self, row: int, read: Callable[[int], Any]) -> tuple[int, Any]:
+        """(row, what `read` makes of it), or of the next row of its size where it is damaged, and so on.
+
+        Which row takes the place depends on the row alone, not on the batch, the device or the thread.
+        """
+        for _ in range(NEIGHBOURS):
+            if row not in self._bad:
+                try:
+                    return row, read(row)
+                except Damaged as error:
+                    self._report(row, str(error))
+            row = self._next(row)
+        raise CommonArtError(
+            f"{NEIGHBOURS} samples in a row are damaged, the last one {self._index.name(row)}.",
+            "Check the disk, and write those shards again.",
+        )
+
+    def _report(self, row: int, reason: str) -> None:
+        with self._lock:
+            if row in self._bad:
+                return
+            self._bad.add(row)
+            self.damaged[reason] = self.damaged.get(reason, 0) + 1
+        log.warn(f"{self._index.name(row)} is damaged ({reason}); the next image of its size takes its place.")
+
+    def _size(self, row: int) -> tuple[int, int]:
+        return int(self._index.columns["width"][row]), int(self._index.columns["height"][row])
+
+    def _next(self, row: int) -> int:
+        width, height = self._size(row)
+        alike = np.flatnonzero((self._index.columns["width"] == width) & (self._index.columns["height"] == height))
+        return int(alike[np.searchsorted(alike, row, side="right") % len(alike)])
 
     def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
         texts, images = fetched
@@ -189,100 +193,124 @@ class Reading:
             mean, std = (torch.from_numpy(np.stack(part)) for part in zip(*images, strict=True))
         return Batch(mean.to(device), std.to(device), text_BLT, None if bool(mask_BL.all()) else mask_BL)
 
-    def _read_text(self, row: int, caption: int) -> Any:
+    def text(self, row: int, caption: int) -> Any:
+        """The states float32 [L, T] of one caption, the text itself where it is encoded on the fly, or None."""
         if caption == NULL:
             return None
-        place, texts = caption - int(self.offsets[row]), self._index.texts[row]
-        if isinstance(self._text, TextEncoder):
-            return texts[place]
-        record = {"key": self.keys[row], "captions": [{"text": text} for text in texts]}
-        return self._text.text(self._index.shards[self._index.shard[row]], record)[place]
+        place = caption - int(self.offsets[row])
+        return self._index.texts(row)[place] if isinstance(self._text, TextEncoder) else self.states(row)[place]
 
-    def _read_image(self, row: int) -> Any:
-        if isinstance(self._image, Features):
-            return self._image.latent(self._index.shards[self._index.shard[row]], self.keys[row])
-        return _decoded(self._index.images[row])
+    def states(self, row: int) -> list[np.ndarray]:
+        """The cached states of all of a row's captions, float32 [L, T] each."""
+        assert self._text_at is not None and not isinstance(self._text, TextEncoder)
+        found = _unpacked(unpack_text, self._read(row, self._text, self._text_at), "text features")[0]
+        count = int(self.offsets[row + 1] - self.offsets[row])
+        if len(found) != count:
+            raise CommonArtError(
+                f"{self._index.name(row)} has {count} captions, and its text features are of {len(found)}.",
+                "Run commonart encode-text --overwrite.",
+            )
+        return found
+
+    def image(self, row: int) -> Any:
+        """(mean, std) float32 [C, h, w] of one image, or its pixels where they are encoded on the fly."""
+        if isinstance(self._image, Autoencoder):
+            try:
+                pixels = decode(self._index.image(row))
+            except DecodeError as error:
+                raise Damaged(error.reason) from error
+            shape = self._image.channels, pixels.height // self._image.factor, pixels.width // self._image.factor
+            self._fits(row, shape)
+            return pixels
+        assert self._image_at is not None
+        mean, std = _unpacked(unpack_latent, self._read(row, self._image, self._image_at), "latents")
+        self._fits(row, mean.shape)
+        return mean, std
+
+    def _fits(self, row: int, shape: tuple[int, ...]) -> None:
+        expected = self._shapes[self._size(row)]
+        if shape != expected:
+            raise CommonArtError(
+                f"{self._index.name(row)} has latents of {shape}, others of {expected}.",
+                "Its record does not say its size: write the shards again with commonart shard.",
+            )
+
+    def shape(self, row: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a row and of all others of its size."""
+        size = self._size(row)
+        if size not in self._shapes:
+            self._shapes[size] = self.good(row, self._shape)[1]
+        return self._shapes[size]
+
+    def _shape(self, row: int) -> tuple[int, int, int]:
+        if not isinstance(self._image, Autoencoder):
+            assert self._image_at is not None
+            mean, _ = _unpacked(unpack_latent, self._read(row, self._image, self._image_at), "latents")
+            return mean.shape[0], mean.shape[1], mean.shape[2]
+        try:
+            width, height = decode(self._index.image(row)).size
+        except DecodeError as error:
+            raise Damaged(error.reason) from error
+        factor = self._image.factor
+        if height % factor or width % factor:
+            raise CommonArtError(
+                f"{self._index.name(row)} has {width}x{height} pixels, no multiple of the autoencoder's {factor}.",
+                "Make shards of sizes that fit: commonart shard.",
+            )
+        return self._image.channels, height // factor, width // factor
+
+    def _read(self, row: int, parts: Sequence[Features], places: Places) -> bytes:
+        features = parts[self._index.set_of[self._index.columns["shard"][row]]]
+        return features.read(self._index.path(row).stem, (int(places[0][row]), int(places[1][row])))
 
 
-def _decoded(pointer: str) -> Any:
+def _unpacked(unpack: Any, data: bytes, what: str) -> Any:
     try:
-        return decode(read_bytes(pointer))
-    except DecodeError as error:
-        raise CommonArtError(
-            f"{pointer} cannot be decoded ({error.reason}).",
-            "Write the shards again: commonart shard leaves such images out.",
-        ) from error
+        return unpack(data)
+    except (ValueError, KeyError) as error:
+        raise Damaged(f"broken {what}") from error
 
 
-def _drop_without(index: Index, text: Features | TextEncoder, image: Features | Autoencoder) -> None:
-    """Leaves out the records that encode-text or encode-image dropped, by name of the cause."""
-    for part, reason in ((text, "no_text_features"), (image, "no_latents")):
-        if not isinstance(part, Features):
-            continue
-        have = {(shard, key) for shard in index.shards for key in part.keys(shard)}
-        keep = [row for row, key in enumerate(index.keys) if (index.shards[index.shard[row]], key) in have]
-        if len(keep) < len(index.keys):
-            index.left_out[reason] = len(index.keys) - len(keep)
-            for name in ("keys", "shard", "images", "languages", "texts"):
-                column = getattr(index, name)
-                setattr(index, name, [column[row] for row in keep])
-    if not index.keys:
-        raise CommonArtError(
-            f"{index.folder}: no record has both text features and latents.",
-            "Run commonart encode-text and commonart encode-image on that folder.",
-        )
-
-
-def _shape(index: Index, image: Features | Autoencoder) -> tuple[int, int, int]:
-    if isinstance(image, Features):
-        mean, _ = image.latent(index.shards[index.shard[0]], index.keys[0])
-        return mean.shape[0], mean.shape[1], mean.shape[2]
-    width, height = _decoded(index.images[0]).size
-    if height % image.factor or width % image.factor:
-        raise CommonArtError(
-            f"{index.images[0]} has {width}x{height} pixels, no multiple of the autoencoder's {image.factor}.",
-            "Make shards of one size: commonart shard --size N.",
-        )
-    return image.channels, height // image.factor, width // image.factor
+def _kept(parts: Sequence[Features]) -> torch.dtype:
+    """In memory, values are kept as they are stored; several stores, and 8 bits with their scales, as float32."""
+    stores = {part.meta.store for part in parts}
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(stores.pop() if len(stores) == 1 else "", torch.float32)
 
 
 def _load(
-    index: Index, text: Features, image: Features, shape: tuple[int, int, int], weights: np.ndarray, quiet: bool
+    reading: Reading,
+    text: Sequence[Features],
+    image: Sequence[Features],
+    shapes: list[tuple[int, int, int]],
+    quiet: bool,
 ) -> Memory:
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    text_type, image_type = kind.get(text.meta.store, torch.float32), kind.get(image.meta.store, torch.float32)
-    count = len(index.keys)
-    means, stds = (torch.empty((count, *shape), dtype=image_type) for _ in range(2))
-    texts: list[Tensor] = []
-    with log.progress("load", total=count, unit=" images", quiet=quiet) as tick:
-        for number, rows in _by_shard(index):
-            shard = index.shards[number]
-            states, latents = text.read_text(shard), image.read_latents(shard)
-            for row in rows:
-                key = index.keys[row]
-                mean, std = latents[key]
-                if mean.shape != shape:
-                    raise CommonArtError(
-                        f"{image.folder}/{shard}.tar#{key} has latents of {mean.shape}, others of {shape}.",
-                        "Make shards of one size: commonart shard --size N.",
-                    )
-                if len(states[key]) != len(index.texts[row]):
-                    raise CommonArtError(
-                        f"{text.folder}/{shard}.tar#{key} holds {len(states[key])} texts for {len(index.texts[row])} captions.",
-                        "Run commonart encode-text --overwrite.",
-                    )
-                means[row], stds[row] = torch.from_numpy(mean), torch.from_numpy(std)
-                texts += [torch.from_numpy(state).to(text_type) for state in states[key]]
-            tick(len(rows))
-    counts = [len(row) for row in index.texts]
-    null = torch.from_numpy(text.null().copy())
-    return Memory(index.keys, means, stds, texts, counts, weights, null)
-
-
-def _by_shard(index: Index) -> Iterator[tuple[int, Sequence[int]]]:
-    edges = np.flatnonzero(np.diff(index.shard)) + 1
-    for rows in np.split(np.arange(len(index.shard)), edges):
-        yield index.shard[rows[0]], [int(row) for row in rows]
+    """Everything that `reading` would read, in memory, in the precision that it is stored in."""
+    text_type, image_type = _kept(text), _kept(image)
+    total = len(reading.keys)
+    bucket, place, instead = np.zeros(total, np.int64), np.zeros(total, np.int64), np.arange(total)
+    texts: list[list[Tensor]] = [[]] * total
+    means, stds = [], []
+    with log.progress("load", total=total, unit=" images", quiet=quiet) as tick:
+        for number, (parts, shape) in enumerate(zip(reading.buckets, shapes, strict=True)):
+            rows = np.sort(np.concatenate([np.arange(p.count) if p.rows is None else p.rows for p in parts]))
+            bucket[rows], place[rows] = number, np.arange(len(rows))
+            mean, std = (torch.zeros((len(rows), *shape), dtype=image_type) for _ in range(2))
+            for n, row in enumerate(map(int, rows)):
+                good, (states, latents) = reading.good(row, lambda r: (reading.states(r), reading.image(r)))
+                instead[row] = good
+                if good == row:
+                    texts[row] = [torch.from_numpy(state).to(text_type) for state in states]
+                    mean[n], std[n] = (torch.from_numpy(part) for part in latents)
+                else:
+                    texts[row] = [reading.null.to(text_type)] * int(reading.offsets[row + 1] - reading.offsets[row])
+                tick(1)
+            means.append(mean)
+            stds.append(std)
+    return Memory(
+        reading.keys, means, stds, [state for states in texts for state in states], [len(states) for states in texts],
+        reading.weights, reading.null, buckets=reading.buckets, bucket=bucket, place=place,
+        instead=None if (instead == np.arange(total)).all() else instead,
+    )  # fmt: skip
 
 
 def _bytes(features: Features) -> int:

@@ -150,7 +150,7 @@ class TextProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention when `context` is given."""
+    """Self-attention, or cross-attention when `context` is given: tokens (B, L, D), or their keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -160,12 +160,24 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def forward(self, x_BPD: Tensor, context: Tensor | None = None, mask_B11L: Tensor | None = None) -> Tensor:
-        def split(linear: nn.Linear, tokens: Tensor) -> Tensor:
-            return linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def keys_and_values(self, tokens_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, E, L, K) each. Of a text they are the same at every step: `PixArt.read_text` keeps them."""
+        return self._split(self.to_k, tokens_BLD), self._split(self.to_v, tokens_BLD)
 
-        source = x_BPD if context is None else context
-        q_BEPK, k_BELK, v_BELK = split(self.to_q, x_BPD), split(self.to_k, source), split(self.to_v, source)
+    def _split(self, linear: nn.Linear, tokens: Tensor) -> Tensor:
+        return linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self,
+        x_BPD: Tensor,
+        context: Tensor | tuple[Tensor, Tensor] | None = None,
+        mask_B11L: Tensor | None = None,
+    ) -> Tensor:
+        q_BEPK = self._split(self.to_q, x_BPD)
+        if isinstance(context, tuple):
+            k_BELK, v_BELK = context
+        else:
+            k_BELK, v_BELK = self.keys_and_values(x_BPD if context is None else context)
         if _small_on_cpu(q_BEPK, k_BELK):
             out_BEPK = _attend_small(q_BEPK, k_BELK, v_BELK, mask_B11L)
         else:
@@ -221,7 +233,9 @@ class Block(nn.Module):
         self.attn2 = Attention(width, heads)
         self.ff = FeedForward(width)
 
-    def forward(self, x_BPD: Tensor, text_BLD: Tensor, time_B6D: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BPD: Tensor, text_BLD: Tensor | tuple[Tensor, Tensor], time_B6D: Tensor, mask_B11L: Tensor | None
+    ) -> Tensor:
         table = (self.scale_shift_table + time_B6D).unsqueeze(2).unbind(1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table
         x_BPD = x_BPD + gate_1 * self.attn1(modulate(x_BPD, shift_1, scale_1))
@@ -254,8 +268,20 @@ class PixArt(nn.Module):
         if initialise:
             initialise_weights(self)
 
+    def read_text(self, text_BLT: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What every block's cross-attention makes of the text: `forward` takes it in place of `text_BLT`.
+
+        A sampler calls this once, and spares two products of matrices a block at each step.
+        """
+        text_BLD = self.caption_projection(text_BLT)
+        return [cast(Block, block).attn2.keys_and_values(text_BLD) for block in self.transformer_blocks]
+
     def forward(
-        self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLT: Tensor, mask_BL: Tensor | None = None
+        self,
+        latents_BCHW: Tensor,
+        timestep_B: Tensor,
+        text_BLT: Tensor | list[tuple[Tensor, Tensor]],
+        mask_BL: Tensor | None = None,
     ) -> Tensor:
         """Prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
@@ -271,7 +297,7 @@ class PixArt(nn.Module):
                 f"patches of {p}.",
                 "Use the autoencoder that the transformer was trained with, and sides divisible by the patch.",
             )
-        if text_BLT.shape[-1] != self.config.caption_channels:
+        if isinstance(text_BLT, Tensor) and text_BLT.shape[-1] != self.config.caption_channels:
             raise CommonArtError(
                 f"Text states of width {text_BLT.shape[-1]} do not fit a transformer of caption_channels "
                 f"{self.config.caption_channels}.",
@@ -279,13 +305,17 @@ class PixArt(nn.Module):
             )
         x_BPD = self.pos_embed(latents_BCHW)
         time_B6D, time_BD = self.adaln_single(timestep_B.expand(B))
-        text_BLD = self.caption_projection(text_BLT)
+        texts: Sequence[Tensor | tuple[Tensor, Tensor]] = (
+            [self.caption_projection(text_BLT)] * len(self.transformer_blocks)
+            if isinstance(text_BLT, Tensor)
+            else text_BLT
+        )
         mask_B11L = None if mask_BL is None else mask_BL.bool()[:, None, None, :]
-        for block in self.transformer_blocks:
+        for block, text in zip(self.transformer_blocks, texts, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x_BPD = checkpoint(block, x_BPD, text_BLD, time_B6D, mask_B11L, use_reentrant=False)
+                x_BPD = checkpoint(block, x_BPD, text, time_B6D, mask_B11L, use_reentrant=False)
             else:
-                x_BPD = block(x_BPD, text_BLD, time_B6D, mask_B11L)
+                x_BPD = block(x_BPD, text, time_B6D, mask_B11L)
         shift_B1D, scale_B1D = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
         out_BPO = self.proj_out(modulate(x_BPD, shift_B1D, scale_B1D))
         patches = out_BPO.reshape(B, H // p, W // p, p, p, self.config.out_channels)

@@ -130,6 +130,8 @@ _DIRECTION: Final[dict[str, tuple[tuple[str, ...], str, str]]] = {
     "bottom right": (("to the lower right of",),      "to its lower right", "右下"),
 }  # fmt: skip
 
+_RELATIONS: Final = ("of", "it", "after")  # kinds of the lexicon's tokens
+
 
 def caption(scene: Scene, lang: str, rng: np.random.Generator) -> str:
     """One natural sentence or phrase that tells every shape, colour and place, and the background.
@@ -192,6 +194,11 @@ def facts(text: str, lang: str | None = None) -> Facts:
     placed = [ThingFacts(t.shape, t.colour, t.size, place) for t, place in zip(things, places, strict=True)]
     placed.sort(key=lambda thing: PLACES.index(thing.place) if thing.place else len(PLACES))
     return Facts(background, tuple(placed))
+
+
+def relates(text: str, lang: str | None = None) -> bool:
+    """Whether a text places one thing by another ("above it"), rather than each by a place of its own."""
+    return any(token.kind in _RELATIONS for token in _tokens(text, lang))
 
 
 def compare(expected: Scene | Facts, seen: Scene | Facts) -> Score:
@@ -276,7 +283,7 @@ def _relation(subject: Thing, anchor: Thing) -> tuple[str, str, str] | None:
 def _places(found: list[Token], spans: list[tuple[int, int]]) -> list[str | None]:
     """The place of each thing, from the places that the text names and from one relation between two things."""
     named = [token for token in found if token.kind == "place"]
-    relations = [token for token in found if token.kind in ("of", "it", "after")]
+    relations = [token for token in found if token.kind in _RELATIONS]
     if len(named) == len(spans):
         return [token.value for token in named]  # both run in the same order in either language
     if len(spans) == 2 and len(relations) == 1 and len(named) <= 1:

@@ -34,15 +34,16 @@ class SameOrder(np.random.Generator):
 
 
 def pair(scene: Scene, source: str, target: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Two captions of a scene in two languages that tell exactly the same facts, in the same order."""
+    """Two captions of a scene in two languages that tell exactly the same facts, in the same order and the same way:
+    what one places by a relation, the other does too."""
     order = rng.permutation(len(scene.things))
     scene = Scene(scene.background, tuple(scene.things[i] for i in order))
     same = SameOrder(rng.bit_generator)
     text = grammar.caption(scene, source, same)
-    told = grammar.facts(text, source)
+    told, related = grammar.facts(text, source), grammar.relates(text, source)
     while True:
         other = grammar.caption(scene, target, same)
-        if grammar.facts(other, target) == told:
+        if grammar.facts(other, target) == told and grammar.relates(other, target) == related:
             return text, other
 
 
@@ -90,19 +91,18 @@ def train(
     llama: LlamaForCausalLM,
     words: PreTrainedTokenizerFast,
     seed: int = 0,
-    steps: int = 1200,
+    steps: int = 3000,
     batch: int = 32,
     say: Log = stderr,
-    model: Phi3ForCausalLM | None = None,
-    busy: float = 0.0,
+    busy: float = 0.6,
 ) -> Phi3ForCausalLM:
-    """words: the tokenizer of kind "chat". `model` goes on from there; without it training starts from the Llama.
+    """words: the tokenizer of kind "chat".
 
     busy: the share of scenes of one thing that are drawn again, because the facts of several are what gets mixed up.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = new(llama, words) if model is None else model.requires_grad_(True)
+    model = new(llama, words)
     end = words.eos_token_id
     before = {lang: ask(words, "\0", lang).split("\0") for lang in LANGUAGES}
 

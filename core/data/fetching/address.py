@@ -11,18 +11,18 @@ import ipaddress
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
 
 
 class AddressError(Exception):
-    """A URL that is not asked. `reason`: bad_url, dns or private_address; `retry` when it may work later."""
+    """A URL that is not asked. `reason`: bad_url, private_address, dns_unknown, or dns_temporary (may work later)."""
 
-    def __init__(self, reason: str, detail: str, retry: bool = False) -> None:
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.retry = reason, detail, retry
+        self.reason, self.detail = reason, detail
 
 
 class Target(NamedTuple):
@@ -32,6 +32,12 @@ class Target(NamedTuple):
     host: str  # in ASCII, without brackets
     port: int
     path: str  # with query, percent-encoded
+
+    @property
+    def site(self) -> str:
+        """Scheme, host and port, as the beginning of a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.https else ''}://{host}:{self.port}"
 
 
 def split_url(url: str) -> Target:
@@ -60,7 +66,9 @@ def split_url(url: str) -> Target:
     if any(c.isspace() or c in "/?#@%<>\"'`{}|^[]" for c in name):
         raise AddressError("bad_url", f"host {host!r}")
     https = parts.scheme.lower() == "https"
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    # Dot segments are resolved here, so that robots.txt is asked about the path that is sent.
+    path = urlsplit(urljoin("http://host/", parts.path)).path if "/." in parts.path else parts.path
+    path = quote(path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
     return Target(https, name, (443 if https else 80) if port is None else port, path)
@@ -102,13 +110,14 @@ def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
     """The addresses of a host, all of them checked: one private address among public ones refuses the host.
 
     Raises:
-        AddressError: dns (retryable) or private_address.
+        AddressError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        again = getattr(error, "errno", None) == socket.EAI_AGAIN
-        raise AddressError("dns", f"{host}: {getattr(error, 'strerror', None) or error}", retry=again) from error
+        again = getattr(error, "errno", None) in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM)
+        reason = "dns_temporary" if again else "dns_unknown"
+        raise AddressError(reason, f"{host}: {getattr(error, 'strerror', None) or error}") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     private = [] if allow_private else [address for address in addresses if not is_public(address)]
     if private or not addresses:

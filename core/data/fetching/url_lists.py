@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.origin import PERSONAL, observed, shipped_caption, state_license
-from commonart.core.data.record import FIELDS, Record, check, make_key
+from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", *jsonl.SUFFIXES)
@@ -34,14 +35,28 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """How the rows of one table become records."""
+
+    name: str  # of the file or data set, for messages
+    source: str
+    license: str = ""  # what is said of works whose row says nothing
+    lang: str = "en"
+    column_map: Mapping[str, str] = field(default_factory=dict)  # record field -> column; "" for none
+    observed_at: str = ""
+    # Columns of captions: (column, maker, licence of the text, whether a model wrote it).
+    captions: tuple[tuple[str, str, str, bool], ...] = ()
+    needs: str = "image_url"  # the field without which a row is worth nothing
+
+
 def list_urls(path: Path, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows that are records already stay as they are.
 
     Raises:
         CommonArtError: a damaged file, or no column that can be taken for the URL. SchemaError: a row that breaks the schema.
     """
-    source = path.name.split(".")[0]
-    at = observed(path)
+    table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
     columns: dict[str, str] | None = None
     for number, row in _rows(path):
         if not isinstance(row, dict):
@@ -50,51 +65,72 @@ def list_urls(path: Path, license: str, lang: str, column_map: Mapping[str, str]
             yield check(row, str(path), number)
             continue
         if columns is None:
-            columns = _columns(path, row, column_map)
-        yield check(_list_record(row, columns, source, number, license, lang, at), str(path), number)
+            columns = find_columns(table, list(row))
+        yield check(row_record(row, columns, table, number), str(path), number)
 
 
-def _columns(path: Path, row: Mapping[str, Any], column_map: Mapping[str, str]) -> dict[str, str]:
-    """Record field -> the column of this list that holds it."""
-    lower = {name.lower(): name for name in row}
+def find_columns(table: Table, names: Sequence[str]) -> dict[str, str]:
+    """Record field -> the column of this table that holds it.
+
+    Raises:
+        CommonArtError: a column that `--column-map` names is not there, or none holds the URL; it lists the columns.
+    """
+    lower = {name.lower(): name for name in names}
     found = {
         field: lower[name] for field, names in reversed(COLUMNS.items()) for name in reversed(names) if name in lower
     }
-    strange = [name for name in column_map.values() if name not in row]
-    if strange or "image_url" not in found | dict(column_map):
+    strange = [name for name in table.column_map.values() if name and name not in names]
+    found |= table.column_map
+    if strange or (table.needs and not found.get(table.needs)):
         what = f"has no column {strange[0]!r}" if strange else "has no column of URLs"
         raise CommonArtError(
-            f"{path} {what}; its columns are {', '.join(row)}.",
+            f"{table.name} {what}; its columns are {', '.join(names)}.",
             "Say which column is which: --column-map image_url=NAME.",
         )
-    return found | dict(column_map)
+    return {field: name for field, name in found.items() if name}
 
 
-def _list_record(
-    row: dict[str, Any], columns: dict[str, str], source: str, number: int, license: str, lang: str, at: str
-) -> Record:
-    value = {field: row.get(name) for field, name in columns.items()}
-    said = {field: str(v).strip() if v is not None else "" for field, v in value.items()}
-    url = said["image_url"]
+def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table, number: int) -> Record:
+    """The record of one row."""
+    said = {field: str(row[name]).strip() if row.get(name) is not None else "" for field, name in columns.items()}
+    url = said.get("image_url", "")
     # The row makes the key unique, the URL's hash makes it show when a row has moved.
     own = f"{number:08d}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    source_id = said.get("source_id") or own
+    plain = row["key"] if isinstance(row.get("key"), str) and "source_id" not in table.column_map else ""
     record: Record = {
-        "key": row["key"] if isinstance(row.get("key"), str) else make_key(source, said.get("source_id") or own),
-        "source": source,
-        "source_id": said.get("source_id") or own,
+        "key": plain if KEY.fullmatch(plain) else make_key(table.source, source_id),
+        "source": table.source,
+        "source_id": source_id,
     }
     record |= {f: said[f] for f in ("source_url", "image_url", "title", "author", "author_url") if said.get(f)}
     raw, page = said.get("license_raw", ""), said.get("license_url", "")
-    state_license(record, raw or ("" if page else license), page, at)
-    if said.get("caption"):
-        record["captions"] = [shipped_caption(said["caption"], said.get("lang") or lang, source)]
-    used = {*columns.values(), "key"}
+    state_license(record, raw or ("" if page else table.license), page, table.observed_at)
+    captions = [
+        shipped_caption(text, table.lang, maker, license, synthetic)
+        for column, maker, license, synthetic in table.captions
+        for text in _texts(row.get(column))
+    ]
+    if said.get("caption") and not table.captions:
+        captions = [
+            shipped_caption(text, said.get("lang") or table.lang, table.source)
+            for text in _texts(row.get(columns["caption"]))
+        ]
+    if captions:
+        record["captions"] = captions
+    used = {*columns.values(), *(column for column, *_ in table.captions), "key"}
     record |= {
         name: extra
         for name, extra in row.items()
         if name not in used and name not in FIELDS and name.lower() not in PERSONAL and _plain(extra)
     }
     return record
+
+
+def _texts(value: Any) -> list[str]:
+    """The captions of a cell: one, or a list of them."""
+    texts = value if isinstance(value, list) else [value]
+    return [text for text in texts if isinstance(text, str) and text.strip()]
 
 
 def _plain(value: Any) -> bool:
@@ -126,10 +162,19 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            skipped = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
-            wanted = [f.name for f in schema if not any(test(f.type) for test in skipped)]
-            for batch in file.iter_batches(4096, columns=wanted):
+            for batch in file.iter_batches(4096, columns=text_columns(file.schema_arrow)):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise CommonArtError(f"{path} is no readable parquet file: {error}.", "Download that file again.") from error
+
+
+def text_columns(schema: Any) -> list[str]:
+    """The columns of an arrow schema without those that hold bytes: numbers, text, and lists of text."""
+    import pyarrow as pa
+
+    def plain(kind: Any) -> bool:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return plain(kind.value_type)
+        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    return [column.name for column in schema if plain(column.type)]

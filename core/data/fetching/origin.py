@@ -35,14 +35,14 @@ def state_license(record: Record, raw: str, url: str, observed_at: str) -> None:
     record["license_observed_at"] = observed_at
 
 
-def shipped_caption(text: str, lang: str, model: str, license: str = "") -> dict[str, Any]:
-    """A caption that came with the work. Who wrote it is known by name only, so `revision` is empty."""
+def shipped_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> dict[str, Any]:
+    """A caption that came with the work. Who or what wrote it (`model`) is known by name only, so `revision` is empty."""
     return {
         "text": text.strip(),
         "lang": "ja" if _JAPANESE.search(text) else lang,
         "model": model,
         "revision": "",
         "license": license,
-        "synthetic": False,
+        "synthetic": synthetic,
         "translated_from": None,
     }

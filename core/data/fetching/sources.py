@@ -1,5 +1,6 @@
-"""What a source on this machine offers, as records without pixels: a folder, a COCO JSON, a list of URLs.
+"""What a source offers, as records without pixels: by name, from the hub, a folder, a COCO JSON, a list of URLs.
 
+    commonart fetch commoncatalog-cc-by --list
     commonart fetch photos/ --license "CC BY 4.0" --list
     commonart fetch captions_val2017.json --list
     commonart fetch list.csv --list
@@ -13,14 +14,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from commonart.core.data.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.answers import Limits
+from commonart.core.data.fetching.hub import list_hub
+from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
+from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff")
@@ -34,24 +39,37 @@ def list_source(
     lang: str = "en",
     column_map: Mapping[str, str] | None = None,
     images: str | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield the records of a folder, a COCO JSON or a list of URLs, in a fixed order.
+    """Yield the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
 
     Args:
         license: what the user says about works whose source says nothing.
         lang: the language of captions without one; Japanese is recognised by its letters.
         column_map: record field -> column name, for lists whose columns have other names.
         images: the folder that holds the files that a COCO JSON names.
+        limits: of the download of annotations.
 
     Raises:
         CommonArtError: SOURCE is missing, empty, or nothing that is known here.
     """
     path = Path(source)
+    if source.startswith("hf:") or source in HUB_SOURCES:
+        return list_hub(source, license, lang, column_map or {})
+    if source in COCO_SOURCES:
+        named = COCO_SOURCES[source]
+        return chain.from_iterable(
+            _coco(file, license, lang, images, named) for file in annotation_files(named, limits)
+        )
     if path.is_dir():
+        tables = sorted(path.glob("*.parquet"))
+        if tables:  # as img2dataset leaves them beside its shards
+            return chain.from_iterable(list_urls(table, license, lang, column_map or {}) for table in tables)
         return _folder(path, license, lang)
     if not path.exists():
         raise CommonArtError(
-            f"{source} does not exist.", "Give a folder of images, a COCO .json, a list of URLs, or scenes."
+            f"{source} does not exist.",
+            f"Give a folder of images, a COCO .json, a list of URLs, scenes, {', '.join(NAMES)}, or hf:OWNER/NAME.",
         )
     if source.endswith(LIST_SUFFIXES):
         return list_urls(path, license, lang, column_map or {})
@@ -59,7 +77,8 @@ def list_source(
         return _coco(path, license, lang, images)
     raise CommonArtError(
         f"{source} is no source that fetch knows.",
-        f"Known: a folder of images, a COCO .json, {', '.join(LIST_SUFFIXES)}, scenes, and - for records on stdin.",
+        f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
+        "and - for records on stdin.",
     )
 
 
@@ -129,7 +148,7 @@ def _lines(path: Path) -> list[str]:
 # --- COCO's annotation format ----------------------------------------------------------------------------------------
 
 
-def _coco(path: Path, license: str, lang: str, images: str | None) -> Iterator[Record]:
+def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSource | None = None) -> Iterator[Record]:
     try:
         data = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -146,7 +165,15 @@ def _coco(path: Path, license: str, lang: str, images: str | None) -> Iterator[R
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or "id" not in entry:
             raise SchemaError(str(path), f"images[{number}]", "", "needs 'id' and 'file_name'")
         yield _coco_record(
-            entry, licenses.get(entry.get("license"), {}), texts.get(entry["id"], []), path, license, lang, at, images
+            entry,
+            licenses.get(entry.get("license"), {}),
+            texts.get(entry["id"], []),
+            path,
+            license,
+            lang,
+            at,
+            images,
+            named,
         )
 
 
@@ -159,17 +186,19 @@ def _coco_record(
     lang: str,
     at: str,
     images: str | None,
+    named: CocoSource | None,
 ) -> Record:
     # COCO 2017's train and val share one numbering, so that the split needs no place in the key.
     coco = "cocodataset.org" in str(entry.get("coco_url", "")) and "2017/" in str(entry.get("coco_url", ""))
-    source = "coco2017" if coco else path.stem
+    source = named.name if named else "coco2017" if coco else path.stem
     name = entry["file_name"]
+    url_2014 = COCO_2014.format(split=name.split("_")[1], name=name) if name.startswith("COCO_") else ""
     record: Record = {
         "key": make_key(source, os.path.splitext(name)[0]),
         "source": source,
         "source_id": str(entry["id"]),
         "source_url": _flickr_page(str(entry.get("flickr_url", ""))),
-        "image_url": str(entry.get("coco_url") or entry.get("url") or entry.get("flickr_url") or ""),
+        "image_url": url_2014 or str(entry.get("coco_url") or entry.get("url") or entry.get("flickr_url") or ""),
         "title": str(entry.get("title", "")),
         "author": str(entry.get("author", "")),
         "file_name": name,
@@ -181,8 +210,8 @@ def _coco_record(
             del record[field]
     raw, url = str(rights.get("name", "")), str(rights.get("url", ""))
     state_license(record, raw or ("" if url else license), url, at)
-    author = "coco-annotators" if coco else f"{source}-annotators"
-    record["captions"] = [shipped_caption(text, lang, author, "CC-BY-4.0" if coco else "") for text in texts]
+    maker = named.maker if named else f"{'coco' if coco else source}-annotators"
+    record["captions"] = [shipped_caption(text, lang, maker, "CC-BY-4.0" if coco or named else "") for text in texts]
     record |= {field: entry[field] for field in ("flickr_url", "date_captured") if entry.get(field)}
     if images is not None and Path(images, name).is_file():
         record["image"] = str(Path(images, name))

@@ -1,0 +1,144 @@
+"""A list of works and people to leave out: keys, sha256, URLs and authors, in a file of any length.
+
+    commonart license-filter --blocklist removed.txt raw/ -o kept.jsonl
+
+One entry a line; a line that begins with `#` is a comment. How an entry is read:
+
+    64 hexadecimal digits                 sha256 of an image's original bytes (or of those in a shard)
+    ...://... or host.name/...            URL: of the image, of the work's page, or of the author's page
+    anything else                         both a key and an author's name
+    key: sha256: url: author: before it   that kind and no other
+
+URLs are compared without scheme, `www.`, fragment and last slash; authors without case, width, HTML and doubled blanks.
+In memory an entry is a 64-bit hash (8 bytes, 16 where it may be key or author): ten million take 160 MB, and one record in
+10^11 would be left out by chance.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from commonart.core.data.files import sha256_file
+from commonart.core.data.record import Record
+from commonart.core.errors import CommonArtError
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+|(?:[\w-]+\.)+[a-zA-Z]{2,}/\S*")
+_KIND = re.compile(r"(key|sha256|url|author):\s*(.+)")
+_TAG = re.compile(r"<[^<>]*>")
+_SHORT = 10_000  # entries up to which numpy is not worth its import
+
+
+@dataclass(slots=True)
+class Blocklist:
+    """`sha256`: of the file, so that shards know which list they were made with. `hashes`: sorted, of this process alone."""
+
+    sha256: str
+    entries: int
+    hashes: array[int]
+    kinds: frozenset[str]  # those that occur, so that the other fields of a record need not be looked at
+
+    def entry_of(self, record: Record) -> str:
+        """What `record` is blocked by (`key k1`, `author Jane Doe`), or ""."""
+        for kind, field in _FIELDS:
+            if kind in self.kinds and (value := record.get(field)) and self._has(_hash(kind, value)):
+                return f"{kind} {value}"
+        return ""
+
+    def _has(self, hashed: int) -> bool:
+        at = bisect_left(self.hashes, hashed)
+        return at < len(self.hashes) and self.hashes[at] == hashed
+
+
+_FIELDS = (
+    ("key", "key"), ("sha256", "sha256"), ("sha256", "shard_sha256"), ("url", "image_url"), ("url", "source_url"),
+    ("author", "author"), ("url", "author_url"),
+)  # fmt: skip
+
+
+def read_blocklist(path: str) -> Blocklist:
+    """Read a blocklist; see above for what its lines mean.
+
+    Raises:
+        CommonArtError: the file cannot be read, or an entry is none. Silence here would let through what somebody asked
+            to remove.
+    """
+    hashes, kinds, count = array("q"), set[str](), 0
+    try:
+        for line, entry in _lines(path):
+            count += 1
+            for kind, value in kinds_of(entry):
+                if kind == "sha256" and not _SHA256.fullmatch(value):
+                    raise CommonArtError(f"{path}:{line}: {value!r} is no sha256.", "Write 64 hexadecimal digits.")
+                hashes.append(_hash(kind, value))
+                kinds.add(kind)
+        digest = sha256_file(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommonArtError(
+            f"--blocklist {path} cannot be read: {error}.", "Give a text file in UTF-8, one entry a line."
+        ) from error
+    return Blocklist(digest, count, _sorted(hashes), frozenset(kinds))
+
+
+def kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
+    """The (kind, value) that a line stands for: one, or two when it may be a key or an author."""
+    if match := _KIND.fullmatch(entry):
+        return ((match[1], match[2].strip()),)
+    if _SHA256.fullmatch(entry):
+        return (("sha256", entry),)
+    if _URL.fullmatch(entry):
+        return (("url", entry),)
+    return ("key", entry), ("author", entry)
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    with open(path, encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if (entry := text.strip()) and not entry.startswith("#"):
+                yield line, entry
+
+
+def _hash(kind: str, value: str) -> int:
+    if kind == "url":
+        value = _plain_url(value)
+    elif kind == "author":
+        value = _plain_author(value)
+    elif kind == "sha256":
+        value = value.lower()
+    return hash((kind, value))
+
+
+def _plain_url(url: str) -> str:
+    _, _, rest = url.partition("://")
+    host, _, path = (rest or url).partition("/")
+    host = host.lower().removeprefix("www.")
+    if ":" in host:
+        host = host.removesuffix(":80").removesuffix(":443")
+    if "#" in path:
+        path = path.partition("#")[0]
+    if "%" in path:
+        path = unquote(path)
+    return f"{host}/{path.rstrip('/')}"
+
+
+def _plain_author(name: str) -> str:
+    if "<" in name:
+        name = _TAG.sub(" ", name)
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
+    return " ".join(name.casefold().split())
+
+
+def _sorted(hashes: array[int]) -> array[int]:
+    if len(hashes) <= _SHORT:
+        return array("q", sorted(hashes))
+    import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment
+
+    numpy.frombuffer(hashes, numpy.int64).sort()
+    return hashes

@@ -1,0 +1,150 @@
+"""Downloads that run ahead of the shard that is being written, and the last pass over what failed.
+
+A shard is written in order, and one slow host would stop everything behind it: while a shard waits for its last image,
+the images of the next ones are already on their way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from commonart.core.data import jsonl, notes, shards
+from commonart.core.data.fetching.answers import TRANSIENT
+from commonart.core.data.fetching.engine import Engine, Ticket
+from commonart.core.data.record import Record, rebase
+from commonart.core.data.stream import Drop, Sample, Summary
+
+SHARDS = 2  # how far ahead; their bytes wait within Limits.buffer
+AGAIN = 4000  # records that the last pass has on their way
+REJECTED = ("row", "reason", "reason_detail")  # what a rejected record carries besides itself
+
+Pair = tuple[Record, Ticket | None]
+Bring = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
+
+
+def on_the_web(record: Record) -> bool:
+    """Whether a record's pixels have to be downloaded by the engine."""
+    return str(record.get("image_url", "")).startswith(("http:", "https:", "HTTP")) and not record.get("image")
+
+
+class Ahead:
+    """The records of a run, in order; those of the next shards are asked for before they are read.
+
+    Args:
+        size: records of one shard. wanted: whether shard number n is to be made by this process.
+        wants: whether a record is to be downloaded.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        engine: Engine,
+        size: int,
+        wanted: Callable[[int], bool],
+        wants: Callable[[Record], bool] = on_the_web,
+    ) -> None:
+        self.engine, self.size, self.wanted, self.wants = engine, size, wanted, wants
+        self._records = iter(records)
+        self._tickets: dict[int, tuple[Record, Ticket]] = {}  # by the record's identity: keys may stand twice
+
+    def __iter__(self) -> Iterator[Record]:
+        waiting: deque[list[Record]] = deque()
+        number = 0
+        while True:
+            while len(waiting) <= SHARDS and (group := list(islice(self._records, self.size))):
+                if self.wanted(number):
+                    for record in filter(self.wants, group):
+                        self._tickets[id(record)] = (record, self.engine.submit(record["image_url"]))
+                number += 1
+                waiting.append(group)
+            if not waiting:
+                return
+            yield from waiting.popleft()
+
+    def pair(self, record: Record) -> Pair:
+        """A record with the ticket of its image; asked for now when it was not before."""
+        found = self._tickets.pop(id(record), None)
+        if found is not None:
+            return record, found[1]
+        return record, self.engine.submit(record["image_url"]) if self.wants(record) else None
+
+
+def retry(tars: Sequence[Path], summary: Summary, engine: Engine, bring: Bring) -> None:
+    """Ask once more for everything in these shards that failed for a transient reason; `summary` is corrected."""
+    waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
+    behind = (tar for tar in tars if TRANSIENT & notes.read_note(tar).get("dropped", {}).keys())
+    on_the_way = 0
+    while True:
+        while on_the_way < AGAIN and (tar := next(behind, None)) is not None:
+            rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(notes.rejects_of(tar)))]
+            if not all("row" in record for record in rejects):
+                continue  # written by something older: the place of an image in it is not known
+            asked: list[Pair] = [(_plain(r), engine.submit(r["image_url"])) for r in rejects if _due(r)]
+            waiting.append((tar, rejects, asked))
+            on_the_way += len(asked)
+        if not waiting:
+            return
+        tar, rejects, due = waiting.popleft()
+        on_the_way -= len(due)
+        _mend(tar, rejects, due, summary, bring)
+
+
+def _due(record: Record) -> bool:
+    return record["reason"] in TRANSIENT and on_the_web(record)
+
+
+def _plain(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name not in REJECTED}
+
+
+def _rebased(record: Record, tar: Path) -> Record:
+    return {**record, "image": rebase(record["image"], str(tar.parent), "")} if "image" in record else record
+
+
+def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, bring: Bring) -> None:
+    """Put what came into its place in the shard; nothing is written when nothing changed."""
+    old = notes.read_note(tar)
+    refused: list[Record] = []
+    drop = Drop(refused.append)
+    rows = [record["row"] for record in rejects if _due(record)]
+    came: dict[int, Sample] = {}
+    for sample in bring(due, drop, rows):
+        came[sample.record.pop("row")] = sample
+    before = {record["row"]: record for record in rejects}
+    after = {row: record for row, record in before.items() if row not in rows} | {r["row"]: r for r in refused}
+    if not came and all(after[row]["reason"] == before[row]["reason"] for row in rows):
+        return
+    notes.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
+    out = Drop()
+    with shards.open_shard(str(tar)) as source, shards.ShardWriter(tar) as writer:
+        there = shards.read_members(tar)
+        for row in range(old["in"]):
+            if row in came:
+                writer.add_record(*came[row])
+            elif row not in after:
+                key, group = next(there)
+                writer.add(key, {ext: _read(source, *place) for ext, place in group.items()})
+    notes.rejects_of(tar).unlink()
+    if after:
+        with jsonl.Writer(str(notes.rejects_of(tar))) as file:
+            for row in sorted(after):
+                file.write(after[row])
+                out(after[row], after[row]["reason"])
+    failed = old["failed"] - len(rows) + drop.failures
+    made_from = {name: old[name] for name in ("stage", "input", "settings")}
+    new = notes.write_note(
+        tar, made_from, read=old["in"], written=writer.count, dropped=out.reasons, failed=failed, sha256=writer.sha256
+    )
+    summary.written += new["out"] - old["out"]
+    summary.failures += new["failed"] - old["failed"]
+    summary.dropped.subtract(old["dropped"])
+    summary.dropped.update(new["dropped"])
+    summary.dropped = +summary.dropped  # reasons that are gone
+
+
+def _read(file: object, offset: int, size: int) -> bytes:
+    file.seek(offset)  # type: ignore[attr-defined]
+    return file.read(size)  # type: ignore[attr-defined,no-any-return]

@@ -1,0 +1,96 @@
+"""One record and its bytes -> a record that says what came, or why it did not.
+
+`width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written here; the bytes stay as they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from commonart.core.data import shards
+from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
+from commonart.core.data.fetching.answers import DownloadError, Limits
+from commonart.core.data.fetching.engine import Ticket
+from commonart.core.data.fetching.opt_out import embedded_signals
+from commonart.core.data.record import Record, split_of
+from commonart.core.data.stream import Sample
+from commonart.core.errors import CommonArtError
+
+ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp")
+
+
+class Problem(NamedTuple):
+    """Why a record's image did not come. `rule`: it was refused by rule, not by failure."""
+
+    reason: str
+    detail: str
+    rule: bool = False
+
+
+def bring(
+    record: Record,
+    ticket: Ticket | None,
+    *,
+    images: str | None,
+    limits: Limits,
+    max_pixels: int = MAX_PIXELS,
+    made: Callable[[Record], bytes | None],
+) -> tuple[Record, Sample | Problem]:
+    """Get and judge one record's bytes: from `made` (a generator, a hub's data set), `images`, `image`, or the ticket."""
+    signals: list[str] = []
+    try:
+        data = made(record)
+        if data is None and images is not None and (path := in_folder(record, images)) is not None:
+            data = path.read_bytes()
+        elif data is None and record.get("image"):
+            data = shards.read_bytes(record["image"])
+        elif data is None and ticket is not None:
+            came = ticket.take()
+            data, signals = came.data, came.opt_out
+            if came.url != record["image_url"] and data:
+                record = {**record, "fetched_url": came.url}
+        if data is None:
+            raise DownloadError(
+                *("bad_url", str(record["image_url"])[:200])
+                if record.get("image_url")
+                else ("no_image", "neither image nor image_url" + (f", and no file in {images}" if images else ""))
+            )
+        signals += embedded_signals(data)
+        if signals:
+            record = {**record, "opt_out": sorted({*record.get("opt_out", []), *signals})}
+        if limits.opt_outs and record.get("opt_out"):
+            return record, Problem("opt_out", ", ".join(record["opt_out"]), rule=True)
+        if len(data) > limits.max_bytes:
+            return record, Problem("too_many_bytes", f"{len(data):,}")
+        seen = probe(data, max_pixels=max_pixels)
+    except (DownloadError, DecodeError) as error:
+        return record, Problem(error.reason, error.detail)
+    except CommonArtError as error:
+        if not record.get("image"):  # the engine or the hub had to stop, which is no record's fault
+            raise
+        return record, Problem("unreadable", error.what)  # a file or shard that a record names and that is not there
+    except (OSError, ValueError) as error:
+        return record, Problem("unreadable", str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if record.get("sha256") not in (None, "", sha256):
+        return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
+    whole = {**record, "width": seen.width, "height": seen.height, "mime": seen.mime, "sha256": sha256}
+    whole.setdefault("opt_out", [])
+    whole.setdefault("split", split_of(sha256))
+    return record, Sample(whole, data, EXTENSIONS[seen.mime])
+
+
+def in_folder(record: Record, images: str) -> Path | None:
+    """The file of a record in `--images`; a name that leads out of the folder is not followed."""
+    folder = Path(images).resolve()
+    for name in (record.get("file_name"), record.get("source_id"), record["key"]):
+        if not isinstance(name, str) or not name:
+            continue
+        for suffix in ENDINGS:
+            path = (folder / f"{name}{suffix}").resolve()
+            if path.is_file() and path.is_relative_to(folder):
+                return path
+    return None

@@ -1,0 +1,296 @@
+"""Data sets of the hub, streamed: their rows as records without reading an image, then the images of those that are wanted.
+
+    commonart fetch hf:owner/name --list          # parquet: columns without bytes; WebDataset: headers and texts
+    commonart fetch hf:owner/name@COMMIT -o raw/
+
+An image embedded in a data set has the address `hf://datasets/OWNER/NAME@COMMIT/FILE#...`: of a parquet file
+`COLUMN/ROW`, of a tar `OFFSET+SIZE`. Nothing is kept on disk. HF_ENDPOINT, HF_TOKEN and the client's own retries hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from threading import Lock
+from typing import Any
+
+import orjson
+
+from commonart.core.data.fetching.named import HUB_SOURCES, HubSource
+from commonart.core.data.fetching.origin import shipped_caption
+from commonart.core.data.fetching.url_lists import Table, find_columns, row_record, text_columns
+from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.shards import BLOCK, IMAGE_EXTENSIONS
+from commonart.core.errors import CommonArtError, UsageError
+
+SCHEME = "hf://"
+BATCH = 32  # embedded images in memory at a time
+READ_AHEAD = 4 << 20  # bytes of images that one request asks for
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")  # usual names of a column of images, the first match wins
+
+
+def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
+    """Yield the records of `hf:OWNER/NAME[@REVISION]` or of a named source, file by file and row by row.
+
+    Raises:
+        CommonArtError: no such data set, no access, no network; nothing in it that can be read; columns that do not fit.
+    """
+    named = HUB_SOURCES.get(source)
+    repo, _, revision = (named.repo if named else source.removeprefix("hf:")).partition("@")
+    if repo.count("/") != 1:
+        raise UsageError(f"{source} is no data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
+    named = named or HubSource(repo.rpartition("/")[2], repo)
+    with _sentences(repo):
+        from huggingface_hub import HfApi
+
+        info = HfApi().dataset_info(repo, revision=revision or None)
+        files = sorted(entry.rfilename for entry in info.siblings or ())
+        at = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
+    tables = [name for name in files if name.endswith(".parquet")]
+    tars = [name for name in files if name.endswith(".tar")]
+    if not tables and not tars:
+        raise CommonArtError(
+            f"{repo} holds neither parquet files nor tars; it has {', '.join(files[:8]) or 'no files'}.",
+            "Download what you need of it, and give the folder.",
+        )
+    table = Table(
+        repo, named.name, named.license or license, lang, {**named.columns, **column_map}, at, named.captions, needs=""
+    )
+    for name in tables or tars:
+        place = f"{SCHEME}datasets/{repo}@{info.sha}/{name}"
+        yield from (_parquet(place, name, table) if tables else _tar(place, name, table))
+
+
+# --- parquet ---------------------------------------------------------------------------------------------------------
+
+
+def _parquet(place: str, name: str, table: Table) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+
+    with _sentences(table.name), _opened(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
+        schema = file.schema_arrow
+        wanted = text_columns(schema)
+        image = image_column(schema, table.column_map.get("image", ""))
+        mapping = {field: column for field, column in table.column_map.items() if field != "image"}
+        fitting = Table(
+            f"{table.name}/{name}", table.source, table.license, table.lang, mapping, table.observed_at, table.captions,
+            needs="" if image else "image_url",
+        )  # fmt: skip
+        columns = find_columns(fitting, wanted)
+        batches = (batch.to_pylist() for batch in file.iter_batches(4096, columns=wanted))
+        rows = chain.from_iterable(batches) if wanted else ({} for _ in range(file.metadata.num_rows))
+        for row, values in enumerate(rows):
+            # A column `key` is what some tool named its files, not unique over the files of the set.
+            made = row_record({k: v for k, v in values.items() if k != "key"}, columns, fitting, row)
+            if not columns.get("source_id"):
+                made["source_id"] = f"{name.removesuffix('.parquet')}/{row}"
+                made["key"] = make_key(table.source, made["source_id"])
+            if image:
+                made["image_url"] = f"{place}#{image}/{row}"
+            yield check(made, f"{table.name}/{name}", row + 1)
+
+
+def image_column(schema: Any, said: str = "") -> str:
+    """The leaf that holds an image's bytes (`jpg`, or `image.bytes` of datasets' image type); "" when there is none.
+
+    Raises:
+        CommonArtError: several columns might hold them.
+    """
+    import pyarrow as pa
+
+    found = {}
+    for column in schema:
+        kind = column.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            found[column.name] = column.name
+        elif pa.types.is_struct(kind) and any(kind.field(i).name == "bytes" for i in range(kind.num_fields)):
+            found[column.name] = f"{column.name}.bytes"
+    if said:
+        if said not in found:
+            raise CommonArtError(f"there is no column {said!r} of bytes; there are {', '.join(found) or 'none'}.")
+        return found[said]
+    usual = next((name for name in _IMAGES if name in found), "")
+    if len(found) > 1 and not usual:
+        raise CommonArtError(
+            f"Several columns hold bytes: {', '.join(found)}.", "Say which one is the image: --column-map image=NAME."
+        )
+    return found[usual] if usual else next(iter(found.values()), "")
+
+
+# --- WebDataset ------------------------------------------------------------------------------------------------------
+
+
+def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
+    """The samples of a tar: headers, .json and .txt are read, images are passed over."""
+    stem = name.removesuffix(".tar")
+    with _sentences(table.name), _opened(place) as raw:
+        for number, (key, parts) in enumerate(_samples(raw, f"{table.name}/{name}")):
+            said = parts.get("json", {})
+            columns = find_columns(table, list(said))
+            made = row_record({k: v for k, v in said.items() if k != "key"}, columns, table, number)
+            made["source_id"] = made["source_id"] if "source_id" in columns else f"{stem}/{key}"
+            made["key"] = make_key(table.source, made["source_id"])
+            if "txt" in parts and "captions" not in made:
+                made["captions"] = [shipped_caption(parts["txt"], table.lang, table.source)]
+            if "image" in parts:
+                made["image_url"] = f"{place}#{parts['image']}"
+            yield check(made, f"{table.name}/{name}", key)
+
+
+def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, {"json": {...}, "txt": "...", "image": "OFFSET+SIZE"}) for each sample, by reads of headers and texts alone."""
+    import tarfile
+
+    key, parts = "", dict[str, Any]()
+    offset = 0
+    while True:
+        raw.seek(offset)
+        head = raw.read(BLOCK)
+        if len(head) < BLOCK or head == bytes(BLOCK):
+            break
+        try:
+            member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise CommonArtError(
+                f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+            ) from error
+        start, offset = offset + BLOCK, offset + BLOCK + -(-member.size // BLOCK) * BLOCK
+        if not member.isreg():
+            continue  # folders, and the long names of other tars: their samples keep the short ones
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, ending = base.partition(".")
+        if folder + slash + stem != key and parts:
+            yield key, parts
+            parts = {}
+        key, ending = folder + slash + stem, ending.lower()
+        if ending in IMAGE_EXTENSIONS:
+            parts["image"] = f"{start}+{member.size}"
+        elif ending in ("json", "txt") and member.size <= 1 << 20:
+            raw.seek(start)
+            data = raw.read(member.size)
+            try:
+                parts[ending] = orjson.loads(data) if ending == "json" else data.decode("utf-8", errors="replace")
+            except orjson.JSONDecodeError:
+                parts[ending] = {}
+            if not isinstance(parts[ending], dict if ending == "json" else str):
+                parts[ending] = {}
+    if parts:
+        yield key, parts
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+class HubPixels:
+    """Reads embedded images by their addresses; quick when they are asked for in the order of the rows."""
+
+    def __init__(self) -> None:
+        self._place = ""
+        self._raw: Any = None
+        self._file: Any = None
+        self._lock = Lock()
+        self._rows: dict[int, bytes] = {}  # of the last two batches
+        self._batches: Iterator[tuple[int, list[bytes]]] | None = None
+        self._next = 0  # the first row that `_batches` has not given
+        self._end = 0  # the first row beyond its row group
+
+    def read(self, url: str) -> bytes:
+        """The bytes behind `hf://...#COLUMN/ROW` or `hf://...#OFFSET+SIZE`.
+
+        Raises:
+            CommonArtError: the data set cannot be read. ValueError: `url` is no such address, or its row is empty.
+        """
+        place, _, part = url.partition("#")
+        with self._lock, _sentences(place.removeprefix(f"{SCHEME}datasets/").partition("@")[0]):
+            if "/" not in part:
+                offset, _, size = part.partition("+")
+                with _opened(place) as file:
+                    file.seek(int(offset))
+                    return bytes(file.read(int(size)))
+            column, _, row = part.rpartition("/")
+            return self._row(place, column, int(row))
+
+    def _row(self, place: str, column: str, row: int) -> bytes:
+        import pyarrow.parquet as pq
+
+        if place != self._place:
+            if self._raw is not None:
+                self._raw.close()
+            self._raw = _opened(place, READ_AHEAD)
+            self._file = pq.ParquetFile(self._raw, pre_buffer=False, buffer_size=READ_AHEAD)
+            self._place, self._rows, self._batches = place, {}, None
+        while row not in self._rows:
+            if self._batches is None or not self._next <= row < self._end:
+                self._batches = self._from(column, row)
+            start, values = next(self._batches)
+            kept = {n: data for n, data in self._rows.items() if n >= start - BATCH}
+            self._rows = kept | dict(enumerate(values, start))
+            self._next = start + len(values)
+        data = self._rows[row]
+        if not data:
+            raise ValueError(f"row {row} holds no image")
+        return data
+
+    def _from(self, column: str, row: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Batches of the row group that holds `row`."""
+        metadata, start = self._file.metadata, 0
+        for group in range(metadata.num_row_groups):
+            count = metadata.row_group(group).num_rows
+            if row < start + count:
+                break
+            start += count
+        else:
+            raise ValueError(f"there is no row {row}")
+        self._next, self._end = start, start + count
+        return self._read(column, group, start)
+
+    def _read(self, column: str, group: int, start: int) -> Iterator[tuple[int, list[bytes]]]:
+        for batch in self._file.iter_batches(BATCH, row_groups=[group], columns=[column]):
+            values = batch.column(0)
+            for name in column.split(".")[1:]:
+                values = values.field(name)
+            yield start, values.to_pylist()
+            start += len(batch)
+
+
+def _opened(place: str, block: int = 0) -> Any:
+    """A file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
+    from huggingface_hub import HfFileSystem
+
+    options = (
+        {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
+    )
+    return HfFileSystem().open(place.removeprefix(SCHEME), "rb", **options)
+
+
+@contextmanager
+def _sentences(repo: str) -> Iterator[None]:
+    """The client's and the readers' errors as sentences."""
+    try:
+        yield
+    except CommonArtError:
+        raise
+    except Exception as error:
+        import pyarrow as pa
+        from huggingface_hub import constants, errors
+
+        if isinstance(error, errors.GatedRepoError):
+            what, fix = "is gated", f"Accept its terms at https://huggingface.co/datasets/{repo} and set HF_TOKEN."
+        elif isinstance(error, errors.RevisionNotFoundError):
+            what, fix = "has no such revision", "Check the part after the @."
+        elif isinstance(error, errors.RepositoryNotFoundError | FileNotFoundError):
+            what, fix = "is no data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
+        elif isinstance(error, pa.ArrowException):
+            what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
+        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):
+            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer"
+            what, fix = f"cannot be read: {why} ({error})", "Run the same command again: it goes on where it stopped."
+        else:
+            raise
+        raise CommonArtError(f"{repo} {what}.", fix) from None
+
+
+def _of_http(error: Exception) -> bool:
+    """Whether an error comes from whichever HTTP library the hub's client uses."""
+    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")

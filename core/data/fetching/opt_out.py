@@ -1,0 +1,141 @@
+"""Signals by which a work asks not to be used: robots.txt, X-Robots-Tag, TDMRep, and IPTC/PLUS Data Mining in the file.
+
+    commonart fetch list.csv -o raw/ --rejects no.jsonl      # reason opt_out; `opt_out` says which signal
+
+Each becomes one string of a record's `opt_out`. Sources: RFC 9309; the W3C community's TDM Reservation Protocol; IPTC
+Photo Metadata Standard 2023.1 (`plus:DataMining`).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import orjson
+
+AGENT = "commonart"  # the product token that robots.txt and X-Robots-Tag may name
+TAGS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
+# Rules of X-Robots-Tag that have a colon themselves, so that what stands before it is no user agent.
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+_MINING = re.compile(rb"\b(DMI-PROHIBITED[A-Z-]*)")
+_MAX_RULES = 10_000
+
+
+@dataclass(slots=True)
+class Rules:
+    """What one host's robots.txt and tdmrep.json say to us."""
+
+    robots: list[tuple[str, bool]] = field(default_factory=list)  # (pattern, whether it allows)
+    reservations: list[tuple[str, bool]] = field(default_factory=list)  # (pattern, whether it reserves)
+    delay: float = 0.0  # Crawl-delay, in seconds
+
+    def signals(self, path: str) -> list[str]:
+        """The signals for a path (with its query, percent-encoded as it is sent)."""
+        found = [] if _longest(self.robots, path, True) else ["robots.txt"]
+        return found + (["tdmrep.json"] if _longest(self.reservations, path, False) else [])
+
+
+def _longest(rules: Sequence[tuple[str, bool]], path: str, default: bool) -> bool:
+    """What the longest matching pattern says; of two equally long ones `default` wins for robots.txt (RFC 9309, 2.2.2)."""
+    best, answer = -1, default
+    for pattern, value in rules:
+        if (len(pattern) > best or (len(pattern) == best and value)) and _matches(pattern, path):
+            best, answer = len(pattern), value
+    return answer
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """`*` is any run of characters, a last `$` the end. No regular expression: a pattern is a stranger's text."""
+    ends = pattern.endswith("$")
+    first, *rest = pattern.removesuffix("$").split("*")
+    if not path.startswith(first):
+        return False
+    at = len(first)
+    for number, part in enumerate(rest):
+        if ends and number == len(rest) - 1:
+            return len(path) - len(part) >= at and path.endswith(part)
+        at = path.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return not ends or at == len(path)
+
+
+def _pattern(text: str) -> str:
+    return quote(text, safe="/%:@!$&'()*+,;=~-._?[]")
+
+
+def read_robots(data: bytes, rules: Rules) -> None:
+    """Add what a robots.txt says to `commonart`, or else to everybody (`*`)."""
+    groups: dict[str, list[tuple[str, bool]]] = {}
+    delays: dict[str, float] = {}
+    agents: list[str] = []
+    naming = False
+    for line in data.decode("utf-8", errors="replace").removeprefix("\ufeff").splitlines()[: _MAX_RULES * 10]:
+        name, colon, value = line.partition("#")[0].partition(":")
+        name, value = name.strip().lower(), value.strip()
+        if not colon:
+            continue
+        if name == "user-agent":
+            agents = [*agents, value.lower()] if naming else [value.lower()]
+            groups.setdefault(value.lower(), [])
+            naming = True
+            continue
+        if name in ("allow", "disallow", "crawl-delay"):
+            naming = False
+        for agent in agents:
+            if name in ("allow", "disallow") and value and len(groups[agent]) < _MAX_RULES:
+                groups[agent].append((_pattern(value), name == "allow"))
+            elif name == "crawl-delay" and re.fullmatch(r"\d+(\.\d+)?", value):
+                delays[agent] = float(value)
+    mine = next((agent for agent in groups if agent.split("/")[0] == AGENT), "*")
+    rules.robots = groups.get(mine, [])
+    rules.delay = min(delays.get(mine, 0.0), 60.0)
+
+
+def read_tdmrep(data: bytes, rules: Rules) -> None:
+    """Add what `/.well-known/tdmrep.json` reserves; a file that is no such list says nothing."""
+    try:
+        entries = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return
+    for entry in entries[:_MAX_RULES] if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("location"), str) and "tdm-reservation" in entry:
+            rules.reservations.append((_pattern(entry["location"]), str(entry["tdm-reservation"]) == "1"))
+
+
+def header_signals(headers: Mapping[str, Sequence[str]]) -> list[str]:
+    """The signals in an answer's headers (names in lower case): X-Robots-Tag to all or to us, and `tdm-reservation: 1`."""
+    found: list[str] = []
+    for header in headers.get("x-robots-tag", ()):
+        agent, colon, rest = header.lower().partition(":")
+        named = bool(colon) and agent.strip() not in _WITH_VALUE and "," not in agent
+        if named and agent.strip() not in (AGENT, "*"):
+            continue
+        said = (rule.strip() for rule in (rest if named else header.lower()).split(","))
+        found += [f"x-robots-tag:{rule}" for rule in said if rule in TAGS]
+    if any(value.strip() == "1" for value in headers.get("tdm-reservation", ())):
+        found.append("tdm-reservation")
+    return list(dict.fromkeys(found))
+
+
+def embedded_signals(data: bytes) -> list[str]:
+    """`iptc:DMI-PROHIBITED...` where a file's XMP prohibits data mining, also from a PNG's compressed text."""
+    found = _MINING.findall(data) if b"DMI-PROHIBITED" in data else []
+    if data.startswith(b"\x89PNG") and b"iTXt" in data[:65536] and not found:
+        found = _MINING.findall(_png_xmp(data))
+    return list(dict.fromkeys(f"iptc:{value.decode()}" for value in found))
+
+
+def _png_xmp(data: bytes) -> bytes:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            text = image.info.get("XML:com.adobe.xmp", image.info.get("xmp", b""))
+    except Exception:  # hostile bytes make Pillow raise nearly any type; the decoder gives the reason
+        return b""
+    return text.encode() if isinstance(text, str) else bytes(text)

@@ -1,0 +1,153 @@
+"""One HTTP exchange by libcurl: what is asked, how the answer is read, and what its failures are called.
+
+`Exchange` is a reusable libcurl handle. It connects to checked addresses only: libcurl shows us each address right before
+it opens a socket, whatever the URL, a redirect or a name server made of it, and a private one is never sent a packet.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import Any
+
+import pycurl
+
+from commonart.core.data.fetching.address import Target, is_public
+from commonart.core.data.fetching.answers import DownloadError, Limits
+from commonart.core.data.fetching.opt_out import AGENT
+
+USER_AGENT = f"{AGENT}/0.1 (collects openly licensed images; honours robots.txt, X-Robots-Tag and TDM reservations)"
+MOVED = frozenset({301, 302, 303, 307, 308})
+MAX_HEADERS = 64 << 10
+
+# libcurl's result -> reason code; anything else is `connection_lost`.
+_REASONS = {
+    pycurl.E_URL_MALFORMAT: "bad_url",
+    pycurl.E_COULDNT_RESOLVE_HOST: "dns_temporary",
+    pycurl.E_COULDNT_CONNECT: "connect",
+    pycurl.E_OPERATION_TIMEDOUT: "timeout",
+    pycurl.E_PARTIAL_FILE: "incomplete",
+    pycurl.E_SSL_CONNECT_ERROR: "tls_handshake",
+    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
+    pycurl.E_SSL_CACERT_BADFILE: "tls",
+    pycurl.E_SSL_CIPHER: "tls",
+    pycurl.E_FILESIZE_EXCEEDED: "too_many_bytes",
+    pycurl.E_UNSUPPORTED_PROTOCOL: "bad_answer",  # no HTTP at all: libcurl takes it for HTTP/0.9
+    8: "bad_answer",  # CURLE_WEIRD_SERVER_REPLY, which pycurl does not name
+    100: "bad_answer",  # CURLE_TOO_LARGE
+}
+
+
+class Exchange:
+    """A libcurl handle with the answer that it is reading: `status`, `headers`, `body`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.ticket: Any = None  # whose exchange this is,
+        self.host: Any = None  # and with whom
+        self.max_bytes = limits.max_bytes
+        self.curl = curl = pycurl.Curl()
+        curl.exchange = self
+        for option, value in (
+            (pycurl.USERAGENT, USER_AGENT),
+            (pycurl.HTTPHEADER, ["Accept: image/*, */*;q=0.1", "Accept-Encoding: identity"]),
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.FOLLOWLOCATION, 0),  # the engine follows, so that robots.txt is asked at every host
+            (pycurl.PATH_AS_IS, 1),
+            (pycurl.PROXY, ""),  # behind a proxy no address could be checked
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.CONNECTTIMEOUT_MS, int(limits.connect_seconds * 1000)),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
+            (pycurl.PIPEWAIT, 1),  # a second stream of one HTTP/2 connection rather than a second connection
+            (pycurl.BUFFERSIZE, 256 << 10),
+            (pycurl.DNS_CACHE_TIMEOUT, 300),
+            (pycurl.HEADERFUNCTION, self._header),
+            (pycurl.WRITEFUNCTION, self._write),
+            (pycurl.OPENSOCKETFUNCTION, self._open),
+        ):
+            curl.setopt(option, value)
+        authorities = ca_file()
+        if authorities:
+            curl.setopt(pycurl.CAINFO, authorities)
+
+    def begin(self, ticket: Any, target: Target, pinned: list[str], *, max_bytes: int, seconds: float) -> pycurl.Curl:
+        """Make the handle ready to ask for `target`; `pinned` are the addresses that its name was resolved to."""
+        self.ticket, self.max_bytes = ticket, max_bytes
+        self.body = bytearray()
+        self.lines: list[bytes] = []
+        self.header_bytes = 0
+        self.refused = ""  # a private address that was not connected to
+        self.over = False
+        curl = self.curl
+        curl.setopt(pycurl.URL, target.site + target.path)
+        # libcurl asks no name server itself: it is told what was checked, for as long as DNS_CACHE_TIMEOUT (the plus).
+        addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in pinned)
+        named = ":" not in target.host and target.host not in pinned
+        curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"] if named else [])
+        if ticket.range:
+            curl.setopt(pycurl.RANGE, ticket.range)
+        else:
+            curl.unsetopt(pycurl.RANGE)
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
+        curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if ticket.bare else max_bytes)  # of rules the beginning is enough
+        return curl
+
+    def _open(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, place = address
+        if not self.limits.allow_private and not is_public(place[0] if isinstance(place, tuple) else ""):
+            self.refused = str(place)
+            return pycurl.SOCKET_BAD
+        return socket.socket(family, kind, protocol)
+
+    def _header(self, line: bytes) -> int | None:
+        if line.startswith(b"HTTP/"):
+            self.lines.clear()  # what came before was a `100 Continue` or `103 Early Hints`
+        self.lines.append(line)
+        self.header_bytes += len(line)
+        return None if self.header_bytes <= MAX_HEADERS else -1
+
+    def _write(self, data: bytes) -> int | None:
+        if len(self.body) + len(data) > self.max_bytes:
+            self.body += data[: self.max_bytes - len(self.body)]
+            self.over = True
+            return -1
+        self.body += data
+        return None
+
+    @property
+    def status(self) -> int:
+        """The answer's status code; 0 when there was none."""
+        return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
+
+    def headers(self) -> dict[str, list[str]]:
+        """The answer's headers, names in lower case."""
+        found: dict[str, list[str]] = {}
+        for line in self.lines[1:]:
+            name, colon, value = line.decode("latin-1").partition(":")
+            if colon:
+                found.setdefault(name.strip().lower(), []).append(value.strip())
+        return found
+
+    def failure(self, code: int, message: str) -> DownloadError:
+        """The error behind libcurl's result `code`."""
+        if self.refused:
+            return DownloadError("private_address", self.refused)
+        if self.over or code == pycurl.E_FILESIZE_EXCEEDED:
+            return DownloadError("too_many_bytes", f"more than {self.max_bytes:,}")
+        if self.header_bytes > MAX_HEADERS:
+            return DownloadError("bad_answer", "more than 64 KiB of headers")
+        return DownloadError(_REASONS.get(code, "connection_lost"), message[:200])
+
+
+def ca_file() -> str:
+    """The file of certificate authorities: SSL_CERT_FILE, the system's, else certifi's."""
+    paths = ssl.get_default_verify_paths()
+    for path in (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt"):
+        if path and os.path.isfile(path):
+            return path
+    try:
+        import certifi
+    except ImportError:
+        return ""
+    return str(certifi.where())

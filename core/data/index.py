@@ -1,0 +1,286 @@
+"""An index of training data: where every record, image and caption lies, in columns, so that millions fit in memory.
+
+    index = read_index("shards/"); index.record(7)            # reads one record
+    index = read_index("common/,megalith/:0.5")               # two sets; an image of the second is taken half as often
+
+About 90 bytes an image with two captions. Held-out records are counted and never listed. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from commonart.core.data.notes import shard_identity
+from commonart.core.data.order import Part
+from commonart.core.data.record import Record, captions, split_of
+from commonart.core.data.shards import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
+from commonart.core.errors import CommonArtError, UsageError
+
+Place = tuple[int, int]  # offset and size in a shard
+ABSENT = (1 << 64) - 1
+PROMPTS = 256  # captions that are kept for sample grids
+
+
+def data_sets(data: str | Path) -> list[tuple[Path, float]]:
+    """`A,B:0.5` -> [(A, 1.0), (B, 0.5)]: folders of shards and how often an image of each is taken.
+
+    Raises:
+        UsageError: a weight that is no positive number.
+        CommonArtError: a folder that does not exist, or stands there twice.
+    """
+    found: list[tuple[Path, float]] = []
+    for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:
+        name, colon, number = text.rpartition(":")
+        weight = 1.0
+        if colon and not Path(text).exists():
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = 0.0
+            if not 0 < weight < float("inf"):
+                raise UsageError(f"--data {text}: {number!r} is no weight.", "Give a number above 0: FOLDER:0.5.")
+            text = name
+        if not text or not Path(text).exists():
+            raise CommonArtError(f"--data {text} does not exist.", "Make shards: commonart shard -o shards/.")
+        if Path(text).resolve() in [path.resolve() for path, _ in found]:
+            raise CommonArtError(f"--data names {text} twice.", "Give a weight instead: FOLDER:2.")
+        found.append((Path(text), weight))
+    return found
+
+
+class Keys(Sequence[str]):
+    """The rows' keys in one block of bytes."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._text, self._ends = bytearray(), array("Q", [0])
+        for key in keys:
+            self.append(key)
+
+    def append(self, key: str) -> None:
+        self._text += key.encode("ascii")
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        row = int(row)
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self._text[self._ends[row] : self._ends[row + 1]].decode("ascii")
+
+
+# Of each row: its shard; where its record and its image lie in it (image_at ABSENT: elsewhere); its size in pixels (0: not said).
+COLUMNS = {
+    "shard": "I", "record_at": "Q", "record_size": "I", "image_at": "Q", "image_size": "I", "width": "I", "height": "I",
+    "captions": "I",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Index:
+    """The records to train on, in the shards' order, and what was left out."""
+
+    sets: list[tuple[Path, float]]
+    shards: list[Path] = field(default_factory=list)
+    set_of: list[int] = field(default_factory=list)  # of each shard, into `sets`
+    keys: Keys = field(default_factory=Keys)
+    columns: dict[str, Any] = field(default_factory=lambda: {name: array(kind) for name, kind in COLUMNS.items()})
+    languages: Any = field(default_factory=lambda: array("H"))  # of each caption, row after row, into `names`
+    names: list[str] = field(default_factory=list)
+    heldout: int = 0
+    heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> records
+    fingerprint: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The sets as they were asked for."""
+        return ",".join(f"{path}" if weight == 1 else f"{path}:{weight:g}" for path, weight in self.sets)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Captions offsets[r] .. offsets[r + 1] - 1 are of row r; int64."""
+        return np.concatenate([[0], np.cumsum(self.columns["captions"], dtype=np.int64)])
+
+    def keep(self, having: np.ndarray, reason: str) -> None:
+        """Train only on the rows that `having` (bool, one a row) marks, and count the others under `reason`."""
+        if having.all():
+            return
+        self.left_out[reason] = self.left_out.get(reason, 0) + int((~having).sum())
+        self.languages = self.languages[np.repeat(having, self.columns["captions"])]
+        self.columns = {name: column[having] for name, column in self.columns.items()}
+        self.keys = Keys(self.keys[row] for row in np.flatnonzero(having))
+
+    def path(self, row: int) -> Path:
+        """The shard of a row."""
+        return self.shards[self.columns["shard"][row]]
+
+    def name(self, row: int) -> str:
+        """A row for people: shards/00000.tar#KEY."""
+        return f"{self.path(row)}#{self.keys[row]}"
+
+    def record(self, row: int) -> Record:
+        """A row's record, read again."""
+        value: Record = orjson.loads(self._read(row, "record"))
+        return value
+
+    def texts(self, row: int) -> list[str]:
+        """A row's captions."""
+        return [caption["text"] for caption in captions(self.record(row))]
+
+    def image(self, row: int) -> bytes:
+        """A row's encoded image."""
+        if self.columns["image_at"][row] == ABSENT:
+            return read_bytes(self.record(row)["image"])
+        return self._read(row, "image")
+
+    def _read(self, row: int, what: str) -> bytes:
+        offset, size = int(self.columns[f"{what}_at"][row]), int(self.columns[f"{what}_size"][row])
+        try:
+            with open(self.path(row), "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise CommonArtError(
+                f"{self.path(row)} cannot be read: {error.strerror}.", "Put the shards back."
+            ) from error
+        if len(data) < size:
+            raise CommonArtError(f"{self.path(row)} became shorter while it was used.", "Put the shards back.")
+        return data
+
+    def odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
+        """How likely each caption of a row is beside the others, float32, caption after caption.
+
+        `mix` weighs languages, shared by an image's captions in that language. Without `mix` all captions of an image are
+        equally likely, and so they are in an image that has none of its languages.
+        """
+        if not mix:
+            return np.ones(len(self.languages), np.float32)
+        row = np.repeat(np.arange(len(self.keys)), self.columns["captions"])
+        alike = row * len(self.names) + self.languages  # one number for a row's captions in one language
+        _, where, counts = np.unique(alike, return_inverse=True, return_counts=True)
+        odds = np.array([mix.get(name, 0.0) for name in self.names])[self.languages] / counts[where]
+        odds[np.bincount(row, odds)[row] == 0] = 1.0
+        return odds.astype(np.float32)
+
+    def buckets(self) -> list[list[Part]]:
+        """Rows by size in pixels, and by set in each: what `order.batch_rows` takes."""
+        sizes = self.columns["width"].astype(np.int64) << 32 | self.columns["height"]
+        if len(self.sets) == 1 and (sizes == sizes[0]).all():
+            return [[Part(len(sizes))]]
+        sets = np.asarray(self.set_of, np.int64)[self.columns["shard"]]
+        rows = {
+            size: [np.flatnonzero((sizes == size) & (sets == number)) for number in range(len(self.sets))]
+            for size in np.unique(sizes)
+        }
+        return [
+            [Part(len(own), weight, own) for own, (_, weight) in zip(parts, self.sets, strict=True) if len(own)]
+            for parts in rows.values()
+        ]
+
+    def prompts(self, count: int) -> list[str]:
+        """Captions for a sample grid, of held-out images where there are any, languages in turn."""
+        pool = self.heldout_texts or [
+            (caption.get("lang", ""), caption["text"])
+            for row in range(min(len(self.keys), 64))
+            for caption in captions(self.record(row))
+        ]
+        by_language = [
+            [text for lang, text in pool if lang == each] for each in dict.fromkeys(lang for lang, _ in pool)
+        ]
+        turns = [text for turn in zip_longest(*by_language) for text in turn if text]
+        return list(dict.fromkeys(turns))[:count]
+
+    def about(self) -> dict[str, Any]:
+        """What run.json keeps of the data."""
+        return {
+            "folder": self.folder, "shards": len(self.shards), "images": len(self.keys),
+            "captions": len(self.languages), "heldout": self.heldout, "left_out": self.left_out,
+            "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+
+def read_index(data: str | Path) -> Index:
+    """Reads every record of one or several folders of shards (as `data_sets` takes them).
+
+    Raises CommonArtError: no shards, two records with one key, none to train on.
+    """
+    index = Index(data_sets(data))
+    total, hashes, codes = hashlib.sha256(), array("Q"), dict[str, int]()
+    for number, (folder, weight) in enumerate(index.sets):
+        total.update(b"" if number == 0 and weight == 1 else f"\0{weight:g}\n".encode())
+        for path in list_shards(folder):
+            index.shards.append(path)
+            index.set_of.append(number)
+            total.update(f"{path.name}\0{shard_identity(path)}\n".encode())
+            for record, group in zip(read_shard(path), _groups(path), strict=True):
+                hashes.append(int.from_bytes(hashlib.blake2b(record["key"].encode(), digest_size=8).digest(), "big"))
+                _add(index, len(index.shards) - 1, record, group, codes)
+    index.names = list(codes)
+    index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
+    index.languages = np.frombuffer(index.languages, np.uint16)
+    _refuse_doubles(index, hashes)
+    index.fingerprint = total.hexdigest()
+    if index.keys:
+        return index
+    if index.left_out.get("no_captions"):
+        raise CommonArtError(
+            f"{data} holds no captions: {index.left_out['no_captions']:,} records have none.",
+            "Caption them first: commonart caption --model NAME, then shard again.",
+        )
+    raise CommonArtError(
+        f"{data} holds nothing to train on: all {index.heldout:,} records are held out.", "Add more images."
+    )
+
+
+def _groups(path: Path) -> Iterator[dict[str, Place]]:
+    return (group for _, group in read_members(path))
+
+
+def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
+    """Raises where two records, of whatever shard or set, have one key. 64 bits of a hash stand for it until then."""
+    seen, counts = np.unique(np.asarray(hashes, np.uint64), return_counts=True)
+    doubled = set(seen[counts > 1].tolist())
+    found: dict[str, Path] = {}
+    for path in index.shards if doubled else ():
+        for record in read_shard(path):
+            key = record["key"]
+            if int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") in doubled:
+                if key in found:
+                    raise CommonArtError(
+                        f"{path}#{key}.json: {found[key]} has a record with this key, too.", "Write the shards again."
+                    )
+                found[key] = path
+
+
+def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], codes: dict[str, int]) -> None:
+    split = record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else "train")
+    found = captions(record)
+    if split == "heldout":
+        index.heldout += 1
+        if len(index.heldout_texts) < PROMPTS:
+            index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in found]
+        return
+    if not found or not record.get("image"):
+        reason = "no_image" if found else "no_captions"
+        index.left_out[reason] = index.left_out.get(reason, 0) + 1
+        return
+    image = next((place for name, place in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
+    index.keys.append(record["key"])
+    values = (
+        shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(found)
+    )  # fmt: skip
+    for name, value in zip(COLUMNS, values, strict=True):
+        index.columns[name].append(value)
+    for caption in found:
+        index.languages.append(codes.setdefault(caption.get("lang", ""), len(codes)))

@@ -1,0 +1,176 @@
+"""A model that stays open and draws what it is asked for, into files: `commonart sample`, its loop and its page.
+
+studio = Studio.open("nano"); list(studio.draw([Prompt("a red circle", {})], How(), out="pictures", seed=1))
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from commonart.core import provenance, signing
+from commonart.core.data.drawings import How, Picture, already_drawn, pixels, plan
+from commonart.core.data.prompts import Prompt
+from commonart.core.errors import CommonArtError
+from commonart.core.log import progress, say, warn
+from commonart.core.model import sampler
+from commonart.core.model.device import dtype_name
+from commonart.core.model.engine import Engine, open_engine
+from commonart.core.model.parts import locate
+from commonart.core.model.pipeline import Job
+
+
+@dataclass(slots=True)
+class Studio:
+    """A model, open. Make one with `Studio.open`; weights are loaded with the first picture.
+
+    Attributes:
+        metadata, marked: what is written into each file: the settings, the mark of synthetic media.
+        sign: files of a certificate chain and its key, for C2PA.
+        drawn: pictures that were drawn since it was opened (not those that were found in their files).
+    """
+
+    engine: Engine
+    metadata: bool = True
+    marked: bool = True
+    sign: tuple[str, str] | None = None
+    drawn: int = 0
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        *,
+        text_encoder: str | None = None,
+        autoencoder: str | None = None,
+        accept_terms: Sequence[str] = (),
+        allow_pickle: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+        quantize: str | None = None,
+        max_tokens: int | None = None,
+        compiled: bool = False,
+        no_metadata: bool = False,
+        unmarked: bool = False,
+        sign: tuple[str, str] | None = None,
+    ) -> Studio:
+        """Find and open a model; arguments as `locate` and `open_engine` take them, errors as they raise them."""
+        if sign is not None:
+            signing.check(*sign)
+        parts = locate(
+            model,
+            text_encoder=text_encoder,
+            autoencoder=autoencoder,
+            accept_terms=accept_terms,
+            allow_pickle=allow_pickle,
+        )
+        engine = open_engine(
+            parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
+        )
+        return cls(engine, not no_metadata, not unmarked, sign)
+
+    def shared(self, how: How) -> dict[str, Any]:
+        """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
+        sampler.order_of(how.sampler)
+        width, height = pixels(how.size, self.engine.size, self.engine.multiple, how.aspect)
+        parts = self.engine.parts
+        kind = {"pipeline": parts.pipeline} if parts.pipeline else {"objective": parts.objective}
+        arithmetic = {"precision": dtype_name(self.engine.dtype)}
+        if self.engine.quantize not in (None, "none"):
+            arithmetic["quantize"] = str(self.engine.quantize)
+        return {
+            "model": parts.name, "revision": parts.revision, **kind, **arithmetic, **how.said(),
+            "width": width, "height": height,
+        }  # fmt: skip
+
+    def draw(
+        self,
+        asked: Sequence[Prompt],
+        how: How,
+        *,
+        out: str | None,
+        seed: int | None = None,
+        n: int = 1,
+        batch: int = 8,
+        ending: str = "png",
+        overwrite: bool = False,
+        images: bool = True,
+        quiet: bool = True,
+    ) -> Iterator[tuple[Picture, Image.Image | None]]:
+        """Yield every picture in order, as soon as its file is written.
+
+        Args:
+            out: one picture's file, a folder, or None to write none.
+            seed: of each prompt's first picture; None draws one and says it.
+            images: hand out the images too; without, one that was found in its file is not opened again.
+        """
+        if seed is None:
+            seed = secrets.randbelow(2**31)
+            say(f"seed {seed}")
+        pictures = plan(asked, self.shared(how), seed=seed, n=n, out=out, ending=ending)
+        there = already_drawn(pictures, overwrite, metadata=self.metadata)
+        waiting = list({p.name: p for p in pictures if p.name not in there}.values())
+        if len(waiting) < len(pictures):
+            say(f"{len(pictures) - len(waiting):,} of {len(pictures):,} pictures are there already")
+        fresh = self._draw(waiting, how, batch, quiet)
+        again = {p.name for p in pictures} if len({p.name for p in pictures}) < len(pictures) else set()
+        kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
+        for picture in pictures:
+            image = None
+            if picture.name not in there:
+                image = next(fresh)
+                there.add(picture.name)
+                self.drawn += 1
+                self._save(image, picture, overwrite)
+                if picture.path is None and picture.name in again:
+                    kept[picture.name] = image
+            elif images:
+                image = kept.get(picture.name) or _open(picture)
+            yield picture, image
+
+    def _save(self, image: Image.Image, picture: Picture, overwrite: bool) -> None:
+        if picture.path is None:
+            return
+        finish = partial(signing.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
+        provenance.save(
+            image,
+            picture.path,
+            settings=picture.settings if self.metadata else None,
+            marked=self.marked,
+            overwrite=overwrite,
+            finish=finish,
+        )
+
+    def _draw(self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool) -> Iterator[Image.Image]:
+        """The images of `pictures`, in batches that shrink where the device's memory runs out."""
+        jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]
+        done = 0
+        with progress("sample", total=len(jobs), unit=" images", quiet=quiet or not jobs) as tick:
+            while done < len(jobs):
+                size = (pictures[done].settings["width"], pictures[done].settings["height"])
+                try:
+                    for _, image in self.engine.draw(jobs[done:], size=size, batch=batch, tick=tick, **how.drawing()):
+                        yield image
+                        done += 1
+                    return
+                except torch.OutOfMemoryError:
+                    if batch == 1:
+                        raise CommonArtError(
+                            f"a picture of {size[0]}x{size[1]} does not fit into the memory of {self.engine.device}.",
+                            "Draw a smaller one with --size, or add --device cpu.",
+                        ) from None
+                    batch = max(1, batch // 2)
+                    warn(f"out of memory: going on with batches of {batch}")
+                if self.engine.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
+                    torch.cuda.empty_cache()
+
+
+def _open(picture: Picture) -> Image.Image:
+    with Image.open(str(picture.path)) as image:
+        return image.convert("RGB")

@@ -1,0 +1,71 @@
+"""Pictures in a terminal: `commonart sample "赤い円" --model nano --show`.
+
+Terminals with kitty's or iTerm2's protocol get the picture itself; any other gets half blocks, two pixels a character,
+in 24-bit colours or, where COLORTERM does not promise them, in the 256 of xterm.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Mapping
+
+from PIL import Image
+
+COLUMNS = 64  # of half blocks: a picture of 64 x 64 pixels as it is
+_CHUNK = 4096  # bytes of base64 that kitty takes at a time
+_STEPS = (0, 95, 135, 175, 215, 255)  # xterm's colour cube
+
+
+def protocol(environment: Mapping[str, str] = os.environ) -> str:
+    """kitty, iterm2 or blocks, by what the terminal says of itself; inside tmux or screen only blocks survive."""
+    term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
+    if environment.get("TMUX") or term.startswith(("screen", "tmux")):
+        return "blocks"
+    if "KITTY_WINDOW_ID" in environment or term in ("xterm-kitty", "xterm-ghostty") or program == "ghostty":
+        return "kitty"
+    if program in ("iTerm.app", "WezTerm", "mintty") or environment.get("LC_TERMINAL") == "iTerm2":
+        return "iterm2"
+    return "blocks"
+
+
+def drawn(image: Image.Image, way: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """The characters that show `image` (RGB) on a terminal, with a newline at the end."""
+    way = way or protocol(environment)
+    if way == "blocks":
+        width = min(COLUMNS, shutil.get_terminal_size((80, 24)).columns)
+        return blocks(image, width, environment.get("COLORTERM") in ("truecolor", "24bit"))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    if way == "iterm2":
+        return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a\n"
+    parts = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
+    first = "a=T,f=100,"
+    lines = []
+    for number, part in enumerate(parts):
+        more = int(number < len(parts) - 1)
+        lines.append(f"\x1b_G{first if number == 0 else ''}m={more};{part}\x1b\\")
+    return "".join(lines) + "\n"
+
+
+def blocks(image: Image.Image, columns: int, true_colour: bool) -> str:
+    """`image` in `columns` characters a line, the upper pixel as ink and the lower one as paper."""
+    height = max(2, round(image.height * columns / image.width / 2) * 2)
+    small = image.convert("RGB").resize((columns, height), Image.Resampling.BOX)
+    data = small.tobytes()
+    codes = [_code(data[i], data[i + 1], data[i + 2], true_colour) for i in range(0, len(data), 3)]
+    lines = []
+    for y in range(0, height, 2):
+        pairs = zip(codes[y * columns : (y + 1) * columns], codes[(y + 1) * columns : (y + 2) * columns], strict=True)
+        lines.append("".join(f"\x1b[38;{upper};48;{lower}m▀" for upper, lower in pairs) + "\x1b[0m\n")
+    return "".join(lines)
+
+
+def _code(red: int, green: int, blue: int, true_colour: bool) -> str:
+    if true_colour:
+        return f"2;{red};{green};{blue}"
+    r, g, b = (min(range(6), key=lambda i: abs(_STEPS[i] - value)) for value in (red, green, blue))
+    return f"5;{16 + 36 * r + 6 * g + b}"

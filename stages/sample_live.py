@@ -1,0 +1,178 @@
+"""Type a prompt, see a picture, change a setting: `commonart sample -i --model nano`.
+
+A line that begins with a colon is a command; any other is a prompt. Pictures go to the folder of -o with their marks,
+as in any other call, so whatever was liked can be drawn again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commonart.core.data.drawings import How, record_of
+from commonart.core.data.prompts import Prompt
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import say
+
+if TYPE_CHECKING:
+    from commonart.core.model.studio import Studio
+
+HELP = """\
+  any text         draws it
+  :again           draws the last prompt from another seed
+  :seed 7          the same seed from now on; :seed alone draws a new one each time
+  :n 4             pictures of each prompt
+  :steps 20   :guidance 4.5   :negative blue   :sampler ddim   :rescale 0.7   :interval 0.2,0.8
+  :size 640x384   :aspect 3:2 (:size or :aspect alone: the model's own)
+  :set             what is set
+  :history         what was drawn, with its seeds
+  :quit            or Ctrl-D"""
+NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "rescale": float}
+TEXTS = ("negative", "sampler", "size", "aspect")
+
+
+def run(
+    *,
+    model: str,
+    out: str,
+    seed: int | None,
+    n: int,
+    show: Callable[[Any], Any] | None,
+    batch: int,
+    ending: str,
+    emit: Callable[[dict[str, Any]], Any],
+    **settings: Any,
+) -> int:
+    """Open `model` and begin the loop; `settings` are the fields of `How` and what `Studio.open` takes."""
+    from commonart.core.model.studio import Studio
+
+    how, opening = How.of(settings)
+    how.check()
+    studio = Studio.open(model, **opening)
+    return loop(studio, how, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
+
+
+def loop(
+    studio: Studio,
+    how: How,
+    *,
+    out: str,
+    seed: int | None = None,
+    n: int = 1,
+    batch: int = 8,
+    ending: str = "png",
+    show: Callable[[Any], Any] | None = None,
+    read: Callable[[str], str] = input,
+    emit: Callable[[dict[str, Any]], Any] = lambda record: None,
+) -> int:
+    """Read lines until :quit or the end of input; returns how many pictures were drawn.
+
+    Errors are told and the loop goes on; Ctrl-C stops a drawing, not the loop.
+
+    Args:
+        show: called with each picture. `read`: asks for a line, raises EOFError at the end.
+        emit: called with the record of each picture.
+    """
+    say(f"{studio.engine.parts.name}; pictures go to {out}/; :help shows the commands")
+    history: list[dict[str, Any]] = []
+    last = ""
+    with _line_history(read):
+        while True:
+            try:
+                line = read("> ").strip()
+            except EOFError:
+                return studio.drawn
+            except KeyboardInterrupt:
+                continue
+            command, _, value = line.partition(" ")
+            value = value.strip()
+            try:
+                if command in (":quit", ":q"):
+                    return studio.drawn
+                if command in (":help", ":h", ":?"):
+                    say(HELP)
+                elif command == ":set":
+                    said = how.said() | {"size": how.size, "aspect": how.aspect, "seed": seed, "n": n}
+                    say("  " + ", ".join(f"{name} {value}" for name, value in said.items() if value not in (None, "")))
+                elif command == ":history":
+                    for record in history:
+                        say(f"  {record['seed']:>10}  {record['prompt']}  {record['image']}")
+                elif command == ":seed":
+                    seed = _number(int, "seed", value) if value else None
+                elif command == ":n":
+                    n = max(1, _number(int, "n", value))
+                elif command.startswith(":") and command != ":again":
+                    changed = _changed(how, command[1:], value)
+                    studio.shared(changed)  # says now what this model cannot draw
+                    how = changed
+                elif line:
+                    last = last if command == ":again" else line
+                    if not last:
+                        raise UsageError("nothing was drawn yet.", "Type a prompt.")
+                    asked = [Prompt(last, {})]
+                    fixed = None if command == ":again" else seed
+                    for picture, image in studio.draw(
+                        asked, how, out=out, seed=fixed, n=n, batch=batch, ending=ending, quiet=False
+                    ):
+                        if show is not None:
+                            show(image)
+                        say(f"  {picture.path}")
+                        history.append(record_of(picture))
+                        emit(history[-1])
+            except CommonArtError as error:
+                say(f"{error.what} {error.fix}")
+            except KeyboardInterrupt:
+                say("stopped")
+
+
+def _changed(how: How, name: str, value: str) -> How:
+    changed: How
+    if name in NUMBERS:
+        changed = replace(how, **{name: _number(NUMBERS[name], name, value)})
+    elif name in TEXTS:
+        usual = "" if name == "negative" else "dpm++" if name == "sampler" else None
+        changed = replace(how, **{name: value or usual})
+    elif name == "interval":
+        low, _, high = value.partition(",")
+        changed = replace(how, interval=(_number(float, name, low), _number(float, name, high)))
+    else:
+        raise UsageError(f":{name} is no command.", ":help shows them.")
+    changed.check()
+    return changed
+
+
+def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} 7.") from None
+
+
+class _line_history:
+    """Arrow keys and Ctrl-R over the lines of this and earlier sessions, where Python has readline."""
+
+    def __init__(self, read: Callable[[str], str]) -> None:
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        self.file = Path(home) / "commonart" / "history"
+        self.wanted = read is input and sys.stdin.isatty()
+
+    def __enter__(self) -> None:
+        if self.wanted:
+            with suppress(ImportError, OSError):
+                import readline
+
+                readline.set_history_length(1000)
+                readline.read_history_file(self.file)
+
+    def __exit__(self, *_: object) -> None:
+        if self.wanted:
+            with suppress(ImportError, OSError):
+                import readline
+
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                readline.write_history_file(self.file)

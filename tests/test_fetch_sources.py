@@ -1,0 +1,198 @@
+"""fetch: what every kind of source on this machine offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_fetch import fetched
+from web_server import picture
+
+from commonart.core.data import shards, stream
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.stages import fetch as stage
+
+BY4 = "https://creativecommons.org/licenses/by/4.0/"
+
+
+# --- a folder of images ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(picture(1))
+    (folder / "a.png").write_bytes(picture(2, "PNG"))
+    (folder / "b.jpg").write_bytes(picture(3))
+    beside = {
+        "title": "B",
+        "author": "Ada",
+        "license": "CC BY 2.0",
+        "caption": "a red circle",
+        "latitude": 1.5,
+        "camera": "x",
+    }
+    (folder / "b.json").write_bytes(orjson.dumps(beside))
+    (folder / "deep" / "写真.webp").write_bytes(picture(4, "WEBP"))
+    (folder / "deep" / "写真.txt").write_text("赤い丸のある草原\na second line\n", "utf-8")
+    (folder / "notes.md").write_text("no image")
+    (folder / ".hidden.jpg").write_bytes(b"no")
+    return folder
+
+
+def test_folder(photos: Path, tmp_path: Path) -> None:
+    summary = stage.run(str(photos), str(tmp_path / "raw"), quiet=True)
+    assert (summary.read, summary.written) == (4, 4)
+    by_id = {record["source_id"]: record for record in stream.read(str(tmp_path / "raw"))}
+    assert list(by_id) == ["a.jpg", "a.png", "b.jpg", "deep/写真.webp"]
+    assert by_id["b.jpg"]["key"] == "photos_b"
+    assert shards.read_bytes(by_id["a.png"]["image"]) == picture(2, "PNG")  # original bytes
+    b = by_id["b.jpg"]
+    assert (b["title"], b["author"], b["license"], b["camera"]) == ("B", "Ada", "CC-BY-2.0", "x")
+    assert "latitude" not in b  # where a person was is not kept
+    assert b["captions"][0]["text"] == "a red circle" and b["captions"][0]["synthetic"] is False
+    assert [c["lang"] for c in by_id["deep/写真.webp"]["captions"]] == ["ja", "en"]
+    assert by_id["a.jpg"]["license"] == ""  # a folder says nothing about rights
+
+
+def test_the_user_answers_for_a_folder_that_says_nothing(photos: Path) -> None:
+    licenses = [record["license"] for record in stage.listing(str(photos), license="CC BY 4.0")]
+    assert licenses == ["CC-BY-4.0", "CC-BY-4.0", "CC-BY-2.0", "CC-BY-4.0"]
+    with pytest.raises(UsageError, match="--license"):
+        list(stage.listing(str(photos), license="free for all"))
+
+
+def test_bad_files_in_a_folder_are_counted(photos: Path) -> None:
+    (photos / "c.jpg").write_bytes(b"<html>404</html>")
+    (photos / "d.jpg").write_bytes(b"")
+    made, drop, _ = fetched(list(stage.listing(str(photos))))
+    assert len(made) == 4 and dict(drop.reasons) == {"not_an_image": 1, "empty": 1} and drop.failures == 2
+
+
+def test_bad_sidecar_is_named(photos: Path) -> None:
+    (photos / "b.json").write_text("{")
+    with pytest.raises(SchemaError, match=r"b\.json"):
+        list(stage.listing(str(photos)))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "notes.md", "bad.json", "other.json", "commoncatalog"])
+def test_no_such_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(CommonArtError, match=name) as caught:
+        list(stage.listing(str(tmp_path / name)))
+    assert caught.value.fix
+
+
+# --- COCO's format ---------------------------------------------------------------------------------------------------
+
+
+def coco(folder: Path) -> Path:
+    data = {
+        "licenses": [{"id": 4, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}],
+        "images": [
+            {
+                "id": 7, "file_name": "000000000007.jpg", "license": 4, "width": 40, "height": 30,
+                "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg",
+                "flickr_url": "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg",
+            },
+            {"id": 8, "file_name": "../8.jpg", "license": 99},
+        ],
+        "annotations": [{"image_id": 7, "caption": " A man. "}, {"image_id": 7, "caption": "草原"}, {"image_id": 7}],
+    }  # fmt: skip
+    path = folder / "captions.json"
+    path.write_bytes(orjson.dumps(data))
+    return path
+
+
+def test_coco(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "000000000007.jpg").write_bytes(picture(7))
+    (tmp_path / "8.jpg").write_bytes(picture(8))
+    first, second = stage.listing(str(coco(tmp_path)))
+    assert (first["key"], first["source"], first["source_id"]) == ("coco2017_000000000007", "coco2017", "7")
+    assert first["license"] == "CC-BY-2.0" and first["license_raw"] == "Attribution License"
+    assert first["source_url"] == "https://www.flickr.com/photo.gne?id=8119368305"
+    assert [c["text"] for c in first["captions"]] == ["A man.", "草原"]
+    assert first["captions"][0] | {} == {
+        "text": "A man.", "lang": "en", "model": "coco-annotators", "revision": "", "license": "CC-BY-4.0",
+        "synthetic": False, "translated_from": None,
+    }  # fmt: skip
+    assert second["license"] == ""
+    made, drop, _ = fetched([first, second], images=str(images))
+    assert [sample.data for sample in made] == [picture(7)]
+    assert dict(drop.reasons) == {"no_image": 1}  # a name that leads out of the folder is not followed
+
+
+def test_images_must_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CommonArtError, match="--images"):
+        fetched([], images=str(tmp_path / "nowhere"))
+
+
+# --- lists of URLs ---------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {
+        "URL": "http://example.org/1.jpg",
+        "TEXT": "one, with a comma",
+        "license": "CC BY 4.0",
+        "author": "Ada",
+        "width": 5,
+    },
+    {"URL": "http://example.org/2.jpg", "TEXT": "", "license": "", "author": "", "width": 6},
+    {"URL": "http://example.org/1.jpg", "TEXT": "赤い丸", "license": "CC BY-NC 4.0", "author": "", "width": 7},
+]
+
+
+def write_list(path: Path, rows: list[dict[str, Any]]) -> Path:
+    columns = list(rows[0])
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([{**row, "jpg": b"pixels"} for row in rows]), path)
+    elif path.suffix == ".jsonl":
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    else:
+        tab = "\t" if path.suffix == ".tsv" else ","
+        lines = [columns, *([f'"{row[c]}"' if "," in str(row[c]) else str(row[c]) for c in columns] for row in rows)]
+        path.write_text("\n".join(tab.join(line) for line in lines) + "\n", "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = write_list(tmp_path / f"urls.{suffix}", ROWS)
+    records = list(stage.listing(str(path)))
+    assert [record["image_url"] for record in records] == [row["URL"] for row in ROWS]
+    assert [record["license"] for record in records] == ["CC-BY-4.0", "", "CC-BY-NC-4.0"]
+    assert records[0]["author"] == "Ada" and records[0]["captions"][0]["text"] == "one, with a comma"
+    assert "captions" not in records[1] and records[2]["captions"][0]["lang"] == "ja"
+    assert len({record["key"] for record in records}) == 3  # one URL twice is two rows
+    assert not any("jpg" in record for record in records)
+    assert list(stage.listing(str(path), limit=2)) == records[:2]
+
+
+def test_other_column_names(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "list.csv", [{"Bild": "http://example.org/1.jpg", "Recht": BY4, "id": "x7"}])
+    with pytest.raises(CommonArtError, match="Bild, Recht, id") as caught:
+        list(stage.listing(str(path)))
+    assert "--column-map" in caught.value.fix
+    (record,) = stage.listing(str(path), column_map={"image_url": "Bild", "license_url": "Recht"})
+    assert (record["key"], record["license"]) == ("list_x7", "CC-BY-4.0")
+    with pytest.raises(CommonArtError, match="'Foto'"):
+        list(stage.listing(str(path), column_map={"image_url": "Foto"}))
+
+
+def test_a_damaged_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    (tmp_path / "b.csv").write_bytes(b"url\n\xff\xfe\n")
+    (tmp_path / "c.jsonl").write_bytes(b'{"url": \n')
+    for name in ("a.parquet", "b.csv", "c.jsonl"):
+        with pytest.raises(CommonArtError, match=name):
+            list(stage.listing(str(tmp_path / name)))

@@ -1,0 +1,90 @@
+"""The loop of `sample -i`: prompts, settings, errors and Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_pipeline
+
+from commonart.core.data.drawings import How
+from commonart.core.model.studio import Studio
+from commonart.stages.sample import inspect
+from commonart.stages.sample_live import loop
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    folder = tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny")
+    return Studio.open(str(folder), device="cpu", precision="fp32")
+
+
+def typed(studio: Studio, lines: list[object], **options):
+    """Run the loop on these lines; what is an exception is raised, as by Ctrl-C."""
+    rest = iter(lines)
+
+    def read(prompt: str) -> str:
+        line = next(rest, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return str(line)
+
+    seen: list[dict] = []
+    loop(studio, How(steps=2), **{"out": "pictures", "seed": 7, "read": read, "emit": seen.append, **options})
+    return seen
+
+
+def test_prompts_settings_and_history(studio, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shown: list[object] = []
+    seen = typed(
+        studio,
+        [
+            "a red circle", ":steps 3", ":guidance 2", ":negative blue", ":size 32x24", ":sampler ddim", ":n 2",
+            "赤い丸", ":set", ":n 1", ":seed 9", ":again", ":history", ":quit", "never drawn",
+        ],
+        show=shown.append,
+    )  # fmt: skip
+    assert [r["prompt"] for r in seen] == ["a red circle", "赤い丸", "赤い丸", "赤い丸"]
+    assert [r["seed"] for r in seen[:3]] == [7, 7, 8] and seen[3]["seed"] not in (7, 8, 9)
+    assert len(shown) == 4
+    said = inspect(seen[1]["image"])["settings"]
+    assert (said["steps"], said["guidance"], said["negative"], said["sampler"]) == (3, 2.0, "blue", "ddim")
+    assert (said["width"], said["height"]) == (32, 24)
+    assert len(list(Path("pictures").iterdir())) == 4
+    told = capsys.readouterr().err
+    assert "steps 3" in told and "negative blue" in told and told.count("赤い丸") >= 3
+
+
+def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = typed(
+        studio,
+        [":again", ":stps 3", ":steps x", ":steps 0", ":size 33", ":sampler euler", KeyboardInterrupt(), "", "a", EOFError()],
+    )  # fmt: skip
+    told = capsys.readouterr().err
+    for part in (
+        "nothing was drawn yet",
+        ":stps is no command",
+        "no number",
+        "--steps 0",
+        "multiples of 8",
+        "not known",
+    ):
+        assert part in told, part
+    assert [r["prompt"] for r in seen] == ["a"] and seen[0]["steps"] == 2 and seen[0]["width"] == 32
+
+
+def test_ctrl_c_stops_a_drawing_not_the_loop(studio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    original, count = studio.engine.draw, 0
+
+    def draw(*args, **options):
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(type(studio.engine), "draw", lambda self, *args, **options: draw(*args, **options))
+    assert [r["prompt"] for r in typed(studio, ["a", "b"])] == ["b"]

@@ -1,0 +1,245 @@
+"""The page of `sample --serve`: what it lets in, what it escapes, and one visit with a real browser."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+import tiny_pipeline
+
+from commonart.core import provenance
+from commonart.core.data.drawings import How
+from commonart.core.errors import UsageError
+from commonart.core.model.studio import Studio
+from commonart.stages import sample_page
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    folder = tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny")
+    return Studio.open(str(folder), device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def url(studio: Studio, tmp_path: Path) -> Iterator[str]:
+    """The page over an empty folder `pictures`, on a free port."""
+    said: list[object] = []
+    ready = threading.Event()
+
+    def started(*what: object) -> None:
+        said.extend(what)
+        ready.set()
+
+    out = str(tmp_path / "pictures")
+    options = {"out": out, "started": started}
+    thread = threading.Thread(target=sample_page.serve, args=(studio, How(steps=2), "0"), kwargs=options, daemon=True)
+    thread.start()
+    assert ready.wait(60)
+    yield str(said[1])
+    said[0].shutdown()  # type: ignore[attr-defined]
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def ask(
+    url: str, method: str = "GET", path: str = "/", body: str | None = None, **headers: str
+) -> tuple[int, str, dict]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None:
+        names.setdefault("Content-Type", "application/x-www-form-urlencoded")
+    connection.request(method, path, body, names)
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    text = data.decode("utf-8", "replace")
+    return answer.status, text, dict(answer.getheaders())
+
+
+def token_of(url: str) -> str:
+    found = re.search(r'name="token" value="([^"]+)"', ask(url)[1])
+    assert found
+    return found[1]
+
+
+def wait_for(url: str, count: int) -> str:
+    """The page, once it shows `count` pictures."""
+    end = time.monotonic() + 120
+    while (html := ask(url)[1]).count("<figure>") < count:
+        assert time.monotonic() < end, html
+        time.sleep(0.2)
+    return html
+
+
+def test_a_form_draws_and_the_gallery_shows_it_escaped(url, tmp_path):
+    prompt = '<script>alert("草原")</script>'
+    form = {"token": token_of(url), "prompt": prompt, "seed": "5", "steps": "3", "n": "2", "size": "32x24"}
+    status, _, headers = ask(url, "POST", "/draw", urlencode(form))
+    assert status == 303 and headers["Location"].startswith("/?prompt=")
+    html = wait_for(url, 2)
+    assert "<script" not in html and "&lt;script&gt;" in html and "草原" in html
+    assert "default-src 'none'" in html and "form-action 'self'" in html
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert sorted(provenance.read(f).settings["seed"] for f in files) == [5, 6]  # type: ignore[index]
+    assert provenance.read(files[0]).settings["steps"] == 3  # type: ignore[index]
+    source = re.search(r'<img src="([^"]+)"', html)
+    assert source
+    status, _, headers = ask(url, path=f"/{source[1]}")
+    assert (status, headers["Content-Type"], headers["X-Content-Type-Options"]) == (200, "image/png", "nosniff")
+    link = re.search(r'<a href="(/\?[^"]+)"', html)  # a caption leads back to the settings of its picture
+    assert link
+    again = ask(url, path=link[1].replace("&amp;", "&"))[1]
+    assert 'name="steps" type="number" value="3"' in again and 'value="32x24"' in again and "<script" not in again
+
+
+def test_other_sites_can_neither_draw_nor_read(url, tmp_path):
+    token = token_of(url)
+    form = urlencode({"token": token, "prompt": "a"})
+    for body, headers in (
+        (urlencode({"prompt": "a"}), {}),
+        (urlencode({"prompt": "a", "token": "x" * 32}), {}),
+        (urlencode({"prompt": "a", "token": "é"}), {}),
+        (form, {"Origin": "https://evil.example"}),
+        (form, {"Host": "evil.example"}),
+    ):
+        assert ask(url, "POST", "/draw", body, **headers)[0] == 403, headers
+    status, text, headers = ask(url, Host="evil.example:80")
+    assert status == 403 and token not in text
+    assert headers["X-Frame-Options"] == "DENY"
+    assert list((tmp_path / "pictures").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": "a" * 10_001}, "more than 10,000"),
+        ({"prompt": "a", "n": "99"}, "99 pictures at once"),
+        ({"prompt": "a", "seed": "x"}, "are numbers"),
+        ({"prompt": "a", "steps": "0"}, "--steps 0"),
+        ({"prompt": "a", "guidance": "nan"}, "--guidance nan"),
+        ({"prompt": "a", "size": "33"}, "multiples of 8"),
+    ],
+)
+def test_a_bad_form_is_said_and_keeps_what_was_typed(url, form, message):
+    status, html, _ = ask(url, "POST", "/draw", urlencode({"token": token_of(url), **form}))
+    assert status == 400 and message in html and 'role="alert"' in html
+    assert form["prompt"].strip() in html
+
+
+def test_only_the_gallerys_files_are_handed_out(url, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "pictures" / "notes.txt").write_text("secret")
+    for path in ("/pictures/../secret.png", "/pictures/%2e%2e/secret.png", "/pictures/notes.txt", "/x", "/pictures/"):
+        status, text, _ = ask(url, path=path)
+        assert status == 404 and "secret" not in text, path
+    assert ask(url, "POST", "/elsewhere", "a=b")[0] == 404
+    with suppress(ConnectionError):  # it does not read what it refuses
+        assert ask(url, "POST", "/draw", "a" * 100_001)[0] == 413
+    assert ask(url, "PUT", "/draw", "a")[0] == 501
+
+
+def test_addresses(studio, tmp_path):
+    for text in ("x", "80:", "1.2.3.4:70000", ""):
+        with pytest.raises(UsageError, match="is no address"):
+            sample_page.serve(studio, How(), text, out=str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="Take another port|in use") as error:
+            sample_page.serve(studio, How(), str(taken.getsockname()[1]), out=str(tmp_path))
+        assert "8001" in error.value.fix
+    assert sample_page._address("8000") == ("127.0.0.1", 8000) and sample_page._address("[::1]:80") == ("::1", 80)
+    assert sample_page._loopback("localhost") and not sample_page._loopback("0.0.0.0")
+
+
+class Browser:
+    """Chromium through chromedriver's HTTP interface (W3C WebDriver)."""
+
+    def __init__(self, driver: str, chromium: str, profile: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = subprocess.Popen(
+            [driver, f"--port={self.port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        flags = [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+            "--disable-dev-shm-usage", "--window-size=900,1000", f"--user-data-dir={profile}",
+        ]  # fmt: skip
+        self.session = ""
+        wanted = {"goog:chromeOptions": {"binary": chromium, "args": flags}}
+        self.session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+
+    def call(self, method: str, path: str, body: dict | None = None):
+        path = path if path == "/session" else f"/session/{self.session}{path}"
+        end = time.monotonic() + 120
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=240)
+                connection.request(method, path, None if body is None else json.dumps(body))
+                value = json.loads(connection.getresponse().read())["value"]
+                break
+            except ConnectionRefusedError:  # the driver is still starting
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        assert not (isinstance(value, dict) and "error" in value), value
+        return value
+
+    def find(self, css: str) -> str:
+        (element,) = self.call("POST", "/element", {"using": "css selector", "value": css}).values()
+        return element
+
+    def script(self, text: str):
+        return self.call("POST", "/execute/sync", {"script": text, "args": []})
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self.call("DELETE", "")
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.mark.slow
+def test_a_visit_with_a_real_browser(url, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("chromium and chromedriver are not installed (Debian: chromium chromium-driver)")
+    browser = Browser(driver, chromium, tmp_path / "profile")
+    try:
+        browser.call("POST", "/url", {"url": url})
+        assert browser.call("GET", "/title") == "commonart"
+        browser.call("POST", f"/element/{browser.find('textarea[name=prompt]')}/value", {"text": "草原の赤い丸 <b>"})
+        seed = browser.find("input[name=seed]")
+        browser.call("POST", f"/element/{seed}/value", {"text": "11"})
+        browser.call("POST", f"/element/{browser.find('button')}/click", {})
+        end = time.monotonic() + 120
+        # The page loads itself again until the picture is there, and the browser has really decoded it.
+        ready = "const i = document.querySelector('figure img'); return i && i.complete ? i.naturalWidth : 0"
+        while (width := browser.script(ready)) == 0:
+            assert time.monotonic() < end, browser.call("GET", "/source")
+            time.sleep(0.5)
+        assert width == 32
+        caption = browser.script("return document.querySelector('figcaption').textContent")
+        assert caption == "草原の赤い丸 <b> (seed 11)"
+        assert browser.script("return document.querySelector('textarea').value") == "草原の赤い丸 <b>"
+        assert browser.script("return document.scripts.length + document.querySelectorAll('b').length") == 0
+        browser.call("POST", f"/element/{browser.find('figcaption a')}/click", {})
+        assert browser.script("return document.querySelector('input[name=seed]').value") == "11"
+        assert base64.b64decode(browser.call("GET", "/screenshot"))[:4] == b"\x89PNG"
+    finally:
+        browser.close()
+    (file,) = (tmp_path / "pictures").iterdir()
+    assert provenance.read(file).settings["prompt"] == "草原の赤い丸 <b>"  # type: ignore[index]

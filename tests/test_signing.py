@@ -1,0 +1,102 @@
+"""C2PA with a certificate of our own: signed, read back, and broken by one changed byte."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from commonart.core import provenance, signing
+from commonart.core.errors import CommonArtError, UsageError
+
+pytest.importorskip("c2pa", reason="the extra commonart[c2pa] is not installed")
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+PICTURE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """(chain, key): a certificate for e-mail protection, issued by a CA made here."""
+    folder = tmp_path_factory.mktemp("pem")
+    now = datetime.datetime.now(datetime.UTC)
+
+    def name(text: str) -> x509.Name:
+        return x509.Name(
+            [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests"), x509.NameAttribute(NameOID.COMMON_NAME, text)]
+        )
+
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+
+    def certificate(subject: str, of: ec.EllipticCurvePrivateKey, ca: bool) -> x509.Certificate:
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name(subject)).issuer_name(name("a CA")).public_key(of.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False), critical=True
+            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(of.public_key()), critical=False)
+        )  # fmt: skip
+        if not ca:
+            made = made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        return made.sign(ca_key, hashes.SHA256())
+
+    pem = serialization.Encoding.PEM
+    chain = certificate("a painter", key, False).public_bytes(pem) + certificate("a CA", ca_key, True).public_bytes(pem)
+    (folder / "chain.pem").write_bytes(chain)
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / "chain.pem"), str(folder / "key.pem")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_signed_picture_says_who_and_what_beside_its_other_marks(tmp_path: Path, pems, ending):
+    def finish(data: bytes, kind: str) -> bytes:
+        return signing.sign(data, kind, *pems)
+
+    path = provenance.save(PICTURE, tmp_path / f"a.{ending}", settings={"prompt": "草原"}, finish=finish)
+    said = signing.read(path)
+    assert said == {"state": "Valid", "signer": "a painter", "actions": ["c2pa.created"]}
+    assert b"trainedAlgorithmicMedia" in path.read_bytes()
+    marks = provenance.read(path)
+    assert marks.synthetic and marks.settings == {"prompt": "草原"}
+    plain = provenance.save(PICTURE, tmp_path / f"plain.{ending}")
+    assert signing.read(plain) is None
+
+
+def test_a_changed_picture_is_no_longer_valid(tmp_path: Path, pems):
+    path = provenance.save(PICTURE, tmp_path / "a.png", finish=lambda data, kind: signing.sign(data, kind, *pems))
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"IDAT") + 40
+    data[at] ^= 1
+    path.write_bytes(data)
+    said = signing.read(path)
+    assert said is not None and said["state"] == "Invalid"
+
+
+def test_what_cannot_sign_is_said_before_anything_is_drawn(tmp_path: Path, pems):
+    signing.check(*pems)
+    with pytest.raises(UsageError, match=r"none\.pem cannot be read"):
+        signing.check(str(tmp_path / "none.pem"), pems[1])
+    (tmp_path / "junk.pem").write_text("junk")
+    with pytest.raises(CommonArtError, match="no private key"):
+        signing.check(pems[0], str(tmp_path / "junk.pem"))
+    with pytest.raises(CommonArtError, match="cannot sign"):
+        signing.check(str(tmp_path / "junk.pem"), pems[1])
+
+
+def test_without_the_package_the_error_names_it(pems, monkeypatch):
+    monkeypatch.setattr(signing, "find_spec", lambda name: None)
+    with pytest.raises(CommonArtError, match="c2pa-python") as error:
+        signing.check(*pems)
+    assert "commonart[c2pa]" in error.value.fix
