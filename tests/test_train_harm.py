@@ -167,7 +167,7 @@ def test_what_cannot_fit_is_refused_before_the_first_step(
 ) -> None:
     monkeypatch.setattr(guards, "free_bytes", lambda device: 100_000)
     again = lambda: start(shards, tmp_path / "run")  # noqa: E731
-    refused(CommonArtError, 1, "GiB free", "--set micro=", again)
+    refused(CommonArtError, 1, "GiB free", "Use a larger device", again)
     assert not (tmp_path / "run").exists()
 
 

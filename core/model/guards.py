@@ -93,7 +93,11 @@ def check_fits(
     raise CommonArtError(
         f"Stage {recipe.name} needs about {need['total'] / gib:.1f} GiB on each device, of which {fixed / gib:.1f} whatever "
         f"the batch; {device} has {free / gib:.1f} GiB free.",
-        f"Train with --set micro={most}." if most >= 1 else _lower(1 if fixed > free else micro, checkpointing),
+        f"Train with --set micro={most}."
+        if most >= 1
+        else _lower(1, checkpointing)
+        if fixed <= free
+        else "Use a larger device, --set optimiser=AdamW8bit, or --set ema=0.",
     )
 
 
