@@ -136,7 +136,8 @@ def _changed(how: How, name: str, value: str) -> How:
         changed = replace(how, **{name: _number(NUMBERS[name], name, value)})
     elif name in TEXTS:
         usual = "" if name == "negative" else "dpm++" if name == "sampler" else None
-        changed = replace(how, **{name: value or usual})
+        text: Any = value or usual
+        changed = replace(how, **{name: text})
     elif name == "interval":
         low, _, high = value.partition(",")
         changed = replace(how, interval=(_number(float, name, low), _number(float, name, high)))

@@ -113,7 +113,10 @@ def export(
 def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> Parts | None:
     """Where the parts lie; None of a bare transformer that is to stay alone."""
     folder = Path(source)
-    chosen = {"text_encoder": names["text-encoder"] or None, "autoencoder": names["autoencoder"] or None}
+    chosen: dict[str, Any] = {
+        "text_encoder": names["text-encoder"] or None,
+        "autoencoder": names["autoencoder"] or None,
+    }
     if folder.parent.name == "checkpoints" and (folder / checkpoint.STATE).is_file():
         found = checkpoint.read(folder)
         parts = locate(str(folder.parent.parent), **chosen, accept_terms=accept_terms)

@@ -140,7 +140,7 @@ class Foreign:
         return self.pipe
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
-        tokenizer = getattr(self.pipe, "tokenizer", None)
+        tokenizer: Any = getattr(self.pipe, "tokenizer", None)
         limit = getattr(tokenizer, "model_max_length", 1 << 30)
         for prompt in prompts if tokenizer is not None else ():
             ids = tokenizer(prompt)["input_ids"]

@@ -75,7 +75,8 @@ def locate(
         if index.get("_class_name", OURS) != OURS:
             found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
             kind = str(index["_class_name"])
-            return Parts(found.name, found.revision, *[found.folder] * 3, objective="eps", pipeline=kind)
+            folder = found.folder
+            return Parts(found.name, found.revision, folder, folder, folder, objective="eps", pipeline=kind)
         _check_class(model, hub.peek(row, "config.json"))
     names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
     try:
