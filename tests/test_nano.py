@@ -15,7 +15,7 @@ from commonart.core.model.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
 # How far below its target a share of so small a sample may lie; README's table was measured on a thousand.
-SLACK = {"captioner": 0.03, "translator": 0.02, "clip": 0.05, "transformer": 0.1, "heldout": 0.1}
+SLACK = {"captioner": 0.03, "translator": 0.03, "clip": 0.05, "transformer": 0.1, "heldout": 0.2}
 
 
 @pytest.mark.parametrize(("name", "n"), [("autoencoder", 64), ("captioner", 40), ("translator", 40), ("clip", 200)])
