@@ -25,7 +25,7 @@ RECORD = {
     "source_url": "https://example.org/page", "image_url": "https://example.org/image.jpg", "title": "", "author": "",
     "author_url": "", "license": "CC-BY-2.0", "license_url": "http://creativecommons.org/licenses/by/2.0/",
     "license_raw": "Attribution License", "license_basis": "licence", "license_observed_at": "2026-11-22T00:00:00Z",
-    "opt_out": [], "width": 640, "height": 427, "mime": "image/jpeg", "sha256": "0" * 64, "phash": "0" * 16,
+    "opt_out": [], "width": 640, "height": 427, "mime": "image/jpeg", "sha256": "1" * 64, "phash": "0" * 16,
     "split": "train",
     "captions": [{"text": "an elephant in the grass", "lang": "en", "model": "florence2", "synthetic": True}],
 }  # fmt: skip
