@@ -121,6 +121,15 @@ class Engine:
         if ticket.held:
             self._loop.post(lambda: self._let_go(ticket))
 
+    def forgive(self) -> None:
+        """Ask hosts again that did not answer a while ago, rather than remember it of them."""
+
+        def act() -> None:
+            for host in self.hosts.values():
+                host.error = None
+
+        self._loop.post(act)
+
     # --- the engine's thread -----------------------------------------------------------------------------------------
 
     def _close(self) -> None:
