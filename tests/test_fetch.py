@@ -205,6 +205,13 @@ def test_what_may_pass_is_asked_for_again_at_the_end_and_put_into_its_place(site
     assert files(tmp_path / "ill") == files(tmp_path / "well")  # bytes, notes and rejects
 
 
+def test_a_host_that_was_ill_is_asked_again_at_the_end(site: Site, tmp_path: Path) -> None:
+    site.in_turn("/robots.txt", (503, b""), (404, b""))
+    source = url_list(tmp_path / "list.csv", [site.image(f"/{n}.jpg", picture(n)) for n in range(9)])
+    summary = stage.run(source, str(tmp_path / "raw"), limits=replace(LOCAL, attempts=1), shard_size=4, quiet=True)
+    assert (summary.written, dict(summary.dropped)) == (9, {})
+
+
 def test_a_second_call_asks_again_for_exactly_what_may_pass(site: Site, tmp_path: Path) -> None:
     source, limits = url_list(tmp_path / "list.csv", ill(site, 0)), replace(LOCAL, attempts=1)
     stage.run(source, str(tmp_path / "well"), limits=limits, shard_size=8, quiet=True)

@@ -196,3 +196,23 @@ def test_a_damaged_list_is_named(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.csv", "c.jsonl"):
         with pytest.raises(CommonArtError, match=name):
             list(stage.listing(str(tmp_path / name)))
+
+
+def test_the_output_of_img2dataset_is_a_list_too(tmp_path: Path) -> None:
+    """Its parquet files lie beside its shards; what it could not download is asked for like the rest."""
+    for shard in range(2):
+        rows = [
+            {
+                "url": f"https://example.org/{shard}-{n}.jpg", "caption": f"text {n}", "key": f"{shard:05d}{n:04d}",
+                "status": "success" if n else "failed_to_download", "error_message": None, "width": 256, "height": 256,
+                "original_width": 640, "original_height": 480, "exif": "{}", "sha256": "ab" * 32,
+            }
+            for n in range(3)
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{shard:05d}.parquet")
+        (tmp_path / f"{shard:05d}.tar").write_bytes(b"")
+    listed = list(stage.listing(str(tmp_path)))
+    assert [record["image_url"] for record in listed][3] == "https://example.org/1-0.jpg"
+    assert len({record["key"] for record in listed}) == 6 == len(listed)
+    # Size and hash are those of what img2dataset wrote or saw, not of what will come.
+    assert not {"width", "sha256", "exif"} & set(listed[0]) and listed[0]["captions"][0]["text"] == "text 0"

@@ -119,13 +119,13 @@ def main() -> None:
         (at / "list.csv").write_text("url,license\n" + "".join(f"{url},CC0\n" for url in urls))
         server = subprocess.Popen(["nginx", "-c", str(at / "conf")], stderr=subprocess.DEVNULL)
         try:
-            fetch = [*ours, "fetch", "list.csv", "-q", "--allow-private", "--overwrite", "-o", "raw"]
-            shard = [*ours, "shard", "raw", "-q", "--overwrite", "--size", "256", "--format", "jpg", "-o", "cut"]
+            fetch = [*ours, "fetch", "list.csv", "-q", "--allow-private", "-o", "raw"]
+            shard = [*ours, "shard", "raw", "-q", "--size", "256", "--format", "jpg", "-o", "cut"]
             work = {"fetch, original bytes": [fetch], "fetch, then shard to 256": [fetch, shard]}
             if other:
                 theirs = [other, "--url_list", "list.csv", "--input_format", "csv", "--url_col", "url", "--output_format",
                           "webdataset", "--processes_count", "2", "--thread_count", "32", "--number_sample_per_shard", "1000",
-                          "--incremental_mode", "overwrite", "--output_folder", "theirs"]  # fmt: skip
+                          "--output_folder", str(at / "theirs")]  # fmt: skip
                 bytes_only = ["--resize_mode", "no", "--disable_all_reencoding", "True"]
                 work["img2dataset, original bytes"] = [[*theirs, *bytes_only]]
                 work["img2dataset, centre crop 256"] = [
@@ -134,6 +134,8 @@ def main() -> None:
             runs: dict[str, list[dict[str, float]]] = {what: [] for what in work}
             for _ in range(given.rounds):
                 for what, commands in work.items():
+                    for made in ("raw", "cut", "theirs"):
+                        shutil.rmtree(at / made, ignore_errors=True)
                     runs[what].append(timed(commands, at))
                     print(what, {k: round(v, 1) for k, v in runs[what][-1].items()}, file=sys.stderr)
         finally:

@@ -77,6 +77,7 @@ def retry(tars: Sequence[Path], summary: Summary, engine: Engine, bring: Bring) 
     waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
     behind = (tar for tar in tars if TRANSIENT & notes.read_note(tar).get("dropped", {}).keys())
     on_the_way = 0
+    engine.forgive()
     while True:
         while on_the_way < AGAIN and (tar := next(behind, None)) is not None:
             rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(notes.rejects_of(tar)))]

@@ -11,9 +11,6 @@ is short; the caller may ask again later for the others.
 
 from __future__ import annotations
 
-import heapq
-import os
-import select
 import threading
 import time
 from collections import OrderedDict, deque
@@ -21,20 +18,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from itertools import count
 from urllib.parse import urljoin
-
-import pycurl
 
 from commonart.core.data.fetching import hosts
 from commonart.core.data.fetching.address import AddressError, Target, split_url
 from commonart.core.data.fetching.answers import Download, DownloadError, Limits
 from commonart.core.data.fetching.hosts import Host
+from commonart.core.data.fetching.loop import Loop
 from commonart.core.data.fetching.opt_out import header_signals
 from commonart.core.data.fetching.transfer import MOVED, Exchange
-
-_EVENTS = ((select.EPOLLIN, pycurl.CSELECT_IN), (select.EPOLLOUT, pycurl.CSELECT_OUT))
-_ERRORS = select.EPOLLERR | select.EPOLLHUP
 
 
 class Ticket:
@@ -88,30 +80,16 @@ class Engine:
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.limits = limits
         self.hosts: OrderedDict[str, Host] = OrderedDict()
-        self.resolver = hosts.Resolver(limits, self._post)
-        self._inbox: deque[Callable[[], None]] = deque()  # what other threads want done in the engine's
         self._awaited = set[Ticket]()
         self._ready: deque[Host] = deque()  # hosts that have something to ask and may be asked
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = count()
         self._free: list[Exchange] = []
         self._made = 0
         self._busy = set[Ticket]()  # every ticket that is not answered yet
         self._held = 0
         self._closing = self._over = False
         self._error: BaseException | None = None
-        self._curl_due: float | None = None
-        self._woken = False
-        self._wake_out, self._wake_in = os.pipe()
-        self._poll = select.epoll()
-        self._poll.register(self._wake_out, select.EPOLLIN)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._socket)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._timer)
-        self._multi.setopt(pycurl.M_PIPELINING, 2)  # CURLPIPE_MULTIPLEX
-        self._multi.setopt(pycurl.M_MAXCONNECTS, limits.workers * 2)
-        self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, limits.workers)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, limits.per_host)
+        self._loop = Loop(limits, self._ended)
+        self.resolver = hosts.Resolver(limits, self._loop.post)
         self._thread = threading.Thread(target=self._run, name="commonart-fetch", daemon=True)
 
     # --- for the caller ----------------------------------------------------------------------------------------------
@@ -121,14 +99,14 @@ class Engine:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._post(self._close)
+        self._loop.post(self._close)
         self._thread.join()
 
     def submit(self, url: str, range: str = "") -> Ticket:
         """Ask for `url`, or for a range of its bytes ("0-99"); the order of submission is about that of the answers."""
         ticket = Ticket(self, url, self.limits.max_bytes, range=range)
         self._busy.add(ticket)
-        self._post(lambda: self._route(ticket))
+        self._loop.post(lambda: self._route(ticket))
         if self._over:
             with suppress(InvalidStateError):  # its end has seen this ticket already
                 ticket.done.set_exception(self._error or DownloadError("timeout", "the run has ended"))
@@ -136,20 +114,23 @@ class Engine:
 
     def await_(self, ticket: Ticket) -> None:
         """Somebody waits for this one: it starts even when the buffer is full."""
-        self._post(lambda: None if ticket.done.done() else self._awaited.add(ticket))
+        self._loop.post(lambda: None if ticket.done.done() else self._awaited.add(ticket))
 
     def taken(self, ticket: Ticket) -> None:
         """Its bytes are no longer held here."""
         if ticket.held:
-            self._post(lambda: self._let_go(ticket))
+            self._loop.post(lambda: self._let_go(ticket))
+
+    def forgive(self) -> None:
+        """Ask hosts again that did not answer a while ago, rather than remember it of them."""
+
+        def act() -> None:
+            for host in self.hosts.values():
+                host.error = None
+
+        self._loop.post(act)
 
     # --- the engine's thread -----------------------------------------------------------------------------------------
-
-    def _post(self, act: Callable[[], None]) -> None:
-        self._inbox.append(act)
-        if not self._woken:
-            self._woken = True
-            os.write(self._wake_in, b"x")
 
     def _close(self) -> None:
         self._closing = True
@@ -157,75 +138,22 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._closing:
-                self._woken = False
-                while self._inbox:
-                    self._inbox.popleft()()
-                self._due()
+                self._loop.due()
                 self._start()
                 if not self._closing:
-                    self._turn()
+                    self._loop.turn()
         except BaseException as error:
             self._error = error
         finally:
             self._end()
 
-    def _turn(self) -> None:
-        """Let libcurl work until something is finished, due or posted."""
-        for handle, events in self._poll.poll(self._patience()):
-            if handle == self._wake_out:
-                os.read(handle, 4096)
-                continue
-            mask = sum(ours for theirs, ours in _EVENTS if events & theirs)
-            self._multi.socket_action(handle, mask | (pycurl.CSELECT_ERR if events & _ERRORS else 0))
-        if self._curl_due is not None and time.monotonic() >= self._curl_due:
-            self._curl_due = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        while True:
-            left, good, bad = self._multi.info_read(64)
-            for curl in good:
-                self._ended(curl.exchange, None)
-            for curl, code, message in bad:
-                self._ended(curl.exchange, curl.exchange.failure(code, message))
-            if not left:
-                return
-
-    def _patience(self) -> float:
-        dues = [due for due in (self._curl_due, self._timers[0][0] if self._timers else None) if due is not None]
-        return 0.0 if self._inbox else min(1.0, max(0.0, min(dues) - time.monotonic())) if dues else 1.0
-
-    def _socket(self, what: int, handle: int, *_: object) -> None:
-        if what == pycurl.POLL_REMOVE:
-            try:
-                self._poll.unregister(handle)
-            except (OSError, ValueError):  # closed already, which takes it out as well
-                return
-            return
-        events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
-        try:
-            self._poll.modify(handle, events)
-        except FileNotFoundError:
-            self._poll.register(handle, events)
-
-    def _timer(self, milliseconds: int) -> None:
-        self._curl_due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
-
-    def _later(self, seconds: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), act))
-
-    def _due(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
-
     def _end(self) -> None:
         self.resolver.close()
-        self._over = self._woken = True  # nothing is written to the pipe any more
+        self._over = True
         for ticket in list(self._busy):
             ticket.done.set_exception(self._error or DownloadError("timeout", "the run ended first"))
         self._busy.clear()
-        self._multi.close()
-        self._poll.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._loop.close()
 
     # --- from URL to answer ------------------------------------------------------------------------------------------
 
@@ -296,7 +224,7 @@ class Engine:
                 host.lined = False
                 self._line_up(host)
 
-            self._later(wait, now)
+            self._loop.later(wait, now)
             return
         host.lined = True
         self._ready.append(host)
@@ -336,16 +264,16 @@ class Engine:
             self._made += 1
         seconds = self.limits.seconds - ticket.spent
         host.active += 1
-        curl = exchange.begin(ticket, ticket.target, host.addresses, max_bytes=ticket.max_bytes, seconds=seconds)
+        exchange.begin(ticket, ticket.target, host.addresses, max_bytes=ticket.max_bytes, seconds=seconds)
         exchange.host = host
-        self._multi.add_handle(curl)
+        self._loop.begin(exchange)
 
     def _ended(self, exchange: Exchange, error: DownloadError | None) -> None:
         ticket: Ticket = exchange.ticket
         host: Host = exchange.host
-        ticket.spent += exchange.curl.getinfo(pycurl.TOTAL_TIME)
+        ticket.spent += exchange.seconds
         status, headers, body = exchange.status, exchange.headers(), bytes(exchange.body)
-        self._multi.remove_handle(exchange.curl)
+        self._loop.end(exchange)
         if error is not None and error.reason == "connect":
             host.addresses_until = 0.0  # the name may mean another machine by now
         exchange.ticket = None
@@ -386,7 +314,7 @@ class Engine:
             return self._fail(ticket, error)
         ticket.attempts += 1
         ticket.url, ticket.hops, ticket.spent, ticket.signals = ticket.start, 0, 0.0, []
-        self._later(pause, lambda: self._route(ticket))
+        self._loop.later(pause, lambda: self._route(ticket))
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         self._busy.discard(ticket)

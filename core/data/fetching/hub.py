@@ -205,21 +205,25 @@ class HubPixels:
         with self._lock, _sentences(place.removeprefix(f"{SCHEME}datasets/").partition("@")[0]):
             if "/" not in part:
                 offset, _, size = part.partition("+")
-                with _opened(place) as file:
-                    file.seek(int(offset))
-                    return bytes(file.read(int(size)))
+                self._turn_to(place)
+                self._raw.seek(int(offset))
+                return bytes(self._raw.read(int(size)))
             column, _, row = part.rpartition("/")
             return self._row(place, column, int(row))
+
+    def _turn_to(self, place: str) -> None:
+        if place != self._place:
+            if self._raw is not None:
+                self._raw.close()
+            self._place, self._raw = place, _opened(place, READ_AHEAD)
 
     def _row(self, place: str, column: str, row: int) -> bytes:
         import pyarrow.parquet as pq
 
         if place != self._place:
-            if self._raw is not None:
-                self._raw.close()
-            self._raw = _opened(place, READ_AHEAD)
+            self._turn_to(place)
             self._file = pq.ParquetFile(self._raw, pre_buffer=False, buffer_size=READ_AHEAD)
-            self._place, self._rows, self._batches = place, {}, None
+            self._rows, self._batches = {}, None
         while row not in self._rows:
             if self._batches is None or not self._next <= row < self._end:
                 self._batches = self._from(column, row)

@@ -71,7 +71,7 @@ class Exchange:
         if authorities:
             curl.setopt(pycurl.CAINFO, authorities)
 
-    def begin(self, ticket: Any, target: Target, pinned: list[str], *, max_bytes: int, seconds: float) -> pycurl.Curl:
+    def begin(self, ticket: Any, target: Target, pinned: list[str], *, max_bytes: int, seconds: float) -> None:
         """Make the handle ready to ask for `target`; `pinned` are the addresses that its name was resolved to."""
         self.ticket, self.max_bytes = ticket, max_bytes
         self.body = bytearray()
@@ -91,7 +91,6 @@ class Exchange:
             curl.unsetopt(pycurl.RANGE)
         curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
         curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if ticket.bare else max_bytes)  # of rules the beginning is enough
-        return curl
 
     def _open(self, purpose: int, address: Any) -> Any:
         family, kind, protocol, place = address
@@ -119,6 +118,11 @@ class Exchange:
     def status(self) -> int:
         """The answer's status code; 0 when there was none."""
         return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
+
+    @property
+    def seconds(self) -> float:
+        """How long the transfer took."""
+        return float(self.curl.getinfo(pycurl.TOTAL_TIME))
 
     def headers(self) -> dict[str, list[str]]:
         """The answer's headers, names in lower case."""
