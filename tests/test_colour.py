@@ -67,11 +67,11 @@ def ciede2000(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     turn = (h2 - h1 + 180) % 360 - 180
     turn = np.where(c1 * c2 == 0, 0, turn)
     light, chroma, hue = l2 - l1, c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2))
-    l, c = (l1 + l2) / 2, (c1 + c2) / 2
+    lightness, c = (l1 + l2) / 2, (c1 + c2) / 2
     h = np.where(c1 * c2 == 0, h1 + h2, (h1 + turn / 2) % 360)
     t = 1 - 0.17 * np.cos(np.radians(h - 30)) + 0.24 * np.cos(np.radians(2 * h))
     t = t + 0.32 * np.cos(np.radians(3 * h + 6)) - 0.20 * np.cos(np.radians(4 * h - 63))
-    s_l = 1 + 0.015 * (l - 50) ** 2 / np.sqrt(20 + (l - 50) ** 2)
+    s_l = 1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2)
     s_c, s_h = 1 + 0.045 * c, 1 + 0.015 * c * t
     r = -np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2)))) * 2 * np.sqrt(c**7 / (c**7 + 25.0**7))
     x, y, z = light / s_l, chroma / s_c, hue / s_h
@@ -128,7 +128,9 @@ def cmyk_profile(grid: int = 13) -> bytes:
     """A printer's profile: `inks` as a table of 13 x 13 x 13 x 13 L*a*b* colours, 171 kB (lut16Type, 6.5.7)."""
     steps = np.linspace(0, 1, grid)
     lab = to_lab(inks(np.stack(np.meshgrid(steps, steps, steps, steps, indexing="ij"), -1)).reshape(-1, 3))
-    coded = np.clip(np.round(np.stack([lab[:, 0] * 652.8, (lab[:, 1] + 128) * 256, (lab[:, 2] + 128) * 256], -1)), 0, 65535)
+    coded = np.clip(
+        np.round(np.stack([lab[:, 0] * 652.8, (lab[:, 1] + 128) * 256, (lab[:, 2] + 128) * 256], -1)), 0, 65535
+    )
     identity = struct.pack(">2H", 0, 65535)
     unit = struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
     table = struct.pack(">4s4x4B", b"mft2", 4, 3, grid, 0) + unit + struct.pack(">2H", 2, 2)
