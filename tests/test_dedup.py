@@ -55,7 +55,7 @@ def test_what_comes_later_changes_nothing() -> None:
         assert copies(prints[:cut]).tolist() == whole[:cut].tolist()
 
 
-def test_a_million_random_hashes_have_no_copies() -> None:
+def test_random_hashes_have_no_copies() -> None:
     """Chance finds none among 10^5 hashes (odds 10^-4), so what is found is meant."""
     prints = np.random.default_rng(2).integers(1, 2**64, 100_000, dtype=np.uint64)
     assert (copies(prints) < 0).all()
