@@ -1,18 +1,16 @@
-"""Decoding: each odd file has a written outcome, and what comes out is what a photographer would expect."""
+"""Decoding: limits, orientation, sizes and hashes; odd files are in test_odd_images, colours in test_colour."""
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from odd_images import saved, swapped_profile
+from PIL import Image
 
 from commonart.core.data.decode import (
     DecodeError,
@@ -30,76 +28,6 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
     pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 90)], axis=-1).astype(np.uint8)
     pixels[: height // 2, : width // 2] = (220, 20, 20)
     return Image.fromarray(pixels)
-
-
-def saved(image: Image.Image, format: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, format, **options)  # type: ignore[arg-type]
-    return out.getvalue()
-
-
-def animation(format: str) -> bytes:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    return saved(frames[0], format, save_all=True, append_images=frames[1:], duration=100)
-
-
-def bomb() -> bytes:
-    """A PNG of a few kB that claims 40,000 x 40,000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
-    rows = chunk(b"IDAT", zlib.compress(bytes(5_000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rows + chunk(b"IEND", b"")
-
-
-def text_bomb() -> bytes:
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("comment", "x" * 80_000_000, zip=True)
-    return saved(picture(), "PNG", pnginfo=notes)
-
-
-JPEG = saved(picture(), "JPEG")
-BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "nothing":          (lambda: b"", "empty"),
-    "text":             (lambda: b"hello", "not_an_image"),
-    "page named .jpg":  (lambda: b"<!DOCTYPE html><html>404</html>", "not_an_image"),
-    "SVG":              (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
-    "BMP":              (lambda: saved(picture(), "BMP"), "not_an_image"),
-    "ICO":              (lambda: saved(picture(), "ICO"), "not_an_image"),
-    "EPS":              (lambda: saved(picture(), "EPS"), "not_an_image"),
-    "PDF":              (lambda: saved(picture(), "PDF"), "not_an_image"),
-    "half a JPEG":      (lambda: JPEG[: len(JPEG) // 2], "truncated"),
-    "JPEG, no last byte": (lambda: saved(picture(256, 256), "JPEG")[:-400], "truncated"),
-    "JPEG header only": (lambda: JPEG[:20], "not_an_image"),
-    "half a PNG":       (lambda: saved(picture(), "PNG")[:120], "truncated"),
-    "half a WebP":      (lambda: saved(picture(), "WEBP")[:60], "damaged"),
-    "half a GIF":       (lambda: saved(picture(), "GIF")[:900], "truncated"),
-    "half a TIFF":      (lambda: saved(picture(), "TIFF")[:4000], "truncated"),
-    "PNG, bytes flipped": (lambda: _flipped(saved(picture(), "PNG")), "damaged"),
-    "pixel bomb":       (bomb, "too_many_pixels"),
-    "text bomb":        (text_bomb, "damaged"),
-    "moving GIF":       (lambda: animation("GIF"), "animated"),
-    "moving PNG":       (lambda: animation("PNG"), "animated"),
-    "moving WebP":      (lambda: animation("WEBP"), "animated"),
-    "TIFF of two pages": (lambda: animation("TIFF"), "animated"),
-    "32-bit TIFF":      (lambda: saved(Image.new("I", (8, 8), 70_000), "TIFF"), "unsupported"),
-    "float TIFF":       (lambda: saved(Image.new("F", (8, 8), 0.5), "TIFF"), "unsupported"),
-}  # fmt: skip
-
-
-def _flipped(data: bytes) -> bytes:
-    at = data.index(b"IDAT") + 10
-    return data[:at] + bytes(255 - byte for byte in data[at : at + 8]) + data[at + 8 :]
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_refused(name: str) -> None:
-    make, reason = BAD[name]
-    with pytest.raises(DecodeError) as caught:
-        decode(make())
-    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(
@@ -143,76 +71,6 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     for format in ("PNG", "TIFF"):
         grey = np.asarray(decode(saved(Image.fromarray(ramp), format)))[0, :, 0]
         assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
-
-
-def test_transparency_shows_white_and_hides_what_is_under_it() -> None:
-    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    image.putpixel((0, 0), (0, 0, 255, 255))
-    image.putpixel((1, 0), (0, 0, 0, 128))
-    for format in ("PNG", "TIFF", "WEBP"):
-        options = {"lossless": True} if format == "WEBP" else {}
-        seen = decode(saved(image, format, **options))
-        assert seen.getpixel((3, 3)) == (255, 255, 255)
-        assert seen.getpixel((0, 0)) == (0, 0, 255)
-        assert seen.getpixel((1, 0)) == (127, 127, 127)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_modes_of_tiff_and_png(mode: str) -> None:
-    grey = Image.new("L", (8, 8), 255)
-    image = grey.convert(mode)
-    seen = decode(saved(image, "TIFF" if mode == "CMYK" else "PNG"))
-    assert seen.mode == "RGB" and seen.getpixel((4, 4)) == (255, 255, 255)
-
-
-def test_palette_with_a_transparent_entry() -> None:
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([10, 200, 10, 1, 2, 3])
-    image.putpixel((0, 0), 1)
-    seen = decode(saved(image, "PNG", transparency=0))
-    assert seen.getpixel((3, 3)) == (255, 255, 255) and seen.getpixel((0, 0)) == (1, 2, 3)
-
-
-def test_transparent_colour_of_an_rgb_png() -> None:
-    image = Image.new("RGB", (2, 1), (9, 9, 9))
-    image.putpixel((1, 0), (50, 60, 70))
-    seen = decode(saved(image, "PNG", transparency=(9, 9, 9)))
-    assert [seen.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (50, 60, 70)]
-
-
-def test_lab_tiff_becomes_the_colour_it_means() -> None:
-    lab = Image.new("LAB", (4, 4), (128, 128, 128))  # L 50, a and b 0
-    red, green, blue = decode(saved(lab, "TIFF")).getpixel((1, 1))  # type: ignore[misc]
-    assert max(red, green, blue) - min(red, green, blue) <= 2 and 115 <= green <= 123
-
-
-def swapped_profile() -> bytes:
-    """sRGB's profile with the red and the blue primary exchanged: a wide, unmistakable profile without a file."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    data = bytearray(bytes(data).replace(b"rXYZ", b"tmp!").replace(b"bXYZ", b"rXYZ").replace(b"tmp!", b"bXYZ"))
-    return bytes(data).replace("sRGB".encode("utf-16-be"), "xRGB".encode("utf-16-be"))
-
-
-def test_colour_profile_is_applied() -> None:
-    image = Image.new("RGB", (8, 8), (255, 0, 0))
-    for format in ("PNG", "TIFF", "JPEG"):
-        red, green, blue = decode(saved(image, format, icc_profile=swapped_profile())).getpixel((4, 4))  # type: ignore[misc]
-        assert blue > 250 and red < 10 and green < 10
-
-
-def test_srgb_damaged_and_foreign_profiles_change_nothing() -> None:
-    image = Image.new("RGB", (8, 8), (200, 100, 50))
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for profile in (srgb, lab, b"no profile", srgb[:100]):
-        assert decode(saved(image, "PNG", icc_profile=profile)).getpixel((4, 4)) == (200, 100, 50)
-
-
-def test_mpo_is_the_photograph_that_stands_first() -> None:
-    out = io.BytesIO()
-    picture().save(out, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
-    assert probe(out.getvalue()) == (64, 48, "image/jpeg")
-    assert decode(out.getvalue()).size == (64, 48)
 
 
 def test_at_least_decodes_a_large_jpeg_smaller_and_alike() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -14,8 +17,12 @@ from conftest import Command
 from PIL import Image
 
 from commonart.core.data import shards, stream
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.stages import shard as stage
+
+if TYPE_CHECKING:
+    import torch
 
 WIDE = (96, 64)
 
@@ -112,6 +119,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("format", ["jpg", "png", "webp"])
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path, format: str) -> None:
+    """With 1, 4 and 16."""
     source = written(tmp_path / "in", {f"k{number:02d}": picture(number) for number in range(25)})
     found = []
     for workers in (1, 4, 16):
@@ -143,6 +151,145 @@ def test_duplicates_on_stdin(commonart: Command, tmp_path: Path) -> None:
     assert [record["key"] for record in stream.read(str(tmp_path / "out"))] == ["a", "c"]
 
 
+def saved_again(data: bytes, quality: int, size: tuple[int, int] = WIDE) -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def test_near_duplicates_are_found_over_all_shards_and_named(tmp_path: Path) -> None:
+    """The first that can be used stays: neither a damaged nor a small one takes the place of its copies."""
+    images = {f"k{number:02d}": picture(number) for number in range(12)}
+    images["k00"] = picture(50)[:700]  # the same as k12, but cut short
+    images["k01"] = saved_again(picture(51), 90, (30, 20))  # the same as k13, but small
+    images |= {"k12": picture(50), "k13": picture(51), "k14": saved_again(picture(5), 40)}
+    images |= {"k15": saved_again(picture(6), 80, (192, 128)), "k16": picture(50)}
+    source, out = written(tmp_path / "in", images), tmp_path / "out"
+    summary = stage.run(
+        source, str(out), size=32, dedup=True, shard_size=3, rejects=str(tmp_path / "no.jsonl"), quiet=True
+    )
+    assert dict(summary.dropped) == {"duplicate": 3, "too_small": 1, "truncated": 1} and summary.failures == 1
+    refused = {record["key"]: record for record in map(orjson.loads, (tmp_path / "no.jsonl").read_bytes().splitlines())}
+    assert {key: refused[key]["reason_detail"] for key in ("k14", "k15", "k16")} == {
+        "k14": "of k05", "k15": "of k06", "k16": "of k12",
+    }  # fmt: skip
+    kept = {record["key"]: record["phash"] for record in stream.read(str(out))}
+    assert set(kept) == {*images} - {*refused}
+    # Sharded again, the hashes in the records are used as they are, and nothing more is found.
+    more = stage.run(str(out), str(tmp_path / "more"), size=32, dedup=True, quiet=True)
+    assert more.written == len(kept) and not more.dropped
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 5])
+def test_tasks_make_the_same_shards_without_copies(tmp_path: Path, tasks: int) -> None:
+    images = {f"k{number:02d}": picture(number % 9) for number in range(24)}
+    source, whole, parts = written(tmp_path / "in", images), tmp_path / "whole", tmp_path / "parts"
+    stage.run(source, str(whole), size=32, dedup=True, shard_size=4, quiet=True)
+    counts = [
+        stage.run(source, str(parts), size=32, dedup=True, shard_size=4, task=Task(index, tasks), quiet=True).written
+        for index in reversed(range(tasks))
+    ]
+    assert sum(counts) == 9 and bytes_of(parts) == bytes_of(whole)
+
+
+def test_buckets(tmp_path: Path) -> None:
+    """Wide, upright and square pictures keep their shapes, stand bucket by bucket, and none is enlarged."""
+    sizes = {"a": (640, 480), "b": (300, 600), "c": (500, 500), "d": (640, 480), "e": (256, 60), "f": (128, 130)}
+    images = {key: picture(ord(key), size) for key, size in sizes.items()}
+    source, out = written(tmp_path / "in", images), tmp_path / "out"
+    summary = stage.run(source, str(out), size=128, buckets=True, quiet=True)
+    assert dict(summary.dropped) == {"too_small": 1} and summary.failures == 0  # e would need 232 x 64
+    records = list(stream.read(str(out)))
+    assert [(r["key"], r["width"], r["height"]) for r in records] == [
+        ("b", 88, 176), ("c", 128, 128), ("f", 128, 128), ("a", 144, 112), ("d", 144, 112),
+    ]  # fmt: skip
+    for record in records:
+        with Image.open(io.BytesIO(shards.read_bytes(record["image"]))) as image:
+            assert image.size == (record["width"], record["height"])
+    assert set(r["width"] * r["height"] for r in records) <= {88 * 176, 128 * 128, 144 * 112}
+    enlarged = stage.run(source, str(tmp_path / "all"), size=128, buckets=True, min_size=1, quiet=True)
+    assert enlarged.written == 6
+
+
+def test_encode_image_takes_buckets_in_batches_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 pictures of two shapes, in turn: as they stand in the shard, the encoder's windows of 8 hold one shape each."""
+    from commonart.core.data.features import Features
+    from commonart.core.model.autoencoder import Autoencoder
+    from commonart.stages.encode_image import encode_image
+
+    images = {f"k{n:02d}": picture(n, (256, 192) if n % 2 else (192, 256)) for n in range(16)}
+    out = tmp_path / "out"
+    stage.run(written(tmp_path / "in", images), str(out), size=128, buckets=True, quiet=True)
+    seen, real = [], Autoencoder.encode
+
+    def encode(self: Autoencoder, pixels: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(tuple(pixels.shape))
+        return real(self, pixels, batch)
+
+    monkeypatch.setattr(Autoencoder, "encode", encode)
+    encode_image(str(out), model="nano", batch=2, quiet=True)
+    assert seen == [(8, 3, 144, 112), (8, 3, 112, 144)]
+    shapes = {mean.shape for mean, _ in Features(out / "image").read_latents("00000").values()}
+    assert shapes == {(4, 28, 36), (4, 36, 28)}
+
+
+def test_what_is_as_asked_for_is_not_coded_again(tmp_path: Path) -> None:
+    source = written(tmp_path / "in", {key: picture(ord(key), (256, 200)) for key in "ab"})
+    stage.run(source, str(tmp_path / "one"), size=160, quality=80, quiet=True)
+    stage.run(str(tmp_path / "one"), str(tmp_path / "same"), size=160, quality=80, quiet=True)
+    stage.run(str(tmp_path / "one"), str(tmp_path / "other"), size=160, quality=60, quiet=True)
+    one, same, other = (list(stream.read(str(tmp_path / name))) for name in ("one", "same", "other"))
+    assert [shards.read_bytes(r["image"]) for r in same] == [shards.read_bytes(r["image"]) for r in one]
+    assert {r["quality"] for r in one} == {80} and {r["quality"] for r in other} == {60}
+    assert all(a["shard_sha256"] != b["shard_sha256"] for a, b in zip(one, other, strict=True))
+
+
+def test_quality_trades_bytes_for_likeness(tmp_path: Path) -> None:
+    """Against Pillow's own Lanczos of the whole picture, though the JPEG is decoded at half its size: above 40 dB."""
+    source = written(tmp_path / "in", {"a": picture(1, (2400, 1800))})
+    whole = Image.open(io.BytesIO(picture(1, (2400, 1800))))
+    reference = np.asarray(whole.resize((256, 256), Image.Resampling.LANCZOS, box=(300, 0, 2100, 1800)), float)
+    found = {}
+    for format, quality in (("jpg", 95), ("jpg", 50), ("webp", 95), ("png", 95)):
+        out = tmp_path / f"{format}{quality}"
+        stage.run(source, str(out), size=256, format=format, quality=quality, quiet=True)
+        (record,) = stream.read(str(out))
+        data = shards.read_bytes(record["image"])
+        error = np.mean((np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) - reference) ** 2)
+        found[format, quality] = (10 * np.log10(255**2 / error), len(data))
+    assert found["jpg", 95][0] > 40 and found["webp", 95][0] > 40 and found["png", 95][0] > 45
+    assert found["jpg", 50][0] < found["jpg", 95][0] and found["jpg", 50][1] < found["jpg", 95][1]
+
+
+def test_tar_webdataset_and_datasets_read_buckets(tmp_path: Path) -> None:
+    """The plain tools, in processes of their own, without this package."""
+    images = {f"k{n}": picture(n, (256, 192)) for n in range(5)}
+    out = tmp_path / "out"
+    stage.run(
+        written(tmp_path / "in", images, captions=[{"text": "a hill", "lang": "en"}]),
+        str(out),
+        size=128,
+        buckets=True,
+        quiet=True,
+    )
+    listed = (
+        subprocess.run(["tar", "tf", str(out / "00000.tar")], capture_output=True, check=True).stdout.decode().split()
+    )
+    assert listed[:4] == ["k0.json", "k0.png", "k1.json", "k1.png"] and len(listed) == 10
+    code = f"""
+import os
+os.environ.update(WDS_SECURE="1", HF_HUB_OFFLINE="1", HF_HOME={str(tmp_path / "hf")!r})
+import datasets, webdataset
+wds = [(s["__key__"], s["png"].size, s["json"]["captions"][0]["text"])
+       for s in webdataset.WebDataset({str(out / "00000.tar")!r}, shardshuffle=False).decode("pil")]
+rows = datasets.load_dataset("webdataset", data_files={{"train": {str(out / "*.tar")!r}}}, split="train", streaming=True)
+hf = [(r["__key__"], r["png"].size, r["json"]["captions"][0]["text"]) for r in rows]
+print(wds == hf, *wds[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=tmp_path)
+    assert done.stdout.decode().strip() == "True k0 (144, 112) a hill", done.stderr.decode()[-2000:]
+
+
 def test_other_settings_never_mix_with_what_is_there(tmp_path: Path) -> None:
     source = written(tmp_path / "in", {"a": picture(1)})
     stage.run(source, str(tmp_path / "out"), size=32, quiet=True)
@@ -164,6 +311,7 @@ def test_blocklist(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"size": 4}, "--size 4"),
+        ({"size": 200, "buckets": True}, "--buckets cannot be made of --size 200"),
         ({"format": "bmp"}, "--format bmp"),
         ({"quality": 0}, "--quality 0"),
         ({"blocklist": "nowhere.txt"}, "--blocklist nowhere.txt"),

@@ -54,6 +54,45 @@ def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
     assert writer.sha256 == sha256_file(tmp_path / "a.tar")
 
 
+def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
+    from commonart.core.data.shard_index import index_of, read_index
+    from commonart.core.data.notes import note_of, write_note
+
+    path = tmp_path / "00000.tar"
+    long = "k" * 180  # its header takes three blocks
+    with shards.ShardWriter(path) as writer:
+        for i, key in enumerate(("a", long, "b", "empty")):
+            writer.add(key, {"json": b'{"key":"%s"}' % key.encode(), "text.safetensors": bytes([i]) * (512 * i)})
+    assert read_index(path) is None  # nothing says yet that the shard is finished
+    headers = shards.members(path)
+    counts = {"read": 4, "written": 4, "dropped": {}, "failed": 0}
+    write_note(path, {}, **counts, sha256=writer.sha256)  # type: ignore[arg-type]
+    assert read_index(path) == headers and list(headers) == list(read_index(path) or ())
+    first, second, *_ = index_of(path).read_text().splitlines()
+    assert first == f"v1.2 4 {writer.sha256}"
+    assert second == f"json 512 11 a.json text.safetensors {headers['a.text.safetensors'][0]} 0 a.text.safetensors"
+    write_note(path, {}, **counts, sha256="0" * 64)  # type: ignore[arg-type]  # other bytes stand there now
+    assert read_index(path) is None
+    write_note(path, {}, **counts, sha256=writer.sha256)  # type: ignore[arg-type]
+    for damaged in ("", "v1.2 4", "v9 1 x", f"v1.2 4 {writer.sha256}\njson x 11 a.json\n\n\n\n", "\xff"):
+        index_of(path).write_text(damaged, "latin-1")
+        assert read_index(path) is None
+    index_of(path).unlink()
+    assert read_index(path) is None and shards.members(path) == headers
+    note_of(path).unlink()
+
+
+def test_one_sample_is_read_without_the_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from commonart.core.data import stream
+
+    stream.run(
+        "pass", lambda records, drop: iter(records), source=str(make(tmp_path / "in.tar")), out=str(tmp_path / "out")
+    )
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kw: pytest.fail("the headers were read"))
+    assert shards.read_bytes(f"{tmp_path}/out/in.tar#k3.jpg") == bytes([3]) * 2101
+    assert [record["n"] for record in shards.read_shard(tmp_path / "out" / "in.tar")] == list(range(5))
+
+
 def test_plain_tar_and_webdataset_read_it(tmp_path: Path) -> None:
     path = make(tmp_path / "00000.tar")
     with tarfile.open(path) as tar:
@@ -173,7 +212,7 @@ def test_kill_in_the_middle_of_a_shard(tmp_path: Path) -> None:
         with pytest.raises(CommonArtError, match="holds no shards"):
             shards.list_shards(tmp_path)
     subprocess.run([sys.executable, "-c", SLOW_WRITER, str(path)], stdout=subprocess.DEVNULL, check=True)
-    assert os.listdir(tmp_path) == ["00000.tar"]  # what the killed runs left was taken over
+    assert sorted(os.listdir(tmp_path)) == ["00000.idx", "00000.tar"]  # what the killed runs left was taken over
     assert len(list(shards.read_shard(path))) == 200
 
 

@@ -181,7 +181,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     everything: stream.Transform = lambda records, drop: (r for r in records)  # noqa: E731
     with pytest.raises(OSError, match="No space left"):
         stream.run("all", everything, source=source, out=str(out), shard_size=10)
-    assert sorted(os.listdir(out)) == ["00000.json", "00000.tar"]
+    assert sorted(os.listdir(out)) == ["00000.idx", "00000.json", "00000.tar"]
     monkeypatch.undo()
     assert stream.run("all", everything, source=source, out=str(out), shard_size=10).written == 20
 

@@ -14,8 +14,8 @@ Size = tuple[int, int]  # width, height in pixels
 UNITS = 16  # on a side of the square
 LEAST_AREA = 0.9  # of the square's
 WIDEST = 4  # long side : short side
-# The rule gives 41 sizes; this one, 21:11, PixArt's table lacks, though it has its upright twin.
-ABSENT = (21, 11)
+# The rule gives 41 sizes; this one, 11:21, PixArt's table lacks, though it has its wide twin.
+ABSENT = (11, 21)
 
 
 @lru_cache(maxsize=16)

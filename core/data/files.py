@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,7 +68,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_shared(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that several tasks of an array may write at the same moment, with the same bytes."""
     final = Path(path)
-    own = final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}")
+    own = final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
     write_bytes(own, data)
     os.replace(own, final)
 

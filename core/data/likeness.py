@@ -110,7 +110,8 @@ def _alike(prints: np.ndarray, mask: np.uint64, part: int) -> Iterator[np.ndarra
                 place = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
             rows.append(np.flatnonzero(place % np.uint64(parts) == np.uint64(number)) + start)
         own = np.concatenate(rows)
-        yield own[np.argsort(prints[own] & mask, kind="stable")]
+        if len(own):
+            yield own[np.argsort(prints[own] & mask, kind="stable")]
 
 
 @lru_cache(maxsize=1)

@@ -18,14 +18,13 @@ from typing import IO, Any
 import orjson
 
 from commonart.core.data.files import replacing
+from commonart.core.data.shard_index import Members, read_index, split_name, write_index
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
 MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
 BLOCK = 512
-
-Members = dict[str, tuple[int, int]]  # member name -> (offset of its bytes, size)
 
 
 def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
@@ -46,7 +45,7 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def members(path: str | os.PathLike[str]) -> Members:
-    """Where each member of a tar begins and how long it is; read from the headers alone, and cached.
+    """Where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
 
     Raises:
         CommonArtError: the tar is missing, cut short or damaged, or holds a member that is no plain file.
@@ -60,6 +59,9 @@ def members(path: str | os.PathLike[str]) -> Members:
 
 @lru_cache(maxsize=64)
 def _members(path: str, size: int, mtime_ns: int) -> Members:
+    indexed = read_index(path)
+    if indexed is not None:
+        return indexed
     found: Members = {}
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -94,7 +96,7 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
     """
     key, group = "", dict[str, tuple[int, int]]()
     for name, place in members(path).items():
-        stem, _, extension = name.partition(".") if "/" not in name else _split_path(name)
+        stem, extension = split_name(name)
         if stem != key and group:
             yield key, group
             group = {}
@@ -102,12 +104,6 @@ def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
         group[extension] = place
     if group:
         yield key, group
-
-
-def _split_path(name: str) -> tuple[str, str, str]:
-    folder, _, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    return f"{folder}/{stem}", dot, extension
 
 
 def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -173,7 +169,7 @@ def read_bytes(pointer: str) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard: whole or absent, and the same bytes for the same members on any machine and day.
+    """Writes one shard and its index: whole or absent, and the same bytes for the same members on any machine and day.
 
     Use as a context manager. `sha256` holds the tar's hash after the block.
     """
@@ -188,6 +184,7 @@ class ShardWriter:
         self._file = _Hashing(self._whole.__enter__())
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]
         self._keys = set[str]()
+        self._members: Members = {}
         return self
 
     def add(self, key: str, parts: Mapping[str, bytes]) -> None:
@@ -204,6 +201,7 @@ class ShardWriter:
             info.size = len(data)
             info.mode = 0o644
             self._tar.addfile(info, io.BytesIO(data))
+            self._members[info.name] = (self._tar.offset - -(-len(data) // BLOCK) * BLOCK, len(data))
         self.count += 1
 
     def add_record(self, record: Record, data: bytes, extension: str) -> None:
@@ -223,6 +221,8 @@ class ShardWriter:
                 raise
             self.sha256 = self._file.sha256.hexdigest()
         self._whole.__exit__(kind, error, trace)
+        if kind is None:
+            write_index(self.path, self._members, self.sha256)
 
 
 class _Hashing:
