@@ -159,7 +159,8 @@ def _class(parts: Parts) -> Any:
             "Code from a repository is not run; name another model.",
         )
     asked = inspect.signature(found.__call__).parameters
-    needed = [n for n, p in asked.items() if p.default is inspect.Parameter.empty and n not in ("self", "prompt")]
+    given = ("self", "prompt")
+    needed = [n for n, p in asked.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]
     if "prompt" not in asked or needed or "num_frames" in asked or {"image", "audio_length_in_s"} & set(asked):
         raise CommonArtError(
             f"{parts.name} is a {parts.pipeline}, which does not draw a picture from a text alone.",
