@@ -137,12 +137,19 @@ class Foreign:
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)
+        # Pipelines pad to the tokenizer's length, which some repositories leave out: T5's default is longer than CLIP's.
+        positions = getattr(getattr(self.pipe, "text_encoder", None), "config", None)
+        longest = getattr(positions, "max_position_embeddings", None)
+        if longest and self.pipe.tokenizer.model_max_length > longest:
+            self.pipe.tokenizer.model_max_length = longest
         return self.pipe
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
-        tokenizer = getattr(self.pipe, "tokenizer", None)
-        limit = getattr(tokenizer, "model_max_length", 1 << 30)
-        for prompt in prompts if tokenizer is not None else ():
+        tokenizer: Any = getattr(self.pipe, "tokenizer", None)
+        if tokenizer is None:
+            return
+        limit = tokenizer.model_max_length
+        for prompt in prompts:
             ids = tokenizer(prompt)["input_ids"]
             if len(ids) > limit:
                 kept = tokenizer.decode(ids[: limit - 1], skip_special_tokens=True)
