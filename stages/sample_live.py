@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import How, record_of
+from commonart.core.data.drawings import USUAL, How, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
@@ -131,18 +131,17 @@ def loop(
 
 
 def _changed(how: How, name: str, value: str) -> How:
-    changed: How
+    new: Any
     if name in NUMBERS:
-        changed = replace(how, **{name: _number(NUMBERS[name], name, value)})
+        new = _number(NUMBERS[name], name, value)
     elif name in TEXTS:
-        usual = "" if name == "negative" else "dpm++" if name == "sampler" else None
-        text: Any = value or usual
-        changed = replace(how, **{name: text})
+        new = value or getattr(USUAL, name)
     elif name == "interval":
         low, _, high = value.partition(",")
-        changed = replace(how, interval=(_number(float, name, low), _number(float, name, high)))
+        new = (_number(float, name, low), _number(float, name, high))
     else:
         raise UsageError(f":{name} is no command.", ":help shows them.")
+    changed = replace(how, **{name: new})
     changed.check()
     return changed
 

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model import autoencoder as module
 from commonart.core.model.autoencoder import Autoencoder, pick_precision, to_images, to_pixels
 
 
@@ -48,12 +47,12 @@ def test_no_shift_is_zero(tmp_path: Path) -> None:
     assert (autoencoder.scaling, autoencoder.shift) == (0.13025, 0.0)
 
 
-def test_large_images_run_in_tiles_and_small_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_run_in_tiles_and_small_ones_do_not(tmp_path: Path) -> None:
     tiny.vae(tmp_path)
     autoencoder = Autoencoder.load(tmp_path, device="cpu")
     whole, _ = autoencoder.encode(images(1, 128))
     assert not autoencoder.model.use_tiling  # its own sample_size is 32: only our limit counts
-    monkeypatch.setattr(module, "TILE_ABOVE", 64)
+    autoencoder.tile_above = 64
     tiled, _ = autoencoder.encode(images(1, 128))
     assert autoencoder.model.use_tiling
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)

@@ -151,7 +151,7 @@ def pixels(
     """
     width, height = (own, own) if size is None else _sides("--size", "Give pixels: --size 512 or --size 640x384.", size)
     if aspect is not None:
-        across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect.replace(":", "x"))
+        across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect)
         return nearest_bucket(across / down, (width * height) ** 0.5, multiple)
     if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
         near = "x".join(
@@ -178,7 +178,7 @@ def nearest_bucket(ratio: float, side: float, multiple: int) -> tuple[int, int]:
 def _sides(flag: str, fix: str, text: str | int | tuple[int, int]) -> tuple[int, int]:
     if isinstance(text, tuple):
         return text
-    found = re.fullmatch(r"(\d{1,6})(?:[x×](\d{1,6}))?", str(text).strip().lower())
+    found = re.fullmatch(r"(\d{1,6})(?:[x×:](\d{1,6}))?", str(text).strip().lower())
     both = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not found or (flag == "--aspect" and not (found[2] and all(both))):
         raise UsageError(f"{flag} {text} is no {flag.removeprefix('--')}.", fix)

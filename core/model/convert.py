@@ -36,7 +36,7 @@ def convert(source: Path, out: Path) -> list[Path]:
         save_file({k: v.contiguous().clone() for k, v in state.items()}, target, metadata={"format": "pt"})
         written.append(target)
     for index in source.glob("*.bin.index.json"):
-        value = json.loads(index.read_text(encoding="utf-8"))
+        value = {"metadata": {}, **json.loads(index.read_text(encoding="utf-8"))}  # transformers asks for both keys
         value["weight_map"] = {k: _renamed(v) for k, v in value["weight_map"].items()}
         (out / index.name.replace("pytorch_model.bin", "model.safetensors")).write_text(
             json.dumps(value, indent=1) + "\n"

@@ -137,12 +137,19 @@ class Foreign:
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)
+        # Pipelines pad to the tokenizer's length, which some repositories leave out: T5's default is longer than CLIP's.
+        positions = getattr(getattr(self.pipe, "text_encoder", None), "config", None)
+        longest = getattr(positions, "max_position_embeddings", None)
+        if longest and self.pipe.tokenizer.model_max_length > longest:
+            self.pipe.tokenizer.model_max_length = longest
         return self.pipe
 
     def _warn_of_cuts(self, prompts: Sequence[str]) -> None:
         tokenizer: Any = getattr(self.pipe, "tokenizer", None)
-        limit = getattr(tokenizer, "model_max_length", 1 << 30)
-        for prompt in prompts if tokenizer is not None else ():
+        if tokenizer is None:
+            return
+        limit = tokenizer.model_max_length
+        for prompt in prompts:
             ids = tokenizer(prompt)["input_ids"]
             if len(ids) > limit:
                 kept = tokenizer.decode(ids[: limit - 1], skip_special_tokens=True)
@@ -159,7 +166,8 @@ def _class(parts: Parts) -> Any:
             "Code from a repository is not run; name another model.",
         )
     asked = inspect.signature(found.__call__).parameters
-    needed = [n for n, p in asked.items() if p.default is inspect.Parameter.empty and n not in ("self", "prompt")]
+    given = ("self", "prompt")
+    needed = [n for n, p in asked.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]
     if "prompt" not in asked or needed or "num_frames" in asked or {"image", "audio_length_in_s"} & set(asked):
         raise CommonArtError(
             f"{parts.name} is a {parts.pipeline}, which does not draw a picture from a text alone.",

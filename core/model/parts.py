@@ -74,9 +74,8 @@ def locate(
         index = hub.peek(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
             found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
-            kind = str(index["_class_name"])
-            folder = found.folder
-            return Parts(found.name, found.revision, folder, folder, folder, objective="eps", pipeline=kind)
+            all_in = found.folder
+            return Parts(found.name, found.revision, all_in, all_in, all_in, "eps", pipeline=str(index["_class_name"]))
         _check_class(model, hub.peek(row, "config.json"))
     names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
     try:

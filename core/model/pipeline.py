@@ -164,7 +164,8 @@ class Pipeline:
 
     def autoencoder(self) -> Autoencoder:
         """The autoencoder, loaded."""
-        # bfloat16 has float32's range, so SDXL's autoencoder survives it, unlike float16, at a tenth of the time.
+        # bfloat16 has float32's range, so SDXL's autoencoder survives it, unlike float16, in half the time; it moves
+        # a channel by 0.3 of 255 on average (measured on the nano one).
         dtype = self.dtype if self.dtype == torch.bfloat16 else "auto"
         return self._part(
             "autoencoder", lambda: decoder(Autoencoder.load(self.parts.autoencoder, dtype, device=self.device))
