@@ -62,7 +62,7 @@ _commonart() {
             "shard --num-tasks") words="" ;;
             "encode-text -o"|"encode-text --out") words="" ;;
             "encode-text --model") words="nano calm2-7b" ;;
-            "encode-text --quantize") words="" ;;
+            "encode-text --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
             "encode-text --store") words="bf16 fp16 int8" ;;
             "encode-text --max-tokens") words="" ;;
             "encode-text --batch") words="" ;;
@@ -92,7 +92,7 @@ _commonart() {
             "train --set") words="" ;;
             "train --text-encoder") words="" ;;
             "train --autoencoder") words="" ;;
-            "train --quantize") words="" ;;
+            "train --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
             "train --language") words="" ;;
             "train --max-seconds") words="" ;;
             "train --checkpoint-every") words="" ;;
