@@ -16,6 +16,7 @@ from commonart.core import catalogue, recipes, registry
 
 POLICIES = ("strict", "paper")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
@@ -26,10 +27,12 @@ VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("translate", "--to"): lambda: ("ja", "en"),
     ("encode-text", "--model"): lambda: registry.names("text-encoder"),
     ("encode-text", "--store"): lambda: ("bf16", "fp16", "int8"),
+    ("encode-text", "--quantize"): lambda: QUANTIZERS,
     ("encode-image", "--model"): lambda: registry.names("autoencoder"),
     ("encode-image", "--store"): lambda: ("fp16", "bf16", "fp32"),
     ("shard", "--format"): lambda: ("auto", "jpg", "png", "webp"),
     ("train", "--stage"): lambda: recipes.STAGES,
+    ("train", "--quantize"): lambda: QUANTIZERS,
     ("sample", "--model"): lambda: registry.names("transformer"),
     ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
     ("sample", "--quantize"): lambda: ("quanto-int8", "bnb-nf4", "none"),

@@ -97,7 +97,7 @@ _commonart() {
             "train --set") words="" ;;
             "train --text-encoder") words="" ;;
             "train --autoencoder") words="" ;;
-            "train --quantize") words="" ;;
+            "train --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
             "train --language") words="" ;;
             "train --max-seconds") words="" ;;
             "train --checkpoint-every") words="" ;;

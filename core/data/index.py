@@ -3,7 +3,7 @@
     index = read_index("shards/"); index.record(7)            # reads one record
     index = read_index("common/,megalith/:0.5")               # two sets; an image of the second is taken half as often
 
-About 90 bytes an image with two captions. Held-out records are counted and never listed. No torch here.
+About 65 bytes an image with two captions. Held-out records are counted and never listed. No torch here.
 """
 
 from __future__ import annotations
