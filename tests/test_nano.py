@@ -14,9 +14,8 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
-# How far below its target a share may lie. A sample is smaller than what README's table was measured on; besides, the
-# shipped transformer misses its target in Japanese, and the translator from Japanese, as that table says.
-SLACK = {"captioner": 0.03, "translator": 0.06, "clip": 0.05, "transformer": 0.25, "heldout": 0.25}
+# How far below its target a share of so small a sample may lie; README's table was measured on a thousand.
+SLACK = {"captioner": 0.03, "translator": 0.03, "clip": 0.05, "transformer": 0.1, "heldout": 0.2}
 
 
 @pytest.mark.parametrize(("name", "n"), [("autoencoder", 64), ("captioner", 40), ("translator", 40), ("clip", 200)])
