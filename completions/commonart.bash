@@ -15,6 +15,8 @@ _commonart() {
             "fetch --size") words="" ;;
             "fetch --seed") words="" ;;
             "fetch --workers") words="" ;;
+            "fetch --per-host") words="" ;;
+            "fetch --delay") words="" ;;
             "fetch --shard-size") words="" ;;
             "fetch --rejects") words="" ;;
             "fetch --max-failures") words="" ;;
@@ -64,7 +66,7 @@ _commonart() {
             "shard --task-index") words="" ;;
             "shard --num-tasks") words="" ;;
             "encode-text -o"|"encode-text --out") words="" ;;
-            "encode-text --model") words="nano calm2-7b" ;;
+            "encode-text --model") words="nano calm2-7b t5-xxl" ;;
             "encode-text --quantize") words="" ;;
             "encode-text --store") words="bf16 fp16 int8" ;;
             "encode-text --max-tokens") words="" ;;
@@ -118,19 +120,25 @@ _commonart() {
             "sample --steps") words="" ;;
             "sample --guidance") words="" ;;
             "sample --negative") words="" ;;
+            "sample --sampler") words="dpm++ ddim" ;;
+            "sample --interval") words="" ;;
+            "sample --rescale") words="" ;;
             "sample --seed") words="" ;;
             "sample --size") words="" ;;
+            "sample --aspect") words="" ;;
             "sample -n") words="" ;;
             "sample --batch") words="" ;;
             "sample --grid") words="" ;;
             "sample --columns") words="" ;;
-            "sample --format") words="" ;;
-            "sample --text-encoder") words="" ;;
-            "sample --autoencoder") words="" ;;
-            "sample --quantize") words="" ;;
+            "sample --format") words="png jpg webp" ;;
+            "sample --text-encoder") words="nano calm2-7b t5-xxl" ;;
+            "sample --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
+            "sample --quantize") words="quanto-int8 bnb-nf4 none" ;;
             "sample --max-tokens") words="" ;;
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;
+            "sample --sign") words="" ;;
+            "sample --serve") words="" ;;
             "sample --inspect") words="" ;;
             "sample --accept-terms") words="" ;;
             "eval --model") words="nano commonart-beta pixart-sigma" ;;
@@ -183,7 +191,7 @@ _commonart() {
             "nano -n") words="" ;;
             *)
                 case "${COMP_WORDS[1]}" in
-                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
+                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
@@ -191,7 +199,7 @@ _commonart() {
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --log-every --track --keep --workers --compile --checkpointing --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;
-                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --seed --size -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --device --precision --no-metadata --unmarked --inspect --accept-terms --overwrite -q --quiet" ;;
+                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --serve --inspect --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip" ;;
