@@ -67,7 +67,7 @@ _commonart() {
             "shard --num-tasks") words="" ;;
             "encode-text -o"|"encode-text --out") words="" ;;
             "encode-text --model") words="nano calm2-7b t5-xxl" ;;
-            "encode-text --quantize") words="" ;;
+            "encode-text --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
             "encode-text --store") words="bf16 fp16 int8" ;;
             "encode-text --max-tokens") words="" ;;
             "encode-text --batch") words="" ;;

@@ -55,8 +55,8 @@ def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
-    from commonart.core.data.shard_index import index_of, read_index
     from commonart.core.data.notes import note_of, write_note
+    from commonart.core.data.shard_index import index_of, read_index
 
     path = tmp_path / "00000.tar"
     long = "k" * 180  # its header takes three blocks

@@ -18,8 +18,8 @@ from typing import IO, Any
 import orjson
 
 from commonart.core.data.files import replacing
-from commonart.core.data.shard_index import Members, read_index, split_name, write_index
 from commonart.core.data.record import Record, check, split_pointer
+from commonart.core.data.shard_index import Members, read_index, split_name, write_index
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")

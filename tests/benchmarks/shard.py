@@ -152,7 +152,11 @@ def main() -> None:
         print(json.dumps({"records": records, "hashes": hashes}[sys.argv[1]](int(sys.argv[2]))))
         return
     cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
         platform.machine(),
     )
     result = {
