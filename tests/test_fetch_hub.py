@@ -58,7 +58,7 @@ def catalogue(first: int, count: int) -> bytes:
     """Rows as CommonCatalog has them."""
     return parquet([
         {
-            "jpg": photo(n), "blip2_caption": f"a photograph of {n}", "caption": f"tag {n}", "licensename": "Attribution",
+            "jpg": photo(n), "blip2_caption": f"a photograph of {n}", "caption": f"tag {n}", "licensename": "Attribution License" if n % 5 else "Attribution-NonCommercial License",
             "licenseurl": BY2 if n % 5 else "https://creativecommons.org/licenses/by-nc/2.0/", "width": 120, "height": 100,
             "photoid": 9000 + n, "uid": "1@N00", "unickname": "Ada", "title": f"no. {n}", "usertags": "home,family",
             "latitude": 35.6, "longitude": 139.7, "pageurl": f"https://www.flickr.com/photos/1/{9000 + n}/",
@@ -79,7 +79,7 @@ def test_commoncatalog_is_listed_without_reading_an_image(hub: HubServer) -> Non
     assert len(listed) == 50 and hub.sent < 200_000 < 50 * len(photo(0)) / 10
     first = listed[1]
     assert (first["key"], first["source_id"], first["author"]) == ("commoncatalog-cc-by_9001", "9001", "Ada")
-    assert (first["license"], first["license_url"], first["license_raw"]) == ("CC-BY-2.0", BY2, "Attribution")
+    assert (first["license"], first["license_url"], first["license_raw"]) == ("CC-BY-2.0", BY2, "Attribution License")
     assert first["source_url"] == "https://www.flickr.com/photos/1/9001/"
     assert [(c["text"], c["model"], c["synthetic"]) for c in first["captions"]] == [
         ("a photograph of 1", "blip2", True), ("tag 1", "commoncatalog", False),

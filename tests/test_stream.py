@@ -232,7 +232,7 @@ def test_shards_of_a_longer_run_are_not_mixed_in(tmp_path: Path) -> None:
     stream.run("even", keep_even, source=short, out=str(out), shard_size=10, overwrite=True)
     (out / "mine.tar").unlink()
     assert [r["n"] for r in stream.read(str(out))] == [0, 2, 4, 6, 8]
-    assert tree(out).keys() == {"00000.tar", "00000.json", "00000.rejects.jsonl"}
+    assert tree(out).keys() == {"00000.tar", "00000.idx", "00000.json", "00000.rejects.jsonl"}
 
 
 def test_records_and_rejects_need_two_files(tmp_path: Path) -> None:

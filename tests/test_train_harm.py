@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from test_train import TINY, bright, dataset, lines, refused, shards, start, state
 
 from commonart.core import launch, recipes
+from commonart.core.data import index as data_index
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, Preempted
-from commonart.core.model import checkpoint, estimate, guards, metrics, trainer, trainset
+from commonart.core.model import checkpoint, estimate, guards, metrics, trainer
 from commonart.core.model.config import named_config
 from commonart.core.model.guards import Guard
 
@@ -33,13 +34,13 @@ __all__ = ["shards"]  # the fixture
 def test_a_signal_while_the_data_is_read_ends_with_75(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    before, real = signal.getsignal(number), trainset.read_index
+    before, real = signal.getsignal(number), data_index.read_index
 
-    def interrupted(folder: str | Path) -> trainset.Index:
+    def interrupted(folder: str | Path) -> data_index.Index:
         signal.raise_signal(number)
         return real(folder)
 
-    monkeypatch.setattr(trainset, "read_index", interrupted)
+    monkeypatch.setattr(data_index, "read_index", interrupted)
     with pytest.raises(Preempted, match="a signal came before training began") as told:
         start(shards, tmp_path / "run")
     assert told.value.code == 75 and signal.getsignal(number) == before and not (tmp_path / "run").exists()

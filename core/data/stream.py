@@ -22,6 +22,7 @@ import orjson
 from commonart.core.data import jsonl, shards
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record, rebase, split_pointer
+from commonart.core.data.shard_index import index_of
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
@@ -319,7 +320,7 @@ def _no_others(folder: Path, names: set[str], stage: str, overwrite: bool) -> No
     for tar in others:
         if read_note(tar).get("stage") != stage:
             continue  # not this stage's to remove
-        for path in (tar, note_of(tar), rejects_of(tar)):
+        for path in (tar, index_of(tar), note_of(tar), rejects_of(tar)):
             path.unlink(missing_ok=True)
 
 
