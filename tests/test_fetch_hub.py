@@ -58,7 +58,8 @@ def catalogue(first: int, count: int) -> bytes:
     """Rows as CommonCatalog has them."""
     return parquet([
         {
-            "jpg": photo(n), "blip2_caption": f"a photograph of {n}", "caption": f"tag {n}", "licensename": "Attribution License" if n % 5 else "Attribution-NonCommercial License",
+            "jpg": photo(n), "blip2_caption": f"a photograph of {n}", "caption": f"tag {n}",
+            "licensename": "Attribution License" if n % 5 else "Attribution-NonCommercial License",
             "licenseurl": BY2 if n % 5 else "https://creativecommons.org/licenses/by-nc/2.0/", "width": 120, "height": 100,
             "photoid": 9000 + n, "uid": "1@N00", "unickname": "Ada", "title": f"no. {n}", "usertags": "home,family",
             "latitude": 35.6, "longitude": 139.7, "pageurl": f"https://www.flickr.com/photos/1/{9000 + n}/",
