@@ -146,7 +146,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
 
     def draw(averaged: PixArt, step: int) -> None:
         for lang, some in prompts.items():
-            scores = painter.follow(averaged, vae, text, some)
+            scores = painter.follow(averaged, vae, text, some, shift=recipe.shift)
             say(f"transformer step {step} {lang} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
     run = folder / "run"
@@ -242,7 +242,7 @@ def _pipeline_files(folder: Path) -> None:
     about = {"_class_name": "PixArtSigmaPipeline", "_diffusers_version": diffusers.__version__}
     write_json(folder / "model_index.json", about | parts)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow"))
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].shift))
 
 
 def _size(folder: Path) -> dict[str, int]:
@@ -334,11 +334,12 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
     model = PixArt.load(folder / "transformer", dtype=torch.float32).eval()
+    shift = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))["flow_shift"]
     table = {}
     for kind, heldout in (("transformer", False), ("heldout", True)):
         for lang in ("en", "ja"):
             table[f"{kind} {lang}"] = painter.follow(
-                model, vae, text, grammar.eval_prompts(n, lang, seed, heldout=heldout)
+                model, vae, text, grammar.eval_prompts(n, lang, seed, heldout=heldout), shift=shift
             )
     return table
 

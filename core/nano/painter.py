@@ -66,12 +66,13 @@ def follow(
     *,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
+    shift: float = 1.0,
     batch: int = 50,
     keep: Path | None = None,
 ) -> dict[str, float]:
     """Shares of `prompts` whose picture shows what was asked: colour, shape, background, place, size, all.
 
-    Prompt i is drawn from seed i.
+    Prompt i is drawn from seed i. `shift`: of flow's times, as the model was trained.
     `keep`: where the first pictures go, as one PNG.
     """
     pairs = []
@@ -79,7 +80,7 @@ def follow(
         part = prompts[at : at + batch]
         noise = noise_for(range(at, at + len(part)), (model.config.in_channels, 16, 16))
         states = [state.float() for state in text.encode([prompt for _, prompt in part])]
-        latents = sample(model, noise, states, text.null().float(), steps, guidance, "flow")
+        latents = sample(model, noise, states, text.null().float(), steps, guidance, "flow", shift=shift)
         pairs += list(zip((scene for scene, _ in part), to_images(vae.decode(latents, batch=50)), strict=True))
     if keep is not None:
         tiles = [np.asarray(image) for _, image in pairs[:40]]

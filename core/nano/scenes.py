@@ -136,7 +136,7 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
 
     `heldout=False` never draws one of HELDOUT_PAIRS, and draws from the `split` asked for (None: from both).
     `heldout=True` draws scenes in which at least one thing is one of HELDOUT_PAIRS; `split` has no meaning then,
-    because no such scene is ever trained on.
+    because no picture of such a scene is ever trained on.
     """
     count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[int(rng.integers(10))]  # before the loop: refusals must not change the mix
     layouts = _layouts(count)
