@@ -17,6 +17,7 @@ from commonart.core.nano.grammar import (
     eval_prompts,
     facts,
     facts_right,
+    short_caption,
 )
 from commonart.core.nano.scenes import HELDOUT_PAIRS, Scene, Score, Thing, random_scene, split_of
 
@@ -185,3 +186,15 @@ def test_eval_prompts_are_unseen(lang: str) -> None:
         assert facts_right(scene, text, lang) == RIGHT
     for scene, _ in eval_prompts(200, lang, 0, heldout=True):
         assert any((thing.colour, thing.shape) in HELDOUT_PAIRS for thing in scene.things)
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_short_captions_tell_colours_and_shapes_and_no_places(lang: str) -> None:
+    prompts = eval_prompts(500, lang, 3, short=True)
+    for scene, text in prompts:
+        found = facts(text, lang)
+        assert found.background == scene.background and all(thing.place is None for thing in found.things), text
+        assert sorted((t.colour, t.shape) for t in found.things) == sorted((t.colour, t.shape) for t in scene.things)
+    rng = np.random.default_rng(0)
+    texts = {short_caption(scene, lang, rng) for scene, _ in prompts}
+    assert any(facts(text, lang).background is None for text in texts)

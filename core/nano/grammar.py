@@ -97,6 +97,17 @@ _JA: Final[dict[int, tuple[str, ...]]] = {
         "{bg}を背景に、{pa}に{a}、{pb}に{b}、{pc}に{c}",
     ),
 }
+# Without places, as people ask for pictures.
+_EN_SHORT: Final[dict[int, tuple[str, ...]]] = {
+    1: ("{a} {on}", "{a}, {on}", "{on}, {a}", "{the} with {a}", "{a}, {bg} background", "{a}"),
+    2: ("{a} and {b} {on}", "{on}, {a} and {b}", "{the} with {a} and {b}", "{a} and {b}"),
+    3: ("{a}, {b} and {c} {on}", "{on}, {a}, {b} and {c}", "{a}, {b} and {c}"),
+}
+_JA_SHORT: Final[dict[int, tuple[str, ...]]] = {
+    1: ("{bg}の{a}", "{bg}にある{a}", "{bg}に{a}", "{a}、背景は{bg}", "{a}がある{bg}", "{a}"),
+    2: ("{bg}の{a}と{b}", "{bg}に{a}と{b}", "{a}と{b}、背景は{bg}", "{a}と{b}"),
+    3: ("{bg}に{a}と{b}と{c}", "{a}、{b}、{c}、背景は{bg}", "{a}と{b}と{c}"),
+}
 # {s}: the subject; {a}: the anchor, which the subject is `of` ("to the left of"), or stands `it` ("to its left").
 # By where the pair stands: "" across the whole picture, "scope" along one side of it, "centre" around its middle.
 _EN_RELATION: Final[dict[str, tuple[str, ...]]] = {
@@ -165,6 +176,16 @@ def caption(scene: Scene, lang: str, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:] if text.endswith(".") else text
 
 
+def short_caption(scene: Scene, lang: str, rng: np.random.Generator) -> str:
+    """A caption without places, half of the time without sizes, and now and then without a background: "a red circle on
+    the snow". Every shape and colour is told."""
+    things = [scene.things[i] for i in rng.permutation(len(scene.things))]
+    sized = bool(rng.random() < 0.5)
+    named = {name: _thing(thing, lang, sized, rng) for name, thing in zip("abc", things, strict=False)}
+    template = _pick((_EN_SHORT if lang == "en" else _JA_SHORT)[len(things)], rng)
+    return template.format(**named, **_background_fields(scene.background, lang, rng))
+
+
 def facts(text: str, lang: str | None = None) -> Facts:
     """What a text says of a scene: it inverts `caption` and passes over every word that it does not know.
 
@@ -230,18 +251,21 @@ def facts_right(expected: Scene | Facts, text: str, lang: str | None = None) -> 
     return compare(expected, facts(text, lang))
 
 
-def eval_prompts(n: int, lang: str, seed: int, heldout: bool = False) -> list[tuple[Scene, str]]:
+def eval_prompts(n: int, lang: str, seed: int, heldout: bool = False, short: bool = False) -> list[tuple[Scene, str]]:
     """`n` different prompts of scenes that no training run has seen, with what they ask for.
 
     `heldout=False`: scenes of the reserved tenth (`scenes.split_of`), whose colours and shapes are known and whose
-    combination is not. `heldout=True`: scenes with a (colour, shape) of HELDOUT_PAIRS. The same seed gives the same
+    combination is not. `heldout=True`: scenes with a (colour, shape) of HELDOUT_PAIRS. `short`: no places are told, so
+    that a picture's places say nothing of how it follows, and every background is. The same seed gives the same
     scenes in both languages only as far as their captions differ, so compare languages by their averages.
     """
     rng = np.random.default_rng([seed, int(heldout), 20240607])
     prompts: dict[str, Scene] = {}
     while len(prompts) < n:
         scene = random_scene(rng, heldout=heldout, split="heldout-scene")
-        prompts.setdefault(caption(scene, lang, rng), scene)
+        text = (short_caption if short else caption)(scene, lang, rng)
+        if not short or facts(text, lang).background is not None:
+            prompts.setdefault(text, scene)
     return [(scene, text) for text, scene in prompts.items()]
 
 

@@ -10,7 +10,7 @@ diffusion transformer attends to, then mean the same in both languages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ from commonart.core.nano.loop import Log, optimise, stderr
 from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
 
 LANGUAGES = ("en", "ja")
-OTHERS = 0.2  # the share of scenes with a pair of colour and shape that pictures hold out; by chance it were 0.18
+OTHERS = 0.2  # of the scenes of the wider steps, those with a pair that pictures hold out; by chance it were 0.18
+SHORT = 0.2  # of their batches, those without places
 
 
 def vocabulary(seed: int = 0, captions: int = 20_000) -> PreTrainedTokenizerFast:
@@ -32,15 +33,11 @@ def vocabulary(seed: int = 0, captions: int = 20_000) -> PreTrainedTokenizerFast
     rng = np.random.default_rng(seed)
     texts = []
     for i in range(captions):
-        scene = _told(rng)
+        scene = random_scene(rng)
         texts.append(grammar.caption(scene, LANGUAGES[i % 2], rng))
     prompts = [tokenizer.TRANSLATE_PROMPT.format(target=t, text="") for t in ("Japanese", "English")]
     texts += [tokenizer.CAPTION_QUESTION, *prompts] * 50
     return tokenizer.wrap(tokenizer.train(texts), "llm")
-
-
-def _told(rng: np.random.Generator) -> Scene:
-    return random_scene(rng, heldout=bool(rng.random() < OTHERS))
 
 
 class Reader(nn.Module):
@@ -116,11 +113,14 @@ def train(
     batch: int = 32,
     say: Log = stderr,
     busy: float = 0.5,
+    wider: int = 2_500,
 ) -> LlamaForCausalLM:
     """words: the tokenizer of kind "llm". busy: the share of scenes of one thing that are passed over, because which
     colour belongs to which shape and place is learned from scenes of two and three.
 
-    It reads of every pair of colour and shape, as a large language model has: only pictures hold some of them out.
+    wider: further steps in which it reads of every pair of colour and shape, as a large language model has (pictures
+    alone hold some out), and captions that leave places out. From the start they keep it from ever learning what
+    belongs to what (measured: 10,000 steps, 63 % of captions understood whole, where the other order reaches 100 %).
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -128,16 +128,20 @@ def train(
     reader = Reader(model.config.hidden_size)
     separator = tokenizer.number(words, tokenizer.SEP)
 
-    def pairs(count: int) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
+    widened = False
+
+    def pairs(
+        count: int, tell: Callable[..., str] = grammar.caption
+    ) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
         scenes: list[Scene] = []
         while len(scenes) < count:
-            scene = _told(rng)
+            scene = random_scene(rng, heldout=bool(widened and rng.random() < OTHERS))
             if len(scene.things) > 1 or rng.random() >= busy:
                 scenes.append(scene)
         langs = rng.integers(2, size=(count, 2))
         sides = []
         for side in range(2):
-            texts = [grammar.caption(s, LANGUAGES[langs[i, side]], rng) for i, s in enumerate(scenes)]
+            texts = [tell(s, LANGUAGES[langs[i, side]], rng) for i, s in enumerate(scenes)]
             sides.append([e.ids for e in words.backend_tokenizer.encode_batch(texts)])
         return scenes, sides[0], sides[1]
 
@@ -145,12 +149,15 @@ def train(
         # Twice as many single captions take the time of pairs, and a text alone is what the encoder is for.
         paired = rng.random() < 0.4
         count = batch if paired else 2 * batch
-        scenes, first, second = pairs(count)
+        short = widened and rng.random() < SHORT
+        scenes, first, second = pairs(count, grammar.short_caption if short else grammar.caption)
         rows = [[*a, separator, *b, 0] if paired else [*a, 0] for a, b in zip(first, second, strict=True)]
         ids = pad(rows, 1)
         states = model.model(input_ids=ids).last_hidden_state
         real = ids[:, 1:] != 1
         language = F.cross_entropy(model.lm_head(states[:, :-1][real]), ids[:, 1:][real])
+        if short:
+            return language  # the reading head asks for places
         truth = answers(scenes)
         ends = torch.tensor([len(a) - 1 for a in first])
         known = reader(states[torch.arange(count), ends], truth)
@@ -172,11 +179,14 @@ def train(
         background, all_ = seen[:, 0].float().mean(), seen.all(1).float().mean()
         return f"reading loss {right:.3f}, background {background:.3f}, all {all_:.3f}"
 
-    mean = optimise(
-        model, loss, steps=steps, lr=2e-3, extra=reader, name="text_encoder", say=say, check=check, check_every=1000
-    )
-    assert isinstance(mean, LlamaForCausalLM)
-    return mean
+    for lr, count in ((2e-3, steps), (5e-4, wider)):
+        mean = optimise(
+            model, loss, steps=count, lr=lr, extra=reader, name="text_encoder", say=say, check=check, check_every=1000
+        )
+        assert isinstance(mean, LlamaForCausalLM)
+        model.load_state_dict(mean.state_dict())
+        widened = True
+    return model.eval()
 
 
 def save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path, tokenizer_folder: Path) -> None:

@@ -27,7 +27,8 @@ STEPS, GUIDANCE = 12, 3.0
 
 
 def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0) -> Memory:
-    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, encoded.
+    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, and one more that
+    tells no places, in one language or the other, as people ask for pictures; encoded.
 
     busy: the share of scenes of one thing that are left out of them, because which colour goes where is learned from
     scenes of two and three.
@@ -43,7 +44,10 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
         mean, std = vae.encode(images(part), batch=32)
         means.append(mean.half())
         stds.append(std.half())
-    texts = [grammar.caption(scene, LANGUAGES[i % 2], rng) for scene in pictures.scenes for i in range(captions)]
+    texts = []
+    for number, scene in enumerate(pictures.scenes):
+        texts += [grammar.caption(scene, LANGUAGES[i % 2], rng) for i in range(captions)]
+        texts.append(grammar.short_caption(scene, LANGUAGES[number % 2], rng))
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
     keys = [f"scene_{seed}_{i:06d}" for i in chosen]
@@ -52,7 +56,7 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
         torch.cat(means),
         torch.cat(stds),
         states,
-        [captions] * len(chosen),
+        [captions + 1] * len(chosen),
         weights,
         text.null().to(torch.bfloat16),
     )
