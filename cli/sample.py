@@ -38,7 +38,8 @@ def sample(
     ] = "0,1",
     rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same picture (default: one is drawn).")
+        int | None,
+        typer.Option(help="The same seed gives the same picture (default: one is drawn; 0 for prompts of a file)."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")

@@ -124,7 +124,8 @@ def save(
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
-        CommonArtError: the folder cannot be written, the disk is full, or the settings do not fit into a JPEG.
+        CommonArtError: the folder cannot be written, the disk is full, the settings do not fit into a JPEG, or
+            `finish` cannot sign.
     """
     path = Path(path)
     options = _options(format_of(path), path, settings, marked, quality)

@@ -76,8 +76,8 @@ def sample(
         grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
         steps, guidance, sampler, interval, rescale: as `core.model.sampler.sample` takes them.
         negative: what to keep away from.
-        seed: of each prompt's first picture; the next ones count on. None draws one and says it. A record's own
-            `seed` wins.
+        seed: of each prompt's first picture; the next ones count on. None draws one and says it, but is 0 for the
+            prompts of a `file`, so that the same call goes on where it was stopped. A record's own `seed` wins.
         size: pixels, 512 or "640x384"; default: what the model was trained for. `aspect`: "3:2", the nearest bucket.
         n: pictures of each prompt.
         batch: pictures that are drawn together; nothing but rounding depends on it.
@@ -99,6 +99,8 @@ def sample(
         CommonArtError: the model cannot be had or loaded, or a picture cannot be written.
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
+    if seed is None and file:
+        seed = 0
     how = How(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, interval=interval, rescale=rescale,
         size=size, aspect=aspect,
@@ -140,7 +142,8 @@ def sample(
         emit(records[-1])
     if studio.drawn and not quiet:
         seconds = time.monotonic() - started
-        rate = f"{studio.drawn} pictures in {seconds:.1f} s, {studio.drawn / seconds:.3g} images/s"
+        many = "picture" if studio.drawn == 1 else "pictures"
+        rate = f"{studio.drawn:,} {many} in {seconds:.1f} s, {studio.drawn / seconds:.3g} images/s"
         say(f"{rate}; peak memory {memory.peak(studio.engine.device) / 1e9:.2f} GB ({studio.engine.device})")
     if grid is not None:
         write_grid(
@@ -220,6 +223,10 @@ def _check(
         raise UsageError("there is no prompt.", 'Say what to draw: commonart sample "a zebra in a meadow" -o out.png.')
     if out is None and grid is None and not shown:
         raise UsageError("there is nowhere to write to.", "Name a picture or a folder with -o, or a sheet with --grid.")
+    if out == "-":
+        raise UsageError("-o - would put a picture among the records.", "Name a file, or a folder: -o pictures/.")
+    if out is not None and grid is not None and Path(out) == Path(grid):
+        raise UsageError(f"-o and --grid both name {out}.", "Give the sheet another name.")
     for flag, value in (("-n", n), ("--batch", batch)):
         if value < 1:
             raise UsageError(f"{flag} {value} is not possible.", "Give a whole number from 1 on.")

@@ -186,6 +186,21 @@ def test_parts_that_do_not_fit(tmp_path, folder, kind):
             opened(tmp_path / "copy")
 
 
+DAMAGE = [(f"{part}/{name}", to) for part, name in (
+    ("transformer", "diffusion_pytorch_model.safetensors"), ("vae", "diffusion_pytorch_model.safetensors"),
+    ("text_encoder", "model.safetensors"), ("text_encoder", "config.json"), ("vae", "config.json"),
+) for to in ("cut", "empty")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "to"), DAMAGE)
+def test_a_damaged_file_is_named(tmp_path, folder, file, to):
+    broken = tiny_pipeline.copy(folder, tmp_path / "broken") / file
+    broken.write_bytes(broken.read_bytes()[:-20] if to == "cut" else b"")
+    with pytest.raises(CommonArtError, match=file.split("/")[0]) as error:
+        draw(opened(tmp_path / "broken"), [Job("a", 0)], steps=1)
+    assert error.value.fix
+
+
 def test_what_is_no_text_to_image_model(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError):

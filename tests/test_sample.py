@@ -125,6 +125,15 @@ def test_without_a_seed_one_is_drawn_and_said(draw, capsys):
     assert f"seed {record['seed']}" in capsys.readouterr().err
 
 
+def test_a_file_of_prompts_goes_on_without_a_seed(draw, capsys):
+    """A batch that was stopped is found again by the same command, whether or not it named a seed."""
+    Path("prompts.txt").write_text("a\nb\n")
+    first = draw(file="prompts.txt", out="x", seed=None)
+    assert [r["seed"] for r in first] == [0, 0] and len(files("x")) == 2
+    assert draw(file="prompts.txt", out="x", seed=None) == first and len(files("x")) == 2
+    assert "2 of 2 pictures are there already" in capsys.readouterr().err
+
+
 def test_records_in_records_out(draw):
     lines = [
         {"key": "one", "prompt": "a", "license": "CC-BY-4.0", "image": "raw/a.jpg", "note": 1},
@@ -186,7 +195,10 @@ def test_bad_text_files(draw):
         (["a"], {"out": "a.png", "size": "big"}, "is no size"),
         (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
+        (["a"], {"out": "-"}, "-o - would put a picture among the records"),
+        (["a"], {"out": "a.png", "grid": "a.png"}, "-o and --grid both name a.png"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
+        (["a"], {"out": "a.png", "steps": 1000}, "--steps 1000"),
         (["a"], {"out": "a.png", "guidance": -1.0}, "--guidance -1"),
         (["a"], {"out": "a.png", "guidance": float("nan")}, "--guidance nan"),
         (["a"], {"out": "a.png", "sampler": "euler"}, "--sampler euler"),

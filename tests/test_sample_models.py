@@ -147,6 +147,15 @@ def test_what_is_no_text_to_image_model_is_not_downloaded(hub):
     assert hub.fetched() == ["config.json"]
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
+    """Its own client would ask six times for each small file: half a minute, with a line for each."""
+    hub.broken = True
+    with pytest.raises(CommonArtError, match="owner/model is not whole in the cache") as error:
+        locate("owner/model")
+    assert "--model nano" in error.value.fix
+    assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err
+
+
 def test_a_repository_that_is_not_there(hub):
     with pytest.raises(CommonArtError, match="no model owner/none"):
         locate("owner/none")

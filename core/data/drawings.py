@@ -24,6 +24,7 @@ from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 
 MAX_SIDE = 4096  # pixels
+MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
 # What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
 _OF_THE_SOURCE = (
@@ -57,8 +58,8 @@ class How:
 
     def check(self) -> None:
         """Raise UsageError for a number that no model can draw with."""
-        if self.steps < 1:
-            raise UsageError(f"--steps {self.steps} is not possible.", "Give a whole number from 1 on.")
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise UsageError(f"--steps {self.steps} is not possible.", f"Give 1 to {MAX_STEPS}; 20 is usual.")
         if not 0 <= self.guidance <= 100:
             raise UsageError(
                 f"--guidance {self.guidance} is not possible.", "Give a number from 0 to 100; 4.5 is usual."
