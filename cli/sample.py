@@ -96,6 +96,7 @@ def sample(
     commonart sample --file prompts.txt --model runs/512 -o pictures/ --grid grid.png
     commonart sample --serve 8000 --model nano
     """
+    how: dict[str, Any] = dict(locals())  # what is left of it below goes to all ways to draw
     from commonart.core.errors import UsageError
 
     if inspect is not None:
@@ -117,29 +118,22 @@ def sample(
     from commonart.stages import sample as stage
     from commonart.stages import sample_live, sample_page
 
-    how: dict[str, Any] = {
-        "model": model, "text_encoder": text_encoder, "autoencoder": autoencoder, "accept_terms": accept_terms or (),
-        "allow_pickle": allow_pickle, "device": device, "precision": precision, "quantize": quantize,
-        "max_tokens": max_tokens, "compiled": compiled,
-        "steps": steps, "guidance": guidance, "negative": negative, "sampler": sampler, "rescale": rescale,
-        "interval": options.share("--interval", interval), "size": size, "aspect": aspect,
-        "no_metadata": no_metadata, "unmarked": unmarked, "sign": options.two("--sign", sign) if sign else None,
-        "batch": batch, "ending": ending,
-    }  # fmt: skip
+    for name in ("prompts", "file", "show", "interactive", "serve", "inspect"):
+        del how[name]
+    batch_only = {name: how.pop(name) for name in ["out", "lang", "grid", "columns", "seed", "n", "overwrite", "quiet"]}
+    how |= {"interval": options.share("--interval", interval), "accept_terms": accept_terms or ()}
+    how["sign"] = options.two("--sign", sign) if sign else None
     see = stage.shower(show) if show or interactive else None
     started = time.monotonic()
+    # Among pictures on a terminal records are noise, and a grid alone has none.
+    silent = sys.stdout.isatty() if interactive else out is None
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
+        emit = (lambda record: None) if silent else writer.write
         if serve is not None:
             drawn = sample_page.run(serve, out=out or "pictures", **how)
         elif interactive:
-            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=writer.write, **how)
+            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
         else:
-            emit = writer.write if out is not None else lambda record: None  # a grid alone has no records
-            drawn = len(
-                stage.sample(
-                    texts, file=file, lang=lang, out=out, grid=grid, columns=columns, seed=seed, n=n,
-                    overwrite=overwrite, show=see, quiet=quiet, emit=emit, **how,
-                )
-            )  # fmt: skip
+            drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
     done = stream.Summary("sample", read=drawn, written=drawn, seconds=time.monotonic() - started)
     options.finish(done, quiet)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,13 @@ def run(
     return loop(studio, how, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
 
 
+def ask(prompt: str) -> str:
+    """One line, with arrow keys: input() offers them only on the real stdout, which the command keeps for records."""
+    real = sys.__stdout__ if sys.__stdout__ is not None and sys.__stdout__.isatty() else sys.stdout
+    with redirect_stdout(real):
+        return input(prompt)
+
+
 def loop(
     studio: Studio,
     how: How,
@@ -67,7 +74,7 @@ def loop(
     batch: int = 8,
     ending: str = "png",
     show: Callable[[Any], Any] | None = None,
-    read: Callable[[str], str] = input,
+    read: Callable[[str], str] = ask,
     emit: Callable[[dict[str, Any]], Any] = lambda record: None,
 ) -> int:
     """Read lines until :quit or the end of input; returns how many pictures were drawn.
@@ -159,7 +166,7 @@ class _line_history:
     def __init__(self, read: Callable[[str], str]) -> None:
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         self.file = Path(home) / "commonart" / "history"
-        self.wanted = read is input and sys.stdin.isatty()
+        self.wanted = read is ask and sys.stdin.isatty()
 
     def __enter__(self) -> None:
         if self.wanted:

@@ -86,6 +86,15 @@ def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes(draw):
     assert len(Path(record["image"]).name.encode()) < 255
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_prompt_of_5000_characters_is_cut_and_what_was_kept_is_said(draw, capsys, ending):
+    prompt = "初めの赤い丸。" + "草原のシマウマ。" * 625
+    (record,) = draw([prompt[:5000]], out=f"out.{ending}")
+    told = re.search(r"5,000 characters was cut at 300 tokens; kept: (\S+)…(\S+)", capsys.readouterr().err)
+    assert told and prompt.startswith(told[1]) and told[2] in prompt
+    assert inspect(record["image"])["settings"]["prompt"] == prompt[:5000], "the marks hold what was asked"
+
+
 def test_nothing_is_overwritten_unless_asked(draw):
     Path("out.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="there already"):

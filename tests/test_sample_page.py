@@ -216,7 +216,7 @@ class Browser:
 def test_a_visit_with_a_real_browser(url, tmp_path):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium chromium-driver)")
+        pytest.skip("no chromium or no chromedriver: apt-get install chromium chromium-driver")
     browser = Browser(driver, chromium, tmp_path / "profile")
     try:
         browser.call("POST", "/url", {"url": url})
