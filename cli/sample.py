@@ -99,19 +99,24 @@ def sample(
     how: dict[str, Any] = dict(locals())  # what is left of it below goes to all ways to draw
     from commonart.core.errors import UsageError
 
+    live = interactive or serve is not None
     if inspect is not None:
-        import orjson
+        import json
 
         from commonart.stages import sample as stage
 
-        print(orjson.dumps(stage.inspect(inspect), option=orjson.OPT_INDENT_2).decode())
+        if prompts or file or out or grid or live:
+            raise UsageError("--inspect draws nothing.", "Leave prompts, -o and --grid out, or leave it out.")
+        told = json.dumps(stage.inspect(inspect), indent=2, ensure_ascii=False)
+        print(told.encode("utf-8", "backslashreplace").decode())  # whatever stands in the picture
         return
     texts = list(prompts or ())
-    live = interactive or serve is not None
     if texts == ["-"] or (not texts and file is None and options.piped() and not live):
         texts, file = [], file or "-"
-    if live and (texts or file or grid):
-        raise UsageError("-i and --serve ask for prompts themselves.", "Leave prompts, --file and --grid out.")
+    if "-" in texts:
+        raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
+    if live and (texts or file or grid or (interactive and serve is not None)):
+        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts, --file and --grid out.")
     if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     from commonart.core.data import jsonl, stream

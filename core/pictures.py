@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import subprocess
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,14 +115,15 @@ def wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of Japanese."""
     font = font_for(text)
     lines, line = [], ""
-    for piece in _pieces(text):
+    for piece in _pieces(text[: width * (MAX_LINES + 1)]):  # no character is narrower than a pixel
         if line and font.getlength((line + piece).rstrip()) > width:
             lines.append(line.rstrip())
             line = ""
         if not line:
             piece = piece.lstrip()
         while font.getlength(piece.rstrip()) > width and len(piece) > 1:  # one word longer than the line
-            fits = next(n for n in range(len(piece), 0, -1) if n == 1 or font.getlength(piece[:n]) <= width)
+            shorter = range(1, len(piece))
+            fits = max(1, bisect_right(shorter, width, key=lambda n, word=piece: font.getlength(word[:n])))
             lines.append(piece[:fits])
             piece = piece[fits:]
         line += piece

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
-from commonart.core.data.drawings import How, record_of
+from commonart.core.data.drawings import How, is_folder, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
 from commonart.core.log import on_terminal, say, warn
@@ -126,6 +126,7 @@ def sample(
     )
     shared = studio.shared(how)
     records: list[dict[str, Any]] = []
+    keys: set[str] = set()
     labels: list[str] = []
     shown: list[Image.Image] = []
     started = time.monotonic()
@@ -139,7 +140,9 @@ def sample(
         if image is not None and show is not None:
             show(image)
         records.append(record_of(picture))
-        emit(records[-1])
+        if records[-1]["key"] not in keys:  # one that was asked for twice is one picture, and one record downstream
+            keys.add(records[-1]["key"])
+            emit(records[-1])
     if studio.drawn and not quiet:
         seconds = time.monotonic() - started
         many = "picture" if studio.drawn == 1 else "pictures"
@@ -233,8 +236,10 @@ def _check(
     how.check()
     provenance.format_of(f"picture.{ending}")
     for flag, path in (("-o", out), ("--grid", grid)):
-        if path is None or (flag == "-o" and (Path(path).suffix == "" or Path(path).is_dir())):
+        if path is None or (flag == "-o" and is_folder(path)):
             continue
         provenance.format_of(path)
+        if flag == "--grid" and not Path(path).parent.is_dir():
+            raise UsageError(f"--grid {path}: there is no folder {Path(path).parent}.", "Make it first.")
         if flag == "--grid" and Path(path).exists() and not overwrite:
             raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import USUAL, How, record_of
+from commonart.core.data.drawings import MAX_SEED, USUAL, How, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
@@ -32,6 +32,7 @@ HELP = """\
   :set             what is set
   :history         what was drawn, with its seeds
   :quit            or Ctrl-D"""
+MOST = 1000  # pictures of one prompt
 NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "rescale": float}
 TEXTS = ("negative", "sampler", "size", "aspect")
 
@@ -110,9 +111,9 @@ def loop(
                     for record in history:
                         say(f"  {record['seed']:>10}  {record['prompt']}  {record['image']}")
                 elif command == ":seed":
-                    seed = _number(int, "seed", value) if value else None
+                    seed = _number(int, "seed", value, (0, MAX_SEED - MOST)) if value else None
                 elif command == ":n":
-                    n = max(1, _number(int, "n", value))
+                    n = _number(int, "n", value, (1, MOST))
                 elif command.startswith(":") and command != ":again":
                     changed = _changed(how, command[1:], value)
                     studio.shared(changed)  # says now what this model cannot draw
@@ -145,7 +146,7 @@ def _changed(how: How, name: str, value: str) -> How:
         new = value or getattr(USUAL, name)
     elif name == "interval":
         low, _, high = value.partition(",")
-        new = (_number(float, name, low), _number(float, name, high))
+        new = (_number(float, name, low, example="0.2,0.8"), _number(float, name, high, example="0.2,0.8"))
     else:
         raise UsageError(f":{name} is no command.", ":help shows them.")
     changed = replace(how, **{name: new})
@@ -153,11 +154,16 @@ def _changed(how: How, name: str, value: str) -> How:
     return changed
 
 
-def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
+def _number(
+    kind: Callable[[str], Any], name: str, text: str, limits: tuple[int, int] | None = None, example: str = "7"
+) -> Any:
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
-        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} 7.") from None
+        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} {example}.") from None
+    if limits and not limits[0] <= number <= limits[1]:
+        raise UsageError(f":{name} {text} is not possible.", f"Give {limits[0]} to {limits[1]}.")
+    return number
 
 
 class _line_history:

@@ -201,6 +201,21 @@ def test_a_damaged_file_is_named(tmp_path, folder, file, to):
     assert error.value.fix
 
 
+@pytest.mark.parametrize(("field", "value"), [("latent_channels", "x"), ("block_out_channels", 5)])
+def test_an_autoencoder_whose_config_makes_no_sense(tmp_path, folder, field, value):
+    config = tiny_pipeline.copy(folder, tmp_path / "odd") / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {field: value}))
+    with pytest.raises(CommonArtError, match="is damaged"):
+        opened(tmp_path / "odd")
+
+
+def test_weights_that_are_not_finite_draw_nothing(folder):
+    engine = opened(folder)
+    engine.transformer().proj_out.weight.data.fill_(float("nan"))
+    with pytest.raises(CommonArtError, match="not finite"):
+        draw(engine, [Job("a", 0)])
+
+
 def test_what_is_no_text_to_image_model(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError):

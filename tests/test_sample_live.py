@@ -64,11 +64,14 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     seen = typed(
         studio,
-        [":again", ":stps 3", ":steps x", ":steps 0", ":size 33", ":sampler euler", KeyboardInterrupt(), "", "a", EOFError()],
+        ["\udcff", ":n 0", ":seed -4", ":interval 1", ":again", ":stps 3", ":steps x", ":steps 0", ":size 33", ":sampler euler", KeyboardInterrupt(), "", "a", EOFError()],
     )  # fmt: skip
     told = capsys.readouterr().err
     for part in (
-        "nothing was drawn yet",
+        "no UTF-8",
+        ":n 0 is not possible",
+        ":seed -4 is not possible",
+        "For example :interval 0.2,0.8",
         ":stps is no command",
         "no number",
         "--steps 0",
