@@ -64,7 +64,10 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     seen = typed(
         studio,
-        ["\udcff", ":n 0", ":seed -4", ":interval 1", ":again", ":stps 3", ":steps x", ":steps 0", ":size 33", ":sampler euler", KeyboardInterrupt(), "", "a", EOFError()],
+        [
+            "\udcff", ":n 0", ":seed -4", ":interval 1", ":again", ":stps 3", ":steps x", ":steps 0", ":size 33",
+            ":sampler euler", KeyboardInterrupt(), "", "a", EOFError(),
+        ],
     )  # fmt: skip
     told = capsys.readouterr().err
     for part in (
