@@ -92,7 +92,7 @@ def sample(
 
     \b
     commonart sample "草原のシマウマ" -o out.png
-    commonart sample "草原の赤い丸" --model nano --seed 1 -o out.png
+    commonart sample "草原の真ん中に大きな赤い丸" --model nano --seed 1 -o out.png
     commonart sample --file prompts.txt --model runs/512 -o pictures/ --grid grid.png
     commonart sample --serve 8000 --model nano
     """

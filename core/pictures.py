@@ -18,7 +18,6 @@ import math
 import os
 import shutil
 import subprocess
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,8 +121,9 @@ def wrap(text: str, width: int) -> list[str]:
         if not line:
             piece = piece.lstrip()
         while font.getlength(piece.rstrip()) > width and len(piece) > 1:  # one word longer than the line
-            shorter = range(1, len(piece))
-            fits = max(1, bisect_right(shorter, width, key=lambda n, word=piece: font.getlength(word[:n])))
+            fits = 1
+            while fits < len(piece) and font.getlength(piece[: fits + 1]) <= width:
+                fits += 1
             lines.append(piece[:fits])
             piece = piece[fits:]
         line += piece
