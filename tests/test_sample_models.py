@@ -128,6 +128,9 @@ def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeyp
     assert (record["width"], record["height"]) == (32, 24) and inspect("out.png")["synthetic"]
     with pytest.raises(UsageError, match="--interval is for our own models"):
         sample(["a"], model=str(diffusion), out="b.png", steps=2, seed=1, device="cpu", interval=(0.2, 0.8))
+    for ours in ({"quantize": "bnb-nf4"}, {"max_tokens": 9}, {"compiled": True}, {"text_encoder": "nano"}):
+        with pytest.raises(UsageError, match="for our own models|keeps its own"):
+            sample(["a"], model=str(diffusion), out="b.png", seed=1, **ours)
     with pytest.raises(CommonArtError, match="no PixArt transformer"):
         Pipeline.open(locate(str(diffusion)))
 
