@@ -38,7 +38,8 @@ def sample(
     ] = "0,1",
     rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same picture (default: one is drawn).")
+        int | None,
+        typer.Option(help="The same seed gives the same picture (default: one is drawn; 0 for prompts of a file)."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
@@ -91,54 +92,53 @@ def sample(
 
     \b
     commonart sample "草原のシマウマ" -o out.png
-    commonart sample "草原の赤い丸" --model nano --seed 1 -o out.png
+    commonart sample "草原の真ん中に大きな赤い丸" --model nano --seed 1 -o out.png
     commonart sample --file prompts.txt --model runs/512 -o pictures/ --grid grid.png
     commonart sample --serve 8000 --model nano
     """
+    how: dict[str, Any] = dict(locals())  # what is left of it below goes to all ways to draw
     from commonart.core.errors import UsageError
 
+    live = interactive or serve is not None
     if inspect is not None:
-        import orjson
+        import json
 
         from commonart.stages import sample as stage
 
-        print(orjson.dumps(stage.inspect(inspect), option=orjson.OPT_INDENT_2).decode())
+        if prompts or file or out or grid or live:
+            raise UsageError("--inspect draws nothing.", "Leave prompts, -o and --grid out, or leave it out.")
+        told = json.dumps(stage.inspect(inspect), indent=2, ensure_ascii=False)
+        print(told.encode("utf-8", "backslashreplace").decode())  # whatever stands in the picture
         return
     texts = list(prompts or ())
-    live = interactive or serve is not None
     if texts == ["-"] or (not texts and file is None and options.piped() and not live):
         texts, file = [], file or "-"
-    if live and (texts or file or grid):
-        raise UsageError("-i and --serve ask for prompts themselves.", "Leave prompts, --file and --grid out.")
+    if "-" in texts:
+        raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
+    if live and (texts or file or grid or (interactive and serve is not None)):
+        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts, --file and --grid out.")
     if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     from commonart.core.data import jsonl, stream
     from commonart.stages import sample as stage
     from commonart.stages import sample_live, sample_page
 
-    how: dict[str, Any] = {
-        "model": model, "text_encoder": text_encoder, "autoencoder": autoencoder, "accept_terms": accept_terms or (),
-        "allow_pickle": allow_pickle, "device": device, "precision": precision, "quantize": quantize,
-        "max_tokens": max_tokens, "compiled": compiled,
-        "steps": steps, "guidance": guidance, "negative": negative, "sampler": sampler, "rescale": rescale,
-        "interval": options.share("--interval", interval), "size": size, "aspect": aspect,
-        "no_metadata": no_metadata, "unmarked": unmarked, "sign": options.two("--sign", sign) if sign else None,
-        "batch": batch, "ending": ending,
-    }  # fmt: skip
+    for name in ("prompts", "file", "show", "interactive", "serve", "inspect"):
+        del how[name]
+    batch_only = {name: how.pop(name) for name in ["out", "lang", "grid", "columns", "seed", "n", "overwrite", "quiet"]}
+    how |= {"interval": options.share("--interval", interval), "accept_terms": accept_terms or ()}
+    how["sign"] = options.two("--sign", sign) if sign else None
     see = stage.shower(show) if show or interactive else None
     started = time.monotonic()
+    # Among pictures on a terminal records are noise, and a grid alone has none.
+    silent = sys.stdout.isatty() if interactive else out is None
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
+        emit = (lambda record: None) if silent else writer.write
         if serve is not None:
             drawn = sample_page.run(serve, out=out or "pictures", **how)
         elif interactive:
-            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=writer.write, **how)
+            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
         else:
-            emit = writer.write if out is not None else lambda record: None  # a grid alone has no records
-            drawn = len(
-                stage.sample(
-                    texts, file=file, lang=lang, out=out, grid=grid, columns=columns, seed=seed, n=n,
-                    overwrite=overwrite, show=see, quiet=quiet, emit=emit, **how,
-                )
-            )  # fmt: skip
+            drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
     done = stream.Summary("sample", read=drawn, written=drawn, seconds=time.monotonic() - started)
     options.finish(done, quiet)

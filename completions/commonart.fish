@@ -185,7 +185,7 @@ complete -c commonart -n "__fish_seen_subcommand_from sample" -l negative -r -d 
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l sampler -x -a "dpm++ ddim" -d "dpm++ (second order) or ddim"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l interval -r -d "Guide only at these shares of the noise; elsewhere a step costs half"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l rescale -r -d "0 to 1, against guidances glare; 0.7 is usual"
-complete -c commonart -n "__fish_seen_subcommand_from sample" -l seed -r -d "The same seed gives the same picture (default one is drawn)"
+complete -c commonart -n "__fish_seen_subcommand_from sample" -l seed -r -d "The same seed gives the same picture (default one is drawn; 0 for prompts of a file)"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l size -r -d "512, or 640x384 (default the models own)"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -l aspect -r -d "The nearest bucket of --sizes area 32, 916"
 complete -c commonart -n "__fish_seen_subcommand_from sample" -s n -r -d "Pictures of each prompt"

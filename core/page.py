@@ -22,7 +22,6 @@ p.lead, figcaption, .soft { color: var(--soft) }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right }
-pre { background: #8881; padding: .8rem 1rem; overflow-x: auto; border-radius: .4rem; font-size: .85rem; }
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
 svg text { font-size: 11px; fill: var(--soft) } svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """
@@ -69,10 +68,6 @@ class Page:
         kind = ' class="alert" role="alert"' if alert else ' class="soft"' if soft else ""
         self._parts.append(f"<p{kind}>{escape(text)}</p>")
 
-    def code(self, lines: Iterable[str]) -> None:
-        """Commands or other fixed-width text."""
-        self._parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
-
     def picture(self, path: str, caption: str, link: str = "") -> None:
         """A picture that lies beside the page; `path` is relative to it. Its caption may be a link to a path."""
         alt = escape(caption, quote=True)
@@ -117,10 +112,6 @@ class Page:
 
         body = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
         self._parts.append(f"<table><tr>{''.join(cell('th', name) for name in head)}</tr>{body}</table>")
-
-    def values(self, values: Mapping[str, object]) -> None:
-        """A table of names and values."""
-        self.table(("", ""), values.items())
 
     def chart(self, points: Sequence[tuple[float, float]], x: str, y: str) -> None:
         """A line through (x, y) points, with the axes' names and ends."""

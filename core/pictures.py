@@ -114,14 +114,16 @@ def wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of Japanese."""
     font = font_for(text)
     lines, line = [], ""
-    for piece in _pieces(text):
+    for piece in _pieces(text[: width * (MAX_LINES + 1)]):  # no character is narrower than a pixel
         if line and font.getlength((line + piece).rstrip()) > width:
             lines.append(line.rstrip())
             line = ""
         if not line:
             piece = piece.lstrip()
         while font.getlength(piece.rstrip()) > width and len(piece) > 1:  # one word longer than the line
-            fits = next(n for n in range(len(piece), 0, -1) if n == 1 or font.getlength(piece[:n]) <= width)
+            fits = 1
+            while fits < len(piece) and font.getlength(piece[: fits + 1]) <= width:
+                fits += 1
             lines.append(piece[:fits])
             piece = piece[fits:]
         line += piece

@@ -44,6 +44,7 @@ XMP_KEYWORD = "XML:com.adobe.xmp"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _OURS = "https://ns.commonart.org/1.0/"
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _JPEG_XMP_LIMIT = 65_000  # one APP1 segment holds 65,533 bytes, 29 of them the name of the packet
 
 # JSON may hold these raw, XML and UTF-8 may not: they are written as \uXXXX escapes.
@@ -101,6 +102,11 @@ def dump(settings: Mapping[str, Any]) -> str:
     return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None, marked: bool = True) -> None:
+    """Raise before anything is drawn what `save` would raise of an ending, and of settings that are too long for it."""
+    _options(format_of(path), Path(path), settings, marked, 95)
+
+
 def save(
     image: Image.Image,
     path: str | os.PathLike[str],
@@ -124,7 +130,8 @@ def save(
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
-        CommonArtError: the folder cannot be written, the disk is full, or the settings do not fit into a JPEG.
+        CommonArtError: the folder cannot be written, the disk is full, the settings do not fit into a JPEG, or
+            `finish` cannot sign.
     """
     path = Path(path)
     options = _options(format_of(path), path, settings, marked, quality)
@@ -156,13 +163,16 @@ def read(path: str | os.PathLike[str]) -> Marks:
     try:
         with Image.open(path) as image:
             info = dict(image.info)
+            described = image.getexif().get(_DESCRIPTION) if "exif" in info else None
     except FileNotFoundError:
         raise CommonArtError(f"{path}: there is no such file.", "Name a picture.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
         raise CommonArtError(f"{path}: this is no picture ({problem}).", "Name a PNG, JPEG or WebP file.") from problem
     source_type, settings = _parse(info.get("xmp") or info.get(XMP_KEYWORD))
     if SETTINGS_KEYWORD in info:
         settings = _settings(str(info[SETTINGS_KEYWORD])) or settings
+    elif settings is None and isinstance(described, str):  # what is unmarked, and no PNG
+        settings = _settings(described)
     return Marks(source_type, settings)
 
 
@@ -191,7 +201,7 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
 
 def _exif(settings: Mapping[str, Any]) -> bytes:
     exif = Image.Exif()
-    exif[0x010E] = json.dumps(dict(settings), sort_keys=True)  # ImageDescription, ASCII by its definition
+    exif[_DESCRIPTION] = json.dumps(dict(settings), sort_keys=True)  # ASCII by its definition
     return exif.tobytes()
 
 
@@ -224,7 +234,7 @@ def _parse(xmp: bytes | str | None) -> tuple[str | None, dict[str, Any] | None]:
 def _settings(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
-from commonart.core.data.drawings import How, record_of
+from commonart.core.data.drawings import How, is_folder, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
 from commonart.core.log import on_terminal, say, warn
@@ -76,8 +76,8 @@ def sample(
         grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
         steps, guidance, sampler, interval, rescale: as `core.model.sampler.sample` takes them.
         negative: what to keep away from.
-        seed: of each prompt's first picture; the next ones count on. None draws one and says it. A record's own
-            `seed` wins.
+        seed: of each prompt's first picture; the next ones count on. None draws one and says it, but is 0 for the
+            prompts of a `file`, so that the same call goes on where it was stopped. A record's own `seed` wins.
         size: pixels, 512 or "640x384"; default: what the model was trained for. `aspect`: "3:2", the nearest bucket.
         n: pictures of each prompt.
         batch: pictures that are drawn together; nothing but rounding depends on it.
@@ -99,6 +99,8 @@ def sample(
         CommonArtError: the model cannot be had or loaded, or a picture cannot be written.
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
+    if seed is None and file:
+        seed = 0
     how = How(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, interval=interval, rescale=rescale,
         size=size, aspect=aspect,
@@ -124,6 +126,7 @@ def sample(
     )
     shared = studio.shared(how)
     records: list[dict[str, Any]] = []
+    keys: set[str] = set()
     labels: list[str] = []
     shown: list[Image.Image] = []
     started = time.monotonic()
@@ -137,10 +140,13 @@ def sample(
         if image is not None and show is not None:
             show(image)
         records.append(record_of(picture))
-        emit(records[-1])
+        if records[-1]["key"] not in keys:  # one that was asked for twice is one picture, and one record downstream
+            keys.add(records[-1]["key"])
+            emit(records[-1])
     if studio.drawn and not quiet:
         seconds = time.monotonic() - started
-        rate = f"{studio.drawn} pictures in {seconds:.1f} s, {studio.drawn / seconds:.3g} images/s"
+        many = "picture" if studio.drawn == 1 else "pictures"
+        rate = f"{studio.drawn:,} {many} in {seconds:.1f} s, {studio.drawn / seconds:.3g} images/s"
         say(f"{rate}; peak memory {memory.peak(studio.engine.device) / 1e9:.2f} GB ({studio.engine.device})")
     if grid is not None:
         write_grid(
@@ -220,14 +226,20 @@ def _check(
         raise UsageError("there is no prompt.", 'Say what to draw: commonart sample "a zebra in a meadow" -o out.png.')
     if out is None and grid is None and not shown:
         raise UsageError("there is nowhere to write to.", "Name a picture or a folder with -o, or a sheet with --grid.")
+    if out == "-":
+        raise UsageError("-o - would put a picture among the records.", "Name a file, or a folder: -o pictures/.")
+    if out is not None and grid is not None and Path(out) == Path(grid):
+        raise UsageError(f"-o and --grid both name {out}.", "Give the sheet another name.")
     for flag, value in (("-n", n), ("--batch", batch)):
         if value < 1:
             raise UsageError(f"{flag} {value} is not possible.", "Give a whole number from 1 on.")
     how.check()
     provenance.format_of(f"picture.{ending}")
     for flag, path in (("-o", out), ("--grid", grid)):
-        if path is None or (flag == "-o" and (Path(path).suffix == "" or Path(path).is_dir())):
+        if path is None or (flag == "-o" and is_folder(path)):
             continue
         provenance.format_of(path)
+        if flag == "--grid" and not Path(path).parent.is_dir():
+            raise UsageError(f"--grid {path}: there is no folder {Path(path).parent}.", "Make it first.")
         if flag == "--grid" and Path(path).exists() and not overwrite:
             raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")

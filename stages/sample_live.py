@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import USUAL, How, record_of
+from commonart.core.data.drawings import MAX_SEED, USUAL, How, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
@@ -32,6 +32,7 @@ HELP = """\
   :set             what is set
   :history         what was drawn, with its seeds
   :quit            or Ctrl-D"""
+MOST = 1000  # pictures of one prompt
 NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "rescale": float}
 TEXTS = ("negative", "sampler", "size", "aspect")
 
@@ -57,6 +58,13 @@ def run(
     return loop(studio, how, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
 
 
+def ask(prompt: str) -> str:
+    """One line, with arrow keys: input() offers them only on the real stdout, which the command keeps for records."""
+    real = sys.__stdout__ if sys.__stdout__ is not None and sys.__stdout__.isatty() else sys.stdout
+    with redirect_stdout(real):
+        return input(prompt)
+
+
 def loop(
     studio: Studio,
     how: How,
@@ -67,7 +75,7 @@ def loop(
     batch: int = 8,
     ending: str = "png",
     show: Callable[[Any], Any] | None = None,
-    read: Callable[[str], str] = input,
+    read: Callable[[str], str] = ask,
     emit: Callable[[dict[str, Any]], Any] = lambda record: None,
 ) -> int:
     """Read lines until :quit or the end of input; returns how many pictures were drawn.
@@ -103,9 +111,9 @@ def loop(
                     for record in history:
                         say(f"  {record['seed']:>10}  {record['prompt']}  {record['image']}")
                 elif command == ":seed":
-                    seed = _number(int, "seed", value) if value else None
+                    seed = _number(int, "seed", value, (0, MAX_SEED - MOST)) if value else None
                 elif command == ":n":
-                    n = max(1, _number(int, "n", value))
+                    n = _number(int, "n", value, (1, MOST))
                 elif command.startswith(":") and command != ":again":
                     changed = _changed(how, command[1:], value)
                     studio.shared(changed)  # says now what this model cannot draw
@@ -138,7 +146,7 @@ def _changed(how: How, name: str, value: str) -> How:
         new = value or getattr(USUAL, name)
     elif name == "interval":
         low, _, high = value.partition(",")
-        new = (_number(float, name, low), _number(float, name, high))
+        new = (_number(float, name, low, example="0.2,0.8"), _number(float, name, high, example="0.2,0.8"))
     else:
         raise UsageError(f":{name} is no command.", ":help shows them.")
     changed = replace(how, **{name: new})
@@ -146,11 +154,16 @@ def _changed(how: How, name: str, value: str) -> How:
     return changed
 
 
-def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
+def _number(
+    kind: Callable[[str], Any], name: str, text: str, limits: tuple[int, int] | None = None, example: str = "7"
+) -> Any:
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
-        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} 7.") from None
+        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} {example}.") from None
+    if limits and not limits[0] <= number <= limits[1]:
+        raise UsageError(f":{name} {text} is not possible.", f"Give {limits[0]} to {limits[1]}.")
+    return number
 
 
 class _line_history:
@@ -159,7 +172,7 @@ class _line_history:
     def __init__(self, read: Callable[[str], str]) -> None:
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         self.file = Path(home) / "commonart" / "history"
-        self.wanted = read is input and sys.stdin.isatty()
+        self.wanted = read is ask and sys.stdin.isatty()
 
     def __enter__(self) -> None:
         if self.wanted:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import queue
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from commonart.core import provenance
-from commonart.core.data.drawings import How
+from commonart.core.data.drawings import MAX_SEED, How
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say, warn
@@ -36,11 +37,12 @@ WAITING = 32  # jobs in the queue; more are refused
 GALLERY = 60  # pictures on the page, the newest first
 FORM_BYTES = 100_000
 MOST = 16  # pictures of one request
-LIMIT = 10_000  # characters of a prompt
+LIMITS = {"prompt": 5000, "negative": 1000}  # characters; percent-encoded, both stand in one URL of 64 KiB
+AREA = 4  # times the model's own area: a larger picture would keep everybody waiting
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
 }  # fmt: skip
 
 
@@ -69,9 +71,12 @@ class Atelier:
     def add(self, path: Path) -> None:
         """Take a picture into the gallery, with what its marks say."""
         try:
-            self.pictures[path.name] = provenance.read(path).settings or {}
-        except CommonArtError:
+            path.name.encode()
+            said = provenance.read(path).settings or {}
+        except (CommonArtError, UnicodeEncodeError):
             return
+        plain = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in said.items()}
+        self.pictures[path.name] = plain
 
     def work(self) -> None:
         """Draw job after job, until None comes."""
@@ -80,7 +85,6 @@ class Atelier:
             try:
                 for path in self.draw(job):
                     self.add(path)
-                self.trouble = ""
             except CommonArtError as error:
                 self.trouble = f"{error.what} {error.fix}"
             except Exception as error:  # a bug must not end the page; its text goes to the terminal, whole
@@ -98,6 +102,7 @@ def run(address: str, *, model: str, out: str, batch: int, ending: str, **settin
     from commonart.core.model.studio import Studio
 
     _address(address)
+    _folder(out)
     how, opening = How.of(settings)
     how.check()
     studio = Studio.open(model, **opening)
@@ -134,8 +139,7 @@ def serve(
         return [path for picture, _ in found if (path := picture.path) is not None]
 
     studio.shared(how)
-    state = Atelier(studio, how, Path(out), draw)
-    state.folder.mkdir(parents=True, exist_ok=True)
+    state = Atelier(studio, how, _folder(out), draw)
     old = [p for p in state.folder.iterdir() if p.suffix.lower() in TYPES and not p.name.startswith(".")]
     for path in sorted(old, key=lambda p: p.stat().st_mtime_ns)[-GALLERY:]:
         state.add(path)
@@ -161,9 +165,17 @@ def serve(
         state.jobs.put(None)
 
 
+def _folder(out: str) -> Path:
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"-o {out} is no folder ({error.strerror}).", "Name one for the pictures.") from None
+    return Path(out)
+
+
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
+    if not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"--serve {text} is no address.", "Give a port, --serve 8000, or HOST:PORT.")
     return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -180,14 +192,17 @@ def _job(form: Mapping[str, str], usual: How) -> Job:
     prompt = form.get("prompt", "").strip()
     if not prompt:
         raise UsageError("the prompt is empty.", "Say what the picture should show.")
-    if len(prompt) > LIMIT or len(form.get("negative", "")) > LIMIT:
-        raise UsageError(f"the prompt has more than {LIMIT:,} characters.", "Say it in fewer words.")
+    for name, most in LIMITS.items():
+        if len(form.get(name, "")) > most:
+            raise UsageError(f"the {name} prompt has more than {most:,} characters.", "Say it in fewer words.")
     try:
         seed = int(form["seed"]) if form.get("seed", "").strip() else secrets.randbelow(2**31)
         n = int(form.get("n") or 1)
         steps, guidance = int(form.get("steps") or usual.steps), float(form.get("guidance") or usual.guidance)
     except ValueError:
         raise UsageError("seed, pictures, steps and guidance are numbers.", "Mend them.") from None
+    if not 0 <= seed <= MAX_SEED - MOST:
+        raise UsageError(f"seed {seed} is not possible.", "Give a whole number from 0 to 2^62.")
     if not 1 <= n <= MOST:
         raise UsageError(f"{n} pictures at once are not possible.", f"Ask for 1 to {MOST}.")
     how = How(
@@ -274,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._known_host():
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > FORM_BYTES:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > FORM_BYTES:
             self.close_connection = True
             return self._send(413, b"this form is too long")
         form = {k: v[0] for k, v in parse_qs(self.rfile.read(int(length)).decode("utf-8", "replace")).items()}
@@ -286,8 +301,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403, b"this form is not from this page: load it again")
         try:
             job = _job(form, self.state.how)
-            self.state.studio.shared(job.how)  # says now what this model cannot draw
+            said = self.state.studio.shared(job.how)  # says now what this model cannot draw
+            if said["width"] * said["height"] > AREA * self.state.studio.engine.size**2:
+                raise UsageError(f"{said['width']}x{said['height']} is too large for this page.", "Ask for less.")
             self.state.jobs.put_nowait(job)
+            self.state.trouble = ""
         except queue.Full:
             return self._page(429, form, f"{WAITING} drawings wait already. Try again later.")
         except CommonArtError as error:
@@ -300,7 +318,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _known_host(self) -> bool:
         """On loopback, only names of this machine: another site's name that was pointed here reads nothing."""
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            host = ""
         if self.loopback and not _loopback(host):
             self.close_connection = True
             self._send(403, b"this page is for 127.0.0.1 and localhost")

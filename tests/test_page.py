@@ -28,10 +28,8 @@ def build(text: str) -> str:
     page = Page(text, text)
     page.heading(text)
     page.text(text, soft=True)
-    page.code([text, text])
     page.picture(text, text)
     page.table([text], [[text], [1], [2.5], [True]])
-    page.values({text: text})
     page.chart([(0, 3.0), (1, 2.0)], text, text)
     return page.html()
 

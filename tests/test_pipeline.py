@@ -186,6 +186,36 @@ def test_parts_that_do_not_fit(tmp_path, folder, kind):
             opened(tmp_path / "copy")
 
 
+DAMAGE = [(f"{part}/{name}", to) for part, name in (
+    ("transformer", "diffusion_pytorch_model.safetensors"), ("vae", "diffusion_pytorch_model.safetensors"),
+    ("text_encoder", "model.safetensors"), ("text_encoder", "config.json"), ("vae", "config.json"),
+) for to in ("cut", "empty")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "to"), DAMAGE)
+def test_a_damaged_file_is_named(tmp_path, folder, file, to):
+    broken = tiny_pipeline.copy(folder, tmp_path / "broken") / file
+    broken.write_bytes(broken.read_bytes()[:-20] if to == "cut" else b"")
+    with pytest.raises(CommonArtError, match=file.split("/")[0]) as error:
+        draw(opened(tmp_path / "broken"), [Job("a", 0)], steps=1)
+    assert error.value.fix
+
+
+@pytest.mark.parametrize(("field", "value"), [("latent_channels", "x"), ("block_out_channels", 5)])
+def test_an_autoencoder_whose_config_makes_no_sense(tmp_path, folder, field, value):
+    config = tiny_pipeline.copy(folder, tmp_path / "odd") / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {field: value}))
+    with pytest.raises(CommonArtError, match="is damaged"):
+        opened(tmp_path / "odd")
+
+
+def test_weights_that_are_not_finite_draw_nothing(folder):
+    engine = opened(folder)
+    engine.transformer().proj_out.weight.data.fill_(float("nan"))
+    with pytest.raises(CommonArtError, match="not finite"):
+        draw(engine, [Job("a", 0)])
+
+
 def test_what_is_no_text_to_image_model(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
@@ -44,7 +47,7 @@ def test_mark_and_settings_are_independent(tmp_path, ending, marked, with_settin
     marks = provenance.read(path)
     assert marks.synthetic is marked
     assert (b"trainedAlgorithmicMedia" in path.read_bytes()) is marked
-    if with_settings and marked:
+    if with_settings:
         assert marks.settings == SETTINGS
     if not with_settings:
         assert marks.settings is None and b"steps" not in path.read_bytes()
@@ -158,6 +161,18 @@ def test_settings_too_long_for_a_jpeg(tmp_path):
     assert "--no-metadata" in error.value.fix
     path = provenance.save(PICTURE, tmp_path / "a.png", settings={"prompt": "字" * 30_000})
     assert provenance.read(path).settings == {"prompt": "字" * 30_000}
+
+
+def test_hostile_pictures_are_sentences_or_nothing(tmp_path):
+    chunks = PngInfo()
+    chunks.add_itxt("commonart", "[" * 100_000)
+    PICTURE.save(tmp_path / "deep.png", pnginfo=chunks)
+    assert provenance.read(tmp_path / "deep.png").settings is None
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(head + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND")))
+    with pytest.raises(CommonArtError, match="no picture"):
+        provenance.read(tmp_path / "bomb.png")
 
 
 def test_what_is_no_picture(tmp_path):

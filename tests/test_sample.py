@@ -86,6 +86,15 @@ def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes(draw):
     assert len(Path(record["image"]).name.encode()) < 255
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_prompt_of_5000_characters_is_cut_and_what_was_kept_is_said(draw, capsys, ending):
+    prompt = "初めの赤い丸。" + "草原のシマウマ。" * 625
+    (record,) = draw([prompt[:5000]], out=f"out.{ending}")
+    told = re.search(r"5,000 characters was cut at 300 tokens; kept: (\S+)…(\S+)", capsys.readouterr().err)
+    assert told and prompt.startswith(told[1]) and told[2] in prompt
+    assert inspect(record["image"])["settings"]["prompt"] == prompt[:5000], "the marks hold what was asked"
+
+
 def test_nothing_is_overwritten_unless_asked(draw):
     Path("out.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="there already"):
@@ -96,6 +105,42 @@ def test_nothing_is_overwritten_unless_asked(draw):
     with pytest.raises(UsageError, match="there already"):
         draw(["b"], out="out.png")
     assert inspect("out.png")["settings"]["prompt"] == "a"
+
+
+@pytest.mark.parametrize("flags", [{"no_metadata": True}, {"unmarked": True, "ending": "jpg"}])
+def test_a_batch_with_fewer_marks_goes_on_too(draw, flags, capsys):
+    first = draw(["a", "b"], out="x", **flags)
+    assert draw(["a", "b", "c"], out="x", **flags)[:2] == first and len(files("x")) == 3
+    assert "2 of 3 pictures are there already" in capsys.readouterr().err
+
+
+def test_a_picture_that_another_process_has_drawn_meanwhile(draw, monkeypatch):
+    original = provenance.save
+
+    def second(image, path, **options):
+        original(image, path, **options)
+        return original(image, path, **options)  # finds its own picture there
+
+    monkeypatch.setattr(provenance, "save", second)
+    assert len(draw(["a", "b"], out="x")) == 2 and len(files("x")) == 2
+
+
+def test_settings_that_no_jpeg_can_hold_are_known_before_anything_is_drawn(draw):
+    with pytest.raises(CommonArtError, match="do not fit into a JPEG"):
+        draw(["a", "草" * 22_000], out="x", ending="jpg")
+    assert not files("x")
+
+
+def test_every_record_has_a_key_of_its_own(draw):
+    seen = []
+    draw([{"key": "one", "prompt": "a"}, "b", "b"], out="x", n=2, emit=seen.append)
+    assert [r["key"] for r in seen][:2] == ["one-0", "one-1"] and len({r["key"] for r in seen}) == len(seen) == 4
+
+
+def test_a_slash_makes_a_folder_and_a_brace_no_record(draw):
+    Path("p.txt").write_text("{a|b} star\n")
+    (record,) = draw(file="p.txt", out="v1.5/")
+    assert record["prompt"] == "{a|b} star" and record["image"].startswith("v1.5/")
 
 
 def test_metadata_and_mark_by_flag(draw):
@@ -123,6 +168,15 @@ def test_a_seed_is_the_same_picture_in_any_company(draw):
 def test_without_a_seed_one_is_drawn_and_said(draw, capsys):
     (record,) = draw(["a"], out="out.png", seed=None)
     assert f"seed {record['seed']}" in capsys.readouterr().err
+
+
+def test_a_file_of_prompts_goes_on_without_a_seed(draw, capsys):
+    """A batch that was stopped is found again by the same command, whether or not it named a seed."""
+    Path("prompts.txt").write_text("a\nb\n")
+    first = draw(file="prompts.txt", out="x", seed=None)
+    assert [r["seed"] for r in first] == [0, 0] and len(files("x")) == 2
+    assert draw(file="prompts.txt", out="x", seed=None) == first and len(files("x")) == 2
+    assert "2 of 2 pictures are there already" in capsys.readouterr().err
 
 
 def test_records_in_records_out(draw):
@@ -186,7 +240,12 @@ def test_bad_text_files(draw):
         (["a"], {"out": "a.png", "size": "big"}, "is no size"),
         (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
+        (["a"], {"out": "a.png", "grid": "none/g.png"}, "there is no folder none"),
+        (["\udcff"], {"out": "a.png"}, "is no UTF-8 text"),
+        (["a"], {"out": "-"}, "-o - would put a picture among the records"),
+        (["a"], {"out": "a.png", "grid": "a.png"}, "-o and --grid both name a.png"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
+        (["a"], {"out": "a.png", "steps": 1000}, "--steps 1000"),
         (["a"], {"out": "a.png", "guidance": -1.0}, "--guidance -1"),
         (["a"], {"out": "a.png", "guidance": float("nan")}, "--guidance nan"),
         (["a"], {"out": "a.png", "sampler": "euler"}, "--sampler euler"),
@@ -310,6 +369,9 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
     [
         (["a", "--show"], "--show needs a terminal"),
         (["a", "--serve", "8000"], "ask for prompts themselves"),
+        (["-i", "--serve", "8000"], "ask for prompts themselves"),
+        (["-", "b", "-o", "x"], "stands alone"),
+        (["a", "--inspect", "x.png"], "draws nothing"),
         (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two things"),
         (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two things"),
         (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),
@@ -370,6 +432,12 @@ def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
         assert all(pictures.font_for(text).getlength(line) <= 100 for line in lines[:-1])
         if not lines[-1].endswith("…"):
             assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_one_word_of_5000_letters_is_a_label_at_once():
+    lines = pictures.wrap("a" * 5000, 128)
+    assert len(lines) == pictures.MAX_LINES and lines[-1].endswith("…")
+    assert all(pictures.font_for("a").getlength(line) <= 128 for line in lines)
 
 
 def test_a_named_font_that_is_none(monkeypatch, tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,11 +64,17 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     seen = typed(
         studio,
-        [":again", ":stps 3", ":steps x", ":steps 0", ":size 33", ":sampler euler", KeyboardInterrupt(), "", "a", EOFError()],
+        [
+            "\udcff", ":n 0", ":seed -4", ":interval 1", ":again", ":stps 3", ":steps x", ":steps 0", ":size 33",
+            ":sampler euler", KeyboardInterrupt(), "", "a", EOFError(),
+        ],
     )  # fmt: skip
     told = capsys.readouterr().err
     for part in (
-        "nothing was drawn yet",
+        "no UTF-8",
+        ":n 0 is not possible",
+        ":seed -4 is not possible",
+        "For example :interval 0.2,0.8",
         ":stps is no command",
         "no number",
         "--steps 0",
@@ -73,6 +83,31 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
     ):
         assert part in told, part
     assert [r["prompt"] for r in seen] == ["a"] and seen[0]["steps"] == 2 and seen[0]["width"] == 32
+
+
+def test_arrow_keys_bring_back_earlier_lines(tmp_path):
+    """On a real terminal, while stdout is kept for records: the second line is an arrow up."""
+    code = (
+        "import contextlib, sys; from commonart.stages import sample_live as live\n"
+        "with contextlib.redirect_stdout(sys.stderr), live._line_history(live.ask):\n"
+        "    print('got', live.ask('> '), live.ask('> '))"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(XDG_STATE_HOME=str(tmp_path), TERM="xterm")
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    seen = b""
+    for line in (b"a red circle\n", b"\x1b[A\n"):
+        while not seen.endswith(b"> "):
+            seen += os.read(terminal, 1000)
+        os.write(terminal, line)
+        seen += os.read(terminal, 1)
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while part := os.read(terminal, 1000):
+            seen += part
+    os.close(terminal)
+    assert os.waitpid(child, 0)[1] == 0 and b"got a red circle a red circle" in seen
+    assert "a red circle" in (tmp_path / "commonart" / "history").read_text()
 
 
 def test_ctrl_c_stops_a_drawing_not_the_loop(studio, tmp_path, monkeypatch):

@@ -128,6 +128,9 @@ def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeyp
     assert (record["width"], record["height"]) == (32, 24) and inspect("out.png")["synthetic"]
     with pytest.raises(UsageError, match="--interval is for our own models"):
         sample(["a"], model=str(diffusion), out="b.png", steps=2, seed=1, device="cpu", interval=(0.2, 0.8))
+    for ours in ({"quantize": "bnb-nf4"}, {"max_tokens": 9}, {"compiled": True}, {"text_encoder": "nano"}):
+        with pytest.raises(UsageError, match="for our own models|keeps its own"):
+            sample(["a"], model=str(diffusion), out="b.png", seed=1, **ours)
     with pytest.raises(CommonArtError, match="no PixArt transformer"):
         Pipeline.open(locate(str(diffusion)))
 
@@ -145,6 +148,15 @@ def test_what_is_no_text_to_image_model_is_not_downloaded(hub):
     with pytest.raises(CommonArtError, match="owner/llama is a LlamaForCausalLM, no text-to-image model"):
         locate("owner/llama")
     assert hub.fetched() == ["config.json"]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
+    """Its own client would ask six times for each small file: half a minute, with a line for each."""
+    hub.broken = True
+    with pytest.raises(CommonArtError, match="owner/model is not whole in the cache") as error:
+        locate("owner/model")
+    assert "--model nano" in error.value.fix
+    assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err
 
 
 def test_a_repository_that_is_not_there(hub):

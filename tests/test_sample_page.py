@@ -18,6 +18,8 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 import tiny_pipeline
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from commonart.core import provenance
 from commonart.core.data.drawings import How
@@ -113,6 +115,7 @@ def test_other_sites_can_neither_draw_nor_read(url, tmp_path):
         (urlencode({"prompt": "a", "token": "é"}), {}),
         (form, {"Origin": "https://evil.example"}),
         (form, {"Host": "evil.example"}),
+        (form, {"Host": "["}),
     ):
         assert ask(url, "POST", "/draw", body, **headers)[0] == 403, headers
     status, text, headers = ask(url, Host="evil.example:80")
@@ -125,7 +128,10 @@ def test_other_sites_can_neither_draw_nor_read(url, tmp_path):
     ("form", "message"),
     [
         ({"prompt": "  "}, "the prompt is empty"),
-        ({"prompt": "a" * 10_001}, "more than 10,000"),
+        ({"prompt": "a" * 5001}, "more than 5,000"),
+        ({"prompt": "a", "seed": "-5"}, "seed -5"),
+        ({"prompt": "a", "steps": "5000"}, "--steps 5000"),
+        ({"prompt": "a", "size": "128"}, "128x128 is too large for this page"),
         ({"prompt": "a", "n": "99"}, "99 pictures at once"),
         ({"prompt": "a", "seed": "x"}, "are numbers"),
         ({"prompt": "a", "steps": "0"}, "--steps 0"),
@@ -151,8 +157,28 @@ def test_only_the_gallerys_files_are_handed_out(url, tmp_path):
     assert ask(url, "PUT", "/draw", "a")[0] == 501
 
 
+def test_odd_pictures_in_the_folder_do_not_stop_the_page(url, studio, tmp_path):
+    state = sample_page.Atelier(studio, How(), tmp_path, lambda job: [])
+    chunks = PngInfo()
+    chunks.add_itxt("commonart", r'{"prompt": "\ud800", "seed": 1}')
+    for name in ("a.png", b"\xff.png".decode("utf-8", "surrogateescape")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "new.png", pnginfo=chunks)
+        (tmp_path / "new.png").rename(tmp_path / name)
+        state.add(tmp_path / name)
+    assert list(state.pictures) == ["a.png"] and "? (seed 1)" in sample_page.page(state, {})
+
+
+def test_a_long_japanese_prompt_comes_back_in_the_address(url):
+    form = urlencode({"token": token_of(url), "prompt": "草" * 5000, "negative": "丸" * 1000, "steps": "1"})
+    status, _, headers = ask(url, "POST", "/draw", form)
+    assert status == 303 and "草" * 5000 in ask(url, path=headers["Location"])[1]
+
+
 def test_addresses(studio, tmp_path):
-    for text in ("x", "80:", "1.2.3.4:70000", ""):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is no folder"):
+        sample_page.serve(studio, How(), "0", out=str(tmp_path / "file"))
+    for text in ("x", "80:", "1.2.3.4:70000", "", "²"):
         with pytest.raises(UsageError, match="is no address"):
             sample_page.serve(studio, How(), text, out=str(tmp_path))
     with socket.socket() as taken:
@@ -216,7 +242,7 @@ class Browser:
 def test_a_visit_with_a_real_browser(url, tmp_path):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium chromium-driver)")
+        pytest.skip("no chromium or no chromedriver: apt-get install chromium chromium-driver")
     browser = Browser(driver, chromium, tmp_path / "profile")
     try:
         browser.call("POST", "/url", {"url": url})

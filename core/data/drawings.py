@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 
 MAX_SIDE = 4096  # pixels
+MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
 # What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
 _OF_THE_SOURCE = (
@@ -57,8 +59,8 @@ class How:
 
     def check(self) -> None:
         """Raise UsageError for a number that no model can draw with."""
-        if self.steps < 1:
-            raise UsageError(f"--steps {self.steps} is not possible.", "Give a whole number from 1 on.")
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise UsageError(f"--steps {self.steps} is not possible.", f"Give 1 to {MAX_STEPS}; 20 is usual.")
         if not 0 <= self.guidance <= 100:
             raise UsageError(
                 f"--guidance {self.guidance} is not possible.", "Give a number from 0 to 100; 4.5 is usual."
@@ -88,11 +90,15 @@ USUAL = How()
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture to draw. `settings` is what its marks say; `path` is None where only the grid shows it."""
+    """One picture to draw.
+
+    `settings` is what its marks say; `path` is None where only the grid shows it; `number` counts a prompt's pictures.
+    """
 
     prompt: Prompt
     settings: dict[str, Any]
     path: Path | None
+    number: int | None = None  # None where each prompt has one
 
     @property
     def name(self) -> str:
@@ -113,9 +119,9 @@ def plan(
 
     Raises:
         UsageError: several pictures and one file to write them to, a `seed` in a record that is no whole number,
-            or two records with one key.
+            two records with one key, or a text that is no Unicode.
     """
-    single = out is not None and Path(out).suffix != "" and not Path(out).is_dir()
+    single = out is not None and not is_folder(out)
     if single and len(asked) * n > 1:
         raise UsageError(
             f"-o {out} names one file, and {len(asked) * n} pictures are asked for.", "Name a folder: -o pictures/."
@@ -125,6 +131,9 @@ def plan(
     for prompt in asked:
         first = prompt.record.get("seed", seed)
         key = str(prompt.record.get("key", ""))
+        for text in (prompt.text, str(shared.get("negative", ""))):
+            if any("\ud800" <= character <= "\udfff" for character in text):  # bytes of a terminal that are no UTF-8
+                raise UsageError(f"the prompt {text[:40]!a} is no UTF-8 text.", "Type it in UTF-8.")
         if type(first) is not int or not 0 <= first <= MAX_SEED - n:
             raise UsageError(f"seed {first!r} is no seed.", "Give a whole number from 0 to 2^63 - 1.")
         if key and keys.setdefault(key, prompt.text) != prompt.text:
@@ -137,8 +146,13 @@ def plan(
                 path = Path(out)
             else:
                 path = Path(out) / f"{_stem(key, settings, j if n > 1 else None)}.{ending}"
-            pictures.append(Picture(prompt, settings, path))
+            pictures.append(Picture(prompt, settings, path, j if n > 1 else None))
     return pictures
+
+
+def is_folder(out: str) -> bool:
+    """Whether -o OUT names a folder: one that is there, a name without an ending, or one with a slash at its end."""
+    return out.endswith(("/", os.sep)) or Path(out).suffix == "" or Path(out).is_dir()
 
 
 def pixels(
@@ -195,7 +209,7 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
 
     Args:
         overwrite: none counts as drawn.
-        metadata: pictures keep their settings; without them, none can be known again.
+        metadata: pictures keep their settings; without them, only a name that follows from them tells.
 
     Raises:
         UsageError: another file stands where a picture should go.
@@ -214,20 +228,30 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
             ) from problem
         if overwrite or not path.exists():
             continue
-        marks = provenance.Marks(None, None)
-        with suppress(CommonArtError):  # whatever stands there, it is none of ours
-            marks = provenance.read(path)
-        if not metadata or marks.settings != picture.settings:
+        if not is_there(picture, metadata):
             raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
         found.add(picture.name)
     return found
 
 
+def is_there(picture: Picture, metadata: bool) -> bool:
+    """Whether the file at the picture's path is this very picture, by its marks or, without `metadata`, by its name."""
+    if picture.path is None or not picture.path.exists():
+        return False
+    if not metadata:
+        return digest(picture.settings) in picture.path.stem
+    with suppress(CommonArtError):  # whatever stands there, it is none of ours
+        return provenance.read(picture.path).settings == picture.settings
+    return False
+
+
 def record_of(picture: Picture) -> dict[str, Any]:
-    """What came in, and what was drawn; `reference` is the image that the record came with."""
+    """What came in, and what was drawn, with a key of its own; `reference` is the image that the record came with."""
     kept = {k: v for k, v in picture.prompt.record.items() if k not in (*_OF_THE_SOURCE, "image")}
     if picture.prompt.record.get("image"):
         kept["reference"] = picture.prompt.record["image"]
+    if "key" in kept and picture.number is not None:
+        kept["key"] = f"{kept['key']}-{picture.number}"
     kept.setdefault("key", f"sample-{digest(picture.settings)}")
     return kept | picture.settings | {"image": str(picture.path) if picture.path is not None else ""}
 

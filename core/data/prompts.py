@@ -8,6 +8,7 @@ A text file holds one a line. A record's is its `prompt`, else its first caption
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -62,7 +63,7 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
         with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as lines:
             for line, raw in enumerate(lines, 1):
                 text = raw.decode("utf-8").strip().removeprefix("\ufeff")
-                if text.startswith("{"):
+                if re.match(r'\{\s*["}]', text):  # as JSON begins; "{a|b} star" is text
                     try:
                         value = orjson.loads(text)
                     except orjson.JSONDecodeError as error:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from commonart.core.errors import UsageError
 from commonart.core.model.foreign import Foreign
 from commonart.core.model.parts import Parts
 from commonart.core.model.pipeline import Job, Pipeline
@@ -57,6 +58,9 @@ def open_engine(
 ) -> Engine:
     """The engine that draws with `parts`; weights are loaded when they are needed. Raises as `Pipeline.open` does."""
     if parts.pipeline:
+        for flag, given in (("--quantize", quantize), ("--max-tokens", max_tokens), ("--compile", compiled)):
+            if given:
+                raise UsageError(f"{flag} is for our own models; {parts.name} is a {parts.pipeline}.", "Leave it out.")
         return Foreign.open(parts, device=device, precision=precision)
     return Pipeline.open(
         parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled

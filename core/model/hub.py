@@ -140,8 +140,18 @@ def peek(model: Model, name: str) -> dict[str, Any]:
         return read_json(Path(model.hub) / name) if model.local else {}
     import huggingface_hub
 
+    offline = (
+        False  # ask once whether the hub is there: a download would try six times, half a minute, with a line each
+    )
     try:
-        return read_json(Path(huggingface_hub.hf_hub_download(model.hub, name, revision=model.revision)))
+        huggingface_hub.HfApi().model_info(model.hub, revision=model.revision)
+    except Exception as error:
+        if not _is_network(error):
+            raise
+        offline = True
+    try:
+        file = huggingface_hub.hf_hub_download(model.hub, name, revision=model.revision, local_files_only=offline)
+        return read_json(Path(file))
     except Exception as error:
         if not _is_network(error):
             raise

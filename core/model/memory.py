@@ -138,11 +138,9 @@ class _Live(TorchDispatchMode):
 def _shapes(file: Path) -> list[tuple[str, list[int]]]:
     """(name, shape) of every tensor of a safetensors file: 8 bytes of length, then JSON."""
     with open(file, "rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        if length > 100_000_000:
-            return []  # damaged: loading it will say so
         try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            return []
-    return [(name, value["shape"]) for name, value in header.items() if name != "__metadata__"]
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length)) if length < 100_000_000 else {}
+            return [(name, value["shape"]) for name, value in header.items() if name != "__metadata__"]
+        except (ValueError, struct.error, AttributeError, KeyError, TypeError):
+            return []  # damaged: loading it will say so

@@ -73,6 +73,11 @@ def locate(
     if not row.cls or row.local:  # the table says what its own rows are
         index = hub.peek(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
+            if text_encoder or autoencoder:
+                raise UsageError(
+                    f"--model {model} is a {index['_class_name']}, which keeps its own text encoder and autoencoder.",
+                    "Leave --text-encoder and --autoencoder out.",
+                )
             found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
             all_in = found.folder
             return Parts(found.name, found.revision, all_in, all_in, all_in, "eps", pipeline=str(index["_class_name"]))

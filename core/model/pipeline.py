@@ -102,8 +102,14 @@ class Pipeline:
         where = pick_device(device)
         config = PixArtConfig.read(parts.transformer / "config.json")
         vae = registry.read_json(registry.part(parts.autoencoder, "autoencoder") / "config.json")
-        factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
-        if int(vae.get("latent_channels", 4)) != config.in_channels:
+        try:
+            factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+            channels = int(vae.get("latent_channels", 4))
+        except (TypeError, ValueError) as error:
+            raise CommonArtError(
+                f"The autoencoder's config.json in {parts.autoencoder} is damaged: {error}.", "Download it again."
+            ) from error
+        if channels != config.in_channels:
             raise CommonArtError(
                 f"{parts.autoencoder}: this autoencoder has {vae.get('latent_channels')} latent channels, "
                 f"the transformer of {parts.name} takes {config.in_channels}.",
@@ -236,6 +242,11 @@ class Pipeline:
                         interval=interval,
                         rescale=rescale,
                     )
+                    if not torch.isfinite(latents).all():
+                        raise CommonArtError(
+                            f"{self.parts.name} draws numbers that are not finite in {self.dtype}.",
+                            "Its weights are damaged, or too large for this precision: add --precision fp32.",
+                        )
                     tick(len(part))
                     autoencoder = self.autoencoder()
                     autoencoder.tile_above = memory.largest_side(autoencoder, (width, height))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from commonart.core import provenance, signing
-from commonart.core.data.drawings import How, Picture, already_drawn, pixels, plan
+from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels, plan
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
@@ -112,12 +112,15 @@ class Studio:
         """
         if seed is None:
             seed = secrets.randbelow(2**31)
-            say(f"seed {seed}")
+            say(f"seed {seed} (--seed {seed} draws the same again)")
         pictures = plan(asked, self.shared(how), seed=seed, n=n, out=out, ending=ending)
         there = already_drawn(pictures, overwrite, metadata=self.metadata)
         waiting = list({p.name: p for p in pictures if p.name not in there}.values())
-        if len(waiting) < len(pictures):
-            say(f"{len(pictures) - len(waiting):,} of {len(pictures):,} pictures are there already")
+        if there:
+            say(f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already")
+        for picture in waiting:
+            if picture.path is not None:
+                provenance.check_room(picture.path, picture.settings if self.metadata else None, self.marked)
         fresh = self._draw(waiting, how, batch, quiet)
         again = {p.name for p in pictures} if len({p.name for p in pictures}) < len(pictures) else set()
         kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
@@ -138,14 +141,18 @@ class Studio:
         if picture.path is None:
             return
         finish = partial(signing.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
-        provenance.save(
-            image,
-            picture.path,
-            settings=picture.settings if self.metadata else None,
-            marked=self.marked,
-            overwrite=overwrite,
-            finish=finish,
-        )
+        try:
+            provenance.save(
+                image,
+                picture.path,
+                settings=picture.settings if self.metadata else None,
+                marked=self.marked,
+                overwrite=overwrite,
+                finish=finish,
+            )
+        except CommonArtError:
+            if overwrite or not is_there(picture, self.metadata):  # else another process has drawn the very same
+                raise
 
     def _draw(self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool) -> Iterator[Image.Image]:
         """The images of `pictures`, in batches that shrink where the device's memory runs out."""

@@ -41,7 +41,7 @@ def find_commonart() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--layers", type=int, default=4, help="28 is PixArt-Sigma XL/2")
     parser.add_argument("--size", type=int, default=256, help="pixels")
     parser.add_argument("--steps", type=int, default=4)
@@ -151,7 +151,7 @@ def main() -> None:
     text = json.dumps(result, indent=1)
     print(text)
     if given.out:
-        Path(given.out).write_text(text + "\\n", encoding="utf-8")
+        Path(given.out).write_text(text + "\n", encoding="utf-8")
 
 
 def _diffusers(ours: Any, dtype: Any, device: Any, compiled: bool) -> tuple[Any, Any]:
