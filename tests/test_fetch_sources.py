@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 from test_fetch import fetched
 from web_server import picture
 
-from commonart.core.data import shards, stream
+from commonart.cli import main
+from commonart.core.data import jsonl, shards, stream
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.stages import fetch as stage
 
@@ -78,6 +82,28 @@ def test_bad_sidecar_is_named(photos: Path) -> None:
     (photos / "b.json").write_text("{")
     with pytest.raises(SchemaError, match=r"b\.json"):
         list(stage.listing(str(photos)))
+
+
+def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(photos: Path, tmp_path: Path) -> None:
+    (photos / "c.jpg").symlink_to("nowhere.jpg")
+    os.link(photos / "a.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
+    summary = stage.run(str(photos), str(tmp_path / "raw"), rejects=str(tmp_path / "no.jsonl"), quiet=True)
+    assert (summary.written, dict(summary.dropped), summary.failures) == (4, {"unreadable": 2}, 2)
+    names = [value["source_id"] for _, value in jsonl.read_values(str(tmp_path / "no.jsonl"))]
+    assert names == ["c.jpg", "caf\\xe9.jpg"]
+
+
+def test_a_list_that_may_not_be_read_is_not_told_to_write_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path) -> bytes:  # root may read everything, so that chmod would test nothing
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main.run(["fetch", str(coco(tmp_path)), "--list"]) == 1
+    said = capsys.readouterr().err
+    assert "captions.json: permission denied." in said and "write somewhere" not in said.lower()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "notes.md", "bad.json", "other.json", "commoncatalog"])

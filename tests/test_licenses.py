@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import (
     POLICIES,
     License,
@@ -302,7 +302,7 @@ def test_bad_policy_file(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_unknown_policy() -> None:
-    with pytest.raises(CommonArtError, match="strict, paper"):
+    with pytest.raises(UsageError, match="strict, paper"):
         load_policy("loose")
 
 

@@ -322,3 +322,24 @@ def test_usage(tmp_path: Path, options: dict, says: str) -> None:
     with pytest.raises((UsageError, CommonArtError), match=says):
         stage.run(source, str(tmp_path / "out"), quiet=True, **options)
     assert not list(tmp_path.glob("out/*.tar"))
+
+
+@pytest.mark.parametrize("options", [{"dedup": True}, {"buckets": True, "size": 128}, {"blocklist": "block.txt"}])
+def test_records_that_lack_or_lie_are_dropped_and_never_a_traceback(tmp_path: Path, options: dict) -> None:
+    odd: list[dict[str, object]] = [
+        {"key": "a"},
+        {"key": "b", "shard_sha256": "no hash", "phash": "ff", "width": 200, "height": 200},
+        {"key": "c", "image": "c.jpg", "shard_sha256": ["x"], "phash": "zz", "width": 200, "height": 200},
+        {"key": "d", "image": "nowhere.jpg", "sha256": "0" * 64, "shard_sha256": 3},
+    ]
+    source = written(tmp_path, {"good": picture(1, (200, 200))})
+    with open(source, "ab") as file:
+        file.writelines(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in odd)
+    (tmp_path / "c.jpg").write_bytes(picture(2, (200, 200)))
+    (tmp_path / "block.txt").write_text(f"url: x\nsha256: {'1' * 64}\n")
+    options = {"size": 64, **options}
+    if "blocklist" in options:
+        options["blocklist"] = str(tmp_path / "block.txt")
+    summary = stage.run(source, str(tmp_path / "out"), quiet=True, max_failures=1.0, **options)
+    assert (summary.read, summary.written) == (5, 1)
+    assert dict(summary.dropped) == {"no_image": 2, "changed": 1, "unreadable": 1}

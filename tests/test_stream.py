@@ -195,7 +195,21 @@ def test_a_device_or_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> No
         stream.run("even", keep_even, source=source, out=str(tmp_path / "out.jsonl"), rejects=str(pipe))
         assert reader.stdout is not None
         assert len(reader.stdout.read().splitlines()) == 3
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        stream.run("even", keep_even, source=source, out=str(pipe))  # no .jsonl in its name, and no folder either
+        assert reader.stdout is not None
+        assert len(reader.stdout.read().splitlines()) == 3
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("out", "name"), [("out.jsonl", "out.jsonl"), ("shards", "shards/00000.tar")])
+def test_a_disk_that_fills_up_is_named_with_its_file(tmp_path: Path, out: str, name: str) -> None:
+    """A limit on the size of a file stands for a full disk: both come from `write`, which names no file."""
+    fetch = [sys.executable, "-m", "commonart.cli.main", "fetch", "scenes", "--limit", "100", "-o", out]
+    command = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *fetch, *["--list"][: out.endswith(".jsonl")]]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert done.stderr.decode().startswith(f"Error: {name}: it grew larger than files may be here.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

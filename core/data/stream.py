@@ -38,6 +38,14 @@ class Sample(NamedTuple):
     ext: str
 
 
+class Problem(NamedTuple):
+    """Why a record is left out. `rule`: by rule, not by failure."""
+
+    reason: str
+    detail: str
+    rule: bool = False
+
+
 class Drop:
     """Counts what a stage drops, by reason, and keeps it for `--rejects`."""
 
@@ -56,6 +64,14 @@ class Drop:
         """Drop a record because something went wrong; it counts against `--max-failures`."""
         self.failures += 1
         self(record, reason, detail)
+
+    def settled(self, results: Iterable[tuple[Record, Sample | Problem]]) -> Iterator[Sample]:
+        """The samples among `results`; each record with a problem is dropped."""
+        for record, got in results:
+            if isinstance(got, Sample):
+                yield got
+            else:
+                (self if got.rule else self.failure)(record, got.reason, got.detail)
 
 
 Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
@@ -89,6 +105,13 @@ class Chunk(NamedTuple):
     name: str
     identity: str
     records: Iterable[Record]
+
+
+def takes_jsonl(out: str) -> bool:
+    """Whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a folder."""
+    if out == "-" or out.endswith(jsonl.SUFFIXES):
+        return True
+    return os.path.exists(out) and not os.path.isdir(out) and not os.path.isfile(out)
 
 
 def source_or_stdin(source: str | None) -> str:
@@ -192,7 +215,7 @@ def run(
     rejects = None if rejects is None else task.own_file(rejects)
     try:
         with progress(stage, quiet=quiet) as tick:
-            if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
+            if out is None or takes_jsonl(out):
                 size = None if task.count == 1 else shard_size
                 parts = _grouped(records, size) if records is not None else chunks(source, size)
                 own = (chunk for i, chunk in enumerate(parts) if task.owns(i))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from commonart.core.data import shards
 from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
@@ -16,18 +15,10 @@ from commonart.core.data.fetching.answers import DownloadError, Limits
 from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.stream import Sample
+from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
 ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp")
-
-
-class Problem(NamedTuple):
-    """Why a record's image did not come. `rule`: it was refused by rule, not by failure."""
-
-    reason: str
-    detail: str
-    rule: bool = False
 
 
 def bring(
