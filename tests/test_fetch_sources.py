@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_fetch import fetched
+from test_license_filter import filtered
 from web_server import picture
 
 from commonart.cli import main
@@ -202,6 +203,53 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert len({record["key"] for record in records}) == 3  # one URL twice is two rows
     assert not any("jpg" in record for record in records)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
+
+
+FLICKR = {"image_url": "https://live.staticflickr.com/65535/1_a.jpg"}
+MUSEUM = {"image_url": "https://example.org/1.jpg"}
+BY_NC = "https://creativecommons.org/licenses/by-nc/2.0/"
+
+
+@pytest.mark.parametrize(
+    ("row", "license"),
+    [
+        ({**FLICKR, "license": 4}, "CC-BY-2.0"),
+        ({**FLICKR, "license": "9.0"}, "CC0-1.0"),
+        ({**FLICKR, "license": 4, "licensename": "Attribution License"}, "CC-BY-2.0"),
+        ({**FLICKR, "license": 4, "licensename": "Attribution-NonCommercial License"}, ""),
+        ({**FLICKR, "license": 4, "license_url": BY_NC}, ""),
+        ({**FLICKR, "license": 2}, "CC-BY-NC-2.0"),
+        ({**FLICKR, "license": 12, "license_url": BY4}, "CC-BY-4.0"),
+        ({**FLICKR, "license": 12}, ""),
+        ({**MUSEUM, "license": 4}, ""),  # not Flickr's: another list's number 4 is another licence
+        ({**MUSEUM, "page": "https://evil.example/https://www.flickr.com/", "license": 4}, ""),
+        ({**MUSEUM, "usage": {"access": "CC0"}}, "CC0-1.0"),
+        ({**MUSEUM, "usage": {"access": "Usage conditions apply"}, "license": "CC0"}, ""),
+        ({**MUSEUM, "usage": {"codes": ""}, "license": "CC0"}, ""),
+        ({**MUSEUM, "edmRights": {"def": [BY4]}}, "CC-BY-4.0"),
+        ({**MUSEUM, "edmRights": [BY4], "webResourceEdmRights": "http://rightsstatements.org/vocab/InC/1.0/"},
+         "LicenseRef-RightsStatements-InC-1.0"),
+        ({**MUSEUM, "extmetadata": {"License": {"value": "cc-by-4.0"}, "LicenseUrl": {"value": BY4}}}, "CC-BY-4.0"),
+        ({**MUSEUM, "extmetadata": {"License": "cc-by-4.0", "Restrictions": "personality"}, "license_url": BY4}, ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["list", "sidecar"])
+def test_what_flickr_museums_and_wikimedia_say_in_fields_of_their_own(
+    tmp_path: Path, row: dict[str, Any], license: str, way: str
+) -> None:
+    if way == "list":
+        (tmp_path / "list.jsonl").write_bytes(orjson.dumps(row))
+        (record,) = stage.listing(str(tmp_path / "list.jsonl"))
+    else:
+        (tmp_path / "a.jpg").write_bytes(picture(1))
+        said = {**row, "source_url": row.get("page", "")}
+        if "licensename" in said:  # a sidecar has the names of the schema
+            said |= {"license_raw": said.pop("licensename")}
+        (tmp_path / "a.json").write_bytes(orjson.dumps(said))
+        (record,) = stage.listing(str(tmp_path))
+    assert record["license"] == license
+    kept, _, _ = filtered(record)  # the filter judges again, by what the record says, and comes to the same
+    assert [after["license"] for after in kept] == [license] * (license in ("CC0-1.0", "CC-BY-2.0", "CC-BY-4.0"))
 
 
 def test_other_column_names(tmp_path: Path) -> None:

@@ -12,17 +12,14 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import (
     POLICIES,
     License,
-    europeana,
     flickr,
     judge,
     load_policy,
     normalise,
-    smithsonian,
-    wikimedia,
 )
 from commonart.core.licenses.creative_commons import ELEMENTS, PLACES, WORDS
 from commonart.core.licenses.parse import ids
-from commonart.core.licenses.sources import Verdict
+from commonart.core.licenses.sources import Verdict, europeana, smithsonian, wikimedia
 from commonart.core.licenses.table import FILLERS, TEMPLATES, TEXTS
 
 LABELLED = Path(__file__).with_name("data") / "licenses.tsv"

@@ -84,7 +84,8 @@ def main() -> None:
     """Print one JSON object."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="leave out what is larger")
-    most = parser.parse_args().most
+    parser.add_argument("--only", default="", help="license-filter, list or fetch")
+    given = parser.parse_args()
     found: dict[str, list[dict[str, object]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.mkfifo(f"{folder}/list.csv")
@@ -92,11 +93,13 @@ def main() -> None:
         Image.new("RGB", (16, 16), "red").save(f"{folder}/images/a.png")
         work = (
             ("license-filter", COUNTS, ["license-filter", "-", "-q"], records, ""),
-            ("fetch --list of a .csv", COUNTS, ["fetch", "list.csv", "--list", "-q"], rows, "list.csv"),
+            ("list", COUNTS, ["fetch", "list.csv", "--list", "-q"], rows, "list.csv"),
             ("fetch", BRINGS, ["fetch", "-", "--images", "images", "--overwrite", "-o", "raw", "-q"], records, ""),
         )
         for name, counts, command, made, fifo in work:
-            for count in (count for count in counts if count <= most):
+            if given.only not in ("", name):
+                continue
+            for count in (count for count in counts if count <= given.most):
                 found.setdefault(name, []).append(measured(command, made(count), count, folder, fifo))
                 print(name, found[name][-1], file=sys.stderr)
     print(json.dumps({

@@ -108,7 +108,7 @@ def _folder(folder: Path, license: str, lang: str) -> Iterator[Record]:
         at = str(beside.pop("license_observed_at", "") or (observed(path) if path.exists() else ""))
         texts = beside.pop("caption", None)
         record |= beside
-        state_license(record, raw or ("" if url else license), url, at)
+        state_license(record, raw or ("" if url else license), url, at, beside)
         texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else _lines(path)
         if texts and "captions" not in record:
             record["captions"] = [
