@@ -21,7 +21,7 @@ from commonart.core import log
 from commonart.core.data import jsonl, pool, shards, stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.buckets import Size, bucket_sizes, nearest
-from commonart.core.data.decode import MAX_PIXELS, DecodeError, Probe, decode, encode, probe, resize_crop
+from commonart.core.data.decode import MAX_PIXELS, RESAMPLES, DecodeError, Probe, decode, encode, probe, resize_crop
 from commonart.core.data.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.likeness import fingerprint, phash
 from commonart.core.data.record import Record, split_of
@@ -43,6 +43,7 @@ class Picture:
     least: int | None
     format: str
     quality: int
+    resample: str
     max_pixels: int
 
     def size(self, width: int, height: int) -> Size:
@@ -95,6 +96,7 @@ def run(
     min_size: int | None = None,
     format: str = "auto",
     quality: int = 95,
+    resample: str = "lanczos",
     max_pixels: int = MAX_PIXELS,
     dedup: bool = False,
     blocklist: str | None = None,
@@ -111,9 +113,10 @@ def run(
         min_size: drop pictures whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
         quality: of jpg and webp, 1 to 100.
+        resample: lanczos or area, see `core.data.decode.resize_crop`.
 
     Raises:
-        UsageError: a size, format or quality that does not exist.
+        UsageError: a size, format, quality or resample that does not exist.
         CommonArtError: as `stream.run`.
     """
     if not 8 <= size <= 8192:
@@ -126,12 +129,14 @@ def run(
         raise UsageError(f"--format {format} is unknown.", "Give auto, jpg, png or webp.")
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality} is out of range.", "Give 1 to 100.")
+    if resample not in RESAMPLES:
+        raise UsageError(f"--resample {resample} is unknown.", f"Give {' or '.join(RESAMPLES)}.")
     if stream.takes_jsonl(out):
         raise UsageError(f"-o {out}: shard makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/.")
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
-    picture = Picture(sizes, min_size, format, quality, max_pixels)
+    picture = Picture(sizes, min_size, format, quality, resample, max_pixels)
     blocked = read_blocklist(blocklist) if blocklist is not None else None
     task = task or this_task()
     settings = {
@@ -140,6 +145,7 @@ def run(
         "min_size": min_size,
         "format": format,
         "quality": quality,
+        "resample": resample,
         "max_pixels": max_pixels,
         "dedup": dedup,
         "blocklist": blocked.sha256 if blocked is not None else "",
@@ -245,7 +251,7 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         image = decode(data, max_pixels=picture.max_pixels, at_least=size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
-    encoded = encode(resize_crop(image, size), picture.format, picture.quality)
+    encoded = encode(resize_crop(image, size, picture.resample), picture.format, picture.quality)
     original = {"width": seen.width, "height": seen.height, "mime": seen.mime}
     made = {
         **{name: value for name, value in record.items() if name != "quality"},

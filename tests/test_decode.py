@@ -101,6 +101,15 @@ def test_resize_crop_keeps_the_centre(size: int | tuple[int, int]) -> None:
     assert abs(y - (expected[1] - 1) / 2) < 0.6 and abs(x - (expected[0] - 1) / 2) < 0.6
 
 
+def test_area_is_the_mean_and_lanczos_is_sharper() -> None:
+    image = photograph(120, 90, 3)
+    image.paste("white", (30, 30, 60, 60))
+    mean = np.asarray(image.crop((15, 0, 105, 90)), float).reshape(30, 3, 30, 3, 3).mean((1, 3))
+    area, lanczos = (np.asarray(resize_crop(image, 30, how), float) for how in ("area", "lanczos"))
+    assert np.abs(area - mean).max() <= 1  # rounded twice
+    assert np.abs(np.diff(lanczos, axis=1)).mean() > 1.02 * np.abs(np.diff(area, axis=1)).mean()
+
+
 def test_resize_crop_of_the_right_size_changes_nothing() -> None:
     image = picture(32, 32)
     assert resize_crop(image, 32).tobytes() == image.tobytes()

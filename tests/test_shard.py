@@ -314,6 +314,7 @@ def test_blocklist(tmp_path: Path) -> None:
         ({"size": 200, "buckets": True}, "--buckets cannot be made of --size 200"),
         ({"format": "bmp"}, "--format bmp"),
         ({"quality": 0}, "--quality 0"),
+        ({"resample": "nearest"}, "--resample nearest"),
         ({"blocklist": "nowhere.txt"}, "--blocklist nowhere.txt"),
     ],
 )
