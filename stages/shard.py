@@ -232,7 +232,7 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Proble
         return Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
     sha256 = hashlib.sha256(data).hexdigest()
     expected = record.get("shard_sha256") or record.get("sha256")
-    if expected and expected != sha256:
+    if expected and str(expected).lower() != sha256:
         return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
     return data, seen, sha256
 
@@ -262,5 +262,7 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         "phash": record.get("phash") or phash(image),
         "original": record.get("original") or original,
     }
-    made["split"] = record.get("split") or split_of(made["sha256"])
+    made["split"] = split_of(made["sha256"])
+    if record.get("split", made["split"]) != made["split"]:
+        return record, Problem("split_conflict", f"{record['split']}, the hash says {made['split']}", rule=True)
     return record, Sample(made, encoded, picture.format)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,11 @@ def takes_jsonl(out: str) -> bool:
     """Whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a folder."""
     if out == "-" or out.endswith(jsonl.SUFFIXES):
         return True
-    return os.path.exists(out) and not os.path.isdir(out) and not os.path.isfile(out)
+    return _is_device(out)
+
+
+def _is_device(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path)
 
 
 def source_or_stdin(source: str | None) -> str:
@@ -210,8 +215,11 @@ def run(
     summary = Summary(stage)
     started = time.monotonic()
     task = task or this_task()
-    if rejects is not None and os.path.abspath(rejects) == os.path.abspath(out or "-"):
-        raise UsageError(f"-o and --rejects are both {rejects}.", "Give them two names.")
+    named = (("SOURCE", source), ("-o", out), ("--rejects", rejects))
+    files = [(flag, path) for flag, path in named if path not in (None, "-") and not _is_device(path)]
+    for (flag, path), (other, same) in combinations(files, 2):
+        if os.path.realpath(path) == os.path.realpath(same):
+            raise UsageError(f"{flag} and {other} are both {path}.", "Give them two names.")
     rejects = None if rejects is None else task.own_file(rejects)
     try:
         with progress(stage, quiet=quiet) as tick:

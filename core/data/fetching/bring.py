@@ -66,11 +66,12 @@ def bring(
     except (OSError, ValueError) as error:
         return record, Problem("unreadable", str(error))
     sha256 = hashlib.sha256(data).hexdigest()
-    if record.get("sha256") not in (None, "", sha256):
+    if (record.get("sha256") or sha256).lower() != sha256:
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
     whole = {**record, "width": seen.width, "height": seen.height, "mime": seen.mime, "sha256": sha256}
     whole.setdefault("opt_out", [])
-    whole.setdefault("split", split_of(sha256))
+    if whole.setdefault("split", split_of(sha256)) != split_of(sha256):
+        return record, Problem("split_conflict", f"{whole['split']}, the hash says {split_of(sha256)}", rule=True)
     return record, Sample(whole, data, EXTENSIONS[seen.mime])
 
 

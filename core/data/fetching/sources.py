@@ -120,7 +120,10 @@ def _folder(folder: Path, license: str, lang: str) -> Iterator[Record]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    def refused(error: OSError) -> None:
+        raise error  # a folder that may not be read would be left out without a word
+
+    for parent, folders, names in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
@@ -143,7 +146,9 @@ def _beside(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SchemaError(str(notes), 1, "", "must be a JSON object")
     return {
-        name: field for name, field in value.items() if field is not None and name not in PERSONAL and name != "image"
+        name: field
+        for name, field in value.items()
+        if field is not None and name.lower() not in PERSONAL and name != "image"
     }
 
 
