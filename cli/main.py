@@ -34,9 +34,10 @@ DEFAULTS = "commonart.toml"
 DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "Free some space and run the same command again; what was finished is kept."),
     errno.EDQUOT: ("your disk quota is used up", "Free some space and run the same command again."),
-    errno.ENOENT: ("no such file or folder, and it cannot be made", "Check the path."),
-    errno.EACCES: ("permission denied", "Write somewhere that you may write."),
-    errno.EPERM: ("permission denied", "Write somewhere that you may write."),
+    errno.ENOENT: ("no such file or folder", "Check the path."),
+    errno.EFBIG: ("it grew larger than files may be here", "Raise the limit (ulimit -f), or write somewhere else."),
+    errno.EACCES: ("permission denied", "Give another path, or let yourself read or write it (chmod)."),
+    errno.EPERM: ("permission denied", "Give another path, or let yourself read or write it (chmod)."),
     errno.EROFS: ("the file system is read-only", "Write somewhere that you may write."),
     errno.ENOTDIR: ("a part of the path is a file", "Give another path."),
     errno.EISDIR: ("it is a folder", "Give a file."),

@@ -23,6 +23,7 @@ def shard(
     ] = None,
     format: Annotated[str, typer.Option(help="jpg, png, webp, or auto: png up to 128 pixels, jpg above.")] = "auto",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
+    resample: Annotated[str, typer.Option(help="lanczos, or area: softer, at two thirds of the time.")] = "lanczos",
     dedup: Annotated[
         bool, typer.Option("--dedup", help="Keep the first of images that look the same, over all shards.")
     ] = False,
@@ -55,6 +56,7 @@ def shard(
         min_size=min_size,
         format=format,
         quality=quality,
+        resample=resample,
         dedup=dedup,
         blocklist=blocklist,
         workers=workers,

@@ -58,6 +58,7 @@ _commonart() {
             "shard --min-size") words="" ;;
             "shard --format") words="auto jpg png webp" ;;
             "shard --quality") words="" ;;
+            "shard --resample") words="" ;;
             "shard --blocklist") words="" ;;
             "shard --workers") words="" ;;
             "shard --shard-size") words="" ;;
@@ -195,7 +196,7 @@ _commonart() {
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    shard) words="--help -o --out --size --buckets --min-size --format --quality --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
+                    shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --log-every --track --keep --workers --compile --checkpointing --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;

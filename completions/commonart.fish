@@ -89,6 +89,7 @@ complete -c commonart -n "__fish_seen_subcommand_from shard" -l buckets -d "PixA
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l min-size -r -d "Drop what is smaller on its shorter side (default what would have to be enlarged)"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l format -x -a "auto jpg png webp" -d "jpg, png, webp, or auto png up to 128 pixels, jpg above"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l quality -r -d "Of jpg and webp"
+complete -c commonart -n "__fish_seen_subcommand_from shard" -l resample -r -d "lanczos, or area softer, at two thirds of the time"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l dedup -d "Keep the first of images that look the same, over all shards"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l blocklist -r -d "Keys, sha256 and URLs to leave out, one a line"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l workers -r -d "Decoding threads (default one per core)"

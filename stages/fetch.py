@@ -26,7 +26,7 @@ from commonart.core.data.fetching.engine import Engine
 from commonart.core.data.fetching.hub import HubPixels
 from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop, Sample, Summary
+from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import normalise
@@ -64,8 +64,9 @@ def listing(
         raise UsageError(
             f"--license {license!r} names no licence that is known.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
-    if limit is not None and limit < 0:
-        raise UsageError(f"--limit {limit} is less than nothing.", "Give a positive number.")
+    for flag, number in (("--limit", limit), ("--seed", seed)):
+        if number is not None and number < 0:
+            raise UsageError(f"{flag} {number} is less than nothing.", "Give a positive number.")
     if source == "scenes":
         from commonart.core.nano.source import list_scenes
 
@@ -110,18 +111,15 @@ def fetch(
             return render(record)
         return pixels.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None
 
-    def one(item: tuple[int, Pair]) -> tuple[int, tuple[Record, Sample | Any]]:
+    def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, ticket) = item
-        return row, bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
+        record, got = bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
+        if rows is not None and isinstance(got, Sample):
+            got.record["row"] = row
+        return {**record, "row": row}, got
 
     numbered = zip(count() if rows is None else rows, pairs, strict=False)
-    for row, (record, got) in pool.ordered(one, numbered, workers):
-        if isinstance(got, Sample):
-            if rows is not None:
-                got.record["row"] = row
-            yield got
-        else:
-            (drop if got.rule else drop.failure)({**record, "row": row}, got.reason, got.detail)
+    yield from drop.settled(pool.ordered(one, numbered, workers))
 
 
 def run(
@@ -162,7 +160,7 @@ def run(
         )  # fmt: skip
     if list_only:
         return stream.run("fetch", _as_listed, records=records, out=out, shard_size=shard_size, **options)
-    if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
+    if out is None or stream.takes_jsonl(out):
         raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 

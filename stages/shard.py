@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from commonart.core import log
 from commonart.core.data import jsonl, pool, shards, stream
+from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.buckets import Size, bucket_sizes, nearest
-from commonart.core.data.decode import MAX_PIXELS, DecodeError, Probe, decode, encode, probe, resize_crop
+from commonart.core.data.decode import MAX_PIXELS, RESAMPLES, DecodeError, Probe, decode, encode, probe, resize_crop
 from commonart.core.data.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.likeness import fingerprint, phash
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.stream import Drop, Sample, Summary
+from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -32,14 +33,6 @@ MIMES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 LOSSLESS_UP_TO = 128  # pixels: below it JPEG's 8 x 8 blocks show, and PNG is small anyhow
 BUCKET_STEP = 128  # with it every bucket's sides are multiples of 8, as the smallest autoencoder and its patches need
 HASHED_AT = 64  # pixels: enough for a perceptual hash, and for most JPEGs an eighth of their size
-
-
-class Problem(NamedTuple):
-    """Why a record is left out. `rule`: by rule, not by failure."""
-
-    reason: str
-    detail: str
-    rule: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,7 @@ class Picture:
     least: int | None
     format: str
     quality: int
+    resample: str
     max_pixels: int
 
     def size(self, width: int, height: int) -> Size:
@@ -70,19 +64,19 @@ def shard(
     *,
     picture: Picture,
     copies: Copies | None = None,
-    blocked: Collection[str] = frozenset(),
+    blocklist: Blocklist | None = None,
     workers: int | None = None,
 ) -> Iterator[Sample]:
     """Yield each record with its picture in sRGB at its size: the centre, scaled with Lanczos.
 
     Args:
         copies: records to drop (`duplicate`) because an earlier one shows the same.
-        blocked: keys, sha256 and URLs to drop (`blocklisted`), see `read_blocklist`.
+        blocklist: drop what it names (`blocklisted`).
     """
 
     def wanted() -> Iterator[Record]:
         for record in records if len(picture.sizes) == 1 else _by_bucket(records, picture):
-            if blocked and (entry := _blocked(record, blocked)):
+            if blocklist is not None and (entry := blocklist.entry_of(record)):
                 drop(record, "blocklisted", entry)
             elif copies is not None and (kept := copies.of(record["key"])):
                 drop(record, "duplicate", f"of {kept}")
@@ -90,29 +84,7 @@ def shard(
                 yield record
 
     make = partial(_make, picture=picture)
-    for record, got in pool.ordered(make, wanted(), pool.cpus() if workers is None else workers):
-        if isinstance(got, Sample):
-            yield got
-        elif got.rule:
-            drop(record, got.reason, got.detail)
-        else:
-            drop.failure(record, got.reason, got.detail)
-
-
-def read_blocklist(path: str) -> frozenset[str]:
-    """Keys, sha256 and URLs to leave out, one a line; `#` begins a comment.
-
-    Raises:
-        CommonArtError: the file cannot be read. Silence here would let through what somebody asked to remove.
-    """
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommonArtError(
-            f"--blocklist {path} cannot be read: {error}.", "Give a text file, one entry a line."
-        ) from error
-    entries = (line.strip() for line in lines)
-    return frozenset(entry for entry in entries if entry and not entry.startswith("#"))
+    yield from drop.settled(pool.ordered(make, wanted(), pool.cpus() if workers is None else workers))
 
 
 def run(
@@ -124,6 +96,7 @@ def run(
     min_size: int | None = None,
     format: str = "auto",
     quality: int = 95,
+    resample: str = "lanczos",
     max_pixels: int = MAX_PIXELS,
     dedup: bool = False,
     blocklist: str | None = None,
@@ -140,9 +113,10 @@ def run(
         min_size: drop pictures whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
         quality: of jpg and webp, 1 to 100.
+        resample: lanczos or area, see `core.data.decode.resize_crop`.
 
     Raises:
-        UsageError: a size, format or quality that does not exist.
+        UsageError: a size, format, quality or resample that does not exist.
         CommonArtError: as `stream.run`.
     """
     if not 8 <= size <= 8192:
@@ -155,13 +129,15 @@ def run(
         raise UsageError(f"--format {format} is unknown.", "Give auto, jpg, png or webp.")
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality} is out of range.", "Give 1 to 100.")
-    if out == "-" or out.endswith(jsonl.SUFFIXES):
+    if resample not in RESAMPLES:
+        raise UsageError(f"--resample {resample} is unknown.", f"Give {' or '.join(RESAMPLES)}.")
+    if stream.takes_jsonl(out):
         raise UsageError(f"-o {out}: shard makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/.")
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
-    picture = Picture(sizes, min_size, format, quality, max_pixels)
-    blocked = read_blocklist(blocklist) if blocklist else frozenset[str]()
+    picture = Picture(sizes, min_size, format, quality, resample, max_pixels)
+    blocked = read_blocklist(blocklist) if blocklist is not None else None
     task = task or this_task()
     settings = {
         "size": size,
@@ -169,23 +145,24 @@ def run(
         "min_size": min_size,
         "format": format,
         "quality": quality,
+        "resample": resample,
         "max_pixels": max_pixels,
         "dedup": dedup,
-        "blocklist": hashlib.sha256("\n".join(sorted(blocked)).encode()).hexdigest() if blocked else "",
+        "blocklist": blocked.sha256 if blocked is not None else "",
     }
     with tempfile.TemporaryDirectory(prefix="commonart-") as spool:
         source, copies = stream.source_or_stdin(source), None
         if dedup:
             if source == "-":  # it is read twice, and need not fit into memory
                 source = _spooled(source, f"{spool}/stdin.jsonl.zst")
-            prints = partial(_fingerprints, picture=picture, blocked=blocked, workers=workers)
+            prints = partial(_fingerprints, picture=picture, blocklist=blocked, workers=workers)
             used = {name: settings[name] for name in ("size", "buckets", "min_size", "max_pixels", "blocklist")}
             with log.progress("hash", quiet=quiet) as tick:
                 copies = find_copies(
                     partial(stream.chunks, source, shard_size), Path(out) / FOLDER, prints,
                     settings=used, task=task, tick=tick,
                 )  # fmt: skip
-        transform = partial(shard, picture=picture, copies=copies, blocked=blocked, workers=workers)
+        transform = partial(shard, picture=picture, copies=copies, blocklist=blocked, workers=workers)
         return stream.run(
             "shard", transform, source=source, out=out, settings=settings, task=task, shard_size=shard_size,
             quiet=quiet, **options,
@@ -197,12 +174,6 @@ def _spooled(source: str, path: str) -> str:
         for record in jsonl.read(source):
             writer.write(record)
     return path
-
-
-def _blocked(record: Record, blocked: Collection[str]) -> str:
-    """The blocklist's entry that this record falls under, or ""."""
-    fields = ("key", "sha256", "shard_sha256", "image_url", "source_url")
-    return next((record[field] for field in fields if record.get(field) in blocked), "")
 
 
 def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
@@ -221,19 +192,20 @@ def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
 
 
 def _fingerprints(
-    records: Iterable[Record], *, picture: Picture, blocked: Collection[str], workers: int | None
+    records: Iterable[Record], *, picture: Picture, blocklist: Blocklist | None, workers: int | None
 ) -> Iterator[tuple[Record, int]]:
-    make = partial(_fingerprint, picture=picture, blocked=blocked)
+    make = partial(_fingerprint, picture=picture, blocklist=blocklist)
     yield from pool.ordered(make, records, pool.cpus() if workers is None else workers)
 
 
-def _fingerprint(record: Record, *, picture: Picture, blocked: Collection[str]) -> tuple[Record, int]:
+def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | None) -> tuple[Record, int]:
     """What to compare the picture by; 0 for one that will be left out, so that it takes no other's place."""
-    if blocked and _blocked(record, blocked):
+    if blocklist is not None and blocklist.entry_of(record):
         return record, 0
-    if record.get("shard_sha256") and record.get("phash"):  # sharded before: it was looked at then
-        small = picture.too_small(record.get("width", 0), record.get("height", 0))
-        return record, 0 if small else fingerprint(record["phash"], record.get("sha256") or record["shard_sha256"])
+    seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "sha256")]
+    if all(seen):  # sharded before: it was looked at then
+        small = picture.too_small(record["width"], record["height"])
+        return record, 0 if small else fingerprint(record["phash"], record["sha256"])
     got = _read(record, picture)
     if isinstance(got, Problem):
         return record, 0
@@ -260,7 +232,7 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Proble
         return Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
     sha256 = hashlib.sha256(data).hexdigest()
     expected = record.get("shard_sha256") or record.get("sha256")
-    if expected and expected != sha256:
+    if expected and str(expected).lower() != sha256:
         return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
     return data, seen, sha256
 
@@ -279,7 +251,7 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         image = decode(data, max_pixels=picture.max_pixels, at_least=size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
-    encoded = encode(resize_crop(image, size), picture.format, picture.quality)
+    encoded = encode(resize_crop(image, size, picture.resample), picture.format, picture.quality)
     original = {"width": seen.width, "height": seen.height, "mime": seen.mime}
     made = {
         **{name: value for name, value in record.items() if name != "quality"},
@@ -290,5 +262,7 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         "phash": record.get("phash") or phash(image),
         "original": record.get("original") or original,
     }
-    made["split"] = record.get("split") or split_of(made["sha256"])
+    made["split"] = split_of(made["sha256"])
+    if record.get("split", made["split"]) != made["split"]:
+        return record, Problem("split_conflict", f"{record['split']}, the hash says {made['split']}", rule=True)
     return record, Sample(made, encoded, picture.format)

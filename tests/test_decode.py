@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_images import saved, swapped_profile
 from PIL import Image
+from test_dedup import bits_apart
 
 from commonart.core.data.decode import (
     DecodeError,
@@ -19,7 +20,7 @@ from commonart.core.data.decode import (
     probe,
     resize_crop,
 )
-from commonart.core.data.likeness import phash, phash_distance
+from commonart.core.data.likeness import phash
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
@@ -100,6 +101,15 @@ def test_resize_crop_keeps_the_centre(size: int | tuple[int, int]) -> None:
     assert abs(y - (expected[1] - 1) / 2) < 0.6 and abs(x - (expected[0] - 1) / 2) < 0.6
 
 
+def test_area_is_the_mean_and_lanczos_is_sharper() -> None:
+    image = photograph(120, 90, 3)
+    image.paste("white", (30, 30, 60, 60))
+    mean = np.asarray(image.crop((15, 0, 105, 90)), float).reshape(30, 3, 30, 3, 3).mean((1, 3))
+    area, lanczos = (np.asarray(resize_crop(image, 30, how), float) for how in ("area", "lanczos"))
+    assert np.abs(area - mean).max() <= 1  # rounded twice
+    assert np.abs(np.diff(lanczos, axis=1)).mean() > 1.02 * np.abs(np.diff(area, axis=1)).mean()
+
+
 def test_resize_crop_of_the_right_size_changes_nothing() -> None:
     image = picture(32, 32)
     assert resize_crop(image, 32).tobytes() == image.tobytes()
@@ -127,9 +137,9 @@ def test_phash_tells_copies_from_others() -> None:
     data = saved(a, "JPEG", quality=80)
     assert len(phash(a)) == 16
     copies = [decode(data), decode(data, at_least=64), decode(saved(a.resize((200, 150)), "JPEG", quality=60))]
-    assert max(phash_distance(phash(a), phash(copy)) for copy in copies) <= 3
+    assert max(bits_apart(phash(a), phash(copy)) for copy in copies) <= 3
     others = [a.transpose(Image.Transpose.ROTATE_90), *(photograph(320, 240, seed) for seed in range(2, 40))]
-    assert min(phash_distance(phash(a), phash(other)) for other in others) >= 12
+    assert min(bits_apart(phash(a), phash(other)) for other in others) >= 12
 
 
 def test_no_torch_is_imported(tmp_path: Path) -> None:

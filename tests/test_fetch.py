@@ -301,6 +301,19 @@ def test_a_missing_source_is_one_sentence(commonart: Command) -> None:
     assert done.returncode == 1 and b"nowhere" in done.stderr and b"Traceback" not in done.stderr
 
 
+def test_a_list_can_be_thrown_away(commonart: Command) -> None:
+    done = commonart("fetch", "scenes", "--list", "--limit", "2", "-o", "/dev/null")
+    assert done.returncode == 0 and orjson.loads(done.stderr)["out"] == 2
+    done = commonart("fetch", "scenes", "--limit", "2", "-o", "/dev/null")
+    assert done.returncode == 2 and b"fetch brings images" in done.stderr
+
+
 def test_images_do_not_go_into_jsonl(commonart: Command) -> None:
     done = commonart("fetch", "scenes", "--limit", "1")
     assert done.returncode == 2 and b"-o raw/" in done.stderr and done.stdout == b""
+
+
+def test_a_seed_and_a_limit_count_from_0(commonart: Command) -> None:
+    for flag in ("--seed", "--limit"):
+        done = commonart("fetch", "scenes", "--list", flag, "-1")
+        assert done.returncode == 2 and flag.encode() in done.stderr and b"Traceback" not in done.stderr

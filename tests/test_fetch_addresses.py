@@ -22,6 +22,7 @@ PRIVATE = """
     ::1 :: fe80::1 fe80::1%eth0 fc00::1 fd00:ec2::254 ff02::1 2001:db8::1 ::ffff:127.0.0.1 ::ffff:169.254.169.254
     ::ffff:7f00:1 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::a00:1 2002:7f00:1:: 2002:a9fe:a9fe::
     2001:0:7f00:1:: not-an-address
+    fec0::1 3fff::1 192.88.99.1 168.63.129.16 2001:470:1:1:0:5efe:7f00:1 2001:470:1:1:200:5efe:a00:1
     """
 
 
@@ -195,6 +196,14 @@ def test_url_is_taken_apart_as_it_is_sent() -> None:
         site.image("/b/x.jpg?q=%C3%A4", picture())
         found = engine.submit(site.url("/ü/../b/./x.jpg?q=ä#part")).take()
         assert isinstance(found, Download) and site.asked == ["/b/x.jpg?q=%C3%A4"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/%70rivate/1.jpg", "/ok/%2e%2e/private/1.jpg", "/ok/../private/1.jpg", "/privat%65/1.jpg"]
+)
+def test_robots_txt_is_asked_about_the_path_that_is_meant(path: str) -> None:
+    assert split_url(f"http://example.org{path}").path == "/private/1.jpg"
+    assert split_url("http://example.org/a%2fb%c3%bc").path == "/a%2Fb%C3%BC"  # these do not stand for themselves
 
 
 def test_public_space_is_what_the_registries_say() -> None:

@@ -126,6 +126,7 @@ ROBOTS = [  # (robots.txt, path, whether it may be asked): RFC 9309's rules
     ("User-agent: *\nDisallow: /x\nUser-agent: b\nDisallow: /", "/a.jpg", True),
     ("\ufeffUSER-AGENT : *\r\nDISALLOW : /a # why\r\n", "/a.jpg", False),
     ("User-agent: *\nSitemap: http://x/\nDisallow: /ü", "/%C3%BC.jpg", False),
+    ("User-agent: *\nDisallow: /%70rivate/%c3%bc", "/private/%C3%BC.jpg", False),
     ("<html>not found</html>", "/a.jpg", True),
     ("Disallow: /", "/a.jpg", True),
     ("", "/a.jpg", True),

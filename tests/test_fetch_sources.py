@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_fetch import fetched
+from test_license_filter import filtered
 from web_server import picture
 
-from commonart.core.data import shards, stream
+from commonart.cli import main
+from commonart.core.data import jsonl, shards, stream
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.stages import fetch as stage
 
@@ -78,6 +83,28 @@ def test_bad_sidecar_is_named(photos: Path) -> None:
     (photos / "b.json").write_text("{")
     with pytest.raises(SchemaError, match=r"b\.json"):
         list(stage.listing(str(photos)))
+
+
+def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(photos: Path, tmp_path: Path) -> None:
+    (photos / "c.jpg").symlink_to("nowhere.jpg")
+    os.link(photos / "a.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
+    summary = stage.run(str(photos), str(tmp_path / "raw"), rejects=str(tmp_path / "no.jsonl"), quiet=True)
+    assert (summary.written, dict(summary.dropped), summary.failures) == (4, {"unreadable": 2}, 2)
+    names = [value["source_id"] for _, value in jsonl.read_values(str(tmp_path / "no.jsonl"))]
+    assert names == ["c.jpg", "caf\\xe9.jpg"]
+
+
+def test_a_list_that_may_not_be_read_is_not_told_to_write_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path) -> bytes:  # root may read everything, so that chmod would test nothing
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main.run(["fetch", str(coco(tmp_path)), "--list"]) == 1
+    said = capsys.readouterr().err
+    assert "captions.json: permission denied." in said and "write somewhere" not in said.lower()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "notes.md", "bad.json", "other.json", "commoncatalog"])
@@ -176,6 +203,53 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert len({record["key"] for record in records}) == 3  # one URL twice is two rows
     assert not any("jpg" in record for record in records)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
+
+
+FLICKR = {"image_url": "https://live.staticflickr.com/65535/1_a.jpg"}
+MUSEUM = {"image_url": "https://example.org/1.jpg"}
+BY_NC = "https://creativecommons.org/licenses/by-nc/2.0/"
+
+
+@pytest.mark.parametrize(
+    ("row", "license"),
+    [
+        ({**FLICKR, "license": 4}, "CC-BY-2.0"),
+        ({**FLICKR, "license": "9.0"}, "CC0-1.0"),
+        ({**FLICKR, "license": 4, "licensename": "Attribution License"}, "CC-BY-2.0"),
+        ({**FLICKR, "license": 4, "licensename": "Attribution-NonCommercial License"}, ""),
+        ({**FLICKR, "license": 4, "license_url": BY_NC}, ""),
+        ({**FLICKR, "license": 2}, "CC-BY-NC-2.0"),
+        ({**FLICKR, "license": 12, "license_url": BY4}, "CC-BY-4.0"),
+        ({**FLICKR, "license": 12}, ""),
+        ({**MUSEUM, "license": 4}, ""),  # not Flickr's: another list's number 4 is another licence
+        ({**MUSEUM, "page": "https://evil.example/https://www.flickr.com/", "license": 4}, ""),
+        ({**MUSEUM, "usage": {"access": "CC0"}}, "CC0-1.0"),
+        ({**MUSEUM, "usage": {"access": "Usage conditions apply"}, "license": "CC0"}, ""),
+        ({**MUSEUM, "usage": {"codes": ""}, "license": "CC0"}, ""),
+        ({**MUSEUM, "edmRights": {"def": [BY4]}}, "CC-BY-4.0"),
+        ({**MUSEUM, "edmRights": [BY4], "webResourceEdmRights": "http://rightsstatements.org/vocab/InC/1.0/"},
+         "LicenseRef-RightsStatements-InC-1.0"),
+        ({**MUSEUM, "extmetadata": {"License": {"value": "cc-by-4.0"}, "LicenseUrl": {"value": BY4}}}, "CC-BY-4.0"),
+        ({**MUSEUM, "extmetadata": {"License": "cc-by-4.0", "Restrictions": "personality"}, "license_url": BY4}, ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["list", "sidecar"])
+def test_what_flickr_museums_and_wikimedia_say_in_fields_of_their_own(
+    tmp_path: Path, row: dict[str, Any], license: str, way: str
+) -> None:
+    if way == "list":
+        (tmp_path / "list.jsonl").write_bytes(orjson.dumps(row))
+        (record,) = stage.listing(str(tmp_path / "list.jsonl"))
+    else:
+        (tmp_path / "a.jpg").write_bytes(picture(1))
+        said = {**row, "source_url": row.get("page", "")}
+        if "licensename" in said:  # a sidecar has the names of the schema
+            said |= {"license_raw": said.pop("licensename")}
+        (tmp_path / "a.json").write_bytes(orjson.dumps(said))
+        (record,) = stage.listing(str(tmp_path))
+    assert record["license"] == license
+    kept, _, _ = filtered(record)  # the filter judges again, by what the record says, and comes to the same
+    assert [after["license"] for after in kept] == [license] * (license in ("CC0-1.0", "CC-BY-2.0", "CC-BY-4.0"))
 
 
 def test_other_column_names(tmp_path: Path) -> None:

@@ -143,3 +143,26 @@ def test_memory_stays_flat() -> None:
     short, medium, long = (_peak_megabytes(n) for n in (50_000, 600_000, 1_200_000))
     assert medium - short < 160
     assert long - medium < 20
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9, 0.999])
+def test_a_zst_that_was_cut_is_damaged_wherever_it_was_cut(tmp_path: Path, part: float) -> None:
+    import zstandard
+
+    path = tmp_path / "a.jsonl.zst"
+    frames = [
+        zstandard.ZstdCompressor().compress(b"".join(b'{"key":"k%d-%d"}\n' % (f, n) for n in range(500)))
+        for f in (0, 1)
+    ]
+    path.write_bytes(b"".join(frames))
+    assert sum(1 for _ in jsonl.read(str(path))) == 1000
+    path.write_bytes(b"".join(frames)[: int(len(frames[0]) + len(frames[1]) * part)])
+    with pytest.raises(CommonArtError, match="damaged"):
+        list(jsonl.read(str(path)))
+
+
+def test_what_could_not_be_written_again_is_no_record(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text('{"key":"a","x":' + "[" * 400 + "]" * 400 + "}\n")
+    with pytest.raises(SchemaError, match="deep.jsonl:1: is nested too deeply"):
+        list(jsonl.read(str(deep)))

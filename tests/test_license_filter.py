@@ -125,7 +125,7 @@ def test_command_and_policy_file(commonart: Command, tmp_path: Path) -> None:
 
 def test_unknown_policy_is_one_sentence(commonart: Command) -> None:
     done = commonart("license-filter", "-", "--policy", "loose")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"--policy loose" in done.stderr and b"Traceback" not in done.stderr
 
 

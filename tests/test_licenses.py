@@ -8,21 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses import (
     POLICIES,
     License,
-    europeana,
     flickr,
     judge,
     load_policy,
     normalise,
-    smithsonian,
-    wikimedia,
 )
 from commonart.core.licenses.creative_commons import ELEMENTS, PLACES, WORDS
 from commonart.core.licenses.parse import ids
-from commonart.core.licenses.sources import Verdict
+from commonart.core.licenses.sources import Verdict, europeana, smithsonian, wikimedia
 from commonart.core.licenses.table import FILLERS, TEMPLATES, TEXTS
 
 LABELLED = Path(__file__).with_name("data") / "licenses.tsv"
@@ -302,7 +299,7 @@ def test_bad_policy_file(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_unknown_policy() -> None:
-    with pytest.raises(CommonArtError, match="strict, paper"):
+    with pytest.raises(UsageError, match="strict, paper"):
         load_policy("loose")
 
 

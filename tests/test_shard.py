@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from conftest import Command
 from PIL import Image
 
 from commonart.core.data import shards, stream
+from commonart.core.data.record import split_of
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.stages import shard as stage
@@ -46,7 +48,7 @@ def written(folder: Path, images: dict[str, bytes], **fields: object) -> str:
 
 
 def test_pixels_and_provenance(tmp_path: Path) -> None:
-    source = written(tmp_path / "in", {"a": picture(1)}, title="kept", split="heldout")
+    source = written(tmp_path / "in", {"a": picture(1)}, title="kept", split="train")
     summary = stage.run(source, str(tmp_path / "out"), size=32, quiet=True)
     assert (summary.read, summary.written) == (1, 1)
     (record,) = stream.read(str(tmp_path / "out"))
@@ -57,7 +59,7 @@ def test_pixels_and_provenance(tmp_path: Path) -> None:
     assert record["sha256"] == hashlib.sha256(picture(1)).hexdigest()  # of the original
     assert record["shard_sha256"] == hashlib.sha256(data).hexdigest()
     assert record["original"] == {"width": 96, "height": 64, "mime": "image/jpeg"}
-    assert (record["title"], record["split"], len(record["phash"])) == ("kept", "heldout", 16)
+    assert (record["title"], record["split"], len(record["phash"])) == ("kept", "train", 16)
 
 
 @pytest.mark.parametrize(("format", "size", "kind"), [("auto", 32, "PNG"), ("jpg", 32, "JPEG"), ("webp", 32, "WEBP")])
@@ -290,6 +292,32 @@ print(wds == hf, *wds[0])
     assert done.stdout.decode().strip() == "True k0 (144, 112) a hill", done.stderr.decode()[-2000:]
 
 
+def test_one_image_is_on_one_side_whatever_its_records_say(tmp_path: Path) -> None:
+    source = written(tmp_path / "in", {key: picture(ord(key)) for key in "abcdef"}, split="train")
+    held = {record["key"] for record in stream.read(source) if split_of(record["sha256"]) == "heldout"}
+    other = written(tmp_path / "other", {key: picture(ord(key)) for key in "abcdef"}, split="heldout")
+    for given, dropped in ((source, len(held)), (other, 6 - len(held))):
+        summary = stage.run(given, f"{given}-out", size=32, quiet=True)
+        assert dict(summary.dropped) == ({"split_conflict": dropped} if dropped else {}) and summary.failures == 0
+
+
+def test_a_blocklist_means_the_same_as_in_license_filter(tmp_path: Path) -> None:
+    pictures = {key: picture(ord(key)) for key in "abcde"}
+    source = written(tmp_path / "in", pictures, image_url="https://www.example.org/1.jpg", author="Jane Doe")
+    sha256 = hashlib.sha256(pictures["a"]).hexdigest()
+    entries = {
+        "key:a": 1,
+        f"sha256:{sha256.upper()}": 1,
+        "http://example.org/1.jpg/": 5,
+        "author: JANE  doe": 5,
+        "\ufeffa": 1,
+    }
+    for number, (entry, count) in enumerate(entries.items()):
+        (tmp_path / "block.txt").write_text(entry + "\n", "utf-8")
+        options = {"size": 32, "blocklist": str(tmp_path / "block.txt"), "quiet": True}
+        assert stage.run(source, str(tmp_path / f"out{number}"), **options).dropped["blocklisted"] == count
+
+
 def test_other_settings_never_mix_with_what_is_there(tmp_path: Path) -> None:
     source = written(tmp_path / "in", {"a": picture(1)})
     stage.run(source, str(tmp_path / "out"), size=32, quiet=True)
@@ -314,6 +342,7 @@ def test_blocklist(tmp_path: Path) -> None:
         ({"size": 200, "buckets": True}, "--buckets cannot be made of --size 200"),
         ({"format": "bmp"}, "--format bmp"),
         ({"quality": 0}, "--quality 0"),
+        ({"resample": "nearest"}, "--resample nearest"),
         ({"blocklist": "nowhere.txt"}, "--blocklist nowhere.txt"),
     ],
 )
@@ -322,3 +351,28 @@ def test_usage(tmp_path: Path, options: dict, says: str) -> None:
     with pytest.raises((UsageError, CommonArtError), match=says):
         stage.run(source, str(tmp_path / "out"), quiet=True, **options)
     assert not list(tmp_path.glob("out/*.tar"))
+
+
+@pytest.mark.parametrize("options", [{"dedup": True}, {"buckets": True, "size": 128}, {"blocklist": "block.txt"}])
+def test_records_that_lack_or_lie_are_dropped_and_never_a_traceback(tmp_path: Path, options: dict) -> None:
+    odd: list[dict[str, object]] = [
+        {"key": "a"},
+        {"key": "b", "shard_sha256": "no hash", "phash": "ff", "width": 200, "height": 200},
+        {"key": "c", "image": "c.jpg", "shard_sha256": ["x"], "phash": "zz", "width": 200, "height": 200},
+        {"key": "e", "image": "x\0.jpg"},
+        {"key": "f", "image": "pipe"},
+        {"key": "g", "image": "/dev/zero"},
+        {"key": "d", "image": "nowhere.jpg", "sha256": "0" * 64, "shard_sha256": 3},
+    ]
+    source = written(tmp_path, {"good": picture(1, (200, 200))})
+    with open(source, "ab") as file:
+        file.writelines(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in odd)
+    (tmp_path / "c.jpg").write_bytes(picture(2, (200, 200)))
+    (tmp_path / "block.txt").write_text(f"url: x\nsha256: {'1' * 64}\n")
+    os.mkfifo(tmp_path / "pipe")
+    options = {"size": 64, **options}
+    if "blocklist" in options:
+        options["blocklist"] = str(tmp_path / "block.txt")
+    summary = stage.run(source, str(tmp_path / "out"), quiet=True, max_failures=1.0, **options)
+    assert (summary.read, summary.written) == (8, 1)
+    assert dict(summary.dropped) == {"no_image": 2, "changed": 1, "unreadable": 4}

@@ -195,7 +195,21 @@ def test_a_device_or_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> No
         stream.run("even", keep_even, source=source, out=str(tmp_path / "out.jsonl"), rejects=str(pipe))
         assert reader.stdout is not None
         assert len(reader.stdout.read().splitlines()) == 3
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        stream.run("even", keep_even, source=source, out=str(pipe))  # no .jsonl in its name, and no folder either
+        assert reader.stdout is not None
+        assert len(reader.stdout.read().splitlines()) == 3
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("out", "name"), [("out.jsonl", "out.jsonl"), ("shards", "shards/00000.tar")])
+def test_a_disk_that_fills_up_is_named_with_its_file(tmp_path: Path, out: str, name: str) -> None:
+    """A limit on the size of a file stands for a full disk: both come from `write`, which names no file."""
+    fetch = [sys.executable, "-m", "commonart.cli.main", "fetch", "scenes", "--limit", "100", "-o", out]
+    command = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *fetch, *["--list"][: out.endswith(".jsonl")]]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert done.stderr.decode().startswith(f"Error: {name}: it grew larger than files may be here.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -247,6 +261,9 @@ def test_tasks_come_from_slurm() -> None:
         tasks.this_task(environ={"SLURM_PROCID": "x", "SLURM_NTASKS": "8"})
     assert tasks.this_task(environ={}) == tasks.Task(0, 1)
     array = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}
+    with pytest.raises(UsageError, match="do not follow each other"):  # --array=10-16:2
+        tasks.this_task(environ={**array, "SLURM_ARRAY_TASK_MAX": "16"})
+    assert tasks.this_task(environ={**array, "SLURM_ARRAY_TASK_MAX": "13"}) == tasks.Task(2, 4)
     assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(2, 4)
     assert tasks.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == tasks.Task(3, 8)
     assert tasks.this_task(1, 2, environ=array) == tasks.Task(1, 2)
@@ -291,3 +308,13 @@ def test_kill_at_random_moments_then_the_same_bytes(tmp_path: Path) -> None:
     assert rejected[0] == rejected[1]
     assert len(rejected[0].splitlines()) == 29
     assert all(orjson.loads(line)["reason"] == "seven" for line in rejected[0].splitlines())
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
+    source = make_jsonl(tmp_path / "in.jsonl", 4)
+    os.symlink(source, tmp_path / "link.jsonl")
+    link = str(tmp_path / "link.jsonl")
+    for options in ({"out": source}, {"out": str(tmp_path / "out"), "rejects": link}, {"out": link}):
+        with pytest.raises(UsageError, match="are both"):
+            stream.run("even", keep_even, source=source, overwrite=True, **options)
+    assert len(list(jsonl.read(source))) == 4

@@ -47,7 +47,9 @@ class Blocklist:
     def entry_of(self, record: Record) -> str:
         """What `record` is blocked by (`key k1`, `author Jane Doe`), or ""."""
         for kind, field in _FIELDS:
-            if kind in self.kinds and (value := record.get(field)) and self._has(_hash(kind, value)):
+            if kind not in self.kinds or not (value := record.get(field)) or type(value) is not str:
+                continue
+            if self._has(_hash(kind, value)):
                 return f"{kind} {value}"
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 import orjson
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"  # what a killed run leaves behind is `.NAME.part`; the same command overwrites it
 
 
@@ -37,17 +39,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that takes the name `path` only when the block ends without an error.
 
     Raises:
-        OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission); nothing is left behind.
+        OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission), with the file's name; nothing is
+            left behind.
     """
     final, part = Path(path), part_of(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists() and not final.is_file():
         # /dev/null, /dev/stdout or a named pipe: renaming a file over it would take it away from everybody.
-        with open(final, "wb") as file:
+        with _named(final), open(final, "wb") as file:
             yield file
         return
     try:
-        with open(part, "wb", buffering=1 << 20) as file:
+        with _named(final), open(part, "wb", buffering=1 << 20) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -57,6 +60,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             part.unlink()
         raise
     sync_folder(final.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file there was no room for: `write` only says that there was none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

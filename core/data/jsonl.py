@@ -19,6 +19,7 @@ from commonart.core.data.record import Record, check, rebase
 from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+DEEPEST = 250  # brackets within brackets: orjson reads more than it writes
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
 FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
 
@@ -35,12 +36,39 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     elif path.endswith(".zst"):
         import zstandard
 
-        unpacker = zstandard.ZstdDecompressor()
-        with open(path, "rb") as raw, unpacker.stream_reader(raw, read_across_frames=True) as packed:
-            yield io.BufferedReader(packed, 1 << 20)  # type: ignore[type-var]
+        with open(path, "rb") as raw:
+            yield io.BufferedReader(_Frames(raw, zstandard.ZstdDecompressor()), 1 << 20)
     else:
         with open(path, "rb", buffering=1 << 20) as file:
             yield file
+
+
+class _Frames(io.RawIOBase):
+    """The content of a .zst. zstandard's own reader takes a file that was cut in the middle of a frame for a whole one."""
+
+    def __init__(self, file: IO[bytes], unpacker: Any) -> None:
+        self.file, self.unpacker, self.packed, self.plain = file, unpacker, b"", b""
+        self.frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.plain:
+            self.packed = self.packed or self.file.read(4096)  # few, because a hostile one grows 30,000 times
+            if not self.packed:
+                if self.frame is not None:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            self.frame = self.frame or self.unpacker.decompressobj()
+            self.plain = self.frame.decompress(self.packed)
+            self.packed = self.frame.unused_data if self.frame.eof else b""
+            if self.frame.eof:
+                self.frame = None
+        part = self.plain[: len(buffer)]
+        self.plain = self.plain[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def read_values(path: str) -> Iterator[tuple[int, Any]]:
@@ -56,10 +84,16 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
         with _opened(path) as file:
             for line, text in enumerate(file, 1):
                 try:
-                    yield line, orjson.loads(text)
+                    value = orjson.loads(text)
+                    if text.count(b"[") + text.count(b"{") > DEEPEST:
+                        orjson.dumps(value)  # what could not be written again is no record
                 except orjson.JSONDecodeError as error:
                     if text.strip():
                         raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+                    continue
+                except TypeError:
+                    raise SchemaError(name, line, "", "is nested too deeply") from None
+                yield line, value
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(name, line, error) from error
     except OSError as error:

@@ -31,11 +31,6 @@ def phash(image: Image.Image) -> str:
     return bits.tobytes().hex()
 
 
-def phash_distance(a: str, b: str) -> int:
-    """In how many of 64 bits two perceptual hashes differ."""
-    return (int(a, 16) ^ int(b, 16)).bit_count()
-
-
 def fingerprint(phash: str, sha256: str) -> int:
     """What a picture is compared by, 64 bits, never 0: its perceptual hash where that tells enough, else its bytes' hash,
     so that two white pages are copies only when they are the same file."""

@@ -5,9 +5,11 @@ tar tf shards/00000.tar | head -2
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -51,10 +53,10 @@ def members(path: str | os.PathLike[str]) -> Members:
         CommonArtError: the tar is missing, cut short or damaged, or holds a member that is no plain file.
     """
     try:
-        stat = os.stat(path)
+        about = os.stat(path)
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    return _members(os.fspath(path), stat.st_size, stat.st_mtime_ns)
+    return _members(os.fspath(path), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -152,7 +154,7 @@ def read_bytes(pointer: str) -> bytes:
     path, member = split_pointer(pointer)
     try:
         if member is None:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=_plain_file) as file:
                 return file.read()
         place = members(path).get(member)
         if place is None:
@@ -162,10 +164,19 @@ def read_bytes(pointer: str) -> bytes:
         with open(path, "rb") as file:
             file.seek(place[0])
             return file.read(place[1])
-    except OSError as error:
-        raise CommonArtError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the record's image."
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
+        said = getattr(error, "strerror", None) or error
+        raise CommonArtError(f"{path!r} cannot be read: {said}.", "Check the record's image.") from error
+
+
+def _plain_file(path: str, flags: int) -> int:
+    """Open a file, and no device or pipe that a record names: those may never end, or never begin."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    about = os.fstat(handle)
+    if stat.S_ISREG(about.st_mode) and about.st_size <= MAX_MEMBER:
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "no plain file of a picture's size", path)
 
 
 class ShardWriter:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,14 @@ class Sample(NamedTuple):
     ext: str
 
 
+class Problem(NamedTuple):
+    """Why a record is left out. `rule`: by rule, not by failure."""
+
+    reason: str
+    detail: str
+    rule: bool = False
+
+
 class Drop:
     """Counts what a stage drops, by reason, and keeps it for `--rejects`."""
 
@@ -56,6 +65,14 @@ class Drop:
         """Drop a record because something went wrong; it counts against `--max-failures`."""
         self.failures += 1
         self(record, reason, detail)
+
+    def settled(self, results: Iterable[tuple[Record, Sample | Problem]]) -> Iterator[Sample]:
+        """The samples among `results`; each record with a problem is dropped."""
+        for record, got in results:
+            if isinstance(got, Sample):
+                yield got
+            else:
+                (self if got.rule else self.failure)(record, got.reason, got.detail)
 
 
 Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
@@ -89,6 +106,17 @@ class Chunk(NamedTuple):
     name: str
     identity: str
     records: Iterable[Record]
+
+
+def takes_jsonl(out: str) -> bool:
+    """Whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a folder."""
+    if out == "-" or out.endswith(jsonl.SUFFIXES):
+        return True
+    return _is_device(out)
+
+
+def _is_device(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path)
 
 
 def source_or_stdin(source: str | None) -> str:
@@ -187,12 +215,15 @@ def run(
     summary = Summary(stage)
     started = time.monotonic()
     task = task or this_task()
-    if rejects is not None and os.path.abspath(rejects) == os.path.abspath(out or "-"):
-        raise UsageError(f"-o and --rejects are both {rejects}.", "Give them two names.")
+    named = (("SOURCE", source), ("-o", out), ("--rejects", rejects))
+    files = [(flag, path) for flag, path in named if path not in (None, "-") and not _is_device(path)]
+    for (flag, path), (other, same) in combinations(files, 2):
+        if os.path.realpath(path) == os.path.realpath(same):
+            raise UsageError(f"{flag} and {other} are both {path}.", "Give them two names.")
     rejects = None if rejects is None else task.own_file(rejects)
     try:
         with progress(stage, quiet=quiet) as tick:
-            if out is None or out == "-" or out.endswith(jsonl.SUFFIXES):
+            if out is None or takes_jsonl(out):
                 size = None if task.count == 1 else shard_size
                 parts = _grouped(records, size) if records is not None else chunks(source, size)
                 own = (chunk for i, chunk in enumerate(parts) if task.owns(i))

@@ -48,6 +48,12 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
             if name in environ and total in environ:
                 start = "SLURM_ARRAY_TASK_MIN" if "ARRAY" in name else ""
                 index, count = _number(environ, name) - _number(environ, start), _number(environ, total)
+                last = "SLURM_ARRAY_TASK_MAX" if start else ""
+                if last in environ and _number(environ, last) - _number(environ, start) + 1 != count:
+                    raise UsageError(
+                        "the array's tasks do not follow each other, so that shards would be left out.",
+                        "Submit --array=0-N, or give --task-index and --num-tasks.",
+                    )
                 break
         else:
             index, count = 0, 1

@@ -24,7 +24,7 @@ _TEMPLATE = re.compile(r"\{\{\s*(?:template:)?([^{}|]+?)\s*((?:\|[^{}|]*)*)\}\}"
 _CC = re.compile(r"cc-((?:by|nc|nd|sa)(?:-(?:nc|nd|sa)){0,2})-(\d\.\d(?:,\d\.\d)*)(?:-([a-z]{2,8}))?")
 _CHOICES = frozenset({"self", "self2", "multi-license", "multilicense"})
 _WRAPPERS = frozenset({"pd-art", "pd-scan"})  # {{PD-Art|PD-old-100}}: the copy adds nothing to what its subject is
-_HARMLESS = re.compile(r"(?:migration|deathyear|country|pubyear|publication|1|2|3)\s*=\s*[\w-]*", re.IGNORECASE)
+_HARMLESS = re.compile(r"(?:migration|deathyear|country|pubyear|publication)\s*=\s*[\w-]*", re.IGNORECASE)
 
 
 def expression(text: str, known: Mapping[str, License]) -> License | None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.license import License, together
 from commonart.core.licenses.parse import ids, normalise
 
@@ -93,14 +93,16 @@ def load_policy(name: str) -> Policy:
 
     `[allow]` may also be a table, id or family = why.
 
-    Raises CommonArtError when there is no such policy, or when the file names a licence that is not known here.
+    Raises:
+        UsageError: there is no such policy.
+        CommonArtError: a file that cannot be read, or names a licence that is not known here.
     """
     if name in POLICIES:
         return POLICIES[name]
     path = Path(name)
     if not path.is_file():
         known = ", ".join(POLICIES)
-        raise CommonArtError(
+        raise UsageError(
             f"--policy {name}: no such policy or file.", f"Name one of {known}, or a TOML file with allow = [...]."
         )
     try:

@@ -5,6 +5,7 @@
     Smithsonian Open Access: online_media.media[]                          smithsonian
     Europeana: edm:rights of the item and of the WebResource               europeana
     Wikimedia: imageinfo's extmetadata                                     wikimedia
+    a row or sidecar that holds one of the last three as it came           stated_in
 
 All answer (licence, "") or (None, reason code): `license_unknown`, nothing was understood; `license_conflict`, the parts
 contradict each other, or one of them is not understood; `license_restricted:...`, something besides the licence forbids.
@@ -117,6 +118,17 @@ def wikimedia(extmetadata: Mapping[str, Any]) -> Verdict:
     if short == "No restrictions" and normalise(url) == NO_KNOWN:  # Commons' short name for Flickr's statement
         short = ""
     return judge(url, short, value("License"), value("UsageTerms") if value("UsageTerms") != "No restrictions" else "")
+
+
+def stated_in(row: Mapping[str, Any]) -> Verdict | None:
+    """What a row says in one of these sources' own fields: `extmetadata`, `usage`, `edmRights`; None when it has none."""
+    if isinstance(extmetadata := row.get("extmetadata"), Mapping):
+        return wikimedia(extmetadata)
+    if isinstance(row.get("usage"), Mapping):
+        return smithsonian(row)
+    if row.get("edmRights") or row.get("webResourceEdmRights"):
+        return europeana(row.get("edmRights"), row.get("webResourceEdmRights"))
+    return None
 
 
 def _texts(value: Any) -> list[str]:

@@ -124,6 +124,7 @@ TEXTS: dict[str, License] = {
     "attribution noncommercial sharealike license": FLICKR[1], "attribution noncommercial license": FLICKR[2],
     "attribution noncommercial noderivs license": FLICKR[3], "attribution license": FLICKR[4],
     "attribution sharealike license": FLICKR[5], "attribution noderivs license": FLICKR[6],
+    **{f"flickr license {number}": license for number, license in FLICKR.items()},  # as fetch writes a bare number
     "no known copyright restrictions": NO_KNOWN, "no known restrictions": NO_KNOWN,
     "no known copyright restriction": NO_KNOWN, "flickr no known copyright restrictions": NO_KNOWN,
     "既知の著作権制限なし": NO_KNOWN, "知られている著作権制限なし": NO_KNOWN, "既知の著作権上の制限なし": NO_KNOWN,

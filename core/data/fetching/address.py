@@ -8,12 +8,18 @@ address a moment later changes nothing.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
+# What `is_global` takes for public: site-local (RFC 3879), documentation (RFC 9637), 6to4's relays (RFC 7526), and the
+# address at which Azure's machines find their host's services.
+_OTHERS = tuple(map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")))
+_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: before an IPv4 address in the last 64 bits
+_ENCODED = re.compile(r"%([0-9a-fA-F]{2})")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
 
 
@@ -67,11 +73,22 @@ def split_url(url: str) -> Target:
         raise AddressError("bad_url", f"host {host!r}")
     https = parts.scheme.lower() == "https"
     # Dot segments are resolved here, so that robots.txt is asked about the path that is sent.
-    path = urlsplit(urljoin("http://host/", parts.path)).path if "/." in parts.path else parts.path
+    path = plain_path(parts.path)
+    path = urlsplit(urljoin("http://host/", path)).path if "/." in path else path
     path = quote(path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
     return Target(https, name, (443 if https else 80) if port is None else port, path)
+
+
+def plain_path(path: str) -> str:
+    """A path whose letters, digits and -._~ stand for themselves: `/%70rivate` is `/private` (RFC 9309, 2.2.2)."""
+
+    def plain(match: re.Match[str]) -> str:
+        character = chr(int(match[1], 16))
+        return character if character.isascii() and (character.isalnum() or character in "-._~") else match[0].upper()
+
+    return _ENCODED.sub(plain, path)
 
 
 def is_public(address: str) -> bool:
@@ -95,14 +112,19 @@ def _hidden(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
         found.append(ip.sixtofour)
     if ip.teredo is not None:
         found += ip.teredo
-    if ip in _COMPATIBLE:
+    if ip in _COMPATIBLE or (int(ip) >> 32) & 0xFFFFFFFF in _ISATAP:
         found.append(IPv4Address(int(ip) & 0xFFFFFFFF))
     return found
 
 
 def _public(ip: IPv4Address | IPv6Address) -> bool:
     return ip.is_global and not (
-        ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local
+        any(ip in network for network in _OTHERS if network.version == ip.version)
+        or ip.is_multicast
+        or ip.is_reserved
+        or ip.is_unspecified
+        or ip.is_loopback
+        or ip.is_link_local
     )
 
 

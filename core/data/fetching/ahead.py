@@ -27,7 +27,7 @@ Bring = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (re
 
 def on_the_web(record: Record) -> bool:
     """Whether a record's pixels have to be downloaded by the engine."""
-    return str(record.get("image_url", "")).startswith(("http:", "https:", "HTTP")) and not record.get("image")
+    return str(record.get("image_url", "")).lower().startswith(("http:", "https:")) and not record.get("image")
 
 
 class Ahead:

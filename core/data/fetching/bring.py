@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from commonart.core.data import shards
 from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
@@ -16,18 +15,10 @@ from commonart.core.data.fetching.answers import DownloadError, Limits
 from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.stream import Sample
+from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
 ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp")
-
-
-class Problem(NamedTuple):
-    """Why a record's image did not come. `rule`: it was refused by rule, not by failure."""
-
-    reason: str
-    detail: str
-    rule: bool = False
 
 
 def bring(
@@ -75,11 +66,12 @@ def bring(
     except (OSError, ValueError) as error:
         return record, Problem("unreadable", str(error))
     sha256 = hashlib.sha256(data).hexdigest()
-    if record.get("sha256") not in (None, "", sha256):
+    if (record.get("sha256") or sha256).lower() != sha256:
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
     whole = {**record, "width": seen.width, "height": seen.height, "mime": seen.mime, "sha256": sha256}
     whole.setdefault("opt_out", [])
-    whole.setdefault("split", split_of(sha256))
+    if whole.setdefault("split", split_of(sha256)) != split_of(sha256):
+        return record, Problem("split_conflict", f"{whole['split']}, the hash says {split_of(sha256)}", rule=True)
     return record, Sample(whole, data, EXTENSIONS[seen.mime])
 
 

@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import orjson
 
+from commonart.core.data.fetching.address import plain_path
+
 AGENT = "commonart"  # the product token that robots.txt and X-Robots-Tag may name
 TAGS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 # Rules of X-Robots-Tag that have a colon themselves, so that what stands before it is no user agent.
@@ -65,7 +67,7 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 def _pattern(text: str) -> str:
-    return quote(text, safe="/%:@!$&'()*+,;=~-._?[]")
+    return quote(plain_path(text), safe="/%:@!$&'()*+,;=~-._?[]")
 
 
 def read_robots(data: bytes, rules: Rules) -> None:

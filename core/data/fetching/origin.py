@@ -6,17 +6,21 @@ commonart fetch photos/ --license CC-BY-4.0 --list | head -1
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from commonart.core.data.record import Record
-from commonart.core.licenses import judge
+from commonart.core.licenses import flickr, judge, stated_in
 
 # Where a person was and what they said of others: not needed for training, so not kept.
 PERSONAL = frozenset(
     {"latitude", "longitude", "lat", "lon", "lng", "gps", "location", "usertags", "machinetags", "exif", "email"}
 )
+_NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
+_FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
 _JAPANESE = re.compile(r"[\u3040-\u30ff]")
 
 
@@ -25,9 +29,27 @@ def observed(path: Path) -> str:
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def state_license(record: Record, raw: str, url: str, observed_at: str) -> None:
-    """Write what a source said about rights into `record`, and what that means; "" when it is not understood."""
-    found, _ = judge(url, raw, None)
+def state_license(
+    record: Record, raw: str, url: str, observed_at: str, row: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write what a source said about rights into `record`, and what that means; "" when it is not understood.
+
+    Args:
+        raw, url: a licence's name and page. A bare number means something at Flickr only.
+        row: all that was said of the work; `core.licenses.stated_in` reads the fields of museums and Wikimedia.
+    """
+    number = _NUMBER.fullmatch(raw) or _NUMBER.fullmatch(str(row.get("license", "")))
+    if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
+        name = "" if _NUMBER.fullmatch(raw) else raw
+        found, reason = flickr(number[1], name, url)
+        raw = name or url or f"Flickr license {number[1]}"
+    elif (own := stated_in(row)) is not None:
+        found, reason = judge(url, raw, own[0].id) if own[0] else own
+        raw = raw or url or (found.id if found else "")
+    else:
+        (found, _), reason = judge(url, raw, None), ""
+    if not found and reason:  # whoever judges the record again must not take one part of it for the whole
+        raw = f"{raw}: {reason}" if raw else reason
     record["license"] = found.id if found else ""
     record["license_url"] = url or (found.url if found else "")
     record["license_raw"] = raw or url

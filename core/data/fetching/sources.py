@@ -96,31 +96,42 @@ def _folder(folder: Path, license: str, lang: str) -> Iterator[Record]:
         inside = path.relative_to(folder)
         name = inside if stems[path.with_suffix("")] > 1 else inside.with_suffix("")
         record: Record = {
-            "key": make_key(source, name.as_posix()),
-            "image": str(path),
-            "source": source,
-            "source_id": inside.as_posix(),
-            "title": path.stem,
+            "key": make_key(_readable(source), _readable(name.as_posix())),
+            "image": _readable(str(path)),
+            "source": _readable(source),
+            "source_id": _readable(inside.as_posix()),
+            "title": _readable(path.stem),
         }
         beside = _beside(path)
         raw = str(beside.pop("license_raw", "") or beside.pop("license", "") or "")
         url = str(beside.pop("license_url", "") or "")
-        at = str(beside.pop("license_observed_at", "") or observed(path))
+        at = str(beside.pop("license_observed_at", "") or (observed(path) if path.exists() else ""))
         texts = beside.pop("caption", None)
         record |= beside
-        state_license(record, raw or ("" if url else license), url, at)
+        state_license(record, raw or ("" if url else license), url, at, beside)
         texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else _lines(path)
         if texts and "captions" not in record:
             record["captions"] = [
-                shipped_caption(text, lang, source) for text in texts if isinstance(text, str) and text.strip()
+                shipped_caption(text, lang, record["source"])
+                for text in texts
+                if isinstance(text, str) and text.strip()
             ]
         yield check(record, str(path), 1)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    def refused(error: OSError) -> None:
+        raise error  # a folder that may not be read would be left out without a word
+
+    for parent, folders, names in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _readable(name: str) -> str:
+    """A file name as JSON can hold it. One that is no UTF-8 comes out as another name, under which there is no file: the
+    record counts as a failure and says which, where an error would stop all the others."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _beside(path: Path) -> dict[str, Any]:
@@ -135,7 +146,9 @@ def _beside(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SchemaError(str(notes), 1, "", "must be a JSON object")
     return {
-        name: field for name, field in value.items() if field is not None and name not in PERSONAL and name != "image"
+        name: field
+        for name, field in value.items()
+        if field is not None and name.lower() not in PERSONAL and name != "image"
     }
 
 

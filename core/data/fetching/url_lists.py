@@ -105,7 +105,7 @@ def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table,
     }
     record |= {f: said[f] for f in ("source_url", "image_url", "title", "author", "author_url") if said.get(f)}
     raw, page = said.get("license_raw", ""), said.get("license_url", "")
-    state_license(record, raw or ("" if page else table.license), page, table.observed_at)
+    state_license(record, raw or ("" if page else table.license), page, table.observed_at, row)
     captions = [
         shipped_caption(text, table.lang, maker, license, synthetic)
         for column, maker, license, synthetic in table.captions
