@@ -286,9 +286,17 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (2, 2, 2)
     assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
     assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
+    assert told["images"] == 20
     done = start(shards, run, {"micro": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
+
+
+def test_a_dry_run_plans_for_another_machine() -> None:
+    told = dry_run("512", data="nowhere/", gpus=32)
+    assert told["images"] == "unknown: --data nowhere/ does not exist."
+    assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (32, 4, 1)
+    assert 0.6e9 < told["parameters"] < 0.62e9
 
 
 def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:
