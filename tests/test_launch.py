@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -123,7 +124,15 @@ def test_a_second_ctrl_c_ends_at_once_and_an_echo_is_no_second_one() -> None:
     assert process.returncode and said.count("Ctrl-C once more ends at once") == 1 and "KeyboardInterrupt" in said
 
 
-def test_ctrl_c_that_came_when_all_was_done_still_ends_the_caller() -> None:
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C is what it is in a terminal: it is ignored under nohup, and in CI."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_ctrl_c_that_came_when_all_was_done_still_ends_the_caller(terminal: None) -> None:
     with pytest.raises(KeyboardInterrupt), launch.stoppable("run") as stop:
         stop.saves = True
         signal.raise_signal(signal.SIGINT)
@@ -132,6 +141,9 @@ def test_ctrl_c_that_came_when_all_was_done_still_ends_the_caller() -> None:
     with pytest.raises(KeyboardInterrupt), launch.stoppable("run"):
         signal.raise_signal(signal.SIGINT)  # nothing to save yet
         raise AssertionError
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with launch.stoppable("run"):
+        signal.raise_signal(signal.SIGINT)  # under nohup nobody hears it
 
 
 def test_neither_launching_nor_the_recipes_import_torch() -> None:
