@@ -118,10 +118,10 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     from commonart.core.model import estimate
     from commonart.core.model.encoders import beside, named
 
-    images = _images(wanted.data)
+    images, there = _images(wanted.data)
     recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
     micro, parts = recipes.accumulation(recipe, world)
-    text, image = (None, None) if isinstance(images, str) else beside(wanted)
+    text, image = beside(wanted) if there else (None, None)
     factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
@@ -145,16 +145,17 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     }
 
 
-def _images(data: str) -> int | str:
-    """Images of all data sets, held-out ones too, by the notes beside their shards; or why that is not known."""
+def _images(data: str) -> tuple[int | str, bool]:
+    """(images of all data sets, held-out ones too, by the notes beside their shards, or why that is not known; are there any)."""
     try:
-        sets = data_sets(data)
+        tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
     except UsageError:
         raise
     except CommonArtError as error:
-        return f"unknown: {error.what}"
-    notes = [read_note(tar) for folder, _ in sets for tar in list_shards(folder)]
-    return sum(note.get("out", 0) for note in notes)
+        return f"unknown: {error.what}", False
+    counts = {tar: read_note(tar).get("out") for tar in tars}
+    bare = next((tar for tar, count in counts.items() if count is None), None)
+    return sum(counts.values()) if bare is None else f"unknown: {bare} has no note.", True
 
 
 def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:

@@ -73,7 +73,8 @@ import sys
 from commonart.cli import main
 from commonart.stages import quickstart
 data, run = sys.argv[1:]
-train = ("train", "--stage", "nano", "--data", data, "-o", run, "--checkpoint-every", "100000", "--set", "layers=1")
+train = ("train", "--stage", "nano", "--data", data, "-o", run, "--checkpoint-every", "100000", "--set", "layers=1",
+         "--set", "resolution=16")
 next_one = quickstart.Step("", ("train", "--list"), "nowhere")
 quickstart.steps = lambda *_: [quickstart.Step("", train, run), next_one]
 sys.exit(main.run(["quickstart"]))
