@@ -153,9 +153,9 @@ def _images(data: str) -> tuple[int | str, bool]:
         raise
     except CommonArtError as error:
         return f"unknown: {error.what}", False
-    counts = {tar: read_note(tar).get("out") for tar in tars}
-    bare = next((tar for tar, count in counts.items() if count is None), None)
-    return sum(counts.values()) if bare is None else f"unknown: {bare} has no note.", True
+    notes = [read_note(tar) for tar in tars]
+    bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
+    return f"unknown: {bare[0]} has no note." if bare else sum(int(note["out"]) for note in notes), True
 
 
 def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
