@@ -189,8 +189,9 @@ class Attention(nn.Module):
         context: Tensor | Packed | tuple[Tensor, Tensor] | None = None,
         mask_B11L: Tensor | None = None,
     ) -> Tensor:
-        if torch.is_autocast_enabled(x_BPD.device.type):  # once, not for each of the three products
-            x_BPD = x_BPD.to(torch.get_autocast_dtype(x_BPD.device.type))
+        kind = x_BPD.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not for each of the three products
+            x_BPD = x_BPD.to(torch.get_autocast_dtype(kind))
         q_BEPK = self._split(self.to_q, x_BPD)
         if isinstance(context, tuple):
             k_BELK, v_BELK = context
