@@ -26,7 +26,7 @@ def encode_image(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Encode every image: mean and standard deviation of its latents.
+    """Encode images: mean and deviation of their latents.
 
     \b
     commonart encode-image shards/ --model sdxl-vae

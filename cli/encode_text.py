@@ -30,7 +30,7 @@ def encode_text(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Encode every caption: the last hidden state, trimmed to its true length.
+    """Encode captions: last hidden states of their true length.
 
     \b
     commonart encode-text shards/ --model calm2-7b --store int8

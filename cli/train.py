@@ -110,10 +110,10 @@ def train(
     if slurm_script:
         from commonart.core import launch
 
-        recipes.resolve(stage, settings["overrides"])
+        launch.check_gpus(gpus)
+        recipes.accumulation(recipes.resolve(stage, settings["overrides"]), gpus or 1)
         # The script runs this very command line, so that what was tried is what is queued.
-        arguments = [argument for argument in sys.argv[2:] if argument != "--slurm-script"]
-        print(launch.sbatch_script(arguments, name=f"commonart-{stage}", gpus=gpus or 1), end="")
+        print(launch.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
         return
     from commonart.stages import train as stage_of
 

@@ -12,6 +12,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "start me again"; the sbatch script requeues on it.
+EXIT_INTERRUPTED = 130  # 128 + SIGINT: Ctrl-C, as a shell reports it
 
 
 class CommonArtError(Exception):
@@ -58,7 +59,7 @@ class TooManyFailures(CommonArtError):
 
 
 class Preempted(CommonArtError):
-    """A signal asked the stage to stop; its state is on disk and the same command continues."""
+    """A signal asked the stage to stop; its state is on disk and the same command continues. Of Ctrl-C: `code` 130."""
 
     code = EXIT_PREEMPTED
 

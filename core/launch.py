@@ -11,6 +11,7 @@ No torch here.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -21,34 +22,46 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from commonart.core.errors import EXIT_FAILED, EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+from commonart.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 
 WORD_FILE = "COMMONART_WORD_FILE"  # where a started process leaves what it did, or the sentence it ended with
 AGAIN = "Start the same command again: it continues from the newest checkpoint."
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
 STOPS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's warning before it preempts
+SAME = 1.0  # seconds within which two SIGINT are one Ctrl-C: the terminal sends it, and torchrun sends it once more
 
 
 @dataclass(slots=True)
 class Stop:
     """Whether somebody asked this process to stop. `saves`: training runs, and its loop saves before it stops."""
 
-    told: bool = False
+    told: int = 0  # the exit code that was asked for: EXIT_PREEMPTED, or EXIT_INTERRUPTED by Ctrl-C
     saves: bool = False
+    pressed: float = -math.inf  # when Ctrl-C came first
+
+    def again(self) -> bool:
+        """Notes a Ctrl-C; whether one came before it, so that this one is to end everything at once."""
+        first, now = math.isinf(self.pressed), time.monotonic()
+        if first:
+            self.pressed, self.told = now, EXIT_INTERRUPTED
+            # Not through sys.stderr, which the loop may be writing to.
+            os.write(2, b"\nThis step is finished and saved; Ctrl-C once more ends at once.\n")
+        return not first and now - self.pressed > SAME
 
 
 @contextmanager
 def stoppable(what: str) -> Iterator[Stop]:
-    """SIGTERM and SIGUSR1 set `told` where the loop saves; before that nothing is to be saved, and they raise Preempted.
+    """SIGTERM, SIGUSR1 and a first Ctrl-C set `told` where the loop saves; before that nothing is to be saved, and they raise.
 
-    Outside the main thread signals are somebody else's, and nothing happens. `what` is named in the error.
+    Preempted is raised, and KeyboardInterrupt for Ctrl-C, also for the second one. Outside the main thread signals are
+    somebody else's, and nothing happens. `what` is named in the error.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -56,13 +69,30 @@ def stoppable(what: str) -> Iterator[Stop]:
         return
 
     def tell(number: int, frame: FrameType | None) -> None:
-        stop.told = True
+        stop.told = stop.told or EXIT_PREEMPTED
         if not stop.saves:
             raise Preempted(f"{what}: a signal came before training began.", "Start the same command again.")
 
-    old = {each: signal.signal(each, tell) for each in STOPS}
-    try:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not stop.saves or stop.again():
+            raise KeyboardInterrupt
+
+    with _handlers({**dict.fromkeys(STOPS, tell), signal.SIGINT: interrupt}):
         yield stop
+    if stop.told == EXIT_INTERRUPTED:  # it came when all was done: whoever called must not go on with something else
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Other answers to signals for a while. An ignored Ctrl-C (nohup, a started process) stays ignored."""
+    old = {
+        each: signal.signal(each, handler)
+        for each, handler in handlers.items()
+        if each != signal.SIGINT or signal.getsignal(each) != signal.SIG_IGN
+    }
+    try:
+        yield
     finally:
         for each, handler in old.items():
             signal.signal(each, handler)
@@ -79,12 +109,17 @@ def world_size(environ: Mapping[str, str] = os.environ) -> int:
     return int(environ.get("SLURM_NTASKS", "1")) if _inside_srun(environ) else 1
 
 
+def check_gpus(gpus: int | None) -> None:
+    """Raises UsageError for a number that cannot be one of GPUs."""
+    if gpus is not None and gpus < 1:
+        raise UsageError(f"--gpus {gpus} is no number of GPUs.", "Use 1 or more, or leave it out.")
+
+
 def must_spawn(gpus: int | None, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is to start `gpus` others. Raises UsageError where another number was started already."""
+    check_gpus(gpus)
     if gpus is None:
         return False
-    if gpus < 1:
-        raise UsageError(f"--gpus {gpus} is no number of GPUs.", "Use 1 or more, or leave it out.")
     if "WORLD_SIZE" not in environ and not _inside_srun(environ):
         return gpus > 1
     size, starter = world_size(environ), "torchrun" if "WORLD_SIZE" in environ else "srun"
@@ -126,7 +161,8 @@ def _inside_srun(environ: Mapping[str, str]) -> bool:
 def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.environ) -> Any:
     """Runs `command` in `count` processes that form one world on this machine. What the first of them left with `leave`.
 
-    SIGTERM and SIGUSR1 are passed on. When one ends with an error the others get time to end too, then they are stopped.
+    SIGTERM and SIGUSR1 are passed on, a first Ctrl-C as SIGUSR1; the second ends all at once. When one ends with an error
+    the others get time to end too, then they are stopped.
     Raises what the first one to fail raised (CommonArtError, Preempted), or KeyboardInterrupt.
     """
     with tempfile.TemporaryDirectory(prefix="commonart-") as home:
@@ -138,33 +174,45 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
         stop = Stop()
 
         def forward(number: int, frame: FrameType | None) -> None:
-            stop.told = True
+            stop.told = stop.told or EXIT_PREEMPTED
             for process in processes:
                 with suppress(ProcessLookupError):
                     process.send_signal(number)
 
-        old = {each: signal.signal(each, forward) for each in STOPS}
-        try:
-            for rank in range(count):
-                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), WORD_FILE: f"{home}/{rank}.json"}
-                if not stop.told:
-                    processes.append(subprocess.Popen(command, env={**environ, **shared, **own}))
-            _wait(processes)
-            codes = [process.poll() for process in processes]
-        finally:
-            for each, handler in old.items():
-                signal.signal(each, handler)
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            told = stop.told
+            if stop.again():
+                raise KeyboardInterrupt
+            if not told:
+                forward(signal.SIGUSR1, frame)
+
+        with _handlers({**dict.fromkeys(STOPS, forward), signal.SIGINT: interrupt}):
+            try:
+                for rank in range(count):
+                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), WORD_FILE: f"{home}/{rank}.json"}
+                    if not stop.told:
+                        # A terminal sends Ctrl-C to all of them, and only this process knows which one it is.
+                        processes.append(subprocess.Popen(command, env={**environ, **shared, **own}, preexec_fn=_deaf))
+                _wait(processes)
+                codes = [process.poll() for process in processes]
+            finally:
+                for process in processes:
+                    if process.poll() is None:
+                        process.kill()
+                    process.wait()
         words = [
             (rank, json.loads(path.read_text()))
             for rank in range(count)
             if (path := Path(home, f"{rank}.json")).exists()
         ]
         _raise(codes, words, stop)
+        if stop.told == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
         return next((word for rank, word in words if rank == 0), None)
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -191,7 +239,7 @@ def _raise(codes: Sequence[int | None], words: Sequence[tuple[int, Any]], stop: 
     some_saved = EXIT_PREEMPTED in codes and all(code in (*told, None) for code in codes)
     if some_saved or (stop.told and set(codes) <= set(told)):
         said = next((error for error in errors), {"what": "A signal came before training began.", "fix": AGAIN})
-        raise Preempted(said["what"], said["fix"])
+        raise Preempted(said["what"], said["fix"], stop.told or EXIT_PREEMPTED)
     killed = [(rank, code) for rank, code in enumerate(codes) if code is not None and code < 0]
     failed = killed or [(rank, code) for rank, code in enumerate(codes) if code]
     if killed or (failed and not errors):
@@ -227,10 +275,16 @@ def child_command(settings: Mapping[str, Any]) -> list[str]:
     return [sys.executable, "-m", "commonart.stages.train", json.dumps(settings)]
 
 
-def torchrun_line(args: Sequence[str], *, gpus: int, nodes: int = 1) -> str:
-    """A torchrun command for `commonart train ARGS`, to be run on every node."""
-    where = "--standalone" if nodes == 1 else f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500"
-    return f"torchrun {where} --nproc-per-node {gpus // nodes} -m commonart.cli.main train {shlex.join(args)}".rstrip()
+def _queued(args: Sequence[str]) -> list[str]:
+    """`args` without what the script says itself, and without what would keep it from training."""
+    flags, valued = ("--slurm-script", "--dry-run"), ("--gpus", "--calibrate")
+    kept: list[str] = []
+    skip = False
+    for word in args:
+        if not skip and word.partition("=")[0] not in (*flags, *valued):
+            kept.append(word)
+        skip = not skip and word in valued
+    return kept
 
 
 def sbatch_script(
@@ -260,7 +314,7 @@ def sbatch_script(
         "#SBATCH --output=%x-%j.log",
         *([f"#SBATCH --partition={partition}"] if partition else []),
         "",
-        f"srun --kill-on-bad-exit=0 commonart train {shlex.join([*args, '--gpus', str(gpus)])}",
+        f"srun --kill-on-bad-exit=0 commonart train {shlex.join([*_queued(args), '--gpus', str(gpus)])}",
         "code=$?",
         f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then   # preempted: the same job goes on from its checkpoint',
         '    scontrol requeue "$SLURM_JOB_ID"',

@@ -21,6 +21,8 @@ import orjson
 from commonart.core import launch, log, recipes
 from commonart.core.data.files import write_json
 from commonart.core.data.index import data_sets
+from commonart.core.data.notes import read_note
+from commonart.core.data.shards import list_shards
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
@@ -73,15 +75,18 @@ def train(stage: str, **settings: Any) -> Trained:
     starts that many processes and waits for them.
 
     Raises:
-        UsageError: an unknown stage or setting, a world size that does not divide the batch.
+        UsageError: an unknown stage or setting, a world size that does not divide the batch, a device that is not there.
         CommonArtError: no shards, no captions, features of another encoder, a run of other settings, a checkpoint of
             another architecture, a loss that stays NaN, a full disk.
-        Preempted: SIGTERM or SIGUSR1 came, and the run's state is on disk.
+        Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the run's state is on disk.
     """
     wanted = Settings(stage=stage, **settings)
     _check(wanted)
     if launch.must_spawn(wanted.gpus):
+        from commonart.core.model.device import check_count
+
         recipes.accumulation(wanted.recipe, wanted.gpus or 1)
+        check_count(wanted.gpus or 1, wanted.device)
         done = launch.spawn(launch.child_command(_plain(wanted)), wanted.gpus or 1)
         return Trained(
             **{**done, "run": Path(done["run"]), "checkpoint": done["checkpoint"] and Path(done["checkpoint"])}
@@ -103,16 +108,20 @@ def train(stage: str, **settings: Any) -> Trained:
 
 
 def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
-    """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time. Opens the data's index
-    and configurations only. `calibrate`: seconds to time real steps for, on this device. Raises as `train` does."""
+    """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time.
+
+    A plan for another machine, too: data and GPUs need not be here. Reads notes and configurations only. `calibrate`: seconds
+    to time real steps for, on this device. Raises as `train` does.
+    """
     wanted = Settings(stage=stage, **settings)
-    _check(wanted)
+    _check_values(wanted)
     from commonart.core.model import estimate
     from commonart.core.model.encoders import beside, named
 
+    images, there = _images(wanted.data)
     recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
     micro, parts = recipes.accumulation(recipe, world)
-    text, image = beside(wanted)
+    text, image = beside(wanted) if there else (None, None)
     factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
@@ -129,10 +138,24 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
         "accumulation": parts,
         "init": wanted.init or (f"newest checkpoint of {_before(wanted)}" if recipe.before else "none"),
         "data": wanted.data,
+        "images": images,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
         **estimate.account(config, recipe, side=side, text=tokens, world=world, micro=micro, measured=measured),
     }
+
+
+def _images(data: str) -> tuple[int | str, bool]:
+    """(images of all data sets, held-out ones too, by the notes beside their shards, or why that is not known; are there any)."""
+    try:
+        tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
+    except UsageError:
+        raise
+    except CommonArtError as error:
+        return f"unknown: {error.what}", False
+    notes = [read_note(tar) for tar in tars]
+    bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
+    return f"unknown: {bare[0]} has no note." if bare else sum(int(note["out"]) for note in notes), True
 
 
 def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
@@ -332,12 +355,17 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
 
 
 def _check(wanted: Settings) -> None:
+    _check_values(wanted)
+    data_sets(wanted.data)  # raises for a folder that is not there
+
+
+def _check_values(wanted: Settings) -> None:
+    launch.check_gpus(wanted.gpus)
     recipes.resolve(wanted.stage, wanted.overrides)  # raises for an unknown stage or a bad value
     for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
         if getattr(wanted, name) < 0:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} {getattr(wanted, name)} is below 0.", "Use 0 to turn it off.")
-    data_sets(wanted.data)  # raises for a folder that is not there
 
 
 def _plain(wanted: Settings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model.config import SIZES, PixArtConfig, named_config
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
 
 
@@ -48,7 +48,7 @@ COMMONART_BETA = {
 
 def test_old_class_of_commonart_beta_is_read():
     config = PixArtConfig.from_dict(COMMONART_BETA)
-    assert config == named_config("xl", sample_size=64)
+    assert config == PixArtConfig(sample_size=64)
     assert config.interpolation_scale == 1
     with torch.device("meta"):
         assert PixArt(config, initialise=False).parameters_count == 610_856_096  # "0.61 B"
@@ -74,13 +74,10 @@ def test_config_that_does_not_fit_is_refused(change, words):
 
 
 def test_unknown_key_is_said(caplog):
-    assert PixArtConfig.from_dict({**COMMONART_BETA, "flavour": 1}) == named_config("xl", sample_size=64)
+    assert PixArtConfig.from_dict({**COMMONART_BETA, "flavour": 1}) == PixArtConfig(sample_size=64)
     assert "flavour" in caplog.text
 
 
-def test_named_sizes():
-    assert PixArt(SIZES["nano"]).parameters_count < 5_000_000
-    assert named_config("xl", sample_size=64).interpolation_scale == 1
-    assert named_config("xl", sample_size=32).interpolation_scale == 0.5
-    with pytest.raises(CommonArtError, match="giant"):
-        named_config("giant")
+def test_positions_follow_the_size():
+    assert PixArtConfig(sample_size=64).interpolation_scale == 1
+    assert PixArtConfig(sample_size=32).interpolation_scale == 0.5

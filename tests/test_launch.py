@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -75,10 +78,72 @@ exit "$code"
 """
 
 
-def test_a_torchrun_line_for_one_node_and_for_several() -> None:
-    one = launch.torchrun_line(["--stage", "512"], gpus=4)
-    assert one == "torchrun --standalone --nproc-per-node 4 -m commonart.cli.main train --stage 512"
-    assert "--nnodes 2" in launch.torchrun_line([], gpus=16, nodes=2)
+def test_a_script_queues_the_training_that_was_tried() -> None:
+    tried = [
+        "--stage",
+        "512",
+        "--gpus",
+        "4",
+        "--dry-run",
+        "--calibrate",
+        "30",
+        "--gpus=8",
+        "--slurm-script",
+        "-o",
+        "runs/a b",
+    ]
+    assert "commonart train --stage 512 -o 'runs/a b' --gpus 8\n" in launch.sbatch_script(tried, name="512", gpus=8)
+
+
+SLOW_TO_SAVE = """
+import time
+from commonart.core import launch
+with launch.stoppable("run") as stop:
+    stop.saves = True
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+        print(stop.told, flush=True)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_and_an_echo_is_no_second_one() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_TO_SAVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        while process.stdout.readline() != "130\n":
+            pass
+        process.send_signal(signal.SIGINT)  # the same one, passed on by a launcher
+        time.sleep(launch.SAME + 0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode and said.count("Ctrl-C once more ends at once") == 1 and "KeyboardInterrupt" in said
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C is what it is in a terminal: it is ignored under nohup, and in CI."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_ctrl_c_that_came_when_all_was_done_still_ends_the_caller(terminal: None) -> None:
+    with pytest.raises(KeyboardInterrupt), launch.stoppable("run") as stop:
+        stop.saves = True
+        signal.raise_signal(signal.SIGINT)
+        assert stop.told == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt), launch.stoppable("run"):
+        signal.raise_signal(signal.SIGINT)  # nothing to save yet
+        raise AssertionError
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with launch.stoppable("run"):
+        signal.raise_signal(signal.SIGINT)  # under nohup nobody hears it
 
 
 def test_neither_launching_nor_the_recipes_import_torch() -> None:

@@ -14,7 +14,7 @@ import torch
 from commonart.core.data.drawings import How
 from commonart.core.model import memory, sampler
 from commonart.core.model.autoencoder import TILE_ABOVE, Autoencoder
-from commonart.core.model.config import named_config
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.parts import locate
 from commonart.core.model.pipeline import Job, Pipeline
 from commonart.core.model.studio import Studio
@@ -140,7 +140,7 @@ def test_8_gb_are_enough_for_commonart_beta_at_512_by_account(tmp_path):
         calm2 = LlamaModel(
             LlamaConfig(vocab_size=65024, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
         )
-        net = PixArt(named_config("xl", sample_size=64), initialise=False).bfloat16().requires_grad_(False)
+        net = PixArt(PixArtConfig(sample_size=64), initialise=False).bfloat16().requires_grad_(False)
     header = {name: {"dtype": "BF16", "shape": list(p.shape)} for name, p in calm2.named_parameters()}
     text = json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)

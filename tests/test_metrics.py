@@ -13,7 +13,7 @@ import torch
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import estimate, metrics
-from commonart.core.model.config import named_config
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.tensorboard import Scalars, crc32c
 from commonart.core.model.world import World
 
@@ -94,7 +94,7 @@ def test_a_tracker_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPat
 
 def test_speed_is_a_share_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "matrix_rate", lambda device, dtype: 1e12)
-    config = named_config("nano")
+    config = PixArtConfig(num_layers=6, attention_head_dim=32, caption_channels=192, sample_size=16)
     speed = metrics.Speed(config, 16, World(torch.device("cpu")), torch.float32, batch=8, steps=100)
     assert speed.of({**LINE, "tokens": 5.0}, 0.1) == {"mfu": None, "seconds_left": None}
     told = speed.of({**LINE, "tokens": 5.0, "images_per_second": 40.0}, 0.1)

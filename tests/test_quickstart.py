@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import orjson
 import pytest
 from conftest import Command
 from PIL import Image
+from test_train import dataset
 
 from commonart.core.data import jsonl, stream
+from commonart.core.model import checkpoint, metrics
 from commonart.stages.quickstart import FACTS, steps
 
 ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")
@@ -60,3 +66,32 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
         assert Image.open(out / name).width > 128
     html = (out / "index.html").read_text("utf-8")
     assert "samples.png" in html and "草原" not in html.split("<h2>")[0]
+
+
+TRAINS_ONLY = """
+import sys
+from commonart.cli import main
+from commonart.stages import quickstart
+data, run = sys.argv[1:]
+train = ("train", "--stage", "nano", "--data", data, "-o", run, "--checkpoint-every", "100000", "--set", "layers=1",
+         "--set", "resolution=16")
+next_one = quickstart.Step("", ("train", "--list"), "nowhere")
+quickstart.steps = lambda *_: [quickstart.Step("", train, run), next_one]
+sys.exit(main.run(["quickstart"]))
+"""
+
+
+def test_ctrl_c_while_it_trains_saves_and_ends_the_chain_with_130(tmp_path: Path) -> None:
+    data, run = dataset(tmp_path / "shards"), tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINS_ONLY, str(data), str(run)], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        while not metrics.read(run / "metrics.jsonl"):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"256-early" not in out and b"Traceback" not in said
+    assert checkpoint.newest(run) is not None and not (tmp_path / "quickstart" / "steps.json").exists()

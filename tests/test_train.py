@@ -20,6 +20,7 @@ from commonart.core import launch
 from commonart.core.data import feature_writer, features
 from commonart.core.data.features import Features, Meta
 from commonart.core.data.index import read_index
+from commonart.core.data.notes import note_of
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards import ShardWriter
 from commonart.core.data.stream import Drop
@@ -286,9 +287,21 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (2, 2, 2)
     assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
     assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
+    assert "00000.tar has no note" in told["images"]
     done = start(shards, run, {"micro": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
+
+
+def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -> None:
+    noted = dataset(tmp_path / "shards")
+    for tar in noted.glob("*.tar"):
+        note_of(tar).write_text('{"out": 10}')
+    assert dry_run("nano", data=str(noted), overrides=TINY)["images"] == 20
+    told = dry_run("512", data="nowhere/", gpus=32)
+    assert told["images"] == "unknown: --data nowhere/ does not exist."
+    assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (32, 4, 1)
+    assert 0.6e9 < told["parameters"] < 0.62e9
 
 
 def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:

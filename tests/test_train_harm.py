@@ -22,9 +22,9 @@ from test_train import TINY, bright, dataset, lines, refused, shards, start, sta
 from commonart.core import launch, recipes
 from commonart.core.data import index as data_index
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError, Preempted
-from commonart.core.model import checkpoint, estimate, guards, metrics, trainer
-from commonart.core.model.config import named_config
+from commonart.core.errors import CommonArtError, Preempted, UsageError
+from commonart.core.model import checkpoint, device, estimate, guards, metrics, trainer
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.guards import Guard
 
 __all__ = ["shards"]  # the fixture
@@ -175,7 +175,7 @@ def test_what_cannot_fit_is_refused_before_the_first_step(
 def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, l4 = torch.device("cpu"), 24 * 10**9 - 2**30
     monkeypatch.setattr(guards, "free_bytes", lambda device: l4)
-    recipe, config = recipes.resolve("512"), named_config("xl", sample_size=64)
+    recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
     guards.check_fits(config, recipe, recipe.micro, 64, 77, cpu, False)
     with pytest.raises(CommonArtError, match="512 needs about") as told:
         guards.check_fits(config, recipe, 64, 64, 77, cpu, False)
@@ -250,3 +250,91 @@ def test_two_processes_report_their_loss_without_a_line_of_metrics(shards: Path,
     assert math.isfinite(one.loss) and two.loss == pytest.approx(one.loss, rel=1e-4)
     assert (two.step, two.images, two.stopped) == (one.step, one.images, "done")
     assert two.images_per_second > 0 and two.checkpoint == tmp_path / "two" / "checkpoints" / "step-0000006"
+
+
+def interruptible() -> None:
+    """In a new process: Ctrl-C is what it is in a terminal (it is ignored under nohup and in CI)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def alone(data: Path, run: Path, steps: int, **more: Any) -> list[str]:
+    words = command(data, run, steps, **more)
+    at = words.index("--gpus")
+    return words[:at] + words[at + 2 :]
+
+
+def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen(alone(shards, run, 100_000), stderr=subprocess.PIPE, preexec_fn=interruptible) as process:
+        until_trained(run, process)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, said
+    assert "Start the same command again to continue." in said and "Traceback" not in said
+    step = int(re.findall(r"step (\d+) is saved", said)[0])
+    found = checkpoint.newest(run)
+    assert found is not None and found.step == step
+    again = subprocess.run(alone(shards, run, step + 10), capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [line["step"] for line in metrics.read(run / "metrics.jsonl")] == list(range(10, step + 11, 10))
+
+
+LONG_STEP = """
+import sys, time
+from commonart.cli import main
+from commonart.core.model import trainer
+def step(self, *_):
+    print("step", file=sys.stderr, flush=True)
+    time.sleep(60)
+trainer.Trainer.step = step
+sys.exit(main.run(sys.argv[1:]))
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(shards: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LONG_STEP, *alone(shards, tmp_path / "run", 10)[3:]]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, preexec_fn=interruptible) as process:
+        assert process.stderr is not None
+        while process.stderr.readline() != b"step\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        time.sleep(launch.SAME + 0.2)
+        assert process.poll() is None  # it waits for the step's end
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1].decode()
+    assert process.returncode == 130 and "Traceback" not in said
+    assert checkpoint.newest(tmp_path / "run") is None
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_terminal_of_two_processes_saves_once_and_ends_with_130(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        command(shards, run, 100_000), stderr=subprocess.PIPE, preexec_fn=interruptible, start_new_session=True
+    ) as process:
+        until_trained(run, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all three processes
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, said
+    found = checkpoint.newest(run)
+    assert found is not None and f"step {found.step} is saved" in said and "Traceback" not in said
+
+
+def test_a_device_that_is_not_there_and_more_processes_than_devices(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = lambda **more: start(shards, tmp_path / "run", **more)  # noqa: E731
+    nowhere = lambda: start(tmp_path / "nowhere", tmp_path / "run", gpus=-1)  # noqa: E731
+    refused(UsageError, 2, "--gpus -1 is no number of GPUs", "1 or more", nowhere)
+    monkeypatch.setattr(device, "_cores", lambda: 2)
+    refused(UsageError, 2, "--gpus 8, but this machine has 2 cores", "srun --ntasks 8", lambda: again(gpus=8))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(UsageError, 2, "--device cuda is not there", "--device cpu", lambda: again(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("auto", "cuda"):
+        refused(UsageError, 2, "but this machine has 1 GPU.", "Use --gpus 1", lambda: again(gpus=2, device=name))  # noqa: B023
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    device.check_count(4, "cuda")
+    refused(UsageError, 2, "but cuda:1 is one device", "--gpus 1", lambda: again(gpus=2, device="cuda:1"))
+    assert not (tmp_path / "run").exists()

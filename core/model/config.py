@@ -1,4 +1,4 @@
-"""The transformer's sizes: config.json as diffusers writes it, and the named ones.
+"""The transformer's sizes: config.json as diffusers writes it.
 
     commonart train --stage 512 --dry-run       # prints the configuration that the stage gives
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -151,22 +151,3 @@ class PixArtConfig:
         """Writes a config.json that diffusers reads."""
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         write_bytes(file, text.encode())
-
-
-# Named sizes. The rest (sample_size, out_channels, caption_channels) follows from the stage and the text encoder.
-SIZES: dict[str, PixArtConfig] = {
-    # PixArt-Sigma-XL/2 and CommonArt beta: 0.61 B parameters with CALM2-7B's 4096 channels of text
-    "xl": PixArtConfig(num_layers=28, num_attention_heads=16, attention_head_dim=72, caption_channels=4096),
-    # the embedded default, 64 px images as 16x16x4 latents
-    "nano": PixArtConfig(num_layers=6, num_attention_heads=6, attention_head_dim=32, caption_channels=192,
-                         sample_size=16, out_channels=4, interpolation_scale=1.0),
-}  # fmt: skip
-
-
-def named_config(size: str, **changes: Any) -> PixArtConfig:
-    """A row of SIZES with some fields changed. A changed sample_size recomputes interpolation_scale."""
-    if size not in SIZES:
-        raise CommonArtError(f"There is no transformer size {size!r}.", f"Choose from {', '.join(SIZES)}.")
-    if "sample_size" in changes and changes["sample_size"] != SIZES[size].sample_size:
-        changes.setdefault("interpolation_scale", None)
-    return replace(SIZES[size], **changes)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import UsageError
 
 DTYPES = {
     "fp32": torch.float32, "float32": torch.float32,
@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`: auto, cpu, mps, cuda or cuda:N.
 
     auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU.
-    Raises UsageError for an unknown name and CommonArtError for a device that this machine has not got.
+    Raises UsageError for an unknown name and for a device that this machine has not got.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -37,14 +37,35 @@ def pick_device(name: str = "auto") -> torch.device:
         rank = int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
         index = rank if device.index is None else device.index
         if index >= count:
-            raise CommonArtError(
+            raise UsageError(
                 f"--device {name} is not there: this machine shows {count} CUDA devices.",
                 "Use --device cpu, or ask the scheduler for a GPU.",
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise CommonArtError("--device mps is not there on this machine.", "Use --device cpu.")
+        raise UsageError("--device mps is not there on this machine.", "Use --device cpu.")
     return device
+
+
+def check_count(count: int, name: str = "auto") -> None:
+    """Whether this machine has `count` devices called `name`, so that as many processes can each have one: on CPU, a core.
+
+    Raises UsageError.
+    """
+    kind = pick_device(name).type
+    named = kind != "cpu" and ":" in name  # one device, by its number
+    have = 1 if named or kind == "mps" else torch.cuda.device_count() if kind == "cuda" else _cores()
+    if count > have:
+        what = f"{name} is one device" if named else f"this machine has {have} {'core' if kind == 'cpu' else 'GPU'}s"
+        raise UsageError(
+            f"--gpus {count}, but {what if have > 1 or named else what[:-1]}.",
+            f"Use --gpus {have}, or start the processes on several machines: srun --ntasks {count} commonart train ..., or "
+            "torchrun --nnodes ... -m commonart.cli.main train ...",
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -10,7 +10,7 @@ CAME: Luo et al. 2023, arXiv 2307.02047, algorithm 2. AdamW8bit: Dettmers et al.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -181,8 +181,3 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def bytes_per_parameter(optimiser: str) -> float:
     """State of the optimiser in bytes per parameter, for memory estimates."""
     return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimiser]
-
-
-def global_norm(grads: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together, a float32 scalar on their device."""
-    return torch.nn.utils.get_total_norm(grads)

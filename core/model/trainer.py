@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from commonart.core import launch, log
-from commonart.core.errors import Preempted
+from commonart.core.errors import EXIT_PREEMPTED, Preempted
 from commonart.core.model import batches, checkpoint, diffusion, optim, weights
 from commonart.core.model.batches import Plan, Source
 from commonart.core.model.device import autocast
@@ -223,7 +223,8 @@ def fit(
     on_step: Callable[[int], None] | None = None,
     stop: launch.Stop | None = None,
 ) -> Outcome:
-    """Trains `model` on `source` until the recipe's steps or the time budget are over. SIGTERM and SIGUSR1 end it early.
+    """Trains `model` on `source` until the recipe's steps or the time budget are over. SIGTERM, SIGUSR1 and
+    Ctrl-C end it early.
 
     `resume` continues that checkpoint, whose transformer `model` must hold. `draw` writes a sample grid. `on_step` is called
     after every step. `stop` is that of the caller, who listens to signals already. Raises Preempted after a signal, when the
@@ -257,6 +258,7 @@ def _fit(
     began, start, paused = time.monotonic() - state.elapsed, state.images, 0.0
     entered = time.monotonic()
     stop: Stop = "done"
+    code = EXIT_PREEMPTED
     speed = Speed(model.config, model.config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
     stream = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.parts, options.workers)
     bar = log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.first)
@@ -265,8 +267,8 @@ def _fit(
         tick(state.step)
         while state.step < recipe.steps:
             told, elapsed = world.most(float(listening.told), time.monotonic() - began)
-            if told:
-                stop = "preempted"
+            if told:  # of several signals, and several processes, Ctrl-C has the highest code
+                stop, code = "preempted", int(told)
                 break
             if options.max_seconds and elapsed >= options.max_seconds:
                 stop = "time"
@@ -302,6 +304,7 @@ def _fit(
         raise Preempted(
             f"{run}: a signal asked training to stop; step {state.step} is saved.",
             "Start the same command again to continue.",
+            code,
         )
     per_second = (state.images - start) / busy if busy > 0 else 0.0
     # A run that ended before its first line has a loss all the same.

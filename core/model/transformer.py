@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -149,6 +150,20 @@ class TextProjection(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
 
 
+@dataclass(slots=True)
+class Packed:
+    """The real tokens of B texts, one after the other. `place_N`: where each of them stands among B * L."""
+
+    text_ND: Tensor
+    place_N: Tensor
+    shape: tuple[int, int]  # B, L
+
+    def padded(self, values_ND: Tensor) -> Tensor:
+        """(B, L, D) with zeros where no token is."""
+        B, L = self.shape
+        return values_ND.new_zeros(B * L, values_ND.shape[-1]).index_copy(0, self.place_N, values_ND).view(B, L, -1)
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention when `context` is given: tokens (B, L, D), or their keys and values."""
 
@@ -160,19 +175,23 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def keys_and_values(self, tokens_BLD: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, tokens: Tensor | Packed) -> tuple[Tensor, Tensor]:
         """(B, E, L, K) each. Of a text they are the same at every step: `PixArt.read_text` keeps them."""
-        return self._split(self.to_k, tokens_BLD), self._split(self.to_v, tokens_BLD)
+        return self._split(self.to_k, tokens), self._split(self.to_v, tokens)
 
-    def _split(self, linear: nn.Linear, tokens: Tensor) -> Tensor:
-        return linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _split(self, linear: nn.Linear, tokens: Tensor | Packed) -> Tensor:
+        out_BLD = tokens.padded(linear(tokens.text_ND)) if isinstance(tokens, Packed) else linear(tokens)
+        return out_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(
         self,
         x_BPD: Tensor,
-        context: Tensor | tuple[Tensor, Tensor] | None = None,
+        context: Tensor | Packed | tuple[Tensor, Tensor] | None = None,
         mask_B11L: Tensor | None = None,
     ) -> Tensor:
+        kind = x_BPD.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not for each of the three products
+            x_BPD = x_BPD.to(torch.get_autocast_dtype(kind))
         q_BEPK = self._split(self.to_q, x_BPD)
         if isinstance(context, tuple):
             k_BELK, v_BELK = context
@@ -234,12 +253,16 @@ class Block(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(
-        self, x_BPD: Tensor, text_BLD: Tensor | tuple[Tensor, Tensor], time_B6D: Tensor, mask_B11L: Tensor | None
+        self,
+        x_BPD: Tensor,
+        text: Tensor | Packed | tuple[Tensor, Tensor],
+        time_B6D: Tensor,
+        mask_B11L: Tensor | None,
     ) -> Tensor:
         table = (self.scale_shift_table + time_B6D).unsqueeze(2).unbind(1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table
         x_BPD = x_BPD + gate_1 * self.attn1(modulate(x_BPD, shift_1, scale_1))
-        x_BPD = x_BPD + self.attn2(x_BPD, text_BLD, mask_B11L)  # PixArt norms nothing here
+        x_BPD = x_BPD + self.attn2(x_BPD, text, mask_B11L)  # PixArt norms nothing here
         return x_BPD + gate_2 * self.ff(modulate(x_BPD, shift_2, scale_2))
 
 
@@ -305,8 +328,8 @@ class PixArt(nn.Module):
             )
         x_BPD = self.pos_embed(latents_BCHW)
         time_B6D, time_BD = self.adaln_single(timestep_B.expand(B))
-        texts: Sequence[Tensor | tuple[Tensor, Tensor]] = (
-            [self.caption_projection(text_BLT)] * len(self.transformer_blocks)
+        texts: Sequence[Tensor | Packed | tuple[Tensor, Tensor]] = (
+            [self._project(text_BLT, mask_BL)] * len(self.transformer_blocks)
             if isinstance(text_BLT, Tensor)
             else text_BLT
         )
@@ -320,6 +343,14 @@ class PixArt(nn.Module):
         out_BPO = self.proj_out(modulate(x_BPD, shift_B1D, scale_B1D))
         patches = out_BPO.reshape(B, H // p, W // p, p, p, self.config.out_channels)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(B, self.config.out_channels, H, W)
+
+    def _project(self, text_BLT: Tensor, mask_BL: Tensor | None) -> Tensor | Packed:
+        """The text in the blocks' width; on a CPU of its real tokens alone, whose number a GPU would have to be waited for."""
+        if mask_BL is None or text_BLT.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.caption_projection(text_BLT)
+        place_N = mask_BL.flatten().nonzero()[:, 0]
+        text_ND = self.caption_projection(text_BLT.flatten(0, 1)[place_N])
+        return Packed(text_ND, place_N, (text_BLT.shape[0], text_BLT.shape[1]))
 
     @property
     def parameters_count(self) -> int:

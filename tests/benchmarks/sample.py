@@ -63,7 +63,7 @@ def main() -> None:
     import torch
 
     from commonart.core.model import sampler
-    from commonart.core.model.config import named_config
+    from commonart.core.model.config import PixArtConfig
     from commonart.core.model.device import dtype_name, pick_device, pick_dtype
     from commonart.core.model.transformer import PixArt
 
@@ -73,7 +73,7 @@ def main() -> None:
     both = importlib.util.find_spec("diffusers") is not None
     torch.manual_seed(0)
     scale = given.size // 8
-    config = named_config("xl", num_layers=given.layers, sample_size=scale, interpolation_scale=scale / 64)
+    config = PixArtConfig(num_layers=given.layers, sample_size=scale, interpolation_scale=scale / 64)
     ours = PixArt(config)
     torch.nn.init.normal_(ours.proj_out.weight, std=0.02)
     for block in ours.transformer_blocks:
