@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from commonart.core.data.decode import DecodeError, decode
+from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards import read_bytes
 from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 
 if TYPE_CHECKING:
-    from commonart.core.model.captioners import Captioner
+    from commonart.core.model.captioning.captioners import Captioner
 
 ENOUGH = 768  # pixels on a side: no captioner here looks at more, so JPEGs may be decoded at a fraction of their size
 BATCH = 8
@@ -42,7 +42,7 @@ def open_models(names: str | Sequence[str], **options: object) -> list[Captioner
 
     Options are those of `open_captioner`.
     """
-    from commonart.core.model.captioners import open_captioner
+    from commonart.core.model.captioning.captioners import open_captioner
 
     wanted = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]
     if not all(wanted) or not wanted:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data import features, pool
-from commonart.core.data.decode import DecodeError, decode, probe
+from commonart.core.data.images.decode import DecodeError, decode, probe
 from commonart.core.data.record import Record
 from commonart.core.data.shards import read_bytes
 from commonart.core.data.stream import Drop, Summary

@@ -28,7 +28,7 @@ from commonart.core.metrics import paper, scoring
 from commonart.core.metrics.scoring import SMALLEST, Group
 
 if TYPE_CHECKING:
-    from commonart.core.model.engine import Engine
+    from commonart.core.model.drawing.engine import Engine
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -92,8 +92,8 @@ def evaluate(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.model.engine import open_engine
-            from commonart.core.model.parts import locate
+            from commonart.core.model.drawing.engine import open_engine
+            from commonart.core.model.drawing.parts import locate
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
             engine = open_engine(parts, device=device, precision=precision)
@@ -249,7 +249,7 @@ def _draw(
     quiet: bool,
 ) -> list[Group]:
     """Draw every prompt that `folder` does not hold yet, each from a seed of its own, and fill the groups."""
-    from commonart.core.model.pipeline import Job
+    from commonart.core.model.drawing.pipeline import Job
 
     todo: list[tuple[Path, dict[str, Any]]] = []
     for group in groups:

@@ -38,8 +38,8 @@ def export(
     accept_terms: Sequence[str] = (),
 ) -> Exported:
     """Writes the model `source` (see `core.model.export.export`) to the folder `out`, `precision` auto: as it is stored."""
-    from commonart.core.model import export as exporter
     from commonart.core.model.device import pick_dtype
+    from commonart.core.model.drawing import export as exporter
 
     began = time.monotonic()
     parts = exporter.export(

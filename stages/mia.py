@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from commonart.core import provenance
 from commonart.core.data import collection
 from commonart.core.data.collection import Item
-from commonart.core.data.decode import resize_crop
 from commonart.core.data.files import write_json
+from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.prompts import text_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import progress, warn
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from commonart.core.metrics.membership import Denoiser
-    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.model.drawing.pipeline import Pipeline
 
 Floats = NDArray[np.float64]
 SMALLEST = 4  # pictures in each group: the control halves them
@@ -87,8 +87,8 @@ def mia(
     """
     _check(attacks, n, times, draws, replicate, resamples, out, figure, overwrite)
     members, others, doubled = _groups(data, n, lang, seed)
-    from commonart.core.model.parts import locate
-    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.model.drawing.parts import locate
+    from commonart.core.model.drawing.pipeline import Pipeline
 
     parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
     engine = Pipeline.open(parts, device=device, precision=precision)
@@ -277,7 +277,7 @@ def _replication(
     """Draw the captions of `members`, compare with all training pictures, and show the likest in `figure`."""
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
-    from commonart.core.model.pipeline import Job
+    from commonart.core.model.drawing.pipeline import Job
 
     jobs = [Job(text_of(item.record, lang), collection.seed_for(seed, item.name)) for item in members]
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:

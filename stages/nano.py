@@ -112,12 +112,12 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
     """With the training loop and the recipe of `commonart train --stage nano`."""
     import torch
 
-    from commonart.core.model import trainer
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.diffusion import out_channels
     from commonart.core.model.text_encoder import TextEncoder
+    from commonart.core.model.training import trainer
+    from commonart.core.model.training.world import World
     from commonart.core.model.transformer import PixArt, PixArtConfig
-    from commonart.core.model.world import World
     from commonart.core.nano import grammar, painter
 
     _need(folder, "vae", "autoencoder")

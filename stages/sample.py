@@ -106,8 +106,8 @@ def sample(
         size=size, aspect=aspect,
     )  # fmt: skip
     _check(asked, how, out, grid, show is not None, n, batch, ending, overwrite)
-    from commonart.core.model import memory
-    from commonart.core.model.studio import Studio
+    from commonart.core.model.drawing import memory
+    from commonart.core.model.drawing.studio import Studio
 
     studio = Studio.open(
         model,

@@ -20,7 +20,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
 
 if TYPE_CHECKING:
-    from commonart.core.model.studio import Studio
+    from commonart.core.model.drawing.studio import Studio
 
 HELP = """\
   any text         draws it
@@ -50,7 +50,7 @@ def run(
     **settings: Any,
 ) -> int:
     """Open `model` and begin the loop; `settings` are the fields of `How` and what `Studio.open` takes."""
-    from commonart.core.model.studio import Studio
+    from commonart.core.model.drawing.studio import Studio
 
     how, opening = How.of(settings)
     how.check()

@@ -31,7 +31,7 @@ from commonart.core.log import say, warn
 from commonart.core.page import Field, Page
 
 if TYPE_CHECKING:
-    from commonart.core.model.studio import Studio
+    from commonart.core.model.drawing.studio import Studio
 
 WAITING = 32  # jobs in the queue; more are refused
 GALLERY = 60  # pictures on the page, the newest first
@@ -99,7 +99,7 @@ def run(address: str, *, model: str, out: str, batch: int, ending: str, **settin
 
     `settings` are the fields of `How`, what every form begins with, and what `Studio.open` takes.
     """
-    from commonart.core.model.studio import Studio
+    from commonart.core.model.drawing.studio import Studio
 
     _address(address)
     _folder(out)

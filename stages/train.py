@@ -31,13 +31,13 @@ from commonart.core.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from commonart.core.model.checkpoint import Checkpoint
     from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.encoders import Encoders
-    from commonart.core.model.trainer import Outcome
-    from commonart.core.model.trainset import Opened
+    from commonart.core.model.training.checkpoint import Checkpoint
+    from commonart.core.model.training.encoders import Encoders
+    from commonart.core.model.training.trainer import Outcome
+    from commonart.core.model.training.trainset import Opened
+    from commonart.core.model.training.world import World
     from commonart.core.model.transformer import PixArt
-    from commonart.core.model.world import World
 
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
@@ -94,7 +94,7 @@ def train(stage: str, **settings: Any) -> Trained:
     with launch.stoppable(str(wanted.run)) as stop:
         launch.adopt_srun()
         recipes.accumulation(wanted.recipe, launch.world_size())
-        from commonart.core.model.world import join
+        from commonart.core.model.training.world import join
 
         world = join(wanted.device)
         with world.together():
@@ -115,8 +115,8 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     """
     wanted = Settings(stage=stage, **settings)
     _check_values(wanted)
-    from commonart.core.model import estimate
-    from commonart.core.model.encoders import beside, named
+    from commonart.core.model.training import estimate
+    from commonart.core.model.training.encoders import beside, named
 
     images, there = _images(wanted.data)
     recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
@@ -160,9 +160,9 @@ def _images(data: str) -> tuple[int | str, bool]:
 
 def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
     """Images per second of one device of this machine."""
-    from commonart.core.model import calibrate, guards, trainer
     from commonart.core.model.device import pick_device
-    from commonart.core.model.world import World
+    from commonart.core.model.training import calibrate, guards, trainer
+    from commonart.core.model.training.world import World
 
     world = World(pick_device(wanted.device))
     micro, parts = share
@@ -184,7 +184,7 @@ def _dtype(wanted: Settings, world: World) -> torch.dtype:
 
 
 def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
-    from commonart.core.model import checkpoint, encoders, guards, trainer
+    from commonart.core.model.training import checkpoint, encoders, guards, trainer
 
     recipe, run = wanted.recipe, wanted.run
     dtype = _dtype(wanted, world)
@@ -256,7 +256,8 @@ def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> 
 
 
 def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
-    from commonart.core.model import checkpoint, hub
+    from commonart.core.model import hub
+    from commonart.core.model.training import checkpoint
 
     name = wanted.init
     if name == "none" or (not name and not wanted.recipe.before):

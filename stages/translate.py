@@ -19,7 +19,7 @@ from commonart.core.data.stream import Drop
 from commonart.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from commonart.core.model.translators import Translator
+    from commonart.core.model.captioning.translators import Translator
 
 BATCH = 32
 
@@ -38,7 +38,7 @@ def open_model(name: str, **options: object) -> Translator:
 
     Options are those of `open_translator`.
     """
-    from commonart.core.model.translators import open_translator
+    from commonart.core.model.captioning.translators import open_translator
 
     return open_translator(name, **options)  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ def translate(
 
     Records are never dropped here. Raises UsageError for an unknown language.
     """
-    from commonart.core.model.translators import LANGUAGES
+    from commonart.core.model.captioning.translators import LANGUAGES
 
     if to not in LANGUAGES:
         raise UsageError(f"--to {to} is no language that we translate to.", f"Give {' or '.join(LANGUAGES)}.")
@@ -94,7 +94,7 @@ def origins(found: Sequence[Caption]) -> list[str]:
 
 
 def _jobs(record: Record, name: str, to: str) -> Iterator[Job]:
-    from commonart.core.model.translators import LANGUAGES
+    from commonart.core.model.captioning.translators import LANGUAGES
 
     found = captions(record)
     there = {c.get("translated_from") for c in found if c.get("model") == name and c.get("lang") == to}
@@ -105,7 +105,7 @@ def _jobs(record: Record, name: str, to: str) -> Iterator[Job]:
 
 
 def _work(jobs: Sequence[Job], model: Translator, to: str, batch: int, rejected: Counter[str]) -> None:
-    from commonart.core.model.translators import problem
+    from commonart.core.model.captioning.translators import problem
 
     made: dict[tuple[str, str], str] = {}  # captions repeat themselves: each text is translated once
     for source in sorted({job.source for job in jobs}):

@@ -20,7 +20,10 @@ LAYERS = (
     {"core/log.py", "core/launch.py", "core/recipes.py", "core/settings.py"},
     {"core/catalogue.py", "core/registry.py", "core/licenses"},
     {"core/data", "core/page.py", "core/provenance.py", "core/pictures.py", "core/signing.py", "core/terminal.py"},
-    {"core/nano", "core/model", "core/metrics"},
+    {"core/model"},
+    {"core/model/training", "core/model/captioning"},
+    {"core/model/drawing"},
+    {"core/nano", "core/metrics"},
     {"stages"},
     {"cli"},
 )
@@ -65,9 +68,10 @@ def ours(names: set[str]) -> set[str]:
 
 
 def layer(path: str) -> int:
-    for number, names in enumerate(LAYERS):
-        if any(path == name or path.startswith(f"{name}/") for name in names):
-            return number
+    found = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for place in (path, *map(str, Path(path).parents)):  # the nearest folder decides
+        if place in found:
+            return found[place]
     return 0 if path in {"core", "core/__init__.py"} else len(LAYERS)
 
 

@@ -11,7 +11,7 @@ import pytest
 from odd_images import gamma, jpeg, marked_adobe_rgb, png, primaries, saved
 from PIL import Image, ImageCms
 
-from commonart.core.data.decode import decode
+from commonart.core.data.images.decode import decode
 
 D50 = np.array([0.96422, 1.0, 0.82521])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

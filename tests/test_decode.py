@@ -13,14 +13,14 @@ from odd_images import saved, swapped_profile
 from PIL import Image
 from test_dedup import bits_apart
 
-from commonart.core.data.decode import (
+from commonart.core.data.images.decode import (
     DecodeError,
     decode,
     encode,
     probe,
     resize_crop,
 )
-from commonart.core.data.likeness import phash
+from commonart.core.data.images.likeness import phash
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
@@ -146,7 +146,7 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    code = "import commonart.core.data.decode, commonart.stages.license_filter, sys; print(*sys.modules)"
+    code = "import commonart.core.data.images.decode, commonart.stages.license_filter, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "torch" not in done.stdout.split()
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from commonart.core.data import dedup, stream
-from commonart.core.data.dedup import Copies, find_copies
-from commonart.core.data.likeness import NEAR, TELLING, copies, fingerprint, phash
+from commonart.core.data import stream
+from commonart.core.data.images import dedup
+from commonart.core.data.images.dedup import Copies, find_copies
+from commonart.core.data.images.likeness import NEAR, TELLING, copies, fingerprint, phash
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Chunk
 from commonart.core.data.tasks import Task

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model.ema import Ema
+from commonart.core.model.training.ema import Ema
 
 
 def model(seed=0, dtype=torch.float32):

@@ -12,8 +12,8 @@ import tiny_encoders as tiny
 import torch
 
 from commonart.core.data import feature_writer
-from commonart.core.data.decode import decode
 from commonart.core.data.features import Features
+from commonart.core.data.images.decode import decode
 from commonart.core.data.shards import ShardWriter, read_bytes, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures

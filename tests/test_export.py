@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import checkpoint, sampler
+from commonart.core.model import sampler
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.export import export
-from commonart.core.model.parts import locate
-from commonart.core.model.pipeline import Job, Pipeline
+from commonart.core.model.drawing.export import export
+from commonart.core.model.drawing.parts import locate
+from commonart.core.model.drawing.pipeline import Job, Pipeline
+from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import estimate, metrics
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.tensorboard import Scalars, crc32c
-from commonart.core.model.world import World
+from commonart.core.model.training import estimate, metrics
+from commonart.core.model.training.tensorboard import Scalars, crc32c
+from commonart.core.model.training.world import World
 
 LINE = {"step": 10, "loss": 0.5, "lr": 1e-4, "loss_by_t": [0.25, None], "images_per_second": None, "seconds": 2.0}
 

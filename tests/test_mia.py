@@ -179,8 +179,8 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     from commonart.core.data import collection
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
-    from commonart.core.model.parts import locate
-    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.model.drawing.parts import locate
+    from commonart.core.model.drawing.pipeline import Pipeline
     from commonart.core.model.transformer import stack_text
 
     folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")

@@ -43,7 +43,7 @@ from odd_images import (
 )  # fmt: skip
 from PIL import Image
 
-from commonart.core.data.decode import DecodeError, decode, probe
+from commonart.core.data.images.decode import DecodeError, decode, probe
 
 Colour = tuple[int, int, int]
 WHITE = (255, 255, 255)

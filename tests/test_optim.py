@@ -6,7 +6,7 @@ from torch import nn
 
 from commonart.core import recipes
 from commonart.core.errors import CommonArtError
-from commonart.core.model import optim
+from commonart.core.model.training import optim
 
 
 def _model(seed: int = 0) -> nn.Module:

@@ -13,9 +13,10 @@ import torch
 
 from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import checkpoint, hub
-from commonart.core.model.parts import locate
-from commonart.core.model.pipeline import Job, Pipeline
+from commonart.core.model import hub
+from commonart.core.model.drawing.parts import locate
+from commonart.core.model.drawing.pipeline import Job, Pipeline
+from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 
 

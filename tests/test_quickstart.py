@@ -15,7 +15,7 @@ from PIL import Image
 from test_train import dataset
 
 from commonart.core.data import jsonl, stream
-from commonart.core.model import checkpoint, metrics
+from commonart.core.model.training import checkpoint, metrics
 from commonart.stages.quickstart import FACTS, steps
 
 ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")

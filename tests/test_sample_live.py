@@ -12,7 +12,7 @@ import pytest
 import tiny_pipeline
 
 from commonart.core.data.drawings import How
-from commonart.core.model.studio import Studio
+from commonart.core.model.drawing.studio import Studio
 from commonart.stages.sample import inspect
 from commonart.stages.sample_live import loop
 

@@ -15,10 +15,10 @@ from tiny_pipeline import as_pickles, files_of
 
 from commonart.cli.main import invoke
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.engine import open_engine
-from commonart.core.model.foreign import Foreign
-from commonart.core.model.parts import locate
-from commonart.core.model.pipeline import Job, Pipeline
+from commonart.core.model.drawing.engine import open_engine
+from commonart.core.model.drawing.foreign import Foreign
+from commonart.core.model.drawing.parts import locate
+from commonart.core.model.drawing.pipeline import Job, Pipeline
 from commonart.stages.sample import inspect, sample
 
 

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from commonart.core import provenance
 from commonart.core.data.drawings import How
 from commonart.core.errors import UsageError
-from commonart.core.model.studio import Studio
+from commonart.core.model.drawing.studio import Studio
 from commonart.stages import sample_page
 
 

@@ -13,7 +13,7 @@ from test_train import FACTOR, SIDE, dataset
 
 from commonart.core import recipes
 from commonart.core.data.record import Record
-from commonart.core.model import checkpoint
+from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 from commonart.stages.train import dry_run, train
 

@@ -26,9 +26,9 @@ from commonart.core.data.shards import ShardWriter
 from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
-from commonart.core.model import checkpoint, metrics, trainer
-from commonart.core.model.parts import locate
-from commonart.core.model.trainset import open_shards
+from commonart.core.model.drawing.parts import locate
+from commonart.core.model.training import checkpoint, metrics, trainer
+from commonart.core.model.training.trainset import open_shards
 from commonart.core.model.transformer import PixArt
 from commonart.stages.train import Trained, dry_run, train
 
@@ -190,7 +190,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path, recipe:
 
 def test_reading_threads_change_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.model.trainset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.model.training.trainset._free", lambda: 0)
     start(shards, tmp_path / "disk", workers=2)
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 

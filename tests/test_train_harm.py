@@ -23,9 +23,10 @@ from commonart.core import launch, recipes
 from commonart.core.data import index as data_index
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, Preempted, UsageError
-from commonart.core.model import checkpoint, device, estimate, guards, metrics, trainer
+from commonart.core.model import device
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.guards import Guard
+from commonart.core.model.training import checkpoint, estimate, guards, metrics, trainer
+from commonart.core.model.training.guards import Guard
 
 __all__ = ["shards"]  # the fixture
 
@@ -111,7 +112,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint(
 
 def test_more_readers_than_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.model.trainset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.model.training.trainset._free", lambda: 0)
     start(shards, tmp_path / "disk", workers=8)  # two shards
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 
@@ -282,7 +283,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(shards: Path, tmp_pa
 LONG_STEP = """
 import sys, time
 from commonart.cli import main
-from commonart.core.model import trainer
+from commonart.core.model.training import trainer
 def step(self, *_):
     print("step", file=sys.stderr, flush=True)
     time.sleep(60)

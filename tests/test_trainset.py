@@ -17,9 +17,9 @@ from commonart.core.data.index import read_index
 from commonart.core.data.shards import ShardWriter, members
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.autoencoder import Autoencoder
-from commonart.core.model.batches import NULL, Batch, Plan
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.model.trainset import Opened, open_shards
+from commonart.core.model.training.batches import NULL, Batch, Plan
+from commonart.core.model.training.trainset import Opened, open_shards
 from commonart.stages.encode_image import encode_image
 from commonart.stages.encode_text import encode_text
 from commonart.stages.train import train
@@ -195,8 +195,8 @@ def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str])
 
 def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     """By train, which needs it for its grid, and by sample, which needs it for every prompt."""
-    from commonart.core.model.parts import locate
-    from commonart.core.model.pipeline import Pipeline
+    from commonart.core.model.drawing.parts import locate
+    from commonart.core.model.drawing.pipeline import Pipeline
 
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     tiny.llama(tmp_path / "llama")

@@ -15,7 +15,7 @@ from commonart.core.data.record import Record
 from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import hub
-from commonart.core.model.translators import FAMILIES, Translator, open_translator, problem
+from commonart.core.model.captioning.translators import FAMILIES, Translator, open_translator, problem
 from commonart.stages.translate import origins, translate
 
 TEXTS = ["a cat", "a very long text about two dogs and a house", "雨"]

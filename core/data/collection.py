@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from commonart.core.data.decode import DecodeError, decode
+from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import Record, split_of
 from commonart.core.data.shards import read_bytes
 from commonart.core.data.stream import read

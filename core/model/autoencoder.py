@@ -171,7 +171,7 @@ def to_pixels(images: Sequence[Image.Image | bytes]) -> Tensor:
     arrays = []
     for image in images:
         if isinstance(image, bytes):
-            from commonart.core.data.decode import decode
+            from commonart.core.data.images.decode import decode
 
             image = decode(image)
         arrays.append(np.asarray(image.convert("RGB")))

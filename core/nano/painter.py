@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from commonart.core.model.autoencoder import Autoencoder, to_images
-from commonart.core.model.batches import Memory
 from commonart.core.model.sampler import noise_for, sample
 from commonart.core.model.text_encoder import TextEncoder
+from commonart.core.model.training.batches import Memory
 from commonart.core.model.transformer import PixArt
 from commonart.core.nano import grammar, reader
 from commonart.core.nano.language import LANGUAGES

@@ -91,7 +91,7 @@ def main() -> None:
     if both:
         theirs, autoencoder = _diffusers(ours, dtype, device, given.compile)
         from commonart.core.model.autoencoder import to_images
-        from commonart.core.model.pipeline import decoder
+        from commonart.core.model.drawing.pipeline import decoder
 
         decoding = decoder(autoencoder)
 

@@ -26,7 +26,7 @@ import orjson
 from PIL import Image, features
 
 from commonart.core.data import pool, shards
-from commonart.core.data.likeness import copies
+from commonart.core.data.images.likeness import copies
 from commonart.stages import shard
 
 COUNT, DIFFERENT, ROUNDS, PER_SHARD = 400, 40, 5, 100

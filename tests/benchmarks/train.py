@@ -39,12 +39,13 @@ if importlib.util.find_spec("orjson") is None:  # of checkpoints and metrics.jso
     sys.modules["orjson"] = types.ModuleType("orjson")
 
 from commonart.core import recipes  # noqa: E402
-from commonart.core.model import batches, diffusion, estimate, trainer  # noqa: E402
+from commonart.core.model import diffusion  # noqa: E402
 from commonart.core.model.config import PixArtConfig  # noqa: E402
 from commonart.core.model.device import autocast, pick_device, pick_dtype  # noqa: E402
-from commonart.core.model.metrics import matrix_rate  # noqa: E402
+from commonart.core.model.training import batches, estimate, trainer  # noqa: E402
+from commonart.core.model.training.metrics import matrix_rate  # noqa: E402
+from commonart.core.model.training.world import World  # noqa: E402
 from commonart.core.model.transformer import PixArt  # noqa: E402
-from commonart.core.model.world import World  # noqa: E402
 
 PADDED = 300  # PixArt-Sigma's text length
 LENGTHS = (20, 120)  # tokens of a caption: from, to
@@ -102,7 +103,7 @@ def plain(
     """The loop that one writes around diffusers' model: padded text, its mask, autocast, clip, update."""
     from diffusers import PixArtTransformer2DModel
 
-    from commonart.core.model import optim
+    from commonart.core.model.training import optim
 
     means, texts = data
     device = world.device

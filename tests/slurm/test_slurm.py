@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import test_train as toy
 
-from commonart.core.model import metrics
+from commonart.core.model.training import metrics
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from commonart.core.data import shards
-from commonart.core.data.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.fetching.answers import DownloadError, Limits
 from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
+from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, split_of
 from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError

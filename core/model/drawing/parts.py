@@ -5,7 +5,7 @@
     commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
     commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
     commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
-                                                        # pipeline of diffusers (core/model/foreign.py)
+                                                        # pipeline of diffusers (core/model/drawing/foreign.py)
 
 All of them end in the same `Parts`.
 """
@@ -20,10 +20,11 @@ from typing import Any
 from commonart.core import catalogue, registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
-from commonart.core.model import checkpoint, hub
+from commonart.core.model import hub
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
+from commonart.core.model.training import checkpoint
 
 OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs
 

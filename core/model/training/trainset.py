@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from commonart.core import log
-from commonart.core.data.decode import DecodeError, decode
 from commonart.core.data.features import Features, unpack_latent, unpack_text
+from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.index import Index, read_index
 from commonart.core.data.order import Buckets
 from commonart.core.errors import CommonArtError
-from commonart.core.model import guards
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
-from commonart.core.model.batches import NULL, Batch, Memory, Source
 from commonart.core.model.text_encoder import TextEncoder, stack
+from commonart.core.model.training import guards
+from commonart.core.model.training.batches import NULL, Batch, Memory, Source
 
 NEIGHBOURS = 100  # damaged samples in a row after which the data count as damaged, not the samples
 

@@ -21,15 +21,16 @@ from torch import nn
 
 from commonart.core import launch, log
 from commonart.core.errors import EXIT_PREEMPTED, Preempted
-from commonart.core.model import batches, checkpoint, diffusion, optim, weights
-from commonart.core.model.batches import Plan, Source
+from commonart.core.model import diffusion, weights
 from commonart.core.model.device import autocast
-from commonart.core.model.ema import Ema
-from commonart.core.model.guards import Guard, out_of_memory
-from commonart.core.model.metrics import Meter, MetricsFile, Speed, tracker
+from commonart.core.model.training import batches, checkpoint, optim
+from commonart.core.model.training.batches import Plan, Source
+from commonart.core.model.training.ema import Ema
+from commonart.core.model.training.guards import Guard, out_of_memory
+from commonart.core.model.training.metrics import Meter, MetricsFile, Speed, tracker
+from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
 from commonart.core.model.weights import WEIGHTS
-from commonart.core.model.world import World
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 
 OPTIMISER_FILE = "optimizer.safetensors"

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from commonart.core.catalogue import Model
-from commonart.core.model import generate
-from commonart.core.model.generate import Loaded
+from commonart.core.model.captioning import generate
+from commonart.core.model.captioning.generate import Loaded
 from commonart.core.model.hub import Resolved, resolve
 from commonart.core.registry import check_terms, find
 

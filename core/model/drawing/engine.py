@@ -1,7 +1,7 @@
 """What `commonart sample` and `commonart eval` ask of a model, whoever wrote its pipeline.
 
-commonart sample "a red circle" --model nano                             # ours: core/model/pipeline.py
-commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffusers': core/model/foreign.py
+commonart sample "a red circle" --model nano                             # ours: core/model/drawing/pipeline.py
+commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffusers': core/model/drawing/foreign.py
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from commonart.core.errors import UsageError
-from commonart.core.model.foreign import Foreign
-from commonart.core.model.parts import Parts
-from commonart.core.model.pipeline import Job, Pipeline
+from commonart.core.model.drawing.foreign import Foreign
+from commonart.core.model.drawing.parts import Parts
+from commonart.core.model.drawing.pipeline import Job, Pipeline
 
 
 class Engine(Protocol):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import estimate
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.tensorboard import Scalars
-from commonart.core.model.world import World
+from commonart.core.model.training import estimate
+from commonart.core.model.training.tensorboard import Scalars
+from commonart.core.model.training.world import World
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")

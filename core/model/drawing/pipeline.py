@@ -21,12 +21,12 @@ from torch import Tensor
 from commonart.core import registry
 from commonart.core.errors import CommonArtError
 from commonart.core.log import warn
-from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
-from commonart.core.model.parts import Parts
+from commonart.core.model.drawing import memory
+from commonart.core.model.drawing.parts import Parts
 from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt

@@ -21,9 +21,9 @@ from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
-from commonart.core.model.engine import Engine, open_engine
-from commonart.core.model.parts import locate
-from commonart.core.model.pipeline import Job
+from commonart.core.model.drawing.engine import Engine, open_engine
+from commonart.core.model.drawing.parts import locate
+from commonart.core.model.drawing.pipeline import Job
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ GRID = 8  # prompts of a sample grid, where none are given
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
-    from commonart.core.model.trainset import Opened
-    from commonart.core.model.world import World
+    from commonart.core.model.training.trainset import Opened
+    from commonart.core.model.training.world import World
 
 
 class Encoders:
@@ -36,7 +36,7 @@ class Encoders:
     def open(self, quiet: bool) -> Opened:
         """The data set, checked against the recipe's resolution."""
         from commonart.core.data.index import read_index
-        from commonart.core.model.trainset import open_shards
+        from commonart.core.model.training.trainset import open_shards
 
         wanted, recipe = self.wanted, self.wanted.recipe
         index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
@@ -116,7 +116,7 @@ class Encoders:
 
     def preview(self, opened: Opened, recipe: Recipe, dtype: Any) -> Any:
         """The function that draws the sample grid."""
-        from commonart.core.model.preview import Preview
+        from commonart.core.model.training.preview import Preview
 
         prompts = list(self.wanted.prompts) or opened.index.prompts(GRID)
         return Preview(

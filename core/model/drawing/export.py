@@ -21,9 +21,10 @@ import torch
 
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import checkpoint, hub, original, sampler
+from commonart.core.model import hub, original, sampler
 from commonart.core.model.diffusion import objective_of
-from commonart.core.model.parts import Parts, locate
+from commonart.core.model.drawing.parts import Parts, locate
+from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import check_terms, find, part
 

@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data.files import write_shared
-from commonart.core.data.likeness import copies
+from commonart.core.data.images.likeness import copies
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Chunk
 from commonart.core.data.tasks import Task

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model import estimate
 from commonart.core.model.config import PixArtConfig
+from commonart.core.model.training import estimate
 from commonart.core.recipes import Recipe
 
 WINDOW = 100  # gradient norms that a new one is compared with

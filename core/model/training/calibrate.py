@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from commonart.core.model import batches, trainer
 from commonart.core.model.config import PixArtConfig
+from commonart.core.model.training import batches, trainer
+from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
-from commonart.core.model.world import World
 from commonart.core.recipes import Recipe
 
 WARM_UP, FEWEST = 2, 3  # steps

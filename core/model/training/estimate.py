@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
-from commonart.core.model.optim import bytes_per_parameter
+from commonart.core.model.training.optim import bytes_per_parameter
 from commonart.core.recipes import Recipe
 
 # Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
