@@ -26,7 +26,9 @@ def caption(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write captions: one from every model named, beside those that are there.
+    """Write captions, one from every model that is named.
+
+    They stand beside those that are there.
 
     \b
     commonart caption --model florence2 shards/ | commonart translate --to ja

@@ -47,7 +47,7 @@ def fetch(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Bring images in: original bytes into shards, one record each.
+    """Bring images in: original bytes, one record each.
 
     \b
     commonart fetch scenes --limit 1000 -o raw/

@@ -43,7 +43,9 @@ def mia(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Attack a model with its training pictures and with held-out ones; every number comes with its interval.
+    """Test whether a model gives away its training pictures.
+
+    It is attacked with them and with held-out ones; every number comes with its interval.
 
     \b
     commonart mia runs/512 --data shards/ -o mia.json --figure figure2.png

@@ -16,7 +16,9 @@ def models(
         bool, typer.Option("--json", help="One JSON object a line, with everything that is known.")
     ] = False,
 ) -> None:
-    """List the models that --model knows, with their licences and what their terms say of the outputs.
+    """List the models that --model knows, and their terms.
+
+    Licences of the weights and of what they derive from, and what the terms say of the outputs.
 
     \b
     commonart models

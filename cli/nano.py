@@ -9,7 +9,7 @@ import typer
 from commonart.cli import options
 
 app = typer.Typer(
-    help="The embedded models: build them again from nothing, and measure them.",
+    help="Build the embedded models again, or measure them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,7 +25,9 @@ def build(
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train all six nano models on generated scenes: about two hours on two cores.
+    """Train all six nano models on generated scenes.
+
+    About two hours on two cores.
 
     \b
     commonart nano build -o weights/
@@ -48,7 +50,7 @@ def measure(
     only: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Measure only these.")] = "",
     seed: options.Seed = 1,
 ) -> None:
-    """Measure the nano models on scenes that no training has seen.
+    """Measure the nano models on unseen scenes.
 
     \b
     commonart nano measure -n 1000

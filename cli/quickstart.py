@@ -15,7 +15,9 @@ def quickstart(
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
     seed: options.Seed = 0,
 ) -> None:
-    """Run every stage once, from pictures with licences to a trained model, its scores and its audit.
+    """Run every stage once on the embedded default.
+
+    From pictures with licences to a trained model, its scores and its audit.
 
     Needs no network and no GPU: scenes are generated, and the models are the embedded nano ones. Each command is
     printed as it runs. The same command again goes on where it was interrupted.

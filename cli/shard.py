@@ -39,7 +39,9 @@ def shard(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Decode, put upright, to sRGB, resize, crop, and write shards: the same input gives the same bytes.
+    """Make training images of one size, in shards.
+
+    Decoded safely, put upright, to sRGB, resized, cropped; the same input gives the same bytes.
 
     \b
     commonart shard raw/ -o shards/ --size 512 --buckets --dedup

@@ -226,3 +226,8 @@ def test_a_full_disk_under_stdout_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"Error: output: the disk is full." in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_the_list_of_commands_cuts_no_sentence(commonart: Command) -> None:
+    for group in ((), ("nano",)):
+        assert b"..." not in commonart(*group, "--help", COLUMNS="80").stdout.split(b"Commands:")[1]
