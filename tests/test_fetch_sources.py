@@ -205,6 +205,23 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "records.jsonl", "folder"])
+def test_one_key_twice_in_a_list_is_an_error_however_far_apart(tmp_path: Path, suffix: str) -> None:
+    rows = [{"url": f"http://example.org/{n}.jpg", "id": f"x{n}"} for n in (1, 2, 3, 1)]
+    if suffix == "records.jsonl":
+        rows = [{"key": row["id"], "source": "s", "image_url": row["url"]} for row in rows]
+    if suffix == "folder":  # of tables with keys of their own, as img2dataset leaves them
+        path = tmp_path
+        for name, part in (("0.parquet", rows[:3]), ("1.parquet", rows[3:])):
+            write_list(path / name, [{"url": row["url"], "key": row["id"]} for row in part])
+    else:
+        path = write_list(tmp_path / f"list.{suffix}", rows)
+    found = stage.listing(str(path))
+    assert len([next(found) for _ in range(3)]) == 3
+    with pytest.raises(SchemaError, match="x1' stands on line 1 too"):
+        list(found)
+
+
 FLICKR = {"image_url": "https://live.staticflickr.com/65535/1_a.jpg"}
 MUSEUM = {"image_url": "https://example.org/1.jpg"}
 BY_NC = "https://creativecommons.org/licenses/by-nc/2.0/"

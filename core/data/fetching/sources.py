@@ -25,6 +25,7 @@ from commonart.core.data.fetching.hub import list_hub
 from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
 from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
 from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
+from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
@@ -64,7 +65,8 @@ def list_source(
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
-            return chain.from_iterable(list_urls(table, license, lang, column_map or {}) for table in tables)
+            keys = Keys()
+            return chain.from_iterable(list_urls(table, license, lang, column_map or {}, keys) for table in tables)
         return _folder(path, license, lang)
     if not path.exists():
         raise CommonArtError(
