@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from commonart.core.data.files import write_shared
+from commonart.core.data.files import write_bytes
 from commonart.core.data.likeness import copies
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Chunk
@@ -124,7 +124,7 @@ def _ensure(
         "fingerprint": np.array(prints, dtype=np.uint64),
         "keys": np.frombuffer("\n".join(keys).encode(), dtype=np.uint8),
     }
-    write_shared(path, save(tensors, metadata={"made_from": made_from}))
+    write_bytes(path, save(tensors, metadata={"made_from": made_from}))
 
 
 def _made_from(path: Path) -> str:
