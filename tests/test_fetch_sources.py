@@ -85,6 +85,11 @@ def test_bad_sidecar_is_named(photos: Path) -> None:
         list(stage.listing(str(photos)))
 
 
+def test_a_sidecar_from_windows_is_read(photos: Path) -> None:
+    (photos / "b.json").write_text('{"title": "B", "author": "Ada"}\r\n', "utf-8-sig")
+    assert [record.get("author") for record in stage.listing(str(photos)) if record["title"] == "B"] == ["Ada"]
+
+
 def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(photos: Path, tmp_path: Path) -> None:
     (photos / "c.jpg").symlink_to("nowhere.jpg")
     os.link(photos / "a.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")

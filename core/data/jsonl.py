@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -83,6 +84,8 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
     try:
         with _opened(path) as file:
             for line, text in enumerate(file, 1):
+                if line == 1:
+                    text = text.removeprefix(codecs.BOM_UTF8)  # as Windows writes it
                 try:
                     value = orjson.loads(text)
                     if text.count(b"[") + text.count(b"{") > DEEPEST:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -142,7 +143,7 @@ def _beside(path: Path) -> dict[str, Any]:
     if not notes.is_file():
         return {}
     try:
-        value = orjson.loads(notes.read_bytes())
+        value = orjson.loads(notes.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise SchemaError(str(notes), 1, "", f"is no JSON ({error})") from None
     if not isinstance(value, dict):
@@ -165,7 +166,7 @@ def _lines(path: Path) -> list[str]:
 
 def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSource | None = None) -> Iterator[Record]:
     try:
-        data = orjson.loads(path.read_bytes())
+        data = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
