@@ -130,6 +130,11 @@ ROBOTS = [  # (robots.txt, path, whether it may be asked): RFC 9309's rules
     ("\ufeffUSER-AGENT : *\r\nDISALLOW : /a # why\r\n", "/a.jpg", False),
     ("User-agent: *\nSitemap: http://x/\nDisallow: /ü", "/%C3%BC.jpg", False),
     ("User-agent: *\nDisallow: /%70rivate/%c3%bc", "/private/%C3%BC.jpg", False),
+    ("User-agent: *\nDisallow: /private/", "//private/4.jpg", False),  # one file to nginx and Apache
+    ("User-agent: *\nDisallow: /x/private/", "/x///private/4.jpg?a", False),
+    ("User-agent: *\nDisallow: //private/", "//private/4.jpg", False),
+    ("User-agent: *\nDisallow: //private/", "/private/4.jpg", True),
+    ("User-agent: *\nDisallow: /*?u=http:/x", "/a.jpg?u=http://x", True),  # a query is no path
     ("<html>not found</html>", "/a.jpg", True),
     ("Disallow: /", "/a.jpg", True),
     ("", "/a.jpg", True),

@@ -26,6 +26,7 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 _MINING = re.compile(rb"\0?".join(re.escape(b"%c" % c) for c in b"DMI-PROHIBITED") + rb"(?:\0?[A-Z-])*")
 _MAX_TEXT = 1 << 24  # bytes of a PNG's text that are unpacked: an XMP packet has a few thousand
 _MAX_CHUNKS = 100_000
+_SLASHES = re.compile(r"//+")
 _MAX_RULES = 10_000
 
 
@@ -39,8 +40,11 @@ class Rules:
 
     def signals(self, path: str) -> list[str]:
         """The signals for a path (with its query, percent-encoded as it is sent)."""
-        found = [] if _longest(self.robots, path, True) else ["robots.txt"]
-        return found + (["tdmrep.json"] if _longest(self.reservations, path, False) else [])
+        # To RFC 9309 `//private/` is not under `/private/`, but nginx and Apache serve the same file: either refuses.
+        place, mark, query = path.partition("?")
+        names = {path, _SLASHES.sub("/", place) + mark + query}
+        found = [] if all(_longest(self.robots, name, True) for name in names) else ["robots.txt"]
+        return found + (["tdmrep.json"] if any(_longest(self.reservations, name, False) for name in names) else [])
 
 
 def _longest(rules: Sequence[tuple[str, bool]], path: str, default: bool) -> bool:
