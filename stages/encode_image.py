@@ -66,7 +66,7 @@ def encode_image(
 def latents(
     records: Iterable[Record], drop: Drop, *, autoencoder: Autoencoder, store: str, batch: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (key, member) for each image of a shard; drops `size`, `not_finite`, and what `core.data.decode` refuses.
+    """Yield (key, member) for each image of a shard; drops `size`, `not_finite`, and what `core.data.images.decode` refuses.
 
     The shard's records are taken by the size that they say, so that buckets fill whole batches, and decoded ahead; the
     members come in the records' order all the same.

@@ -71,7 +71,7 @@ def sample(
         prompts: texts, or records with a `prompt` or `captions`.
         file: more prompts, as `core.data.prompts.read` takes them.
         lang: which caption of a record is its prompt; default: its first.
-        model: a name of the registry, a run, a local folder or a hub id, as `core.model.parts.locate` takes it.
+        model: a name of the registry, a run, a local folder or a hub id, as `core.model.drawing.parts.locate` takes it.
         out: one picture's file, or a folder (made when it is not there). One of `out`, `grid` and `show` is needed.
         grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
         steps, guidance, sampler, interval, rescale: as `core.model.sampler.sample` takes them.

@@ -122,7 +122,7 @@ def run(
         min_size: drop pictures whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
         quality: of jpg and webp, 1 to 100.
-        resample: lanczos or area, see `core.data.decode.resize_crop`.
+        resample: lanczos or area, see `core.data.images.decode.resize_crop`.
 
     Raises:
         UsageError: a size, format, quality or resample that does not exist.

@@ -140,7 +140,7 @@ def test_an_interrupted_stage_leaves_nothing_half(tmp_path: Path, sent: signal.S
     process.stdin.write(LINE)
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not (tmp_path / ".out.jsonl.part").exists() and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out.jsonl.*.part")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(sent)
     said = process.stderr.read()

@@ -1,4 +1,4 @@
-"""core.model.ema: the average, its files and the swap."""
+"""core.model.training.ema: the average, its files and the swap."""
 
 import pytest
 import torch

@@ -203,6 +203,8 @@ def test_url_is_taken_apart_as_it_is_sent() -> None:
 )
 def test_robots_txt_is_asked_about_the_path_that_is_meant(path: str) -> None:
     assert split_url(f"http://example.org{path}").path == "/private/1.jpg"
+    assert split_url(f"http://example.org//x{path}").path == "//x/private/1.jpg"
+    assert split_url("http://example.org//private/../a.jpg").path == "//a.jpg"
     assert split_url("http://example.org/a%2fb%c3%bc").path == "/a%2Fb%C3%BC"  # these do not stand for themselves
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import random
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -127,6 +130,11 @@ ROBOTS = [  # (robots.txt, path, whether it may be asked): RFC 9309's rules
     ("\ufeffUSER-AGENT : *\r\nDISALLOW : /a # why\r\n", "/a.jpg", False),
     ("User-agent: *\nSitemap: http://x/\nDisallow: /ü", "/%C3%BC.jpg", False),
     ("User-agent: *\nDisallow: /%70rivate/%c3%bc", "/private/%C3%BC.jpg", False),
+    ("User-agent: *\nDisallow: /private/", "//private/4.jpg", False),  # one file to nginx and Apache
+    ("User-agent: *\nDisallow: /x/private/", "/x///private/4.jpg?a", False),
+    ("User-agent: *\nDisallow: //private/", "//private/4.jpg", False),
+    ("User-agent: *\nDisallow: //private/", "/private/4.jpg", True),
+    ("User-agent: *\nDisallow: /*?u=http:/x", "/a.jpg?u=http://x", True),  # a query is no path
     ("<html>not found</html>", "/a.jpg", True),
     ("Disallow: /", "/a.jpg", True),
     ("", "/a.jpg", True),
@@ -175,7 +183,64 @@ def test_iptc_data_mining(site: Site, format: str, value: str) -> None:
         check(site, signals, asked=True, data=data)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def profile(xmp: bytes) -> bytes:
+    """As ImageMagick writes a profile into a PNG's text."""
+    return b"\nxmp\n%8d\n" % len(xmp) + b"\n".join(xmp.hex().encode()[i : i + 72] for i in range(0, 2 * len(xmp), 72))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pack"),
+    [
+        (b"iTXt", lambda xmp: b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)),
+        (b"iTXt", lambda xmp: b"XML:com.adobe.xmp\0\1\0en\0XMP\0" + zlib.compress(xmp)),
+        (b"zTXt", lambda xmp: b"Raw profile type xmp\0\0" + zlib.compress(profile(xmp))),
+        (b"tEXt", lambda xmp: b"Raw profile type xmp\0" + profile(xmp)),
+        (b"zTXt", lambda xmp: b"XML:com.adobe.xmp\0\0" + zlib.compress(xmp)),
+    ],
+)
+@pytest.mark.parametrize("behind", [True, False])
+def test_iptc_before_and_behind_the_pixels_of_a_png(kind: bytes, pack: Any, behind: bool) -> None:
+    out = io.BytesIO()
+    Image.frombytes("RGB", (200, 200), random.Random(1).randbytes(120_000)).save(out, "PNG")
+    data = out.getvalue()
+    at = data.rindex(b"IEND") - 4 if behind else 33
+    assert at in (33, len(data) - 12) and len(data) > 100_000
+    text = chunk(kind, pack(XMP % b"DMI-PROHIBITED-GENAIMLTRAINING"))
+    found = data[:at] + text + data[at:]
+    Image.open(io.BytesIO(found)).load()  # a PNG that opens
+    assert embedded_signals(found) == ["iptc:DMI-PROHIBITED-GENAIMLTRAINING"]
+    assert embedded_signals(data) == []
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_iptc_in_utf_16(format: str, encoding: str) -> None:
+    xmp = (XMP % b"DMI-PROHIBITED-AIMLTRAINING").decode().encode(encoding)
+    if format == "PNG":
+        data = picture(1, "PNG")
+        data = data[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)) + data[33:]
+    else:
+        data = picture(1, format, xmp=xmp)
+    assert embedded_signals(data) == ["iptc:DMI-PROHIBITED-AIMLTRAINING"]
+
+
+def test_what_a_png_unpacks_to_is_bounded() -> None:
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)) * 20
+    tracemalloc.start()
+    assert embedded_signals(picture(1, "PNG")[:33] + bomb) == []
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
+
+
 def test_hostile_bytes_have_no_signals() -> None:
+    cut = chunk(b"zTXt", b"a\0\0" + zlib.compress(XMP)[:20]) + b"\xff\xff\xff\xffiTXt"
+    assert embedded_signals(b"\x89PNG\r\n\x1a\n" + cut) == []
+    assert embedded_signals(b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", b"Raw profile type xmp\0\nxmp\n 3\nzz")) == []
+    assert embedded_signals(b"\x89PNG\r\n\x1a\n" + chunk(b"iTXt", b"") + chunk(b"zTXt", b"")) == []
     assert embedded_signals(b"\x89PNG\r\n\x1a\n" + b"iTXt" * 100) == []
     assert embedded_signals(b"") == []
     out = io.BytesIO()

@@ -85,6 +85,11 @@ def test_bad_sidecar_is_named(photos: Path) -> None:
         list(stage.listing(str(photos)))
 
 
+def test_a_sidecar_from_windows_is_read(photos: Path) -> None:
+    (photos / "b.json").write_text('{"title": "B", "author": "Ada"}\r\n', "utf-8-sig")
+    assert [record.get("author") for record in stage.listing(str(photos)) if record["title"] == "B"] == ["Ada"]
+
+
 def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(photos: Path, tmp_path: Path) -> None:
     (photos / "c.jpg").symlink_to("nowhere.jpg")
     os.link(photos / "a.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
@@ -203,6 +208,23 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert len({record["key"] for record in records}) == 3  # one URL twice is two rows
     assert not any("jpg" in record for record in records)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "records.jsonl", "folder"])
+def test_one_key_twice_in_a_list_is_an_error_however_far_apart(tmp_path: Path, suffix: str) -> None:
+    rows = [{"url": f"http://example.org/{n}.jpg", "id": f"x{n}"} for n in (1, 2, 3, 1)]
+    if suffix == "records.jsonl":
+        rows = [{"key": row["id"], "source": "s", "image_url": row["url"]} for row in rows]
+    if suffix == "folder":  # of tables with keys of their own, as img2dataset leaves them
+        path = tmp_path
+        for name, part in (("0.parquet", rows[:3]), ("1.parquet", rows[3:])):
+            write_list(path / name, [{"url": row["url"], "key": row["id"]} for row in part])
+    else:
+        path = write_list(tmp_path / f"list.{suffix}", rows)
+    found = stage.listing(str(path))
+    assert len([next(found) for _ in range(3)]) == 3
+    with pytest.raises(SchemaError, match="x1' stands on line 1 too"):
+        list(found)
 
 
 FLICKR = {"image_url": "https://live.staticflickr.com/65535/1_a.jpg"}

@@ -63,6 +63,16 @@ def test_a_cut_zst_is_no_shorter_file(tmp_path: Path) -> None:
         list(jsonl.read(path))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_byte_order_mark_is_skipped_at_the_start_alone(tmp_path: Path, suffix: str) -> None:
+    bom, pack = b"\xef\xbb\xbf", gzip.compress if suffix.endswith("gz") else bytes
+    path = write(tmp_path / f"a{suffix}", pack(bom + b'{"key":"a"}\r\n{"key":"b"}\r\n'))
+    assert [record["key"] for record in jsonl.read(path)] == ["a", "b"]
+    assert list(jsonl.read(write(tmp_path / f"b{suffix}", pack(bom)))) == []
+    with pytest.raises(SchemaError, match="c.jsonl.*:2: is no JSON"):
+        list(jsonl.read(write(tmp_path / f"c{suffix}", pack(b'{"key":"a"}\n' + bom + b'{"key":"b"}\n'))))
+
+
 def test_no_json_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b'{"key":"a"}\n\n{"key":\n')
     with pytest.raises(SchemaError, match=r"a\.jsonl:3: is no JSON"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from commonart.core.data import jsonl, shards, stream, tasks
+from commonart.core.data import files, jsonl, shards, stream, tasks
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, SchemaError, TooManyFailures, UsageError
 
@@ -308,6 +308,37 @@ def test_kill_at_random_moments_then_the_same_bytes(tmp_path: Path) -> None:
     assert rejected[0] == rejected[1]
     assert len(rejected[0].splitlines()) == 29
     assert all(orjson.loads(line)["reason"] == "seven" for line in rejected[0].splitlines())
+
+
+def test_two_runs_to_one_name_at_one_moment(tmp_path: Path) -> None:
+    """As a requeued task and the one that it replaces: each ends, and what stands there is whole."""
+    source, out = make_jsonl(tmp_path / "in.jsonl", 200), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, source, str(out), str(tmp_path / "no.jsonl")]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    for run in runs:
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+    assert subprocess.run([*command[:4], str(tmp_path / "alone"), command[5]], capture_output=True).returncode == 0
+    assert tree(out) == tree(tmp_path / "alone")
+
+
+def test_parts_of_dead_runs_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    final = tmp_path / "a.jsonl"
+    own = files.part_of(final).name
+    host, pid, _ = own.removeprefix(".a.jsonl.").split("-")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        alive = f".a.jsonl.{host}-{other.pid}-7.part"
+        afar, long_ago = f".a.jsonl.{'0' * 8}-1-7.part", f".a.jsonl.{'0' * 8}-2-7.part"
+        names = {alive, afar, long_ago, f".b.jsonl.{host}-{pid}-7.part", ".a.jsonl.part", own.replace(pid, "999999999")}
+        for name in names:
+            (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / long_ago, (0, 0))
+        files.write_bytes(final, b"whole")
+        assert set(os.listdir(tmp_path)) == names - {long_ago, own.replace(pid, "999999999")} | {"a.jsonl"}
+        other.kill()
+        other.wait()
+        files.write_bytes(final, b"whole")
+        assert alive not in os.listdir(tmp_path)
 
 
 def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:

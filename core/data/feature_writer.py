@@ -23,7 +23,7 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, read_meta
-from commonart.core.data.files import write_shared
+from commonart.core.data.files import write_bytes
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record
 from commonart.core.data.shards import ShardWriter, list_shards, read_shard
@@ -185,9 +185,9 @@ def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: boo
                 "Give another -o, or --overwrite to make them again.",
             )
     if null is not None:
-        write_shared(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
+        write_bytes(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
     value = {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})}
-    write_shared(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    write_bytes(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def write(

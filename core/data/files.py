@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +17,40 @@ from typing import IO, Any
 import orjson
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PART = ".part"  # what a killed run leaves behind is `.NAME.part`; the same command overwrites it
+PART = ".part"  # `.NAME.HOST-PID-THREAD.part`: two runs to one name do not write into one another's file
+ABANDONED = (
+    24 * 3600
+)  # seconds after which a part of another machine, of whose processes nothing is known, is a dead run's
 
 
 def part_of(path: str | os.PathLike[str]) -> Path:
-    """Where `path` is written until it is whole."""
+    """Where this thread writes `path` until it is whole. What killed runs left of the same file is removed."""
     final = Path(path)
-    return final.with_name(f".{final.name}{PART}")
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    _sweep(final, host)
+    return final.with_name(f".{final.name}.{host}-{os.getpid()}-{threading.get_ident():x}{PART}")
+
+
+def _sweep(final: Path, host: str) -> None:
+    ours = re.compile(rf"\.{re.escape(final.name)}\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]+{re.escape(PART)}")
+    with suppress(OSError), os.scandir(final.parent) as entries:  # no folder yet; or another run sweeps, too
+        for entry in entries:
+            if (part := ours.fullmatch(entry.name)) is None:
+                continue
+            old = time.time() - entry.stat().st_mtime > ABANDONED
+            if old if part[1] != host else not _lives(int(part[2])):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,13 +71,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission), with the file's name; nothing is
             left behind.
     """
-    final, part = Path(path), part_of(path)
+    final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists() and not final.is_file():
         # /dev/null, /dev/stdout or a named pipe: renaming a file over it would take it away from everybody.
         with _named(final), open(final, "wb") as file:
             yield file
         return
+    part = part_of(final)
     try:
         with _named(final), open(part, "wb", buffering=1 << 20) as file:
             yield file
@@ -74,17 +104,9 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a small file whole."""
+    """Write a small file whole; several tasks of an array may do so at the same moment."""
     with replacing(path) as file:
         file.write(data)
-
-
-def write_shared(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that several tasks of an array may write at the same moment, with the same bytes."""
-    final = Path(path)
-    own = final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
-    write_bytes(own, data)
-    os.replace(own, final)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -83,6 +84,8 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
     try:
         with _opened(path) as file:
             for line, text in enumerate(file, 1):
+                if line == 1:
+                    text = text.removeprefix(codecs.BOM_UTF8)  # as Windows writes it
                 try:
                     value = orjson.loads(text)
                     if text.count(b"[") + text.count(b"{") > DEEPEST:
@@ -109,6 +112,22 @@ def _damaged(name: str, line: int, error: Exception) -> CommonArtError:
     return CommonArtError(f"{name} is damaged after line {line}: {error}.", "Fetch or write that file again.")
 
 
+class Keys:
+    """The keys that were read: in two generations, so that memory stays constant."""
+
+    def __init__(self) -> None:
+        self._recent: dict[str, int] = {}
+        self._older: dict[str, int] = {}
+
+    def add(self, key: str, name: str, line: int) -> None:
+        """Remember the key of a line. Raises SchemaError where it was there before."""
+        if (first := self._recent.get(key) or self._older.get(key)) is not None:
+            raise SchemaError(name, line, "key", f"{key!r} stands on line {first} too")
+        if len(self._recent) >= WINDOW:
+            self._older, self._recent = self._recent, {}
+        self._recent[key] = line
+
+
 def read(path: str) -> Iterator[Record]:
     """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked.
 
@@ -120,16 +139,10 @@ def read(path: str) -> Iterator[Record]:
     """
     name = "stdin" if path == "-" else path
     folder = "" if path == "-" else os.path.dirname(path)
-    recent: dict[str, int] = {}  # key -> its line, in two generations so that memory stays constant
-    older: dict[str, int] = {}
+    keys = Keys()
     for line, value in read_values(path):
         record = check(value, name, line)
-        key = record["key"]
-        if (first := recent.get(key) or older.get(key)) is not None:
-            raise SchemaError(name, line, "key", f"{key!r} stands on line {first} too")
-        if len(recent) >= WINDOW:
-            older, recent = recent, {}
-        recent[key] = line
+        keys.add(record["key"], name, line)
         if folder and "image" in record:
             record["image"] = rebase(record["image"], folder, "")
         yield record

@@ -376,11 +376,12 @@ def _one_shard(
         for made in transform(_counted(chunk.records, counts, tick), drop):
             writer.add_record(*(made if isinstance(made, Sample) else _with_pixels(made)))
     rejects = rejects_of(tar)
-    rejects.unlink(missing_ok=True)
     if refused:
         with jsonl.Writer(str(rejects)) as file:
             for record in refused:
                 file.write(record)
+    else:
+        rejects.unlink(missing_ok=True)
     return write_note(
         tar, made_from, read=counts.read, written=writer.count, dropped=drop.reasons, failed=drop.failures,
         sha256=writer.sha256,

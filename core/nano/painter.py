@@ -2,7 +2,7 @@
 
     commonart nano build --only transformer
 
-The training itself is core.model.trainer with the recipe `nano`, as `commonart train --stage nano` runs it.
+The training itself is core.model.training.trainer with the recipe `nano`, as `commonart train --stage nano` runs it.
 """
 
 from __future__ import annotations

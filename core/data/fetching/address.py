@@ -74,7 +74,7 @@ def split_url(url: str) -> Target:
     https = parts.scheme.lower() == "https"
     # Dot segments are resolved here, so that robots.txt is asked about the path that is sent.
     path = plain_path(parts.path)
-    path = urlsplit(urljoin("http://host/", path)).path if "/." in path else path
+    path = urlsplit(urljoin("http://host/", "/." + path)).path if "/." in path else path  # `//a` is no host there
     path = quote(path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")

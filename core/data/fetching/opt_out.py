@@ -8,9 +8,10 @@ Photo Metadata Standard 2023.1 (`plus:DataMining`).
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -22,7 +23,10 @@ AGENT = "commonart"  # the product token that robots.txt and X-Robots-Tag may na
 TAGS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 # Rules of X-Robots-Tag that have a colon themselves, so that what stands before it is no user agent.
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-_MINING = re.compile(rb"\b(DMI-PROHIBITED[A-Z-]*)")
+_MINING = re.compile(rb"\0?".join(re.escape(b"%c" % c) for c in b"DMI-PROHIBITED") + rb"(?:\0?[A-Z-])*")
+_MAX_TEXT = 1 << 24  # bytes of a PNG's text that are unpacked: an XMP packet has a few thousand
+_MAX_CHUNKS = 100_000
+_SLASHES = re.compile(r"//+")
 _MAX_RULES = 10_000
 
 
@@ -36,8 +40,11 @@ class Rules:
 
     def signals(self, path: str) -> list[str]:
         """The signals for a path (with its query, percent-encoded as it is sent)."""
-        found = [] if _longest(self.robots, path, True) else ["robots.txt"]
-        return found + (["tdmrep.json"] if _longest(self.reservations, path, False) else [])
+        # To RFC 9309 `//private/` is not under `/private/`, but nginx and Apache serve the same file: either refuses.
+        place, mark, query = path.partition("?")
+        names = {path, _SLASHES.sub("/", place) + mark + query}
+        found = [] if all(_longest(self.robots, name, True) for name in names) else ["robots.txt"]
+        return found + (["tdmrep.json"] if any(_longest(self.reservations, name, False) for name in names) else [])
 
 
 def _longest(rules: Sequence[tuple[str, bool]], path: str, default: bool) -> bool:
@@ -125,19 +132,46 @@ def header_signals(headers: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def embedded_signals(data: bytes) -> list[str]:
-    """`iptc:DMI-PROHIBITED...` where a file's XMP prohibits data mining, also from a PNG's compressed text."""
-    found = _MINING.findall(data) if b"DMI-PROHIBITED" in data else []
-    if data.startswith(b"\x89PNG") and b"iTXt" in data[:65536] and not found:
-        found = _MINING.findall(_png_xmp(data))
+    """`iptc:DMI-PROHIBITED...` where a file's XMP prohibits data mining, in UTF-8 or UTF-16, also in a PNG's compressed text."""
+    found = _prohibitions(data)
+    if data.startswith(b"\x89PNG") and not found:
+        found = [value for text in _png_texts(data) for value in _prohibitions(text)]
     return list(dict.fromkeys(f"iptc:{value.decode()}" for value in found))
 
 
-def _png_xmp(data: bytes) -> bytes:
-    from PIL import Image
+def _prohibitions(data: bytes) -> list[bytes]:
+    if b"DMI-PROHIBITED" not in data and b"D\0M\0I\0-\0P" not in data:
+        return []
+    return [value.replace(b"\0", b"") for value in _MINING.findall(data)]
 
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            text = image.info.get("XML:com.adobe.xmp", image.info.get("xmp", b""))
-    except Exception:  # hostile bytes make Pillow raise nearly any type; the decoder gives the reason
-        return b""
-    return text.encode() if isinstance(text, str) else bytes(text)
+
+def _png_texts(data: bytes) -> Iterator[bytes]:
+    """The text of a PNG that is not plain to read: compressed (iTXt, zTXt), or in the hexadecimal of `Raw profile type`.
+
+    Chunks may stand behind the pixels, which are stepped over by their length. What is unpacked is bounded in sum.
+    """
+    at, room = 8, _MAX_TEXT
+    for _ in range(_MAX_CHUNKS):
+        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if kind in (b"", b"IEND") or room <= 0:
+            return
+        if kind in (b"iTXt", b"zTXt", b"tEXt"):
+            keyword, _, text = data[at + 8 : at + 8 + size].partition(b"\0")
+            if kind == b"zTXt":
+                text = _unpacked(text[1:], room)  # behind the number of the method
+            elif kind == b"iTXt":  # behind flag, method, language and the keyword's translation
+                packed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
+                text = _unpacked(text, room) if packed else text
+            room -= len(text)
+            yield text
+            if keyword.startswith(b"Raw profile type"):  # as ImageMagick writes it: a name, a length, and digits
+                digits = b"".join(text.split()[2:])
+                with suppress(ValueError):
+                    yield bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
+        at += size + 12
+
+
+def _unpacked(data: bytes, most: int) -> bytes:
+    with suppress(zlib.error):  # damaged: the decoder gives the reason
+        return zlib.decompressobj().decompress(data, most)
+    return b""

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ from commonart.core.data.fetching.hub import list_hub
 from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
 from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
 from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
+from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
@@ -64,7 +66,8 @@ def list_source(
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
-            return chain.from_iterable(list_urls(table, license, lang, column_map or {}) for table in tables)
+            keys = Keys()
+            return chain.from_iterable(list_urls(table, license, lang, column_map or {}, keys) for table in tables)
         return _folder(path, license, lang)
     if not path.exists():
         raise CommonArtError(
@@ -140,7 +143,7 @@ def _beside(path: Path) -> dict[str, Any]:
     if not notes.is_file():
         return {}
     try:
-        value = orjson.loads(notes.read_bytes())
+        value = orjson.loads(notes.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise SchemaError(str(notes), 1, "", f"is no JSON ({error})") from None
     if not isinstance(value, dict):
@@ -163,7 +166,7 @@ def _lines(path: Path) -> list[str]:
 
 def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSource | None = None) -> Iterator[Record]:
     try:
-        data = orjson.loads(path.read_bytes())
+        data = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):

@@ -50,23 +50,33 @@ class Table:
     needs: str = "image_url"  # the field without which a row is worth nothing
 
 
-def list_urls(path: Path, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
+def list_urls(
+    path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
+) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows that are records already stay as they are.
 
+    Args:
+        keys: of the tables before this one, where several make one list.
+
     Raises:
-        CommonArtError: a damaged file, or no column that can be taken for the URL. SchemaError: a row that breaks the schema.
+        CommonArtError: a damaged file, or no column that can be taken for the URL.
+        SchemaError: a row that breaks the schema, or a key that was there before.
     """
     table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
     columns: dict[str, str] | None = None
+    keys = jsonl.Keys() if keys is None else keys
     for number, row in _rows(path):
         if not isinstance(row, dict):
             raise SchemaError(str(path), number, "", "must be a JSON object")
         if "key" in row and "source" in row:  # a record already, as `--list` and every other command write it
-            yield check(row, str(path), number)
-            continue
-        if columns is None:
-            columns = find_columns(table, list(row))
-        yield check(row_record(row, columns, table, number), str(path), number)
+            record = row
+        else:
+            if columns is None:
+                columns = find_columns(table, list(row))
+            record = row_record(row, columns, table, number)
+        check(record, str(path), number)
+        keys.add(record["key"], str(path), number)
+        yield record
 
 
 def find_columns(table: Table, names: Sequence[str]) -> dict[str, str]:

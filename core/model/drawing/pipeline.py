@@ -2,7 +2,7 @@
 
     commonart sample "赤い円" --model nano
 
-A `Pipeline` is made of the `Parts` that `core.model.parts.locate` finds. Texts are encoded first and the text
+A `Pipeline` is made of the `Parts` that `core.model.drawing.parts.locate` finds. Texts are encoded first and the text
 encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is drawn and
 decoded, so that what is interrupted has lost one batch.
 """
