@@ -175,7 +175,7 @@ def test_japanese_captions_and_few_pictures(attack):
 
 
 def test_an_overfitted_model_is_caught(attack, made, tmp_path):
-    """Two hundred steps on the twelve members, through the whole stage: the loss gives them away."""
+    """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
     from commonart.core.data import collection
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
@@ -196,7 +196,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     text, mask = stack_text([texts[prompt].float() for prompt in prompts])
-    for _ in range(200):
+    for _ in range(400):
         loss, _ = diffusion.loss(model, latents, text, mask, "flow", generator)
         optimiser.zero_grad()
         loss.mean().backward()

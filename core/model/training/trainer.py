@@ -272,7 +272,7 @@ def _fit(
                 stop, code = "preempted", int(told)
                 break
             if options.max_seconds and elapsed >= options.max_seconds:
-                stop = "time"
+                state.elapsed, stop = elapsed, "time"
                 break
             rate = learning_rate(recipe, trainer.progress(elapsed), state.step)
             trainer.step(stream, rate)
