@@ -20,7 +20,7 @@ from typing import Any
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
-from commonart.core.data.record import Record, split_of
+from commonart.core.data.record import Record, settled_split
 from commonart.core.data.stream import Drop, Summary
 from commonart.core.errors import UsageError
 from commonart.core.licenses import POLICIES, License, Policy, judge, load_policy
@@ -131,12 +131,12 @@ def license_filter(
                 continue
             if sha256 := get("sha256"):
                 try:
-                    split = split_of(sha256)
+                    split, conflict = settled_split(record, sha256)
                 except ValueError:
                     drop.failure(record, "sha256_malformed", sha256)
                     continue
-                if get("split", split) != split:
-                    drop(record, "split_conflict", f"{record['split']}, the hash says {split}")
+                if conflict:
+                    drop(record, "split_conflict", conflict)
                     continue
                 record["split"] = split
             if get("split") == "heldout":

@@ -23,6 +23,7 @@ from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.prompts import text_of
+from commonart.core.data.record import split_of_record
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import progress, warn
 from commonart.core.metrics import roc
@@ -185,8 +186,8 @@ def _groups(data: str, n: int, lang: str | None, seed: int) -> tuple[list[Item],
     """Members, held-out pictures without those that are members too, and how many of these were left out."""
     groups: dict[str, list[Item]] = {"train": [], "heldout": []}
     for item in collection.collect(data, seed=seed):
-        if collection.split_of_record(item.record) in groups and text_of(item.record, lang):
-            groups[collection.split_of_record(item.record)].append(item)
+        if split_of_record(item.record) in groups and text_of(item.record, lang):
+            groups[split_of_record(item.record)].append(item)
     train = {mark for item in groups["train"] for mark in _marks(item)}
     others = [item for item in groups["heldout"] if not _marks(item) & train]
     for name, items in (("train", groups["train"]), ("heldout", others)):
@@ -282,7 +283,7 @@ def _replication(
     jobs = [Job(text_of(item.record, lang), collection.seed_for(seed, item.name)) for item in members]
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
         drawn = [image for _, image in engine.draw(jobs, steps=steps, guidance=guidance, batch=batch, tick=tick)]
-    train = [item for item in collection.collect(data, seed=seed) if collection.split_of_record(item.record) == "train"]
+    train = [item for item in collection.collect(data, seed=seed) if split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     known = encoder.images(_picture(item, engine.size) for item in train)
     place = {item.name: row for row, item in enumerate(train)}

@@ -326,6 +326,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     import torch
 
     from commonart.core.model.autoencoder import Autoencoder
+    from commonart.core.model.drawing.parts import locate
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt
     from commonart.core.nano import grammar, painter
@@ -335,7 +336,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
     model = PixArt.load(folder / "transformer", dtype=torch.float32).eval()
-    shift = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))["flow_shift"]
+    shift = locate(str(folder)).shift
     table = {}
     for kind in ("transformer", "heldout", "short"):
         for lang in ("en", "ja"):

@@ -33,7 +33,7 @@ from commonart.core.data.images.decode import (
 )
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.likeness import fingerprint, phash
-from commonart.core.data.record import Record, split_of
+from commonart.core.data.record import Record, settled_split
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -271,7 +271,7 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         "phash": record.get("phash") or phash(image),
         "original": record.get("original") or original,
     }
-    made["split"] = split_of(made["sha256"])
-    if record.get("split", made["split"]) != made["split"]:
-        return record, Problem("split_conflict", f"{record['split']}, the hash says {made['split']}", rule=True)
+    made["split"], conflict = settled_split(record, made["sha256"])
+    if conflict:
+        return record, Problem("split_conflict", conflict, rule=True)
     return record, Sample(made, encoded, picture.format)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from commonart.core.data.images.decode import DecodeError, decode
-from commonart.core.data.record import Record, split_of
+from commonart.core.data.record import Record, split_of_record
 from commonart.core.data.shards import read_bytes
 from commonart.core.data.stream import read
 from commonart.core.errors import CommonArtError
@@ -66,11 +66,6 @@ def collect(source: str, *, split: str | None = None, limit: int | None = None, 
         )
     items.sort(key=lambda item: _lot(seed, item.name))
     return items[:limit]
-
-
-def split_of_record(record: Record) -> str:
-    """The split that a record says, else the one that its image's hash gives; "" where it has neither."""
-    return str(record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else ""))
 
 
 def open_image(pointer: str) -> Image.Image:

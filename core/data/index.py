@@ -21,7 +21,7 @@ import orjson
 
 from commonart.core.data.notes import shard_identity
 from commonart.core.data.order import Part
-from commonart.core.data.record import Record, captions, split_of
+from commonart.core.data.record import Record, captions, split_of_record
 from commonart.core.data.shards import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -264,9 +264,8 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
 
 
 def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], codes: dict[str, int]) -> None:
-    split = record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else "train")
     found = captions(record)
-    if split == "heldout":
+    if split_of_record(record) == "heldout":
         index.heldout += 1
         if len(index.heldout_texts) < PROMPTS:
             index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in found]

@@ -146,6 +146,18 @@ def split_of(sha256: str) -> str:
     return "heldout" if int(sha256[:8], 16) % 100 < HELDOUT_PERCENT else "train"
 
 
+def split_of_record(record: Record) -> str:
+    """The split that a record says, else the one that its image's hash gives; "" where it has neither."""
+    return str(record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else ""))
+
+
+def settled_split(record: Record, sha256: str) -> tuple[str, str]:
+    """(the split of the image with this hash, how the record contradicts it or "")."""
+    split = split_of(sha256)
+    said = record.get("split", split)
+    return split, "" if said == split else f"{said}, the hash says {split}"
+
+
 def captions(record: Record, lang: str | None = None) -> list[Caption]:
     """The record's captions, or only those in one language."""
     found: list[Caption] = record.get("captions") or []

@@ -14,7 +14,7 @@ from commonart.core.data.fetching.answers import DownloadError, Limits
 from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
-from commonart.core.data.record import Record, split_of
+from commonart.core.data.record import Record, settled_split
 from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
@@ -70,8 +70,9 @@ def bring(
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
     whole = {**record, "width": seen.width, "height": seen.height, "mime": seen.mime, "sha256": sha256}
     whole.setdefault("opt_out", [])
-    if whole.setdefault("split", split_of(sha256)) != split_of(sha256):
-        return record, Problem("split_conflict", f"{whole['split']}, the hash says {split_of(sha256)}", rule=True)
+    whole["split"], conflict = settled_split(record, sha256)
+    if conflict:
+        return record, Problem("split_conflict", conflict, rule=True)
     return record, Sample(whole, data, EXTENSIONS[seen.mime])
 
 

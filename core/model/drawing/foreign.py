@@ -10,7 +10,7 @@ afterwards (a safety checker) is neither downloaded nor run: whoever publishes p
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,11 +81,7 @@ class Foreign:
         tick: Callable[[int], Any] = lambda n: None,
     ) -> Iterator[tuple[int, Image.Image]]:
         """As `Pipeline.draw`; raises UsageError for what only our own sampler does."""
-        for flag, given in (("--sampler", sampler != "dpm++"), ("--interval", interval != (0.0, 1.0))):
-            if given:
-                raise UsageError(
-                    f"{flag} is for our own models; {self.parts.name} is a {self.parts.pipeline}.", "Leave it out."
-                )
+        refuse_ours(self.parts, {"--sampler": sampler != "dpm++", "--interval": interval != (0.0, 1.0)})
         known = inspect.signature(self.cls.__call__).parameters
         if rescale and "guidance_rescale" not in known:
             raise UsageError(f"--rescale is unknown to a {self.parts.pipeline}.", "Leave it out.")
@@ -174,3 +170,10 @@ def _class(parts: Parts) -> Any:
             "Name a text-to-image model.",
         )
     return found
+
+
+def refuse_ours(parts: Parts, given: Mapping[str, object]) -> None:
+    """Raise UsageError for the first flag that is given although only our own models know it."""
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"{flag} is for our own models; {parts.name} is a {parts.pipeline}.", "Leave it out.")
