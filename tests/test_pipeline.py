@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import hub
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.drawing.packing import PackedLinear, pack
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job, Pipeline
 from commonart.core.model.training import checkpoint
@@ -86,6 +89,22 @@ def test_a_compiled_transformer_draws_the_same(folder, monkeypatch):
     for one, two in zip(draw(engine, jobs), draw(opened(folder), jobs), strict=True):
         assert np.abs(one.astype(int) - two).max() <= 1
     assert type(engine.transformer()).__name__ == "OptimizedModule"
+
+
+def test_packed_weights_draw_as_exactly_as_plain_ones():
+    torch.manual_seed(0)
+    exact = PixArt(PixArtConfig(num_layers=2, num_attention_heads=2, caption_channels=24, sample_size=16))
+    torch.nn.init.normal_(exact.proj_out.weight)
+    exact = exact.eval().requires_grad_(False)
+    plain, packed = (copy.deepcopy(exact).bfloat16() for _ in range(2))
+    assert pack(packed) is packed
+    assert any(isinstance(module, PackedLinear) for module in packed.modules()) == torch.backends.mkldnn.is_available()
+    assert not any(isinstance(module, PackedLinear) for module in pack(exact).modules())  # float32 stays as it is
+    inputs = torch.randn(2, 4, 16, 16), torch.tensor([900.0, 20.0]), torch.randn(2, 5, 24)
+    truth = exact(*inputs)
+    low = [part.bfloat16() for part in inputs]
+    errors = [(model(*low).float() - truth).square().mean().sqrt() for model in (plain, packed)]
+    assert errors[1] <= 1.1 * errors[0] < 0.05 * truth.std()
 
 
 def test_negative_prompts_differ_within_one_call(folder):

@@ -65,6 +65,7 @@ def main() -> None:
     from commonart.core.model import sampler
     from commonart.core.model.config import PixArtConfig
     from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+    from commonart.core.model.drawing.packing import pack
     from commonart.core.model.transformer import PixArt
 
     torch.set_num_threads(given.threads)
@@ -86,10 +87,11 @@ def main() -> None:
         texts = [torch.randn(TOKENS, CHANNELS, generator=made).to(device, dtype) for _ in range(count)]
         return sampler.noise_for(range(count), (4, scale, scale)), texts
 
-    net: Any = torch.compile(ours) if given.compile else ours
     sides: dict[str, Callable[[int], Any]] = {}
-    if both:
+    if both:  # before ours are packed: both have the same weights
         theirs, autoencoder = _diffusers(ours, dtype, device, given.compile)
+    net: Any = torch.compile(ours) if given.compile else pack(ours)
+    if both:
         from commonart.core.model.autoencoder import to_images
         from commonart.core.model.drawing.pipeline import decoder
 

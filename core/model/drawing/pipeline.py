@@ -26,6 +26,7 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.drawing import memory
+from commonart.core.model.drawing.packing import pack
 from commonart.core.model.drawing.parts import Parts
 from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
@@ -164,7 +165,7 @@ class Pipeline:
         def load() -> PixArt:
             model = PixArt.load(self.parts.transformer, dtype=self.dtype, device=self.device)
             model.eval().requires_grad_(False)
-            return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
+            return torch.compile(model) if self.compiled else pack(model)  # type: ignore[return-value]
 
         return self._part("transformer", load)
 
