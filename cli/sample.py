@@ -39,7 +39,7 @@ def sample(
     rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="The same seed gives the same picture (default: one is drawn; 0 for prompts of a file)."),
+        typer.Option(help="Of each prompt's first picture (default: 0; -i and the page draw a new one each time)."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
@@ -139,6 +139,7 @@ def sample(
         elif interactive:
             drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
         else:
+            batch_only["seed"] = seed or 0  # no lot, so that the same command goes on
             drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
     done = stream.Summary("sample", read=drawn, written=drawn, seconds=time.monotonic() - started)
     options.finish(done, quiet)

@@ -23,6 +23,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -174,6 +175,13 @@ def read(path: str | os.PathLike[str]) -> Marks:
     elif settings is None and isinstance(described, str):  # what is unmarked, and no PNG
         settings = _settings(described)
     return Marks(source_type, settings)
+
+
+def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The settings in a picture's marks; None where it has none, or is no picture of ours."""
+    with suppress(CommonArtError):
+        return read(path).settings
+    return None
 
 
 def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool, quality: int) -> dict[str, Any]:

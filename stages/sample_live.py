@@ -7,6 +7,7 @@ as in any other call, so whatever was liked can be drawn again.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import MAX_SEED, USUAL, How, record_of
+from commonart.core.data.drawings import MAX_SEED, USUAL, How, plan, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
@@ -116,20 +117,20 @@ def loop(
                     n = _number(int, "n", value, (1, MOST))
                 elif command.startswith(":") and command != ":again":
                     changed = _changed(how, command[1:], value)
-                    studio.shared(changed)  # says now what this model cannot draw
+                    said = studio.shared(changed)  # says now what this model cannot draw
                     how = changed
+                    if command == ":aspect":
+                        say(f"  {said['width']}x{said['height']}")
                 elif line:
                     last = last if command == ":again" else line
                     if not last:
                         raise UsageError("nothing was drawn yet.", "Type a prompt.")
-                    asked = [Prompt(last, {})]
-                    fixed = None if command == ":again" else seed
-                    for picture, image in studio.draw(
-                        asked, how, out=out, seed=fixed, n=n, batch=batch, ending=ending, quiet=False
-                    ):
+                    first = secrets.randbelow(2**31) if seed is None or command == ":again" else seed
+                    wanted = plan([Prompt(last, {})], studio.shared(how), seed=first, n=n, out=out, ending=ending)
+                    for picture, image in studio.draw(wanted, how, batch=batch, quiet=False):
                         if show is not None:
                             show(image)
-                        say(f"  {picture.path}")
+                        say(f"  {picture.path} (seed {picture.settings['seed']})")
                         history.append(record_of(picture))
                         emit(history[-1])
             except CommonArtError as error:

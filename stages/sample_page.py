@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from commonart.core import provenance
-from commonart.core.data.drawings import MAX_SEED, How
+from commonart.core.data.drawings import MAX_SEED, How, plan
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say, warn
@@ -132,10 +132,9 @@ def serve(
     host, port = _address(address)
 
     def draw(job: Job) -> list[Path]:
-        found = studio.draw(
-            [Prompt(job.prompt, {})], job.how, out=out, seed=job.seed, n=job.n, batch=batch, ending=ending,
-            images=False,
-        )  # fmt: skip
+        shared = studio.shared(job.how)
+        wanted = plan([Prompt(job.prompt, {})], shared, seed=job.seed, n=job.n, out=out, ending=ending)
+        found = studio.draw(wanted, job.how, batch=batch, images=False)
         return [path for picture, _ in found if (path := picture.path) is not None]
 
     studio.shared(how)

@@ -165,18 +165,16 @@ def test_a_seed_is_the_same_picture_in_any_company(draw):
     assert [r["seed"] for r in draw(["b"], out="n", n=3)] == [7, 8, 9]
 
 
-def test_without_a_seed_one_is_drawn_and_said(draw, capsys):
-    (record,) = draw(["a"], out="out.png", seed=None)
-    assert f"seed {record['seed']}" in capsys.readouterr().err
-
-
-def test_a_file_of_prompts_goes_on_without_a_seed(draw, capsys):
-    """A batch that was stopped is found again by the same command, whether or not it named a seed."""
+def test_without_a_seed_the_same_command_goes_on(model, tmp_path, monkeypatch, capsys):
+    """Wherever the prompts come from: what was drawn is found again by the same command."""
+    monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a\nb\n")
-    first = draw(file="prompts.txt", out="x", seed=None)
-    assert [r["seed"] for r in first] == [0, 0] and len(files("x")) == 2
-    assert draw(file="prompts.txt", out="x", seed=None) == first and len(files("x")) == 2
-    assert "2 of 2 pictures are there already" in capsys.readouterr().err
+    for given in (["a", "b"], ["--file", "prompts.txt"]):
+        command = ["sample", *given, "--model", model, "--steps", "2", "-o", "x", "--device", "cpu"]
+        assert run(command) == 0 and len(files("x")) == 2
+        assert {json.loads(line)["seed"] for line in capsys.readouterr().out.splitlines()} == {0}
+    assert run(command) == 0 and len(files("x")) == 2
+    assert "2 of 2 pictures are there already; another --seed draws others" in capsys.readouterr().err
 
 
 def test_records_in_records_out(draw):
@@ -277,11 +275,20 @@ def test_an_aspect_takes_the_nearest_bucket():
     """PixArt-Sigma's at 512 px: steps of 32 pixels, from 256x1024 to 1024x256."""
     assert pixels(None, 512, 16, "1:1") == (512, 512)
     assert pixels(None, 512, 16, "3:2") == (640, 416) and pixels(None, 512, 16, "2:3") == (416, 640)
-    assert pixels(512, 256, 16, "16:9") == (672, 384) and pixels(None, 512, 16, "9:1") == (1024, 256)
+    assert pixels(512, 256, 16, "16:9") == (672, 384) and pixels(None, 512, 16, "4:1") == (1024, 256)
+    for ratio in ("9:1", "1:100"):
+        with pytest.raises(UsageError, match=f"--aspect {ratio}: models are trained from 1:4 to 4:1"):
+            pixels(None, 512, 16, ratio)
     assert pixels(None, 32, 8, "2:1") == (48, 16) or pixels(None, 32, 8, "2:1")[0] > 32
     for ratio in ("4:3", "1:3", "21:9"):
         width, height = pixels("512", 512, 16, ratio)
         assert not width % 32 and not height % 32 and 0.8 < width * height / 512**2 < 1.2
+
+
+def test_the_size_that_an_aspect_took_is_said(draw, capsys):
+    draw(["a"], out="a.png", aspect="3:1")
+    with Image.open("a.png") as image:
+        assert f"--aspect 3:1: {image.width}x{image.height}" in capsys.readouterr().err
 
 
 def test_unusual_settings_are_in_the_marks_and_in_the_name(draw):
@@ -395,14 +402,29 @@ def test_a_grid_shows_every_picture_with_its_marks(draw):
     told = inspect("grid.png")
     assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
     first = array("grid.png")
-    with pytest.raises(UsageError, match="--grid grid.png"):
-        draw(["a red circle"], grid="grid.png")
     # From the pictures that are there already: the same sheet.
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)
     assert np.array_equal(array("again.png"), first)
     draw(["a red circle", "a blue square", "c"], grid="alone.png", columns=3)
     assert np.abs(array("alone.png") - first).max() <= 1
     assert files() == ["again.png", "alone.png", "grid.png", *(f for f in files() if f.startswith("pictures/"))]
+
+
+def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
+    """By the sheet's own settings: the same prompts and seeds in the same shape; any other is refused undrawn."""
+    ask = {"prompts": ["a", "b"], "out": "x", "grid": "grid.png"}
+    first = draw(**ask)
+    before = (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes())
+    assert draw(**ask) == first and (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes()) == before
+    assert "grid.png shows these pictures already" in capsys.readouterr().err
+    os.unlink(first[0]["image"])  # the sheet is kept where a picture has to be drawn again, too
+    assert draw(**ask) == first and Path(first[0]["image"]).is_file()
+    for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"no_metadata": True}):
+        with pytest.raises(UsageError, match="--grid grid.png: this file is there already"):
+            draw(**(ask | {"out": "y"} | other))
+    assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
+    draw(**(ask | {"columns": 1}), overwrite=True)
+    assert Path("grid.png").read_bytes() != before[1]
 
 
 def test_labels_that_no_font_can_write_become_numbers_with_a_legend(draw, monkeypatch, capsys):

@@ -13,7 +13,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 
 MAX_SIDE = 4096  # pixels
+WIDEST = 4  # to one: the last of PixArt-Sigma's buckets
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
 # What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
@@ -166,6 +166,11 @@ def pixels(
     width, height = (own, own) if size is None else _sides("--size", "Give pixels: --size 512 or --size 640x384.", size)
     if aspect is not None:
         across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect)
+        if not 1 / WIDEST <= across / down <= WIDEST:
+            raise UsageError(
+                f"--aspect {aspect}: models are trained from 1:{WIDEST} to {WIDEST}:1.",
+                "Give one between, or the pixels themselves: --size 1024x128.",
+            )
         return nearest_bucket(across / down, (width * height) ** 0.5, multiple)
     if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
         near = "x".join(
@@ -240,9 +245,7 @@ def is_there(picture: Picture, metadata: bool) -> bool:
         return False
     if not metadata:
         return digest(picture.settings) in picture.path.stem
-    with suppress(CommonArtError):  # whatever stands there, it is none of ours
-        return provenance.read(picture.path).settings == picture.settings
-    return False
+    return provenance.settings_of(picture.path) == picture.settings
 
 
 def record_of(picture: Picture) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """A model that stays open and draws what it is asked for, into files: `commonart sample`, its loop and its page.
 
-studio = Studio.open("nano"); list(studio.draw([Prompt("a red circle", {})], How(), out="pictures", seed=1))
+studio = Studio.open("nano")
+pictures = plan([Prompt("a red circle", {})], studio.shared(How()), seed=1, n=1, out="pictures", ending="png")
+list(studio.draw(pictures, How()))
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,7 @@ import torch
 from PIL import Image
 
 from commonart.core import provenance, signing
-from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels, plan
-from commonart.core.data.prompts import Prompt
+from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels
 from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
@@ -91,33 +91,24 @@ class Studio:
 
     def draw(
         self,
-        asked: Sequence[Prompt],
+        pictures: Sequence[Picture],
         how: How,
         *,
-        out: str | None,
-        seed: int | None = None,
-        n: int = 1,
         batch: int = 8,
-        ending: str = "png",
         overwrite: bool = False,
         images: bool = True,
         quiet: bool = True,
     ) -> Iterator[tuple[Picture, Image.Image | None]]:
-        """Yield every picture in order, as soon as its file is written.
+        """Yield every picture that `plan` made of `shared(how)`, in order, as soon as its file is written.
 
         Args:
-            out: one picture's file, a folder, or None to write none.
-            seed: of each prompt's first picture; None draws one and says it.
             images: hand out the images too; without, one that was found in its file is not opened again.
         """
-        if seed is None:
-            seed = secrets.randbelow(2**31)
-            say(f"seed {seed} (--seed {seed} draws the same again)")
-        pictures = plan(asked, self.shared(how), seed=seed, n=n, out=out, ending=ending)
         there = already_drawn(pictures, overwrite, metadata=self.metadata)
         waiting = list({p.name: p for p in pictures if p.name not in there}.values())
         if there:
-            say(f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already")
+            known = f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already"
+            say(known if waiting else f"{known}; another --seed draws others")
         for picture in waiting:
             if picture.path is not None:
                 provenance.check_room(picture.path, picture.settings if self.metadata else None, self.marked)
