@@ -115,8 +115,11 @@ def sample(
         texts, file = [], file or "-"
     if "-" in texts:
         raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
-    if live and (texts or file or grid or (interactive and serve is not None)):
-        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts, --file and --grid out.")
+    if live and (texts or file or (interactive and serve is not None)):
+        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts and --file out.")
+    idle = {"--grid": grid, "--columns": columns, "--lang": lang, "--overwrite": overwrite, "--show": show and serve}
+    for flag in [flag for flag, value in idle.items() if live and value]:
+        raise UsageError(f"{flag} does nothing with {'-i' if interactive else '--serve'}.", "Leave it out.")
     if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     from commonart.core.data import jsonl, stream
@@ -135,7 +138,7 @@ def sample(
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
         emit = (lambda record: None) if silent else writer.write
         if serve is not None:
-            drawn = sample_page.run(serve, out=out or "pictures", **how)
+            drawn = sample_page.run(serve, out=out or "pictures", seed=seed, n=n, **how)
         elif interactive:
             drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
         else:

@@ -7,7 +7,7 @@ list(studio.draw(pictures, How()))
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -98,11 +98,13 @@ class Studio:
         overwrite: bool = False,
         images: bool = True,
         quiet: bool = True,
+        step: Callable[[int], Any] = lambda number: None,
     ) -> Iterator[tuple[Picture, Image.Image | None]]:
         """Yield every picture that `plan` made of `shared(how)`, in order, as soon as its file is written.
 
         Args:
             images: hand out the images too; without, one that was found in its file is not opened again.
+            step: called with the number of each step of each batch; what it raises stops the drawing.
         """
         there = already_drawn(pictures, overwrite, metadata=self.metadata)
         waiting = list({p.name: p for p in pictures if p.name not in there}.values())
@@ -112,7 +114,7 @@ class Studio:
         for picture in waiting:
             if picture.path is not None:
                 provenance.check_room(picture.path, picture.settings if self.metadata else None, self.marked)
-        fresh = self._draw(waiting, how, batch, quiet)
+        fresh = self._draw(waiting, how, batch, quiet, step)
         again = {p.name for p in pictures} if len({p.name for p in pictures}) < len(pictures) else set()
         kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
         for picture in pictures:
@@ -145,7 +147,9 @@ class Studio:
             if overwrite or not is_there(picture, self.metadata):  # else another process has drawn the very same
                 raise
 
-    def _draw(self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool) -> Iterator[Image.Image]:
+    def _draw(
+        self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool, step: Callable[[int], Any]
+    ) -> Iterator[Image.Image]:
         """The images of `pictures`, in batches that shrink where the device's memory runs out."""
         jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]
         done = 0
@@ -153,7 +157,10 @@ class Studio:
             while done < len(jobs):
                 size = (pictures[done].settings["width"], pictures[done].settings["height"])
                 try:
-                    for _, image in self.engine.draw(jobs[done:], size=size, batch=batch, tick=tick, **how.drawing()):
+                    rest = jobs[done:]
+                    for _, image in self.engine.draw(
+                        rest, size=size, batch=batch, tick=tick, step=step, **how.drawing()
+                    ):
                         yield image
                         done += 1
                     return
