@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,8 @@ import tiny_pipeline
 from PIL import Image
 
 from commonart.cli.main import run
-from commonart.core import pictures, provenance
-from commonart.core.data.drawings import pixels
-from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core import provenance
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.stages.sample import inspect, sample
 
 
@@ -79,11 +76,6 @@ def test_a_folder_names_never_collide_and_a_second_call_goes_on(draw):
     assert {n for n in names if os.stat(n).st_mtime_ns != times[n]} == {one}
     draw(["a red circle"], out="pictures", guidance=2.0)
     assert len(files("pictures")) == 9  # other settings, another name
-
-
-def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes(draw):
-    (record,) = draw(["円" * 400], out="pictures", max_tokens=2000)
-    assert len(Path(record["image"]).name.encode()) < 255
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -194,37 +186,6 @@ def test_records_in_records_out(draw):
     ]  # fmt: skip
 
 
-def test_prompts_from_a_text_file_and_from_stdin(draw, monkeypatch):
-    Path("prompts.txt").write_text("\ufeffa\n\n 赤い丸 \n", encoding="utf-8")
-    assert [r["prompt"] for r in draw(["first"], file="prompts.txt", out="x")] == ["first", "a", "赤い丸"]
-    for given in ("a\n赤い丸\n", '{"prompt": "a"}\n{"key": "k", "prompt": "赤い丸"}\n'):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-        assert [r["prompt"] for r in draw(file="-", out="y")] == ["a", "赤い丸"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no JSON"),
-        (b'{"prompt": "a"}\n{"key": "b c", "prompt": "x"}\n', r"in\.jsonl:2: field 'key'"),
-        (b'{"key": "a"}\n', "neither a 'prompt' nor a caption"),
-        (b"[1]\n", "must be an object"),
-    ],
-)
-def test_bad_records_are_named(draw, content, message):
-    Path("in.jsonl").write_bytes(content)
-    with pytest.raises(SchemaError, match=message):
-        draw(file="in.jsonl", out="x")
-
-
-def test_bad_text_files(draw):
-    Path("a.txt").write_bytes("赤".encode("shift_jis"))
-    with pytest.raises(CommonArtError, match="a.txt:1: this is no UTF-8"):
-        draw(file="a.txt", out="x")
-    with pytest.raises(CommonArtError, match="none.txt cannot be read"):
-        draw(file="none.txt", out="x")
-
-
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
@@ -261,28 +222,6 @@ def test_bad_requests_are_usage_errors_and_write_nothing(draw, prompts, options,
         draw(prompts, **options)
     assert error.value.fix and error.value.code == 2
     assert files() == []
-
-
-def test_size_names_the_nearest():
-    assert pixels("640x384", 512, 16) == (640, 384)
-    assert pixels(None, 512, 16) == (512, 512)
-    with pytest.raises(UsageError) as error:
-        pixels("500x1", 512, 16)
-    assert "496x16" in error.value.fix or "512x16" in error.value.fix
-
-
-def test_an_aspect_takes_the_nearest_bucket():
-    """PixArt-Sigma's at 512 px: steps of 32 pixels, from 256x1024 to 1024x256."""
-    assert pixels(None, 512, 16, "1:1") == (512, 512)
-    assert pixels(None, 512, 16, "3:2") == (640, 416) and pixels(None, 512, 16, "2:3") == (416, 640)
-    assert pixels(512, 256, 16, "16:9") == (672, 384) and pixels(None, 512, 16, "4:1") == (1024, 256)
-    for ratio in ("9:1", "1:100"):
-        with pytest.raises(UsageError, match=f"--aspect {ratio}: models are trained from 1:4 to 4:1"):
-            pixels(None, 512, 16, ratio)
-    assert pixels(None, 32, 8, "2:1") == (48, 16) or pixels(None, 32, 8, "2:1")[0] > 32
-    for ratio in ("4:3", "1:3", "21:9"):
-        width, height = pixels("512", 512, 16, ratio)
-        assert not width % 32 and not height % 32 and 0.8 < width * height / 512**2 < 1.2
 
 
 def test_the_size_that_an_aspect_took_is_said(draw, capsys):
@@ -428,47 +367,6 @@ def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
     assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
     draw(**(ask | {"columns": 1}), overwrite=True)
     assert Path("grid.png").read_bytes() != before[1]
-
-
-def test_labels_that_no_font_can_write_become_numbers_with_a_legend(draw, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "_found_font", lambda: None)
-    monkeypatch.delenv("COMMONART_FONT", raising=False)
-    draw(["a red circle", "赤い丸"], grid="grid.png")
-    assert "[2] 赤い丸" in capsys.readouterr().err
-
-
-def test_a_japanese_font_is_used_where_there_is_one():
-    font = pictures.japanese_font()
-    if font is None:
-        pytest.skip("no Japanese font on this machine")
-    sheet = pictures.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
-    assert sheet.legend == {} and pictures.can_write(pictures.font_for("草原の"), "草原の")
-
-
-def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
-    for text in (
-        "a large red circle on the left side",
-        "赤い丸と青い四角と黄色い星",
-        "x" * 90,
-        "a bb 草原のシマウマ c",
-    ):
-        lines = pictures.wrap(text, 100)
-        assert len(lines) <= pictures.MAX_LINES
-        assert all(pictures.font_for(text).getlength(line) <= 100 for line in lines[:-1])
-        if not lines[-1].endswith("…"):
-            assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-
-
-def test_one_word_of_5000_letters_is_a_label_at_once():
-    lines = pictures.wrap("a" * 5000, 128)
-    assert len(lines) == pictures.MAX_LINES and lines[-1].endswith("…")
-    assert all(pictures.font_for("a").getlength(line) <= 128 for line in lines)
-
-
-def test_a_named_font_that_is_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("COMMONART_FONT", str(tmp_path / "x.ttf"))
-    with pytest.raises(UsageError, match="COMMONART_FONT"):
-        pictures.japanese_font()
 
 
 def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):

@@ -142,12 +142,23 @@ def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
         open_engine(locate(str(tmp_path)), device="cpu")
 
 
-def test_what_is_no_text_to_image_model_is_not_downloaded(hub):
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    hub.add("owner/llama", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
-    with pytest.raises(CommonArtError, match="owner/llama is a LlamaForCausalLM, no text-to-image model"):
-        locate("owner/llama")
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
+        ({"_class_name": "AutoencoderKL"}, "AutoencoderKL"),
+    ],
+)
+def test_what_is_no_text_to_image_model_is_not_downloaded(hub, config, kind):
+    hub.add("owner/other", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
+    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, no text-to-image model"):
+        locate("owner/other")
     assert hub.fetched() == ["config.json"]
+
+
+def test_the_name_of_a_text_model_says_what_it_is():
+    with pytest.raises(UsageError, match="--model calm2-7b is a text-encoder model, no transformer model"):
+        locate("calm2-7b")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):

@@ -220,18 +220,17 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
         UsageError: another file stands where a picture should go.
         CommonArtError: the folder cannot be made.
     """
+    for folder in {picture.path.parent for picture in pictures if picture.path is not None}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise CommonArtError(
+                f"{folder}: this folder cannot be made ({problem.strerror}).", "Choose another one."
+            ) from problem
     found = set()
     for picture in pictures:
         path = picture.path
-        if path is None:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise CommonArtError(
-                f"{path.parent}: this folder cannot be made ({problem.strerror}).", "Choose another one."
-            ) from problem
-        if overwrite or not path.exists():
+        if path is None or overwrite or not path.exists():
             continue
         if not is_there(picture, metadata):
             raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")

@@ -64,7 +64,7 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize`: one of `core.model.quantize.METHODS`.
+        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`.
 
         Raises:
             CommonArtError: the folder holds no such model, lacks weights, or needs remote code.

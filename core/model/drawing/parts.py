@@ -26,6 +26,7 @@ from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.training import checkpoint
 
+TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
 OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs
 
 
@@ -128,10 +129,10 @@ def locate(
 
 def _check_class(model: str, config: dict[str, Any]) -> None:
     """Raise for a model that draws nothing, before it is downloaded."""
-    kinds = config.get("architectures") or [config.get("model_type")]
-    if config and "_class_name" not in config and kinds[0]:
+    kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
+    if kind and kind not in TRANSFORMERS:
         raise CommonArtError(
-            f"--model {model} is a {kinds[0]}, no text-to-image model.",
+            f"--model {model} is a {kind}, no text-to-image model.",
             "Name a transformer or a pipeline; a text encoder goes to --text-encoder.",
         )
 
