@@ -108,6 +108,12 @@ def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None,
     _options(format_of(path), Path(path), settings, marked, 95)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise CommonArtError before anything is drawn for a folder that nothing can be written to."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommonArtError(f"{folder}: nothing can be written to this folder.", "Choose another one, or chmod it.")
+
+
 def save(
     image: Image.Image,
     path: str | os.PathLike[str],

@@ -135,6 +135,8 @@ def sample(
             raise UsageError(f"--grid {grid}: this file is there already.", "Choose another name, or say --overwrite.")
         say(f"{grid} shows these pictures already")
         grid = None
+    elif grid is not None:
+        provenance.check_folder(Path(grid).parent)
     records: list[dict[str, Any]] = []
     keys: set[str] = set()
     shown: list[Image.Image] = []
@@ -195,10 +197,12 @@ def _sheet_settings(shared: Mapping[str, Any], pictures: Sequence[Picture], shap
 
 
 def shower(needed: bool) -> Callable[[Image.Image], Any] | None:
-    """What shows a picture on the terminal; None without one. Raises UsageError where it was `needed`."""
-    if not on_terminal():
+    """What shows a picture on the terminal; None where none can. Raises UsageError where it was `needed`."""
+    dumb = os.environ.get("TERM") == "dumb"
+    if dumb or not on_terminal():
         if needed:
-            raise UsageError("--show needs a terminal, and stderr is none.", "Leave it out, or do not redirect stderr.")
+            which = "and TERM says that this one has no colours" if dumb else "and stderr is none"
+            raise UsageError(f"--show needs a terminal, {which}.", "Leave it out, or do not redirect stderr.")
         return None
     from commonart.core import terminal
 
@@ -235,6 +239,9 @@ def _check(
         raise UsageError("there is no prompt.", 'Say what to draw: commonart sample "a zebra in a meadow" -o out.png.')
     if out is None and grid is None and not shown:
         raise UsageError("there is nowhere to write to.", "Name a picture or a folder with -o, or a sheet with --grid.")
+    for flag, path in (("-o", out), ("--grid", grid)):
+        if path == "":
+            raise UsageError(f"{flag} is empty.", "Name a file, or a folder for -o.")
     if out == "-":
         raise UsageError("-o - would put a picture among the records.", "Name a file, or a folder: -o pictures/.")
     if out is not None and grid is not None and Path(out) == Path(grid):

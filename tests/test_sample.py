@@ -15,7 +15,7 @@ from PIL import Image
 from commonart.cli.main import run
 from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.stages.sample import inspect, sample
+from commonart.stages.sample import inspect, sample, shower
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +199,11 @@ def test_records_in_records_out(draw):
         (["a"], {"out": "a.png", "size": "big"}, "is no size"),
         (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
+        (["a", "b"], {"out": "x", "n": 10**8}, "200,000,000 pictures are asked for"),
         (["a"], {"out": "a.png", "grid": "none/g.png"}, "there is no folder none"),
         (["\udcff"], {"out": "a.png"}, "is no UTF-8 text"),
+        (["a"], {"out": ""}, "-o is empty"),
+        (["a"], {"out": "a.png", "grid": ""}, "--grid is empty"),
         (["a"], {"out": "-"}, "-o - would put a picture among the records"),
         (["a"], {"out": "a.png", "grid": "a.png"}, "-o and --grid both name a.png"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
@@ -299,6 +302,7 @@ def test_memory_that_runs_out_halves_the_batch(draw, monkeypatch, capsys):
 
 def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonart):
     lines = b'{"key": "one", "prompt": "a"}\n{"key": "two", "prompt": "\xe8\xb5\xa4", "seed": 3}\n'
+    lines += lines.splitlines(keepends=True)[0]  # the same again is the same picture, and one record downstream
     done = commonart(
         "sample", "-", "--model", model, "--steps", "2", "--seed", "1", "-o", "out", "--interval", "0.1,1", input=lines
     )
@@ -307,7 +311,8 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
     assert (one["key"], one["image"], two["seed"]) == ("one", "out/one.png", 3)
     assert all((tmp_path / r["image"]).is_file() for r in (one, two))
     told = done.stderr.decode().splitlines()
-    assert json.loads(told[-1])["out"] == 2 and "images/s; peak memory" in told[-2]
+    assert (json.loads(told[-1])["in"], json.loads(told[-1])["out"]) == (3, 2)
+    assert "images/s; peak memory" in told[-2]
 
 
 @pytest.mark.parametrize(
@@ -331,10 +336,31 @@ def test_a_command_line_that_makes_no_sense(draw, capsys, arguments, message):
     assert message in capsys.readouterr().err and files() == []
 
 
+def test_a_terminal_without_colours_gets_no_picture(monkeypatch):
+    monkeypatch.setattr("commonart.stages.sample.on_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert shower(needed=True) is not None
+    monkeypatch.setenv("TERM", "dumb")
+    assert shower(needed=False) is None
+    with pytest.raises(UsageError, match="TERM says that this one has no colours"):
+        shower(needed=True)
+
+
 def test_an_unwritable_folder(draw):
     Path("file").write_text("")
     with pytest.raises(CommonArtError, match="cannot be made"):
         draw(["a"], out="file/pictures")
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_anything_is_drawn(draw, monkeypatch):
+    (first,) = draw(["a"], out="x")
+    os.mkdir("locked")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == Path("locked") and not mode & os.W_OK)
+    assert draw(["a"], out="x") == [first], "nothing is to be written"
+    for asked in ({"out": "x"}, {"out": "locked/a.png"}, {"grid": "locked/g.png"}):
+        with pytest.raises(CommonArtError, match="nothing can be written to this folder"):
+            draw(["b"], **asked)
+    assert len(files()) == 1
 
 
 def test_a_grid_shows_every_picture_with_its_marks(draw):

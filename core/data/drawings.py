@@ -27,6 +27,7 @@ MAX_SIDE = 4096  # pixels
 WIDEST = 4  # to one: the last of PixArt-Sigma's buckets
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
+MAX_PICTURES = 1_000_000  # of one call, which holds the settings of all
 # What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
 _OF_THE_SOURCE = (
     "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
@@ -118,7 +119,7 @@ def plan(
         ending: of the files in a folder, without its dot.
 
     Raises:
-        UsageError: several pictures and one file to write them to, a `seed` in a record that is no whole number,
+        UsageError: too many pictures, several and one file to write them to, a `seed` in a record that is no whole number,
             two records with one key, or a text that is no Unicode.
     """
     single = out is not None and not is_folder(out)
@@ -126,6 +127,8 @@ def plan(
         raise UsageError(
             f"-o {out} names one file, and {len(asked) * n} pictures are asked for.", "Name a folder: -o pictures/."
         )
+    if len(asked) * n > MAX_PICTURES:
+        raise UsageError(f"{len(asked) * n:,} pictures are asked for.", f"At most {MAX_PICTURES:,} at a time.")
     pictures = []
     keys: dict[str, str] = {}
     for prompt in asked:
@@ -218,7 +221,7 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
 
     Raises:
         UsageError: another file stands where a picture should go.
-        CommonArtError: the folder cannot be made.
+        CommonArtError: the folder cannot be made, or nothing can be written to it.
     """
     for folder in {picture.path.parent for picture in pictures if picture.path is not None}:
         try:
@@ -235,6 +238,8 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
         if not is_there(picture, metadata):
             raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
         found.add(picture.name)
+    for folder in {p.path.parent for p in pictures if p.path is not None and p.name not in found}:
+        provenance.check_folder(folder)
     return found
 
 

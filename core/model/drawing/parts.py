@@ -88,6 +88,8 @@ def locate(
     try:
         found = hub.resolve(row, allow_pickle=allow_pickle)
         whole = found.folder.parent if found.folder.name == "transformer" else found.folder
+        if row.local:  # what is no transformer at all does not lack a text encoder
+            PixArtConfig.read(registry.part(whole, "transformer") / "config.json")
         folders: dict[str, Path] = {}
         for role, name in names.items():
             chosen = text_encoder if role == "text-encoder" else autoencoder
@@ -96,7 +98,7 @@ def locate(
                 continue
             if not name and row.hub and (whole / "model_index.json").is_file():
                 name = model  # a whole pipeline on the hub, of which only the transformer is here yet
-            if not name:
+            if not name or (row.local and not chosen and name == model):
                 raise UsageError(
                     f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",

@@ -8,7 +8,7 @@ list(studio.draw(pictures, How()))
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ class Studio:
     Attributes:
         metadata, marked: what is written into each file: the settings, the mark of synthetic media.
         sign: files of a certificate chain and its key, for C2PA.
+        chosen: what was named beside the model and changes its pictures; it stands in their settings.
         drawn: pictures that were drawn since it was opened (not those that were found in their files).
     """
 
@@ -40,6 +41,7 @@ class Studio:
     metadata: bool = True
     marked: bool = True
     sign: tuple[str, str] | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
     drawn: int = 0
 
     @classmethod
@@ -73,7 +75,9 @@ class Studio:
         engine = open_engine(
             parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
         )
-        return cls(engine, not no_metadata, not unmarked, sign)
+        beside = {"text_encoder": text_encoder, "autoencoder": autoencoder, "max_tokens": max_tokens}
+        chosen = {name: value for name, value in beside.items() if value is not None}
+        return cls(engine, not no_metadata, not unmarked, sign, chosen)
 
     def shared(self, how: How) -> dict[str, Any]:
         """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
@@ -85,7 +89,7 @@ class Studio:
         if self.engine.quantize not in (None, "none"):
             arithmetic["quantize"] = str(self.engine.quantize)
         return {
-            "model": parts.name, "revision": parts.revision, **kind, **arithmetic, **how.said(),
+            "model": parts.name, "revision": parts.revision, **kind, **self.chosen, **arithmetic, **how.said(),
             "width": width, "height": height,
         }  # fmt: skip
 
