@@ -123,6 +123,7 @@ def save(
     overwrite: bool = False,
     quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
+    swept: bool = False,
 ) -> Path:
     """Write `image` with its marks; no half picture ever has the final name.
 
@@ -134,6 +135,7 @@ def save(
         overwrite: replace a file that is there.
         quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.signing` signs.
+        swept: as `core.data.files.replacing` takes it.
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
@@ -147,7 +149,7 @@ def save(
     if not path.parent.is_dir():
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
-        with replacing(path) as file:
+        with replacing(path, swept=swept) as file:
             if finish is None:
                 image.save(file, **options)
             else:

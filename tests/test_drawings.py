@@ -11,6 +11,7 @@ from PIL import Image
 
 from commonart.core import provenance
 from commonart.core.data.drawings import Picture, already_drawn, pixels, plan
+from commonart.core.data.files import part_of
 from commonart.core.data.prompts import given
 from commonart.core.errors import UsageError
 
@@ -55,6 +56,21 @@ def test_what_is_there_is_known_by_its_marks(tmp_path):
     provenance.save(Image.new("RGB", (8, 8)), str(two.path), settings=three.settings)
     with pytest.raises(UsageError, match="this file is there already"):
         already_drawn(pictures, overwrite=False, metadata=True)
+
+
+def test_a_folder_is_listed_once_and_not_at_each_picture(tmp_path, monkeypatch):
+    """To list 30,000 files takes 20 ms. What a killed run left there is removed all the same."""
+    pictures = planned(["a", "b", "c"], f"{tmp_path}/")
+    left = tmp_path / part_of(str(pictures[0].path)).name.replace(f"-{os.getpid()}-", "-999999999-")
+    left.write_bytes(b"half")
+    listed: list[str] = []
+    original = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(str(folder)) or original(folder))
+    already_drawn(pictures, overwrite=False, metadata=True)
+    assert not left.exists()
+    for picture in pictures:
+        provenance.save(Image.new("RGB", (8, 8)), str(picture.path), settings=picture.settings, swept=True)
+    assert listed == [str(tmp_path)] and len(list(tmp_path.glob(".*.part"))) == 0
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from commonart.core import provenance
+from commonart.core.data.files import sweep
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -213,7 +214,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) -> set[str]:
-    """The names of the pictures that an earlier call has drawn with these very settings; makes the folders.
+    """The names of the pictures that an earlier call has drawn with these very settings; makes and sweeps the folders.
 
     Args:
         overwrite: none counts as drawn.
@@ -240,6 +241,7 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
         found.add(picture.name)
     for folder in {p.path.parent for p in pictures if p.path is not None and p.name not in found}:
         provenance.check_folder(folder)
+        sweep(folder)  # once, for to list a folder of 30,000 takes longer than to write into it
     return found
 
 
