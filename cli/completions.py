@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import typer
 
 from commonart.core import catalogue, recipes, registry
+from commonart.core.settings import QUANTIZERS
 
 POLICIES = ("strict", "paper")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
@@ -35,7 +35,7 @@ VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("train", "--quantize"): lambda: QUANTIZERS,
     ("sample", "--model"): lambda: registry.names("transformer"),
     ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
-    ("sample", "--quantize"): lambda: ("quanto-int8", "bnb-nf4", "none"),
+    ("sample", "--quantize"): lambda: (*QUANTIZERS, "none"),
     ("sample", "--format"): lambda: ("png", "jpg", "webp"),
     ("sample", "--text-encoder"): lambda: registry.names("text-encoder"),
     ("sample", "--autoencoder"): lambda: registry.names("autoencoder"),

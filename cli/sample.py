@@ -39,7 +39,7 @@ def sample(
     rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="The same seed gives the same picture (default: one is drawn; 0 for prompts of a file)."),
+        typer.Option(help="Of each prompt's first picture (default: 0; -i and the page draw a new one each time)."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
@@ -115,8 +115,11 @@ def sample(
         texts, file = [], file or "-"
     if "-" in texts:
         raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
-    if live and (texts or file or grid or (interactive and serve is not None)):
-        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts, --file and --grid out.")
+    if live and (texts or file or (interactive and serve is not None)):
+        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts and --file out.")
+    idle = {"--grid": grid, "--overwrite": overwrite, "--show": show and serve}
+    for flag in [flag for flag, value in idle.items() if live and value]:
+        raise UsageError(f"{flag} does nothing with {'-i' if interactive else '--serve'}.", "Leave it out.")
     if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     from commonart.core.data import jsonl, stream
@@ -133,12 +136,20 @@ def sample(
     # Among pictures on a terminal records are noise, and a grid alone has none.
     silent = sys.stdout.isatty() if interactive else out is None
     with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
-        emit = (lambda record: None) if silent else writer.write
+        emitted = 0
+
+        def emit(record: dict[str, Any]) -> None:
+            nonlocal emitted
+            emitted += 1
+            if not silent:
+                writer.write(record)
+
         if serve is not None:
-            drawn = sample_page.run(serve, out=out or "pictures", **how)
+            drawn = emitted = sample_page.run(serve, out=out or "pictures", seed=seed, n=n, **how)
         elif interactive:
             drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
         else:
+            batch_only["seed"] = seed or 0  # no lot, so that the same command goes on
             drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
-    done = stream.Summary("sample", read=drawn, written=drawn, seconds=time.monotonic() - started)
+    done = stream.Summary("sample", read=drawn, written=emitted, seconds=time.monotonic() - started)
     options.finish(done, quiet)

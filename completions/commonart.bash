@@ -68,7 +68,7 @@ _commonart() {
             "shard --num-tasks") words="" ;;
             "encode-text -o"|"encode-text --out") words="" ;;
             "encode-text --model") words="nano calm2-7b t5-xxl" ;;
-            "encode-text --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
+            "encode-text --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "encode-text --store") words="bf16 fp16 int8" ;;
             "encode-text --max-tokens") words="" ;;
             "encode-text --batch") words="" ;;
@@ -98,7 +98,7 @@ _commonart() {
             "train --set") words="" ;;
             "train --text-encoder") words="" ;;
             "train --autoencoder") words="" ;;
-            "train --quantize") words="quanto-int8 bnb-int8 torchao-int8" ;;
+            "train --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "train --language") words="" ;;
             "train --max-seconds") words="" ;;
             "train --checkpoint-every") words="" ;;
@@ -134,7 +134,7 @@ _commonart() {
             "sample --format") words="png jpg webp" ;;
             "sample --text-encoder") words="nano calm2-7b t5-xxl" ;;
             "sample --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
-            "sample --quantize") words="quanto-int8 bnb-nf4 none" ;;
+            "sample --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4 none" ;;
             "sample --max-tokens") words="" ;;
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;

@@ -22,6 +22,7 @@ p.lead, figcaption, .soft { color: var(--soft) }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right }
+iframe { width: 100%; height: 75vh; border: 0 } .alert { border-left: 4px solid #c33; padding-left: .8rem }
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
 svg text { font-size: 11px; fill: var(--soft) } svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """
@@ -31,7 +32,11 @@ label { display: block; color: var(--soft); font-size: .85rem } label.long { fle
 input, textarea, button { font: inherit; padding: .35rem .5rem; border: 1px solid var(--line); border-radius: .4rem;
        background: transparent; color: inherit; box-sizing: border-box } textarea { width: 100% }
 input[type=number] { width: 7.5rem } button { background: var(--mark); color: #fff; padding: .4rem 1.4rem; }
-.alert { border-left: 4px solid #c33; padding-left: .8rem }
+"""
+FRAME_STYLE = """
+body { margin: 0; padding: 0; max-width: none } figure { display: inline-block; width: 13rem; margin: .4rem 1rem 1rem 0;
+       vertical-align: top } figure img { width: 100% } figcaption { font-size: .85rem; overflow-wrap: anywhere }
+progress { width: 100% }
 """
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 52, 24  # of a chart, in pixels
 
@@ -50,12 +55,14 @@ class Field:
 class Page:
     """Builds the page from top to bottom. No method takes HTML: all text is escaped here."""
 
-    def __init__(self, title: str, lead: str = "", lang: str = "en", refresh: int | None = None) -> None:
+    def __init__(
+        self, title: str, lead: str = "", lang: str = "en", refresh: int | None = None, framed: bool = False
+    ) -> None:
         self._title = title
         self._lang = lang
         self._refresh = refresh  # seconds after which the page loads itself again
-        self._style = STYLE
-        self._parts = [f"<h1>{escape(title)}</h1>"]
+        self._style = STYLE + FRAME_STYLE if framed else STYLE
+        self._parts = [] if framed else [f"<h1>{escape(title)}</h1>"]  # a frame stands in a page that has a title
         if lead:
             self._parts.append(f'<p class="lead">{escape(lead)}</p>')
 
@@ -69,18 +76,33 @@ class Page:
         self._parts.append(f"<p{kind}>{escape(text)}</p>")
 
     def picture(self, path: str, caption: str, link: str = "") -> None:
-        """A picture that lies beside the page; `path` is relative to it. Its caption may be a link to a path."""
+        """A picture that lies beside the page; `path` is relative to it.
+
+        With `link`, a path, its caption leads there, and the picture to its file, both outside of the frame.
+        """
         alt = escape(caption, quote=True)
-        said = (
-            f'<a href="{escape(link, quote=True)}">{escape(caption)}</a>' if link.startswith("/") else escape(caption)
-        )
+        file = escape(quote(path), quote=True)
+        shown, said = f'<img src="{file}" alt="{alt}">', escape(caption)
+        if link.startswith("/"):
+            shown = f'<a href="{file}" target="_top">{shown}</a>'
+            said = f'<a href="{escape(link, quote=True)}" target="_top">{said}</a>'
+        self._parts.append(f"<figure>{shown}<figcaption>{said}</figcaption></figure>")
+
+    def progress(self, done: int, most: int, label: str) -> None:
+        """A bar of which `done` of `most` is filled."""
         self._parts.append(
-            f'<figure><img src="{escape(quote(path), quote=True)}" alt="{alt}"><figcaption>{said}</figcaption></figure>'
+            f'<progress value="{done}" max="{most}" aria-label="{escape(label, quote=True)}"></progress>'
+        )
+
+    def frame(self, path: str, title: str) -> None:
+        """Another page inside this one; what is typed around it stays when it loads itself again."""
+        self._parts.append(
+            f'<iframe src="{escape(quote(path), quote=True)}" title="{escape(title, quote=True)}"></iframe>'
         )
 
     def form(self, action: str, fields: Sequence[Field], button: str, hidden: Mapping[str, str]) -> None:
         """A form that is posted to `action`, with values that the reader does not see."""
-        self._style = STYLE + FORM_STYLE
+        self._style += "" if FORM_STYLE in self._style else FORM_STYLE
 
         def cell(field: Field) -> str:
             name, value = escape(field.name, quote=True), escape(field.value, quote=True)
@@ -140,7 +162,8 @@ class Page:
     def html(self) -> str:
         """The whole page."""
         policy = (
-            "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
+            "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-src 'self'; form-action 'self'; "
+            "base-uri 'none'"
         )
         refresh = f'<meta http-equiv="refresh" content="{self._refresh}">\n' if self._refresh else ""
         return (

@@ -23,6 +23,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -107,6 +108,12 @@ def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None,
     _options(format_of(path), Path(path), settings, marked, 95)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise CommonArtError before anything is drawn for a folder that nothing can be written to."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommonArtError(f"{folder}: nothing can be written to this folder.", "Choose another one, or chmod it.")
+
+
 def save(
     image: Image.Image,
     path: str | os.PathLike[str],
@@ -116,6 +123,7 @@ def save(
     overwrite: bool = False,
     quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
+    swept: bool = False,
 ) -> Path:
     """Write `image` with its marks; no half picture ever has the final name.
 
@@ -127,6 +135,7 @@ def save(
         overwrite: replace a file that is there.
         quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.signing` signs.
+        swept: as `core.data.files.replacing` takes it.
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
@@ -140,7 +149,7 @@ def save(
     if not path.parent.is_dir():
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
-        with replacing(path) as file:
+        with replacing(path, swept=swept) as file:
             if finish is None:
                 image.save(file, **options)
             else:
@@ -174,6 +183,13 @@ def read(path: str | os.PathLike[str]) -> Marks:
     elif settings is None and isinstance(described, str):  # what is unmarked, and no PNG
         settings = _settings(described)
     return Marks(source_type, settings)
+
+
+def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The settings in a picture's marks; None where it has none, or is no picture of ours."""
+    with suppress(CommonArtError):
+        return read(path).settings
+    return None
 
 
 def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool, quality: int) -> dict[str, Any]:

@@ -63,8 +63,9 @@ def find(name: str, role: str) -> Model:
     known = names(role)
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    other = [row.role for row in MODELS if row.name == plain]
     raise UsageError(
-        f"--model {name} is no {role} model, folder or hub id.",
+        f"--model {name} is {f'a {other[0]} model, ' if other else ''}no {role} model, folder or hub id.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 

@@ -14,6 +14,8 @@ from typing import Any
 from commonart.core import recipes
 from commonart.core.recipes import Recipe
 
+QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

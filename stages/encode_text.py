@@ -44,7 +44,7 @@ def encode_text(
 
     Args:
         model: a name of the registry, a local folder or a hub id; a causal language model or T5.
-        quantize: one of `core.model.quantize.METHODS`.
+        quantize: one of `core.settings.QUANTIZERS`.
         store: bf16, fp16, or int8 with one scale per token.
         precision: what the encoder runs in; recorded, and the same is needed to sample.
         options: as `core.model.encode.features_of` takes them. Raises as it does.

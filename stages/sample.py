@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
-from commonart.core.data.drawings import How, is_folder, record_of
+from commonart.core.data.drawings import How, Picture, is_folder, plan, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
 from commonart.core.log import on_terminal, say, warn
@@ -42,7 +42,7 @@ def sample(
     sampler: str = "dpm++",
     interval: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
-    seed: int | None = None,
+    seed: int = 0,
     size: str | int | tuple[int, int] | None = None,
     aspect: str | None = None,
     n: int = 1,
@@ -73,12 +73,14 @@ def sample(
         lang: which caption of a record is its prompt; default: its first.
         model: a name of the registry, a run, a local folder or a hub id, as `core.model.drawing.parts.locate` takes it.
         out: one picture's file, or a folder (made when it is not there). One of `out`, `grid` and `show` is needed.
-        grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it.
+        grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it. One that is there
+            already and shows these very pictures, by its own settings, is kept.
         steps, guidance, sampler, interval, rescale: as `core.model.sampler.sample` takes them.
         negative: what to keep away from.
-        seed: of each prompt's first picture; the next ones count on. None draws one and says it, but is 0 for the
-            prompts of a `file`, so that the same call goes on where it was stopped. A record's own `seed` wins.
-        size: pixels, 512 or "640x384"; default: what the model was trained for. `aspect`: "3:2", the nearest bucket.
+        seed: of each prompt's first picture; the next ones count on. It is never drawn by lot, so that the same call
+            goes on where it was stopped. A record's own `seed` wins.
+        size: pixels, 512 or "640x384"; default: what the model was trained for. `aspect`: "3:2", the nearest bucket,
+            which is said.
         n: pictures of each prompt.
         batch: pictures that are drawn together; nothing but rounding depends on it.
         ending: png, jpg or webp, for pictures in a folder.
@@ -99,13 +101,11 @@ def sample(
         CommonArtError: the model cannot be had or loaded, or a picture cannot be written.
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
-    if seed is None and file:
-        seed = 0
     how = How(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, interval=interval, rescale=rescale,
         size=size, aspect=aspect,
     )  # fmt: skip
-    _check(asked, how, out, grid, show is not None, n, batch, ending, overwrite)
+    _check(asked, how, out, grid, show is not None, n, batch, ending)
     from commonart.core.model.drawing import memory
     from commonart.core.model.drawing.studio import Studio
 
@@ -125,18 +125,27 @@ def sample(
         sign=sign,
     )
     shared = studio.shared(how)
+    if aspect is not None:
+        say(f"--aspect {aspect}: {shared['width']}x{shared['height']}")
+    pictures = plan(asked, shared, seed=seed, n=n, out=out, ending=ending)
+    shape: dict[str, Any] = {"columns": columns, "heads": list(heads)}
+    sheet = _sheet_settings(shared, pictures, shape)
+    if grid is not None and Path(grid).exists() and not overwrite:
+        if no_metadata or provenance.settings_of(grid) != sheet:
+            raise UsageError(f"--grid {grid}: this file is there already.", "Choose another name, or say --overwrite.")
+        say(f"{grid} shows these pictures already")
+        grid = None
+    elif grid is not None:
+        provenance.check_folder(Path(grid).parent)
     records: list[dict[str, Any]] = []
     keys: set[str] = set()
-    labels: list[str] = []
     shown: list[Image.Image] = []
     started = time.monotonic()
     for picture, image in studio.draw(
-        asked, how, out=out, seed=seed, n=n, batch=batch, ending=ending, overwrite=overwrite,
-        images=grid is not None or show is not None, quiet=quiet,
-    ):  # fmt: skip
+        pictures, how, batch=batch, overwrite=overwrite, images=grid is not None or show is not None, quiet=quiet
+    ):
         if image is not None and grid is not None:
             shown.append(image)
-            labels.append(picture.prompt.text)
         if image is not None and show is not None:
             show(image)
         records.append(record_of(picture))
@@ -150,8 +159,8 @@ def sample(
         say(f"{rate}; peak memory {memory.peak(studio.engine.device) / 1e9:.2f} GB ({studio.engine.device})")
     if grid is not None:
         write_grid(
-            grid, shown, labels, columns=columns, heads=heads, settings=shared,
-            metadata=not no_metadata, marked=not unmarked, overwrite=overwrite,
+            grid, shown, [p.prompt.text for p in pictures], **shape, settings=None if no_metadata else sheet,
+            marked=not unmarked, overwrite=overwrite,
         )  # fmt: skip
     return records
 
@@ -164,11 +173,10 @@ def write_grid(
     columns: int | None = None,
     heads: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    metadata: bool = True,
     marked: bool = True,
     overwrite: bool = False,
-) -> dict[str, str]:
-    """Write a labelled contact sheet; returns the legend of the labels that no font here could write."""
+) -> None:
+    """Write a labelled contact sheet with its marks, and say the legend of the labels that no font here could write."""
     from commonart.core.pictures import contact_sheet
 
     sheet = contact_sheet(images, labels, columns=columns, heads=heads)
@@ -179,16 +187,22 @@ def write_grid(
         )
         for number, label in sheet.legend.items():
             say(f"  [{number}] {label}")
-    said = {**(settings or {}), "prompts": list(labels)}
-    provenance.save(sheet.image, path, settings=said if metadata else None, marked=marked, overwrite=overwrite)
-    return sheet.legend
+    provenance.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
+
+
+def _sheet_settings(shared: Mapping[str, Any], pictures: Sequence[Picture], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """What a contact sheet says of itself: all that its pixels follow from."""
+    own = {"prompts": [p.settings["prompt"] for p in pictures], "seeds": [p.settings["seed"] for p in pictures]}
+    return {**shared, **own, **{name: value for name, value in shape.items() if value}}
 
 
 def shower(needed: bool) -> Callable[[Image.Image], Any] | None:
-    """What shows a picture on the terminal; None without one. Raises UsageError where it was `needed`."""
-    if not on_terminal():
+    """What shows a picture on the terminal; None where none can. Raises UsageError where it was `needed`."""
+    dumb = os.environ.get("TERM") == "dumb"
+    if dumb or not on_terminal():
         if needed:
-            raise UsageError("--show needs a terminal, and stderr is none.", "Leave it out, or do not redirect stderr.")
+            which = "and TERM says that this one has no colours" if dumb else "and stderr is none"
+            raise UsageError(f"--show needs a terminal, {which}.", "Leave it out, or do not redirect stderr.")
         return None
     from commonart.core import terminal
 
@@ -219,13 +233,15 @@ def _check(
     n: int,
     batch: int,
     ending: str,
-    overwrite: bool,
 ) -> None:
     """Everything that can be known to be wrong before a model is looked for."""
     if not asked:
         raise UsageError("there is no prompt.", 'Say what to draw: commonart sample "a zebra in a meadow" -o out.png.')
     if out is None and grid is None and not shown:
         raise UsageError("there is nowhere to write to.", "Name a picture or a folder with -o, or a sheet with --grid.")
+    for flag, path in (("-o", out), ("--grid", grid)):
+        if path == "":
+            raise UsageError(f"{flag} is empty.", "Name a file, or a folder for -o.")
     if out == "-":
         raise UsageError("-o - would put a picture among the records.", "Name a file, or a folder: -o pictures/.")
     if out is not None and grid is not None and Path(out) == Path(grid):
@@ -241,5 +257,3 @@ def _check(
         provenance.format_of(path)
         if flag == "--grid" and not Path(path).parent.is_dir():
             raise UsageError(f"--grid {path}: there is no folder {Path(path).parent}.", "Make it first.")
-        if flag == "--grid" and Path(path).exists() and not overwrite:
-            raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")

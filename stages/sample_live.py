@@ -7,6 +7,7 @@ as in any other call, so whatever was liked can be drawn again.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import MAX_SEED, USUAL, How, record_of
+from commonart.core.data.drawings import MAX_SEED, USUAL, How, plan, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
@@ -28,12 +29,12 @@ HELP = """\
   :seed 7          the same seed from now on; :seed alone draws a new one each time
   :n 4             pictures of each prompt
   :steps 20   :guidance 4.5   :negative blue   :sampler ddim   :rescale 0.7   :interval 0.2,0.8
-  :size 640x384   :aspect 3:2 (:size or :aspect alone: the model's own)
+  :size 640x384   :aspect 3:2
+                   each of these alone puts back the usual
   :set             what is set
   :history         what was drawn, with its seeds
   :quit            or Ctrl-D"""
 MOST = 1000  # pictures of one prompt
-NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "rescale": float}
 TEXTS = ("negative", "sampler", "size", "aspect")
 
 
@@ -86,7 +87,7 @@ def loop(
         show: called with each picture. `read`: asks for a line, raises EOFError at the end.
         emit: called with the record of each picture.
     """
-    say(f"{studio.engine.parts.name}; pictures go to {out}/; :help shows the commands")
+    say(f"{studio.engine.parts.name}; pictures go to {out.rstrip('/')}/; :help shows the commands")
     history: list[dict[str, Any]] = []
     last = ""
     with _line_history(read):
@@ -113,23 +114,23 @@ def loop(
                 elif command == ":seed":
                     seed = _number(int, "seed", value, (0, MAX_SEED - MOST)) if value else None
                 elif command == ":n":
-                    n = _number(int, "n", value, (1, MOST))
+                    n = _number(int, "n", value, (1, MOST)) if value else 1
                 elif command.startswith(":") and command != ":again":
                     changed = _changed(how, command[1:], value)
-                    studio.shared(changed)  # says now what this model cannot draw
+                    said = studio.shared(changed)  # says now what this model cannot draw
                     how = changed
+                    if command == ":aspect":
+                        say(f"  {said['width']}x{said['height']}")
                 elif line:
                     last = last if command == ":again" else line
                     if not last:
                         raise UsageError("nothing was drawn yet.", "Type a prompt.")
-                    asked = [Prompt(last, {})]
-                    fixed = None if command == ":again" else seed
-                    for picture, image in studio.draw(
-                        asked, how, out=out, seed=fixed, n=n, batch=batch, ending=ending, quiet=False
-                    ):
+                    first = secrets.randbelow(2**31) if seed is None or command == ":again" else seed
+                    wanted = plan([Prompt(last, {})], studio.shared(how), seed=first, n=n, out=out, ending=ending)
+                    for picture, image in studio.draw(wanted, how, batch=batch, quiet=False):
                         if show is not None:
                             show(image)
-                        say(f"  {picture.path}")
+                        say(f"  {picture.path} (seed {picture.settings['seed']})")
                         history.append(record_of(picture))
                         emit(history[-1])
             except CommonArtError as error:
@@ -139,28 +140,30 @@ def loop(
 
 
 def _changed(how: How, name: str, value: str) -> How:
-    new: Any
-    if name in NUMBERS:
-        new = _number(NUMBERS[name], name, value)
-    elif name in TEXTS:
-        new = value or getattr(USUAL, name)
-    elif name == "interval":
-        low, _, high = value.partition(",")
-        new = (_number(float, name, low, example="0.2,0.8"), _number(float, name, high, example="0.2,0.8"))
-    else:
+    if name not in (*NUMBERS, *TEXTS):
         raise UsageError(f":{name} is no command.", ":help shows them.")
+    new: Any = value or getattr(USUAL, name)
+    if value and name in NUMBERS:
+        new = _number(NUMBERS[name], name, value)
     changed = replace(how, **{name: new})
     changed.check()
     return changed
 
 
-def _number(
-    kind: Callable[[str], Any], name: str, text: str, limits: tuple[int, int] | None = None, example: str = "7"
-) -> Any:
+def _two(text: str) -> tuple[float, float]:
+    low, high = text.split(",")
+    return float(low), float(high)
+
+
+NUMBERS: dict[str, Callable[[str], Any]] = {"steps": int, "guidance": float, "rescale": float, "interval": _two}
+
+
+def _number(kind: Callable[[str], Any], name: str, text: str, limits: tuple[int, int] | None = None) -> Any:
     try:
         number = kind(text)
     except ValueError:
-        raise UsageError(f":{name} {text}: this is no number.", f"For example :{name} {example}.") from None
+        what, example = ("no two numbers", "0.2,0.8") if kind is _two else ("no number", "7")
+        raise UsageError(f":{name} {text}: this is {what}.", f"For example :{name} {example}.") from None
     if limits and not limits[0] <= number <= limits[1]:
         raise UsageError(f":{name} {text} is not possible.", f"Give {limits[0]} to {limits[1]}.")
     return number

@@ -1,7 +1,8 @@
 """A small web page to draw with: `commonart sample --serve 8000 --model nano`, then http://127.0.0.1:8000/.
 
-Prompt, settings, and a gallery of what lies in the folder of -o. No script, nothing from elsewhere: a form, and a page
-that loads itself again while something is being drawn. One thread draws; requests only queue.
+Prompt, settings, and a gallery of what lies in the folder of -o. No script, nothing from elsewhere: a form, and a frame
+that loads itself again while something is being drawn, so that nothing that is being typed is lost. One thread draws;
+requests only queue.
 
 Only this machine can reach it, unless HOST:PORT says otherwise. A page of another site cannot draw here: every form
 carries a token, and names of hosts that are not ours are refused (DNS rebinding).
@@ -23,91 +24,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-from commonart.core import provenance
 from commonart.core.data.drawings import MAX_SEED, How
-from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say, warn
 from commonart.core.page import Field, Page
 
 if TYPE_CHECKING:
+    from commonart.core.model.drawing.atelier import Atelier, Job
     from commonart.core.model.drawing.studio import Studio
 
-WAITING = 32  # jobs in the queue; more are refused
 GALLERY = 60  # pictures on the page, the newest first
 FORM_BYTES = 100_000
 MOST = 16  # pictures of one request
 LIMITS = {"prompt": 5000, "negative": 1000}  # characters; percent-encoded, both stand in one URL of 64 KiB
 AREA = 4  # times the model's own area: a larger picture would keep everybody waiting
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+HTML = "text/html; charset=utf-8"
 HEADERS = {
-    "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    prompt: str
+class Site:
+    """What the page shows: what draws, what every form begins with, and the word that tells our forms from others'."""
+
+    atelier: Atelier
     how: How
-    seed: int
-    n: int
-
-
-@dataclass(slots=True)
-class Atelier:
-    """What the page knows. `pictures` are the names it hands out: no other file of the folder can be asked for."""
-
-    studio: Studio
-    how: How
-    folder: Path
-    draw: Callable[[Job], list[Path]]
+    seed: int | None = None
+    n: int = 1
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    jobs: queue.Queue[Job | None] = field(default_factory=lambda: queue.Queue(WAITING))
-    now: Job | None = None
-    trouble: str = ""
-    pictures: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> settings, the oldest first
-
-    def add(self, path: Path) -> None:
-        """Take a picture into the gallery, with what its marks say."""
-        try:
-            path.name.encode()
-            said = provenance.read(path).settings or {}
-        except (CommonArtError, UnicodeEncodeError):
-            return
-        plain = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in said.items()}
-        self.pictures[path.name] = plain
-
-    def work(self) -> None:
-        """Draw job after job, until None comes."""
-        while (job := self.jobs.get()) is not None:
-            self.now = job
-            try:
-                for path in self.draw(job):
-                    self.add(path)
-            except CommonArtError as error:
-                self.trouble = f"{error.what} {error.fix}"
-            except Exception as error:  # a bug must not end the page; its text goes to the terminal, whole
-                self.trouble = f"{type(error).__name__}: {error}"
-                warn(f"drawing {job.prompt[:60]!r} failed: {self.trouble}")
-            finally:
-                self.now = None
 
 
-def run(address: str, *, model: str, out: str, batch: int, ending: str, **settings: Any) -> int:
+def run(
+    address: str, *, model: str, out: str, seed: int | None, n: int, batch: int, ending: str, **settings: Any
+) -> int:
     """Open `model` and serve the page until Ctrl-C; returns how many pictures were drawn.
 
-    `settings` are the fields of `How`, what every form begins with, and what `Studio.open` takes.
+    `seed`, `n` and `settings`, the fields of `How`, are what every form begins with; the other settings are what
+    `Studio.open` takes.
     """
     from commonart.core.model.drawing.studio import Studio
 
     _address(address)
     _folder(out)
+    if n > MOST:
+        raise UsageError(f"-n {n}: the page draws at most {MOST} pictures at once.", f"Give 1 to {MOST}.")
     how, opening = How.of(settings)
     how.check()
     studio = Studio.open(model, **opening)
     with suppress(KeyboardInterrupt):
-        serve(studio, how, address, out=out, batch=batch, ending=ending)
+        serve(studio, how, address, out=out, seed=seed, n=n, batch=batch, ending=ending)
     return studio.drawn
 
 
@@ -117,6 +85,8 @@ def serve(
     address: str,
     *,
     out: str,
+    seed: int | None = None,
+    n: int = 1,
     batch: int = 8,
     ending: str = "png",
     started: Callable[[ThreadingHTTPServer, str], Any] = lambda server, url: None,
@@ -129,28 +99,20 @@ def serve(
     Raises:
         UsageError: no such address, or a port that is taken.
     """
+    from commonart.core.model.drawing.atelier import Atelier
+
     host, port = _address(address)
-
-    def draw(job: Job) -> list[Path]:
-        found = studio.draw(
-            [Prompt(job.prompt, {})], job.how, out=out, seed=job.seed, n=job.n, batch=batch, ending=ending,
-            images=False,
-        )  # fmt: skip
-        return [path for picture, _ in found if (path := picture.path) is not None]
-
-    studio.shared(how)
-    state = Atelier(studio, how, _folder(out), draw)
-    old = [p for p in state.folder.iterdir() if p.suffix.lower() in TYPES and not p.name.startswith(".")]
-    for path in sorted(old, key=lambda p: p.stat().st_mtime_ns)[-GALLERY:]:
-        state.add(path)
-    handler = type("Handler", (_Handler,), {"state": state, "loopback": _loopback(host)})
+    studio.shared(how)  # says now what this model cannot draw
+    atelier = Atelier(studio, _folder(out), batch, ending)
+    atelier.find(GALLERY)
+    handler = type("Handler", (_Handler,), {"site": Site(atelier, how, seed, n), "loopback": _loopback(host)})
     try:
         server = ThreadingHTTPServer((host, port), handler)
     except OSError as error:
         raise UsageError(f"--serve {address}: {error.strerror or error}.", "Take another port: --serve 8001.") from None
     server.daemon_threads = True
     url = f"http://{host if ':' not in host else f'[{host}]'}:{server.server_port}/"
-    worker = threading.Thread(target=state.work, daemon=True)
+    worker = threading.Thread(target=atelier.work, daemon=True)
     worker.start()
     say(f"{studio.engine.parts.name}: open {url} (Ctrl-C ends it); pictures go to {out}/")
     if not _loopback(host):
@@ -160,9 +122,7 @@ def serve(
         server.serve_forever(poll_interval=0.2)
     finally:
         server.server_close()
-        while not state.jobs.empty():  # what has not begun is given up
-            state.jobs.get_nowait()
-        state.jobs.put(None)
+        atelier.close()
 
 
 def _folder(out: str) -> Path:
@@ -187,8 +147,10 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _job(form: Mapping[str, str], usual: How) -> Job:
+def _job(form: Mapping[str, str], usual: How, studio: Studio) -> Job:
     """What a form asks for. Raises UsageError, in a sentence that the page shows."""
+    from commonart.core.model.drawing.atelier import Job
+
     prompt = form.get("prompt", "").strip()
     if not prompt:
         raise UsageError("the prompt is empty.", "Say what the picture should show.")
@@ -211,21 +173,30 @@ def _job(form: Mapping[str, str], usual: How) -> Job:
         aspect=usual.aspect if not form.get("size", "").strip() else None,
     )  # fmt: skip
     how.check()
+    said = studio.shared(how)  # says now what this model cannot draw
+    if said["width"] * said["height"] > AREA * studio.engine.size**2:
+        raise UsageError(f"{said['width']}x{said['height']} is too large for this page.", "Ask for less.")
     return Job(prompt, how, seed, n)
 
 
-def page(state: Atelier, form: Mapping[str, str], trouble: str = "") -> str:
+def page(site: Site, form: Mapping[str, str], trouble: str = "") -> str:
     """The page's HTML; `form` fills the fields again."""
-    busy = state.now is not None or not state.jobs.empty()
+    how, engine = site.how, site.atelier.studio.engine
+    own = site.atelier.studio.shared(how)
     made = Page(
         "commonart",
-        f"{state.studio.engine.parts.name}, on {state.studio.engine.device}. Pictures carry the mark of synthetic media, "
-        "their prompt and their settings.",
-        refresh=2 if busy else None,
+        f"{engine.parts.name}, on {engine.device}. Pictures carry the mark of synthetic media, their prompt and their "
+        "settings.",
     )
-    how = state.how
-    usual = {"steps": how.steps, "guidance": how.guidance, "negative": how.negative, "size": how.size or "", "n": 1}
-    value = {name: form.get(name, str(usual.get(name, ""))) for name in ("prompt", "seed", *usual)}
+    usual = {
+        "negative": how.negative,
+        "steps": how.steps,
+        "guidance": how.guidance,
+        "size": how.size or "",
+        "n": site.n,
+    }
+    usual |= {"prompt": "", "seed": "" if site.seed is None else site.seed}
+    value = {name: form.get(name, str(text)) for name, text in usual.items()}
     made.form(
         "/draw",
         [
@@ -233,19 +204,32 @@ def page(state: Atelier, form: Mapping[str, str], trouble: str = "") -> str:
             Field("negative", "Not", value["negative"], "text"),
             Field("steps", "Steps", value["steps"], "number"),
             Field("guidance", "Guidance", value["guidance"], "number"),
-            Field("seed", "Seed", value["seed"], "number"),
-            Field("size", f"Size ({state.studio.engine.size})", value["size"], "text"),
-            Field("n", "Pictures", value["n"], "number"),
+            Field("seed", "Seed (empty: a new one)", value["seed"], "number"),
+            Field("size", f"Size (empty: {own['width']}x{own['height']})", value["size"], "text"),
+            Field("n", f"Pictures (1 to {MOST})", value["n"], "number"),
         ],
         "Draw",
-        {"token": state.token},
+        {"token": site.token},
     )
-    if trouble or state.trouble:
-        made.text(trouble or state.trouble, alert=True)
-    if state.now is not None:
-        made.text(f"Drawing: {state.now.prompt[:200]} ({state.jobs.qsize()} waiting)", soft=True)
-    entries = list(state.pictures.items())[-GALLERY:]
-    for name, said in reversed(entries):
+    if trouble:
+        made.text(trouble, alert=True)
+    made.frame("/gallery", "What is being drawn, and what was drawn")
+    return made.html()
+
+
+def gallery(site: Site) -> str:
+    """The frame: how far the drawing is, what went wrong, and the pictures, the newest first."""
+    atelier = site.atelier
+    now, waiting = atelier.now, atelier.jobs.qsize()
+    made = Page("commonart", refresh=1 if now is not None or waiting else None, framed=True)
+    for trouble in atelier.troubles:
+        made.text(trouble, alert=True)
+    if now is not None:
+        step = f"step {atelier.step} of {now.how.steps}" if atelier.step else "the model is being loaded"
+        made.text(f"Drawing {now.prompt[:200]}: {atelier.done} of {now.n} done, {step}; {waiting} more in the queue")
+        made.progress(atelier.step, now.how.steps, "steps")
+        made.form("/stop", [], "Stop", {"token": site.token})
+    for name, said in reversed(list(atelier.pictures.items())[-GALLERY:]):
         again = {
             k: said[k] for k in ("prompt", "negative", "steps", "guidance", "seed") if said.get(k) not in (None, "")
         }
@@ -260,7 +244,7 @@ def page(state: Atelier, form: Mapping[str, str], trouble: str = "") -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    state: Atelier
+    site: Site
     loopback: bool
     protocol_version = "HTTP/1.1"
     timeout = 60
@@ -275,13 +259,16 @@ class _Handler(BaseHTTPRequestHandler):
         name = unquote(url.path.removeprefix("/pictures/"))
         if url.path == "/":
             form = {k: v[0] for k, v in parse_qs(url.query).items()}
-            self._send(200, page(self.state, form).encode(), "text/html; charset=utf-8")
-        elif url.path.startswith("/pictures/") and name in self.state.pictures:
+            self._send(200, page(self.site, form).encode(), HTML)
+        elif url.path == "/gallery":
+            self._send(200, gallery(self.site).encode(), HTML)
+        elif url.path.startswith("/pictures/") and name in self.site.atelier.pictures:
             try:
-                data = (self.state.folder / name).read_bytes()
+                data = (self.site.atelier.folder / name).read_bytes()
             except OSError:
                 return self._send(404, b"gone")
-            self._send(200, data, TYPES[Path(name).suffix.lower()])
+            # The frame loads itself again each second; a name stands for all that its picture was drawn with.
+            self._send(200, data, TYPES[Path(name).suffix.lower()], {"Cache-Control": "private, max-age=3600"})
         else:
             self._send(404, b"there is nothing here")
 
@@ -293,28 +280,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self._send(413, b"this form is too long")
         form = {k: v[0] for k, v in parse_qs(self.rfile.read(int(length)).decode("utf-8", "replace")).items()}
-        if self.path != "/draw":
+        if self.path not in ("/draw", "/stop"):
             return self._send(404, b"there is nothing here")
         origin = self.headers.get("Origin")
         theirs = origin not in (None, "null") and urlsplit(origin or "").netloc != self.headers.get("Host")
-        if theirs or not hmac.compare_digest(form.get("token", "").encode(), self.state.token.encode()):
+        if theirs or not hmac.compare_digest(form.get("token", "").encode(), self.site.token.encode()):
             return self._send(403, b"this form is not from this page: load it again")
+        if self.path == "/stop":
+            self.site.atelier.stop.set()
+            return self._send(303, b"", more={"Location": "/gallery"})
         try:
-            job = _job(form, self.state.how)
-            said = self.state.studio.shared(job.how)  # says now what this model cannot draw
-            if said["width"] * said["height"] > AREA * self.state.studio.engine.size**2:
-                raise UsageError(f"{said['width']}x{said['height']} is too large for this page.", "Ask for less.")
-            self.state.jobs.put_nowait(job)
-            self.state.trouble = ""
+            self.site.atelier.jobs.put_nowait(_job(form, self.site.how, self.site.atelier.studio))
+            self.site.atelier.troubles.clear()
         except queue.Full:
-            return self._page(429, form, f"{WAITING} drawings wait already. Try again later.")
+            return self._page(429, form, "Too many drawings wait already. Try again later.")
         except CommonArtError as error:
             return self._page(400, form, f"{error.what} {error.fix}")
         kept = {k: form[k] for k in ("prompt", "negative", "steps", "guidance", "size", "n") if form.get(k)}
         self._send(303, b"", more={"Location": "/?" + urlencode(kept, quote_via=quote)})
 
     def _page(self, status: int, form: Mapping[str, str], trouble: str) -> None:
-        self._send(status, page(self.state, form, trouble).encode(), "text/html; charset=utf-8")
+        self._send(status, page(self.site, form, trouble).encode(), HTML)
 
     def _known_host(self) -> bool:
         """On loopback, only names of this machine: another site's name that was pointed here reads nothing."""

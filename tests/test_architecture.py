@@ -34,6 +34,7 @@ LIGHT = (
     "core/recipes.py",
     "core/catalogue.py",
     "core/registry.py",
+    "core/settings.py",
     "core/data",
     "core/licenses",
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,9 @@ import tiny_pipeline
 from PIL import Image
 
 from commonart.cli.main import run
-from commonart.core import pictures, provenance
-from commonart.core.data.drawings import pixels
-from commonart.core.errors import CommonArtError, SchemaError, UsageError
-from commonart.stages.sample import inspect, sample
+from commonart.core import provenance
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.stages.sample import inspect, sample, shower
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +76,6 @@ def test_a_folder_names_never_collide_and_a_second_call_goes_on(draw):
     assert {n for n in names if os.stat(n).st_mtime_ns != times[n]} == {one}
     draw(["a red circle"], out="pictures", guidance=2.0)
     assert len(files("pictures")) == 9  # other settings, another name
-
-
-def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes(draw):
-    (record,) = draw(["円" * 400], out="pictures", max_tokens=2000)
-    assert len(Path(record["image"]).name.encode()) < 255
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -165,18 +157,16 @@ def test_a_seed_is_the_same_picture_in_any_company(draw):
     assert [r["seed"] for r in draw(["b"], out="n", n=3)] == [7, 8, 9]
 
 
-def test_without_a_seed_one_is_drawn_and_said(draw, capsys):
-    (record,) = draw(["a"], out="out.png", seed=None)
-    assert f"seed {record['seed']}" in capsys.readouterr().err
-
-
-def test_a_file_of_prompts_goes_on_without_a_seed(draw, capsys):
-    """A batch that was stopped is found again by the same command, whether or not it named a seed."""
+def test_without_a_seed_the_same_command_goes_on(model, tmp_path, monkeypatch, capsys):
+    """Wherever the prompts come from: what was drawn is found again by the same command."""
+    monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a\nb\n")
-    first = draw(file="prompts.txt", out="x", seed=None)
-    assert [r["seed"] for r in first] == [0, 0] and len(files("x")) == 2
-    assert draw(file="prompts.txt", out="x", seed=None) == first and len(files("x")) == 2
-    assert "2 of 2 pictures are there already" in capsys.readouterr().err
+    for given in (["a", "b"], ["--file", "prompts.txt"]):
+        command = ["sample", *given, "--model", model, "--steps", "2", "-o", "x", "--device", "cpu"]
+        assert run(command) == 0 and len(files("x")) == 2
+        assert {json.loads(line)["seed"] for line in capsys.readouterr().out.splitlines()} == {0}
+    assert run(command) == 0 and len(files("x")) == 2
+    assert "2 of 2 pictures are there already; another --seed draws others" in capsys.readouterr().err
 
 
 def test_records_in_records_out(draw):
@@ -196,37 +186,6 @@ def test_records_in_records_out(draw):
     ]  # fmt: skip
 
 
-def test_prompts_from_a_text_file_and_from_stdin(draw, monkeypatch):
-    Path("prompts.txt").write_text("\ufeffa\n\n 赤い丸 \n", encoding="utf-8")
-    assert [r["prompt"] for r in draw(["first"], file="prompts.txt", out="x")] == ["first", "a", "赤い丸"]
-    for given in ("a\n赤い丸\n", '{"prompt": "a"}\n{"key": "k", "prompt": "赤い丸"}\n'):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-        assert [r["prompt"] for r in draw(file="-", out="y")] == ["a", "赤い丸"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no JSON"),
-        (b'{"prompt": "a"}\n{"key": "b c", "prompt": "x"}\n', r"in\.jsonl:2: field 'key'"),
-        (b'{"key": "a"}\n', "neither a 'prompt' nor a caption"),
-        (b"[1]\n", "must be an object"),
-    ],
-)
-def test_bad_records_are_named(draw, content, message):
-    Path("in.jsonl").write_bytes(content)
-    with pytest.raises(SchemaError, match=message):
-        draw(file="in.jsonl", out="x")
-
-
-def test_bad_text_files(draw):
-    Path("a.txt").write_bytes("赤".encode("shift_jis"))
-    with pytest.raises(CommonArtError, match="a.txt:1: this is no UTF-8"):
-        draw(file="a.txt", out="x")
-    with pytest.raises(CommonArtError, match="none.txt cannot be read"):
-        draw(file="none.txt", out="x")
-
-
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
@@ -240,8 +199,11 @@ def test_bad_text_files(draw):
         (["a"], {"out": "a.png", "size": "big"}, "is no size"),
         (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
+        (["a", "b"], {"out": "x", "n": 10**8}, "200,000,000 pictures are asked for"),
         (["a"], {"out": "a.png", "grid": "none/g.png"}, "there is no folder none"),
         (["\udcff"], {"out": "a.png"}, "is no UTF-8 text"),
+        (["a"], {"out": ""}, "-o is empty"),
+        (["a"], {"out": "a.png", "grid": ""}, "--grid is empty"),
         (["a"], {"out": "-"}, "-o - would put a picture among the records"),
         (["a"], {"out": "a.png", "grid": "a.png"}, "-o and --grid both name a.png"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
@@ -265,23 +227,10 @@ def test_bad_requests_are_usage_errors_and_write_nothing(draw, prompts, options,
     assert files() == []
 
 
-def test_size_names_the_nearest():
-    assert pixels("640x384", 512, 16) == (640, 384)
-    assert pixels(None, 512, 16) == (512, 512)
-    with pytest.raises(UsageError) as error:
-        pixels("500x1", 512, 16)
-    assert "496x16" in error.value.fix or "512x16" in error.value.fix
-
-
-def test_an_aspect_takes_the_nearest_bucket():
-    """PixArt-Sigma's at 512 px: steps of 32 pixels, from 256x1024 to 1024x256."""
-    assert pixels(None, 512, 16, "1:1") == (512, 512)
-    assert pixels(None, 512, 16, "3:2") == (640, 416) and pixels(None, 512, 16, "2:3") == (416, 640)
-    assert pixels(512, 256, 16, "16:9") == (672, 384) and pixels(None, 512, 16, "9:1") == (1024, 256)
-    assert pixels(None, 32, 8, "2:1") == (48, 16) or pixels(None, 32, 8, "2:1")[0] > 32
-    for ratio in ("4:3", "1:3", "21:9"):
-        width, height = pixels("512", 512, 16, ratio)
-        assert not width % 32 and not height % 32 and 0.8 < width * height / 512**2 < 1.2
+def test_the_size_that_an_aspect_took_is_said(draw, capsys):
+    draw(["a"], out="a.png", aspect="3:1")
+    with Image.open("a.png") as image:
+        assert f"--aspect 3:1: {image.width}x{image.height}" in capsys.readouterr().err
 
 
 def test_unusual_settings_are_in_the_marks_and_in_the_name(draw):
@@ -353,6 +302,7 @@ def test_memory_that_runs_out_halves_the_batch(draw, monkeypatch, capsys):
 
 def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonart):
     lines = b'{"key": "one", "prompt": "a"}\n{"key": "two", "prompt": "\xe8\xb5\xa4", "seed": 3}\n'
+    lines += lines.splitlines(keepends=True)[0]  # the same again is the same picture, and one record downstream
     done = commonart(
         "sample", "-", "--model", model, "--steps", "2", "--seed", "1", "-o", "out", "--interval", "0.1,1", input=lines
     )
@@ -361,7 +311,8 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
     assert (one["key"], one["image"], two["seed"]) == ("one", "out/one.png", 3)
     assert all((tmp_path / r["image"]).is_file() for r in (one, two))
     told = done.stderr.decode().splitlines()
-    assert json.loads(told[-1])["out"] == 2 and "images/s; peak memory" in told[-2]
+    assert (json.loads(told[-1])["in"], json.loads(told[-1])["out"]) == (3, 2)
+    assert "images/s; peak memory" in told[-2]
 
 
 @pytest.mark.parametrize(
@@ -370,6 +321,9 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
         (["a", "--show"], "--show needs a terminal"),
         (["a", "--serve", "8000"], "ask for prompts themselves"),
         (["-i", "--serve", "8000"], "ask for prompts themselves"),
+        (["-i", "--grid", "x.png"], "--grid does nothing with -i"),
+        (["--serve", "8000", "--show"], "--show does nothing with --serve"),
+        (["--serve", "8000", "-n", "17"], "-n 17: the page draws at most 16"),
         (["-", "b", "-o", "x"], "stands alone"),
         (["a", "--inspect", "x.png"], "draws nothing"),
         (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two things"),
@@ -382,10 +336,31 @@ def test_a_command_line_that_makes_no_sense(draw, capsys, arguments, message):
     assert message in capsys.readouterr().err and files() == []
 
 
+def test_a_terminal_without_colours_gets_no_picture(monkeypatch):
+    monkeypatch.setattr("commonart.stages.sample.on_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert shower(needed=True) is not None
+    monkeypatch.setenv("TERM", "dumb")
+    assert shower(needed=False) is None
+    with pytest.raises(UsageError, match="TERM says that this one has no colours"):
+        shower(needed=True)
+
+
 def test_an_unwritable_folder(draw):
     Path("file").write_text("")
     with pytest.raises(CommonArtError, match="cannot be made"):
         draw(["a"], out="file/pictures")
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_anything_is_drawn(draw, monkeypatch):
+    (first,) = draw(["a"], out="x")
+    os.mkdir("locked")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == Path("locked") and not mode & os.W_OK)
+    assert draw(["a"], out="x") == [first], "nothing is to be written"
+    for asked in ({"out": "x"}, {"out": "locked/a.png"}, {"grid": "locked/g.png"}):
+        with pytest.raises(CommonArtError, match="nothing can be written to this folder"):
+            draw(["b"], **asked)
+    assert len(files()) == 1
 
 
 def test_a_grid_shows_every_picture_with_its_marks(draw):
@@ -395,8 +370,6 @@ def test_a_grid_shows_every_picture_with_its_marks(draw):
     told = inspect("grid.png")
     assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
     first = array("grid.png")
-    with pytest.raises(UsageError, match="--grid grid.png"):
-        draw(["a red circle"], grid="grid.png")
     # From the pictures that are there already: the same sheet.
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)
     assert np.array_equal(array("again.png"), first)
@@ -405,45 +378,21 @@ def test_a_grid_shows_every_picture_with_its_marks(draw):
     assert files() == ["again.png", "alone.png", "grid.png", *(f for f in files() if f.startswith("pictures/"))]
 
 
-def test_labels_that_no_font_can_write_become_numbers_with_a_legend(draw, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "_found_font", lambda: None)
-    monkeypatch.delenv("COMMONART_FONT", raising=False)
-    draw(["a red circle", "赤い丸"], grid="grid.png")
-    assert "[2] 赤い丸" in capsys.readouterr().err
-
-
-def test_a_japanese_font_is_used_where_there_is_one():
-    font = pictures.japanese_font()
-    if font is None:
-        pytest.skip("no Japanese font on this machine")
-    sheet = pictures.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
-    assert sheet.legend == {} and pictures.can_write(pictures.font_for("草原の"), "草原の")
-
-
-def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
-    for text in (
-        "a large red circle on the left side",
-        "赤い丸と青い四角と黄色い星",
-        "x" * 90,
-        "a bb 草原のシマウマ c",
-    ):
-        lines = pictures.wrap(text, 100)
-        assert len(lines) <= pictures.MAX_LINES
-        assert all(pictures.font_for(text).getlength(line) <= 100 for line in lines[:-1])
-        if not lines[-1].endswith("…"):
-            assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-
-
-def test_one_word_of_5000_letters_is_a_label_at_once():
-    lines = pictures.wrap("a" * 5000, 128)
-    assert len(lines) == pictures.MAX_LINES and lines[-1].endswith("…")
-    assert all(pictures.font_for("a").getlength(line) <= 128 for line in lines)
-
-
-def test_a_named_font_that_is_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("COMMONART_FONT", str(tmp_path / "x.ttf"))
-    with pytest.raises(UsageError, match="COMMONART_FONT"):
-        pictures.japanese_font()
+def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
+    """By the sheet's own settings: the same prompts and seeds in the same shape; any other is refused undrawn."""
+    ask = {"prompts": ["a", "b"], "out": "x", "grid": "grid.png"}
+    first = draw(**ask)
+    before = (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes())
+    assert draw(**ask) == first and (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes()) == before
+    assert "grid.png shows these pictures already" in capsys.readouterr().err
+    os.unlink(first[0]["image"])  # the sheet is kept where a picture has to be drawn again, too
+    assert draw(**ask) == first and Path(first[0]["image"]).is_file()
+    for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"no_metadata": True}):
+        with pytest.raises(UsageError, match="--grid grid.png: this file is there already"):
+            draw(**(ask | {"out": "y"} | other))
+    assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
+    draw(**(ask | {"columns": 1}), overwrite=True)
+    assert Path("grid.png").read_bytes() != before[1]
 
 
 def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):

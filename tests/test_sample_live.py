@@ -74,7 +74,7 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
         "no UTF-8",
         ":n 0 is not possible",
         ":seed -4 is not possible",
-        "For example :interval 0.2,0.8",
+        ":interval 1: this is no two numbers. For example :interval 0.2,0.8",
         ":stps is no command",
         "no number",
         "--steps 0",
@@ -83,6 +83,18 @@ def test_errors_are_told_and_the_loop_goes_on(studio, tmp_path, monkeypatch, cap
     ):
         assert part in told, part
     assert [r["prompt"] for r in seen] == ["a"] and seen[0]["steps"] == 2 and seen[0]["width"] == 32
+
+
+def test_a_command_alone_puts_back_the_usual(studio, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = ("steps 1", "guidance 2", "rescale 0.5", "interval 0.2,0.8", "sampler ddim", "negative b", "n 3")
+    typed(studio, [*(f":{c}" for c in commands), ":aspect 4:1", ":set"], out="x/")
+    told = capsys.readouterr().err
+    assert "pictures go to x/;" in told and "interval (0.2, 0.8)" in told.replace("[", "(").replace("]", ")")
+    assert "aspect 4:1" in told and "\n  64x16\n" in told
+    seen = typed(studio, [*(f":{c.split()[0]}" for c in commands), ":steps 2", "a"])
+    assert len(seen) == 1 and (seen[0]["guidance"], seen[0]["negative"]) == (4.5, "")
+    assert not {"rescale", "interval", "sampler"} & seen[0].keys()
 
 
 def test_arrow_keys_bring_back_earlier_lines(tmp_path):

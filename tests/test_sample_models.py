@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from tiny_pipeline import as_pickles, files_of
 
 from commonart.cli.main import invoke
+from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.drawing.engine import open_engine
 from commonart.core.model.drawing.foreign import Foreign
@@ -142,12 +145,51 @@ def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
         open_engine(locate(str(tmp_path)), device="cpu")
 
 
-def test_what_is_no_text_to_image_model_is_not_downloaded(hub):
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    hub.add("owner/llama", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
-    with pytest.raises(CommonArtError, match="owner/llama is a LlamaForCausalLM, no text-to-image model"):
-        locate("owner/llama")
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
+        ({"_class_name": "AutoencoderKL"}, "AutoencoderKL"),
+    ],
+)
+def test_what_is_no_text_to_image_model_is_not_downloaded(hub, config, kind):
+    hub.add("owner/other", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
+    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, no text-to-image model"):
+        locate("owner/other")
     assert hub.fetched() == ["config.json"]
+
+
+def test_what_was_named_beside_the_model_is_another_picture(tmp_path, monkeypatch):
+    """Else a second call with another text encoder would find the first one's pictures."""
+    monkeypatch.chdir(tmp_path)
+    beta, calm2, sdxl = tiny_pipeline.published(tmp_path)
+    (other := tmp_path / "other").mkdir()
+    shutil.copytree(calm2, other, dirs_exist_ok=True)
+    beside = {"autoencoder": str(sdxl), "text_encoder": str(calm2)}
+    for more in ({}, {"text_encoder": str(other)}, {"max_tokens": 3}):
+        sample(["a"], model=str(beta), out="x/", steps=1, device="cpu", **(beside | more))
+    said = [provenance.read(path).settings for path in Path("x").iterdir()]
+    assert len(said) == 3 and {s["text_encoder"] for s in said if s} == {str(calm2), str(other)}
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("vae", "is a transformer alone, without its autoencoder"),
+        ("transformer/config.json", r"config\.json does not exist|has no config\.json"),
+        ("tokenizer", "tokenizer holds no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_not_whole_says_what_it_lacks(tmp_path, gone, message):
+    folder = tiny_pipeline.pipeline(tmp_path / "tiny")
+    (shutil.rmtree if (folder / gone).is_dir() else os.unlink)(folder / gone)
+    with pytest.raises(CommonArtError, match=message):
+        sample(["a"], model=str(folder), out=str(tmp_path / "x"), steps=1, device="cpu")
+
+
+def test_the_name_of_a_text_model_says_what_it_is():
+    with pytest.raises(UsageError, match="--model calm2-7b is a text-encoder model, no transformer model"):
+        locate("calm2-7b")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):

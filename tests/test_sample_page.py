@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import http.client
 import json
 import re
@@ -23,7 +24,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from commonart.core import provenance
 from commonart.core.data.drawings import How
-from commonart.core.errors import UsageError
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.drawing.atelier import Atelier
 from commonart.core.model.drawing.studio import Studio
 from commonart.stages import sample_page
 
@@ -76,10 +78,10 @@ def token_of(url: str) -> str:
     return found[1]
 
 
-def wait_for(url: str, count: int) -> str:
-    """The page, once it shows `count` pictures."""
+def wait_for(url: str, what: str, count: int = 1) -> str:
+    """The gallery, once `what` stands there `count` times."""
     end = time.monotonic() + 120
-    while (html := ask(url)[1]).count("<figure>") < count:
+    while (html := ask(url, path="/gallery")[1]).count(what) < count:
         assert time.monotonic() < end, html
         time.sleep(0.2)
     return html
@@ -90,17 +92,19 @@ def test_a_form_draws_and_the_gallery_shows_it_escaped(url, tmp_path):
     form = {"token": token_of(url), "prompt": prompt, "seed": "5", "steps": "3", "n": "2", "size": "32x24"}
     status, _, headers = ask(url, "POST", "/draw", urlencode(form))
     assert status == 303 and headers["Location"].startswith("/?prompt=")
-    html = wait_for(url, 2)
-    assert "<script" not in html and "&lt;script&gt;" in html and "草原" in html
-    assert "default-src 'none'" in html and "form-action 'self'" in html
+    html = wait_for(url, "<figure>", 2)
+    assert "&lt;script&gt;" in html and "草原" in html
+    for text in (html, ask(url)[1]):
+        assert "<script" not in text and "default-src 'none'" in text and "form-action 'self'" in text
     files = sorted((tmp_path / "pictures").iterdir())
     assert sorted(provenance.read(f).settings["seed"] for f in files) == [5, 6]  # type: ignore[index]
     assert provenance.read(files[0]).settings["steps"] == 3  # type: ignore[index]
     source = re.search(r'<img src="([^"]+)"', html)
     assert source
     status, _, headers = ask(url, path=f"/{source[1]}")
+    assert "max-age" in headers["Cache-Control"], "the frame loads itself again each second, its pictures do not"
     assert (status, headers["Content-Type"], headers["X-Content-Type-Options"]) == (200, "image/png", "nosniff")
-    link = re.search(r'<a href="(/\?[^"]+)"', html)  # a caption leads back to the settings of its picture
+    link = re.search(r'<a href="(/\?[^"]+)" target="_top"', html)  # a caption leads back to the settings of its picture
     assert link
     again = ask(url, path=link[1].replace("&amp;", "&"))[1]
     assert 'name="steps" type="number" value="3"' in again and 'value="32x24"' in again and "<script" not in again
@@ -120,7 +124,8 @@ def test_other_sites_can_neither_draw_nor_read(url, tmp_path):
         assert ask(url, "POST", "/draw", body, **headers)[0] == 403, headers
     status, text, headers = ask(url, Host="evil.example:80")
     assert status == 403 and token not in text
-    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert ask(url, "POST", "/stop", urlencode({"token": "x"}))[0] == 403
     assert list((tmp_path / "pictures").iterdir()) == []
 
 
@@ -145,6 +150,49 @@ def test_a_bad_form_is_said_and_keeps_what_was_typed(url, form, message):
     assert form["prompt"].strip() in html
 
 
+def test_progress_is_shown_and_a_drawing_is_stopped_between_steps(url, studio, tmp_path, monkeypatch):
+    from commonart.core.model.drawing.pipeline import Pipeline
+
+    original, steps, go_on = Pipeline.draw, [], threading.Event()
+
+    def slow(self, jobs, *, step, **options):
+        def counted(number: int) -> None:
+            steps.append(number)
+            if number:
+                assert go_on.wait(60)
+            step(number)
+
+        return original(self, jobs, step=counted, **options)
+
+    monkeypatch.setattr(Pipeline, "draw", slow)
+    token = token_of(url)
+    form = {"token": token, "prompt": "first", "steps": "9", "n": "2"}
+    assert ask(url, "POST", "/draw", urlencode(form))[0] == 303
+    assert ask(url, "POST", "/draw", urlencode({**form, "prompt": "second", "steps": "1", "n": "1"}))[0] == 303
+    html = wait_for(url, "step 1 of 9")
+    assert "Drawing first: 0 of 2 done" in html and "1 more in the queue" in html
+    assert '<progress value="1" max="9"' in html and 'http-equiv="refresh"' in html
+    assert 'http-equiv="refresh"' not in ask(url)[1], "what is being typed stays"
+    assert ask(url, "POST", "/stop", urlencode({"token": token}))[0] == 303
+    go_on.set()
+    html = wait_for(url, "<figure>")
+    assert "second" in html and steps == [0, 1, 0]
+    assert [provenance.read(f).settings["prompt"] for f in (tmp_path / "pictures").iterdir()] == ["second"]  # type: ignore[index]
+    while 'http-equiv="refresh"' in ask(url, path="/gallery")[1]:
+        time.sleep(0.05)
+
+
+def test_what_goes_wrong_while_drawing_is_said_with_its_prompt(url, monkeypatch):
+    def broken(*args, **options):
+        raise CommonArtError("the disk is full.", "Free some space.")
+
+    monkeypatch.setattr(Studio, "draw", broken)
+    token = token_of(url)
+    for prompt in ("<a>", "b"):
+        ask(url, "POST", "/draw", urlencode({"token": token, "prompt": prompt}))
+        assert "the disk is full. Free some space." in wait_for(url, f"{html.escape(prompt)}: the disk")
+
+
 def test_only_the_gallerys_files_are_handed_out(url, tmp_path):
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "pictures" / "notes.txt").write_text("secret")
@@ -158,20 +206,31 @@ def test_only_the_gallerys_files_are_handed_out(url, tmp_path):
 
 
 def test_odd_pictures_in_the_folder_do_not_stop_the_page(url, studio, tmp_path):
-    state = sample_page.Atelier(studio, How(), tmp_path, lambda job: [])
+    state = Atelier(studio, tmp_path)
     chunks = PngInfo()
     chunks.add_itxt("commonart", r'{"prompt": "\ud800", "seed": 1}')
     for name in ("a.png", b"\xff.png".decode("utf-8", "surrogateescape")):
         Image.new("RGB", (8, 8)).save(tmp_path / "new.png", pnginfo=chunks)
         (tmp_path / "new.png").rename(tmp_path / name)
         state.add(tmp_path / name)
-    assert list(state.pictures) == ["a.png"] and "? (seed 1)" in sample_page.page(state, {})
+    assert list(state.pictures) == ["a.png"] and "? (seed 1)" in sample_page.gallery(sample_page.Site(state, How()))
 
 
 def test_a_long_japanese_prompt_comes_back_in_the_address(url):
     form = urlencode({"token": token_of(url), "prompt": "草" * 5000, "negative": "丸" * 1000, "steps": "1"})
     status, _, headers = ask(url, "POST", "/draw", form)
     assert status == 303 and "草" * 5000 in ask(url, path=headers["Location"])[1]
+
+
+def test_a_form_begins_with_the_commands_settings(studio, tmp_path):
+    site = sample_page.Site(Atelier(studio, tmp_path), How(steps=3, aspect="4:1"), seed=7, n=4)
+    text = sample_page.page(site, {})
+    for name, value in (("steps", "3"), ("seed", "7"), ("n", "4"), ("size", "")):
+        assert re.search(f'name="{name}" type="[a-z]+" value="{value}"', text), name
+    own = studio.shared(site.how)
+    assert f"empty: {own['width']}x{own['height']}" in text and own["width"] != own["height"]
+    with pytest.raises(UsageError, match="-n 17: the page draws at most 16"):
+        sample_page.run("0", model="nano", out=str(tmp_path), seed=None, n=17, batch=8, ending="png")
 
 
 def test_addresses(studio, tmp_path):
@@ -252,17 +311,21 @@ def test_a_visit_with_a_real_browser(url, tmp_path):
         browser.call("POST", f"/element/{seed}/value", {"text": "11"})
         browser.call("POST", f"/element/{browser.find('button')}/click", {})
         end = time.monotonic() + 120
-        # The page loads itself again until the picture is there, and the browser has really decoded it.
-        ready = "const i = document.querySelector('figure img'); return i && i.complete ? i.naturalWidth : 0"
+        # The frame loads itself again until the picture is there, and the browser has really decoded it.
+        inner = "document.querySelector('iframe').contentDocument"
+        ready = f"const i = {inner}.querySelector('figure img'); return i && i.complete ? i.naturalWidth : 0"
         while (width := browser.script(ready)) == 0:
             assert time.monotonic() < end, browser.call("GET", "/source")
             time.sleep(0.5)
         assert width == 32
-        caption = browser.script("return document.querySelector('figcaption').textContent")
+        caption = browser.script(f"return {inner}.querySelector('figcaption').textContent")
         assert caption == "草原の赤い丸 <b> (seed 11)"
         assert browser.script("return document.querySelector('textarea').value") == "草原の赤い丸 <b>"
-        assert browser.script("return document.scripts.length + document.querySelectorAll('b').length") == 0
+        for page in ("document", inner):
+            assert browser.script(f"return {page}.scripts.length + {page}.querySelectorAll('b').length") == 0
+        browser.call("POST", "/frame", {"id": 0})
         browser.call("POST", f"/element/{browser.find('figcaption a')}/click", {})
+        browser.call("POST", "/frame", {"id": None})
         assert browser.script("return document.querySelector('input[name=seed]').value") == "11"
         assert base64.b64decode(browser.call("GET", "/screenshot"))[:4] == b"\x89PNG"
     finally:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.quantize import METHODS, settle
+from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder, stack
+from commonart.core.settings import QUANTIZERS
 
 TEXTS = ["a red circle", "青い四角の左に小さな星", "x", "", "a large green triangle at the top left of a white page"]
 
@@ -106,7 +107,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.t5])
-@pytest.mark.parametrize("method", [method for method in METHODS if method.endswith("-int8")])
+@pytest.mark.parametrize("method", [method for method in QUANTIZERS if method.endswith("-int8")])
 def test_eight_bits_stay_close(tmp_path: Path, make: object, method: str) -> None:
     if method == "torchao-int8":
         pytest.importorskip("torchao")

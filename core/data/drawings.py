@@ -13,7 +13,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,15 @@ from typing import Any
 import orjson
 
 from commonart.core import provenance
+from commonart.core.data.files import sweep
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
 
 MAX_SIDE = 4096  # pixels
+WIDEST = 4  # to one: the last of PixArt-Sigma's buckets
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
+MAX_PICTURES = 1_000_000  # of one call, which holds the settings of all
 # What a record says of the picture that it came with; nothing of it holds for the one that is drawn.
 _OF_THE_SOURCE = (
     "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
@@ -118,7 +120,7 @@ def plan(
         ending: of the files in a folder, without its dot.
 
     Raises:
-        UsageError: several pictures and one file to write them to, a `seed` in a record that is no whole number,
+        UsageError: too many pictures, several and one file to write them to, a `seed` in a record that is no whole number,
             two records with one key, or a text that is no Unicode.
     """
     single = out is not None and not is_folder(out)
@@ -126,6 +128,8 @@ def plan(
         raise UsageError(
             f"-o {out} names one file, and {len(asked) * n} pictures are asked for.", "Name a folder: -o pictures/."
         )
+    if len(asked) * n > MAX_PICTURES:
+        raise UsageError(f"{len(asked) * n:,} pictures are asked for.", f"At most {MAX_PICTURES:,} at a time.")
     pictures = []
     keys: dict[str, str] = {}
     for prompt in asked:
@@ -166,6 +170,11 @@ def pixels(
     width, height = (own, own) if size is None else _sides("--size", "Give pixels: --size 512 or --size 640x384.", size)
     if aspect is not None:
         across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect)
+        if not 1 / WIDEST <= across / down <= WIDEST:
+            raise UsageError(
+                f"--aspect {aspect}: models are trained from 1:{WIDEST} to {WIDEST}:1.",
+                "Give one between, or the pixels themselves: --size 1024x128.",
+            )
         return nearest_bucket(across / down, (width * height) ** 0.5, multiple)
     if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
         near = "x".join(
@@ -205,7 +214,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) -> set[str]:
-    """The names of the pictures that an earlier call has drawn with these very settings; makes the folders.
+    """The names of the pictures that an earlier call has drawn with these very settings; makes and sweeps the folders.
 
     Args:
         overwrite: none counts as drawn.
@@ -213,24 +222,26 @@ def already_drawn(pictures: Sequence[Picture], overwrite: bool, metadata: bool) 
 
     Raises:
         UsageError: another file stands where a picture should go.
-        CommonArtError: the folder cannot be made.
+        CommonArtError: the folder cannot be made, or nothing can be written to it.
     """
+    for folder in {picture.path.parent for picture in pictures if picture.path is not None}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise CommonArtError(
+                f"{folder}: this folder cannot be made ({problem.strerror}).", "Choose another one."
+            ) from problem
     found = set()
     for picture in pictures:
         path = picture.path
-        if path is None:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise CommonArtError(
-                f"{path.parent}: this folder cannot be made ({problem.strerror}).", "Choose another one."
-            ) from problem
-        if overwrite or not path.exists():
+        if path is None or overwrite or not path.exists():
             continue
         if not is_there(picture, metadata):
             raise UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
         found.add(picture.name)
+    for folder in {p.path.parent for p in pictures if p.path is not None and p.name not in found}:
+        provenance.check_folder(folder)
+        sweep(folder)  # once, for to list a folder of 30,000 takes longer than to write into it
     return found
 
 
@@ -240,9 +251,7 @@ def is_there(picture: Picture, metadata: bool) -> bool:
         return False
     if not metadata:
         return digest(picture.settings) in picture.path.stem
-    with suppress(CommonArtError):  # whatever stands there, it is none of ours
-        return provenance.read(picture.path).settings == picture.settings
-    return False
+    return provenance.settings_of(picture.path) == picture.settings
 
 
 def record_of(picture: Picture) -> dict[str, Any]:

@@ -23,17 +23,23 @@ ABANDONED = (
 )  # seconds after which a part of another machine, of whose processes nothing is known, is a dead run's
 
 
-def part_of(path: str | os.PathLike[str]) -> Path:
-    """Where this thread writes `path` until it is whole. What killed runs left of the same file is removed."""
+def part_of(path: str | os.PathLike[str], *, swept: bool = False) -> Path:
+    """Where this thread writes `path` until it is whole. What killed runs left of the same file is removed.
+
+    `swept`: the caller has removed it for the whole folder, which is listed for that.
+    """
     final = Path(path)
-    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    _sweep(final, host)
-    return final.with_name(f".{final.name}.{host}-{os.getpid()}-{threading.get_ident():x}{PART}")
+    if not swept:
+        sweep(final.parent, final.name)
+    return final.with_name(f".{final.name}.{_host()}-{os.getpid()}-{threading.get_ident():x}{PART}")
 
 
-def _sweep(final: Path, host: str) -> None:
-    ours = re.compile(rf"\.{re.escape(final.name)}\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]+{re.escape(PART)}")
-    with suppress(OSError), os.scandir(final.parent) as entries:  # no folder yet; or another run sweeps, too
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs left in `folder` of the file `name`, or of any file."""
+    host = _host()
+    which = ".+" if name is None else re.escape(name)
+    ours = re.compile(rf"\.{which}\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]+{re.escape(PART)}")
+    with suppress(OSError), os.scandir(folder) as entries:  # no folder yet; or another run sweeps, too
         for entry in entries:
             if (part := ours.fullmatch(entry.name)) is None:
                 continue
@@ -41,6 +47,10 @@ def _sweep(final: Path, host: str) -> None:
             if old if part[1] != host else not _lives(int(part[2])):
                 with suppress(OSError):
                     os.unlink(entry.path)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _lives(pid: int) -> bool:
@@ -64,8 +74,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that takes the name `path` only when the block ends without an error.
+def replacing(path: str | os.PathLike[str], *, swept: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file that takes the name `path` only when the block ends without an error; `swept`, as `part_of` takes it.
 
     Raises:
         OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission), with the file's name; nothing is
@@ -78,7 +88,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with _named(final), open(final, "wb") as file:
             yield file
         return
-    part = part_of(final)
+    part = part_of(final, swept=swept)
     try:
         with _named(final), open(part, "wb", buffering=1 << 20) as file:
             yield file

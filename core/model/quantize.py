@@ -19,14 +19,13 @@ from torch import nn
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.device import dtype_name
-
-METHODS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # the last in 4 bits, while the weights are read
+from commonart.core.settings import QUANTIZERS  # bnb-nf4 is in 4 bits, while the weights are read
 
 
 def check(method: str | None) -> None:
     """Raises UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
-    if method and method not in METHODS:
-        raise UsageError(f"--quantize {method} is not known.", f"Use {', '.join(METHODS)}, or leave it out.")
+    if method and method not in QUANTIZERS:
+        raise UsageError(f"--quantize {method} is not known.", f"Use {', '.join(QUANTIZERS)}, or leave it out.")
     if method == "torchao-int8":
         try:
             import torchao  # noqa: F401

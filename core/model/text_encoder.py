@@ -64,7 +64,7 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize`: one of `core.model.quantize.METHODS`.
+        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`.
 
         Raises:
             CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
@@ -188,6 +188,11 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
         with _quiet():
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline, **more
+            )
+        if not any(file for name in ("tokenizer*", "*vocab*", "*.model") for file in tokenizer_folder.glob(name)):
+            raise CommonArtError(
+                f"{tokenizer_folder} holds no tokenizer.",
+                "Download the model again, or give the folder with all of it.",
             )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
     # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.

@@ -24,9 +24,9 @@ from commonart.core.data import feature_writer, features
 from commonart.core.data.shards import ShardWriter, read_shard
 from commonart.core.errors import CommonArtError
 from commonart.core.model import hub
-from commonart.core.model.quantize import METHODS
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes
+from commonart.core.settings import QUANTIZERS
 from commonart.stages.encode_text import encode_text
 
 ROWS = 50_000  # of the index
@@ -76,7 +76,7 @@ def stores(folder: Path, model: str, exact: Sequence[np.ndarray]) -> dict[str, A
 
 def quantised(folder: Path, texts: Sequence[str], exact: Sequence[np.ndarray]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for method in (None, *METHODS):
+    for method in (None, *QUANTIZERS):
         try:
             encoder = TextEncoder.load(folder, "bf16", method, device="cpu")
         except CommonArtError as error:

@@ -9,50 +9,26 @@ deterministic (greedy, or the checkpoint's own number of beams).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
-from commonart.core.catalogue import Model
 from commonart.core.model.captioning import generate
-from commonart.core.model.captioning.generate import Loaded
-from commonart.core.model.hub import Resolved, resolve
-from commonart.core.registry import check_terms, find
+from commonart.core.model.captioning.generate import Loaded, Writer
+from commonart.core.model.hub import Resolved
 
 MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
 
 Images = Sequence[Image.Image]
 
 
-class Captioner:
-    """One model. `caption` is all that a stage needs; the rest is what records keep about it.
+class Captioner(Writer):
+    """One model. `caption` is all that a stage needs beside what records keep about it."""
 
-    It is loaded when it is first asked: a run whose shards are all finished never does.
-    """
-
-    def __init__(
-        self,
-        resolved: Resolved,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        accepted: bool = False,
-    ) -> None:
-        generate.need_adapter(resolved, FAMILIES)
-        self.resolved, self.device, self.precision = resolved, device, precision
-        self.model: Model = resolved.model
-        self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
+    def __init__(self, resolved: Resolved, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
+        super().__init__(resolved, FAMILIES, "AutoProcessor", max_new_tokens, **options)
         self.lang = resolved.model.lang or "en"
-        self.accepted = accepted  # used although refused, on the user's word
-        self.max_new_tokens = max_new_tokens
         self._write = FAMILIES[resolved.model.cls]
-
-    @cached_property
-    def loaded(self) -> Loaded:
-        """The model on its device. Raises CommonArtError where its files do not make one."""
-        return generate.load(self.resolved, "AutoProcessor", self.device, self.precision)
 
     def caption(self, images: Images) -> list[str]:
         """One caption for each RGB image, in order; "" where the model wrote nothing."""
@@ -70,15 +46,11 @@ def open_captioner(
     *,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    **options: Any,
 ) -> Captioner:
     """The captioner that `--model NAME` means. Raises UsageError (unknown, refused) and CommonArtError."""
-    model = find(name, "caption")
-    accepted = check_terms(model, accept_terms)
-    resolved = resolve(model, allow_pickle=allow_pickle)
-    return Captioner(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
+    resolved, accepted = generate.found(name, "caption", accept_terms, allow_pickle)
+    return Captioner(resolved, accepted=accepted, **options)
 
 
 def _florence2(loaded: Loaded, images: Images, prompt: str, max_new_tokens: int) -> list[str]:

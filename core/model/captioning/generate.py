@@ -1,4 +1,4 @@
-"""What captioners and translators share: loading a transformers model, and batches that shrink when memory runs out.
+"""What captioners and translators share: a model by its name, loading it, and batches that shrink when memory runs out.
 
     commonart caption --model qwen2-vl --batch 64 raw/    # halves the batch by itself where 64 do not fit
 
@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
 from commonart.core import log
+from commonart.core.catalogue import Model
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.model.hub import Resolved
+from commonart.core.model.hub import Resolved, resolve
+from commonart.core.registry import check_terms, find
 
 Item = TypeVar("Item")
 
@@ -40,6 +43,44 @@ class Loaded:
             k: v.to(self.device, self.dtype if v.is_floating_point() else None) if torch.is_tensor(v) else v
             for k, v in inputs.items()
         }
+
+
+class Writer:
+    """A model that writes text, and what records keep about it.
+
+    It is loaded when it is first asked: a run whose shards are all finished never does.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        classes: Iterable[str],
+        auto: str,
+        max_new_tokens: int,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        accepted: bool = False,
+    ) -> None:
+        """`classes` of transformers that are known here; `auto`, as `load` takes it. Raises as `need_adapter` does."""
+        need_adapter(resolved, classes)
+        self.resolved, self.auto, self.device, self.precision = resolved, auto, device, precision
+        self.model: Model = resolved.model
+        self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
+        self.accepted = accepted  # used although refused, on the user's word
+        self.max_new_tokens = max_new_tokens
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The model on its device. Raises CommonArtError where its files do not make one."""
+        return load(self.resolved, self.auto, self.device, self.precision)
+
+
+def found(name: str, role: str, accept_terms: Sequence[str], allow_pickle: bool) -> tuple[Resolved, bool]:
+    """What `--model NAME` means, and whether it is used although refused. Raises UsageError and CommonArtError."""
+    model = find(name, role)
+    accepted = check_terms(model, accept_terms)
+    return resolve(model, allow_pickle=allow_pickle), accepted
 
 
 def need_adapter(resolved: Resolved, classes: Iterable[str]) -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from typing import Any
 
-from commonart.core.catalogue import Model
 from commonart.core.model.captioning import generate
-from commonart.core.model.captioning.generate import Loaded
-from commonart.core.model.hub import Resolved, resolve
-from commonart.core.registry import check_terms, find
+from commonart.core.model.captioning.generate import Loaded, Writer
+from commonart.core.model.hub import Resolved
 
 MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}
@@ -26,32 +24,11 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]")
 _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # five times the same: greedy decoding that ran into a loop
 
 
-class Translator:
-    """One model. `translate` is all that a stage needs; the rest is what records keep about it.
+class Translator(Writer):
+    """One model. `translate` is all that a stage needs beside what records keep about it."""
 
-    It is loaded when it is first asked: a run whose shards are all finished never does.
-    """
-
-    def __init__(
-        self,
-        resolved: Resolved,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        accepted: bool = False,
-    ) -> None:
-        generate.need_adapter(resolved, FAMILIES)
-        self.resolved, self.device, self.precision = resolved, device, precision
-        self.model: Model = resolved.model
-        self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
-        self.accepted = accepted
-        self.max_new_tokens = max_new_tokens
-
-    @cached_property
-    def loaded(self) -> Loaded:
-        """The model on its device. Raises CommonArtError where its files do not make one."""
-        return generate.load(self.resolved, "AutoTokenizer", self.device, self.precision)
+    def __init__(self, resolved: Resolved, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
+        super().__init__(resolved, FAMILIES, "AutoTokenizer", max_new_tokens, **options)
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """One translation for each text, in order, from language `source` to `target` (codes of LANGUAGES)."""
@@ -75,15 +52,11 @@ def open_translator(
     *,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    **options: Any,
 ) -> Translator:
     """The translator that `--model NAME` means. Raises UsageError (unknown, refused) and CommonArtError."""
-    model = find(name, "translate")
-    accepted = check_terms(model, accept_terms)
-    resolved = resolve(model, allow_pickle=allow_pickle)
-    return Translator(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
+    resolved, accepted = generate.found(name, "translate", accept_terms, allow_pickle)
+    return Translator(resolved, accepted=accepted, **options)
 
 
 def problem(text: str, original: str, source: str, target: str) -> str:

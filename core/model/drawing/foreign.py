@@ -79,6 +79,7 @@ class Foreign:
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
         tick: Callable[[int], Any] = lambda n: None,
+        step: Callable[[int], Any] = lambda number: None,
     ) -> Iterator[tuple[int, Image.Image]]:
         """As `Pipeline.draw`; raises UsageError for what only our own sampler does."""
         refuse_ours(self.parts, {"--sampler": sampler != "dpm++", "--interval": interval != (0.0, 1.0)})
@@ -94,6 +95,8 @@ class Foreign:
             part = jobs[start : start + batch]
             self._warn_of_cuts([job.prompt for job in part])
             more: dict[str, Any] = {"guidance_rescale": rescale} if rescale else {}
+            if "callback_on_step_end" in known:
+                more["callback_on_step_end"] = lambda pipe, number, time, values: (step(number), values)[1]
             if "negative_prompt" in known:
                 more["negative_prompt"] = [job.negative for job in part]
             images = pipe(

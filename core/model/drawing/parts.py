@@ -26,6 +26,7 @@ from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.training import checkpoint
 
+TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
 OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs
 
 
@@ -87,6 +88,8 @@ def locate(
     try:
         found = hub.resolve(row, allow_pickle=allow_pickle)
         whole = found.folder.parent if found.folder.name == "transformer" else found.folder
+        if row.local:  # what is no transformer at all does not lack a text encoder
+            PixArtConfig.read(registry.part(whole, "transformer") / "config.json")
         folders: dict[str, Path] = {}
         for role, name in names.items():
             chosen = text_encoder if role == "text-encoder" else autoencoder
@@ -95,7 +98,7 @@ def locate(
                 continue
             if not name and row.hub and (whole / "model_index.json").is_file():
                 name = model  # a whole pipeline on the hub, of which only the transformer is here yet
-            if not name:
+            if not name or (row.local and not chosen and name == model):
                 raise UsageError(
                     f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
@@ -128,10 +131,10 @@ def locate(
 
 def _check_class(model: str, config: dict[str, Any]) -> None:
     """Raise for a model that draws nothing, before it is downloaded."""
-    kinds = config.get("architectures") or [config.get("model_type")]
-    if config and "_class_name" not in config and kinds[0]:
+    kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
+    if kind and kind not in TRANSFORMERS:
         raise CommonArtError(
-            f"--model {model} is a {kinds[0]}, no text-to-image model.",
+            f"--model {model} is a {kind}, no text-to-image model.",
             "Name a transformer or a pipeline; a text encoder goes to --text-encoder.",
         )
 

@@ -213,6 +213,7 @@ class Pipeline:
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
         tick: Callable[[int], Any] = lambda n: None,
+        step: Callable[[int], Any] = lambda number: None,
     ) -> Iterator[tuple[int, Image.Image]]:
         """Yield (number of the job, its picture), in order, each batch as soon as it is drawn.
 
@@ -220,6 +221,7 @@ class Pipeline:
             size: width and height in pixels, multiples of `multiple`; default: the model's own.
             sampler, interval, rescale: as `core.model.sampler.sample` takes them.
             tick: called with the number of pictures after each batch of the transformer.
+            step: called with the number of each step, from 0, of each batch; what it raises stops the drawing.
         """
         width, height = size or (self.size, self.size)
         shape = (self.config.in_channels, height // self.factor, width // self.factor)
@@ -242,6 +244,7 @@ class Pipeline:
                         sampler=sampler,
                         interval=interval,
                         rescale=rescale,
+                        callback=lambda number, _: step(number),
                     )
                     if not torch.isfinite(latents).all():
                         raise CommonArtError(

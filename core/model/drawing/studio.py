@@ -1,13 +1,14 @@
 """A model that stays open and draws what it is asked for, into files: `commonart sample`, its loop and its page.
 
-studio = Studio.open("nano"); list(studio.draw([Prompt("a red circle", {})], How(), out="pictures", seed=1))
+studio = Studio.open("nano")
+pictures = plan([Prompt("a red circle", {})], studio.shared(How()), seed=1, n=1, out="pictures", ending="png")
+list(studio.draw(pictures, How()))
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,7 @@ import torch
 from PIL import Image
 
 from commonart.core import provenance, signing
-from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels, plan
-from commonart.core.data.prompts import Prompt
+from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels
 from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
@@ -33,6 +33,7 @@ class Studio:
     Attributes:
         metadata, marked: what is written into each file: the settings, the mark of synthetic media.
         sign: files of a certificate chain and its key, for C2PA.
+        chosen: what was named beside the model and changes its pictures; it stands in their settings.
         drawn: pictures that were drawn since it was opened (not those that were found in their files).
     """
 
@@ -40,6 +41,7 @@ class Studio:
     metadata: bool = True
     marked: bool = True
     sign: tuple[str, str] | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
     drawn: int = 0
 
     @classmethod
@@ -73,7 +75,9 @@ class Studio:
         engine = open_engine(
             parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
         )
-        return cls(engine, not no_metadata, not unmarked, sign)
+        beside = {"text_encoder": text_encoder, "autoencoder": autoencoder, "max_tokens": max_tokens}
+        chosen = {name: value for name, value in beside.items() if value is not None}
+        return cls(engine, not no_metadata, not unmarked, sign, chosen)
 
     def shared(self, how: How) -> dict[str, Any]:
         """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
@@ -85,43 +89,36 @@ class Studio:
         if self.engine.quantize not in (None, "none"):
             arithmetic["quantize"] = str(self.engine.quantize)
         return {
-            "model": parts.name, "revision": parts.revision, **kind, **arithmetic, **how.said(),
+            "model": parts.name, "revision": parts.revision, **kind, **self.chosen, **arithmetic, **how.said(),
             "width": width, "height": height,
         }  # fmt: skip
 
     def draw(
         self,
-        asked: Sequence[Prompt],
+        pictures: Sequence[Picture],
         how: How,
         *,
-        out: str | None,
-        seed: int | None = None,
-        n: int = 1,
         batch: int = 8,
-        ending: str = "png",
         overwrite: bool = False,
         images: bool = True,
         quiet: bool = True,
+        step: Callable[[int], Any] = lambda number: None,
     ) -> Iterator[tuple[Picture, Image.Image | None]]:
-        """Yield every picture in order, as soon as its file is written.
+        """Yield every picture that `plan` made of `shared(how)`, in order, as soon as its file is written.
 
         Args:
-            out: one picture's file, a folder, or None to write none.
-            seed: of each prompt's first picture; None draws one and says it.
             images: hand out the images too; without, one that was found in its file is not opened again.
+            step: called with the number of each step of each batch; what it raises stops the drawing.
         """
-        if seed is None:
-            seed = secrets.randbelow(2**31)
-            say(f"seed {seed} (--seed {seed} draws the same again)")
-        pictures = plan(asked, self.shared(how), seed=seed, n=n, out=out, ending=ending)
         there = already_drawn(pictures, overwrite, metadata=self.metadata)
         waiting = list({p.name: p for p in pictures if p.name not in there}.values())
         if there:
-            say(f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already")
+            known = f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already"
+            say(known if waiting else f"{known}; another --seed draws others")
         for picture in waiting:
             if picture.path is not None:
                 provenance.check_room(picture.path, picture.settings if self.metadata else None, self.marked)
-        fresh = self._draw(waiting, how, batch, quiet)
+        fresh = self._draw(waiting, how, batch, quiet, step)
         again = {p.name for p in pictures} if len({p.name for p in pictures}) < len(pictures) else set()
         kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
         for picture in pictures:
@@ -149,12 +146,15 @@ class Studio:
                 marked=self.marked,
                 overwrite=overwrite,
                 finish=finish,
+                swept=True,  # by `already_drawn`
             )
         except CommonArtError:
             if overwrite or not is_there(picture, self.metadata):  # else another process has drawn the very same
                 raise
 
-    def _draw(self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool) -> Iterator[Image.Image]:
+    def _draw(
+        self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool, step: Callable[[int], Any]
+    ) -> Iterator[Image.Image]:
         """The images of `pictures`, in batches that shrink where the device's memory runs out."""
         jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]
         done = 0
@@ -162,7 +162,10 @@ class Studio:
             while done < len(jobs):
                 size = (pictures[done].settings["width"], pictures[done].settings["height"])
                 try:
-                    for _, image in self.engine.draw(jobs[done:], size=size, batch=batch, tick=tick, **how.drawing()):
+                    rest = jobs[done:]
+                    for _, image in self.engine.draw(
+                        rest, size=size, batch=batch, tick=tick, step=step, **how.drawing()
+                    ):
                         yield image
                         done += 1
                     return
