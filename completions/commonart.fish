@@ -162,6 +162,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l keep -r -d "Chec
 complete -c commonart -n "__fish_seen_subcommand_from train" -l workers -r -d "Threads that read data"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l compile -d "Use torch.compile"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpointing -d "Less memory, more time"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l fsdp -d "Cut model and optimiser over the GPUs less memory"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l seed -r -d "The same seed gives the same output"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l device -x -a "auto cpu cuda mps" -d "auto, cpu, cuda, cuda1, mps"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l precision -x -a "auto bf16 fp16 fp32" -d "auto, bf16, fp16 or fp32"

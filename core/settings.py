@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commonart.core import recipes
+from commonart.core import launch, recipes
+from commonart.core.errors import UsageError
 from commonart.core.recipes import Recipe
+
+# Optimisers whose state `--fsdp` cannot cut, and why.
+UNCUT = {
+    "CAME": "it keeps means of whole columns, and a process would have some of their rows",
+    "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Settings:
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
+    fsdp: bool = False
     track: str = ""  # wandb or trackio
     accept_terms: Sequence[str] = ()
     quiet: bool = False
@@ -54,3 +62,17 @@ class Settings:
     @property
     def recipe(self) -> Recipe:
         return recipes.resolve(self.stage, self.overrides)
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown stage, or a value that no run can have."""
+        launch.check_gpus(self.gpus)
+        optimiser = self.recipe.optimiser  # raises for an unknown stage or a bad value
+        for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
+            if getattr(self, name) < 0:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+        if self.fsdp and optimiser in UNCUT:
+            raise UsageError(
+                f"--fsdp cannot cut the state of {optimiser}: {UNCUT[optimiser]}.",
+                "Leave --fsdp out, or train with --set optimiser=AdamW.",
+            )

@@ -81,7 +81,8 @@ def train(stage: str, **settings: Any) -> Trained:
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the run's state is on disk.
     """
     wanted = Settings(stage=stage, **settings)
-    _check(wanted)
+    wanted.check()
+    data_sets(wanted.data)  # raises for a folder that is not there
     if launch.must_spawn(wanted.gpus):
         from commonart.core.model.device import check_count
 
@@ -96,7 +97,7 @@ def train(stage: str, **settings: Any) -> Trained:
         recipes.accumulation(wanted.recipe, launch.world_size())
         from commonart.core.model.training.world import join
 
-        world = join(wanted.device)
+        world = join(wanted.device, wanted.fsdp)
         with world.together():
             try:
                 trained = _train(wanted, world, stop)
@@ -114,7 +115,7 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     to time real steps for, on this device. Raises as `train` does.
     """
     wanted = Settings(stage=stage, **settings)
-    _check_values(wanted)
+    wanted.check()
     from commonart.core.model.training import estimate
     from commonart.core.model.training.encoders import beside, named
 
@@ -141,7 +142,17 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
         "images": images,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(config, recipe, side=side, text=tokens, world=world, micro=micro, measured=measured),
+        **estimate.account(
+            config,
+            recipe,
+            side=side,
+            text=tokens,
+            world=world,
+            micro=micro,
+            shards=world if wanted.fsdp else 1,
+            checkpointing=wanted.checkpointing,
+            measured=measured,
+        ),
     }
 
 
@@ -193,7 +204,8 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
     config = _config(recipe, opened.shape, opened.width)
     micro, _ = recipes.accumulation(recipe, world.size)
-    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing)
+    shards = world.size if world.sharded else 1
+    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, shards)
     model, origin = _model(wanted, config, found)
     described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
     _agree(run, described, found)
@@ -353,20 +365,6 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
                 f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",
                 "Continue as it was started, or start another run with -o.",
             )
-
-
-def _check(wanted: Settings) -> None:
-    _check_values(wanted)
-    data_sets(wanted.data)  # raises for a folder that is not there
-
-
-def _check_values(wanted: Settings) -> None:
-    launch.check_gpus(wanted.gpus)
-    recipes.resolve(wanted.stage, wanted.overrides)  # raises for an unknown stage or a bad value
-    for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
-        if getattr(wanted, name) < 0:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} {getattr(wanted, name)} is below 0.", "Use 0 to turn it off.")
 
 
 def _plain(wanted: Settings) -> dict[str, Any]:

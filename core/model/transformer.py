@@ -10,7 +10,7 @@ L tokens of the text, T channels of the text, D hidden width, E heads, K width o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -369,20 +369,31 @@ class PixArt(nn.Module):
         config = PixArtConfig.read(folder / CONFIG)
         state = weights.read(folder, device)
         state.pop("pos_embed.pos_embed", None)  # older diffusers stored the positions; they are computed here
+        if dtype is not None:
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        return cls.of(config, state, folder).to(device=device, dtype=dtype)
+
+    @classmethod
+    def of(cls, config: PixArtConfig, state: dict[str, Tensor], folder: Path = Path()) -> PixArt:
+        """The transformer with the weights `state` (of `folder`, for errors), which it takes as they are, not copied."""
         with torch.device("meta"):
             model = cls(config, initialise=False)
         weights.check(state, model.state_dict(), folder)
-        if dtype is not None:
-            state = {name: tensor.to(dtype) for name, tensor in state.items()}
         model.load_state_dict(state, assign=True)
         embed = model.pos_embed
         embed.pos_embed = embed.positions((embed.base_size, embed.base_size), torch.device("cpu"))
-        return model.to(device=device, dtype=dtype).requires_grad_(True)
+        return model.requires_grad_(True)
 
-    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Writes config.json and the weights (in `dtype`, if given) as diffusers does. Returns the folder."""
+    def save(
+        self, folder: str | Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None
+    ) -> Path:
+        """Writes config.json and the weights, or others of the same names in `state`, as diffusers does (in `dtype`, if given).
+
+        Returns the folder.
+        """
         folder = Path(folder)
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
+        state = self.state_dict() if state is None else state
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
         weights.write(state, folder)
         self.config.write(folder / CONFIG)
         return folder
