@@ -39,6 +39,12 @@ def train(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
     sample_every: Annotated[int, typer.Option(min=0, help="Steps between grids of pictures; 0: none.")] = 0,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt of the grid.")] = None,
+    clip: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[,JA]", help="Score the grid by a CLIP model, Japanese prompts by a second; for nano: nano."
+        ),
+    ] = "",
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
     track: Annotated[str, typer.Option(metavar="NAME", help="Send metrics to wandb or trackio too.")] = "",
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
@@ -96,6 +102,7 @@ def train(
         "checkpoint_every": checkpoint_every,
         "sample_every": sample_every,
         "prompts": prompt or (),
+        "clip": clip,
         "log_every": log_every,
         "track": track,
         "keep": keep,

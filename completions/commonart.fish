@@ -156,6 +156,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l max-seconds -r -
 complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpoint-every -r -d "Steps between checkpoints"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l sample-every -r -d "Steps between grids of pictures; 0 none"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l prompt -r -d "A prompt of the grid"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l clip -r -d "Score the grid by a CLIP model, Japanese prompts by a second; for nano nano"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l log-every -r -d "Steps between lines of metrics.jsonl"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l track -r -d "Send metrics to wandb or trackio too"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l keep -r -d "Checkpoints that are kept"

@@ -47,6 +47,7 @@ class Settings:
     keep: int = 3
     workers: int = 2
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
+    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.following` takes it; "": nano's own
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
@@ -71,6 +72,8 @@ class Settings:
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+        if self.clip and not self.sample_every:
+            raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
         if self.fsdp and optimiser in UNCUT:
             raise UsageError(
                 f"--fsdp cannot cut the state of {optimiser}: {UNCUT[optimiser]}.",

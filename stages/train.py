@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
+SCORED = 32  # prompts that are drawn for their scores, where none are given
 USUAL_TEXT = 77  # tokens of a caption, for estimates
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
@@ -217,12 +218,25 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
         checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
     )  # fmt: skip
-    draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
+    draw = _preview(wanted, parts, opened, dtype) if wanted.sample_every and world.first else None
     outcome = trainer.fit(
         model, opened.source, recipe, run, options, world, resume=found,
         draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
     )  # fmt: skip
     return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
+
+
+def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dtype) -> Any:
+    """What draws the grid of a step, and scores its pictures and some more, by a judge of their prompts."""
+    from commonart.core.metrics import following
+    from commonart.core.model.training.preview import GRID
+
+    name = wanted.clip or ("nano" if wanted.stage == "nano" else "")
+    prompts = list(wanted.prompts) or opened.index.prompts(SCORED if name else GRID)
+    more: dict[str, Any] = {} if wanted.prompts else {"shown": GRID}
+    if name:
+        more["judge"] = following.open_judge(name, prompts, wanted.accept_terms)
+    return parts.preview(prompts, opened, wanted.recipe, dtype, **more)
 
 
 def _nothing(model: PixArt, step: int) -> None:

@@ -331,6 +331,7 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
     refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
     refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
     refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
+    refused(UsageError, 2, "--clip nano has no pictures", "--sample-every", lambda: start(shards, run, clip="nano"))
     refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
     larger = {"resolution": 32}
     refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
@@ -402,14 +403,23 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
     tiny.vae(tmp_path / "vae")
     models = {"text_encoder": str(tmp_path / "llama"), "autoencoder": str(tmp_path / "vae")}
     run = tmp_path / "run"
-    done = start(data, run, {"resolution": 32, "steps": 2}, sample_every=2, **models)
-    assert done.step == 2 and len(list((run / "samples").iterdir())) == 1
+    done = start(data, run, {"resolution": 32, "steps": 3}, sample_every=2, **models)
+    assert done.step == 3 and math.isfinite(done.loss)
+    assert [path.name for path in sorted((run / "samples").iterdir())] == ["step-0000002.png", "step-0000003.png"]
+    found = lines(run)
+    scores = [line for line in found if "loss" not in line]
+    assert [line["step"] for line in scores] == [2, 3]
+    for name in ("clip_en", "clip_ja", "colour_en", "shape_ja"):
+        assert all(0 <= line[name] <= 100 for line in scores)
+        assert any(name.encode() in file.read_bytes() for file in (run / "tensorboard").iterdir())
+    start(data, run, {"resolution": 32, "steps": 3}, sample_every=2, **models)
+    assert lines(run) == found
     about = orjson.loads((run / "run.json").read_bytes())
     assert (about["text_encoder"]["name"], about["text_encoder"]["width"]) == (models["text_encoder"], tiny.WIDTH)
     assert (about["autoencoder"]["factor"], about["text_encoder"]["cached"]) == (4, False)
     assert done.checkpoint is not None
     found = locate(str(run))
-    assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-2"
+    assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-3"
     assert (found.text_encoder, found.autoencoder) == (tmp_path / "llama", tmp_path / "vae")
 
 

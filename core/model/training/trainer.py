@@ -10,7 +10,7 @@ and any number of devices and micro batches computes the same step within roundi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +34,8 @@ from commonart.core.model.weights import WEIGHTS
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 
 OPTIMISER_FILE = "optimizer.safetensors"
-Draw = Callable[[PixArt, int], None]  # (model with the averaged weights, step): writes the sample grid
+# (model with the averaged weights, step): writes the sample grid, and says the scores of its pictures where there are any
+Draw = Callable[[PixArt, int], Mapping[str, float] | None]
 Stop = Literal["done", "time", "preempted"]
 
 
@@ -297,10 +298,10 @@ def _fit(
                 line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
+            if draw is not None and _due(state.step, options.sample_every):
+                _draw(trainer, draw)  # before the checkpoint, which would leave the scores behind if it were the last
             if _due(state.step, options.checkpoint_every):
                 folder, saved_at = trainer.save(), state.step
-            if draw is not None and _due(state.step, options.sample_every):
-                _draw(trainer, draw)
             paused += time.monotonic() - pause
             if on_step is not None:
                 on_step(state.step)
@@ -333,7 +334,9 @@ def _due(step: int, every: int) -> bool:
 
 def _draw(trainer: Trainer, draw: Draw) -> None:
     """The sample grid, with the averaged weights, by the first process."""
+    step, metrics = trainer.state.step, trainer.metrics
     with trainer.averaged() as model:
-        if trainer.world.first:
-            draw(model, trainer.state.step)
+        scores = draw(model, step) if trainer.world.first else None
+    if scores and metrics.judged < step:  # a run that is over is drawn again when it is started again
+        metrics.write({"step": step, **scores})
     trainer.world.wait()
