@@ -158,6 +158,9 @@ class Trainer:
             state = sharding.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.first)
             yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
             return
+        if not self.world.first:
+            yield self.model
+            return
         self.model.eval()
         with self.ema.swap() if self.ema is not None else nullcontext():
             yield self.model
@@ -248,23 +251,18 @@ def fit(
     """
     listen = launch.stoppable(str(run)) if stop is None else nullcontext(stop)
     with listen as listening, out_of_memory(accumulation(recipe, world.size)[0], options.checkpointing):
-        return _fit(model, source, recipe, Path(run), options, world, resume, draw, warn, on_step, listening)
+        trainer = Trainer(model, source, recipe, Path(run), options, world, warn)
+        return _drive(trainer, resume, draw, on_step, listening)
 
 
-def _fit(
-    model: PixArt,
-    source: Source,
-    recipe: Recipe,
-    run: Path,
-    options: Options,
-    world: World,
+def _drive(
+    trainer: Trainer,
     resume: checkpoint.Checkpoint | None,
     draw: Draw | None,
-    warn: checkpoint.Warn,
     on_step: Callable[[int], None] | None,
     listening: launch.Stop,
 ) -> Outcome:
-    trainer = Trainer(model, source, recipe, run, options, world, warn)
+    recipe, options, world = trainer.recipe, trainer.options, trainer.world
     if resume is not None:
         trainer.restore(resume)
     else:
@@ -275,7 +273,8 @@ def _fit(
     entered = time.monotonic()
     stop: Stop = "done"
     code = EXIT_PREEMPTED
-    speed = Speed(model.config, model.config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
+    config = trainer.model.config
+    speed = Speed(config, config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
     stream = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.parts, options.workers)
     bar = log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.first)
     listening.saves = True
@@ -294,7 +293,7 @@ def _fit(
             tick(1)
             state.elapsed = time.monotonic() - began
             if _due(state.step, options.log_every):
-                count = len(source.keys)
+                count = len(trainer.source.keys)
                 line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
@@ -318,7 +317,7 @@ def _fit(
             _draw(trainer, draw)
     if stop == "preempted":
         raise Preempted(
-            f"{run}: a signal asked training to stop; step {state.step} is saved.",
+            f"{trainer.run}: a signal asked training to stop; step {state.step} is saved.",
             "Start the same command again to continue.",
             code,
         )
