@@ -112,8 +112,8 @@ def train(stage: str, **settings: Any) -> Trained:
 def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time.
 
-    A plan for another machine, too: data and GPUs need not be here. Reads notes and configurations only. `calibrate`: seconds
-    to time real steps for, on this device. Raises as `train` does.
+    A plan for another machine, too: data and GPUs need not be here. Reads notes, configurations and a few features.
+    `calibrate`: seconds to time real steps for, on this device. Raises as `train` does.
     """
     wanted = Settings(stage=stage, **settings)
     wanted.check()
@@ -128,9 +128,7 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
     config = _config(recipe, (channels, side, side), width)
-    tokens = min(
-        int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens, USUAL_TEXT
-    )
+    tokens = (text.usual_length() if text else 0) or min(wanted.max_tokens, USUAL_TEXT)
     measured = _measured(wanted, config, (micro, parts), tokens, calibrate) if calibrate else None
     return {
         "run": str(wanted.run),

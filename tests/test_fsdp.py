@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from test_train import TINY, dataset, lines, refused, start, state
+from tiny_runs import TINY, dataset, lines, refused, start, state
 
 from commonart.core import launch
 from commonart.core.errors import UsageError

@@ -74,14 +74,14 @@ def account(
     """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates."""
     forward = flops_per_image(config, side, text)
     step = 3 * forward * recipe.batch  # a backward pass costs two forward ones
-    hours = {name: round(step * recipe.steps / (rate * REACHED * world) / 3600, 2) for name, rate in RATES.items()}
+    hours = {name: _hours(step * recipe.steps / (rate * REACHED * world)) for name, rate in RATES.items()}
     said: dict[str, Any] = {
         "parameters": parameters(config),
         "flops_per_image_forward": forward,
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
         "memory_bytes_per_device": memory(config, recipe, micro, side, text, checkpointing, shards),
-        "hours": hours if measured is None else round(recipe.batch * recipe.steps / (measured * world) / 3600, 2),
+        "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world)),
     }
     said["hours_are"] = (
         f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU"
@@ -89,3 +89,7 @@ def account(
         else f"at {measured:.3g} images/s, measured on this device, on {world} of it"
     )
     return said
+
+
+def _hours(seconds: float) -> float:
+    return float(f"{seconds / 3600:.3g}")  # of a short run, too
