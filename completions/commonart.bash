@@ -104,6 +104,7 @@ _commonart() {
             "train --checkpoint-every") words="" ;;
             "train --sample-every") words="" ;;
             "train --prompt") words="" ;;
+            "train --clip") words="" ;;
             "train --log-every") words="" ;;
             "train --track") words="" ;;
             "train --keep") words="" ;;
@@ -199,7 +200,7 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --log-every --track --keep --workers --compile --checkpointing --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --serve --inspect --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commonart.core import recipes
+from commonart.core import launch, recipes
+from commonart.core.errors import UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
+# Optimisers whose state `--fsdp` cannot cut, and why.
+UNCUT = {
+    "CAME": "it keeps means of whole columns, and a process would have some of their rows",
+    "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,11 @@ class Settings:
     keep: int = 3
     workers: int = 2
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
+    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.following` takes it; "": nano's own
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
+    fsdp: bool = False
     track: str = ""  # wandb or trackio
     accept_terms: Sequence[str] = ()
     quiet: bool = False
@@ -56,3 +64,19 @@ class Settings:
     @property
     def recipe(self) -> Recipe:
         return recipes.resolve(self.stage, self.overrides)
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown stage, or a value that no run can have."""
+        launch.check_gpus(self.gpus)
+        optimiser = self.recipe.optimiser  # raises for an unknown stage or a bad value
+        for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
+            if getattr(self, name) < 0:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+        if self.clip and not self.sample_every:
+            raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
+        if self.fsdp and optimiser in UNCUT:
+            raise UsageError(
+                f"--fsdp cannot cut the state of {optimiser}: {UNCUT[optimiser]}.",
+                "Leave --fsdp out, or train with --set optimiser=AdamW.",
+            )

@@ -10,7 +10,6 @@ paper's metrics. Beside every score stand mode, resolution, split, seed and n, w
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from commonart.core import provenance
 from commonart.core.data import collection
 from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
-from commonart.core.data.prompts import text_of
+from commonart.core.data.prompts import lang_of, text_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import progress
 from commonart.core.metrics import paper, scoring
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
-_JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 def evaluate(
@@ -192,7 +190,7 @@ def _given(generated: str, reference: str | None, n: int | None, split: str | No
         prompt = text_of(item.record)
         if not item.record:
             prompt = str((provenance.read(item.pointer).settings or {}).get("prompt", ""))
-        lang = "" if not prompt else "ja" if _JAPANESE.search(prompt) else "en"
+        lang = lang_of(prompt) if prompt else ""
         group = groups.setdefault(lang, Group(lang, [], [], real))
         group.items.append(item)
         group.prompts.append(prompt)

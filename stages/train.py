@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
+SCORED = 32  # prompts that are drawn for their scores, where none are given
 USUAL_TEXT = 77  # tokens of a caption, for estimates
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
@@ -81,7 +82,8 @@ def train(stage: str, **settings: Any) -> Trained:
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the run's state is on disk.
     """
     wanted = Settings(stage=stage, **settings)
-    _check(wanted)
+    wanted.check()
+    data_sets(wanted.data)  # raises for a folder that is not there
     if launch.must_spawn(wanted.gpus):
         from commonart.core.model.device import check_count
 
@@ -96,7 +98,7 @@ def train(stage: str, **settings: Any) -> Trained:
         recipes.accumulation(wanted.recipe, launch.world_size())
         from commonart.core.model.training.world import join
 
-        world = join(wanted.device)
+        world = join(wanted.device, wanted.fsdp)
         with world.together():
             try:
                 trained = _train(wanted, world, stop)
@@ -110,11 +112,11 @@ def train(stage: str, **settings: Any) -> Trained:
 def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time.
 
-    A plan for another machine, too: data and GPUs need not be here. Reads notes and configurations only. `calibrate`: seconds
-    to time real steps for, on this device. Raises as `train` does.
+    A plan for another machine, too: data and GPUs need not be here. Reads notes, configurations and a few features.
+    `calibrate`: seconds to time real steps for, on this device. Raises as `train` does.
     """
     wanted = Settings(stage=stage, **settings)
-    _check_values(wanted)
+    wanted.check()
     from commonart.core.model.training import estimate
     from commonart.core.model.training.encoders import beside, named
 
@@ -126,9 +128,7 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
     width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
     config = _config(recipe, (channels, side, side), width)
-    tokens = min(
-        int(text.meta.settings.get("max_tokens", wanted.max_tokens)) if text else wanted.max_tokens, USUAL_TEXT
-    )
+    tokens = (text.usual_length() if text else 0) or min(wanted.max_tokens, USUAL_TEXT)
     measured = _measured(wanted, config, (micro, parts), tokens, calibrate) if calibrate else None
     return {
         "run": str(wanted.run),
@@ -141,7 +141,17 @@ def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, An
         "images": images,
         "text": named(text) or {"encoded": "on the fly"},
         "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(config, recipe, side=side, text=tokens, world=world, micro=micro, measured=measured),
+        **estimate.account(
+            config,
+            recipe,
+            side=side,
+            text=tokens,
+            world=world,
+            micro=micro,
+            shards=world if wanted.fsdp else 1,
+            checkpointing=wanted.checkpointing,
+            measured=measured,
+        ),
     }
 
 
@@ -193,7 +203,8 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
     config = _config(recipe, opened.shape, opened.width)
     micro, _ = recipes.accumulation(recipe, world.size)
-    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing)
+    shards = world.size if world.sharded else 1
+    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, shards)
     model, origin = _model(wanted, config, found)
     described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
     _agree(run, described, found)
@@ -205,12 +216,25 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
         checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
     )  # fmt: skip
-    draw = parts.preview(opened, recipe, dtype) if wanted.sample_every and world.first else None
+    draw = _preview(wanted, parts, opened, dtype) if wanted.sample_every and world.first else None
     outcome = trainer.fit(
         model, opened.source, recipe, run, options, world, resume=found,
         draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
     )  # fmt: skip
     return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
+
+
+def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dtype) -> Any:
+    """What draws the grid of a step, and scores its pictures and some more, by a judge of their prompts."""
+    from commonart.core.metrics import following
+    from commonart.core.model.training.preview import GRID
+
+    name = wanted.clip or ("nano" if wanted.stage == "nano" else "")
+    prompts = list(wanted.prompts) or opened.index.prompts(SCORED if name else GRID)
+    more: dict[str, Any] = {} if wanted.prompts else {"shown": GRID}
+    if name:
+        more["judge"] = following.open_judge(name, prompts, wanted.accept_terms)
+    return parts.preview(prompts, opened, wanted.recipe, dtype, **more)
 
 
 def _nothing(model: PixArt, step: int) -> None:
@@ -353,20 +377,6 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
                 f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",
                 "Continue as it was started, or start another run with -o.",
             )
-
-
-def _check(wanted: Settings) -> None:
-    _check_values(wanted)
-    data_sets(wanted.data)  # raises for a folder that is not there
-
-
-def _check_values(wanted: Settings) -> None:
-    launch.check_gpus(wanted.gpus)
-    recipes.resolve(wanted.stage, wanted.overrides)  # raises for an unknown stage or a bad value
-    for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
-        if getattr(wanted, name) < 0:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} {getattr(wanted, name)} is below 0.", "Use 0 to turn it off.")
 
 
 def _plain(wanted: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tiny_encoders as tiny
 import tiny_pipeline
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import sampler
@@ -72,6 +73,24 @@ def test_diffusers_draws_what_we_draw(tmp_path: Path, objective: str, shift: flo
         assert np.abs(ours - theirs).max() <= 2, model
     assert theirs.std() > 5
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("tokens", [12, 400])
+def test_a_long_prompt_is_cut_where_the_run_cut_it(tmp_path: Path, tokens: int) -> None:
+    run, prompt = run_of(tmp_path, "flow"), "a red circle in the middle of a green meadow " * 12  # 540 tokens
+    said = json.loads((run / "run.json").read_text())
+    said["text_encoder"]["max_tokens"] = tokens
+    (run / "run.json").write_text(json.dumps(said))
+    export(str(run), tmp_path / "out")
+    export(str(tmp_path / "out"), tmp_path / "twice")
+    pictures = [drawn_here(model, prompt) for model in (run, tmp_path / "out", tmp_path / "twice")]
+    assert all(np.abs(pictures[0] - other).max() <= 2 for other in pictures[1:])
+    assert [locate(str(tmp_path / name)).max_tokens for name in ("out", "twice")] == [tokens, tokens]
+    other = Pipeline.open(locate(str(run)), device="cpu", precision="fp32", max_tokens=300)
+    longer = np.asarray(next(other.draw([Job(prompt, 7)], steps=6))[1]).astype(int)
+    assert tokens > 300 or np.abs(pictures[0] - longer).max() > 2  # the length matters
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    assert len(theirs(prompt)["input_ids"]) == 540 and theirs.model_max_length == 4096
 
 
 def test_any_checkpoint_and_precision(tmp_path: Path) -> None:

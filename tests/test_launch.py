@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tiny_runs import refused
 
 from commonart.core import launch
-from commonart.core.errors import UsageError
+from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}
 
@@ -150,3 +151,49 @@ def test_neither_launching_nor_the_recipes_import_torch() -> None:
     code = "import sys, commonart.core.launch, commonart.core.recipes, commonart.core.data.order; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+CHILD = """
+import os, signal, sys
+from commonart.core import errors, launch
+rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+assert size == "2" and os.environ["MASTER_PORT"]
+what = sys.argv[1]
+if what == "refused" and rank == "1":
+    launch.leave(errors.UsageError("That is wrong.", "Mend it."))
+    sys.exit(2)
+if what == "killed" and rank == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "preempted":
+    launch.leave(errors.Preempted("Step 3 is saved.", "Again."))
+    sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "code", "says"),
+    [
+        ("refused", CommonArtError, 2, "That is wrong."),
+        ("killed", CommonArtError, 1, "Training process 1 of 2 was killed by SIGKILL."),
+        ("preempted", Preempted, EXIT_PREEMPTED, "Step 3 is saved."),
+    ],
+)
+def test_what_started_processes_end_with(what: str, error: type[CommonArtError], code: int, says: str) -> None:
+    refused(error, code, says, "", lambda: launch.spawn([sys.executable, "-c", CHILD, what], 2))
+
+
+def test_started_processes_that_end_well_and_numbers_that_disagree() -> None:
+    launch.spawn([sys.executable, "-c", CHILD, "nothing"], 2)
+    torchrun = {"WORLD_SIZE": "4"}
+    assert not launch.must_spawn(4, torchrun) and not launch.must_spawn(1, {}) and launch.must_spawn(2, {})
+    refused(UsageError, 2, "--gpus 2, but torchrun started 4", "equal", lambda: launch.must_spawn(2, torchrun))
+    refused(UsageError, 2, "--gpus 0 is no number", "1 or more", lambda: launch.must_spawn(0, {}))
+
+
+def test_the_sbatch_file_requeues_what_was_preempted() -> None:
+    text = launch.sbatch_script(["--stage", "512"], name="run", gpus=16, per_node=8)
+    assert "#SBATCH --nodes=2" in text and "#SBATCH --ntasks-per-node=8" in text
+    assert "commonart train --stage 512 --gpus 16" in text and "-eq 75" in text and "scontrol requeue" in text
+    wrong = lambda: launch.sbatch_script([], name="run", gpus=12, per_node=8)  # noqa: E731
+    refused(UsageError, 2, "--gpus 12 does not fill nodes of 8", "multiple", wrong)
+    assert [launch.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]

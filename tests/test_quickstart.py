@@ -12,7 +12,7 @@ import orjson
 import pytest
 from conftest import Command
 from PIL import Image
-from test_train import dataset
+from tiny_runs import dataset
 
 from commonart.core.data import jsonl, stream
 from commonart.core.model.training import checkpoint, metrics

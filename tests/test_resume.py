@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import dataset, lines, start, state
+from tiny_runs import dataset, lines, start, state
 
 from commonart.core.model.training import checkpoint
 

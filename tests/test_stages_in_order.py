@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from test_train import FACTOR, SIDE, dataset
+from tiny_runs import FACTOR, SIDE, dataset
 
 from commonart.core import recipes
 from commonart.core.data.record import Record

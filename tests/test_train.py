@@ -1,11 +1,9 @@
-"""Training from end to end at toy size: what a run leaves behind, that it goes on bit for bit, and what it refuses."""
+"""Training from end to end at toy size: what a run leaves behind, and that it goes on bit for bit."""
 
 from __future__ import annotations
 
 import math
 import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,114 +13,20 @@ import pytest
 import tiny_encoders as tiny
 import torch
 from safetensors.torch import load_file
+from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, start, state
 
-from commonart.core import launch
-from commonart.core.data import feature_writer, features
-from commonart.core.data.features import Features, Meta
+from commonart.core.data.features import Features
 from commonart.core.data.index import read_index
 from commonart.core.data.notes import note_of
-from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
-from commonart.core.data.shards import ShardWriter
-from commonart.core.data.stream import Drop
-from commonart.core.data.tasks import Task
-from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+from commonart.core.data.record import Record
+from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.training import checkpoint, metrics, trainer
 from commonart.core.model.training.trainset import open_shards
 from commonart.core.model.transformer import PixArt
-from commonart.stages.train import Trained, dry_run, train
+from commonart.stages.train import dry_run
 
-WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
-TINY = {
-    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
-    "resolution": SIDE * FACTOR,
-}  # fmt: skip
-UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
-Latent = Callable[[Record], np.ndarray]
-
-
-def bright(record: Record) -> np.ndarray:
-    """Latents around 2: a model that learns nothing but their mean has a falling loss."""
-    values = np.random.default_rng(sum(record["key"].encode())).normal(2, 0.3, (4, SIDE, SIDE))
-    return values.astype(np.float32)
-
-
-def sha256(split: str) -> str:
-    """A hash that falls into `split`."""
-    number = HELDOUT_PERCENT if split == "train" else 0
-    assert split_of(f"{number:08x}" + "0" * 56) == split
-    return f"{number:08x}" + "0" * 56
-
-
-def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str = "m") -> None:
-    """Features of `source` whose values `states` makes of a record: what encode-text and encode-image write."""
-    settings = {"model": model, "revision": "r1", "precision": "float32", "store": "bf16"}
-    work = feature_writer.plan(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
-    own = {"max_tokens": 8} if kind == "text" else {"factor": FACTOR, "scaling": 1.0, "shift": 0.0}
-    meta = Meta(kind, model, "r1", "float32", "bf16", WIDTH if kind == "text" else 4, own)
-    feature_writer.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
-
-    def of(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
-        for one in records:
-            if kind == "text":
-                yield one["key"], features.pack_text(states(one), one, "bf16")
-            else:
-                mean = states(one)
-                yield one["key"], features.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
-
-    feature_writer.write(work, of)
-
-
-def texts(record: Record) -> list[np.ndarray]:
-    """One state a letter, at most 5: captions of different lengths."""
-    return [
-        np.random.default_rng(len(each["text"])).normal(0, 1, (min(len(each["text"]), 5), WIDTH)).astype(np.float32)
-        for each in captions(record)
-    ]
-
-
-def dataset(folder: Path, latent: Latent = bright, heldout: Iterable[int] = (), caption: bool = True) -> Path:
-    """20 records in two shards, with features beside them where they have captions; those numbered in `heldout` are held out."""
-    for shard in range(2):
-        with ShardWriter(folder / f"{shard:05d}.tar") as writer:
-            for n in range(10 * shard, 10 * shard + 10):
-                said = [{"text": "a" * (1 + n % 3), "lang": "en"}, {"text": "b" * (2 + n % 4), "lang": "ja"}]
-                split = "heldout" if n in set(heldout) else "train"
-                record = {"key": f"k{n}", "captions": said if caption else [], "sha256": sha256(split)}
-                writer.add_record(record, b"not read: its latents are there", "jpg")
-    if caption:
-        encode(folder, "text", texts)
-        encode(folder, "image", latent)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset(tmp_path_factory.mktemp("data") / "shards")
-
-
-def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Trained:
-    settings = {"log_every": 2, "device": "cpu", "precision": "fp32", "quiet": True, **settings}
-    return train("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, without what the clock says."""
-    return [{k: v for k, v in line.items() if k not in UNTIMED} for line in metrics.read(run / "metrics.jsonl")]
-
-
-def state(run: Path) -> dict[str, Any]:
-    """Everything that the newest checkpoint holds, without what the clock says."""
-    found = checkpoint.newest(run)
-    assert found is not None
-    files = {str(p.relative_to(found.folder)): p.read_bytes() for p in found.folder.rglob("*.safetensors")}
-    assert set(files) == {
-        "optimizer.safetensors",
-        "transformer/diffusion_pytorch_model.safetensors",
-        "ema/diffusion_pytorch_model.safetensors",
-    }
-    loop = {k: v for k, v in found.values["loop"].items() if k != "elapsed"}
-    return {**files, "step": found.step, "loop": loop, "optimiser": found.values["optimiser"]}
+__all__ = ["shards"]  # the fixture
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
@@ -304,66 +208,6 @@ def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -
     assert 0.6e9 < told["parameters"] < 0.62e9
 
 
-def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:
-    with pytest.raises(error) as told:
-        call()
-    assert told.value.code == code and what in told.value.what and fix in told.value.fix, told.value
-
-
-def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    refused(CommonArtError, 1, "nowhere does not exist", "commonart shard", lambda: start(tmp_path / "nowhere", run))
-    (tmp_path / "empty").mkdir()
-    refused(CommonArtError, 1, "empty", "", lambda: start(tmp_path / "empty", run))
-    mute, far = dataset(tmp_path / "mute", caption=False), "calm2-7b"  # not fetched for nothing
-    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, text_encoder=far))
-    kept = dataset(tmp_path / "kept", heldout=range(20))
-    refused(CommonArtError, 1, "all 20 records are held out", "more images", lambda: start(kept, run))
-    assert not run.exists()
-
-
-def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    other: dict[str, Any] = {"text_encoder": "calm2-7b"}
-    refused(
-        CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
-    )
-    refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
-    refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
-    refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
-    refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
-    larger = {"resolution": 32}
-    refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
-    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimiser": "AdamW"}}
-    refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
-    assert not run.exists()
-
-
-def test_features_that_do_not_belong_to_the_shards(tmp_path: Path) -> None:
-    data = dataset(tmp_path / "shards")
-    with ShardWriter(data / "00001.tar") as writer:
-        record = {"key": "k99", "captions": [{"text": "a", "lang": "en"}], "sha256": sha256("train")}
-        writer.add_record(record, b"", "jpg")
-    refused(CommonArtError, 1, "made from another", "--overwrite", lambda: start(data, tmp_path / "run"))
-
-
-def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    start(shards, run, {"steps": 2})
-    refused(
-        CommonArtError,
-        1,
-        "num_layers 1; stage and data ask for 2",
-        "layers=1",
-        lambda: start(shards, run, {"layers": 2}),
-    )
-    changed = {"lr": 0.01}
-    refused(CommonArtError, 1, "with lr=0.0015, and now it is 0.01", "lr=0.0015", lambda: start(shards, run, changed))
-    refused(CommonArtError, 1, "started with seed 0, and now it is 1", "-o", lambda: start(shards, run, seed=1))
-    other = dataset(tmp_path / "other", heldout=[2])
-    refused(CommonArtError, 1, "the shards changed", f"--init {run}", lambda: start(other, run))
-
-
 def test_weights_to_start_from(shards: Path, tmp_path: Path) -> None:
     first, source = start(shards, tmp_path / "first"), str(tmp_path / "first")
     still = {"lr": 1e-12, "warmup": 0, "weight_decay": 0}
@@ -402,19 +246,29 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
     tiny.vae(tmp_path / "vae")
     models = {"text_encoder": str(tmp_path / "llama"), "autoencoder": str(tmp_path / "vae")}
     run = tmp_path / "run"
-    done = start(data, run, {"resolution": 32, "steps": 2}, sample_every=2, **models)
-    assert done.step == 2 and len(list((run / "samples").iterdir())) == 1
+    done = start(data, run, {"resolution": 32, "steps": 3}, sample_every=2, **models)
+    assert done.step == 3 and math.isfinite(done.loss)
+    assert [path.name for path in sorted((run / "samples").iterdir())] == ["step-0000002.png", "step-0000003.png"]
+    found = lines(run)
+    scores = [line for line in found if "loss" not in line]
+    assert [line["step"] for line in scores] == [2, 3]
+    for name in ("clip_en", "clip_ja", "colour_en", "shape_ja"):
+        assert all(0 <= line[name] <= 100 for line in scores)
+        assert any(name.encode() in file.read_bytes() for file in (run / "tensorboard").iterdir())
+    start(data, run, {"resolution": 32, "steps": 3}, sample_every=2, **models)
+    assert lines(run) == found
     about = orjson.loads((run / "run.json").read_bytes())
     assert (about["text_encoder"]["name"], about["text_encoder"]["width"]) == (models["text_encoder"], tiny.WIDTH)
     assert (about["autoencoder"]["factor"], about["text_encoder"]["cached"]) == (4, False)
     assert done.checkpoint is not None
     found = locate(str(run))
-    assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-2"
+    assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-3"
     assert (found.text_encoder, found.autoencoder) == (tmp_path / "llama", tmp_path / "vae")
 
 
 def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
     parts = [Features(shards / "text")], [Features(shards / "image")]
+    assert parts[0][0].usual_length() == 3  # 2.6
     memory = open_shards(shards, *parts, quiet=True)
     disk = open_shards(shards, *parts, memory=0, quiet=True)
     assert (memory.resident, disk.resident) == (True, False)
@@ -438,49 +292,3 @@ def test_two_processes_compute_the_same_steps(shards: Path, tmp_path: Path) -> N
     for name in ("transformer", "ema"):
         parts = [PixArt.load(tmp_path / run / "checkpoints/step-0000006" / name).state_dict() for run in ("one", "two")]
         assert all(torch.allclose(parts[0][key], parts[1][key], atol=1e-4) for key in parts[0])
-
-
-CHILD = """
-import os, signal, sys
-from commonart.core import errors, launch
-rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
-assert size == "2" and os.environ["MASTER_PORT"]
-what = sys.argv[1]
-if what == "refused" and rank == "1":
-    launch.leave(errors.UsageError("That is wrong.", "Mend it."))
-    sys.exit(2)
-if what == "killed" and rank == "1":
-    os.kill(os.getpid(), signal.SIGKILL)
-if what == "preempted":
-    launch.leave(errors.Preempted("Step 3 is saved.", "Again."))
-    sys.exit(75)
-"""
-
-
-@pytest.mark.parametrize(
-    ("what", "error", "code", "says"),
-    [
-        ("refused", CommonArtError, 2, "That is wrong."),
-        ("killed", CommonArtError, 1, "Training process 1 of 2 was killed by SIGKILL."),
-        ("preempted", Preempted, EXIT_PREEMPTED, "Step 3 is saved."),
-    ],
-)
-def test_what_started_processes_end_with(what: str, error: type[CommonArtError], code: int, says: str) -> None:
-    refused(error, code, says, "", lambda: launch.spawn([sys.executable, "-c", CHILD, what], 2))
-
-
-def test_started_processes_that_end_well_and_numbers_that_disagree() -> None:
-    launch.spawn([sys.executable, "-c", CHILD, "nothing"], 2)
-    torchrun = {"WORLD_SIZE": "4"}
-    assert not launch.must_spawn(4, torchrun) and not launch.must_spawn(1, {}) and launch.must_spawn(2, {})
-    refused(UsageError, 2, "--gpus 2, but torchrun started 4", "equal", lambda: launch.must_spawn(2, torchrun))
-    refused(UsageError, 2, "--gpus 0 is no number", "1 or more", lambda: launch.must_spawn(0, {}))
-
-
-def test_the_sbatch_file_requeues_what_was_preempted() -> None:
-    text = launch.sbatch_script(["--stage", "512"], name="run", gpus=16, per_node=8)
-    assert "#SBATCH --nodes=2" in text and "#SBATCH --ntasks-per-node=8" in text
-    assert "commonart train --stage 512 --gpus 16" in text and "-eq 75" in text and "scontrol requeue" in text
-    wrong = lambda: launch.sbatch_script([], name="run", gpus=12, per_node=8)  # noqa: E731
-    refused(UsageError, 2, "--gpus 12 does not fill nodes of 8", "multiple", wrong)
-    assert [launch.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from test_train import TINY, bright, dataset, lines, refused, shards, start, state
+from tiny_runs import TINY, bright, dataset, lines, refused, shards, start, state
 
 from commonart.core import launch, recipes
 from commonart.core.data import index as data_index

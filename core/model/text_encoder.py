@@ -24,8 +24,11 @@ from commonart.core.log import on_terminal
 from commonart.core.model import quantize as quantizing
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
+from commonart.core.registry import read_json
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
+# In tokenizer_config.json, which keeps what it does not know; `model_max_length` is the language model's own limit.
+LENGTH = "max_sequence_length"
 T5_FAMILY = ("t5", "mt5", "umt5")
 
 
@@ -147,6 +150,12 @@ class TextEncoder:
         token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
         """
         return self.encode_ids([[self.null_id]])[0]
+
+
+def carried_tokens(folder: Path) -> int:
+    """The longest text that a transformer beside this text encoder was trained with, as `train --export` wrote it."""
+    said = read_json(_folders(folder)[1] / "tokenizer_config.json").get(LENGTH)
+    return said if isinstance(said, int) and said > 0 else MAX_TOKENS
 
 
 def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

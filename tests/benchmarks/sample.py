@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 ROOT = Path(__file__).resolve().parents[2]
 CHANNELS, TOKENS, PADDED = 4096, 24, 300  # of the text: T5-XXL's and CALM2's width, a usual prompt, diffusers' length
 
@@ -201,11 +203,7 @@ def _hardware(device: Any) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def _versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from machine import processor
 from PIL import Image, features
 
 from commonart.core.data import pool, shards
@@ -151,18 +152,10 @@ def main() -> None:
     if len(sys.argv) > 2:
         print(json.dumps({"records": records, "hashes": hashes}[sys.argv[1]](int(sys.argv[2]))))
         return
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
     result = {
         "benchmark": "tests/benchmarks/shard.py",
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{pool.cpus()} virtual cores of an {cpu}",
+        "hardware": f"{pool.cpus()} virtual cores of an {processor()}",
         "versions": {
             "python": platform.python_version(), "pillow": Image.__version__, "numpy": np.__version__,
             "libjpeg-turbo": features.version("libjpeg_turbo"),

@@ -16,7 +16,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 if importlib.util.find_spec("commonart") is None:  # a clone that is not installed: its folders are the package's
@@ -201,14 +201,6 @@ def main() -> None:
     print(text)
     if asked.json:
         Path(asked.json).write_text(text + "\n")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def version(name: str) -> str:

@@ -24,9 +24,10 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model import hub, original, sampler
 from commonart.core.model.diffusion import objective_of
 from commonart.core.model.drawing.parts import Parts, locate
+from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
-from commonart.core.registry import check_terms, find, part
+from commonart.core.registry import check_terms, find, part, read_json
 
 USAGE = """\
 # A text-to-image transformer, exported by commonart
@@ -85,6 +86,7 @@ def export(
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "transformer": ["diffusers", "PixArtTransformer2DModel"],
     }
+    tokens = parts.max_tokens if parts else MAX_TOKENS
     home = out.with_name(f".{out.name}.part")
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -92,14 +94,13 @@ def export(
         write_json(home / "scheduler" / "scheduler_config.json", scheduler)
         null = ""
         if "text-encoder" in folders:
-            index["text_encoder"], index["tokenizer"], null = _copy_text(folders["text-encoder"], home)
+            index["text_encoder"], index["tokenizer"], null = _copy_text(folders["text-encoder"], home, tokens)
         if "autoencoder" in folders:
             index["vae"] = ["diffusers", "AutoencoderKL"]
             _copy_autoencoder(folders["autoencoder"], home / "vae")
         if len(folders) == 2:  # without them it is a transformer, not a pipeline
             write_json(home / "model_index.json", index)
             about = {"name": parts.name if parts else source, "revision": parts.revision if parts else "as given"}
-            tokens = parts.max_tokens if parts else 300
             write_bytes(
                 home / "README.md", USAGE.format(**about, objective=objective, null=null, tokens=tokens).encode()
             )
@@ -150,14 +151,14 @@ def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
     return hub.resolve(row).folder
 
 
-def _copy_text(folder: Path, home: Path) -> tuple[list[str], list[str], str]:
-    """Text encoder and tokenizer; their entries in model_index.json, and the text of the null token.
+def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
+    """Text encoder, and tokenizer with the length of texts; their entries in model_index.json, and the text of the null token.
 
     The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-    from commonart.core.model.text_encoder import T5_FAMILY, _folders, _null_id
+    from commonart.core.model.text_encoder import LENGTH, T5_FAMILY, _folders, _null_id
 
     folder, beside = _folders(folder)
     _copy(folder, home / "text_encoder", skip="tokenizer")
@@ -169,6 +170,8 @@ def _copy_text(folder: Path, home: Path) -> tuple[list[str], list[str], str]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(null)
     tokenizer.save_pretrained(home / "tokenizer")
+    about = home / "tokenizer" / "tokenizer_config.json"
+    write_json(about, {**read_json(about), LENGTH: tokens})
     kinds = [["transformers", name] for name in (auto._model_mapping[type(config)].__name__, type(tokenizer).__name__)]
     return kinds[0], kinds[1], str(tokenizer.convert_ids_to_tokens(null))
 

@@ -23,7 +23,7 @@ from commonart.core.log import warn
 from commonart.core.model import hub
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
-from commonart.core.model.text_encoder import MAX_TOKENS
+from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
 from commonart.core.model.training import checkpoint
 
 TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
@@ -125,6 +125,7 @@ def locate(
         autoencoder=folders["autoencoder"],
         objective=objective,
         shift=shift,
+        max_tokens=carried_tokens(folders["text-encoder"]),
         terms=tuple(taken),
     )
 

@@ -5,6 +5,7 @@ encoders = Encoders(settings, world); opened = encoders.open(quiet=False)     # 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
 from commonart.core.settings import Settings
-
-GRID = 8  # prompts of a sample grid, where none are given
 
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
@@ -114,14 +113,13 @@ class Encoders:
             "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift, "cached": False,
         }  # fmt: skip
 
-    def preview(self, opened: Opened, recipe: Recipe, dtype: Any) -> Any:
-        """The function that draws the sample grid."""
+    def preview(self, prompts: Sequence[str], opened: Opened, recipe: Recipe, dtype: Any, **more: Any) -> Any:
+        """The function that draws the sample grid; `more` as `Preview` takes it."""
         from commonart.core.model.training.preview import Preview
 
-        prompts = list(self.wanted.prompts) or opened.index.prompts(GRID)
         return Preview(
             prompts, self.wanted.run / "samples", self.encoder(), self.autoencoder(), recipe,
-            shape=opened.shape, dtype=dtype, guidance=self.wanted.guidance,
+            shape=opened.shape, dtype=dtype, guidance=self.wanted.guidance, **more,
         )  # fmt: skip
 
     def _resolve(self, name: str, role: str) -> tuple[Any, Any]:

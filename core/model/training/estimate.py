@@ -49,10 +49,13 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
 
 
 def memory(
-    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False
+    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
 ) -> dict[str, int]:
-    """Bytes on one device while training: weights and gradients in float32, optimiser, average, activations."""
-    count, tokens = parameters(config), (side // config.patch_size) ** 2
+    """Bytes on one device while training: weights and gradients in float32, optimiser, average, activations.
+
+    `shards`: parts that all but the activations are cut into.
+    """
+    count, tokens = parameters(config) // shards, (side // config.patch_size) ** 2
     kept = ACTIVATIONS if not checkpointing else 2
     parts = {
         "weights": 4 * count,
@@ -65,19 +68,20 @@ def memory(
 
 
 def account(
-    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, measured: float | None = None
-) -> dict[str, Any]:
+    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, shards: int = 1,
+    checkpointing: bool = False, measured: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates."""
     forward = flops_per_image(config, side, text)
     step = 3 * forward * recipe.batch  # a backward pass costs two forward ones
-    hours = {name: round(step * recipe.steps / (rate * REACHED * world) / 3600, 2) for name, rate in RATES.items()}
+    hours = {name: _hours(step * recipe.steps / (rate * REACHED * world)) for name, rate in RATES.items()}
     said: dict[str, Any] = {
         "parameters": parameters(config),
         "flops_per_image_forward": forward,
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
-        "memory_bytes_per_device": memory(config, recipe, micro, side, text),
-        "hours": hours if measured is None else round(recipe.batch * recipe.steps / (measured * world) / 3600, 2),
+        "memory_bytes_per_device": memory(config, recipe, micro, side, text, checkpointing, shards),
+        "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world)),
     }
     said["hours_are"] = (
         f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU"
@@ -85,3 +89,7 @@ def account(
         else f"at {measured:.3g} images/s, measured on this device, on {world} of it"
     )
     return said
+
+
+def _hours(seconds: float) -> float:
+    return float(f"{seconds / 3600:.3g}")  # of a short run, too

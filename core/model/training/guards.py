@@ -75,14 +75,15 @@ def out_of_memory(micro: int, checkpointing: bool) -> Iterator[None]:
 
 
 def check_fits(
-    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, device: torch.device, checkpointing: bool
-) -> None:
+    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, device: torch.device, checkpointing: bool,
+    shards: int = 1,
+) -> None:  # fmt: skip
     """Raises CommonArtError where the run surely needs more memory than the device has free, before it is taken.
 
-    `side` of the latents; `text`: tokens of a usual caption.
+    `side` of the latents; `text`: tokens of a usual caption; `shards`: parts that the model is cut into.
     """
     free = free_bytes(device)
-    need = estimate.memory(config, recipe, micro, side, text, checkpointing)
+    need = estimate.memory(config, recipe, micro, side, text, checkpointing, shards)
     surely = need["total"] - (1 - SURE) * need["activations"]
     if surely <= free:
         return

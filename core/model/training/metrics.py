@@ -2,6 +2,8 @@
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
 
+    {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the pictures drawn at that step: core/metrics/following.py
+
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
 `mfu` is the share of the device's measured matrix rate that the model's own arithmetic reached; recomputed blocks do not count.
 """
@@ -157,13 +159,20 @@ class MetricsFile:
 
     def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
         self.path, self.active, self.tracker = path, active, tracker
-        self.last: Line = {}
+        self.last: Line = {}  # of training
+        self.judged = -1  # step of the last scores
         self._step = 0
         self._scalars: Scalars | None = None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one line. Raises CommonArtError when the file cannot be written."""
-        self.last = line
+        """Appends one line: of training, which has a `loss`, or the scores of a step's pictures.
+
+        Raises CommonArtError when the file cannot be written.
+        """
+        if "loss" in line:
+            self.last = line
+        else:
+            self.judged = line["step"]
         if not self.active:
             return
         try:
@@ -183,7 +192,8 @@ class MetricsFile:
     def cut(self, step: int) -> None:
         """Keeps the lines up to `step`: those after the checkpoint that is resumed are computed again."""
         lines = [line for line in read(self.path) if line["step"] <= step]
-        self.last = lines[-1] if lines else {}
+        self.last = next((line for line in reversed(lines) if "loss" in line), {})
+        self.judged = max((line["step"] for line in lines if "loss" not in line), default=-1)
         self._step, self._scalars = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
@@ -203,7 +213,7 @@ def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
 
 
 def _numbers(line: Line) -> dict[str, float]:
-    bins = {f"loss_by_t/{n}": value for n, value in enumerate(line["loss_by_t"])}
+    bins = {f"loss_by_t/{n}": value for n, value in enumerate(line.get("loss_by_t", ()))}
     flat = {**line, **bins}
     return {name: float(value) for name, value in flat.items() if isinstance(value, int | float) and name != "step"}
 

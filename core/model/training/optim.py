@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from commonart.core.errors import CommonArtError
+from commonart.core.model.training import sharding
 from commonart.core.recipes import Recipe
 
 Named = Iterable[tuple[str, nn.Parameter]]
@@ -131,8 +132,9 @@ def state_of(optimiser: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
             if not isinstance(value, Tensor):
                 values[key] = value
                 continue
-            identity = (value.data_ptr(), value.shape, value.dtype)
-            if value.numel() and identity in seen:
+            here = sharding.local(value)
+            identity = (here.data_ptr(), value.shape, value.dtype)
+            if here.numel() and identity in seen:
                 values[key] = {"same as": seen[identity]}
                 continue
             seen[identity] = key
@@ -159,7 +161,7 @@ def load_state(
         if copy:
             # torch keeps AdamW's step on the CPU unless the fused kernel needs it beside the parameter.
             stays = entry == "step" and not fused.get(id(param))
-            tensor = tensor.clone() if stays else tensor.to(param.device, copy=True)
+            tensor = tensor.clone() if stays else sharding.like(tensor, param).clone()
             shared[key] = tensor
         optimiser.state[param][entry] = tensor
 

@@ -2,15 +2,17 @@
 
     commonart train --stage 512 --sample-every 1000
 
-Same prompts and same noise every time, so that two grids differ by what the model has learned between them.
+Same prompts and same noise every time, so that two grids differ by what the model has learned between them, and so do the
+scores that a judge gives to their pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from commonart.core import pictures, provenance
 from commonart.core.model import sampler
@@ -20,9 +22,14 @@ from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
 
+GRID = 8  # pictures of the grid where no prompts are given, and of one batch
+
 
 class Preview:
-    """Draws `prompts` with the model it is called with. The encoders' work is done once, at the start."""
+    """Draws `prompts` with the model it is called with. The encoders' work is done once, at the start.
+
+    `judge`: pictures of all prompts -> scores. `shown`: how many of the first ones stand in the grid.
+    """
 
     def __init__(
         self,
@@ -36,26 +43,35 @@ class Preview:
         dtype: torch.dtype = torch.float32,
         steps: int = 20,
         guidance: float = 4.5,
+        judge: Callable[[Sequence[Image.Image]], dict[str, float]] | None = None,
+        shown: int | None = None,
     ) -> None:
         self.prompts, self.folder, self.recipe = list(prompts), folder, recipe
         self.texts = [states.float() for states in text_encoder.encode(self.prompts)]
         self.null = text_encoder.null().float()
         self.autoencoder, self.shape, self.dtype = autoencoder, shape, dtype
         self.steps, self.guidance = steps, guidance
+        self.judge, self.shown = judge, shown or len(self.prompts)
 
-    def latents(self, model: PixArt) -> torch.Tensor:
-        """The latents (B, C, H, W) of all prompts."""
+    def latents(self, model: PixArt, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """The latents (B, C, H, W) of the prompts from `first` to before `last`, of all by default."""
         device = next(model.parameters()).device
-        noise = sampler.noise_for(range(len(self.prompts)), self.shape, device)
+        texts = self.texts[first:last]
+        noise = sampler.noise_for(range(first, first + len(texts)), self.shape, device)
         with autocast(device, self.dtype):
             return sampler.sample(
-                model, noise, self.texts, self.null, self.steps, self.guidance,
+                model, noise, texts, self.null, self.steps, self.guidance,
                 "flow" if self.recipe.objective == "flow" else "eps", shift=self.recipe.shift,
             )  # fmt: skip
 
-    def __call__(self, model: PixArt, step: int) -> None:
-        drawn = to_images(self.autoencoder.decode(self.latents(model)))
-        sheet = pictures.contact_sheet(drawn, self.prompts, columns=min(4, len(drawn)))
+    def __call__(self, model: PixArt, step: int) -> dict[str, float]:
+        """Writes the grid of `step`, and gives the scores of its pictures."""
+        drawn: list[Image.Image] = []
+        for first in range(0, len(self.prompts), GRID):
+            drawn += to_images(self.autoencoder.decode(self.latents(model, first, first + GRID)))
+        prompts = self.prompts[: self.shown]
+        sheet = pictures.contact_sheet(drawn[: self.shown], prompts, columns=min(4, len(prompts)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = {"step": step, "steps": self.steps, "guidance": self.guidance, "prompts": self.prompts}
+        settings = {"step": step, "steps": self.steps, "guidance": self.guidance, "prompts": prompts}
         provenance.save(sheet.image, self.folder / f"step-{step:07d}.png", settings=settings, overwrite=True)
+        return self.judge(drawn) if self.judge else {}

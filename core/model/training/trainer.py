@@ -10,8 +10,8 @@ and any number of devices and micro batches computes the same step within roundi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,7 +23,7 @@ from commonart.core import launch, log
 from commonart.core.errors import EXIT_PREEMPTED, Preempted
 from commonart.core.model import diffusion, weights
 from commonart.core.model.device import autocast
-from commonart.core.model.training import batches, checkpoint, optim
+from commonart.core.model.training import batches, checkpoint, optim, sharding
 from commonart.core.model.training.batches import Plan, Source
 from commonart.core.model.training.ema import Ema
 from commonart.core.model.training.guards import Guard, out_of_memory
@@ -34,7 +34,8 @@ from commonart.core.model.weights import WEIGHTS
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 
 OPTIMISER_FILE = "optimizer.safetensors"
-Draw = Callable[[PixArt, int], None]  # (model with the averaged weights, step): writes the sample grid
+# (model with the averaged weights, step): writes the sample grid, and says the scores of its pictures where there are any
+Draw = Callable[[PixArt, int], Mapping[str, float] | None]
 Stop = Literal["done", "time", "preempted"]
 
 
@@ -97,8 +98,9 @@ class Trainer:
         warn: checkpoint.Warn,
     ) -> None:
         self.recipe, self.run, self.options, self.world = recipe, run, options, world
-        self.source, self.model, self.warn = source, model.to(world.device).train(), warn
+        self.source, self.model, self.warn = source, model.train(), warn
         self.model.gradient_checkpointing = options.checkpointing
+        wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro, self.parts = accumulation(recipe, world.size)
         self.plan = Plan(options.seed, recipe.batch, recipe.dropout)
         self.named = list(self.model.named_parameters())
@@ -109,7 +111,6 @@ class Trainer:
         follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
         self.metrics = MetricsFile(run / "metrics.jsonl", world.first, follow)
         self.guard = Guard(recipe.spike, options.patience)
-        wrapped = world.wrap(self.model)
         self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
         self.objective = diffusion.check_objective(recipe.objective)
 
@@ -130,15 +131,17 @@ class Trainer:
     def save(self) -> Path | None:
         """A checkpoint of this step (by the first process; the others wait). Its folder."""
         self.state.meter, self.state.norms = self.meter.gather(self.world), self.guard.norms
-        folder = None
-        if self.world.first:
-            tensors, values = optim.state_of(self.optimiser, self.named)
+        folder, first = None, self.world.first
+        tensors, values = optim.state_of(self.optimiser, self.named)
+        tensors = sharding.gather(tensors, first)
+        models = {"transformer": sharding.gather(dict(self.named), first)}
+        if self.ema is not None:
+            models["ema"] = sharding.gather(self.ema.state_dict(), first)
+        if first:
 
             def write(part: Path) -> None:
-                self.model.save(part / "transformer")
-                if self.ema is not None:
-                    with self.ema.swap():
-                        self.model.save(part / "ema")
+                for name, state in models.items():
+                    self.model.save(part / name, state=state)
                 weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMISER_FILE)
 
             loop = {name: getattr(self.state, name) for name in _State.__dataclass_fields__}
@@ -147,6 +150,21 @@ class Trainer:
             )
         self.world.wait()
         return folder
+
+    @contextmanager
+    def averaged(self) -> Iterator[PixArt]:
+        """The model for the first process to draw with: with the averaged weights, where there are any. All enter it."""
+        if self.world.sharded:  # whole, for the others do not take part in the drawing
+            state = sharding.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.first)
+            yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
+            return
+        if not self.world.first:
+            yield self.model
+            return
+        self.model.eval()
+        with self.ema.swap() if self.ema is not None else nullcontext():
+            yield self.model
+        self.model.train()
 
     def step(self, stream: Iterator[tuple[list[str], Any]], rate: float) -> None:
         """One optimiser step: every micro batch of this device, the exchange, the clip, the update."""
@@ -182,7 +200,7 @@ class Trainer:
                 (loss_B.sum() * (self.world.size / recipe.batch)).backward()
             tokens = batch.text_BLT.shape[0] * batch.text_BLT.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
             self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
-        norm = nn.utils.clip_grad_norm_(self.params, recipe.clip)
+        norm = sharding.whole(nn.utils.clip_grad_norm_(self.params, recipe.clip))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         if not used:
             self.state.skipped += 1
@@ -233,23 +251,18 @@ def fit(
     """
     listen = launch.stoppable(str(run)) if stop is None else nullcontext(stop)
     with listen as listening, out_of_memory(accumulation(recipe, world.size)[0], options.checkpointing):
-        return _fit(model, source, recipe, Path(run), options, world, resume, draw, warn, on_step, listening)
+        trainer = Trainer(model, source, recipe, Path(run), options, world, warn)
+        return _drive(trainer, resume, draw, on_step, listening)
 
 
-def _fit(
-    model: PixArt,
-    source: Source,
-    recipe: Recipe,
-    run: Path,
-    options: Options,
-    world: World,
+def _drive(
+    trainer: Trainer,
     resume: checkpoint.Checkpoint | None,
     draw: Draw | None,
-    warn: checkpoint.Warn,
     on_step: Callable[[int], None] | None,
     listening: launch.Stop,
 ) -> Outcome:
-    trainer = Trainer(model, source, recipe, run, options, world, warn)
+    recipe, options, world = trainer.recipe, trainer.options, trainer.world
     if resume is not None:
         trainer.restore(resume)
     else:
@@ -260,7 +273,8 @@ def _fit(
     entered = time.monotonic()
     stop: Stop = "done"
     code = EXIT_PREEMPTED
-    speed = Speed(model.config, model.config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
+    config = trainer.model.config
+    speed = Speed(config, config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
     stream = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.parts, options.workers)
     bar = log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.first)
     listening.saves = True
@@ -279,14 +293,14 @@ def _fit(
             tick(1)
             state.elapsed = time.monotonic() - began
             if _due(state.step, options.log_every):
-                count = len(source.keys)
+                count = len(trainer.source.keys)
                 line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
+            if draw is not None and _due(state.step, options.sample_every):
+                _draw(trainer, draw)  # before the checkpoint, which would leave the scores behind if it were the last
             if _due(state.step, options.checkpoint_every):
                 folder, saved_at = trainer.save(), state.step
-            if draw is not None and _due(state.step, options.sample_every):
-                _draw(trainer, draw)
             paused += time.monotonic() - pause
             if on_step is not None:
                 on_step(state.step)
@@ -303,7 +317,7 @@ def _fit(
             _draw(trainer, draw)
     if stop == "preempted":
         raise Preempted(
-            f"{run}: a signal asked training to stop; step {state.step} is saved.",
+            f"{trainer.run}: a signal asked training to stop; step {state.step} is saved.",
             "Start the same command again to continue.",
             code,
         )
@@ -319,9 +333,9 @@ def _due(step: int, every: int) -> bool:
 
 def _draw(trainer: Trainer, draw: Draw) -> None:
     """The sample grid, with the averaged weights, by the first process."""
-    if trainer.world.first:
-        trainer.model.eval()
-        with trainer.ema.swap() if trainer.ema is not None else nullcontext():
-            draw(trainer.model, trainer.state.step)
-        trainer.model.train()
+    step, metrics = trainer.state.step, trainer.metrics
+    with trainer.averaged() as model:
+        scores = draw(model, step) if trainer.world.first else None
+    if scores and metrics.judged < step:  # a run that is over is drawn again when it is started again
+        metrics.write({"step": step, **scores})
     trainer.world.wait()

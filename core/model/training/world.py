@@ -1,4 +1,4 @@
-"""The processes that train together: one, or many through accelerate (DistributedDataParallel).
+"""The processes that train together: one, or many through accelerate (DistributedDataParallel, or FSDP2 where asked for).
 
 torchrun, srun or `commonart train --gpus N` start them; alone, nothing of accelerate is imported and nothing is in the way.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from commonart.core.launch import AGAIN, PeerGone
 from commonart.core.model.device import pick_device
+from commonart.core.model.training import sharding
 
 # What gloo and NCCL say when the other side of a connection is no more.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out")
@@ -30,6 +31,12 @@ class World:
     size: int = 1
     accelerator: Any = None
     control: Any = None  # a process group on the CPU, for agreements that must not wait for the GPU
+    fsdp: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the model only; one alone holds all of it."""
+        return self.fsdp and self.accelerator is not None
 
     @property
     def first(self) -> bool:
@@ -37,13 +44,16 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` with its gradients averaged over all processes."""
+        """`model` on this world's device, with its gradients averaged over all processes."""
+        if self.sharded:  # part by part: the whole of it need not fit there
+            return sharding.shard(model, self.device, self.size)
+        model.to(self.device)
         return model if self.accelerator is None else self.accelerator.prepare_model(model)
 
     @contextmanager
     def accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Gradients are exchanged in the last of a step's micro batches only."""
-        if self.accelerator is None or last:
+        """Gradients are exchanged in the last of a step's micro batches only; sharded ones in each, to hold no whole one."""
+        if self.accelerator is None or self.sharded or last:
             yield
         else:
             with self.accelerator.no_sync(model):
@@ -89,7 +99,7 @@ class World:
             self.accelerator.end_training()
 
 
-def join(device: str = "auto") -> World:
+def join(device: str = "auto", fsdp: bool = False) -> World:
     """The world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(pick_device(device))
@@ -100,4 +110,4 @@ def join(device: str = "auto") -> World:
         torch.cuda.set_device(chosen)
     accelerator = Accelerator(cpu=chosen.type == "cpu")
     control = torch.distributed.new_group(backend="gloo")
-    return World(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator, control)
+    return World(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator, control, fsdp)

@@ -1,0 +1,69 @@
+"""What no training begins with: each is refused with a sentence and the right exit code, and leaves no run behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_runs import TINY, dataset, refused, sha256, shards, start
+
+from commonart.core.data.shards import ShardWriter
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.stages.train import train
+
+__all__ = ["shards"]  # the fixture
+
+
+def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refused(CommonArtError, 1, "nowhere does not exist", "commonart shard", lambda: start(tmp_path / "nowhere", run))
+    (tmp_path / "empty").mkdir()
+    refused(CommonArtError, 1, "empty", "", lambda: start(tmp_path / "empty", run))
+    mute, far = dataset(tmp_path / "mute", caption=False), "calm2-7b"  # not fetched for nothing
+    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, text_encoder=far))
+    kept = dataset(tmp_path / "kept", heldout=range(20))
+    refused(CommonArtError, 1, "all 20 records are held out", "more images", lambda: start(kept, run))
+    assert not run.exists()
+
+
+def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    other: dict[str, Any] = {"text_encoder": "calm2-7b"}
+    refused(
+        CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
+    )
+    refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
+    refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
+    refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
+    refused(UsageError, 2, "--clip nano has no pictures", "--sample-every", lambda: start(shards, run, clip="nano"))
+    refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
+    larger = {"resolution": 32}
+    refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
+    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimiser": "AdamW"}}
+    refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
+    assert not run.exists()
+
+
+def test_features_that_do_not_belong_to_the_shards(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shards")
+    with ShardWriter(data / "00001.tar") as writer:
+        record = {"key": "k99", "captions": [{"text": "a", "lang": "en"}], "sha256": sha256("train")}
+        writer.add_record(record, b"", "jpg")
+    refused(CommonArtError, 1, "made from another", "--overwrite", lambda: start(data, tmp_path / "run"))
+
+
+def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(shards, run, {"steps": 2})
+    refused(
+        CommonArtError,
+        1,
+        "num_layers 1; stage and data ask for 2",
+        "layers=1",
+        lambda: start(shards, run, {"layers": 2}),
+    )
+    changed = {"lr": 0.01}
+    refused(CommonArtError, 1, "with lr=0.0015, and now it is 0.01", "lr=0.0015", lambda: start(shards, run, changed))
+    refused(CommonArtError, 1, "started with seed 0, and now it is 1", "-o", lambda: start(shards, run, seed=1))
+    other = dataset(tmp_path / "other", heldout=[2])
+    refused(CommonArtError, 1, "the shards changed", f"--init {run}", lambda: start(other, run))
