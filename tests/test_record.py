@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from commonart.core.data.record import (
     add_caption,
+    all_fit,
     captions,
     check,
     make_key,
@@ -90,6 +91,27 @@ def test_any_object_passes_whole_or_is_a_schema_error(value: dict) -> None:
     else:
         assert after == before
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,200}", after["key"])
+
+
+def test_what_fits_together_fits_alone() -> None:
+    assert all_fit([FULL, {**FULL, "key": "b"}]) and all_fit([{"key": "a"}])
+    assert not all_fit([{**FULL, "anything": {"else": [1, None]}}])  # it may be too deep: that is looked at alone
+    assert not all_fit([FULL, {k: v for k, v in FULL.items() if k != "width"}]) and not all_fit([[], []])
+
+    @given(st.sampled_from([*sorted(FULL), "title", "row"]), json_values)
+    def changed(field: str, value: object) -> None:
+        record = {**FULL, field: value}
+        if all_fit([{**FULL, field: FULL.get(field, "")}, record]):
+            assert check(record, "f", 1) is record
+
+    changed()
+
+
+@pytest.mark.parametrize("change", [{"key": "a.b"}, {"key": ""}, {"key": "a" * 201}, {"width": 0}, {"height": True}, {"split": "x"},
+    {"sha256": "g" * 64}, {"opt_out": [1]}, {"captions": [{"lang": "en"}]}, {"captions": [{"text": "", "lang": 1}]},
+    {"captions": [{"text": "", "x": [[]]}]}, {"license_basis": "no"}, {"title": None}])  # fmt: skip
+def test_what_does_not_fit_is_not_among_what_fits_together(change: dict) -> None:
+    assert not all_fit([{**FULL, "title": ""}, {**FULL, "title": "", **change}])
 
 
 @given(st.text(max_size=40), st.text(max_size=300))

@@ -260,17 +260,44 @@ def test_tasks_come_from_slurm() -> None:
     with pytest.raises(UsageError, match="SLURM_PROCID=x"):
         tasks.this_task(environ={"SLURM_PROCID": "x", "SLURM_NTASKS": "8"})
     assert tasks.this_task(environ={}) == tasks.Task(0, 1)
-    array = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}
-    with pytest.raises(UsageError, match="do not follow each other"):  # --array=10-16:2
-        tasks.this_task(environ={**array, "SLURM_ARRAY_TASK_MAX": "16"})
-    assert tasks.this_task(environ={**array, "SLURM_ARRAY_TASK_MAX": "13"}) == tasks.Task(2, 4)
-    assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(2, 4)
+    array = {
+        f"SLURM_ARRAY_TASK_{name}": value for name, value in (("ID", "3"), ("COUNT", "16"), ("MIN", "0"), ("MAX", "15"))
+    }
+    assert tasks.this_task(environ=array) == tasks.Task(3, 16)
+    assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(3, 16)
     assert tasks.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == tasks.Task(3, 8)
     assert tasks.this_task(1, 2, environ=array) == tasks.Task(1, 2)
     with pytest.raises(UsageError):
         tasks.this_task(2, 2, environ={})
     with pytest.raises(UsageError):
         tasks.this_task(1, None, environ={})
+    with pytest.raises(UsageError, match="go together"):
+        tasks.this_task(None, 4, environ={})
+
+
+@pytest.mark.parametrize(
+    ("ids", "whole"),
+    [(["3", "4"], 16), (["0", "2"], 4), (["15"], 16), (["1", "2", "3"], 4), (["0", "2", "4"], 6)],
+)
+def test_part_of_an_array_needs_the_number_of_the_whole(ids: list[str], whole: int) -> None:
+    part = {"SLURM_ARRAY_TASK_COUNT": str(len(ids)), "SLURM_ARRAY_TASK_MIN": ids[0], "SLURM_ARRAY_TASK_MAX": ids[-1]}
+    for name in ids:
+        environ = {**part, "SLURM_ARRAY_TASK_ID": name, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+        with pytest.raises(UsageError, match="not all from 0 on") as error:
+            tasks.this_task(environ=environ)
+        assert "--num-tasks" in error.value.fix
+        assert tasks.this_task(None, whole, environ=environ) == tasks.Task(int(name), whole)
+    with pytest.raises(UsageError, match=f"task {ids[-1]} of 1 does not exist"):
+        tasks.this_task(None, 1, environ={**part, "SLURM_ARRAY_TASK_ID": ids[-1]})
+
+
+def test_files_of_another_number_of_tasks_are_not_mixed_in(tmp_path: Path) -> None:
+    path = str(tmp_path / "kept.jsonl")
+    Path(tasks.Task(2, 16).own_file(path)).touch()
+    assert tasks.Task(3, 16).own_file(path).endswith("kept-00003-of-00016.jsonl")
+    assert tasks.Task(0, 5).own_file(str(tmp_path / "other.jsonl")).endswith("other-00000-of-00005.jsonl")
+    with pytest.raises(UsageError, match="one of 16 tasks; this is one of 5"):  # --array=0-4 of a former 0-15
+        tasks.Task(0, 5).own_file(path)
 
 
 KILLED = """

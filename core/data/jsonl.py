@@ -11,18 +11,23 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from operator import itemgetter
 from typing import IO, Any
 
 import orjson
 
 from commonart.core.data.files import replacing
-from commonart.core.data.record import Record, check, rebase
+from commonart.core.data.record import Record, all_fit, check, rebase, split_pointer
 from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 DEEPEST = 250  # brackets within brackets: orjson reads more than it writes
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
+BLOCK = 32 << 10  # bytes that are read, and records of so many that are checked, at once: more leave the cache
 FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
+
+_KEY = itemgetter("key")
 
 
 @contextmanager
@@ -72,6 +77,51 @@ class _Frames(io.RawIOBase):
         return len(part)
 
 
+def _lines(path: str, name: str) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the first, lines) as they come: many at a time from a file, from a pipe what it holds."""
+    line = 1
+    rest: list[bytes] = []  # of a line whose end has not come yet
+    try:
+        with _opened(path) as file:
+            while block := file.read1(BLOCK):  # type: ignore[attr-defined]
+                whole, end, tail = block.rpartition(b"\n")
+                if not end:
+                    rest.append(block)
+                    continue
+                lines = b"".join((*rest, whole)).split(b"\n")
+                rest = [tail]
+                if line == 1:
+                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)  # as Windows writes it
+                yield line, lines
+                line += len(lines)
+            if last := b"".join(rest):
+                yield line, [last.removeprefix(codecs.BOM_UTF8) if line == 1 else last]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(name, line - 1, error) from error
+    except OSError as error:
+        raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    except Exception as error:
+        # zstandard is imported only where a .zst is read, so its error is known by name.
+        if type(error).__name__ == "ZstdError":
+            raise _damaged(name, line - 1, error) from error
+        raise
+
+
+def _values(lines: list[bytes], name: str, first: int) -> Iterator[tuple[int, Any]]:
+    for line, text in enumerate(lines, first):
+        try:
+            value = orjson.loads(text)
+            if text.count(b"[") + text.count(b"{") > DEEPEST:
+                orjson.dumps(value)  # what could not be written again is no record
+        except orjson.JSONDecodeError as error:
+            if text.strip():
+                raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+            continue
+        except TypeError:
+            raise SchemaError(name, line, "", "is nested too deeply") from None
+        yield line, value
+
+
 def read_values(path: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) for each line that is not blank.
 
@@ -80,32 +130,8 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
         CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
     """
     name = "stdin" if path == "-" else path
-    line = 0
-    try:
-        with _opened(path) as file:
-            for line, text in enumerate(file, 1):
-                if line == 1:
-                    text = text.removeprefix(codecs.BOM_UTF8)  # as Windows writes it
-                try:
-                    value = orjson.loads(text)
-                    if text.count(b"[") + text.count(b"{") > DEEPEST:
-                        orjson.dumps(value)  # what could not be written again is no record
-                except orjson.JSONDecodeError as error:
-                    if text.strip():
-                        raise SchemaError(name, line, "", f"is no JSON ({error})") from None
-                    continue
-                except TypeError:
-                    raise SchemaError(name, line, "", "is nested too deeply") from None
-                yield line, value
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(name, line, error) from error
-    except OSError as error:
-        raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
-    except Exception as error:
-        # zstandard is imported only where a .zst is read, so its error is known by name.
-        if type(error).__name__ == "ZstdError":
-            raise _damaged(name, line, error) from error
-        raise
+    for first, lines in _lines(path, name):
+        yield from _values(lines, name, first)
 
 
 def _damaged(name: str, line: int, error: Exception) -> CommonArtError:
@@ -127,6 +153,17 @@ class Keys:
             self._older, self._recent = self._recent, {}
         self._recent[key] = line
 
+    def add_new(self, keys: list[str], first: int) -> bool:
+        """Remember the keys of lines that follow each other, unless one was there before or a generation ends: `add` them."""
+        new = dict(zip(keys, count(first), strict=False))
+        there = (
+            len(new) < len(keys) or not self._recent.keys().isdisjoint(new) or not self._older.keys().isdisjoint(new)
+        )
+        if there or len(self._recent) + len(new) > WINDOW:
+            return False
+        self._recent |= new
+        return True
+
 
 def read(path: str) -> Iterator[Record]:
     """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked.
@@ -140,12 +177,46 @@ def read(path: str) -> Iterator[Record]:
     name = "stdin" if path == "-" else path
     folder = "" if path == "-" else os.path.dirname(path)
     keys = Keys()
-    for line, value in read_values(path):
-        record = check(value, name, line)
-        keys.add(record["key"], name, line)
-        if folder and "image" in record:
-            record["image"] = rebase(record["image"], folder, "")
-        yield record
+    for first, lines in _lines(path, name):
+        batch = _usual(lines)
+        if batch is None or not keys.add_new(list(map(_KEY, batch)), first):
+            for line, value in _values(lines, name, first):
+                record = check(value, name, line)
+                keys.add(record["key"], name, line)
+                yield _from(folder, record)
+        else:
+            if folder and "image" in batch[0]:
+                _all_from(folder, batch)
+            yield from batch
+
+
+def _usual(lines: list[bytes]) -> list[Record] | None:
+    """The records of these lines where all are what they mostly are: whole, alike in their fields, and fitting the schema."""
+    try:
+        records = list(map(orjson.loads, lines))
+    except orjson.JSONDecodeError:
+        return None
+    return records if all_fit(records) else None
+
+
+def _all_from(folder: str, batch: list[Record]) -> None:
+    """`_from` for records that all have an image, most of them in the tar of the one before."""
+    there, here = "#", ""
+    for record in batch:
+        pointer = record["image"]
+        if pointer.startswith(there) and ".tar#" not in pointer[len(there) :]:
+            record["image"] = here + pointer[len(there) :]
+        else:
+            record["image"] = rebase(pointer, folder, "")
+            path, member = split_pointer(pointer)
+            if member is not None:
+                there, here = f"{path}#", f"{split_pointer(record['image'])[0]}#"
+
+
+def _from(folder: str, record: Record) -> Record:
+    if folder and "image" in record:
+        record["image"] = rebase(record["image"], folder, "")
+    return record
 
 
 class Writer:
@@ -170,12 +241,13 @@ class Writer:
 
     def write(self, record: Record) -> None:
         """Write one record; its `image` is rebased from the working folder to the file's."""
-        pointer = record.get("image") if self.folder else None
-        if pointer:  # changed while the line is made: a copy of the record would cost as much as its line
+        if self.folder and (pointer := record.get("image")):
+            # Changed while the line is made: a copy of the record would cost as much as its line.
             record["image"] = rebase(pointer, "", self.folder)
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        if pointer:
+            line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
             record["image"] = pointer
+        else:
+            line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         try:
             self._out.write(line)
             if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -87,10 +88,6 @@ FIELDS: dict[str, Callable[[Any], str]] = {
 }
 
 
-_texts = itemgetter(*(field for field, rule in FIELDS.items() if rule is _text))
-_others = itemgetter("license_basis", "opt_out", "width", "height", "sha256", "split", "captions")
-
-
 def check(record: Any, file: str, line: int | str) -> Record:
     """Return `record` unchanged when it fits the schema.
 
@@ -104,31 +101,56 @@ def check(record: Any, file: str, line: int | str) -> Record:
         raise SchemaError(file, line, "key", "is missing" if key is None else "must be a string")
     if not KEY.fullmatch(key):
         raise SchemaError(file, line, "key", f"may hold only A-Z a-z 0-9 _ - (1 to 200 of them), not {key[:80]!r}")
-    if not _complete(record):
-        for field, value in record.items():
-            problem = FIELDS[field](value) if field in FIELDS else ""
-            if problem:
-                raise SchemaError(file, line, field, problem)
+    for field, value in record.items():
+        problem = FIELDS[field](value) if field in FIELDS else ""
+        if problem:
+            raise SchemaError(file, line, field, problem)
     return record
 
 
-def _complete(record: Record) -> bool:
-    """Whether a record has every field of FIELDS and all of them fit: asked first, because it takes half the time of FIELDS."""
+_SCALARS = {str, int, float, bool, type(None)}
+_KEYS = re.compile(r"[A-Za-z0-9_-]*")
+
+
+def all_fit(records: list[Any]) -> bool:
+    """Whether records that stand together fit the schema for certain: field by field, which costs a third of `check`.
+
+    False says only that `check` has to look at them one by one: they may differ in their fields, or nest deeper than usual.
+    """
     try:
-        "".join(_texts(record))
-        basis, opt_out, width, height, sha256, split, told = _others(record)
-        # Written out, without the calls of FIELDS: this is most of what reading costs beside the parser.
-        return (
-            (not basis or basis in BASES)
-            and split in SPLITS
-            and type(width) is type(height) is int
-            and width > 0 < height
-            and not _sha256(sha256)
-            and (opt_out == [] or not _opt_out(opt_out))
-            and not _captions(told)
-        )
+        if {*map(type, records)} != {dict} or {*map(len, records)} != {len(records[0])}:
+            return False
+        fields = list(records[0])
+        for field, values in zip(fields, zip(*map(itemgetter(*fields, "key"), records), strict=True), strict=False):
+            if field == "key":
+                if min(map(len, values)) < 1 or max(map(len, values)) > 200 or not _KEYS.fullmatch("".join(values)):
+                    return False
+            elif FIELDS.get(field) is _text:
+                "".join(values)  # which takes nothing but strings
+            elif not _column_fits(field, values):
+                return False
+        return True
     except (KeyError, TypeError):
         return False
+
+
+def _column_fits(field: str, values: tuple[Any, ...]) -> bool:
+    if field == "opt_out":
+        return values.count([]) == len(values)
+    if field == "captions":
+        told = list(chain.from_iterable(values))
+        "".join(map(itemgetter("text"), told))
+        "".join([caption.get("lang", "") for caption in told])
+        plain = {*map(type, chain.from_iterable(map(dict.values, told)))} <= _SCALARS
+        return plain and {*map(type, values)} == {list}
+    kinds = {*map(type, values)}
+    if field in ("width", "height"):
+        return kinds == {int} and min(values) > 0
+    if field == "sha256":
+        return {*map(len, values)} <= {0, 64} and HEX.fullmatch("".join(values)) is not None
+    if field in FIELDS:
+        return kinds == {str} and not any(map(FIELDS[field], {*values}))
+    return kinds <= _SCALARS
 
 
 def make_key(source: str, source_id: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import stat
 import tarfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import orjson
 
@@ -192,8 +191,8 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self._whole = replacing(self.path)
-        self._file = _Hashing(self._whole.__enter__())
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # type: ignore[call-overload]
+        self._file = self._whole.__enter__()
+        self._hash, self._end = hashlib.sha256(), 0
         self._keys = set[str]()
         self._members: Members = {}
         return self
@@ -211,9 +210,15 @@ class ShardWriter:
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(data)
             info.mode = 0o644
-            self._tar.addfile(info, io.BytesIO(data))
-            self._members[info.name] = (self._tar.offset - -(-len(data) // BLOCK) * BLOCK, len(data))
+            header = info.tobuf(tarfile.GNU_FORMAT)
+            self._members[info.name] = (self._end + len(header), len(data))
+            self._write(b"".join((header, data, bytes(-len(data) % BLOCK))))
         self.count += 1
+
+    def _write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._file.write(data)
+        self._end += len(data)
 
     def add_record(self, record: Record, data: bytes, extension: str) -> None:
         """Add a record and its image; `image` in the stored record names the member."""
@@ -226,26 +231,12 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             try:
-                self._tar.close()
+                self._write(bytes(2 * BLOCK))  # the end of a tar, and then as tar(1) fills up its last record
+                self._write(bytes(-self._end % tarfile.RECORDSIZE))
             except BaseException as problem:
                 self._whole.__exit__(type(problem), problem, problem.__traceback__)
                 raise
-            self.sha256 = self._file.sha256.hexdigest()
+            self.sha256 = self._hash.hexdigest()
         self._whole.__exit__(kind, error, trace)
         if kind is None:
             write_index(self.path, self._members, self.sha256)
-
-
-class _Hashing:
-    """A file that hashes what is written to it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)

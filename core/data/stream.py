@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -273,17 +273,18 @@ def _to_jsonl(
     # Libraries print to stdout as they please; only records may stand there.
     with jsonl.Writer(out) as writer, redirect_stdout(sys.stderr), _rejects(rejects) as keep:
         drop = Drop(keep)
-        inputs = (record for chunk in parts for record in chunk.records)
+        inputs = chain.from_iterable(chunk.records for chunk in parts)
         try:
+            write = writer.write
             for made in transform(_counted(inputs, summary, tick), drop):
                 if isinstance(made, Sample):
                     raise UsageError(
                         f"{summary.stage} makes images, which do not go into JSONL.",
                         "Give a folder: -o FOLDER/.",
                     )
-                writer.write(made)
-                summary.written += 1
+                write(made)
         finally:
+            summary.written = writer.count
             summary.dropped, summary.failures = drop.reasons, drop.failures
 
 

@@ -6,6 +6,7 @@ sbatch --array 0-15 --wrap "commonart caption --model florence2 shards/ -o capti
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,11 +21,22 @@ class Task:
     count: int
 
     def own_file(self, path: str) -> str:
-        """`path` where there is one task; else this task's own: kept.jsonl -> kept-00002-of-00016.jsonl."""
+        """`path` where there is one task; else this task's own: kept.jsonl -> kept-00002-of-00016.jsonl.
+
+        Raises:
+            UsageError: another number of tasks has written there; whoever reads all of them would read records twice.
+        """
         if self.count == 1 or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             return path
         folder, name = os.path.split(path)
         stem, dot, ending = name.partition(".")
+        others = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-(\d{{5}}){re.escape(dot + ending)}")
+        for there in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else ():
+            if (shared := others.fullmatch(there)) and int(shared[1]) != self.count:
+                raise UsageError(
+                    f"{os.path.join(folder, there)} was written by one of {int(shared[1])} tasks; this is one of {self.count}.",
+                    f"Give --num-tasks {int(shared[1])} to go on with that, or remove those files.",
+                )
         return os.path.join(folder, f"{stem}-{self.index:05d}-of-{self.count:05d}{dot}{ending}")
 
     def owns(self, number: int) -> bool:
@@ -35,28 +47,29 @@ class Task:
 def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
     """The task from the flags, else from a Slurm array, else from srun, else the only one.
 
+    A number of tasks alone takes the index from Slurm, so that a part of an array can be submitted again.
+
     Raises:
-        UsageError: one flag without the other, or an index outside the count.
+        UsageError: an index without a number of tasks or outside of it, or an array whose tasks are not 0, 1, ... N: Slurm
+            tells no task how many the whole work was shared by when only some of them are submitted again.
     """
+    array = "SLURM_ARRAY_TASK_ID" in environ
+    of_slurm = "SLURM_ARRAY_TASK_ID" if array else "SLURM_PROCID"
+    if index is None and count is not None and of_slurm in environ:
+        index = _number(environ, of_slurm)
     if (index is None) != (count is None):
-        raise UsageError("--task-index and --num-tasks go together.", "Give both or none.")
+        raise UsageError("--task-index and --num-tasks go together.", "Give both, or inside Slurm --num-tasks alone.")
     if index is None or count is None:
-        for name, total in (
-            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-            ("SLURM_PROCID", "SLURM_NTASKS"),
-        ):
-            if name in environ and total in environ:
-                start = "SLURM_ARRAY_TASK_MIN" if "ARRAY" in name else ""
-                index, count = _number(environ, name) - _number(environ, start), _number(environ, total)
-                last = "SLURM_ARRAY_TASK_MAX" if start else ""
-                if last in environ and _number(environ, last) - _number(environ, start) + 1 != count:
-                    raise UsageError(
-                        "the array's tasks do not follow each other, so that shards would be left out.",
-                        "Submit --array=0-N, or give --task-index and --num-tasks.",
-                    )
-                break
-        else:
-            index, count = 0, 1
+        total = "SLURM_ARRAY_TASK_COUNT" if array else "SLURM_NTASKS"
+        if of_slurm not in environ or total not in environ:
+            return Task(0, 1)
+        index, count = _number(environ, of_slurm), _number(environ, total)
+        first, last = (environ.get(f"SLURM_ARRAY_TASK_{end}") for end in ("MIN", "MAX"))
+        if array and (first not in (None, "0") or last not in (None, str(count - 1))):
+            raise UsageError(
+                f"the array holds {count} tasks from {first} to {last}, which are not all from 0 on.",
+                "Submit --array=0-N; or, to submit a part of such an array again, add --num-tasks with the number of the whole.",
+            )
     if not 0 <= index < count:
         raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
     return Task(index, count)

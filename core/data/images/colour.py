@@ -33,7 +33,7 @@ class UnsupportedMode(ValueError):
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB in sRGB on white, same size. `image` is loaded.
+    """Any mode -> RGB in sRGB on white, same size; `image` itself where it is that already. `image` is loaded.
 
     Raises:
         UnsupportedMode: 32-bit or floating-point pixels, or a mode that is none of a picture.
@@ -82,7 +82,9 @@ def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
         # A grey picture may carry the profile of the RGB one that it was.
         image = image.convert("RGB")
         transform = _transform(profile, "RGB")
-    managed = image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
+    if transform is None:
+        return image if image.mode == "RGB" else image.convert("RGB")  # to convert RGB would only copy it
+    managed = ImageCms.applyTransform(image, transform)
     assert managed is not None  # only with inPlace=True
     return managed
 
