@@ -14,7 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from commonart.core.model.transformer import Gelu, PixArt
+from commonart.core.model.layers import Gelu
+from commonart.core.model.transformer import PixArt
 
 
 class PackedLinear(nn.Module):
