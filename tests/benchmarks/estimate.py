@@ -64,7 +64,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="commonart-") as place:
         data = asked.data or scenes(Path(place))
         words = ["train", "--stage", asked.stage, "--data", data, "--init", "none", "--set", f"steps={asked.steps}"]
-        rounds = [round_of(words, f"{place}/run{n}", asked.calibrate) for n in range(asked.rounds)]
+        rounds = []
+        for n in range(asked.rounds):
+            rounds.append(round_of(words, f"{place}/run{n}", asked.calibrate))
+            print(rounds[-1], file=sys.stderr)
     print(json.dumps({
         "benchmark": "tests/benchmarks/estimate.py", "date": time.strftime("%Y-%m-%d"), "stage": asked.stage,
         "steps": asked.steps, "hardware": f"{processor()}, {os.cpu_count()} cores", "versions": {"torch": version("torch")},
