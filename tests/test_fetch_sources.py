@@ -144,6 +144,16 @@ def coco(folder: Path) -> Path:
     return path
 
 
+def test_one_key_twice_is_an_error_however_far_apart(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    data = orjson.loads(path.read_bytes())
+    data["images"] += [{"id": n, "file_name": f"{n}.jpg", "license": 4} for n in range(10, 13)] + [data["images"][0]]
+    path.write_bytes(orjson.dumps(data))
+    records = stage.listing(str(path))
+    with pytest.raises(SchemaError, match="captions.json:6: field 'key' 'coco2017_000000000007' stands on line 1 too"):
+        list(records)
+
+
 def test_coco(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

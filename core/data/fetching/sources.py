@@ -57,12 +57,11 @@ def list_source(
     """
     path = Path(source)
     if source.startswith("hf:") or source in HUB_SOURCES:
-        return list_hub(source, license, lang, column_map or {})
+        return _distinct(list_hub(source, license, lang, column_map or {}), source)
     if source in COCO_SOURCES:
         named = COCO_SOURCES[source]
-        return chain.from_iterable(
-            _coco(file, license, lang, images, named) for file in annotation_files(named, limits)
-        )
+        files = annotation_files(named, limits)
+        return _distinct(chain.from_iterable(_coco(file, license, lang, images, named) for file in files), source)
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
@@ -77,12 +76,20 @@ def list_source(
     if source.endswith(LIST_SUFFIXES):
         return list_urls(path, license, lang, column_map or {})
     if source.endswith(".json"):
-        return _coco(path, license, lang, images)
+        return _distinct(_coco(path, license, lang, images), source)
     raise CommonArtError(
         f"{source} is no source that fetch knows.",
         f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
         "and - for records on stdin.",
     )
+
+
+def _distinct(records: Iterator[Record], source: str) -> Iterator[Record]:
+    """The same records; a key that stands twice is an error across shards, too, as in a list."""
+    keys = Keys()
+    for number, record in enumerate(records, 1):
+        keys.add(record["key"], source, number)
+        yield record
 
 
 # --- a folder of images ----------------------------------------------------------------------------------------------
