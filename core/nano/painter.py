@@ -27,8 +27,8 @@ STEPS, GUIDANCE = 12, 3.0
 
 
 def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0) -> Memory:
-    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, and one more that
-    tells no places, in one language or the other, as people ask for pictures; encoded.
+    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, and one more in
+    each language that tells no places, as people ask for pictures; encoded.
 
     busy: the share of scenes of one thing that are left out of them, because which colour goes where is learned from
     scenes of two and three.
@@ -45,9 +45,9 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
         means.append(mean.half())
         stds.append(std.half())
     texts = []
-    for number, scene in enumerate(pictures.scenes):
+    for scene in pictures.scenes:
         texts += [grammar.caption(scene, LANGUAGES[i % 2], rng) for i in range(captions)]
-        texts.append(grammar.short_caption(scene, LANGUAGES[number % 2], rng))
+        texts += [grammar.short_caption(scene, lang, rng) for lang in LANGUAGES]
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
     keys = [f"scene_{seed}_{i:06d}" for i in chosen]
@@ -56,7 +56,7 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
         torch.cat(means),
         torch.cat(stds),
         states,
-        [captions + 1] * len(chosen),
+        [captions + len(LANGUAGES)] * len(chosen),
         weights,
         text.null().to(torch.bfloat16),
     )
