@@ -33,7 +33,7 @@ from commonart.core.data.images.decode import (
 )
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.likeness import fingerprint, phash
-from commonart.core.data.record import Record, settled_split
+from commonart.core.data.record import Record, settled_split, split_of
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -213,8 +213,8 @@ def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | Non
         return record, 0
     seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "sha256")]
     if all(seen):  # sharded before: it was looked at then
-        small = picture.too_small(record["width"], record["height"])
-        return record, 0 if small else fingerprint(record["phash"], record["sha256"])
+        left_out = picture.too_small(record["width"], record["height"]) or settled_split(record, record["sha256"])[1]
+        return record, 0 if left_out else fingerprint(record["phash"], record["sha256"])
     got = _read(record, picture)
     if isinstance(got, Problem):
         return record, 0
@@ -243,6 +243,9 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Proble
     expected = record.get("shard_sha256") or record.get("sha256")
     if expected and str(expected).lower() != sha256:
         return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
+    conflict = settled_split(record, record.get("sha256") or sha256)[1]
+    if conflict:
+        return Problem("split_conflict", conflict, rule=True)
     return data, seen, sha256
 
 
@@ -271,7 +274,5 @@ def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem
         "phash": record.get("phash") or phash(image),
         "original": record.get("original") or original,
     }
-    made["split"], conflict = settled_split(record, made["sha256"])
-    if conflict:
-        return record, Problem("split_conflict", conflict, rule=True)
+    made["split"] = split_of(made["sha256"])
     return record, Sample(made, encoded, picture.format)

@@ -167,6 +167,24 @@ def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
     assert [shards.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
 
 
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_webdataset_with_long_and_japanese_names(hub: HubServer, tmp_path: Path, kind: int) -> None:
+    names, out = ["猫", "犬", "a/鳥", "x" * 180], io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+        for n, name in enumerate(names):
+            note = orjson.dumps({"license": ("CC0-1.0", "CC BY-NC 4.0")[n % 2]})
+            for ending, data in (("json", note), ("jpg", photo(n)))[n == 2 :]:  # the bird has no note
+                info = tarfile.TarInfo(f"{name}.{ending}")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    hub.add("owner/names", {"00000.tar": out.getvalue()})
+    listed = list(stage.listing("hf:owner/names"))
+    assert [record["source_id"] for record in listed] == [f"00000/{name}" for name in names]
+    assert [record["license"] for record in listed] == ["CC0-1.0", "CC-BY-NC-4.0", "", "CC-BY-NC-4.0"]
+    assert stage.run("hf:owner/names", str(tmp_path / "raw"), quiet=True).written == 4
+    assert [shards.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(4)]
+
+
 def test_revisions(hub: HubServer) -> None:
     old = hub.add("owner/set", {"a.parquet": parquet([{"url": "https://example.org/1.jpg"}])}).sha
     (record,) = stage.listing(f"hf:owner/set@{old}")

@@ -174,6 +174,26 @@ def test_coco(tmp_path: Path) -> None:
     assert dict(drop.reasons) == {"no_image": 1}  # a name that leads out of the folder is not followed
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("annotations", ["x"]), ("annotations", {"a": 1}), ("annotations", [{"image_id": [], "caption": "x"}]), ("licenses", [1]),
+     ("licenses", 7), ("images", [{"id": [1], "file_name": "a.jpg"}]), ("images", [{"id": 1, "file_name": "a", "license": [1]}])],
+)  # fmt: skip
+def test_a_coco_file_with_an_odd_part_is_named(tmp_path: Path, part: str, value: Any) -> None:
+    path = coco(tmp_path)
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), part: value}))
+    with pytest.raises(SchemaError, match=f"captions.json#{part}"):
+        list(stage.listing(str(path)))
+
+
+def test_a_coco_licence_of_nothing_is_none(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    nothing = {"licenses": [{"id": 4, "name": None, "url": None}]}
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), **nothing}))
+    first = next(iter(stage.listing(str(path))))
+    assert not first["license"] and "None" not in str(first.get("license_raw")) + str(first.get("license_url"))
+
+
 def test_images_must_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(CommonArtError, match="--images"):
         fetched([], images=str(tmp_path / "nowhere"))
@@ -218,6 +238,30 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert len({record["key"] for record in records}) == 3  # one URL twice is two rows
     assert not any("jpg" in record for record in records)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
+
+
+def test_each_row_of_a_jsonl_list_is_read_by_its_own_names(tmp_path: Path) -> None:
+    rows = [
+        {"url": "http://example.org/1.jpg", "license": "CC0-1.0"},
+        {
+            "url": "http://example.org/2.jpg",
+            "license": "CC0-1.0",
+            "license_url": "https://creativecommons.org/licenses/by-nc/4.0/",
+        },
+        {
+            "url": "http://example.org/3.jpg",
+            "license_url": "https://creativecommons.org/licenses/by/4.0/",
+            "author": "Ann",
+        },
+        {"title": "no address"},
+    ]
+    for order in (rows, rows[2::-1] + rows[3:]):
+        path = tmp_path / "sparse.jsonl"
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in order))
+        found = {record.get("image_url", "")[-5:]: record for record in stage.listing(str(path))}
+        assert found["1.jpg"]["license"] == "CC0-1.0" and found["3.jpg"]["license"] == "CC-BY-4.0"
+        assert found["2.jpg"]["license"] == "" and "by-nc" in found["2.jpg"]["license_url"]
+        assert found["3.jpg"]["author"] == "Ann" and found[""]["title"] == "no address"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "records.jsonl", "folder"])

@@ -108,6 +108,13 @@ def test_image_counts_from_the_file_that_holds_the_record(tmp_path: Path, monkey
     assert list(jsonl.read("lists/deep/a.jsonl")) == [record]
 
 
+def test_a_file_name_that_looks_like_a_member_stays_where_it_is(tmp_path: Path) -> None:
+    names = ["#1.jpg", "a.tar#b.jpg", "#2.jpg", "a.tar#c.jpg", "c#d.jpg"]
+    path = tmp_path / "list.jsonl"
+    path.write_bytes(b"".join(orjson.dumps({"key": f"k{n}", "image": name}) + b"\n" for n, name in enumerate(names)))
+    assert [record["image"] for record in jsonl.read(str(path))] == [str(tmp_path / name) for name in names]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"old")

@@ -17,7 +17,7 @@ import pytest
 from conftest import Command
 from PIL import Image
 
-from commonart.core.data import shards, stream
+from commonart.core.data import jsonl, shards, stream
 from commonart.core.data.record import split_of
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
@@ -299,6 +299,25 @@ def test_one_image_is_on_one_side_whatever_its_records_say(tmp_path: Path) -> No
     for given, dropped in ((source, len(held)), (other, 6 - len(held))):
         summary = stage.run(given, f"{given}-out", size=32, quiet=True)
         assert dict(summary.dropped) == ({"split_conflict": dropped} if dropped else {}) and summary.failures == 0
+
+
+def test_what_was_sharded_before_is_on_its_side_too(tmp_path: Path) -> None:
+    source = written(tmp_path / "in", {key: picture(ord(key)) for key in "abcdefghijklmnopqrstuvwxyz"})
+    assert stage.run(source, str(tmp_path / "once"), size=32, quiet=True).written == 26
+    records = list(stream.read(str(tmp_path / "once")))
+    held = {record["key"] for record in records if record["split"] == "heldout"}
+    assert held
+    with jsonl.Writer(str(tmp_path / "bad.jsonl")) as writer:
+        for record in records:
+            writer.write({**record, "split": "train"})
+            writer.write({**record, "key": record["key"] + "2"})  # the same picture, whose split is right
+    for dedup in (False, True):
+        out = tmp_path / f"twice-{dedup}"
+        summary = stage.run(str(tmp_path / "bad.jsonl"), str(out), size=32, dedup=dedup, quiet=True)
+        assert summary.dropped["split_conflict"] == len(held)
+        sides = {record["key"]: record["split"] for record in stream.read(str(out))}
+        assert len(sides) == (26 if dedup else 52 - len(held)), dedup
+        assert {key.rstrip("2") for key, side in sides.items() if side == "heldout"} == held
 
 
 def test_a_blocklist_means_the_same_as_in_license_filter(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from PIL import Image
 
 from commonart.core.data import files, jsonl, shards, stream, tasks
 from commonart.core.data.record import Record
@@ -277,18 +278,21 @@ def test_tasks_come_from_slurm() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "whole"),
-    [(["3", "4"], 16), (["0", "2"], 4), (["15"], 16), (["1", "2", "3"], 4), (["0", "2", "4"], 6)],
+    [(["3", "4"], 16), (["0", "2"], 4), (["15"], 16), (["0"], 16), (["1", "2", "3"], 4), (["0", "2", "4"], 6)],
 )
 def test_part_of_an_array_needs_the_number_of_the_whole(ids: list[str], whole: int) -> None:
     part = {"SLURM_ARRAY_TASK_COUNT": str(len(ids)), "SLURM_ARRAY_TASK_MIN": ids[0], "SLURM_ARRAY_TASK_MAX": ids[-1]}
     for name in ids:
         environ = {**part, "SLURM_ARRAY_TASK_ID": name, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
-        with pytest.raises(UsageError, match="not all from 0 on") as error:
+        with pytest.raises(UsageError, match="a part of another one") as error:
             tasks.this_task(environ=environ)
         assert "--num-tasks" in error.value.fix
         assert tasks.this_task(None, whole, environ=environ) == tasks.Task(int(name), whole)
-    with pytest.raises(UsageError, match=f"task {ids[-1]} of 1 does not exist"):
-        tasks.this_task(None, 1, environ={**part, "SLURM_ARRAY_TASK_ID": ids[-1]})
+    if ids[-1] == "0":
+        assert tasks.this_task(None, 1, environ={**part, "SLURM_ARRAY_TASK_ID": "0"}) == tasks.Task(0, 1)
+    else:
+        with pytest.raises(UsageError, match=f"task {ids[-1]} of 1 does not exist"):
+            tasks.this_task(None, 1, environ={**part, "SLURM_ARRAY_TASK_ID": ids[-1]})
 
 
 def test_files_of_another_number_of_tasks_are_not_mixed_in(tmp_path: Path) -> None:
@@ -298,6 +302,32 @@ def test_files_of_another_number_of_tasks_are_not_mixed_in(tmp_path: Path) -> No
     assert tasks.Task(0, 5).own_file(str(tmp_path / "other.jsonl")).endswith("other-00000-of-00005.jsonl")
     with pytest.raises(UsageError, match="one of 16 tasks; this is one of 5"):  # --array=0-4 of a former 0-15
         tasks.Task(0, 5).own_file(path)
+    with pytest.raises(UsageError, match="one of 16 tasks; this is one of 1"):
+        tasks.Task(0, 1).own_file(path)
+    Path(path).touch()
+    with pytest.raises(UsageError, match="kept.jsonl was written by one task"):
+        tasks.Task(2, 16).own_file(path)
+
+
+def test_a_picture_is_named_by_what_it_is_where_its_file_is_not(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    folder = tmp_path / "sub.d"
+    folder.mkdir()
+    for name, data in (("pic", png.getvalue()), ("x.png (1)", png.getvalue()), ("text", b"no picture")):
+        (folder / name).write_bytes(data)
+
+    def passed(name: str, *pictures: str) -> str:
+        with jsonl.Writer(str(tmp_path / f"{name}.jsonl")) as writer:
+            for n, picture in enumerate(pictures):
+                writer.write({"key": f"k{n}", "image": str(folder / picture)})
+        stream.run("pass", lambda records, drop: records, source=f"{tmp_path}/{name}.jsonl", out=f"{tmp_path}/{name}")
+        return f"{tmp_path}/{name}"
+
+    found = list(stream.read(passed("good", "pic", "x.png (1)")))
+    assert [record["image"].rpartition("#")[2] for record in found] == ["k0.png", "k1.png"]
+    with pytest.raises(CommonArtError, match="text has no image's name"):
+        passed("bad", "text")
 
 
 KILLED = """

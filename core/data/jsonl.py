@@ -201,7 +201,7 @@ def _usual(lines: list[bytes]) -> list[Record] | None:
 
 def _all_from(folder: str, batch: list[Record]) -> None:
     """`_from` for records that all have an image, most of them in the tar of the one before."""
-    there, here = "#", ""
+    there, here = "\n", ""  # which no pointer begins with
     for record in batch:
         pointer = record["image"]
         if pointer.startswith(there) and ".tar#" not in pointer[len(there) :]:

@@ -391,11 +391,24 @@ def _one_shard(
 
 def _with_pixels(record: Record) -> Sample:
     pointer = record.get("image", "")
-    path, member = split_pointer(pointer)
-    extension = (member or path).rpartition(".")[2]
-    if not pointer or not extension:
+    if not pointer:
         raise CommonArtError(
-            f"record '{record['key']}' has no image to put into a shard.",
-            "Write JSONL instead: -o FILE.jsonl.",
+            f"record '{record['key']}' has no image to put into a shard.", "Write JSONL instead: -o FILE.jsonl."
         )
-    return Sample(record, shards.read_bytes(pointer), extension)
+    path, member = split_pointer(pointer)
+    data = shards.read_bytes(pointer)
+    extension = os.path.basename(member or path).rpartition(".")[2]
+    if extension.lower() not in shards.IMAGE_EXTENSIONS:
+        extension = _extension_of(data, pointer)
+    return Sample(record, data, extension)
+
+
+def _extension_of(data: bytes, pointer: str) -> str:
+    from commonart.core.data.images.decode import DecodeError, probe
+
+    try:
+        return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
+    except DecodeError as error:
+        raise CommonArtError(
+            f"{pointer} has no image's name, and what it holds is none: {error.detail}.", "Leave that record out."
+        ) from None

@@ -26,8 +26,12 @@ class Task:
         Raises:
             UsageError: another number of tasks has written there; whoever reads all of them would read records twice.
         """
-        if self.count == 1 or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+        if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             return path
+        if self.count > 1 and os.path.exists(path):
+            raise UsageError(
+                f"{path} was written by one task; this is one of {self.count}.", "Remove it, or name another -o."
+            )
         folder, name = os.path.split(path)
         stem, dot, ending = name.partition(".")
         others = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-(\d{{5}}){re.escape(dot + ending)}")
@@ -37,6 +41,8 @@ class Task:
                     f"{os.path.join(folder, there)} was written by one of {int(shared[1])} tasks; this is one of {self.count}.",
                     f"Give --num-tasks {int(shared[1])} to go on with that, or remove those files.",
                 )
+        if self.count == 1:
+            return path
         return os.path.join(folder, f"{stem}-{self.index:05d}-of-{self.count:05d}{dot}{ending}")
 
     def owns(self, number: int) -> bool:
@@ -65,10 +71,10 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
             return Task(0, 1)
         index, count = _number(environ, of_slurm), _number(environ, total)
         first, last = (environ.get(f"SLURM_ARRAY_TASK_{end}") for end in ("MIN", "MAX"))
-        if array and (first not in (None, "0") or last not in (None, str(count - 1))):
+        if array and (count == 1 or first not in (None, "0") or last not in (None, str(count - 1))):
             raise UsageError(
-                f"the array holds {count} tasks from {first} to {last}, which are not all from 0 on.",
-                "Submit --array=0-N; or, to submit a part of such an array again, add --num-tasks with the number of the whole.",
+                f"the array holds {count} of the tasks {first} to {last}: it may be a part of another one.",
+                "Submit --array=0-N, or add --num-tasks with the number of the whole.",
             )
     if not 0 <= index < count:
         raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")

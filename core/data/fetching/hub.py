@@ -27,6 +27,7 @@ from commonart.core.errors import CommonArtError, UsageError
 SCHEME = "hf://"
 BATCH = 32  # embedded images in memory at a time
 READ_AHEAD = 4 << 20  # bytes of images that one request asks for
+LONGEST_HEADER = 1 << 16  # bytes of a long name in a tar
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")  # usual names of a column of images, the first match wins
 
 
@@ -143,7 +144,7 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     import tarfile
 
     key, parts = "", dict[str, Any]()
-    offset = 0
+    offset, long_name = 0, ""
     while True:
         raw.seek(offset)
         head = raw.read(BLOCK)
@@ -156,9 +157,16 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
             ) from error
         start, offset = offset + BLOCK, offset + BLOCK + -(-member.size // BLOCK) * BLOCK
+        if member.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            raw.seek(start)
+            long_name = (
+                _long_name(raw.read(min(member.size, LONGEST_HEADER)), member.type == tarfile.XHDTYPE) or long_name
+            )
+            continue
+        path, long_name = long_name or member.name, ""
         if not member.isreg():
-            continue  # folders, and the long names of other tars: their samples keep the short ones
-        folder, slash, base = member.name.rpartition("/")
+            continue
+        folder, slash, base = path.rpartition("/")
         stem, _, ending = base.partition(".")
         if folder + slash + stem != key and parts:
             yield key, parts
@@ -177,6 +185,20 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 parts[ending] = {}
     if parts:
         yield key, parts
+
+
+def _long_name(data: bytes, pax: bool) -> str:
+    """The name that a tar gives to its next member, in the way of PAX ("LENGTH path=NAME") or of GNU; "" for none."""
+    if not pax:
+        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    while data:
+        length, _, _ = data.partition(b" ")
+        end = int(length) if length.isdigit() else 0
+        name, _, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
+        if name == b"path":
+            return value.decode("utf-8", "surrogateescape")
+        data = data[end:] if end else b""
+    return ""
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------

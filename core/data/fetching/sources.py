@@ -178,15 +178,17 @@ def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSo
         raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise CommonArtError(f"{path} is no COCO file: it has no list 'images'.", "A list of records ends in .jsonl.")
-    licenses = {entry.get("id"): entry for entry in data.get("licenses") or []}
-    texts: dict[Any, list[str]] = {}
-    for note in data.get("annotations") or []:
+    licenses = {entry["id"]: entry for entry in _coco_list(path, data, "licenses", "id")}
+    texts: dict[int | str, list[str]] = {}
+    for note in _coco_list(path, data, "annotations", "image_id"):
         if isinstance(note.get("caption"), str):
-            texts.setdefault(note.get("image_id"), []).append(note["caption"])
+            texts.setdefault(note["image_id"], []).append(note["caption"])
     at = observed(path)
-    for number, entry in enumerate(data["images"]):
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or "id" not in entry:
-            raise SchemaError(str(path), f"images[{number}]", "", "needs 'id' and 'file_name'")
+    for number, entry in enumerate(_coco_list(path, data, "images", "id")):
+        if not isinstance(entry.get("file_name"), str) or not isinstance(entry.get("license"), int | str | None):
+            raise SchemaError(
+                str(path), f"images[{number}]", "", "needs a 'file_name', and a 'license' that is a number"
+            )
         yield _coco_record(
             entry,
             licenses.get(entry.get("license"), {}),
@@ -198,6 +200,17 @@ def _coco(path: Path, license: str, lang: str, images: str | None, named: CocoSo
             images,
             named,
         )
+
+
+def _coco_list(path: Path, data: dict[str, Any], name: str, number: str) -> Iterator[dict[str, Any]]:
+    """The entries of one of the file's lists, each of which has its `number`."""
+    entries = data.get(name) or []
+    if not isinstance(entries, list):
+        raise SchemaError(str(path), name, "", "must be a list")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get(number), int | str):
+            raise SchemaError(str(path), f"{name}[{i}]", "", f"needs a '{number}' that is a number or a text")
+        yield entry
 
 
 def _coco_record(
@@ -231,7 +244,7 @@ def _coco_record(
     for field in ("width", "height"):
         if not isinstance(record[field], int) or record[field] <= 0:
             del record[field]
-    raw, url = str(rights.get("name", "")), str(rights.get("url", ""))
+    raw, url = str(rights.get("name") or ""), str(rights.get("url") or "")
     state_license(record, raw or ("" if url else license), url, at)
     maker = named.maker if named else f"{'coco' if coco else source}-annotators"
     record["captions"] = [shipped_caption(text, lang, maker, "CC-BY-4.0" if coco or named else "") for text in texts]

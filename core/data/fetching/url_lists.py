@@ -18,6 +18,7 @@ from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_capt
 from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
+MOST_NAMES = 1000  # sets of names whose columns are remembered
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", *jsonl.SUFFIXES)
 
 # Field of the record -> the column names under which lists hold it, the first match wins.
@@ -63,7 +64,7 @@ def list_urls(
         SchemaError: a row that breaks the schema, or a key that was there before.
     """
     table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
-    columns: dict[str, str] | None = None
+    columns: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
     keys = jsonl.Keys() if keys is None else keys
     for number, row in _rows(path):
         if not isinstance(row, dict):
@@ -71,19 +72,22 @@ def list_urls(
         if "key" in row and "source" in row:  # a record already, as `--list` and every other command write it
             record = row
         else:
-            if columns is None:
-                columns = find_columns(table, list(row))
-            record = row_record(row, columns, table, number)
+            names = tuple(row)
+            if names not in columns:
+                found = find_columns(table, names, first=not columns)
+                columns = {**columns, names: found} if len(columns) < MOST_NAMES else {names: found}
+            record = row_record(row, columns[names], table, number)
         check(record, str(path), number)
         keys.add(record["key"], str(path), number)
         yield record
 
 
-def find_columns(table: Table, names: Sequence[str]) -> dict[str, str]:
+def find_columns(table: Table, names: Sequence[str], first: bool = True) -> dict[str, str]:
     """Record field -> the column of this table that holds it.
 
     Raises:
-        CommonArtError: a column that `--column-map` names is not there, or none holds the URL; it lists the columns.
+        CommonArtError: of the `first` row, a column that `--column-map` names is not there, or none holds the URL; it lists
+            the columns.
     """
     lower = {name.lower(): name for name in names}
     found = {
@@ -91,7 +95,7 @@ def find_columns(table: Table, names: Sequence[str]) -> dict[str, str]:
     }
     strange = [name for name in table.column_map.values() if name and name not in names]
     found |= table.column_map
-    if strange or (table.needs and not found.get(table.needs)):
+    if first and (strange or (table.needs and not found.get(table.needs))):
         what = f"has no column {strange[0]!r}" if strange else "has no column of URLs"
         raise CommonArtError(
             f"{table.name} {what}; its columns are {', '.join(names)}.",
