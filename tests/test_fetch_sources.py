@@ -240,6 +240,57 @@ def test_lists_of_urls_say_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert list(stage.listing(str(path), limit=2)) == records[:2]
 
 
+@pytest.mark.parametrize(
+    ("said", "license"),
+    [
+        ({"license_name": "CC0", "license": "https://creativecommons.org/licenses/by-nc/4.0/"}, ""),
+        ({"license": "CC-BY-NC-4.0", "license_name": "CC0"}, ""),
+        ({"rights": "All rights reserved", "license": "CC0"}, ""),
+        ({"license_name": "CC BY 4.0", "license": "CC-BY-4.0"}, "CC-BY-4.0"),
+        ({"license_name": "CC0", "rights": ""}, "CC0-1.0"),
+    ],
+)
+def test_every_statement_of_a_licence_must_agree(tmp_path: Path, said: dict[str, str], license: str) -> None:
+    path = write_list(tmp_path / "list.csv", [{"url": "https://a.example/1.jpg", **said}])
+    (photo,) = stage.listing(str(path))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture(1))
+    (folder / "a.json").write_bytes(orjson.dumps(said))
+    (beside,) = stage.listing(str(folder))
+    kept, _, _ = filtered(photo, beside)
+    assert [record["license"] for record in (photo, beside)] == [license] * 2
+    assert len(kept) == (2 if license else 0)
+
+
+def test_positions_and_user_tags_go_however_they_are_called(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    said = {
+        "GPSLatitude": 1.2,
+        "geo": {"lat": 1},
+        "coordinates": [1, 2],
+        "user_tags": ["me"],
+        "E-Mail": "a@b.c",
+        "camera": "X",
+    }
+    (tmp_path / "a.json").write_bytes(orjson.dumps(said))
+    (record,) = stage.listing(str(tmp_path))
+    assert set(said) & set(record) == {"camera"}
+
+
+@pytest.mark.parametrize("name", ["y" * 300, "a\0b", "写" * 90])
+def test_a_name_that_no_file_can_have_is_no_image(tmp_path: Path, name: str) -> None:
+    made, drop, _ = fetched([{"key": "a", "source": "s", "file_name": name}], images=str(tmp_path))
+    assert not made and dict(drop.reasons) == {"no_image": 1}
+
+
+@pytest.mark.parametrize("ending", ["tif", "gif", "JPG"])
+def test_any_ending_of_a_picture_is_found_in_the_folder(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(picture(1))
+    made, _, _ = fetched([{"key": "a", "source": "s"}], images=str(tmp_path))
+    assert len(made) == 1
+
+
 def test_each_row_of_a_jsonl_list_is_read_by_its_own_names(tmp_path: Path) -> None:
     rows = [
         {"url": "http://example.org/1.jpg", "license": "CC0-1.0"},

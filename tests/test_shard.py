@@ -320,6 +320,26 @@ def test_what_was_sharded_before_is_on_its_side_too(tmp_path: Path) -> None:
         assert {key.rstrip("2") for key, side in sides.items() if side == "heldout"} == held
 
 
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    source = written(tmp_path / "in", {key: picture(ord(key)) for key in "abc"})
+    stream.run("fetch", lambda records, drop: records, source=source, out=str(raw))
+    before = (raw / "00000.tar").read_bytes()
+    with jsonl.Writer(str(tmp_path / "list.jsonl")) as writer:
+        for record in stream.read(str(raw)):
+            writer.write(record)
+    with pytest.raises(UsageError, match="SOURCE and -o are both"):
+        stage.run(str(raw / "00000.tar"), str(raw), size=32, overwrite=True, quiet=True)
+    with pytest.raises(CommonArtError, match="was made by 'fetch', not by 'shard'"):
+        stage.run(str(tmp_path / "list.jsonl"), str(raw), size=32, overwrite=True, quiet=True)
+    assert (raw / "00000.tar").read_bytes() == before
+    own = tmp_path / "k-00001-of-00002.jsonl"
+    (tmp_path / "list.jsonl").rename(own)
+    with pytest.raises(UsageError, match="SOURCE and -o are both"):
+        stream.run("pass", lambda r, d: r, source=str(own), out=str(tmp_path / "k.jsonl"), task=Task(1, 2))
+    assert len(list(stream.read(str(own)))) == 3
+
+
 def test_a_blocklist_means_the_same_as_in_license_filter(tmp_path: Path) -> None:
     pictures = {key: picture(ord(key)) for key in "abcde"}
     source = written(tmp_path / "in", pictures, image_url="https://www.example.org/1.jpg", author="Jane Doe")

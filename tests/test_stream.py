@@ -259,14 +259,18 @@ def test_records_and_rejects_need_two_files(tmp_path: Path) -> None:
 
 def test_tasks_come_from_slurm() -> None:
     with pytest.raises(UsageError, match="SLURM_PROCID=x"):
-        tasks.this_task(environ={"SLURM_PROCID": "x", "SLURM_NTASKS": "8"})
+        tasks.this_task(environ={"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "8"})
     assert tasks.this_task(environ={}) == tasks.Task(0, 1)
     array = {
         f"SLURM_ARRAY_TASK_{name}": value for name, value in (("ID", "3"), ("COUNT", "16"), ("MIN", "0"), ("MAX", "15"))
     }
     assert tasks.this_task(environ=array) == tasks.Task(3, 16)
-    assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == tasks.Task(3, 16)
-    assert tasks.this_task(environ={"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == tasks.Task(3, 8)
+    assert tasks.this_task(environ={**array, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == tasks.Task(3, 16)
+    assert tasks.this_task(environ={**array, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}) == tasks.Task(7, 32)
+    assert tasks.this_task(environ={"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}) == tasks.Task(3, 8)
+    assert tasks.this_task(environ={"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == tasks.Task(
+        0, 1
+    )  # a batch script, no srun
     assert tasks.this_task(1, 2, environ=array) == tasks.Task(1, 2)
     with pytest.raises(UsageError):
         tasks.this_task(2, 2, environ={})
@@ -283,7 +287,7 @@ def test_tasks_come_from_slurm() -> None:
 def test_part_of_an_array_needs_the_number_of_the_whole(ids: list[str], whole: int) -> None:
     part = {"SLURM_ARRAY_TASK_COUNT": str(len(ids)), "SLURM_ARRAY_TASK_MIN": ids[0], "SLURM_ARRAY_TASK_MAX": ids[-1]}
     for name in ids:
-        environ = {**part, "SLURM_ARRAY_TASK_ID": name, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+        environ = {**part, "SLURM_ARRAY_TASK_ID": name, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
         with pytest.raises(UsageError, match="a part of another one") as error:
             tasks.this_task(environ=environ)
         assert "--num-tasks" in error.value.fix

@@ -215,19 +215,21 @@ def run(
     summary = Summary(stage)
     started = time.monotonic()
     task = task or this_task()
-    named = (("SOURCE", source), ("-o", out), ("--rejects", rejects))
+    rejects = None if rejects is None else task.own_file(rejects)
+    out = task.own_file(out or "-") if out is None or takes_jsonl(out) else out
+    where = os.path.dirname(source) or "." if source and source.endswith(".tar") and not takes_jsonl(out) else source
+    named = (("SOURCE", where), ("-o", out), ("--rejects", rejects))
     files = [(flag, path) for flag, path in named if path not in (None, "-") and not _is_device(path)]
     for (flag, path), (other, same) in combinations(files, 2):
         if os.path.realpath(path) == os.path.realpath(same):
             raise UsageError(f"{flag} and {other} are both {path}.", "Give them two names.")
-    rejects = None if rejects is None else task.own_file(rejects)
     try:
         with progress(stage, quiet=quiet) as tick:
-            if out is None or takes_jsonl(out):
+            if takes_jsonl(out):
                 size = None if task.count == 1 else shard_size
                 parts = _grouped(records, size) if records is not None else chunks(source, size)
                 own = (chunk for i, chunk in enumerate(parts) if task.owns(i))
-                _to_jsonl(summary, transform, own, task.own_file(out or "-"), rejects, tick)
+                _to_jsonl(summary, transform, own, out, rejects, tick)
             else:
                 parts = _grouped(records, shard_size) if records is not None else chunks(source, shard_size)
                 _to_shards(summary, transform, parts, out, rejects, tick, settings or {}, overwrite, task, finish)
@@ -315,6 +317,12 @@ def _to_shards(
             made_from = {"stage": summary.stage, "input": chunk.identity, "settings": _plain(settings)}
             note = read_note(tar)
             finished = bool(note) and tar.exists() and note.get("size") == tar.stat().st_size
+            if (
+                finished and note.get("stage") != summary.stage
+            ):  # what is read may lie there, and it may be all there is
+                raise CommonArtError(
+                    f"{tar} was made by '{note.get('stage')}', not by '{summary.stage}'.", "Give another -o."
+                )
             if finished and not overwrite:
                 if {k: note.get(k) for k in made_from} != made_from:
                     raise CommonArtError(

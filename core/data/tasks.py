@@ -53,29 +53,29 @@ class Task:
 def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
     """The task from the flags, else from a Slurm array, else from srun, else the only one.
 
-    A number of tasks alone takes the index from Slurm, so that a part of an array can be submitted again.
+    srun inside an array shares each of its tasks out once more. A batch script has a SLURM_PROCID and SLURM_NTASKS, too:
+    only in a step of srun's is there SLURM_STEP_NUM_TASKS. A number of tasks alone takes the index from Slurm, so that a part
+    of an array can be submitted again.
 
     Raises:
         UsageError: an index without a number of tasks or outside of it, or an array whose tasks are not 0, 1, ... N: Slurm
             tells no task how many the whole work was shared by when only some of them are submitted again.
     """
-    array = "SLURM_ARRAY_TASK_ID" in environ
-    of_slurm = "SLURM_ARRAY_TASK_ID" if array else "SLURM_PROCID"
-    if index is None and count is not None and of_slurm in environ:
-        index = _number(environ, of_slurm)
+    array, step = "SLURM_ARRAY_TASK_ID" in environ, _number(environ, "SLURM_STEP_NUM_TASKS") or 1
+    place = _number(environ, "SLURM_ARRAY_TASK_ID") * step + (_number(environ, "SLURM_PROCID") if step > 1 else 0)
+    if index is None and count is not None and (array or "SLURM_STEP_NUM_TASKS" in environ):
+        index = place
     if (index is None) != (count is None):
         raise UsageError("--task-index and --num-tasks go together.", "Give both, or inside Slurm --num-tasks alone.")
     if index is None or count is None:
-        total = "SLURM_ARRAY_TASK_COUNT" if array else "SLURM_NTASKS"
-        if of_slurm not in environ or total not in environ:
-            return Task(0, 1)
-        index, count = _number(environ, of_slurm), _number(environ, total)
+        size = _number(environ, "SLURM_ARRAY_TASK_COUNT") if array else 1
         first, last = (environ.get(f"SLURM_ARRAY_TASK_{end}") for end in ("MIN", "MAX"))
-        if array and (count == 1 or first not in (None, "0") or last not in (None, str(count - 1))):
+        if array and (size == 1 or first not in (None, "0") or last not in (None, str(size - 1))):
             raise UsageError(
-                f"the array holds {count} of the tasks {first} to {last}: it may be a part of another one.",
+                f"the array holds {size} of the tasks {first} to {last}: it may be a part of another one.",
                 "Submit --array=0-N, or add --num-tasks with the number of the whole.",
             )
+        index, count = place, size * step
     if not 0 <= index < count:
         raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
     return Task(index, count)

@@ -17,7 +17,9 @@ from urllib.parse import quote, urljoin, urlsplit
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 # What `is_global` takes for public: site-local (RFC 3879), documentation (RFC 9637), 6to4's relays (RFC 7526), and the
 # address at which Azure's machines find their host's services.
-_OTHERS = tuple(map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")))
+_OTHERS = tuple(
+    map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
+)
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: before an IPv4 address in the last 64 bits
 _ENCODED = re.compile(r"%([0-9a-fA-F]{2})")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from commonart.core.data import shards
@@ -15,10 +16,11 @@ from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
+from commonart.core.data.shards import IMAGE_EXTENSIONS
 from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
-ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp")
+ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, name.upper())))
 
 
 def bring(
@@ -83,7 +85,8 @@ def in_folder(record: Record, images: str) -> Path | None:
         if not isinstance(name, str) or not name:
             continue
         for suffix in ENDINGS:
-            path = (folder / f"{name}{suffix}").resolve()
-            if path.is_file() and path.is_relative_to(folder):
-                return path
+            with suppress(OSError, ValueError):  # a name that no file can have
+                path = (folder / f"{name}{suffix}").resolve()
+                if path.is_file() and path.is_relative_to(folder):
+                    return path
     return None

@@ -14,11 +14,14 @@ from typing import Any
 
 from commonart.core.data.record import Record
 from commonart.core.licenses import flickr, judge, stated_in
+from commonart.core.licenses.sources import CONFLICT
 
-# Where a person was and what they said of others: not needed for training, so not kept.
-PERSONAL = frozenset(
-    {"latitude", "longitude", "lat", "lon", "lng", "gps", "location", "usertags", "machinetags", "exif", "email"}
+# Where a person was and what they said of others: not needed for training, so not kept. Letters alone are compared.
+_PERSONAL = re.compile(
+    r"(?:gps|geo|exif).*|(?:lat|long)(?:itude)?|lon|lng|location|coordinates?|(?:user|machine)tags|e?mail"
 )
+# Columns in which a list may say a licence, the first one before the others, with which it must agree.
+LICENSE_NAMES = ("license_raw", "licensename", "license_name", "license", "licence", "rights")
 _NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
 _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
 _JAPANESE = re.compile(r"[\u3040-\u30ff]")
@@ -29,6 +32,11 @@ def observed(path: Path) -> str:
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def is_personal(name: str) -> bool:
+    """Whether a field of this name says where somebody was, or what they said of others."""
+    return _PERSONAL.fullmatch("".join(filter(str.isalpha, name.lower()))) is not None
+
+
 def state_license(
     record: Record, raw: str, url: str, observed_at: str, row: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
@@ -36,18 +44,24 @@ def state_license(
 
     Args:
         raw, url: a licence's name and page. A bare number means something at Flickr only.
-        row: all that was said of the work; `core.licenses.stated_in` reads the fields of museums and Wikimedia.
+        row: all that was said of the work; `core.licenses.stated_in` reads the fields of museums and Wikimedia, and every
+            other of LICENSE_NAMES must agree.
     """
+    said = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
+    others = sorted({text for text in said if text != raw and not _NUMBER.fullmatch(text)})
     number = _NUMBER.fullmatch(raw) or _NUMBER.fullmatch(str(row.get("license", "")))
     if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
         name = "" if _NUMBER.fullmatch(raw) else raw
         found, reason = flickr(number[1], name, url)
+        if found and judge(found.id, *others)[0] is None:
+            found, reason = None, CONFLICT
         raw = name or url or f"Flickr license {number[1]}"
     elif (own := stated_in(row)) is not None:
         found, reason = judge(url, raw, own[0].id) if own[0] else own
         raw = raw or url or (found.id if found else "")
     else:
-        (found, _), reason = judge(url, raw, None), ""
+        found, reason = judge(url, raw, *others)
+        reason = reason if others else ""
     if not found and reason:  # whoever judges the record again must not take one part of it for the whole
         raw = f"{raw}: {reason}" if raw else reason
     record["license"] = found.id if found else ""

@@ -24,7 +24,7 @@ import orjson
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.hub import list_hub
 from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
-from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.origin import is_personal, observed, shipped_caption, state_license
 from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record, check, make_key
@@ -156,9 +156,7 @@ def _beside(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SchemaError(str(notes), 1, "", "must be a JSON object")
     return {
-        name: field
-        for name, field in value.items()
-        if field is not None and name.lower() not in PERSONAL and name != "image"
+        name: field for name, field in value.items() if field is not None and not is_personal(name) and name != "image"
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.fetching.origin import PERSONAL, observed, shipped_caption, state_license
+from commonart.core.data.fetching.origin import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
 from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
 
@@ -29,7 +29,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "title":       ("title",),
     "author":      ("author", "creator", "unickname", "artist"),
     "author_url":  ("author_url", "creator_url"),
-    "license_raw": ("license_raw", "licensename", "license_name", "license", "licence", "rights"),
+    "license_raw": LICENSE_NAMES,
     "license_url": ("license_url", "licenseurl", "licence_url", "rights_url"),
     "caption":     ("caption", "text", "alt"),
     "lang":        ("lang", "language"),
@@ -119,7 +119,11 @@ def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table,
     }
     record |= {f: said[f] for f in ("source_url", "image_url", "title", "author", "author_url") if said.get(f)}
     raw, page = said.get("license_raw", ""), said.get("license_url", "")
-    state_license(record, raw or ("" if page else table.license), page, table.observed_at, row)
+    if "license_raw" in table.column_map:  # somebody has looked which column says it
+        row_said = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
+    else:
+        row_said = dict(row)
+    state_license(record, raw or ("" if page else table.license), page, table.observed_at, row_said)
     captions = [
         shipped_caption(text, table.lang, maker, license, synthetic)
         for column, maker, license, synthetic in table.captions
@@ -136,7 +140,7 @@ def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table,
     record |= {
         name: extra
         for name, extra in row.items()
-        if name not in used and name not in FIELDS and name.lower() not in PERSONAL and _plain(extra)
+        if name not in used and name not in FIELDS and not is_personal(name) and _plain(extra)
     }
     return record
 
