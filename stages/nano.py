@@ -1,6 +1,6 @@
 """The embedded models: trains all six again from nothing, and measures them.
 
-    commonart nano build -o weights/                  # about two hours on two cores
+    commonart nano build -o weights/                  # about four hours on one core
     commonart nano build -o weights/ --only captioner # one of them; the others are taken from weights/
     commonart nano measure weights/ -n 1000
 
