@@ -42,11 +42,14 @@ def license_filter(
     """
     from commonart.core import log
     from commonart.core.data.tasks import this_task
+    from commonart.core.errors import ReaderGone
     from commonart.stages import license_filter as stage
 
     if explain is not None:
-        for sentence in stage.explain(explain, policy):
-            print(sentence)
+        try:
+            print(*stage.explain(explain, policy), sep="\n", flush=True)
+        except BrokenPipeError:
+            raise ReaderGone from None
         return
     summary = stage.run(
         source,

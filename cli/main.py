@@ -40,6 +40,7 @@ DISK_ERRORS = {
     errno.EPERM: ("permission denied", "Give another path, or let yourself read or write it (chmod)."),
     errno.EROFS: ("the file system is read-only", "Write somewhere that you may write."),
     errno.ENOTDIR: ("a part of the path is a file", "Give another path."),
+    errno.EEXIST: ("it is a file that is in the way", "Give another path."),
     errno.EISDIR: ("it is a folder", "Give a file."),
 }
 
@@ -140,6 +141,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show() if hasattr(error, "show") else print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        print("Interrupted: the same command again goes on from what is there.", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
         known = DISK_ERRORS.get(error.errno or 0)

@@ -69,7 +69,7 @@ def pairs(flag: str, given: list[str] | None) -> dict[str, str]:
     found = {}
     for text in given or ():
         name, equals, value = text.partition("=")
-        if not (name and equals and value):
+        if not (name and equals):
             raise UsageError(f"{flag} {text} is no NAME=VALUE.", "Write it with an equals sign and no spaces.")
         found[name.strip()] = value.strip()
     return found

@@ -11,7 +11,7 @@ from commonart.cli import options
 
 def quickstart(
     out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where everything goes.")] = "quickstart",
-    scenes: Annotated[int, typer.Option(min=100, help="Pictures to fetch.")] = 1200,
+    scenes: Annotated[int, typer.Option(min=200, help="Pictures to fetch.")] = 1200,
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
     seed: options.Seed = 0,
 ) -> None:

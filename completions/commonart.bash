@@ -211,6 +211,7 @@ _commonart() {
         esac
     fi
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    local IFS=$'\n'  # a name may hold a space
     [ ${#COMPREPLY[@]} -eq 0 ] && [[ "$cur" != -* ]] && COMPREPLY=($(compgen -f -- "$cur"))
 }
 complete -o filenames -F _commonart commonart

@@ -154,7 +154,9 @@ def _finished(folder: Path, lines: list[str]) -> list[float]:
         noted = orjson.loads((folder / "steps.json").read_bytes())
     except FileNotFoundError:
         return []
-    if noted["lines"] != lines:
+    except orjson.JSONDecodeError:
+        noted = None
+    if not isinstance(noted, dict) or noted.get("lines") != lines:
         raise CommonArtError(
             f"{folder} holds a quickstart with other settings.", "Give another -o, or remove that folder."
         )
@@ -175,10 +177,13 @@ def page(folder: Path, chain: Sequence[Step], seconds: Sequence[float]) -> None:
     made.picture("samples.png", "Drawn by the weights that come with the package.")
     made.picture("trained.png", "The same prompts, drawn by the model that was trained here, from nothing, in seconds.")
     made.heading("Prompt following / プロンプトへの忠実さ")
-    made.text("Share of prompts of unseen scenes whose fact the pixels show, read back without any model.")
+    made.text("Share of prompts whose fact the pixels show, read back without any model.")
     made.table(("model", "language", "prompts", *FACTS, "n"), _following(folder))
     made.heading("Scores")
-    made.table(("metric", "language", "judge", "value", "n"), _scores(folder))
+    made.text(
+        "Of what was trained here, for captions of held-out pictures and for prompts of scenes that it never saw."
+    )
+    made.table(("metric", "language", "prompts", "judge", "value", "n"), _scores(folder))
     made.heading("Training")
     metrics = [value for _, value in jsonl.read_values(str(folder / "run" / "metrics.jsonl"))]
     made.chart([(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None], "step", "loss")
@@ -224,10 +229,13 @@ def _following(folder: Path) -> list[tuple[object, ...]]:
 def _scores(folder: Path) -> list[tuple[object, ...]]:
     scores = _json(folder / "eval.json")["scores"]
     return [
-        (score["metric"], score["lang"], score.get("judge", ""), round(float(score["value"]), 3), score["n"])
+        (
+            score["metric"], score["lang"], score.get("set", "captions"), score.get("judge", ""),
+            round(float(score["value"]), 3), score["n"],
+        )
         for score in scores
         if score["metric"] != "scenes"
-    ]
+    ]  # fmt: skip
 
 
 def _licences(folder: Path) -> list[tuple[str, int]]:

@@ -146,6 +146,7 @@ def test_an_interrupted_stage_leaves_nothing_half(tmp_path: Path, sent: signal.S
     said = process.stderr.read()
     assert process.wait(60) == code
     assert b"Traceback" not in said
+    assert (b"Interrupted: " in said) == (code == 130)
     assert os.listdir(tmp_path) == []
 
 
@@ -226,6 +227,20 @@ def test_a_full_disk_under_stdout_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"Error: output: the disk is full." in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_file_where_a_folder_should_go_is_a_sentence(commonart: Command, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    done = commonart("quickstart", "-o", "taken")
+    assert (
+        done.returncode == 1 and done.stderr == b"Error: taken: it is a file that is in the way.\nGive another path.\n"
+    )
+
+
+def test_whoever_asks_for_an_explanation_may_go_before_it_comes(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m commonart.cli.main license-filter --explain 'CC BY 4.0' | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode == 141 and done.stderr == b""
 
 
 def test_the_list_of_commands_cuts_no_sentence(commonart: Command) -> None:

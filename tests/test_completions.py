@@ -49,6 +49,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_bash_completes_a_name_with_a_space(folder: Path) -> None:
+    (folder / "a b").mkdir()
+    script = f"source '{FOLDER}/commonart.bash'; COMP_WORDS=(commonart shard a); COMP_CWORD=2; _commonart"
+    done = subprocess.run(
+        ["bash", "-c", f'{script}; printf "%s|" "${{COMPREPLY[@]}}"'], capture_output=True, cwd=folder, check=True
+    )
+    assert done.stdout == b"a b|"
+
+
 @pytest.mark.parametrize(("typed", "expected"), CASES)
 def test_bash_completes(folder: Path, typed: str, expected: list[str]) -> None:
     words = typed.split(" ")

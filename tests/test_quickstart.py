@@ -15,8 +15,9 @@ from PIL import Image
 from tiny_runs import dataset
 
 from commonart.core.data import jsonl, stream
+from commonart.core.errors import CommonArtError
 from commonart.core.model.training import checkpoint, metrics
-from commonart.stages.quickstart import FACTS, steps
+from commonart.stages.quickstart import FACTS, quickstart, steps
 
 ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")
 
@@ -54,7 +55,7 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
         assert {caption["lang"] for caption in record["captions"]} == {"en", "ja"}
         assert all(caption["synthetic"] for caption in record["captions"])
         assert record["license"] in {"CC0-1.0", "CC-BY-4.0", "LicenseRef-CC-BY-2.1-JP"}
-    metrics = [value for _, value in jsonl.read_values(str(out / "run" / "metrics.jsonl"))]
+    metrics = [line for _, line in jsonl.read_values(str(out / "run" / "metrics.jsonl")) if "loss" in line]
     assert metrics[-1]["loss"] <= metrics[0]["loss"] < 3
     scores = orjson.loads((out / "shipped.json").read_bytes())["scores"]
     followed = [score for score in scores if score["metric"] == "scenes"]
@@ -66,6 +67,13 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
         assert Image.open(out / name).width > 128
     html = (out / "index.html").read_text("utf-8")
     assert "samples.png" in html and "草原" not in html.split("<h2>")[0]
+
+
+@pytest.mark.parametrize("noted", ["", "{}", "[]", '{"li'])
+def test_a_damaged_list_of_steps_is_no_traceback(tmp_path: Path, noted: str) -> None:
+    (tmp_path / "steps.json").write_text(noted)
+    with pytest.raises(CommonArtError, match="other settings"):
+        quickstart(lambda line: None, out=str(tmp_path))
 
 
 TRAINS_ONLY = """

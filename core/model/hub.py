@@ -315,6 +315,6 @@ def _unreachable(model: Model, error: Exception) -> CommonArtError:
     offline = constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled)
     why = "HF_HUB_OFFLINE is set" if offline else f"the hub at {constants.ENDPOINT} cannot be reached"
     return CommonArtError(
-        f"{model.hub} is not whole in the cache, and {why}.",
+        f"{model.hub} is not whole in the cache, no folder of that name is here, and {why}.",
         f"Run `hf download {model.hub}` where there is a network, or give a local folder; {NANO_HINT}.",
     )

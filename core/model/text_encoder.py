@@ -200,7 +200,7 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
             )
         if not any(file for name in ("tokenizer*", "*vocab*", "*.model") for file in tokenizer_folder.glob(name)):
             raise CommonArtError(
-                f"{tokenizer_folder} holds no tokenizer.",
+                f"{folder} holds no tokenizer, nor does {tokenizer_folder}.",
                 "Download the model again, or give the folder with all of it.",
             )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
