@@ -240,3 +240,31 @@ class ShardWriter:
         self._whole.__exit__(kind, error, trace)
         if kind is None:
             write_index(self.path, self._members, self.sha256)
+
+
+def read_picture(record: Record) -> tuple[bytes, str]:
+    """The bytes of a record's image, and the extension of its name, or of what it turns out to be.
+
+    Raises:
+        CommonArtError: no image, or one that cannot be read.
+    """
+    pointer = record.get("image", "")
+    if not pointer:
+        raise CommonArtError(
+            f"record '{record['key']}' has no image to put into a shard.", "Write JSONL instead: -o FILE.jsonl."
+        )
+    path, member = split_pointer(pointer)
+    data = read_bytes(pointer)
+    extension = os.path.basename(member or path).rpartition(".")[2]
+    return data, extension if extension.lower() in IMAGE_EXTENSIONS else _extension_of(data, pointer)
+
+
+def _extension_of(data: bytes, pointer: str) -> str:
+    from commonart.core.data.images.decode import DecodeError, probe
+
+    try:
+        return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
+    except DecodeError as error:
+        raise CommonArtError(
+            f"{pointer} has no image's name, and what it holds is none: {error.detail}.", "Leave that record out."
+        ) from None

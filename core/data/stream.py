@@ -22,7 +22,7 @@ import orjson
 
 from commonart.core.data import jsonl, shards
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
-from commonart.core.data.record import Record, rebase, split_pointer
+from commonart.core.data.record import Record, rebase
 from commonart.core.data.shard_index import index_of
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
@@ -383,7 +383,7 @@ def _one_shard(
     note_of(tar).unlink(missing_ok=True)
     with shards.ShardWriter(tar) as writer:
         for made in transform(_counted(chunk.records, counts, tick), drop):
-            writer.add_record(*(made if isinstance(made, Sample) else _with_pixels(made)))
+            writer.add_record(*(made if isinstance(made, Sample) else (made, *shards.read_picture(made))))
     rejects = rejects_of(tar)
     if refused:
         with jsonl.Writer(str(rejects)) as file:
@@ -395,28 +395,3 @@ def _one_shard(
         tar, made_from, read=counts.read, written=writer.count, dropped=drop.reasons, failed=drop.failures,
         sha256=writer.sha256,
     )  # fmt: skip
-
-
-def _with_pixels(record: Record) -> Sample:
-    pointer = record.get("image", "")
-    if not pointer:
-        raise CommonArtError(
-            f"record '{record['key']}' has no image to put into a shard.", "Write JSONL instead: -o FILE.jsonl."
-        )
-    path, member = split_pointer(pointer)
-    data = shards.read_bytes(pointer)
-    extension = os.path.basename(member or path).rpartition(".")[2]
-    if extension.lower() not in shards.IMAGE_EXTENSIONS:
-        extension = _extension_of(data, pointer)
-    return Sample(record, data, extension)
-
-
-def _extension_of(data: bytes, pointer: str) -> str:
-    from commonart.core.data.images.decode import DecodeError, probe
-
-    try:
-        return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
-    except DecodeError as error:
-        raise CommonArtError(
-            f"{pointer} has no image's name, and what it holds is none: {error.detail}.", "Leave that record out."
-        ) from None
