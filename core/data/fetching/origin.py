@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,7 @@ def observed(path: Path) -> str:
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@lru_cache(maxsize=1024)  # asked for each cell of a list, whose names are few
 def is_personal(name: str) -> bool:
     """Whether a field of this name says where somebody was, or what they said of others."""
     return _PERSONAL.fullmatch("".join(filter(str.isalpha, name.lower()))) is not None

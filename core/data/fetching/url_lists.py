@@ -119,10 +119,9 @@ def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table,
     }
     record |= {f: said[f] for f in ("source_url", "image_url", "title", "author", "author_url") if said.get(f)}
     raw, page = said.get("license_raw", ""), said.get("license_url", "")
+    row_said = row
     if "license_raw" in table.column_map:  # somebody has looked which column says it
         row_said = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
-    else:
-        row_said = dict(row)
     state_license(record, raw or ("" if page else table.license), page, table.observed_at, row_said)
     captions = [
         shipped_caption(text, table.lang, maker, license, synthetic)
