@@ -42,7 +42,7 @@ class Recipe:
     cooldown: float  # last share of the run over which the rate falls linearly to zero; 0: constant
     weight_decay: float
     shift: float  # resolution shift of flow time: t' = shift t / (1 + (shift - 1) t); 1 is none
-    micro: int  # most images that one device takes at once; accumulation is derived from it
+    micro: int  # most images that one device takes at once, fewer where its memory is less; accumulation is derived from it
     patch: int = 2  # latents on a side of one token
     beta1: float = 0.9
     beta2: float = 0.999
@@ -58,7 +58,7 @@ class Recipe:
 # Sources. Optimiser, batch, lr, AdamW's epsilon and the order of the stages: CommonArt beta, doi 10.51094/jxiv.936, with the
 # learning rate 2e-5 throughout. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective,
 # interpolation, clip, dropout, warm-up: PixArt-Sigma's official configurations. Ours, stated by neither: how the paper's
-# "about 2 M steps" are split over the stages, EMA (PixArt-Sigma builds none), weight decay 0.03, micro (an L4's 24 GB).
+# "about 2 M steps" are split over the stages, EMA (PixArt-Sigma builds none), weight decay 0.03, micro.
 # The row nano is ours throughout. Flow against eps and the shift were measured side by side; `commonart nano build` overrides some of it.
 # fmt: off
 _ROWS = (

@@ -202,6 +202,8 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     opened = parts.open(quiet=wanted.quiet or not world.first)
     found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
     config = _config(recipe, opened.shape, opened.width)
+    if "micro" not in wanted.overrides:
+        recipe = guards.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
     micro, _ = recipes.accumulation(recipe, world.size)
     shards = world.size if world.sharded else 1
     guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, shards)

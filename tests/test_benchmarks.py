@@ -1,4 +1,5 @@
-"""The benchmark of training runs anywhere: with diffusers beside it, and in a clone with torch and numpy alone."""
+"""The benchmark of training runs anywhere: with diffusers beside it, and in a clone with torch and numpy alone. That of its
+memory holds the estimate of a dry run against all tensors of a step."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "train.py"
@@ -53,3 +55,10 @@ def test_in_a_clone_with_torch_alone_the_other_side_is_left_out_and_that_is_said
             (tmp_path / name).symlink_to(installed / name)
     result = said([sys.executable, "-S", str(SCRIPT), *SMALL], PYTHONPATH=str(tmp_path))
     assert set(result["images_per_second"]) == {"ours"} and "left out" in result["ratio_of_medians"]
+
+
+@pytest.mark.parametrize("more", [[], ["--checkpointing"]])
+def test_the_memory_of_a_step_is_what_a_dry_run_says(more: list[str]) -> None:
+    command = [sys.executable, str(SCRIPT.with_name("memory.py")), "--stage", "512", "--layers", "3", "--micro", "4"]
+    (row,) = said([*command, *more])["rows"]
+    assert row["ratio"] == pytest.approx(1, abs=0.1) and row["counted_gb"] > 1

@@ -27,6 +27,7 @@ from commonart.core.model import device
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.training import checkpoint, estimate, guards, metrics, trainer
 from commonart.core.model.training.guards import Guard
+from commonart.core.model.training.world import World
 
 __all__ = ["shards"]  # the fixture
 
@@ -187,6 +188,23 @@ def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: p
         estimate.memory(config, recipe, 64, 64, 77, True)["total"]
         < estimate.memory(config, recipe, 64, 64, 77)["total"]
     )
+
+
+def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
+    gpu = World(torch.device("cuda"))
+
+    def micro(free: float, world: World = gpu, checkpointing: bool = False) -> int:
+        monkeypatch.setattr(guards, "free_bytes", lambda device: int(free))
+        return guards.fitting(config, recipe, world, 64, 77, checkpointing).micro
+
+    calm2 = 7.2e9  # in 8 bits
+    assert micro(140e9) == recipe.micro == 8
+    assert micro(23e9 - calm2) == 2 and micro(23e9 - calm2, checkpointing=True) == 8
+    assert micro(1e9) == 1  # which is then refused
+    assert micro(1e9, World(torch.device("cpu"))) == recipe.micro  # there a run is repeated bit for bit
 
 
 # --- real processes --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -243,5 +244,26 @@ class Block(nn.Module):
 
 
 def modulate(x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    normed = F.layer_norm(x_BPD, x_BPD.shape[-1:], eps=NORM_EPS)
-    return normed * (1 + scale_B1D) + shift_B1D
+    """The layer norm of every token, scaled and shifted."""
+    out_BPD: Tensor = _Modulate.apply(x_BPD, shift_B1D, scale_B1D)
+    return out_BPD
+
+
+class _Modulate(torch.autograd.Function):
+    """Keeps the tokens alone, which are there anyway, and norms them again in the backward pass: 8 bytes less of each channel
+    of each token in a block, and one pass over memory less in the forward one."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x_BPD, x_BPD.shape[-1:], None, None, NORM_EPS)
+        ctx.save_for_backward(x_BPD, mean, rstd, scale_B1D)
+        return torch.addcmul(shift_B1D, normed, 1 + scale_B1D)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x_BPD, mean, rstd, scale_B1D = ctx.saved_tensors
+        normed = (x_BPD - mean).mul_(rstd)
+        by_x = torch.ops.aten.native_layer_norm_backward(
+            grad_BPD * (1 + scale_B1D), x_BPD, x_BPD.shape[-1:], mean, rstd, None, None, [True, False, False]
+        )[0]
+        return by_x, grad_BPD.sum(1, keepdim=True), normed.mul_(grad_BPD).sum(1, keepdim=True)

@@ -118,6 +118,7 @@ class _Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, tuple[Any, int]] = {}
+        self.at_most = 0  # what of `alive` was there at its last sorting out, and all that came since
         self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,13 +126,16 @@ class _Live(TorchDispatchMode):
 
         known = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
-        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in known:  # else it is a view of what was there before
                     self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+                    self.at_most += storage.nbytes()
+        if self.at_most > self.most:
+            self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+            self.at_most = sum(size for _, size in self.alive.values())
+            self.most = max(self.most, self.at_most)
         return result
 
 

@@ -14,9 +14,9 @@ from commonart.core.recipes import Recipe
 # Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
 RATES = {"L4": 121e12, "A6000": 155e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}
 REACHED = 0.4  # of the data sheet's rate: model FLOPs utilisation of a good PixArt-sized training loop
-ACTIVATIONS = (
-    34  # bytes per token, layer and channel that a bf16 block keeps for its backward pass (about; no recomputation)
-)
+# Bytes that a bf16 block keeps for its backward pass, of each channel of each token, and all that is left of it where blocks
+# are computed again: its input. Counted by tests/benchmarks/memory.py.
+ACTIVATIONS, INPUT = 47.5, 4
 
 
 def parameters(config: PixArtConfig) -> int:
@@ -51,18 +51,21 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
 def memory(
     config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
 ) -> dict[str, int]:
-    """Bytes on one device while training: weights and gradients in float32, optimiser, average, activations.
+    """Bytes on one device while training in bf16: weights, gradients and average in float32, autocast's copies of the weights,
+    the optimiser's state, activations. A text encoder beside them is not among them.
 
     `shards`: parts that all but the activations are cut into.
     """
     count, tokens = parameters(config) // shards, (side // config.patch_size) ** 2
-    kept = ACTIVATIONS if not checkpointing else 2
+    block = ACTIVATIONS * tokens + 4 * text
+    kept = config.num_layers * INPUT * tokens + block if checkpointing else config.num_layers * block
     parts = {
         "weights": 4 * count,
+        "copies": 2 * count,
         "gradients": 4 * count,
         "optimiser": int(bytes_per_parameter(recipe.optimiser) * count),
         "ema": 4 * count if recipe.ema else 0,
-        "activations": int(micro * config.num_layers * config.hidden * (kept * tokens + 4 * text)),
+        "activations": int(micro * config.hidden * kept),
     }
     return {**parts, "total": sum(parts.values())}
 

@@ -10,18 +10,20 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from commonart.core.errors import CommonArtError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.training import estimate
-from commonart.core.recipes import Recipe
+from commonart.core.model.training.world import World
+from commonart.core.recipes import Recipe, accumulation
 
 WINDOW = 100  # gradient norms that a new one is compared with
 ENOUGH = 50  # of them, before anything counts as a spike
 SURE = 0.75  # of the estimated activations: what is refused does not fit even if the estimate is a third too high
+SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen for: allocators leave gaps
 
 
 @dataclass(slots=True)
@@ -72,6 +74,21 @@ def out_of_memory(micro: int, checkpointing: bool) -> Iterator[None]:
         raise CommonArtError(
             f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.", _lower(micro, checkpointing)
         ) from error
+
+
+def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text: int, checkpointing: bool) -> Recipe:
+    """`recipe` with the micro batch that fits the GPUs: its own, or else the largest below it. Other devices take its own.
+
+    `side` and `text` as for `check_fits`. All processes agree on one.
+    """
+    micro, parts = accumulation(recipe, world.size)
+    if world.device.type != "cuda":
+        return recipe
+    shards, free = world.size if world.sharded else 1, SPARE * free_bytes(world.device)
+    sizes = [size for size in range(1, micro + 1) if micro * parts % size == 0]
+    fit = [s for s in sizes if estimate.memory(config, recipe, s, side, text, checkpointing, shards)["total"] <= free]
+    (below,) = world.most(-max(fit, default=1))
+    return replace(recipe, micro=-int(below))
 
 
 def check_fits(

@@ -103,11 +103,13 @@ def join(device: str = "auto", fsdp: bool = False) -> World:
     """The world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(pick_device(device))
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    accelerator = Accelerator(cpu=chosen.type == "cpu")
+    # Else the gradients are held twice: as they are, and in the buckets that are exchanged.
+    once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=chosen.type == "cpu", kwargs_handlers=[once])
     control = torch.distributed.new_group(backend="gloo")
     return World(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator, control, fsdp)
