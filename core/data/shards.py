@@ -21,11 +21,11 @@ import orjson
 from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shard_index import Members, read_index, split_name, write_index
+from commonart.core.data.tars import BLOCK, headers
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
 MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
-BLOCK = 512
 
 
 def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
@@ -65,9 +65,9 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
         return indexed
     found: Members = {}
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isreg():
+        with open(path, "rb") as file:
+            for member in headers(file):
+                if not member.plain:
                     raise CommonArtError(
                         f"{path} holds '{member.name}', which is no plain file.",
                         "Give a tar of plain files only.",
@@ -78,12 +78,8 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
                     )
                 if member.name in found:
                     raise CommonArtError(f"{path} holds '{member.name}' twice.", "Make that shard again.")
-                found[member.name] = (member.offset_data, member.size)
-            # tarfile stops without a word at a header that it cannot read; only zeros may stand there.
-            file.seek(tar.offset)
-            if file.read(BLOCK) != bytes(BLOCK):
-                raise tarfile.ReadError("it ends in the middle")
-    except (tarfile.TarError, EOFError) as error:
+                found[member.name] = (member.offset, member.size)
+    except tarfile.TarError as error:
         raise CommonArtError(f"{path} is no whole tar: {error}.", "Make or fetch that shard again.") from error
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error

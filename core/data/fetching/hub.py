@@ -9,6 +9,7 @@ An image embedded in a data set has the address `hf://datasets/OWNER/NAME@COMMIT
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -21,13 +22,15 @@ from commonart.core.data.fetching.named import HUB_SOURCES, HubSource
 from commonart.core.data.fetching.origin import shipped_caption
 from commonart.core.data.fetching.url_lists import Table, find_columns, row_record, text_columns
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.shards import BLOCK, IMAGE_EXTENSIONS
+from commonart.core.data.shard_index import split_name
+from commonart.core.data.shards import IMAGE_EXTENSIONS
+from commonart.core.data.tars import headers
 from commonart.core.errors import CommonArtError, UsageError
 
 SCHEME = "hf://"
 BATCH = 32  # embedded images in memory at a time
 READ_AHEAD = 4 << 20  # bytes of images that one request asks for
-LONGEST_HEADER = 1 << 16  # bytes of a long name in a tar
+LONGEST_TEXT = 1 << 20  # bytes of a .json or .txt in a tar
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")  # usual names of a column of images, the first match wins
 
 
@@ -141,64 +144,38 @@ def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
 
 def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, {"json": {...}, "txt": "...", "image": "OFFSET+SIZE"}) for each sample, by reads of headers and texts alone."""
-    import tarfile
-
     key, parts = "", dict[str, Any]()
-    offset, long_name = 0, ""
-    while True:
-        raw.seek(offset)
-        head = raw.read(BLOCK)
-        if len(head) < BLOCK or head == bytes(BLOCK):
-            break
-        try:
-            member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-        except tarfile.TarError as error:
-            raise CommonArtError(
-                f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
-            ) from error
-        start, offset = offset + BLOCK, offset + BLOCK + -(-member.size // BLOCK) * BLOCK
-        if member.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            raw.seek(start)
-            long_name = (
-                _long_name(raw.read(min(member.size, LONGEST_HEADER)), member.type == tarfile.XHDTYPE) or long_name
-            )
-            continue
-        path, long_name = long_name or member.name, ""
-        if not member.isreg():
-            continue
-        folder, slash, base = path.rpartition("/")
-        stem, _, ending = base.partition(".")
-        if folder + slash + stem != key and parts:
-            yield key, parts
-            parts = {}
-        key, ending = folder + slash + stem, ending.lower()
-        if ending in IMAGE_EXTENSIONS:
-            parts["image"] = f"{start}+{member.size}"
-        elif ending in ("json", "txt") and member.size <= 1 << 20:
-            raw.seek(start)
-            data = raw.read(member.size)
-            try:
-                parts[ending] = orjson.loads(data) if ending == "json" else data.decode("utf-8", errors="replace")
-            except orjson.JSONDecodeError:
-                parts[ending] = {}
-            if not isinstance(parts[ending], dict if ending == "json" else str):
-                parts[ending] = {}
+    try:
+        for member in headers(raw, ended=False):
+            if not member.plain:
+                continue
+            stem, ending = split_name(member.name)
+            if stem != key and parts:
+                yield key, parts
+                parts = {}
+            key, ending = stem, ending.lower()
+            if ending in IMAGE_EXTENSIONS:
+                parts["image"] = f"{member.offset}+{member.size}"
+            elif ending in ("json", "txt") and member.size <= LONGEST_TEXT:
+                raw.seek(member.offset)
+                parts[ending] = _said(raw.read(member.size), ending)
+    except tarfile.TarError as error:
+        raise CommonArtError(
+            f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+        ) from error
     if parts:
         yield key, parts
 
 
-def _long_name(data: bytes, pax: bool) -> str:
-    """The name that a tar gives to its next member, in the way of PAX ("LENGTH path=NAME") or of GNU; "" for none."""
-    if not pax:
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-    while data:
-        length, _, _ = data.partition(b" ")
-        end = int(length) if length.isdigit() else 0
-        name, _, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
-        if name == b"path":
-            return value.decode("utf-8", "surrogateescape")
-        data = data[end:] if end else b""
-    return ""
+def _said(data: bytes, ending: str) -> Any:
+    """The text of a .txt; the object in a .json, empty where there is none."""
+    if ending == "txt":
+        return data.decode("utf-8", errors="replace")
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
