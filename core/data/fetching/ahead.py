@@ -13,7 +13,8 @@ from pathlib import Path
 
 from commonart.core.data import jsonl, notes, shards
 from commonart.core.data.fetching.answers import TRANSIENT
-from commonart.core.data.fetching.engine import Engine, Ticket
+from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.stream import Drop, Sample, Summary
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from commonart.core.data import shards
 from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
+from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import IMAGE_EXTENSIONS
