@@ -7,8 +7,10 @@ import tarfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from commonart.core.data.tars import Member, headers
+from commonart.core.data.tars import Member, header, headers
 
 NAMES = ("a.json", "a.jpg", "deep/" * 30 + "b.jpg", "猫.json", "犬" * 80 + ".jpg", "c.txt")
 KINDS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
@@ -68,3 +70,12 @@ def test_a_cut_is_an_error_unless_it_is_between_members_and_the_end_may_be_missi
     for cut in (1, 300, 600, 1000, 1300):
         with pytest.raises(tarfile.TarError):
             list(headers(io.BytesIO(body[:-cut]), ended=False))
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=120), st.integers(0, 8**12))
+@example("k" * 100, 8**11 - 1)
+@example("k" * 101, 8**11)
+def test_a_header_is_what_tarfile_writes(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    assert header(name, size) == info.tobuf(tarfile.GNU_FORMAT)

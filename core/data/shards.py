@@ -21,7 +21,7 @@ import orjson
 from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shard_index import Members, read_index, split_name, write_index
-from commonart.core.data.tars import BLOCK, headers
+from commonart.core.data.tars import BLOCK, header, headers
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
@@ -156,7 +156,7 @@ def read_bytes(pointer: str) -> bytes:
             raise CommonArtError(
                 f"{path} holds no '{member}'.", "The record points at another shard: write both again."
             )
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:  # one read: a buffer would only be copied
             file.seek(place[0])
             return file.read(place[1])
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
@@ -203,12 +203,10 @@ class ShardWriter:
             raise CommonArtError(f"two records have the key '{key}' (in {self.path}).", "Keys must be unique.")
         self._keys.add(key)
         for extension, data in parts.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size = len(data)
-            info.mode = 0o644
-            header = info.tobuf(tarfile.GNU_FORMAT)
-            self._members[info.name] = (self._end + len(header), len(data))
-            self._write(b"".join((header, data, bytes(-len(data) % BLOCK))))
+            name = f"{key}.{extension}"
+            head = header(name, len(data))
+            self._members[name] = (self._end + len(head), len(data))
+            self._write(b"".join((head, data, bytes(-len(data) % BLOCK))))
         self.count += 1
 
     def _write(self, data: bytes) -> None:

@@ -1,6 +1,6 @@
-"""What a tar holds, by its headers alone: of a file here, or of one far away that is read by ranges.
+"""The headers of tars: written for a shard's members, and read of a file here or of one far away, that is read by ranges.
 
-Long names come in the two ways in which tars have them, GNU's and PAX's.
+Long names are read in the two ways in which tars have them, GNU's and PAX's, and written in GNU's.
 """
 
 from __future__ import annotations
@@ -8,11 +8,36 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import IO, NamedTuple
 
 BLOCK = 512
 LONGEST = 1 << 16  # bytes of a header's own data: a name takes a few hundred
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+def header(name: str, size: int) -> bytes:
+    """The header of a plain file that everybody may read, without date and owner: a block, more where the name is long."""
+    own = name.encode()
+    if len(own) > tarfile.LENGTH_NAME or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o644
+        return info.tobuf(tarfile.GNU_FORMAT)
+    # What tobuf gives, at a fifth of its time: two headers stand before each picture.
+    head, rest, total = _template()
+    length = b"%011o\0" % size
+    checksum = b"%06o\0 " % (total + sum(own) + sum(length))
+    return b"".join((own.ljust(100, b"\0"), head, length, rest[:12], checksum, rest[20:]))
+
+
+@lru_cache(maxsize=1)
+def _template() -> tuple[bytes, bytes, int]:
+    """What stands between name and size, what stands behind the size, and the sum of both with the checksum as blanks."""
+    info = tarfile.TarInfo("")
+    info.mode = 0o644
+    block = info.tobuf(tarfile.GNU_FORMAT)
+    head, rest = block[100:124], block[136:]
+    return head, rest, sum(head) + sum(rest[:12]) + sum(rest[20:]) + 8 * ord(" ")
 
 
 class Member(NamedTuple):
