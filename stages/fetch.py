@@ -21,8 +21,8 @@ from commonart.core.data import jsonl, notes, pool, stream
 from commonart.core.data.fetching.ahead import REJECTED, Ahead, Pair, on_the_web, retry
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.bring import bring, in_folder
+from commonart.core.data.fetching.embedded import HubPixels
 from commonart.core.data.fetching.engine import Engine
-from commonart.core.data.fetching.hub import HubPixels
 from commonart.core.data.fetching.once import Doubled
 from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.images.decode import MAX_PIXELS
