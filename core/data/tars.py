@@ -64,7 +64,7 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
         head = file.read(BLOCK)
         if head == bytes(BLOCK) or not (head or ended or file.seek(0, os.SEEK_END) != offset):
             return
-        if len(head) < BLOCK:
+        if not head:
             raise tarfile.ReadError("it ends in the middle")
         info = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         start = offset + BLOCK

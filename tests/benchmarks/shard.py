@@ -183,7 +183,7 @@ def main() -> None:
             "libjpeg-turbo": features.version("libjpeg_turbo"),
         },
         **speed(),
-        "memory_of_the_stage": [alone("records", count) for count in (1_000, 10_000, 40_000)],
+        "memory_of_the_stage": [alone("records", count) for count in (1_000, 10_000, 100_000)],
         "memory_of_the_search": [alone("hashes", count) for count in (10_000, 1_000_000, 4_000_000)],
     }  # fmt: skip
     print(json.dumps(result, indent=1))
