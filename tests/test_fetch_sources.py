@@ -288,6 +288,17 @@ def test_a_name_that_no_file_can_have_is_no_image(tmp_path: Path, name: str) -> 
     assert not made and dict(drop.reasons) == {"no_image": 1}
 
 
+@pytest.mark.parametrize("name", ["../images-of-another/a.jpg", "{}/images-of-another/a.jpg", "link.jpg", "deep/a.jpg"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    for folder in ("images/deep", "images-of-another"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "images" / "link.jpg").symlink_to(tmp_path / "images-of-another" / "a.jpg")
+    record = {"key": "k", "source": "s", "file_name": name.format(tmp_path)}
+    made, _, _ = fetched([record], images=str(tmp_path / "images"))
+    assert len(made) == (1 if name == "deep/a.jpg" else 0)
+
+
 @pytest.mark.parametrize("ending", ["tif", "gif", "JPG"])
 def test_any_ending_of_a_picture_is_found_in_the_folder(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.{ending}").write_bytes(picture(1))

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from commonart.core.data import shards
@@ -80,13 +80,13 @@ def bring(
 
 def in_folder(record: Record, images: str) -> Path | None:
     """The file of a record in `--images`; a name that leads out of the folder is not followed."""
-    folder = Path(images).resolve()
     for name in (record.get("file_name"), record.get("source_id"), record["key"]):
         if not isinstance(name, str) or not name:
             continue
         for suffix in ENDINGS:
-            with suppress(OSError, ValueError):  # a name that no file can have
-                path = (folder / f"{name}{suffix}").resolve()
-                if path.is_file() and path.is_relative_to(folder):
-                    return path
+            path = os.path.join(images, f"{name}{suffix}")
+            if os.path.isfile(path):  # False for a name that no file can have
+                folder, path = os.path.realpath(images), os.path.realpath(path)
+                if path.startswith(os.path.join(folder, "")):
+                    return Path(path)
     return None
