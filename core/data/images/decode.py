@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from commonart.core.data.images.colour import UnsupportedMode, to_srgb
-from commonart.core.data.images.whole import jpeg_is_whole, png_is_whole
+from commonart.core.data.images.whole import jpeg_is_whole, png_chunks, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -42,6 +42,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_SAYING = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the chunks of a PNG that may hold EXIF or XMP
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
@@ -104,7 +105,7 @@ class Opened:
 
     def __init__(self, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         self._data, self._image = data, _open(data, max_pixels)
-        self._orientation = _orientation(self._image)
+        self._orientation = _orientation(self._image, data)
         width, height = self._image.size
         # Pillow turns TIFF by itself, and reports the size that it will have.
         if self._image.format != "TIFF" and self._orientation in _ON_ITS_SIDE:
@@ -218,8 +219,14 @@ def _looks_like(data: bytes) -> str:
     return f"begins with {data[:8].hex()}"
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
     try:
+        if image.format == "PNG":
+            if not any(kind in _SAYING for kind, _, _ in png_chunks(data)):
+                return 1
+            # Pillow decodes all pixels to look behind them, and after a failure `load` would pass with half a picture.
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
+                return int(other.getexif().get(_ORIENTATION, 1))
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
