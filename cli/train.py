@@ -31,7 +31,8 @@ def train(
     autoencoder: Annotated[str, typer.Option(metavar="NAME", help="For images that are not encoded yet.")] = "",
     quantize: options.Quantize = None,
     language: Annotated[
-        list[str] | None, typer.Option(metavar="LANG=WEIGHT", help="How often each language's captions are taken.")
+        list[str] | None,
+        typer.Option(metavar="LANG=WEIGHT", help="How often each language's captions are taken; others are not."),
     ] = None,
     max_seconds: Annotated[
         float, typer.Option(min=0.0, help="Stop after so long, checkpoint written; 0: never.")

@@ -151,7 +151,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l set -r -d "Overr
 complete -c commonart -n "__fish_seen_subcommand_from train" -l text-encoder -r -d "For captions that are not encoded yet"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l autoencoder -r -d "For images that are not encoded yet"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l quantize -x -a "quanto-int8 bnb-int8 torchao-int8 bnb-nf4" -d "Text encoder in 8 bits quanto-int8 (the papers), bnb-int8, torchao-int8"
-complete -c commonart -n "__fish_seen_subcommand_from train" -l language -r -d "How often each languages captions are taken"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l language -r -d "How often each languages captions are taken; others are not"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l max-seconds -r -d "Stop after so long, checkpoint written; 0 never"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpoint-every -r -d "Steps between checkpoints"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l sample-every -r -d "Steps between grids of pictures; 0 none"

@@ -6,6 +6,7 @@ No torch here: processes that start others pass it on as JSON.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,13 @@ class Settings:
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+        weights = self.languages.values()
+        if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            told = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+            raise UsageError(
+                f"--language {told}: weights are 0 or more, and one is above 0.",
+                "Name what is to be taken; a language that is not named is left out: --language ja=2 --language en=1.",
+            )
         if self.clip and not self.sample_every:
             raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
         if self.fsdp and optimiser in UNCUT:

@@ -139,6 +139,8 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
         _agree(wanted, described, found)
         _check_origin(wanted, described, origin, log.warn if world.first else lambda _: None)
+        if world.first and not wanted.quiet:
+            log.say(_begins(wanted, found, origin))
         if world.first:
             if not known:
                 only.enter_context(held(run))
@@ -317,6 +319,17 @@ def _agree(wanted: Settings, described: Mapping[str, Any], found: Checkpoint | N
                 f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",
                 "Continue as it was started, or start another run with -o.",
             )
+
+
+def _begins(wanted: Settings, found: Checkpoint | None, origin: Mapping[str, Any]) -> str:
+    """Where this call takes the run up, in a line."""
+    steps = wanted.recipe.steps
+    if found is not None:
+        return f"{wanted.run} goes on from step {found.step:,} of {steps:,}"
+    if "step" not in origin:
+        return f"{wanted.run} starts from {origin['from'] if origin['from'] != 'nothing' else 'new weights'}"
+    planned = _known(Path(origin["from"])).get("recipe", {}).get("steps")
+    return f"{wanted.run} starts from {origin['from']}, step {origin['step']:,}{f' of {planned:,}' if planned else ''}"
 
 
 def _check_origin(wanted: Settings, described: Mapping[str, Any], origin: Mapping[str, Any], warn: Warn) -> None:

@@ -29,6 +29,19 @@ def test_newest_of_several_and_only_the_last_are_kept(tmp_path):
     ]
 
 
+def test_one_that_was_just_saved_stays_where_later_ones_are_damaged(tmp_path):
+    for step in (10, 20, 30):
+        (checkpoint.save(tmp_path, step, _write, {}) / "state.json").write_bytes(b"{}")
+    with pytest.raises(CommonArtError, match="Every checkpoint in .* is damaged"):
+        checkpoint.newest(tmp_path)
+    for step in (5, 6, 7):
+        checkpoint.save(tmp_path, step, _write, {}, keep=1)
+    assert checkpoint.newest(tmp_path).step == 7
+    assert sorted(p.name[-2:] for p in (tmp_path / "checkpoints").iterdir()) == ["07", "10", "20", "30"]
+    checkpoint.save(tmp_path, 40, _write, {}, keep=1)
+    assert [p.name[-2:] for p in (tmp_path / "checkpoints").iterdir()] == ["40"]
+
+
 def test_no_run_has_no_checkpoint(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
 

@@ -82,9 +82,29 @@ def test_languages_by_weight(tmp_path: Path) -> None:
     ]  # fmt: skip
     index = read_index(shard(tmp_path / "00000.tar", records))
     assert index.odds().tolist() == [1] * 6
-    # Half of a's weight for English is each of its English captions'; c has neither language, so it is told as it is.
-    assert index.odds({"en": 1, "ja": 3}).tolist() == [0.5, 3, 0.5, 1, 1, 1]
-    assert index.odds({"ja": 1}).tolist() == [0, 1, 0, 1, 1, 1]
+    mix = {"en": 1.0, "ja": 3.0}
+    assert index.told_in(mix).tolist() == [True, True, False] and index.told_in({"ja": 1}).tolist() == [
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(CommonArtError, match="--language jp: no caption") as told:
+        index.told_in({"en": 1, "jp": 1})
+    assert "en, fr, ja" in told.value.fix
+    index.keep(index.told_in(mix), "no_caption_in_language")
+    # Half of a's weight for English is each of its English captions'.
+    assert index.odds(mix).tolist() == [0.5, 3, 0.5, 1] and index.left_out == {"no_caption_in_language": 1}
+
+
+def test_a_record_that_says_another_split_than_its_hash_is_left_out(tmp_path: Path) -> None:
+    said = [{"text": "x", "lang": "en"}]
+    records = [
+        {"key": "a", "captions": said, "sha256": f"{5:08x}" + "0" * 56, "split": "train"},
+        {"key": "b", "captions": said, "sha256": "0" * 64, "split": "train"},  # whose hash holds it out
+        {"key": "c", "captions": said, "sha256": "0" * 64},
+    ]  # fmt: skip
+    index = read_index(shard(tmp_path / "00000.tar", records))
+    assert list(index.keys) == ["a"] and index.left_out == {"split_conflict": 1} and index.heldout == 1
 
 
 def test_two_records_with_one_key(tmp_path: Path) -> None:

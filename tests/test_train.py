@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, start, state
 
+from commonart.core import recipes
 from commonart.core.data.features import Features
 from commonart.core.data.index import read_index
 from commonart.core.data.notes import note_of
 from commonart.core.data.record import Record
+from commonart.core.data.shards import ShardWriter
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
+from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.parts import locate
-from commonart.core.model.training import checkpoint, metrics, trainer
+from commonart.core.model.training import checkpoint, estimate, metrics, on_the_fly, trainer
 from commonart.core.model.training.trainset import open_shards
 from commonart.core.model.transformer import PixArt
 from commonart.stages.train import dry_run
@@ -127,15 +131,18 @@ def test_a_finished_run_is_left_as_it_is(shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_computes_again_what_was_not_saved(shards: Path, tmp_path: Path) -> None:
-    """Lines of metrics after the newest checkpoint, or without any, belong to steps that are computed again."""
+    """Lines of metrics after the newest checkpoint belong to steps that are computed again."""
     run = tmp_path / "run"
     start(shards, run, checkpoint_every=4)
     expected = lines(run)
-    for left in ("step-0000006", "step-0000004"):
-        (run / "checkpoints" / left / "state.json").unlink()
-        start(shards, run)
-        assert lines(run) == expected and state(run)["step"] == 6
-        (run / "checkpoints" / "step-0000006" / "state.json").unlink()
+    (run / "checkpoints" / "step-0000006" / "state.json").unlink()
+    start(shards, run)
+    assert lines(run) == expected and state(run)["step"] == 6
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "state.json").unlink()
+    refused(CommonArtError, 1, "Every checkpoint in", "another run", lambda: start(shards, run))
+    assert lines(run) == expected  # what is left of it is not cut
+    shutil.rmtree(run / "checkpoints")
     start(shards, run)
     assert lines(run) == expected
 
@@ -195,6 +202,39 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     done = start(shards, run, {"micro": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
+
+
+def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
+    calm2 = {"model_type": "llama", "vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 11008,
+             "num_hidden_layers": 32, "num_attention_heads": 32}  # fmt: skip
+    eight, sixteen = (on_the_fly.text_encoder(calm2, how, 100) for how in ("quanto-int8", ""))
+    assert 7.1e9 < eight.weights < 7.3e9 and 13.4e9 < sixteen.weights < 13.6e9
+    assert eight.flops == sixteen.flops == pytest.approx(100 * 2 * 6.48e9, rel=0.01)
+    sdxl = {"block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2}  # fmt: skip
+    small, large = (on_the_fly.autoencoder(sdxl, side) for side in (256, 512))
+    assert (
+        160e6 < small.weights < 170e6 and 4 <= large.flops / small.flops < 4.2  # attention grows faster
+    )
+    config, recipe = PixArtConfig(sample_size=64), recipes.resolve("512")
+    sizes: dict[str, Any] = {"side": 64, "text": 100, "world": 32, "micro": 4}
+    without = estimate.account(config, recipe, **sizes)
+    told = estimate.account(config, recipe, **sizes, beside={"text_encoder": eight, "autoencoder": large})
+    more = told["memory_bytes_per_device"]["total"] - without["memory_bytes_per_device"]["total"]
+    assert more == eight.weights + large.weights
+    assert told["flops_per_step"] - without["flops_per_step"] == pytest.approx(128 * (eight.flops + large.flops))
+
+
+def test_a_dry_run_refuses_images_of_another_size(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "00000.tar") as writer:
+        writer.add_record({"key": "a", "width": 64, "height": 64}, b"not read", "png")
+    refused(
+        CommonArtError,
+        1,
+        "64x64 pixels; stage 512 trains on 512x512",
+        "--size 512",
+        lambda: dry_run("512", data=str(tmp_path)),
+    )
 
 
 def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -> None:

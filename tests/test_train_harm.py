@@ -248,6 +248,21 @@ def test_a_rank_that_dies_is_named_and_the_same_command_goes_on(shards: Path, tm
     assert steps == list(range(10, step + 31, 10))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+def test_processes_whose_starter_was_killed_save_and_end(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen(command(shards, run, 100_000), stderr=subprocess.DEVNULL) as process:
+        until_trained(run, process)
+        left = children(process.pid)
+        process.kill()
+    late = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/task").exists() for pid in left) and time.monotonic() < late:
+        time.sleep(0.1)
+    assert len(left) == 2 and not any(Path(f"/proc/{pid}/task").exists() for pid in left)
+    found = checkpoint.newest(run)
+    assert found is not None and found.step >= 10
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
 def test_a_signal_to_the_one_that_started_them_saves_and_ends_with_75(shards: Path, tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pytest
 from tiny_runs import TINY, dataset, refused, sha256, shards, start
 
+from commonart.core.data.files import held
 from commonart.core.data.shards import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.stages.train import train
@@ -67,3 +72,44 @@ def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None
     refused(CommonArtError, 1, "started with seed 0, and now it is 1", "-o", lambda: start(shards, run, seed=1))
     other = dataset(tmp_path / "other", heldout=[2])
     refused(CommonArtError, 1, "the shards changed", f"--init {run}", lambda: start(other, run))
+    elsewhere = str(tmp_path / "elsewhere")
+    refused(
+        CommonArtError, 1, "was started from nothing", "Leave --init out", lambda: start(shards, run, init=elsewhere)
+    )
+    path = run / "run.json"
+    written = path.read_bytes()
+    for part, before in (("store", "int8"), ("cached", False)):
+        known = orjson.loads(written)
+        known["text_encoder"][part] = before
+        path.write_bytes(orjson.dumps(known))
+        refused(CommonArtError, 1, f"text_encoder.{part} was {before}", "Put them back", lambda: start(shards, run))
+    path.write_text("{}")
+    refused(CommonArtError, 1, "run.json is damaged", "-o", lambda: start(shards, run))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(shards, run, {"steps": 2})
+    with held(run):
+        refused(CommonArtError, 1, f"in use by process {os.getpid()} on", "goes on", lambda: start(shards, run))
+    assert start(shards, run).step == 6
+
+
+def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = tmp_path / "256-mid", tmp_path / "256-late"
+    stage = {"data": str(shards), "device": "cpu", "precision": "fp32", "quiet": True}
+    settings = {**TINY, "optimiser": "AdamW", "interpolation": 1.0}
+    train("256-mid", out=str(before), init="none", overrides=settings, **stage)
+    known = orjson.loads((before / "run.json").read_bytes())
+    known["text_encoder"]["revision"] = "r0"
+    (before / "run.json").write_bytes(orjson.dumps(known))
+    says = "256-mid was trained with text_encoder m (revision r0), and this run has m (r1)"
+    again = lambda **more: train("256-late", out=str(after), overrides=settings, **stage, **more)  # noqa: E731
+    refused(CommonArtError, 1, says, f"--init {before}", again)
+    assert not after.exists()
+    assert again(init=str(before)).step == TINY["steps"] and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mix", [{"ja": 0.0}, {"ja": -1.0, "en": 1.0}, {"ja": math.inf}, {"ja": math.nan}])
+def test_weights_of_languages_that_mean_nothing(shards: Path, tmp_path: Path, mix: dict[str, float]) -> None:
+    refused(UsageError, 2, "weights are 0 or more", "--language", lambda: start(shards, tmp_path, languages=mix))

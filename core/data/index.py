@@ -161,8 +161,8 @@ class Index:
     def odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
         """How likely each caption of a row is beside the others, float32, caption after caption.
 
-        `mix` weighs languages, shared by an image's captions in that language. Without `mix` all captions of an image are
-        equally likely, and so they are in an image that has none of its languages.
+        `mix` weighs languages, shared by an image's captions in that language; every row has a caption in one of them
+        (`told_in`). Without `mix` all captions of an image are equally likely.
         """
         if not mix:
             return np.ones(len(self.languages), np.float32)
@@ -170,8 +170,21 @@ class Index:
         alike = row * len(self.names) + self.languages  # one number for a row's captions in one language
         _, where, counts = np.unique(alike, return_inverse=True, return_counts=True)
         odds = np.array([mix.get(name, 0.0) for name in self.names])[self.languages] / counts[where]
-        odds[np.bincount(row, odds)[row] == 0] = 1.0
         return odds.astype(np.float32)
+
+    def told_in(self, mix: Mapping[str, float]) -> np.ndarray:
+        """Which rows have a caption in a language that `mix` gives weight to; bool, one a row.
+
+        Raises CommonArtError for a language that no caption has.
+        """
+        weights = np.array([mix.get(name, 0.0) for name in self.names])
+        if unknown := sorted(set(mix) - set(self.names)):
+            raise CommonArtError(
+                f"--language {unknown[0]}: no caption in {self.folder} has that language.",
+                f"There are {', '.join(sorted(self.names))}; one that is not named is left out.",
+            )
+        row = np.repeat(np.arange(len(self.keys)), self.columns["captions"])
+        return np.bincount(row, weights[self.languages], len(self.keys)) > 0
 
     def buckets(self) -> list[list[Part]]:
         """Rows by size in pixels, and by set in each: what `order.batch_rows` takes."""

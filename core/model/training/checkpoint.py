@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -60,7 +61,9 @@ def folder_of(run: str | os.PathLike[str]) -> Path:
 def save(
     run: str | os.PathLike[str], step: int, write: Callable[[Path], None], values: Mapping[str, Any], keep: int = 3
 ) -> Path:
-    """Make `write(folder)` a checkpoint of `run`, and keep the newest `keep` of them (0 keeps all). The folder's final path.
+    """Make `write(folder)` a checkpoint of `run`, and keep the newest `keep` up to it (0 keeps all). The folder's final path.
+
+    Those of later steps are damaged, else the run would have gone on from them: they stay until their step comes again.
 
     A kill at any moment leaves the checkpoints that were there before, and at most a folder beside them that is cleared away
     by the next save. Raises CommonArtError when the disk is full or the folder cannot be written; the old ones stand.
@@ -77,7 +80,7 @@ def save(
             _remove(final)
         os.rename(part, final)
         sync_folder(home)
-        _prune(home, keep)
+        _prune(home, step, keep)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         room = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -94,12 +97,21 @@ def save(
 
 
 def newest(run: str | os.PathLike[str], warn: Warn = lambda _: None) -> Checkpoint | None:
-    """The newest good checkpoint of `run`, or None. Each damaged one that is newer is named to `warn`."""
-    for folder in reversed(_list(folder_of(run))):
+    """The newest good checkpoint of `run`, None where there is none at all. Each damaged one that is newer is named to `warn`.
+
+    Raises CommonArtError where all are damaged: to begin anew would cost what the run has learned and its metrics.
+    """
+    folders = _list(folder_of(run))
+    for folder in reversed(folders):
         try:
             return read(folder)
         except CommonArtError as error:
             warn(f"{error.what} It is skipped.")
+    if folders:
+        raise CommonArtError(
+            f"Every checkpoint in {folder_of(run)} is damaged.",
+            "Bring one back, or start another run with -o; what is left may be of use: --init takes a transformer/ folder.",
+        )
     return None
 
 
@@ -151,9 +163,10 @@ def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _list(home: Path) -> list[Path]:
+def _list(home: Path, last: float = math.inf) -> list[Path]:
+    """The checkpoints up to step `last`, oldest first."""
     found = [(int(match[1]), path) for path in _entries(home) if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return [path for step, path in sorted(found) if step <= last]
 
 
 def _entries(home: Path) -> list[Path]:
@@ -167,8 +180,8 @@ def _clear(home: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _prune(home: Path, keep: int) -> None:
-    for path in _list(home)[:-keep] if keep else []:
+def _prune(home: Path, step: int, keep: int) -> None:
+    for path in _list(home, step)[:-keep] if keep else []:
         _remove(path)
 
 

@@ -39,6 +39,8 @@ class Encoders:
 
         wanted, recipe = self.wanted, self.wanted.recipe
         index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
+        if wanted.languages:
+            index.keep(index.told_in(wanted.languages), "no_caption_in_language")
         opened = open_shards(
             wanted.data, self.texts or self.encoder(), self.images or self.autoencoder(),
             languages=wanted.languages or None, quiet=quiet, index=index,
