@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,20 @@ def test_a_disk_that_cannot_be_read_there_costs_one_sample(
     (data / "image" / "00002.tar").rename(tmp_path / "gone")
     with pytest.raises(CommonArtError, match=r"image/00002\.tar cannot be read: No such file"):
         steps(opened, 27)
+
+
+def test_an_image_that_is_not_what_was_sharded_is_damaged(tmp_path: Path, models: dict[str, str]) -> None:
+    one, two = tiny.jpeg((32, 32), (200, 0, 0)), tiny.jpeg((32, 32), (0, 0, 200))
+    data = tmp_path / "shards"
+    with ShardWriter(data / "00000.tar") as writer:
+        for key, said, held in (("a", one, one), ("b", two, one)):  # b's pixels are a's, with b's captions
+            captions = [{"text": key, "lang": "en"}]
+            about = {"width": 32, "height": 32, "split": "train", "shard_sha256": hashlib.sha256(said).hexdigest()}
+            writer.add_record({"key": key, "captions": captions, **about}, held, "jpg")
+    text = TextEncoder.load(models["text_encoder"], "fp32", device="cpu")
+    opened = open_shards(data, text, Autoencoder.load(models["autoencoder"], device="cpu"))
+    texts, _ = opened.source.fetch(np.array([0, 1]), np.array([0, 1]))
+    assert texts == ["a", "a"] and opened.damaged == {"changed image": 1}
 
 
 def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from commonart.core.data.features import Features, unpack_latent, unpack_text
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.index import Index, read_index
 from commonart.core.data.order import Buckets
+from commonart.core.data.record import is_changed
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder, stack
@@ -216,8 +217,11 @@ class Reading:
     def image(self, row: int) -> Any:
         """(mean, std) float32 [C, h, w] of one image, or its pixels where they are encoded on the fly."""
         if isinstance(self._image, Autoencoder):
+            data = self._index.image(row)
+            if is_changed(self._index.record(row), data):
+                raise Damaged("changed image")
             try:
-                pixels = decode(self._index.image(row))
+                pixels = decode(data)
             except DecodeError as error:
                 raise Damaged(error.reason) from error
             shape = self._image.channels, pixels.height // self._image.factor, pixels.width // self._image.factor
