@@ -10,6 +10,7 @@ No torch here.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -213,6 +214,12 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
 
 def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def follow() -> None:
+    """In a process of `spawn`: to be told by SIGTERM when the one that started it is killed, where the system can (Linux)."""
+    if WORD_FILE in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:

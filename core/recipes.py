@@ -141,7 +141,7 @@ def accumulation(recipe: Recipe, world: int) -> tuple[int, int]:
         near = f"{below} or {above}" if above else f"{below}"
         raise UsageError(
             f"--gpus {world} does not divide the global batch {recipe.batch} of stage {recipe.name}.",
-            f"Use {near} GPUs, or change the batch with --set batch={recipe.batch // world * world or world}.",
+            f"Use {near} GPUs, or change the batch with --set batch={max(1, round(recipe.batch / world)) * world}.",
         )
     share = recipe.batch // world
     micro = max(n for n in range(1, min(recipe.micro, share) + 1) if share % n == 0)

@@ -62,6 +62,11 @@ class Settings:
         return Path(self.out or f"runs/{self.stage}")
 
     @property
+    def before(self) -> Path:
+        """The run of the stage before."""
+        return self.run.parent / self.recipe.before
+
+    @property
     def recipe(self) -> Recipe:
         return recipes.resolve(self.stage, self.overrides)
 

@@ -21,8 +21,9 @@ from commonart.core.data import jsonl, notes, pool, stream
 from commonart.core.data.fetching.ahead import REJECTED, Ahead, Pair, on_the_web, retry
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.bring import bring, in_folder
+from commonart.core.data.fetching.embedded import HubPixels
 from commonart.core.data.fetching.engine import Engine
-from commonart.core.data.fetching.hub import HubPixels
+from commonart.core.data.fetching.once import Doubled
 from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
@@ -49,7 +50,7 @@ def listing(
     column_map: Mapping[str, str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield what SOURCE offers, as records without pixels, in a fixed order.
+    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `once.Doubled`.
 
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
@@ -113,6 +114,8 @@ def fetch(
 
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, ticket) = item
+        if isinstance(record, Doubled):
+            return {**record, "row": row}, Problem("duplicate_key", record.why, rule=True)
         record, got = bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
         if rows is not None and isinstance(got, Sample):
             got.record["row"] = row
@@ -169,7 +172,8 @@ def run(
 
     def wants(record: Record) -> bool:
         there = images is not None and in_folder(record, images) is not None
-        return on_the_web(record) and not there and not (limits.opt_outs and record.get("opt_out"))
+        refused = isinstance(record, Doubled) or (limits.opt_outs and record.get("opt_out"))
+        return on_the_web(record) and not there and not refused
 
     with Engine(limits) as engine:
         ahead = Ahead(records, engine, shard_size, wanted, wants)
@@ -187,7 +191,11 @@ def run(
 
 
 def _as_listed(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
-    yield from records
+    for record in records:
+        if isinstance(record, Doubled):
+            drop(record, "duplicate_key", record.why)
+        else:
+            yield record
 
 
 def _again(record: Record) -> Record:

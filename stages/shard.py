@@ -25,8 +25,7 @@ from commonart.core.data.images.decode import (
     MAX_PIXELS,
     RESAMPLES,
     DecodeError,
-    Probe,
-    decode,
+    Opened,
     encode,
     probe,
     resize_crop,
@@ -218,25 +217,26 @@ def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | Non
     got = _read(record, picture)
     if isinstance(got, Problem):
         return record, 0
-    data, _, sha256 = got
+    _, opened, sha256 = got
     try:
-        image = decode(data, max_pixels=picture.max_pixels, at_least=HASHED_AT)
+        image = opened.pixels(HASHED_AT)
     except DecodeError:
         return record, 0
     return record, fingerprint(phash(image), record.get("sha256") or sha256)
 
 
-def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Problem:
-    """(bytes, what their header says, sha256) of a record's image, or why it is not used."""
+def _read(record: Record, picture: Picture) -> tuple[bytes, Opened, str] | Problem:
+    """(bytes, the picture in them, their sha256) of a record's image, or why it is not used."""
     if not record.get("image"):
         return Problem("no_image", "the record has no image")
     try:
         data = shards.read_bytes(record["image"])
-        seen = probe(data, max_pixels=picture.max_pixels)
+        opened = Opened(data, picture.max_pixels)
     except DecodeError as error:
         return Problem(error.reason, error.detail)
     except CommonArtError as error:
         return Problem("unreadable", error.what)
+    seen = opened.probe
     if picture.too_small(seen.width, seen.height):
         return Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -246,21 +246,22 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, Probe, str] | Proble
     conflict = settled_split(record, record.get("sha256") or sha256)[1]
     if conflict:
         return Problem("split_conflict", conflict, rule=True)
-    return data, seen, sha256
+    return data, opened, sha256
 
 
 def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem]:
     got = _read(record, picture)
     if isinstance(got, Problem):
         return record, got
-    data, seen, sha256 = got
+    data, opened, sha256 = got
+    seen = opened.probe
     size = picture.size(seen.width, seen.height)
     quality = {} if picture.format == "png" else {"quality": picture.quality}
     made: dict[str, Any] = {"width": size[0], "height": size[1], "mime": MIMES[picture.format], **quality}
     if record.get("shard_sha256") == sha256 and made == {name: record.get(name) for name in made}:
         return record, Sample(record, data, picture.format)  # as asked for already: coding it again would only cost
     try:
-        image = decode(data, max_pixels=picture.max_pixels, at_least=size)
+        image = opened.pixels(size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
     encoded = encode(resize_crop(image, size, picture.resample), picture.format, picture.quality)

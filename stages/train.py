@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from commonart.core import launch, log, recipes
-from commonart.core.data.files import write_json
+from commonart.core.data.files import held, write_json
 from commonart.core.data.index import data_sets
-from commonart.core.data.notes import read_note
-from commonart.core.data.shards import list_shards
-from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
+from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
 from commonart.core.settings import Settings
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.training.checkpoint import Checkpoint
+    from commonart.core.model.training.checkpoint import Checkpoint, Warn
     from commonart.core.model.training.encoders import Encoders
     from commonart.core.model.training.trainer import Outcome
     from commonart.core.model.training.trainset import Opened
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
 SCORED = 32  # prompts that are drawn for their scores, where none are given
-USUAL_TEXT = 77  # tokens of a caption, for estimates
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 
@@ -110,119 +108,52 @@ def train(stage: str, **settings: Any) -> Trained:
 
 
 def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
-    """What `train` would do, without doing it: the resolved recipe, sizes, FLOPs, memory and time.
-
-    A plan for another machine, too: data and GPUs need not be here. Reads notes, configurations and a few features.
-    `calibrate`: seconds to time real steps for, on this device. Raises as `train` does.
-    """
+    """What `train` would do, without doing it: `core.model.training.plan.plan`. Raises as `train` does."""
     wanted = Settings(stage=stage, **settings)
     wanted.check()
-    from commonart.core.model.training import estimate
-    from commonart.core.model.training.encoders import beside, named
+    from commonart.core.model.training.plan import plan
 
-    images, there = _images(wanted.data)
-    recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
-    micro, parts = recipes.accumulation(recipe, world)
-    text, image = beside(wanted) if there else (None, None)
-    factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
-    width = text.meta.width if text else (192 if recipe.name == "nano" else 4096)
-    side, channels = recipe.resolution // factor, image.meta.width if image else 4
-    config = _config(recipe, (channels, side, side), width)
-    tokens = (text.usual_length() if text else 0) or min(wanted.max_tokens, USUAL_TEXT)
-    measured = _measured(wanted, config, (micro, parts), tokens, calibrate) if calibrate else None
-    return {
-        "run": str(wanted.run),
-        "recipe": asdict(recipe),
-        "world_size": world,
-        "micro_batch": micro,
-        "accumulation": parts,
-        "init": wanted.init or (f"newest checkpoint of {_before(wanted)}" if recipe.before else "none"),
-        "data": wanted.data,
-        "images": images,
-        "text": named(text) or {"encoded": "on the fly"},
-        "image": named(image) or {"encoded": "on the fly"},
-        **estimate.account(
-            config,
-            recipe,
-            side=side,
-            text=tokens,
-            world=world,
-            micro=micro,
-            shards=world if wanted.fsdp else 1,
-            checkpointing=wanted.checkpointing,
-            measured=measured,
-        ),
-    }
-
-
-def _images(data: str) -> tuple[int | str, bool]:
-    """(images of all data sets, held-out ones too, by the notes beside their shards, or why that is not known; are there any)."""
-    try:
-        tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
-    except UsageError:
-        raise
-    except CommonArtError as error:
-        return f"unknown: {error.what}", False
-    notes = [read_note(tar) for tar in tars]
-    bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
-    return f"unknown: {bare[0]} has no note." if bare else sum(int(note["out"]) for note in notes), True
-
-
-def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
-    """Images per second of one device of this machine."""
-    from commonart.core.model.device import pick_device
-    from commonart.core.model.training import calibrate, guards, trainer
-    from commonart.core.model.training.world import World
-
-    world = World(pick_device(wanted.device))
-    micro, parts = share
-    guards.check_fits(config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing)
-    options = trainer.Options(
-        dtype=_dtype(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
-    )
-    return calibrate.images_per_second(config, wanted.recipe, options, world, micro, parts, text, seconds)
-
-
-def _dtype(wanted: Settings, world: World) -> torch.dtype:
-    import torch
-
-    from commonart.core.model.device import pick_dtype
-
-    dtype = pick_dtype(wanted.precision, world.device)
-    # No loss scaling here: gradients in float16 would underflow.
-    return torch.float32 if dtype == torch.float16 else dtype
+    return plan(wanted, calibrate)
 
 
 def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     from commonart.core.model.training import checkpoint, encoders, guards, trainer
+    from commonart.core.model.training.plan import USUAL_TEXT, config_of, dtype_of
 
     recipe, run = wanted.recipe, wanted.run
-    dtype = _dtype(wanted, world)
+    dtype = dtype_of(wanted, world)
     parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
-    found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
-    config = _config(recipe, opened.shape, opened.width)
+    config = config_of(recipe, opened.shape, opened.width)
     if "micro" not in wanted.overrides:
         recipe = guards.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
     micro, _ = recipes.accumulation(recipe, world.size)
     shards = world.size if world.sharded else 1
     guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, shards)
-    model, origin = _model(wanted, config, found)
-    described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
-    _agree(run, described, found)
-    if world.first:
-        write_json(run / "run.json", described)
-    options = trainer.Options(
-        seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
-        sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
-        workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
-        checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
-    )  # fmt: skip
-    draw = _preview(wanted, parts, opened, dtype) if wanted.sample_every and world.first else None
-    outcome = trainer.fit(
-        model, opened.source, recipe, run, options, world, resume=found,
-        draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
-    )  # fmt: skip
+    with ExitStack() as only:
+        known = run.exists()  # else nobody trains there, and a refused command makes no folder
+        if world.first and known:
+            only.enter_context(held(run))
+        found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
+        model, origin = _model(wanted, config, found)
+        described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
+        _agree(wanted, described, found)
+        _check_origin(wanted, described, origin, log.warn if world.first else lambda _: None)
+        if world.first:
+            if not known:
+                only.enter_context(held(run))
+            write_json(run / "run.json", described)
+        options = trainer.Options(
+            seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
+            sample_every=wanted.sample_every, log_every=wanted.log_every, keep=wanted.keep,
+            workers=0 if opened.resident and world.device.type == "cpu" else wanted.workers, compile=wanted.compile,
+            checkpointing=wanted.checkpointing, track=wanted.track, quiet=wanted.quiet,
+        )  # fmt: skip
+        draw = _preview(wanted, parts, opened, dtype) if wanted.sample_every and world.first else None
+        outcome = trainer.fit(
+            model, opened.source, recipe, run, options, world, resume=found,
+            draw=draw if world.first else _nothing if wanted.sample_every else None, stop=stop,
+        )  # fmt: skip
     return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
 
 
@@ -241,21 +172,6 @@ def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dty
 
 def _nothing(model: PixArt, step: int) -> None:
     """The other processes' part in drawing a grid: they wait."""
-
-
-def _config(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
-    from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.diffusion import check_objective, out_channels
-
-    return PixArtConfig(
-        num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,
-        in_channels=shape[0], out_channels=out_channels(check_objective(recipe.objective), shape[0]),
-        patch_size=recipe.patch, sample_size=shape[1], caption_channels=width, interpolation_scale=recipe.interpolation,
-    )  # fmt: skip
-
-
-def _before(wanted: Settings) -> Path:
-    return wanted.run.parent / wanted.recipe.before
 
 
 def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> tuple[PixArt, dict[str, Any]]:
@@ -288,7 +204,7 @@ def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
     name = wanted.init
     if name == "none" or (not name and not wanted.recipe.before):
         return None, {}
-    folder = Path(name) if name else _before(wanted)
+    folder = Path(name) if name else wanted.before
     if checkpoint.folder_of(folder).is_dir() or not name:
         found = checkpoint.newest(folder, log.warn)
         if found is None:
@@ -331,7 +247,6 @@ def _describe(
     precision: str,
 ) -> dict[str, Any]:
     text, image = parts.describe()
-    known = orjson.loads(path.read_bytes()) if (path := wanted.run / "run.json").exists() else {}
     return {
         "schema": 1,
         "stage": recipe.name,
@@ -345,16 +260,38 @@ def _describe(
         "text_encoder": text,
         "autoencoder": image,
         "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
-        "init": origin or known.get("init", {}),
+        "init": origin or _known(wanted.run).get("init", {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
 
 
-def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) -> None:
+def _known(run: Path) -> dict[str, Any]:
+    """run.json of a run that was started before, else {}."""
+    path = run / "run.json"
+    if not path.exists():
+        return {}
+    parts = {"recipe", "data", "text_encoder", "autoencoder"}
+    try:
+        known = orjson.loads(path.read_bytes())
+        if isinstance(known, dict) and all(isinstance(known.get(part), dict) for part in parts):
+            return known
+    except orjson.JSONDecodeError:
+        pass
+    raise CommonArtError(f"{path} is damaged.", "Put it back, or start another run with -o.")
+
+
+def _agree(wanted: Settings, described: Mapping[str, Any], found: Checkpoint | None) -> None:
     """A run goes on only as what it was started as. Raises CommonArtError naming the first value that differs."""
-    if found is None or not (run / "run.json").exists():
+    run = wanted.run
+    old = {} if found is None else _known(run)
+    if not old:
         return
-    old = orjson.loads((run / "run.json").read_bytes())
+    before, now = old.get("init", {}).get("from", "nothing"), "nothing" if wanted.init == "none" else wanted.init
+    if now and Path(now) != Path(before):
+        raise CommonArtError(
+            f"{run} was started from {before}, and now --init is {wanted.init}.",
+            f"Leave --init out to continue, or start another run: -o OTHER --init {wanted.init}.",
+        )
     for name, value in described["recipe"].items():
         before = old["recipe"].get(name, value)
         if name not in MAY_CHANGE and before != value:
@@ -364,7 +301,8 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
             )
     for part, name in (
         ("data", "fingerprint"), ("text_encoder", "name"), ("text_encoder", "revision"), ("text_encoder", "precision"),
-        ("autoencoder", "name"), ("autoencoder", "revision"),
+        ("text_encoder", "cached"), ("text_encoder", "store"), ("autoencoder", "name"), ("autoencoder", "revision"),
+        ("autoencoder", "cached"), ("autoencoder", "store"),
     ):  # fmt: skip
         before, now = old[part].get(name), described[part].get(name)
         if before != now:
@@ -381,6 +319,22 @@ def _agree(run: Path, described: Mapping[str, Any], found: Checkpoint | None) ->
             )
 
 
+def _check_origin(wanted: Settings, described: Mapping[str, Any], origin: Mapping[str, Any], warn: Warn) -> None:
+    """Weights that come from a run were trained on the states and latents of its encoders. Other ones: an error where the stage
+    before is taken by itself, a warning where `--init` names it."""
+    if not (before := _known(Path(origin.get("from", "nothing")))):
+        return
+    for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
+        then, now = before[part].get(name), described[part].get(name)
+        if then == now:
+            continue
+        what = f"{origin['from']} was trained with {part} {before[part].get('name')} ({name} {then}), and this run has "
+        what += f"{described[part].get('name')} ({now})"
+        if not wanted.init:
+            raise CommonArtError(f"{what}.", f"Use the same, or say that it is meant: --init {origin['from']}.")
+        warn(what)
+
+
 def _plain(wanted: Settings) -> dict[str, Any]:
     return {name: getattr(wanted, name) for name in Settings.__dataclass_fields__}
 
@@ -394,6 +348,7 @@ def _trained(run: Path, outcome: Outcome, left_out: dict[str, int]) -> Trained:
 
 def _child() -> int:
     """One process of `launch.spawn`: the settings are its argument; what it did, or its error, goes to the one that started it."""
+    launch.follow()
     try:
         done = train(**orjson.loads(sys.argv[1]))
     except CommonArtError as error:

@@ -119,6 +119,18 @@ def test_download_of_a_list(site: Site, tmp_path: Path) -> None:
     assert len(site.asked) == asked  # neither finished shards nor what will not pass
 
 
+def test_a_doubled_key_is_dropped_and_not_asked_for(site: Site, tmp_path: Path) -> None:
+    rows = [(site.image(f"/{n}.jpg", picture(n)), key) for n, key in enumerate("abcadb")]
+    source, raw, no = tmp_path / "list.csv", tmp_path / "raw", tmp_path / "no.jsonl"
+    source.write_text("url,id\n" + "".join(f"{url},{key}\n" for url, key in rows))
+    for _ in range(2):  # the second time with the shards of the first
+        summary = stage.run(str(source), str(raw), limits=LOCAL, shard_size=2, rejects=str(no), quiet=True)
+        assert (summary.read, summary.written, dict(summary.dropped)) == (6, 4, {"duplicate_key": 2})
+    assert sorted(site.asked) == ["/0.jpg", "/1.jpg", "/2.jpg", "/4.jpg"]
+    assert [orjson.loads(line)["row"] for line in no.read_bytes().splitlines()] == [1, 1]
+    assert [shards.read_bytes(r["image"]) for r in stream.read(str(raw))] == [picture(n) for n in (0, 1, 2, 4)]
+
+
 def test_a_private_address_is_refused_with_no_packet_sent(site: Site, tmp_path: Path) -> None:
     source = url_list(tmp_path / "list.csv", [site.image("/a.jpg", picture())])
     summary = stage.run(source, str(tmp_path / "raw"), quiet=True, max_failures=1.0)

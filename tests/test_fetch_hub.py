@@ -125,6 +125,18 @@ def test_columns_that_are_not_known_stop_with_their_names(hub: HubServer) -> Non
     assert len({record["key"] for record in listed}) == 3
 
 
+def test_one_id_in_two_files_is_one_record_unless_places_make_the_keys(
+    hub: HubServer, commonart: Command, tmp_path: Path
+) -> None:
+    tables = [[{"url": f"https://example.org/{n}.jpg", "id": n} for n in part] for part in ((0, 1, 2), (3, 1))]
+    hub.add("owner/two", {f"{n}.parquet": parquet(rows) for n, rows in enumerate(tables)})
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    for told, out, dropped in (((), 4, {"duplicate_key": 1}), (("--column-map", "source_id="), 5, {})):
+        done = commonart("fetch", "hf:owner/two", "--list", *told, **env)
+        said = orjson.loads(done.stderr.splitlines()[-1])
+        assert (done.returncode, len(done.stdout.splitlines()), said["dropped"]) == (0, out, dropped), done.stderr
+
+
 def test_artbench_and_smithsonian(hub: HubServer, tmp_path: Path) -> None:
     image = [{"image": {"bytes": photo(n), "path": f"{n}.jpg"}, "captions": ["one", "two"], "artist": "Turner",
               "url": f"https://www.wikiart.org/{n}"} for n in range(12)]  # fmt: skip

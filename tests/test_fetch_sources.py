@@ -18,6 +18,7 @@ from web_server import picture
 
 from commonart.cli import main
 from commonart.core.data import jsonl, shards, stream
+from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.stages import fetch as stage
 
@@ -144,14 +145,17 @@ def coco(folder: Path) -> Path:
     return path
 
 
-def test_one_key_twice_is_an_error_however_far_apart(tmp_path: Path) -> None:
+def test_one_key_twice_in_a_coco_file_is_dropped(tmp_path: Path) -> None:
     path = coco(tmp_path)
     data = orjson.loads(path.read_bytes())
     data["images"] += [{"id": n, "file_name": f"{n}.jpg", "license": 4} for n in range(10, 13)] + [data["images"][0]]
     path.write_bytes(orjson.dumps(data))
-    records = stage.listing(str(path))
-    with pytest.raises(SchemaError, match="captions.json:6: field 'key' 'coco2017_000000000007' stands on line 1 too"):
-        list(records)
+    summary = stage.run(
+        str(path), str(tmp_path / "l.jsonl"), list_only=True, rejects=str(tmp_path / "no.jsonl"), quiet=True
+    )
+    assert (summary.read, summary.written, dict(summary.dropped), summary.failures) == (6, 5, {"duplicate_key": 1}, 0)
+    (refused,) = jsonl.read_values(str(tmp_path / "no.jsonl"))
+    assert refused[1]["reason_detail"] == f"{path}:6: 'coco2017_000000000007' stands on line 1 too"
 
 
 def test_coco(tmp_path: Path) -> None:
@@ -284,6 +288,17 @@ def test_a_name_that_no_file_can_have_is_no_image(tmp_path: Path, name: str) -> 
     assert not made and dict(drop.reasons) == {"no_image": 1}
 
 
+@pytest.mark.parametrize("name", ["../images-of-another/a.jpg", "{}/images-of-another/a.jpg", "link.jpg", "deep/a.jpg"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    for folder in ("images/deep", "images-of-another"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "images" / "link.jpg").symlink_to(tmp_path / "images-of-another" / "a.jpg")
+    record = {"key": "k", "source": "s", "file_name": name.format(tmp_path)}
+    made, _, _ = fetched([record], images=str(tmp_path / "images"))
+    assert len(made) == (1 if name == "deep/a.jpg" else 0)
+
+
 @pytest.mark.parametrize("ending", ["tif", "gif", "JPG"])
 def test_any_ending_of_a_picture_is_found_in_the_folder(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.{ending}").write_bytes(picture(1))
@@ -315,21 +330,43 @@ def test_each_row_of_a_jsonl_list_is_read_by_its_own_names(tmp_path: Path) -> No
         assert found["3.jpg"]["author"] == "Ann" and found[""]["title"] == "no address"
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "records.jsonl", "folder"])
-def test_one_key_twice_in_a_list_is_an_error_however_far_apart(tmp_path: Path, suffix: str) -> None:
-    rows = [{"url": f"http://example.org/{n}.jpg", "id": f"x{n}"} for n in (1, 2, 3, 1)]
-    if suffix == "records.jsonl":
-        rows = [{"key": row["id"], "source": "s", "image_url": row["url"]} for row in rows]
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "folder"])
+def test_one_key_twice_in_a_list_is_dropped_whoever_makes_its_shard(tmp_path: Path, suffix: str) -> None:
+    rows = [{"url": f"http://example.org/{n}.jpg", "id": f"x{n}"} for n in (1, 2, 3, 1, 4)]
     if suffix == "folder":  # of tables with keys of their own, as img2dataset leaves them
         path = tmp_path
         for name, part in (("0.parquet", rows[:3]), ("1.parquet", rows[3:])):
             write_list(path / name, [{"url": row["url"], "key": row["id"]} for row in part])
     else:
         path = write_list(tmp_path / f"list.{suffix}", rows)
-    found = stage.listing(str(path))
-    assert len([next(found) for _ in range(3)]) == 3
-    with pytest.raises(SchemaError, match="x1' stands on line 1 too"):
-        list(found)
+    read, written = 0, []
+    for index in range(2):
+        out = str(tmp_path / "l.jsonl")
+        summary = stage.run(str(path), out, list_only=True, shard_size=2, task=Task(index, 2), quiet=True)
+        written += [record["key"].removeprefix("list_") for record in jsonl.read(Task(index, 2).own_file(out))]
+        read += summary.read
+        # The first x1 is in task 0's part, the second in task 1's.
+        assert dict(summary.dropped) == ({"duplicate_key": 1} if index == 1 else {})
+    assert (read, sorted(written)) == (5, ["x1", "x2", "x3", "x4"])
+
+
+def test_keys_can_be_made_of_places_instead(tmp_path: Path) -> None:
+    rows = [{"url": f"http://example.org/{n}.jpg", "id": "same"} for n in range(4)]
+    path = write_list(tmp_path / "list.csv", rows)
+    assert len({record["key"] for record in stage.listing(str(path), column_map={"source_id": ""})}) == 4
+
+
+def test_a_doubled_key_in_a_file_of_records_is_an_error_and_the_shards_before_it_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    rows = [{"key": f"k{n}", "source": "s", "image": str(tmp_path / "a.png")} for n in (*range(9), 3, 10)]
+    path, out = write_list(tmp_path / "records.jsonl", rows), tmp_path / "raw"
+    with pytest.raises(SchemaError, match="records.jsonl:10: field 'key' 'k3' stands on line 4 too"):
+        stage.run(str(path), str(out), shard_size=2, quiet=True)
+    tars = {tar.name: tar.stat().st_mtime_ns for tar in out.glob("*.tar")}
+    assert sorted(tars) == [f"0000{n}.tar" for n in range(4)]  # the fifth was not whole
+    write_list(path, [*rows[:9], rows[10]])
+    assert stage.run(str(path), str(out), shard_size=2, quiet=True).written == 10
+    assert {name: (out / name).stat().st_mtime_ns for name in tars} == tars
 
 
 FLICKR = {"image_url": "https://live.staticflickr.com/65535/1_a.jpg"}

@@ -179,7 +179,8 @@ ODD: dict[str, tuple[Callable[[], bytes], Shown | str]] = {
     "PNG, data cut, parts whole":       (lambda: broken_png(lambda data: _idat(data[: len(data) // 2])), "truncated"),
     "PNG, end chunk gone":              (lambda: saved(scene(), "PNG")[:-12], AS_IT_IS),  # every pixel is there
     "PNG, bytes changed":               (lambda: changed(saved(scene(), "PNG"), 60), "damaged"),
-    "PNG, bytes changed, sum put right": (lambda: broken_png(lambda data: _idat(changed(data, 20))), Shown(None)),
+    "PNG, bytes changed, sum put right": (lambda: broken_png(lambda data: _idat(changed(data, 20))), "damaged"),
+    "PNG, the same with a text behind": (lambda: _with_text(broken_png(lambda data: _idat(changed(data, 20)))), "damaged"),
     "PNG, wrong checksum":              (lambda: png(rgb(), colour=2, extra=[chunk(b"IDAT", b"", 1)]), "damaged"),
     "PNG, no pixels wide":              (lambda: png(rgb()[:, :0], colour=2), "not_an_image"),
     "PNG, garbage behind it":           (lambda: saved(scene(), "PNG") + bytes(99), AS_IT_IS),
@@ -243,6 +244,10 @@ ODD: dict[str, tuple[Callable[[], bytes], Shown | str]] = {
 
 def _idat(data: bytes) -> bytes:
     return chunk(b"IDAT", data)
+
+
+def _with_text(png: bytes) -> bytes:
+    return png[:-12] + chunk(b"tEXt", b"Comment\0none") + png[-12:]
 
 
 def _half() -> Image.Image:

@@ -88,7 +88,7 @@ def test_one_sample_is_read_without_the_headers(tmp_path: Path, monkeypatch: pyt
     stream.run(
         "pass", lambda records, drop: iter(records), source=str(make(tmp_path / "in.tar")), out=str(tmp_path / "out")
     )
-    monkeypatch.setattr(tarfile, "open", lambda *args, **kw: pytest.fail("the headers were read"))
+    monkeypatch.setattr(shards, "headers", lambda file: pytest.fail("the headers were read"))
     assert shards.read_bytes(f"{tmp_path}/out/in.tar#k3.jpg") == bytes([3]) * 2101
     assert [record["n"] for record in shards.read_shard(tmp_path / "out" / "in.tar")] == list(range(5))
 

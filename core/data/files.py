@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -16,7 +17,10 @@ from typing import IO, Any
 
 import orjson
 
+from commonart.core.errors import CommonArtError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCK = ".lock"
 PART = ".part"  # `.NAME.HOST-PID-THREAD.part`: two runs to one name do not write into one another's file
 ABANDONED = (
     24 * 3600
@@ -111,6 +115,31 @@ def _named(path: Path) -> Iterator[None]:
         if error.errno in NO_ROOM and error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While the block runs, no other process enters it with the same folder. The kernel lets go of what a dead one held.
+
+    Raises:
+        CommonArtError: another process is in it, named by number and host.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CommonArtError(
+                f"{folder} is in use by {file.read().decode(errors='replace') or 'another process'}.",
+                "Wait until that has ended, or end it: the same command then goes on.",
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
+        yield
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -21,7 +21,7 @@ import orjson
 
 from commonart.core.data.notes import shard_identity
 from commonart.core.data.order import Part
-from commonart.core.data.record import Record, captions, split_of_record
+from commonart.core.data.record import Record, captions, settled_split, split_of_record
 from commonart.core.data.shards import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -265,6 +265,9 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
 
 def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], codes: dict[str, int]) -> None:
     found = captions(record)
+    if (sha256 := record.get("sha256")) and settled_split(record, sha256)[1]:
+        index.left_out["split_conflict"] = index.left_out.get("split_conflict", 0) + 1
+        return
     if split_of_record(record) == "heldout":
         index.heldout += 1
         if len(index.heldout_texts) < PROMPTS:

@@ -21,11 +21,11 @@ import orjson
 from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shard_index import Members, read_index, split_name, write_index
+from commonart.core.data.tars import BLOCK, header, headers
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
 MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
-BLOCK = 512
 
 
 def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
@@ -65,9 +65,9 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
         return indexed
     found: Members = {}
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isreg():
+        with open(path, "rb") as file:
+            for member in headers(file):
+                if not member.plain:
                     raise CommonArtError(
                         f"{path} holds '{member.name}', which is no plain file.",
                         "Give a tar of plain files only.",
@@ -78,12 +78,8 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
                     )
                 if member.name in found:
                     raise CommonArtError(f"{path} holds '{member.name}' twice.", "Make that shard again.")
-                found[member.name] = (member.offset_data, member.size)
-            # tarfile stops without a word at a header that it cannot read; only zeros may stand there.
-            file.seek(tar.offset)
-            if file.read(BLOCK) != bytes(BLOCK):
-                raise tarfile.ReadError("it ends in the middle")
-    except (tarfile.TarError, EOFError) as error:
+                found[member.name] = (member.offset, member.size)
+    except tarfile.TarError as error:
         raise CommonArtError(f"{path} is no whole tar: {error}.", "Make or fetch that shard again.") from error
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
@@ -160,7 +156,7 @@ def read_bytes(pointer: str) -> bytes:
             raise CommonArtError(
                 f"{path} holds no '{member}'.", "The record points at another shard: write both again."
             )
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:  # one read: a buffer would only be copied
             file.seek(place[0])
             return file.read(place[1])
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
@@ -207,12 +203,10 @@ class ShardWriter:
             raise CommonArtError(f"two records have the key '{key}' (in {self.path}).", "Keys must be unique.")
         self._keys.add(key)
         for extension, data in parts.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size = len(data)
-            info.mode = 0o644
-            header = info.tobuf(tarfile.GNU_FORMAT)
-            self._members[info.name] = (self._end + len(header), len(data))
-            self._write(b"".join((header, data, bytes(-len(data) % BLOCK))))
+            name = f"{key}.{extension}"
+            head = header(name, len(data))
+            self._members[name] = (self._end + len(head), len(data))
+            self._write(b"".join((head, data, bytes(-len(data) % BLOCK))))
         self.count += 1
 
     def _write(self, data: bytes) -> None:

@@ -30,7 +30,8 @@ from commonart.core import recipes
 from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
-from commonart.core.model.drawing.memory import BITS, account
+from commonart.core.model.drawing.memory import account
+from commonart.core.model.quantize import BITS
 from commonart.core.model.training import batches, estimate, trainer
 from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt

@@ -23,7 +23,7 @@ import orjson
 from PIL import Image
 
 COUNTS = (10_000, 1_000_000, 10_000_000)
-BRINGS = (10_000, 100_000)
+BRINGS = (10_000, 100_000, 600_000)
 AT_ONCE = 1000
 URLS = ("https://creativecommons.org/licenses/by/2.0/", "https://creativecommons.org/publicdomain/zero/1.0/",
         "https://creativecommons.org/licenses/by-nc/2.0/")  # fmt: skip

@@ -1,16 +1,19 @@
 """Images per second of `shard` beside a bare loop of the same library calls, and memory: `python tests/benchmarks/shard.py`.
 
-Generated JPEGs of 640 x 480 pixels, cut to 256. The bare loop opens, decodes, scales and encodes bytes that lie in memory, on
-as many threads; the stage also reads and writes shards, checks, hashes and describes. Rounds take turns, so that other work on
-the machine falls on both; CPU seconds are told too, which it stretches less. Memory is the peak of a process of its own.
+Generated JPEGs of 640 x 480 pixels in shards as fetch leaves them, cut to 256. The bare loop opens, decodes, scales and encodes
+bytes that lie in memory, on as many threads; the stage also reads and writes shards, checks, hashes and describes. Rounds take
+turns, so that other work on the machine falls on both, and medians are told; CPU seconds too, which it stretches less. Memory is
+the peak of a process of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import orjson
@@ -28,9 +33,11 @@ from PIL import Image, features
 
 from commonart.core.data import pool, shards
 from commonart.core.data.images.likeness import copies
+from commonart.core.data.notes import write_note
+from commonart.core.data.record import split_of
 from commonart.stages import shard
 
-COUNT, DIFFERENT, ROUNDS, PER_SHARD = 400, 40, 5, 100
+COUNT, DIFFERENT, ROUNDS, PER_SHARD = 1000, 40, 7, 500
 CROP = (80, 0, 560, 480)
 
 
@@ -64,17 +71,22 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def speed() -> dict[str, object]:
-    """The best of ROUNDS of each, in turns."""
+    """The medians of ROUNDS of each, in turns; of the parts, the medians of each round's."""
     pictures = [jpeg(seed) for seed in range(DIFFERENT)]
     data = [pictures[n % DIFFERENT] for n in range(COUNT)]
     workers = pool.cpus()
-    best: dict[str, list[float]] = {}
+    rounds: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as threads:
         raw = Path(folder) / "raw"
         for number in range(0, COUNT, PER_SHARD):
-            with shards.ShardWriter(raw / f"{number:05d}.tar") as writer:
+            tar = raw / f"{number:05d}.tar"
+            with shards.ShardWriter(tar) as writer:
                 for n in range(number, number + PER_SHARD):
-                    writer.add_record({"key": f"k{n:06d}", "width": 640, "height": 480}, data[n], "jpg")
+                    sha256 = hashlib.sha256(data[n]).hexdigest()
+                    record = {"key": f"k{n:06d}", "width": 640, "height": 480, "mime": "image/jpeg", "sha256": sha256}
+                    writer.add_record({**record, "split": split_of(sha256)}, data[n], "jpg")
+            counts: dict[str, Any] = {"read": PER_SHARD, "written": PER_SHARD, "dropped": {}, "failed": 0}
+            write_note(tar, {"stage": "fetch"}, **counts, sha256=writer.sha256)
         ways: dict[str, Callable[[str], object]] = {
             "bare loop": lambda out: sum(map(len, threads.map(bare, data))),
             "shard": lambda out: shard.run(str(raw), out, size=256, workers=workers, quiet=True),
@@ -85,18 +97,25 @@ def speed() -> dict[str, object]:
         }
         for turn in range(ROUNDS):
             for name, way in ways.items():
-                taken = timed(partial(way, f"{folder}/{name.replace(' ', '')}{turn}"))
-                best[name] = [min(pair) for pair in zip(taken, best.get(name, taken), strict=True)]
+                out = f"{folder}/{name.replace(' ', '')}{turn}"
+                rounds.setdefault(name, []).append(timed(partial(way, out)))
+                shutil.rmtree(out, ignore_errors=True)
+    took = {name: [median(column) for column in zip(*told, strict=True)] for name, told in rounds.items()}
+    parts = [
+        [bare / full for bare, full in zip(*turn, strict=True)]
+        for turn in zip(rounds["bare loop"], rounds["shard"], strict=True)
+    ]
     return {
         "images": COUNT,
         "workers": workers,
-        "images_per_second": {name: round(COUNT / wall, 1) for name, (wall, _) in best.items()},
-        "cpu_ms_per_image": {name: round(1000 * cpu / COUNT, 2) for name, (_, cpu) in best.items()},
+        "images_per_second": {name: round(COUNT / wall, 1) for name, (wall, _) in took.items()},
+        "cpu_ms_per_image": {name: round(1000 * cpu / COUNT, 2) for name, (_, cpu) in took.items()},
         "part_of_bare_loop": {
-            "by the clock": round(best["bare loop"][0] / best["shard"][0], 3),
-            "by CPU time": round(best["bare loop"][1] / best["shard"][1], 3),
+            "by the clock": round(median(wall for wall, _ in parts), 3),
+            "by CPU time": round(median(cpu for _, cpu in parts), 3),
+            "by CPU time, each round": sorted(round(cpu, 3) for _, cpu in parts),
         },
-        "cpu_hours_per_million": {name: round(cpu / COUNT * 1e6 / 3600, 2) for name, (_, cpu) in best.items()},
+        "cpu_hours_per_million": {name: round(cpu / COUNT * 1e6 / 3600, 2) for name, (_, cpu) in took.items()},
     }
 
 
@@ -148,7 +167,10 @@ def alone(kind: str, count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print one JSON object; with `records N` or `hashes N`, that measurement alone."""
+    """Print one JSON object; with `speed`, `records N` or `hashes N`, that measurement alone."""
+    if sys.argv[1:] == ["speed"]:
+        print(json.dumps(speed(), indent=1))
+        return
     if len(sys.argv) > 2:
         print(json.dumps({"records": records, "hashes": hashes}[sys.argv[1]](int(sys.argv[2]))))
         return
@@ -161,7 +183,7 @@ def main() -> None:
             "libjpeg-turbo": features.version("libjpeg_turbo"),
         },
         **speed(),
-        "memory_of_the_stage": [alone("records", count) for count in (1_000, 10_000, 40_000)],
+        "memory_of_the_stage": [alone("records", count) for count in (1_000, 10_000, 100_000)],
         "memory_of_the_search": [alone("hashes", count) for count in (10_000, 1_000_000, 4_000_000)],
     }  # fmt: skip
     print(json.dumps(result, indent=1))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from commonart.core.data import jsonl, notes, shards
 from commonart.core.data.fetching.answers import TRANSIENT
-from commonart.core.data.fetching.engine import Engine, Ticket
+from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.stream import Drop, Sample, Summary
 
@@ -53,14 +54,24 @@ class Ahead:
     def __iter__(self) -> Iterator[Record]:
         waiting: deque[list[Record]] = deque()
         number = 0
+        stopped: Exception | None = None
         while True:
-            while len(waiting) <= SHARDS and (group := list(islice(self._records, self.size))):
+            while len(waiting) <= SHARDS and stopped is None:
+                try:
+                    group = list(islice(self._records, self.size))
+                except Exception as error:  # of the source: the whole shards before it are written first
+                    stopped = error
+                    break
+                if not group:
+                    break
                 if self.wanted(number):
                     for record in filter(self.wants, group):
                         self._tickets[id(record)] = (record, self.engine.submit(record["image_url"]))
                 number += 1
                 waiting.append(group)
             if not waiting:
+                if stopped is not None:
+                    raise stopped
                 return
             yield from waiting.popleft()
 

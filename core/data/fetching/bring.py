@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from commonart.core.data import shards
 from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.engine import Ticket
 from commonart.core.data.fetching.opt_out import embedded_signals
+from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import IMAGE_EXTENSIONS
@@ -80,13 +80,13 @@ def bring(
 
 def in_folder(record: Record, images: str) -> Path | None:
     """The file of a record in `--images`; a name that leads out of the folder is not followed."""
-    folder = Path(images).resolve()
     for name in (record.get("file_name"), record.get("source_id"), record["key"]):
         if not isinstance(name, str) or not name:
             continue
         for suffix in ENDINGS:
-            with suppress(OSError, ValueError):  # a name that no file can have
-                path = (folder / f"{name}{suffix}").resolve()
-                if path.is_file() and path.is_relative_to(folder):
-                    return path
+            path = os.path.join(images, f"{name}{suffix}")
+            if os.path.isfile(path):  # False for a name that no file can have
+                folder, path = os.path.realpath(images), os.path.realpath(path)
+                if path.startswith(os.path.join(folder, "")):
+                    return Path(path)
     return None

@@ -17,61 +17,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
 from commonart.core.data.fetching import hosts
-from commonart.core.data.fetching.address import AddressError, Target, split_url
+from commonart.core.data.fetching.address import AddressError, split_url
 from commonart.core.data.fetching.answers import Download, DownloadError, Limits
 from commonart.core.data.fetching.hosts import Host
 from commonart.core.data.fetching.loop import Loop
 from commonart.core.data.fetching.opt_out import header_signals
-from commonart.core.data.fetching.transfer import MOVED, Exchange
-
-
-class Ticket:
-    """One URL on its way. `take` waits for it."""
-
-    __slots__ = (
-        "attempts",
-        "bare",
-        "done",
-        "engine",
-        "held",
-        "hops",
-        "max_bytes",
-        "range",
-        "signals",
-        "spent",
-        "start",
-        "target",
-        "url",
-    )
-
-    def __init__(self, engine: Engine, url: str, max_bytes: int, bare: bool = False, range: str = "") -> None:
-        self.engine, self.url, self.start, self.max_bytes = engine, url, url, max_bytes
-        self.range = range  # "0-99": these bytes and no others
-        self.bare = bare  # asks for robots.txt itself, and so goes before it
-        self.target: Target | None = None
-        self.hops = 0  # redirects followed in this attempt
-        self.attempts = 1
-        self.spent = 0.0  # seconds of transfer in this attempt
-        self.held = 0  # bytes that wait to be taken
-        self.signals: list[str] = []
-        self.done: Future[Download] = Future()
-
-    def take(self) -> Download:
-        """Wait for the answer; it is given once.
-
-        Raises:
-            DownloadError: with the reason code. CommonArtError: the engine had to stop.
-        """
-        if not self.done.done():
-            self.engine.await_(self)
-        try:
-            return self.done.result()
-        finally:
-            self.engine.taken(self)
+from commonart.core.data.fetching.ticket import Ticket
+from commonart.core.data.fetching.transfer import MOVED, Exchange, seconds_asked
 
 
 class Engine:
@@ -285,7 +240,9 @@ class Engine:
         elif status in MOVED and headers.get("location"):
             self._redirected(ticket, headers["location"][0])
         elif status != (206 if ticket.range else 200):
-            self._failed(ticket, DownloadError(f"http_{status}", pause=_seconds(headers.get("retry-after", [""])[0])))
+            self._failed(
+                ticket, DownloadError(f"http_{status}", pause=seconds_asked(headers.get("retry-after", [""])[0]))
+            )
         elif (packed := headers.get("content-encoding", ["identity"])[0].lower()) not in ("identity", ""):
             self._failed(ticket, DownloadError("encoded", packed[:80]))
         else:
@@ -331,13 +288,3 @@ class Engine:
     def _let_go(self, ticket: Ticket) -> None:
         self._held -= ticket.held
         ticket.held = 0
-
-
-def _seconds(retry_after: str) -> float:
-    """How long a Retry-After asks to wait: a number of seconds or a date."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0

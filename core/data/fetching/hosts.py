@@ -10,13 +10,13 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from commonart.core import log
 from commonart.core.data.fetching import address
 from commonart.core.data.fetching.address import AddressError, Target
 from commonart.core.data.fetching.answers import Download, DownloadError, Limits
 from commonart.core.data.fetching.opt_out import Rules, read_robots, read_tdmrep
+from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.errors import CommonArtError
 
 ADDRESS_SECONDS = 600.0
@@ -33,8 +33,8 @@ class Host:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.queue: deque[Any] = deque()  # tickets that wait for the rules
-        self.bare: deque[Any] = deque()  # tickets that ask for them
+        self.queue: deque[Ticket] = deque()  # tickets that wait for the rules
+        self.bare: deque[Ticket] = deque()  # tickets that ask for them
         self.addresses: list[str] = []
         self.addresses_until = 0.0
         self.resolving = False
@@ -51,7 +51,7 @@ class Host:
         """Whether a ticket of this host may start now."""
         return bool(self.bare or (self.queue and not self.asking and time.monotonic() < self.rules_until))
 
-    def next(self, only: Container[Any] | None) -> Any | None:
+    def next(self, only: Container[Ticket] | None) -> Ticket | None:
         """The next ticket, among `only` where that is given; None when there is none."""
         if self.bare:
             return self.bare.popleft()
@@ -64,7 +64,7 @@ class Host:
             self.queue.remove(found)
         return found
 
-    def drain(self) -> list[Any]:
+    def drain(self) -> list[Ticket]:
         """Take out every ticket that waits."""
         found = [*self.bare, *self.queue]
         self.bare.clear()

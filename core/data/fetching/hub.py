@@ -1,33 +1,29 @@
-"""Data sets of the hub, streamed: their rows as records without reading an image, then the images of those that are wanted.
+"""Data sets of the hub, streamed: their rows as records without reading an image; `embedded` reads those that are wanted.
 
-    commonart fetch hf:owner/name --list          # parquet: columns without bytes; WebDataset: headers and texts
-    commonart fetch hf:owner/name@COMMIT -o raw/
-
-An image embedded in a data set has the address `hf://datasets/OWNER/NAME@COMMIT/FILE#...`: of a parquet file
-`COLUMN/ROW`, of a tar `OFFSET+SIZE`. Nothing is kept on disk. HF_ENDPOINT, HF_TOKEN and the client's own retries hold.
+commonart fetch hf:owner/name --list          # parquet: columns without bytes; WebDataset: headers and texts
+commonart fetch hf:owner/name@COMMIT -o raw/
 """
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
-from threading import Lock
 from typing import Any
 
 import orjson
 
+from commonart.core.data.fetching.embedded import SCHEME, opened, sentences
 from commonart.core.data.fetching.named import HUB_SOURCES, HubSource
 from commonart.core.data.fetching.origin import shipped_caption
 from commonart.core.data.fetching.url_lists import Table, find_columns, row_record, text_columns
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.shards import BLOCK, IMAGE_EXTENSIONS
+from commonart.core.data.shard_index import split_name
+from commonart.core.data.shards import IMAGE_EXTENSIONS
+from commonart.core.data.tars import headers
 from commonart.core.errors import CommonArtError, UsageError
 
-SCHEME = "hf://"
-BATCH = 32  # embedded images in memory at a time
-READ_AHEAD = 4 << 20  # bytes of images that one request asks for
-LONGEST_HEADER = 1 << 16  # bytes of a long name in a tar
+LONGEST_TEXT = 1 << 20  # bytes of a .json or .txt in a tar
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")  # usual names of a column of images, the first match wins
 
 
@@ -42,7 +38,7 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
     if repo.count("/") != 1:
         raise UsageError(f"{source} is no data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
     named = named or HubSource(repo.rpartition("/")[2], repo)
-    with _sentences(repo):
+    with sentences(repo):
         from huggingface_hub import HfApi
 
         info = HfApi().dataset_info(repo, revision=revision or None)
@@ -69,7 +65,7 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
 def _parquet(place: str, name: str, table: Table) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
-    with _sentences(table.name), _opened(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
+    with sentences(table.name), opened(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
         schema = file.schema_arrow
         wanted = text_columns(schema)
         image = image_column(schema, table.column_map.get("image", ""))
@@ -125,7 +121,7 @@ def image_column(schema: Any, said: str = "") -> str:
 def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
     """The samples of a tar: headers, .json and .txt are read, images are passed over."""
     stem = name.removesuffix(".tar")
-    with _sentences(table.name), _opened(place) as raw:
+    with sentences(table.name), opened(place) as raw:
         for number, (key, parts) in enumerate(_samples(raw, f"{table.name}/{name}")):
             said = parts.get("json", {})
             columns = find_columns(table, list(said))
@@ -141,182 +137,35 @@ def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
 
 def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, {"json": {...}, "txt": "...", "image": "OFFSET+SIZE"}) for each sample, by reads of headers and texts alone."""
-    import tarfile
-
     key, parts = "", dict[str, Any]()
-    offset, long_name = 0, ""
-    while True:
-        raw.seek(offset)
-        head = raw.read(BLOCK)
-        if len(head) < BLOCK or head == bytes(BLOCK):
-            break
-        try:
-            member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-        except tarfile.TarError as error:
-            raise CommonArtError(
-                f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
-            ) from error
-        start, offset = offset + BLOCK, offset + BLOCK + -(-member.size // BLOCK) * BLOCK
-        if member.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            raw.seek(start)
-            long_name = (
-                _long_name(raw.read(min(member.size, LONGEST_HEADER)), member.type == tarfile.XHDTYPE) or long_name
-            )
-            continue
-        path, long_name = long_name or member.name, ""
-        if not member.isreg():
-            continue
-        folder, slash, base = path.rpartition("/")
-        stem, _, ending = base.partition(".")
-        if folder + slash + stem != key and parts:
-            yield key, parts
-            parts = {}
-        key, ending = folder + slash + stem, ending.lower()
-        if ending in IMAGE_EXTENSIONS:
-            parts["image"] = f"{start}+{member.size}"
-        elif ending in ("json", "txt") and member.size <= 1 << 20:
-            raw.seek(start)
-            data = raw.read(member.size)
-            try:
-                parts[ending] = orjson.loads(data) if ending == "json" else data.decode("utf-8", errors="replace")
-            except orjson.JSONDecodeError:
-                parts[ending] = {}
-            if not isinstance(parts[ending], dict if ending == "json" else str):
-                parts[ending] = {}
+    try:
+        for member in headers(raw, ended=False):
+            if not member.plain:
+                continue
+            stem, ending = split_name(member.name)
+            if stem != key and parts:
+                yield key, parts
+                parts = {}
+            key, ending = stem, ending.lower()
+            if ending in IMAGE_EXTENSIONS:
+                parts["image"] = f"{member.offset}+{member.size}"
+            elif ending in ("json", "txt") and member.size <= LONGEST_TEXT:
+                raw.seek(member.offset)
+                parts[ending] = _said(raw.read(member.size), ending)
+    except tarfile.TarError as error:
+        raise CommonArtError(
+            f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+        ) from error
     if parts:
         yield key, parts
 
 
-def _long_name(data: bytes, pax: bool) -> str:
-    """The name that a tar gives to its next member, in the way of PAX ("LENGTH path=NAME") or of GNU; "" for none."""
-    if not pax:
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-    while data:
-        length, _, _ = data.partition(b" ")
-        end = int(length) if length.isdigit() else 0
-        name, _, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
-        if name == b"path":
-            return value.decode("utf-8", "surrogateescape")
-        data = data[end:] if end else b""
-    return ""
-
-
-# --- pixels ----------------------------------------------------------------------------------------------------------
-
-
-class HubPixels:
-    """Reads embedded images by their addresses; quick when they are asked for in the order of the rows."""
-
-    def __init__(self) -> None:
-        self._place = ""
-        self._raw: Any = None
-        self._file: Any = None
-        self._lock = Lock()
-        self._rows: dict[int, bytes] = {}  # of the last two batches
-        self._batches: Iterator[tuple[int, list[bytes]]] | None = None
-        self._next = 0  # the first row that `_batches` has not given
-        self._end = 0  # the first row beyond its row group
-
-    def read(self, url: str) -> bytes:
-        """The bytes behind `hf://...#COLUMN/ROW` or `hf://...#OFFSET+SIZE`.
-
-        Raises:
-            CommonArtError: the data set cannot be read. ValueError: `url` is no such address, or its row is empty.
-        """
-        place, _, part = url.partition("#")
-        with self._lock, _sentences(place.removeprefix(f"{SCHEME}datasets/").partition("@")[0]):
-            if "/" not in part:
-                offset, _, size = part.partition("+")
-                self._turn_to(place)
-                self._raw.seek(int(offset))
-                return bytes(self._raw.read(int(size)))
-            column, _, row = part.rpartition("/")
-            return self._row(place, column, int(row))
-
-    def _turn_to(self, place: str) -> None:
-        if place != self._place:
-            if self._raw is not None:
-                self._raw.close()
-            self._place, self._raw = place, _opened(place, READ_AHEAD)
-
-    def _row(self, place: str, column: str, row: int) -> bytes:
-        import pyarrow.parquet as pq
-
-        if place != self._place:
-            self._turn_to(place)
-            self._file = pq.ParquetFile(self._raw, pre_buffer=False, buffer_size=READ_AHEAD)
-            self._rows, self._batches = {}, None
-        while row not in self._rows:
-            if self._batches is None or not self._next <= row < self._end:
-                self._batches = self._from(column, row)
-            start, values = next(self._batches)
-            kept = {n: data for n, data in self._rows.items() if n >= start - BATCH}
-            self._rows = kept | dict(enumerate(values, start))
-            self._next = start + len(values)
-        data = self._rows[row]
-        if not data:
-            raise ValueError(f"row {row} holds no image")
-        return data
-
-    def _from(self, column: str, row: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Batches of the row group that holds `row`."""
-        metadata, start = self._file.metadata, 0
-        for group in range(metadata.num_row_groups):
-            count = metadata.row_group(group).num_rows
-            if row < start + count:
-                break
-            start += count
-        else:
-            raise ValueError(f"there is no row {row}")
-        self._next, self._end = start, start + count
-        return self._read(column, group, start)
-
-    def _read(self, column: str, group: int, start: int) -> Iterator[tuple[int, list[bytes]]]:
-        for batch in self._file.iter_batches(BATCH, row_groups=[group], columns=[column]):
-            values = batch.column(0)
-            for name in column.split(".")[1:]:
-                values = values.field(name)
-            yield start, values.to_pylist()
-            start += len(batch)
-
-
-def _opened(place: str, block: int = 0) -> Any:
-    """A file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
-    from huggingface_hub import HfFileSystem
-
-    options = (
-        {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
-    )
-    return HfFileSystem().open(place.removeprefix(SCHEME), "rb", **options)
-
-
-@contextmanager
-def _sentences(repo: str) -> Iterator[None]:
-    """The client's and the readers' errors as sentences."""
+def _said(data: bytes, ending: str) -> Any:
+    """The text of a .txt; the object in a .json, empty where there is none."""
+    if ending == "txt":
+        return data.decode("utf-8", errors="replace")
     try:
-        yield
-    except CommonArtError:
-        raise
-    except Exception as error:
-        import pyarrow as pa
-        from huggingface_hub import constants, errors
-
-        if isinstance(error, errors.GatedRepoError):
-            what, fix = "is gated", f"Accept its terms at https://huggingface.co/datasets/{repo} and set HF_TOKEN."
-        elif isinstance(error, errors.RevisionNotFoundError):
-            what, fix = "has no such revision", "Check the part after the @."
-        elif isinstance(error, errors.RepositoryNotFoundError | FileNotFoundError):
-            what, fix = "is no data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
-        elif isinstance(error, pa.ArrowException):
-            what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
-        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):
-            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer"
-            what, fix = f"cannot be read: {why} ({error})", "Run the same command again: it goes on where it stopped."
-        else:
-            raise
-        raise CommonArtError(f"{repo} {what}.", fix) from None
-
-
-def _of_http(error: Exception) -> bool:
-    """Whether an error comes from whichever HTTP library the hub's client uses."""
-    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

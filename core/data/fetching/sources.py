@@ -24,6 +24,7 @@ import orjson
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.hub import list_hub
 from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
+from commonart.core.data.fetching.once import each_once
 from commonart.core.data.fetching.origin import is_personal, observed, shipped_caption, state_license
 from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.data.jsonl import Keys
@@ -44,6 +45,7 @@ def list_source(
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
     """Yield the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
+    One whose key an earlier one has comes as `once.Doubled`, to be dropped.
 
     Args:
         license: what the user says about works whose source says nothing.
@@ -57,11 +59,11 @@ def list_source(
     """
     path = Path(source)
     if source.startswith("hf:") or source in HUB_SOURCES:
-        return _distinct(list_hub(source, license, lang, column_map or {}), source)
+        return each_once(list_hub(source, license, lang, column_map or {}), source)
     if source in COCO_SOURCES:
         named = COCO_SOURCES[source]
         files = annotation_files(named, limits)
-        return _distinct(chain.from_iterable(_coco(file, license, lang, images, named) for file in files), source)
+        return each_once(chain.from_iterable(_coco(file, license, lang, images, named) for file in files), source)
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
@@ -76,20 +78,12 @@ def list_source(
     if source.endswith(LIST_SUFFIXES):
         return list_urls(path, license, lang, column_map or {})
     if source.endswith(".json"):
-        return _distinct(_coco(path, license, lang, images), source)
+        return each_once(_coco(path, license, lang, images), source)
     raise CommonArtError(
         f"{source} is no source that fetch knows.",
         f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
         "and - for records on stdin.",
     )
-
-
-def _distinct(records: Iterator[Record], source: str) -> Iterator[Record]:
-    """The same records; a key that stands twice is an error across shards, too, as in a list."""
-    keys = Keys()
-    for number, record in enumerate(records, 1):
-        keys.add(record["key"], source, number)
-        yield record
 
 
 # --- a folder of images ----------------------------------------------------------------------------------------------

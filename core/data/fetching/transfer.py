@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pycurl
@@ -142,6 +144,16 @@ class Exchange:
         if self.header_bytes > MAX_HEADERS:
             return DownloadError("bad_answer", "more than 64 KiB of headers")
         return DownloadError(_REASONS.get(code, "connection_lost"), message[:200])
+
+
+def seconds_asked(retry_after: str) -> float:
+    """How long a Retry-After asks to wait: a number of seconds or a date."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def ca_file() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
+from commonart.core.data.fetching.once import once
 from commonart.core.data.fetching.origin import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
 from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
 from commonart.core.errors import CommonArtError, SchemaError
@@ -54,14 +55,15 @@ class Table:
 def list_urls(
     path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
 ) -> Iterator[Record]:
-    """Yield a record for each row, in the order of the rows; rows that are records already stay as they are.
+    """Yield a record for each row, in the order of the rows; rows that are records already stay as they are. Another row
+    whose key was there before comes as `once.Doubled`.
 
     Args:
         keys: of the tables before this one, where several make one list.
 
     Raises:
         CommonArtError: a damaged file, or no column that can be taken for the URL.
-        SchemaError: a row that breaks the schema, or a key that was there before.
+        SchemaError: a row that breaks the schema, or a record whose key was there before.
     """
     table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
     columns: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
@@ -70,16 +72,16 @@ def list_urls(
         if not isinstance(row, dict):
             raise SchemaError(str(path), number, "", "must be a JSON object")
         if "key" in row and "source" in row:  # a record already, as `--list` and every other command write it
-            record = row
+            check(row, str(path), number)
+            keys.add(row["key"], str(path), number)
+            yield row
         else:
             names = tuple(row)
             if names not in columns:
                 found = find_columns(table, names, first=not columns)
                 columns = {**columns, names: found} if len(columns) < MOST_NAMES else {names: found}
-            record = row_record(row, columns[names], table, number)
-        check(record, str(path), number)
-        keys.add(record["key"], str(path), number)
-        yield record
+            record = check(row_record(row, columns[names], table, number), str(path), number)
+            yield once(record, keys, str(path), number)
 
 
 def find_columns(table: Table, names: Sequence[str], first: bool = True) -> dict[str, str]:

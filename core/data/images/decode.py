@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from commonart.core.data.images.colour import UnsupportedMode, to_srgb
-from commonart.core.data.images.whole import jpeg_is_whole, png_is_whole
+from commonart.core.data.images.whole import jpeg_is_whole, png_chunks, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -42,6 +42,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_SAYING = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the chunks of a PNG that may hold EXIF or XMP
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
@@ -77,12 +78,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     Raises:
         DecodeError: empty, not_an_image, too_many_pixels, damaged.
     """
-    with _open(data, max_pixels) as image:
-        width, height = image.size
-        # Pillow turns TIFF by itself, and reports the size that it will have.
-        if image.format != "TIFF" and _orientation(image) in _ON_ITS_SIDE:
-            width, height = height, width
-        return Probe(width, height, MIMES[image.format or ""][0])
+    return Opened(data, max_pixels).probe
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[int, int] = 0) -> Image.Image:
@@ -90,38 +86,67 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[i
 
     Args:
         max_pixels: the largest width x height that is decoded.
-        at_least: when the result will be scaled down to cover this (side, or width x height, upright), a JPEG may be
-            decoded at 1/2, 1/4 or 1/8 of its size by its own transform, as long as it stays at least twice that large.
+        at_least: see `Opened.pixels`.
 
     Raises:
         DecodeError: see there.
     """
-    with _open(data, max_pixels) as image:
-        try:
-            if _several(image):
-                raise DecodeError("animated", f"{image.format} with several pictures")
-            orientation = _orientation(image)
-            jpeg = image.format in ("JPEG", "MPO")
-            draft = _draft(at_least, orientation) if at_least and jpeg else None
-            if draft is not None:
-                image.draft(None, draft)
-            image.load()
-            if jpeg and not jpeg_is_whole(data, image, draft):
-                raise DecodeError("truncated", "the JPEG ends before its picture")
-            if image.format == "PNG" and not png_is_whole(data):
-                raise DecodeError("damaged", "a checksum does not fit")
-            pixels = to_srgb(image)
-            # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
-            pixels.info = {}
-            upright = _UPRIGHT.get(orientation)
-            # Pillow turns TIFF by itself while it loads.
-            return pixels if upright is None or image.format == "TIFF" else pixels.transpose(upright)
-        except DecodeError:
-            raise
-        except UnsupportedMode as error:
-            raise DecodeError("unsupported", str(error)) from error
-        except Exception as error:  # hostile bytes make Pillow's readers raise nearly any type
-            raise _reading(error, data) from error
+    return Opened(data, max_pixels).pixels(at_least)
+
+
+class Opened:
+    """A picture whose header was read, `probe`, and which can then be decoded, once, without reading it again.
+
+    Raises:
+        DecodeError: as `probe`.
+    """
+
+    __slots__ = ("_data", "_image", "_orientation", "probe")
+
+    def __init__(self, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+        self._data, self._image = data, _open(data, max_pixels)
+        self._orientation = _orientation(self._image, data)
+        width, height = self._image.size
+        # Pillow turns TIFF by itself, and reports the size that it will have.
+        if self._image.format != "TIFF" and self._orientation in _ON_ITS_SIDE:
+            width, height = height, width
+        self.probe = Probe(width, height, MIMES[self._image.format or ""][0])
+
+    def pixels(self, at_least: int | tuple[int, int] = 0) -> Image.Image:
+        """RGB, upright, sRGB, on white.
+
+        Args:
+            at_least: when the result will be scaled down to cover this (side, or width x height, upright), a JPEG may be
+                decoded at 1/2, 1/4 or 1/8 of its size by its own transform, as long as it stays at least twice that large.
+
+        Raises:
+            DecodeError: see there.
+        """
+        with self._image as image:
+            try:
+                if _several(image):
+                    raise DecodeError("animated", f"{image.format} with several pictures")
+                jpeg = image.format in ("JPEG", "MPO")
+                draft = _draft(at_least, self._orientation) if at_least and jpeg else None
+                if draft is not None:
+                    image.draft(None, draft)
+                image.load()
+                if jpeg and not jpeg_is_whole(self._data, image, draft):
+                    raise DecodeError("truncated", "the JPEG ends before its picture")
+                if image.format == "PNG" and not png_is_whole(self._data):
+                    raise DecodeError("damaged", "a checksum does not fit")
+                pixels = to_srgb(image)
+                # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
+                pixels.info = {}
+                upright = _UPRIGHT.get(self._orientation)
+                # Pillow turns TIFF by itself while it loads.
+                return pixels if upright is None or image.format == "TIFF" else pixels.transpose(upright)
+            except DecodeError:
+                raise
+            except UnsupportedMode as error:
+                raise DecodeError("unsupported", str(error)) from error
+            except Exception as error:  # hostile bytes make Pillow's readers raise nearly any type
+                raise _reading(error, self._data) from error
 
 
 def resize_crop(image: Image.Image, size: int | tuple[int, int], resample: str = "lanczos") -> Image.Image:
@@ -194,8 +219,14 @@ def _looks_like(data: bytes) -> str:
     return f"begins with {data[:8].hex()}"
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
     try:
+        if image.format == "PNG":
+            if not any(kind in _SAYING for kind, _, _ in png_chunks(data)):
+                return 1
+            # Pillow decodes all pixels to look behind them, and after a failure `load` would pass with half a picture.
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
+                return int(other.getexif().get(_ORIENTATION, 1))
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1

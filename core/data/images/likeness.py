@@ -22,8 +22,9 @@ PART = 1 << 21  # hashes that are compared at once: about 100 MB
 def phash(image: Image.Image) -> str:
     """The 64-bit perceptual hash of an RGB picture, 16 hexadecimal digits: 8 x 8 lowest DCT terms of 32 x 32 grey
     pixels against their median (Zauner 2010, section 3.2.1). Near-duplicates differ in few bits."""
-    # 64 of a large picture's pixels tell as much of each of the 32 x 32 as all of them, in half the time.
-    sampled = image.resize((256, 256), Image.Resampling.NEAREST).convert("L").reduce(8)
+    # 36 of a large picture's pixels tell as much of each of the 32 x 32 as all of them (16 do not: four times as many
+    # copies are missed), in less than half the time.
+    sampled = image.resize((192, 192), Image.Resampling.NEAREST).convert("L").reduce(6)
     basis = _dct_basis()
     # Rounding keeps the bits of flat areas, where all terms are zero but for float noise, the same everywhere.
     terms = np.round(basis @ np.asarray(sampled, dtype=np.float32) @ basis.T, 2).ravel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -19,18 +20,21 @@ _NOISE = bytes(range(1, 255, 7)) * 2048
 
 def png_is_whole(data: bytes) -> bool:
     """Whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
-    place = 8
-    while place + 12 <= len(data):
+    return all(
+        zlib.crc32(memoryview(data)[start:end]) == int.from_bytes(data[end : end + 4], "big")
+        for kind, start, end in png_chunks(data)
+        if kind == b"IDAT"
+    )
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (kind, start, end) of a PNG's chunks to the last, from kind to checksum. A file that ends early just ends."""
+    place, kind = 8, b""
+    while place + 12 <= len(data) and kind != b"IEND":
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
         kind = data[place + 4 : place + 8]
-        if kind == b"IEND":
-            return True
-        if kind == b"IDAT" and zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            return False
+        yield kind, place + 4, end
         place = end + 4
-    return True  # a file that ends early is the decoder's to judge
 
 
 def jpeg_is_whole(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:

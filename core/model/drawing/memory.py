@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from commonart.core.log import say
+from commonart.core.model.quantize import BITS
 
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
@@ -32,7 +33,6 @@ SPARE = 0.8  # of what is free, the share that is used: allocators and convoluti
 # The decoder's peak: this many numbers a pixel for each channel of its widest full-size layer (measured by `account`).
 DECODER = 4.0
 SMALLEST_TILE = 256  # pixels
-BITS = {"quanto-int8": 8.2, "bnb-nf4": 4.5}  # a weight with its share of the scales
 
 
 def free(device: torch.device) -> float:

@@ -45,15 +45,7 @@ class Encoders:
         )  # fmt: skip
         factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
         for _, *sides in opened.shapes:
-            height, width = (side * factor for side in sides)
-            square = height == width == recipe.resolution
-            # A bucket has another shape and about the same area: the recipe's positions and its shift are of that area.
-            if not square and (height == width or not 0.7 < height * width / recipe.resolution**2 < 1.4):
-                raise CommonArtError(
-                    f"{wanted.data} holds images of {width}x{height} pixels; stage {recipe.name} trains on "
-                    f"{recipe.resolution}x{recipe.resolution}.",
-                    f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={height}.",
-                )
+            check_size(recipe, wanted.data, sides[1] * factor, sides[0] * factor)
         return opened
 
     def encoder(self) -> TextEncoder:
@@ -186,6 +178,18 @@ def beside(wanted: Settings) -> tuple[Features | None, Features | None]:
     """The first of each kind of `cached` features, whose descriptions are those of all."""
     texts, images = cached(wanted)
     return next(iter(texts), None), next(iter(images), None)
+
+
+def check_size(recipe: Recipe, data: str, width: int, height: int) -> None:
+    """Raises CommonArtError where images of this size are not what the recipe trains on."""
+    square = height == width == recipe.resolution
+    # A bucket has another shape and about the same area: the recipe's positions and its shift are of that area.
+    if not square and (height == width or not 0.7 < height * width / recipe.resolution**2 < 1.4):
+        raise CommonArtError(
+            f"{data} holds images of {width}x{height} pixels; stage {recipe.name} trains on "
+            f"{recipe.resolution}x{recipe.resolution}.",
+            f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={height}.",
+        )
 
 
 def default(wanted: Settings, role: str) -> str:

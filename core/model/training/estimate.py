@@ -5,9 +5,11 @@ commonart train --stage 512 --dry-run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
+from commonart.core.model.training.on_the_fly import Cost
 from commonart.core.model.training.optim import bytes_per_parameter
 from commonart.core.recipes import Recipe
 
@@ -72,24 +74,32 @@ def memory(
 
 def account(
     config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, shards: int = 1,
-    checkpointing: bool = False, measured: float | None = None,
+    checkpointing: bool = False, measured: float | None = None, beside: Mapping[str, Cost] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates."""
+    """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates.
+
+    `beside`: the encoders that run on the fly; they are in all but what was measured.
+    """
+    beside = beside or {}
     forward = flops_per_image(config, side, text)
-    step = 3 * forward * recipe.batch  # a backward pass costs two forward ones
+    # A backward pass costs two forward ones; encoders are not trained.
+    step = (3 * forward + sum(cost.flops for cost in beside.values())) * recipe.batch
     hours = {name: _hours(step * recipe.steps / (rate * REACHED * world)) for name, rate in RATES.items()}
+    held = memory(config, recipe, micro, side, text, checkpointing, shards)
+    weights = {name: cost.weights for name, cost in beside.items()}
     said: dict[str, Any] = {
         "parameters": parameters(config),
         "flops_per_image_forward": forward,
+        **{f"flops_per_image_{name}": cost.flops for name, cost in beside.items()},
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
-        "memory_bytes_per_device": memory(config, recipe, micro, side, text, checkpointing, shards),
+        "memory_bytes_per_device": {**held, **weights, "total": held["total"] + sum(weights.values())},
         "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world)),
     }
     said["hours_are"] = (
         f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU"
         if measured is None
-        else f"at {measured:.3g} images/s, measured on this device, on {world} of it"
+        else f"at {measured:.3g} images/s, measured on this device{', without the encoders' if beside else ''}, on {world} of it"
     )
     return said
 

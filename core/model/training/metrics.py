@@ -5,6 +5,7 @@
     {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the pictures drawn at that step: core/metrics/following.py
 
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
+Where every step since the line before was skipped, `loss`, `grad_norm` and `tokens` are null.
 `mfu` is the share of the device's measured matrix rate that the model's own arithmetic reached; recomputed blocks do not count.
 """
 
@@ -95,17 +96,17 @@ class Meter:
         now, (before, seen, rest) = time.monotonic(), self._window
         self._window = (now, images, paused)
         seconds = now - before - (paused - rest)
-        steps = max(sums[_STEPS], 1.0)
+        steps = sums[_STEPS]
         by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)]
         return {
             "step": step,
             "epoch": images / count,
             "images": images,
-            "loss": sums[_LOSS] / steps,
+            "loss": sums[_LOSS] / steps if steps else None,
             "lr": rate,
-            "grad_norm": sums[_NORM] / steps,
+            "grad_norm": sums[_NORM] / steps if steps else None,
             "skipped": int(sums[_SKIPPED]),
-            "tokens": sums[_TOKENS] / steps,
+            "tokens": sums[_TOKENS] / steps if steps else None,
             "loss_by_t": by_t,
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
@@ -127,7 +128,7 @@ class Speed:
         if not rate or not self.world.first:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
-        flops = 3 * estimate.flops_per_image(self.config, self.side, line["tokens"])
+        flops = 3 * estimate.flops_per_image(self.config, self.side, line["tokens"] or 0)
         by_steps = (self.steps - line["step"]) * self.batch / rate
         by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
         return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}

@@ -9,6 +9,7 @@ and any number of devices and micro batches computes the same step within roundi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -324,6 +325,7 @@ def _drive(
     per_second = (state.images - start) / busy if busy > 0 else 0.0
     # A run that ended before its first line has a loss all the same.
     loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
+    loss = math.nan if loss is None else loss
     return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, per_second, stop, folder)
 
 
