@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core.data import features, pool
 from commonart.core.data.images.decode import DecodeError, decode, probe
-from commonart.core.data.record import Record
+from commonart.core.data.record import Record, is_changed
 from commonart.core.data.shards import read_bytes
 from commonart.core.data.stream import Drop, Summary
 
@@ -66,8 +66,9 @@ def encode_image(
 def latents(
     records: Iterable[Record], drop: Drop, *, autoencoder: Autoencoder, store: str, batch: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (key, member) for each image of a shard; drops `size`, `not_finite`, and what `core.data.images.decode` refuses.
+    """Yield (key, member) for each image of a shard.
 
+    Drops `size`, `changed` (no longer what was sharded), `not_finite`, and what `core.data.images.decode` refuses.
     The shard's records are taken by the size that they say, so that buckets fill whole batches, and decoded ahead; the
     members come in the records' order all the same.
     """
@@ -115,7 +116,8 @@ def _decoded(record: Record) -> Image.Image | DecodeError:
     try:
         if not record.get("image"):
             return DecodeError("no_image", "the shard holds no image of it")
-        return decode(read_bytes(record["image"]))
+        data = read_bytes(record["image"])
+        return DecodeError("changed", "it is not what was sharded") if is_changed(record, data) else decode(data)
     except DecodeError as error:
         return error
 

@@ -56,6 +56,13 @@ def encode_text(
 
     quantizing.check(quantize)
     used: list[TextEncoder] = []
+    blank = 0
+
+    def counted(records: Iterable[Record]) -> Iterator[Record]:
+        nonlocal blank
+        for record in records:
+            blank += sum(not c["text"].strip() for c in captions(record))
+            yield record
 
     def pick(folder: Path, place: torch.device) -> dict[str, Any]:
         name = quantizing.precision_name(pick_dtype(precision, place), quantize)
@@ -67,13 +74,17 @@ def encode_text(
         return encode.Ready(
             encoder.precision, encoder.width, {"max_tokens": max_tokens}, encoder.null().float().cpu().numpy(),
             lambda records: sizes(records, encoder, store),
-            lambda records, drop: hidden_states(records, drop, encoder=encoder, store=store, batch=batch),
+            lambda records, drop: hidden_states(counted(records), drop, encoder=encoder, store=store, batch=batch),
         )  # fmt: skip
 
     summary = encode.features_of("encode-text", source, out, model=model, store=store, pick=pick, load=load, **options)
     for encoder in used:
         if encoder.truncated:
             warn(f"{encoder.truncated:,} of {encoder.texts:,} captions were cut at {max_tokens} tokens (--max-tokens).")
+    if blank:
+        warn(f"Empty captions, encoded as they are: {blank:,}. Leave them out before commonart shard.")
+    if summary.read and summary.dropped.get("no_captions") == summary.read:
+        warn(f"No record of {source} has a caption: commonart caption --model NAME, then commonart shard.")
     return summary
 
 

@@ -117,10 +117,11 @@ def test_bad_images_are_counted_and_nothing_else_is_lost(tmp_path: Path) -> None
         writer.add_record({"key": "odd"}, tiny.jpeg((30, 32)), "jpg")
         writer.add("bare", {"json": b'{"key": "bare"}'})
         writer.add_record({"key": "cut"}, tiny.jpeg((64, 64))[:700], "jpg")
+        writer.add_record({"key": "another", "shard_sha256": "c" * 64}, tiny.jpeg(), "jpg")
     with pytest.raises(TooManyFailures) as error:
         encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu")
     dropped = error.value.summary.dropped
-    assert sum(dropped.values()) == 4 and dropped["size"] == 1 and dropped["no_image"] == 1
+    assert sum(dropped.values()) == 5 and dropped["size"] == dropped["changed"] == 1 and dropped["no_image"] == 1
     assert Features(tmp_path / "shards" / "image").keys("00000") == ["good"]
     again = encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu", max_failures=1)
     assert again.dropped == dropped

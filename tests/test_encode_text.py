@@ -177,3 +177,26 @@ def test_usage_errors(source: Path, model: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CommonArtError, match="holds no shards"):
         encode_text(str(tmp_path / "empty"), model=model, device="cpu")
+
+
+def test_shards_without_captions_and_empty_captions_are_said(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (("none", []), ("empty", [{"text": " ", "lang": "en"}, {"text": "a cat", "lang": "en"}])):
+        with ShardWriter(tmp_path / name / "00000.tar") as writer:
+            writer.add_record({"key": "k", "captions": said}, tiny.jpeg((32, 32), (1, 2, 3)), "jpg")
+        encode_text(str(tmp_path / name), model=model, device="cpu", quiet=True)
+    error = capsys.readouterr().err
+    assert f"No record of {tmp_path}/none has a caption: commonart caption" in error
+    assert "Empty captions, encoded as they are: 1." in error and error.count("No record") == 1
+
+
+def test_a_lost_null_embedding_is_made_again_and_no_shard(source: Path, model: str) -> None:
+    encode_text(str(source), model=model, device="cpu")
+    before = content(source / "text")
+    times = {path.name: path.stat().st_mtime_ns for path in (source / "text").glob("0*")}
+    for name in ("null.safetensors", "features.json"):
+        (source / "text" / name).unlink()
+        assert encode_text(str(source), model=model, device="cpu").written == 12
+        assert content(source / "text") == before
+    assert {path.name: path.stat().st_mtime_ns for path in (source / "text").glob("0*")} == times

@@ -16,6 +16,7 @@ import pytest
 import tiny_encoders as tiny
 import torch
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 
 from commonart.core.data import feature_writer, features, tensors
 from commonart.core.data.features import Features, Meta
@@ -50,7 +51,7 @@ def encode(
 ) -> Path:
     settings = settings or SETTINGS
     work = feature_writer.plan("encode-text", "text", str(source), None, settings, task, overwrite)
-    if work.todo:
+    if work.todo or not work.described:
         meta = Meta("text", settings["model"], settings["revision"], "float32", "bf16", 4)
         feature_writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
     feature_writer.write(work, of_key)
@@ -84,6 +85,29 @@ def test_bf16_rounds_as_torch_does() -> None:
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.randint(-30, 30, (10_000,))
     expected = values.bfloat16()
     assert torch.equal(torch.from_numpy(tensors.from_bf16(tensors.to_bf16(values.numpy()))), expected.float())
+
+
+def test_every_damaged_byte_is_noticed() -> None:
+    data = tensors.pack({"a": np.arange(5, dtype=np.float32), "b": np.ones(3, np.int8)}, {"langs": "en"})
+    assert data == tensors.pack({"a": np.arange(5, dtype=np.float32), "b": np.ones(3, np.int8)}, {"langs": "en"})
+    arrays, metadata = tensors.unpack(data)
+    for at in range(len(data)):
+        for bit in range(8):
+            spoilt = bytearray(data)
+            spoilt[at] ^= 1 << bit
+            try:
+                found, about = tensors.unpack(bytes(spoilt))
+            except ValueError:
+                continue
+            # Only the checksum's own name may be lost without a word: what it stood for is as it was.
+            assert data[at : at + 1] in b'"_metadata_crc32' and "langs" in about and metadata["langs"] == about["langs"]
+            assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+
+
+def test_files_without_a_checksum_stay_readable() -> None:
+    old = save_safetensors({"a": torch.ones(2, 3)}, {"langs": "en"})
+    arrays, metadata = tensors.unpack(old)
+    assert np.array_equal(arrays["a"], np.ones((2, 3))) and metadata == {"langs": "en"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\xff" * 40])
@@ -248,19 +272,140 @@ def test_tasks_share_the_shards(tmp_path: Path) -> None:
     assert content(source / "text") == expected
 
 
-def test_a_stale_cache_is_an_error_and_overwrite_mends_it(tmp_path: Path) -> None:
+def flip(path: Path, at: int = -3) -> None:
+    """One bit, and everything else as it was: a disk that forgot."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 64
+    path.write_bytes(data)
+
+
+def test_a_stale_shard_is_an_error_and_it_alone_can_be_made_again(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 2)
-    encode(source)
-    untouched = (source / "text" / "00000.tar").stat().st_mtime_ns
+    out = encode(source)
+    untouched = (out / "00000.tar").stat().st_mtime_ns
     tiny.shards(tmp_path / "other", 2, each=3)
     shutil.copy(tmp_path / "other" / "00001.tar", source / "00001.tar")
-    with pytest.raises(CommonArtError, match=r"00001\.tar was made from another .*00001\.tar"):
-        Features(source / "text").check(source)
-    with pytest.raises(CommonArtError, match=r"00001\.tar was made with another .*--overwrite"):
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made from another .*00001\.tar") as told:
+        Features(out).check(source)
+    assert f"Remove {out}/00001.* and run" in told.value.fix
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made with another .*--overwrite") as told:
         encode(source)
-    encode(source, overwrite=True)
-    Features(source / "text").check(source, full=True)
-    assert (source / "text" / "00000.tar").stat().st_mtime_ns == untouched
+    assert f"remove {out}/00001.*" in told.value.fix
+    for path in out.glob("00001.*"):
+        path.unlink()
+    encode(source)
+    Features(out).check(source, full=True)
+    assert (out / "00000.tar").stat().st_mtime_ns == untouched
+
+
+def test_overwrite_makes_again_what_is_there(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 3)
+    expected = content(encode(source))
+    out = source / "text"
+    flip(out / "00001.tar", 700)
+    flip(out / "null.safetensors")
+    assert content(encode(source, overwrite=True)) == expected
+
+
+def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 3)
+    encode(source)
+    other = {**SETTINGS, "revision": "r2"}
+    work = feature_writer.plan("encode-text", "text", str(source), None, other, WHOLE, True)
+    feature_writer.write_meta(work.out, Meta("text", "m", "r2", "float32", "bf16", 4), np.ones((1, 4)), True)
+
+    def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
+        for item in of_key(records, drop):
+            if item[0] == "k1_2":
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        feature_writer.write(work, killed)
+    done = (work.out / "00000.tar").stat().st_mtime_ns
+    with pytest.raises(CommonArtError, match=r"00001\.tar has no features"):
+        Features(work.out).check(source)
+    encode(source, settings=other)
+    Features(work.out).check(source, full=True)
+    assert (work.out / "00000.tar").stat().st_mtime_ns == done
+
+
+def test_what_is_replaced_counts_as_free(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 3)
+    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    fresh = work.estimate(lambda records: [500] * len(records))
+    encode(source)
+    again = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, True)
+    assert len(again.todo) == 3 and again.estimate(lambda records: [500] * len(records)) == fresh // 3  # one beside it
+
+
+@pytest.mark.parametrize("loss", ["flipped", "cut", "gone", "of another model"])
+def test_a_lost_null_embedding_is_made_again(tmp_path: Path, loss: str) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    expected = content(encode(source))
+    out = source / "text"
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("0*")}
+    null = out / "null.safetensors"
+    if loss == "flipped":
+        flip(null)
+    elif loss == "cut":
+        null.write_bytes(null.read_bytes()[:-2])
+    elif loss == "gone":
+        null.unlink()
+    else:
+        null.write_bytes(tensors.pack({"null": np.full((1, 4), 2, np.float32)}))
+    with pytest.raises(CommonArtError, match=r"null\.safetensors is missing or damaged") as told:
+        Features(out).check(source)
+    assert told.value.fix.startswith("Run the same commonart encode-text again")
+    with pytest.raises(CommonArtError):
+        Features(out).null()
+    assert content(encode(source)) == expected
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("0*")} == times
+    Features(out).check(source)
+
+
+def test_a_cache_from_before_checksums_is_read(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 1)
+    out = encode(source)
+    about = orjson.loads((out / "features.json").read_bytes())
+    del about["null_sha256"]
+    (out / "features.json").write_bytes(orjson.dumps(about))
+    (out / "null.safetensors").write_bytes(save_safetensors({"null": torch.full((1, 4), 3.0)}))
+    Features(out).check(source)
+    assert np.array_equal(Features(out).null(), np.full((1, 4), 3))
+    assert feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False).described
+
+
+@pytest.mark.parametrize("spoil", [None, b"{", b"[]", b"{}"])
+def test_a_lost_description_is_an_error_and_written_again(tmp_path: Path, spoil: bytes | None) -> None:
+    source = tiny.shards(tmp_path / "shards", 2)
+    expected = content(encode(source))
+    out = source / "text"
+    (out / "features.json").unlink()
+    if spoil is not None:
+        (out / "features.json").write_bytes(spoil)
+    with pytest.raises(CommonArtError, match=r"features\.json is (missing|damaged)") as told:
+        Features.beside(source, "text")
+    assert "again: it writes that file" in told.value.fix
+    with pytest.raises(CommonArtError, match="another revision"):
+        encode(source, settings={**SETTINGS, "revision": "r2"})
+    assert content(encode(source)) == expected
+
+
+def test_a_damaged_member_is_a_sentence_that_names_it(tmp_path: Path) -> None:
+    source = tiny.shards(tmp_path / "shards", 1)
+    out = encode(source)
+    read = Features(out)
+    offset, size = read.places("00000")["k0_2"]
+    flip(out / "00000.tar", offset + size - 1)
+    read.check(source)  # reads no values
+    rows = {row["key"]: row for row in read_shard(source / "00000.tar")}
+    assert len(read.text("00000", rows["k0_1"])) == 2
+    for call in (lambda: read.text("00000", rows["k0_2"]), lambda: read.read_text("00000")):
+        with pytest.raises(CommonArtError, match=r"00000\.tar#k0_2 is damaged: its checksum") as told:
+            call()
+        assert f"Remove {out}/00000.* and run the same commonart encode-text again" in told.value.fix
+    assert read.usual_length() == 2  # of the others
 
 
 def test_another_model_never_mixes_in(tmp_path: Path) -> None:
@@ -298,8 +443,9 @@ def test_features_of_a_shard_that_is_gone_are_noticed(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 2)
     encode(source)
     (source / "00001.tar").unlink()
-    with pytest.raises(CommonArtError, match=r"00001\.tar belongs to no shard"):
+    with pytest.raises(CommonArtError, match=r"00001\.tar belongs to no shard") as told:
         Features(source / "text").check(source)
+    assert told.value.fix.startswith(f"Remove {source}/text/00001.*,")
 
 
 @pytest.mark.parametrize("spoil", [b"{", b"[]", b"{}", b'{"version": 99}'])

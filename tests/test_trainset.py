@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,20 +107,21 @@ def test_several_sets_are_mixed_by_weight_in_one_batch(tmp_path: Path, models: d
 
 def spoil(path: Path, member: str, at: int = 0, data: bytes = b"\xff" * 16) -> None:
     """Other bytes in a member, and everything else as it was: a disk that forgot."""
-    offset, _ = members(path)[member]
+    offset, size = members(path)[member]
     with open(path, "r+b") as file:
-        file.seek(offset + at)
+        file.seek(offset + at % size)
         file.write(data)
 
 
+@pytest.mark.parametrize("damage", [{}, {"at": -9, "data": b"\x5a"}])  # the header; one byte of the values
 def test_damaged_samples_are_named_counted_and_stood_in_for(
-    tmp_path: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str], damage: dict[str, Any]
 ) -> None:
     data = bucketed(tmp_path / "shards")
     text, image = encode(data, models)
     whole = steps(open_shards(data, text, image, quiet=True), 27)
-    spoil(data / "text" / "00000.tar", "k3.text.safetensors")
-    spoil(data / "image" / "00001.tar", "k9.latent.safetensors")
+    spoil(data / "text" / "00000.tar", "k3.text.safetensors", **damage)
+    spoil(data / "image" / "00001.tar", "k9.latent.safetensors", **damage)
     capsys.readouterr()
     memory, disk = open_shards(data, text, image, quiet=True), open_shards(data, text, image, memory=0)
     said = capsys.readouterr().err
@@ -175,6 +178,41 @@ def test_a_run_on_buckets(tmp_path: Path, models: dict[str, str]) -> None:
     assert orjson.loads((tmp_path / "run" / "run.json").read_bytes())["transformer"]["sample_size"] == 8
     with pytest.raises(CommonArtError, match="images of .* pixels; stage nano trains on 64x64"):
         train("nano", out=str(tmp_path / "other"), overrides={**small, "resolution": 64}, **settings)
+
+
+def test_a_disk_that_cannot_be_read_there_costs_one_sample(
+    tmp_path: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bucketed(tmp_path / "shards")
+    text, image = encode(data, models)
+    lost = text[0].places("00000")["k3"]
+    read = Features.read
+
+    def failing(self: Features, shard: str, place: tuple[int, int]) -> bytes:
+        if (self.meta.kind, shard, place) == ("text", "00000", lost):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, shard, place)
+
+    monkeypatch.setattr(Features, "read", failing)
+    assert open_shards(data, text, image, quiet=True).damaged == {"broken text features": 1}
+    opened = open_shards(data, text, image, memory=0)
+    (data / "image" / "00002.tar").rename(tmp_path / "gone")
+    with pytest.raises(CommonArtError, match=r"image/00002\.tar cannot be read: No such file"):
+        steps(opened, 27)
+
+
+def test_an_image_that_is_not_what_was_sharded_is_damaged(tmp_path: Path, models: dict[str, str]) -> None:
+    one, two = tiny.jpeg((32, 32), (200, 0, 0)), tiny.jpeg((32, 32), (0, 0, 200))
+    data = tmp_path / "shards"
+    with ShardWriter(data / "00000.tar") as writer:
+        for key, said, held in (("a", one, one), ("b", two, one)):  # b's pixels are a's, with b's captions
+            captions = [{"text": key, "lang": "en"}]
+            about = {"width": 32, "height": 32, "split": "train", "shard_sha256": hashlib.sha256(said).hexdigest()}
+            writer.add_record({"key": key, "captions": captions, **about}, held, "jpg")
+    text = TextEncoder.load(models["text_encoder"], "fp32", device="cpu")
+    opened = open_shards(data, text, Autoencoder.load(models["autoencoder"], device="cpu"))
+    texts, _ = opened.source.fetch(np.array([0, 1]), np.array([0, 1]))
+    assert texts == ["a", "a"] and opened.damaged == {"changed image": 1}
 
 
 def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str]) -> None:

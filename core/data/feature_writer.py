@@ -8,6 +8,7 @@ written last: a shard without a note that fits is made again.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tarfile
@@ -22,7 +23,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data import jsonl
-from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, read_meta
+from commonart.core.data.features import EXTENSIONS, META, NULL, VERSION, Meta, NoMeta, read_meta, read_null
 from commonart.core.data.files import write_bytes
 from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.record import Record
@@ -41,7 +42,10 @@ Encode = Callable[[Iterable[Record], Drop], Iterator[tuple[str, bytes]]]
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done: `done` and `todo` are this task's shards, `unfinished` those of all tasks."""
+    """What is to be done: `done` and `todo` are this task's shards, `unfinished` those of all tasks.
+
+    `described`: features.json stands there and so does the null embedding, both whole.
+    """
 
     stage: str
     kind: str
@@ -52,9 +56,12 @@ class Plan:
     done: list[Path]
     todo: list[Path]
     unfinished: list[Path]
+    described: bool
 
     def estimate(self, sizes: Callable[[list[Record]], Sequence[int]]) -> int:
         """Bytes that all unfinished shards will take: their true number of records, times the mean of a sample of them.
+
+        What they replace is taken off; but one shard is whole before it replaces another.
 
         Args:
             sizes: the bytes of each record's member.
@@ -65,12 +72,15 @@ class Plan:
         mean = sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes(records) if size) / max(1, len(records))
         # A shard without a note was made elsewhere; reading each one's headers would take hours for millions of images.
         per_byte = sum(map(len, sampled.values())) / max(1, sum(path.stat().st_size for path in chosen))
-        total = 0
+        total = largest = 0
         for path in self.unfinished:
             known = len(sampled[path]) if path in sampled else read_note(path).get("out")
             count = path.stat().st_size * per_byte if known is None else known
-            total += -(-int(count * mean + 2 * BLOCK) // RECORD) * RECORD
-        return total
+            size = -(-int(count * mean + 2 * BLOCK) // RECORD) * RECORD
+            there = self.out / path.name
+            total += size - (there.stat().st_size if there.exists() else 0)
+            largest = max(largest, size)
+        return max(total, largest)
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -102,6 +112,7 @@ def plan(
 
     Args:
         settings: what the features depend on: model, revision, precision, store and so on. Kept in every note.
+        overwrite: all are to be made again.
 
     Raises:
         UsageError: the source is no folder of shards.
@@ -109,7 +120,8 @@ def plan(
     """
     shards = shards_of(stage, source)
     folder = Path(source)
-    work = Plan(stage, kind, folder, Path(out) if out else folder / kind, settings, overwrite, [], [], [])
+    place = Path(out) if out else folder / kind
+    work = Plan(stage, kind, folder, place, settings, overwrite, [], [], [], _described(place, kind))
     if work.out.resolve() == folder.resolve():
         raise UsageError(f"-o {out} is the SOURCE itself.", "Give another folder, or leave -o out.")
     for number, path in enumerate(shards):
@@ -122,7 +134,17 @@ def plan(
     return work
 
 
+def _described(folder: Path, kind: str) -> bool:
+    try:
+        read_meta(folder)
+        return kind != "text" or read_null(folder) is not None
+    except (CommonArtError, OSError, ValueError, KeyError):
+        return False
+
+
 def _finished(work: Plan, path: Path) -> bool:
+    if work.overwrite:
+        return False
     tar = work.out / path.name
     note = read_note(tar)
     if not note or not tar.exists() or note.get("size") != tar.stat().st_size:
@@ -132,12 +154,11 @@ def _finished(work: Plan, path: Path) -> bool:
     stale = note.get("input") != shard_identity(path)
     if not differ and not stale:
         return True
-    if not work.overwrite:
-        why = f"another {path}" if stale else f"another {' and '.join(differ)}"
-        raise CommonArtError(
-            f"{tar} was made with {why}.", "Add --overwrite to make such shards again, or give another -o."
-        )
-    return False
+    why = f"another {path}" if stale else f"another {' and '.join(differ)}"
+    raise CommonArtError(
+        f"{tar} was made with {why}.",
+        f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
+    )
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -168,25 +189,29 @@ def _size(count: int) -> str:
 
 
 def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: bool) -> None:
-    """Write `features.json` (and the null embedding [1, D]) unless the same are there.
+    """Write `features.json` (and the null embedding [1, D]) unless the same are there, whole, and not `overwrite`.
 
     Raises:
         CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
     """
-    if (folder / META).exists():
-        there = read_meta(folder)
-        differ = [k for k, v in asdict(there).items() if k != "model" and v != asdict(meta)[k]]
-        if not differ:
-            return
-        if not overwrite:
+    if not overwrite:
+        try:
+            there = read_meta(folder)
+        except NoMeta:
+            there = meta
+        if differ := [k for k, v in asdict(there).items() if k != "model" and v != asdict(meta)[k]]:
             raise CommonArtError(
                 f"{folder} holds features made with another {' and '.join(differ)} "
                 f"({there.model}, {there.precision}, {there.store}).",
                 "Give another -o, or --overwrite to make them again.",
             )
+        if _described(folder, meta.kind):
+            return
+    value = {"version": VERSION, **asdict(meta)}
     if null is not None:
-        write_bytes(folder / NULL, pack({"null": np.asarray(null, np.float32)}))
-    value = {"version": VERSION, **asdict(meta), **({"null": NULL} if null is not None else {})}
+        data = pack({"null": np.asarray(null, np.float32)})
+        write_bytes(folder / NULL, data)
+        value |= {"null": NULL, "null_sha256": hashlib.sha256(data).hexdigest()}
     write_bytes(folder / META, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
@@ -213,6 +238,8 @@ def write(
     try:
         with progress(work.stage, quiet=quiet) as tick, redirect_stdout(sys.stderr):
             todo = set(work.todo)
+            for path in work.todo:  # so that an interrupted --overwrite is finished without it
+                note_of(work.out / path.name).unlink(missing_ok=True)
             for path in sorted(work.done + work.todo):
                 note = read_note(work.out / path.name)
                 if path in todo:
@@ -260,7 +287,6 @@ def _one_shard(work: Plan, path: Path, encode: Encode, tick: Callable[..., Any])
             yield record
 
     identity = shard_identity(path)
-    note_of(tar).unlink(missing_ok=True)
     with ShardWriter(tar) as writer:
         for key, data in encode(counted(), drop):
             writer.add(key, {EXTENSIONS[work.kind]: data})

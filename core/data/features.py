@@ -5,13 +5,14 @@
 
 A feature shard has the name and the keys of its image shard. Beside it stands a note (`00000.json`) with the hash
 of the image shard that it was made from, and `features.json` says by which model; so a cache that no longer fits is
-noticed instead of trained on. Values are plain safetensors (`core.data.tensors`); no torch here.
+noticed instead of trained on. Values are plain safetensors with a checksum (`core.data.tensors`); no torch here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ STORES = {"text": ("bf16", "fp16", "int8"), "image": ("fp16", "bf16", "fp32")}  
 # What tells one model's features from another's. Not its name: a folder can be written in several ways, and the
 # revision is the commit or the hash of its files.
 IDENTITY = ("revision", "precision", "store")
+NAMED = 10  # shards that are named in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,16 @@ def unpack_latent(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     return loaded("mean", arrays), loaded("std", arrays)
 
 
+class NoMeta(CommonArtError):
+    """`features.json` is missing or damaged; the command that wrote it writes it again."""
+
+
 def read_meta(folder: Path) -> Meta:
     """What `features.json` says.
 
     Raises:
-        CommonArtError: it is missing, damaged, or of another version.
+        NoMeta: it is missing or damaged.
+        CommonArtError: it is of another version.
     """
     path = folder / META
     try:
@@ -133,11 +140,35 @@ def read_meta(folder: Path) -> Meta:
             )
         return Meta(**{name: value[name] for name in Meta.__dataclass_fields__})
     except OSError as error:
-        raise CommonArtError(
+        raise NoMeta(
             f"{path} cannot be read: {error.strerror}.", "Make features: commonart encode-text, encode-image."
         ) from error
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise CommonArtError(f"{path} is damaged: {error}.", f"Remove {folder} and encode again.") from error
+        raise NoMeta(
+            f"{path} is damaged: {error}.",
+            "Run the commonart encode-text or encode-image that made it again: it writes that file, and no shard.",
+        ) from error
+
+
+def read_null(folder: Path) -> np.ndarray:
+    """The embedding of "no text", float32 [1, D], as `features.json` knows it.
+
+    Raises:
+        OSError: it is missing.
+        ValueError: it is damaged, or of other features.
+    """
+    about, data = orjson.loads((folder / META).read_bytes()), (folder / NULL).read_bytes()
+    if "null_sha256" in about and about["null_sha256"] != hashlib.sha256(data).hexdigest():
+        raise ValueError(f"its hash is not what {META} says")
+    null = unpack(data)[0].get("null")
+    if null is None or null.shape != (1, about["width"]):
+        raise ValueError("it holds no null embedding of that width")
+    return null
+
+
+def feature_tars(folder: Path) -> list[Path]:
+    """The feature shards of a folder, by name; none where there is no folder."""
+    return sorted(tar for tar in folder.glob("*.tar") if not tar.name.startswith("."))
 
 
 class Features:
@@ -156,15 +187,22 @@ class Features:
     def beside(cls, source: str | Path, kind: str) -> Features | None:
         """The features of a folder of shards, where encode-text ("text") or encode-image ("image") puts them."""
         folder = Path(source) / kind
+        if not (folder / META).exists() and feature_tars(folder):
+            raise CommonArtError(
+                f"{folder} holds features, and {folder / META} is missing.",
+                f"Run the same commonart encode-{kind} {source} again: it writes that file, and no shard; "
+                "or move that folder away.",
+            )
         return cls(folder) if (folder / META).exists() else None
 
     def null(self) -> np.ndarray:
         """The embedding of "no text", float32 [1, D]."""
         try:
-            return unpack((self.folder / NULL).read_bytes())[0]["null"]
+            return read_null(self.folder)
         except (OSError, ValueError, KeyError) as error:
             raise CommonArtError(
-                f"{self.folder / NULL} is missing or damaged.", f"Remove {self.folder} and encode again."
+                f"{self.folder / NULL} is missing or damaged.",
+                "Run the same commonart encode-text again: it makes that file, and no shard.",
             ) from error
 
     def check(self, source: str | Path, *, full: bool = False) -> None:
@@ -175,28 +213,38 @@ class Features:
         Raises:
             CommonArtError: features are missing, stale, of several models, or of shards that are gone.
         """
-        again = f"Run commonart encode-{self.meta.kind} {source}"
+        again = f"run the same commonart encode-{self.meta.kind} again"
+        if self.meta.kind == "text":
+            self.null()
         images = {path.name: path for path in list_shards(source)}
         for path in images.values():
             tar = self.folder / path.name
             note = read_note(tar)
             if not note or not tar.exists() or note.get("size") != tar.stat().st_size:
-                raise CommonArtError(f"{path} has no features in {self.folder}.", f"{again} again to finish them.")
+                raise CommonArtError(
+                    f"{path} has no features in {self.folder}.",
+                    f"Run commonart encode-{self.meta.kind} {source} again to finish them.",
+                )
             if note.get("input") != (sha256_file(path) if full else shard_identity(path)):
-                raise CommonArtError(f"{tar} was made from another {path}.", f"{again} --overwrite.")
+                raise CommonArtError(
+                    f"{tar} was made from another {path}.",
+                    f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
+                )
             settings = note.get("settings", {})
             if differ := [
                 k for k in ("model", "revision", "precision", "store") if settings.get(k) != getattr(self.meta, k)
             ]:
                 raise CommonArtError(
                     f"{tar} was made with another {' and '.join(differ)} than {self.folder / META} says.",
-                    f"{again} --overwrite.",
+                    f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
                 )
-        for tar in sorted(self.folder.glob("*.tar")):
-            if tar.name not in images and not tar.name.startswith("."):
-                raise CommonArtError(
-                    f"{tar} belongs to no shard of {source}.", f"Remove {self.folder} and encode again."
-                )
+        if others := [tar for tar in feature_tars(self.folder) if tar.name not in images]:
+            more = len(others) - NAMED
+            raise CommonArtError(
+                f"{others[0]}{f' and {len(others) - 1} more' if others[1:] else ''} belongs to no shard of {source}.",
+                f"Remove {' '.join(map(_files, others[:NAMED]))}{f' and {more} more like them' if more > 0 else ''}, "
+                "or put the images back.",
+            )
 
     def keys(self, shard: str) -> list[str]:
         """The keys of a shard ("00000"), in its order; records that were dropped are absent."""
@@ -209,33 +257,38 @@ class Features:
             KeyError: that record has no features (it had no captions).
             CommonArtError: its captions are not those that were encoded.
         """
-        states, hashes = unpack_text(self.read(shard, self.places(shard)[record["key"]]))
+        place = self.places(shard)[record["key"]]
+        states, hashes = self._unpacked(unpack_text, shard, record["key"], self.read(shard, place))
         if hashes != [caption_hash(c["text"]) for c in captions(record)]:
+            tar = self.folder / f"{shard}.tar"
             raise CommonArtError(
-                f"The captions of record '{record['key']}' changed after {self.folder}/{shard}.tar was made.",
-                "Run commonart encode-text --overwrite.",
+                f"The captions of record '{record['key']}' changed after {tar} was made.",
+                f"Remove {_files(tar)} and run the same commonart encode-text again.",
             )
         return states
 
     def usual_length(self, count: int = 64) -> int:
         """Tokens of a caption: the mean of those of the first `count` records; 0 where nothing is encoded yet."""
         lengths: list[int] = []
-        for tar in sorted(tar for tar in self.folder.glob("*.tar") if not tar.name.startswith("."))[:1]:
+        for tar in feature_tars(self.folder)[:1]:
             for place in list(self.places(tar.stem).values())[:count]:
-                lengths += map(len, unpack_text(self.read(tar.stem, place))[0])
+                with suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is trained on
+                    lengths += map(len, unpack_text(self.read(tar.stem, place))[0])
         return round(sum(lengths) / len(lengths)) if lengths else 0
 
     def latent(self, shard: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
-        return unpack_latent(self.read(shard, self.places(shard)[key]))
+        place = self.places(shard)[key]
+        mean, std = self._unpacked(unpack_latent, shard, key, self.read(shard, place))
+        return mean, std
 
     def read_text(self, shard: str) -> dict[str, list[np.ndarray]]:
         """All of a shard: key -> per caption float32 [L, D]."""
-        return {key: unpack_text(data)[0] for key, data in self._read_all(shard)}
+        return {key: self._unpacked(unpack_text, shard, key, data)[0] for key, data in self._read_all(shard)}
 
     def read_latents(self, shard: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """All of a shard: key -> (mean, std), float32 [C, h, w]."""
-        return {key: unpack_latent(data) for key, data in self._read_all(shard)}
+        return {key: self._unpacked(unpack_latent, shard, key, data) for key, data in self._read_all(shard)}
 
     def places(self, shard: str) -> dict[str, tuple[int, int]]:
         """Where each record's features lie in a shard: key -> (offset, size)."""
@@ -251,3 +304,18 @@ class Features:
     def _read_all(self, shard: str) -> list[tuple[str, bytes]]:
         data = memoryview((self.folder / f"{shard}.tar").read_bytes())
         return [(key, data[o : o + s].tobytes()) for key, (o, s) in self.places(shard).items()]
+
+    def _unpacked(self, unpack: Callable[[bytes], Any], shard: str, key: str, data: bytes) -> Any:
+        try:
+            return unpack(data)
+        except (ValueError, KeyError) as error:
+            tar = self.folder / f"{shard}.tar"
+            raise CommonArtError(
+                f"{tar}#{key} is damaged: {error}.",
+                f"Remove {_files(tar)} and run the same commonart encode-{self.meta.kind} again.",
+            ) from error
+
+
+def _files(tar: Path) -> str:
+    """A shard with its note and its index, for people: f/text/00003.*."""
+    return str(tar.with_suffix(".*"))

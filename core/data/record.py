@@ -234,3 +234,9 @@ def _rebased(path: str, old: str, new: str) -> str:
         return path
     path = os.path.normpath(os.path.join(old, path))
     return os.path.relpath(path, new) if new and not os.path.isabs(path) else path
+
+
+def is_changed(record: Record, data: bytes) -> bool:
+    """Whether the bytes of a record's image in a shard are not those that `commonart shard` put there."""
+    expected = record.get("shard_sha256")
+    return expected is not None and expected != hashlib.sha256(data).hexdigest()

@@ -3,6 +3,7 @@
     data = pack({"a": np.zeros((2, 3), np.float32)}); arrays, metadata = unpack(data)
 
 Plain files that any reader of safetensors opens. numpy has no bfloat16, so that one is kept as its 16 bits in uint16.
+Their metadata begin with a CRC-32 of everything else, so that a bit that a disk lost is noticed when it is read.
 Source: the format's description, github.com/huggingface/safetensors#format.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +22,22 @@ _NAMES = {"float32": "F32", "int32": "I32", "float16": "F16", "uint16": "BF16", 
 _DTYPES = {"F32": "<f4", "I32": "<i4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
 STORED = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int8": np.int8}
 
+_CRC = b'{"__metadata__":{"crc32":"'  # begins the header; 8 hexadecimal digits follow
+_CRC_AT = 8 + len(_CRC)
+
 Layout = Mapping[str, tuple[Any, tuple[int, ...]]]  # name -> (dtype, shape)
 
 
 def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
     """Arrays as one safetensors file, the same bytes for the same values; uint16 holds bfloat16 bits."""
     header, names = _header({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
-    return b"".join((header, *(np.ascontiguousarray(arrays[name]).tobytes() for name in names)))
+    data = b"".join((header, *(np.ascontiguousarray(arrays[name]).tobytes() for name in names)))
+    return b"".join((data[:_CRC_AT], b"%08x" % _crc(data), data[_CRC_AT + 8 :]))
+
+
+def _crc(data: bytes) -> int:
+    """Of the header's length and of all that follows the checksum itself; it costs a quarter of a millisecond a MB."""
+    return zlib.crc32(memoryview(data)[_CRC_AT + 8 :], zlib.crc32(data[:8]))
 
 
 def packed_size(layout: Layout, metadata: Mapping[str, str] | None = None) -> int:
@@ -36,7 +47,7 @@ def packed_size(layout: Layout, metadata: Mapping[str, str] | None = None) -> in
 
 
 def _header(layout: Layout, metadata: Mapping[str, str] | None) -> tuple[bytes, list[str]]:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": {"crc32": "0" * 8, **(metadata or {})}}
     # Wide elements first, so that every tensor is aligned to its own size.
     names = sorted(layout, key=lambda name: (-np.dtype(layout[name][0]).itemsize, name))
     start = 0
@@ -51,16 +62,19 @@ def _header(layout: Layout, metadata: Mapping[str, str] | None) -> tuple[bytes, 
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote.
+    """The arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote before checksums.
 
     Raises:
-        ValueError: the bytes are no such file.
+        ValueError: the bytes are no such file, or not those that were written.
     """
+    if data[8:_CRC_AT] == _CRC and data[_CRC_AT : _CRC_AT + 8] != b"%08x" % _crc(data):
+        raise ValueError("its checksum does not fit")
     if len(data) < 8 or (size := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:
         raise ValueError("it ends inside its header")
     header = orjson.loads(data[8 : 8 + size])
     try:
         metadata = header.pop("__metadata__", {})
+        metadata.pop("crc32", None)
         arrays = {}
         for name, about in header.items():
             start, stop = (8 + size + offset for offset in about["data_offsets"])

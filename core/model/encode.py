@@ -81,10 +81,11 @@ def features_of(
     }  # fmt: skip
     work = feature_writer.plan(stage, kind, source, out, settings, task or this_task(), overwrite)
     encode = None
-    if work.todo:
+    if work.todo or not work.described:
         ready = load(found.folder, place)
         meta = features.Meta(kind, found.name, found.revision, ready.precision, store, ready.width, ready.about)
-        feature_writer.require_space(work.out, work.estimate(ready.sizes), f"The {kind} features of all shards")
+        if work.todo:
+            feature_writer.require_space(work.out, work.estimate(ready.sizes), f"The {kind} features of all shards")
         feature_writer.write_meta(work.out, meta, ready.null, overwrite)
         encode = ready.encode
     return feature_writer.write(work, encode, rejects=rejects, max_failures=max_failures, quiet=quiet, started=started)

@@ -8,6 +8,7 @@ turns out damaged while training runs is counted, named, and its place taken by 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from commonart.core.data.features import Features, unpack_latent, unpack_text
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.index import Index, read_index
 from commonart.core.data.order import Buckets
+from commonart.core.data.record import is_changed
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder, stack
@@ -203,27 +205,30 @@ class Reading:
     def states(self, row: int) -> list[np.ndarray]:
         """The cached states of all of a row's captions, float32 [L, T] each."""
         assert self._text_at is not None and not isinstance(self._text, TextEncoder)
-        found = _unpacked(unpack_text, self._read(row, self._text, self._text_at), "text features")[0]
+        found = self._unpacked(unpack_text, row, self._text, self._text_at, "text features")[0]
         count = int(self.offsets[row + 1] - self.offsets[row])
         if len(found) != count:
             raise CommonArtError(
                 f"{self._index.name(row)} has {count} captions, and its text features are of {len(found)}.",
-                "Run commonart encode-text --overwrite.",
+                "Remove the features of that shard and run the same commonart encode-text again.",
             )
         return found
 
     def image(self, row: int) -> Any:
         """(mean, std) float32 [C, h, w] of one image, or its pixels where they are encoded on the fly."""
         if isinstance(self._image, Autoencoder):
+            data = self._index.image(row)
+            if is_changed(self._index.record(row), data):
+                raise Damaged("changed image")
             try:
-                pixels = decode(self._index.image(row))
+                pixels = decode(data)
             except DecodeError as error:
                 raise Damaged(error.reason) from error
             shape = self._image.channels, pixels.height // self._image.factor, pixels.width // self._image.factor
             self._fits(row, shape)
             return pixels
         assert self._image_at is not None
-        mean, std = _unpacked(unpack_latent, self._read(row, self._image, self._image_at), "latents")
+        mean, std = self._unpacked(unpack_latent, row, self._image, self._image_at, "latents")
         self._fits(row, mean.shape)
         return mean, std
 
@@ -245,7 +250,7 @@ class Reading:
     def _shape(self, row: int) -> tuple[int, int, int]:
         if not isinstance(self._image, Autoencoder):
             assert self._image_at is not None
-            mean, _ = _unpacked(unpack_latent, self._read(row, self._image, self._image_at), "latents")
+            mean, _ = self._unpacked(unpack_latent, row, self._image, self._image_at, "latents")
             return mean.shape[0], mean.shape[1], mean.shape[2]
         try:
             width, height = decode(self._index.image(row)).size
@@ -259,16 +264,19 @@ class Reading:
             )
         return self._image.channels, height // factor, width // factor
 
-    def _read(self, row: int, parts: Sequence[Features], places: Places) -> bytes:
+    def _unpacked(self, unpack: Any, row: int, parts: Sequence[Features], places: Places, what: str) -> Any:
         features = parts[self._index.set_of[self._index.columns["shard"][row]]]
-        return features.read(self._index.path(row).stem, (int(places[0][row]), int(places[1][row])))
-
-
-def _unpacked(unpack: Any, data: bytes, what: str) -> Any:
-    try:
-        return unpack(data)
-    except (ValueError, KeyError) as error:
-        raise Damaged(f"broken {what}") from error
+        shard = self._index.path(row).stem
+        try:
+            return unpack(features.read(shard, (int(places[0][row]), int(places[1][row]))))
+        except (ValueError, KeyError) as error:
+            raise Damaged(f"broken {what}") from error
+        except OSError as error:
+            if error.errno == errno.EIO:  # a bad sector
+                raise Damaged(f"broken {what}") from error
+            raise CommonArtError(
+                f"{features.folder / f'{shard}.tar'} cannot be read: {error.strerror}.", "Put the features back."
+            ) from error
 
 
 def _kept(parts: Sequence[Features]) -> torch.dtype:
