@@ -295,22 +295,18 @@ def _queued(args: Sequence[str]) -> list[str]:
 
 
 def sbatch_script(
-    args: Sequence[str], *, name: str, gpus: int, per_node: int = 8, hours: int = 24, cpus: int = 8, partition: str = ""
+    args: Sequence[str], *, name: str, gpus: int, hours: int = 24, cpus: int = 8, partition: str = ""
 ) -> str:
     """An sbatch file that trains with `commonart train ARGS`, one task per GPU, and requeues itself when it is preempted.
 
     Slurm sends SIGUSR1 two minutes before the time is over: every task saves and ends with 75, and the job goes back into the
-    queue. Raises UsageError where `gpus` does not fill whole nodes.
+    queue. Nodes are taken to have 8, 4, 2 or 1 GPUs, as many as `gpus` fills whole ones of.
     """
-    per_node = min(per_node, gpus)
-    if gpus % per_node:
-        raise UsageError(
-            f"--gpus {gpus} does not fill nodes of {per_node} GPUs.", "Use a multiple of the GPUs of one node."
-        )
+    per_node = next(count for count in (8, 4, 2, 1) if gpus % count == 0)
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
-        f"#SBATCH --nodes={gpus // per_node}",
+        f"#SBATCH --nodes={gpus // per_node}   # times the next line are the GPUs: change both to what your nodes have",
         f"#SBATCH --ntasks-per-node={per_node}",
         "#SBATCH --gpus-per-task=1",
         f"#SBATCH --cpus-per-task={cpus}",
