@@ -33,6 +33,7 @@ from typing import Any
 from commonart.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 
 WORD_FILE = "COMMONART_WORD_FILE"  # where a started process leaves what it did, or the sentence it ended with
+STARTER = "COMMONART_STARTER"  # the number of the process that started it
 AGAIN = "Start the same command again: it continues from the newest checkpoint."
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
 STOPS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's warning before it preempts
@@ -191,6 +192,7 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
             try:
                 for rank in range(count):
                     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), WORD_FILE: f"{home}/{rank}.json"}
+                    own[STARTER] = str(os.getpid())
                     if not stop.told:
                         # A terminal sends Ctrl-C to all of them, and only this process knows which one it is.
                         processes.append(subprocess.Popen(command, env={**environ, **shared, **own}, preexec_fn=_deaf))
@@ -218,8 +220,10 @@ def _deaf() -> None:
 
 def follow() -> None:
     """In a process of `spawn`: to be told by SIGTERM when the one that started it is killed, where the system can (Linux)."""
-    if WORD_FILE in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if STARTER in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, for deaths from now on
+        if os.getppid() != int(os.environ[STARTER]):
+            sys.exit(EXIT_FAILED)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -22,7 +22,7 @@ import orjson
 from commonart.core import launch, log, recipes
 from commonart.core.data.files import held, write_json
 from commonart.core.data.index import data_sets
-from commonart.core.errors import EXIT_FAILED, CommonArtError
+from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import check_terms, find
 from commonart.core.settings import Settings
@@ -144,6 +144,8 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
         if world.first:
             if not known:
                 only.enter_context(held(run))
+                if checkpoint.folder_of(run).exists():
+                    raise CommonArtError(f"{run} was begun by another command at the same moment.", launch.AGAIN)
             write_json(run / "run.json", described)
         options = trainer.Options(
             seed=wanted.seed, dtype=dtype, max_seconds=wanted.max_seconds, checkpoint_every=wanted.checkpoint_every,
@@ -279,7 +281,21 @@ def _known(run: Path) -> dict[str, Any]:
             return known
     except orjson.JSONDecodeError:
         pass
-    raise CommonArtError(f"{path} is damaged.", "Put it back, or start another run with -o.")
+    raise CommonArtError(f"{path} is damaged.", "Put it back, or use another run.")
+
+
+def _is_origin(name: str, origin: Mapping[str, Any]) -> bool:
+    """Whether `--init NAME` says what a run was started from: the same folder, row of the registry or hub id."""
+    before = origin.get("from", "nothing")
+    if name == "none" or before == "nothing":
+        return name == "none" and before == "nothing"
+    if Path(name).resolve() == Path(before).resolve():  # also where the folder is gone by now
+        return True
+    try:
+        row = find(name, "transformer")
+    except UsageError:
+        return False
+    return row.name == before and row.revision in (None, origin.get("revision"))
 
 
 def _agree(wanted: Settings, described: Mapping[str, Any], found: Checkpoint | None) -> None:
@@ -288,10 +304,9 @@ def _agree(wanted: Settings, described: Mapping[str, Any], found: Checkpoint | N
     old = {} if found is None else _known(run)
     if not old:
         return
-    before, now = old.get("init", {}).get("from", "nothing"), "nothing" if wanted.init == "none" else wanted.init
-    if now and Path(now) != Path(before):
+    if wanted.init and not _is_origin(wanted.init, old.get("init", {})):
         raise CommonArtError(
-            f"{run} was started from {before}, and now --init is {wanted.init}.",
+            f"{run} was started from {old.get('init', {}).get('from', 'nothing')}, and now --init is {wanted.init}.",
             f"Leave --init out to continue, or start another run: -o OTHER --init {wanted.init}.",
         )
     for name, value in described["recipe"].items():

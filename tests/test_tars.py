@@ -79,3 +79,33 @@ def test_a_header_is_what_tarfile_writes(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     assert header(name, size) == info.tobuf(tarfile.GNU_FORMAT)
+
+
+def odd(size: int, kind: bytes = tarfile.REGTYPE, data: bytes = b"") -> bytes:
+    """One header whose size is said in base 256, and its data."""
+    info = tarfile.TarInfo("a.jpg")
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"%011o\0" % size
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
+    return bytes(block) + data + bytes(-len(data) % 512) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "tar",
+    [
+        odd(-512), odd(-512, tarfile.XGLTYPE), odd(-1, tarfile.GNUTYPE_LONGNAME), odd(-1, tarfile.XHDTYPE),
+        odd(1 << 20, tarfile.GNUTYPE_LONGNAME), odd(5000, tarfile.XHDTYPE, b"9" * 5000),
+        odd(12, tarfile.XHDTYPE, b"12 size=x00\n")[:-1024] + odd(0), odd(3, tarfile.XHDTYPE, b"abc"),
+    ],
+)  # fmt: skip
+def test_hostile_headers_are_an_error_and_end(tar: bytes) -> None:
+    with pytest.raises(tarfile.TarError):
+        list(headers(io.BytesIO(tar)))
+
+
+def test_a_name_ends_at_its_zero_and_old_sparse_files_are_not_plain() -> None:
+    name = b"long.jpg\0evil"
+    (member,) = headers(io.BytesIO(odd(len(name), tarfile.GNUTYPE_LONGNAME, name)[:-1024] + odd(0)))
+    assert member.name == "long.jpg"
+    assert [each.plain for each in headers(io.BytesIO(odd(0, tarfile.GNUTYPE_SPARSE)))] == [False]

@@ -14,7 +14,7 @@ from tiny_runs import TINY, dataset, refused, sha256, shards, start
 from commonart.core.data.files import held
 from commonart.core.data.shards import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.stages.train import train
+from commonart.stages.train import _is_origin, train
 
 __all__ = ["shards"]  # the fixture
 
@@ -84,7 +84,7 @@ def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None
         path.write_bytes(orjson.dumps(known))
         refused(CommonArtError, 1, f"text_encoder.{part} was {before}", "Put them back", lambda: start(shards, run))
     path.write_text("{}")
-    refused(CommonArtError, 1, "run.json is damaged", "-o", lambda: start(shards, run))
+    refused(CommonArtError, 1, "run.json is damaged", "another run", lambda: start(shards, run))
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path) -> None:
@@ -93,6 +93,17 @@ def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path)
     with held(run):
         refused(CommonArtError, 1, f"in use by process {os.getpid()} on", "goes on", lambda: start(shards, run))
     assert start(shards, run).step == 6
+
+
+def test_what_a_run_started_from_may_be_written_in_several_ways(tmp_path: Path) -> None:
+    commit = "0" * 40
+    hub = {"from": "commonart-beta", "revision": commit}
+    assert _is_origin("aipicasso/commonart-beta", hub) and _is_origin("commonart-beta", hub)
+    assert _is_origin(f"commonart-beta@{commit}", hub) and not _is_origin(f"commonart-beta@{'1' * 40}", hub)
+    assert not _is_origin("pixart-sigma", hub) and not _is_origin("no such thing", hub) and not _is_origin("none", hub)
+    folder = {"from": "runs/256-late", "step": 5}
+    assert _is_origin("runs/../runs/256-late/", folder) and _is_origin(str(Path("runs/256-late").resolve()), folder)
+    assert _is_origin("none", {"from": "nothing"}) and not _is_origin("runs/256-late", {"from": "nothing"})
 
 
 def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,31 +67,43 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
         if not head:
             raise tarfile.ReadError("it ends in the middle")
         info = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        if info.size < 0:  # in base 256 it can be; the next header would be this one, or one before
+            raise tarfile.ReadError("a negative size")
         start = offset + BLOCK
-        size = int(said["size"]) if said.get("size", "").isdecimal() else info.size
+        size = _whole(said["size"]) if "size" in said else info.size
         # Folders, links and devices may state a size, but no bytes follow them.
         follow = size if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES else 0
         if info.type in (*_PAX, tarfile.GNUTYPE_LONGNAME):
-            own = file.read(min(info.size, LONGEST))
-            said |= _pax(own) if info.type in _PAX else {"path": own.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+            if info.size > LONGEST:
+                raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+            own = file.read(info.size)
+            name = own.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            said |= _pax(own) if info.type in _PAX else {"path": name}
             follow = info.size
         elif info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             follow = info.size
         else:
-            sparse = info.issparse() or any(name.startswith("GNU.sparse") for name in said)
+            sparse = info.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse") for name in said)
             yield Member(said.get("path") or info.name, start, size, info.isreg() and not sparse)
             said = {}
         offset = start + -(-follow // BLOCK) * BLOCK
 
 
+def _whole(text: str | bytes) -> int:
+    """A number of a PAX header."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 19:
+        raise tarfile.ReadError("a number that is none")
+    return int(text)
+
+
 def _pax(data: bytes) -> dict[str, str]:
-    """What a PAX header says of the next member, each as `LENGTH NAME=VALUE`; what it does not fit is passed over."""
+    """What a PAX header says of the next member, each as `LENGTH NAME=VALUE`."""
     found = {}
     while data:
         length, _, _ = data.partition(b" ")
-        end = int(length) if length.isdigit() else 0
+        end = _whole(length)
         name, equals, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
         if equals:
             found[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[end:] if end else b""
+        data = data[max(end, 1) :].lstrip(b"\0")
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from commonart.core.model.config import NORM_EPS, TIME_CHANNELS, PixArtConfig
 
@@ -260,10 +261,18 @@ class _Modulate(torch.autograd.Function):
         return torch.addcmul(shift_B1D, normed, 1 + scale_B1D)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_BPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         x_BPD, mean, rstd, scale_B1D = ctx.saved_tensors
         normed = (x_BPD - mean).mul_(rstd)
         by_x = torch.ops.aten.native_layer_norm_backward(
-            grad_BPD * (1 + scale_B1D), x_BPD, x_BPD.shape[-1:], mean, rstd, None, None, [True, False, False]
+            (grad_BPD * (1 + scale_B1D)).to(x_BPD.dtype),
+            x_BPD,
+            x_BPD.shape[-1:],
+            mean,
+            rstd,
+            None,
+            None,
+            [True, False, False],
         )[0]
         return by_x, grad_BPD.sum(1, keepdim=True), normed.mul_(grad_BPD).sum(1, keepdim=True)

@@ -49,17 +49,19 @@ class HubPixels:
 
     def _turn_to(self, place: str) -> None:
         if place != self._place:
+            # Nothing of the file before may pass for the new one's where that cannot be opened.
+            self._place, self._file, self._rows, self._batches = "", None, {}, None
             if self._raw is not None:
                 self._raw.close()
-            self._place, self._raw = place, opened(place, READ_AHEAD)
+            self._raw = opened(place, READ_AHEAD)
+            self._place = place
 
     def _row(self, place: str, column: str, row: int) -> bytes:
         import pyarrow.parquet as pq
 
-        if place != self._place:
-            self._turn_to(place)
+        self._turn_to(place)
+        if self._file is None:
             self._file = pq.ParquetFile(self._raw, pre_buffer=False, buffer_size=READ_AHEAD)
-            self._rows, self._batches = {}, None
         while row not in self._rows:
             if self._batches is None or not self._next <= row < self._end:
                 self._batches = self._from(column, row)

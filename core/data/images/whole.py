@@ -15,6 +15,7 @@ from PIL import Image
 
 _SOF2, _SOS, _END = 0xC2, b"\xff\xda", b"\xff\xd9"
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+MOST_CHUNKS = 100_000  # libpng cuts 800 MB of data into so many
 _NOISE = bytes(range(1, 255, 7)) * 2048
 
 
@@ -28,9 +29,14 @@ def png_is_whole(data: bytes) -> bool:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (kind, start, end) of a PNG's chunks to the last, from kind to checksum. A file that ends early just ends."""
-    place, kind = 8, b""
+    """Yield (kind, start, end) of a PNG's chunks to the last, from kind to checksum. A file that ends early just ends.
+
+    Raises ValueError above MOST_CHUNKS of them: a picture has few, and each one costs a turn of this loop.
+    """
+    place, kind, count = 8, b"", 0
     while place + 12 <= len(data) and kind != b"IEND":
+        if (count := count + 1) > MOST_CHUNKS:
+            raise ValueError("a PNG of too many parts")
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
         kind = data[place + 4 : place + 8]
         yield kind, place + 4, end

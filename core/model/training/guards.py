@@ -81,9 +81,9 @@ def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text:
 
     `side` and `text` as for `check_fits`. All processes agree on one.
     """
-    micro, parts = accumulation(recipe, world.size)
     if world.device.type != "cuda":
         return recipe
+    micro, parts = accumulation(recipe, world.size)
     shards, free = world.size if world.sharded else 1, SPARE * free_bytes(world.device)
     sizes = [size for size in range(1, micro + 1) if micro * parts % size == 0]
     fit = [s for s in sizes if estimate.memory(config, recipe, s, side, text, checkpointing, shards)["total"] <= free]
