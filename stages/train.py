@@ -128,8 +128,9 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     if "micro" not in wanted.overrides:
         recipe = guards.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
     micro, _ = recipes.accumulation(recipe, world.size)
-    shards = world.size if world.sharded else 1
-    guards.check_fits(config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, shards)
+    guards.check_fits(
+        config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, world.shards
+    )
     with ExitStack() as only:
         known = run.exists()  # else nobody trains there, and a refused command makes no folder
         if world.first and known:
@@ -350,7 +351,8 @@ def _begins(wanted: Settings, found: Checkpoint | None, origin: Mapping[str, Any
 def _check_origin(wanted: Settings, described: Mapping[str, Any], origin: Mapping[str, Any], warn: Warn) -> None:
     """Weights that come from a run were trained on the states and latents of its encoders. Other ones: an error where the stage
     before is taken by itself, a warning where `--init` names it."""
-    if not (before := _known(Path(origin.get("from", "nothing")))):
+    before = _known(Path(origin["from"])) if "step" in origin else {}  # which only a run has
+    if not before:
         return
     for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
         then, now = before[part].get(name), described[part].get(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -99,7 +100,7 @@ class Index:
     names: list[str] = field(default_factory=list)
     heldout: int = 0
     heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few
-    left_out: dict[str, int] = field(default_factory=dict)  # reason -> records
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> records
     fingerprint: str = ""
 
     @property
@@ -116,7 +117,7 @@ class Index:
         """Train only on the rows that `having` (bool, one a row) marks, and count the others under `reason`."""
         if having.all():
             return
-        self.left_out[reason] = self.left_out.get(reason, 0) + int((~having).sum())
+        self.left_out[reason] += int((~having).sum())
         self.languages = self.languages[np.repeat(having, self.columns["captions"])]
         self.columns = {name: column[having] for name, column in self.columns.items()}
         self.keys = Keys(self.keys[row] for row in np.flatnonzero(having))
@@ -279,7 +280,7 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
 def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], codes: dict[str, int]) -> None:
     found = captions(record)
     if (sha256 := record.get("sha256")) and settled_split(record, sha256)[1]:
-        index.left_out["split_conflict"] = index.left_out.get("split_conflict", 0) + 1
+        index.left_out["split_conflict"] += 1
         return
     if split_of_record(record) == "heldout":
         index.heldout += 1
@@ -287,8 +288,7 @@ def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], c
             index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in found]
         return
     if not found or not record.get("image"):
-        reason = "no_image" if found else "no_captions"
-        index.left_out[reason] = index.left_out.get(reason, 0) + 1
+        index.left_out["no_image" if found else "no_captions"] += 1
         return
     image = next((place for name, place in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
     index.keys.append(record["key"])

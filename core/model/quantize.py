@@ -21,8 +21,8 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.device import dtype_name
 from commonart.core.settings import QUANTIZERS  # bnb-nf4 is in 4 bits, while the weights are read
 
-# Bits of a weight with its share of the scales; all in 8 bits take the same.
-BITS = {"quanto-int8": 8.2, "bnb-nf4": 4.5}
+# Bits of a weight with its share of the scales, the gentlest first.
+BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5}
 
 
 def check(method: str | None) -> None:

@@ -31,8 +31,7 @@ from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
 from commonart.core.model.drawing.memory import account
-from commonart.core.model.quantize import BITS
-from commonart.core.model.training import batches, estimate, trainer
+from commonart.core.model.training import batches, estimate, on_the_fly, trainer
 from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
 
@@ -103,17 +102,12 @@ def real(config: PixArtConfig, recipe: recipes.Recipe, checkpointing: bool) -> i
     return torch.cuda.max_memory_allocated()
 
 
-def language_model() -> float:
+def language_model() -> int:
     """Bytes of CALM2-7B in 8 bits: linear layers with their scales; its table of tokens stays bf16. What it takes while it reads
     a few captions is less than a step's activations, which are not there then."""
-    from transformers import LlamaConfig, LlamaModel
-
     shape = {"vocab_size": 65024, "hidden_size": WIDTH, "intermediate_size": 11008, "num_hidden_layers": 32}
-    with torch.device("meta"):
-        model = LlamaModel(LlamaConfig(**shape, num_attention_heads=32))
-    linear = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name)
-    rest = sum(p.numel() for p in model.parameters()) - linear
-    return linear * BITS["quanto-int8"] / 8 + 2 * rest
+    config = {"model_type": "llama", **shape, "num_attention_heads": 32}
+    return on_the_fly.text_encoder(config, "quanto-int8", TEXT).weights
 
 
 def row(stage: str, gpus: int, micro: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:

@@ -84,9 +84,10 @@ def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text:
     if world.device.type != "cuda":
         return recipe
     micro, parts = accumulation(recipe, world.size)
-    shards, free = world.size if world.sharded else 1, SPARE * free_bytes(world.device)
+    free = SPARE * free_bytes(world.device)
     sizes = [size for size in range(1, micro + 1) if micro * parts % size == 0]
-    fit = [s for s in sizes if estimate.memory(config, recipe, s, side, text, checkpointing, shards)["total"] <= free]
+    need = {size: estimate.memory(config, recipe, size, side, text, checkpointing, world.shards) for size in sizes}
+    fit = [size for size in sizes if need[size]["total"] <= free]
     (below,) = world.most(-max(fit, default=1))
     return replace(recipe, micro=-int(below))
 

@@ -15,10 +15,7 @@ from commonart.core.model import hub
 from commonart.core.model.quantize import BITS
 from commonart.core.model.training.encoders import default
 from commonart.core.registry import find
-from commonart.core.settings import QUANTIZERS, Settings
-
-SIXTEEN = 16.0  # bits of a weight that is not quantised
-EIGHT = BITS["quanto-int8"]
+from commonart.core.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ def text_encoder(config: dict[str, Any], quantize: str, tokens: float) -> Cost:
         model = AutoModel.from_config(AutoConfig.for_model(**config))
     linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
     rest = sum(parameter.numel() for parameter in model.parameters()) - linear
-    bits = {"": SIXTEEN, **dict.fromkeys(QUANTIZERS, EIGHT), **BITS}[quantize]
+    bits = BITS[quantize] if quantize else 16
     return Cost(int(linear * bits / 8 + rest * 2), 2.0 * linear * tokens)
 
 

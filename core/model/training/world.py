@@ -39,6 +39,11 @@ class World:
         return self.fsdp and self.accelerator is not None
 
     @property
+    def shards(self) -> int:
+        """Parts that the model is cut into."""
+        return self.size if self.sharded else 1
+
+    @property
     def first(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
