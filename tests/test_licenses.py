@@ -19,7 +19,7 @@ from commonart.core.licenses import (
 )
 from commonart.core.licenses.creative_commons import ELEMENTS, PLACES, WORDS
 from commonart.core.licenses.parse import ids
-from commonart.core.licenses.sources import Verdict, europeana, smithsonian, wikimedia
+from commonart.core.licenses.statements import Verdict, europeana, smithsonian, wikimedia
 from commonart.core.licenses.table import FILLERS, TEMPLATES, TEXTS
 
 LABELLED = Path(__file__).with_name("data") / "licenses.tsv"

@@ -9,7 +9,7 @@ more than one; `policies` decides. No torch, no Pillow, no network.
 from commonart.core.licenses.license import License
 from commonart.core.licenses.parse import normalise
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
-from commonart.core.licenses.sources import flickr, judge, stated_in
+from commonart.core.licenses.statements import flickr, judge, stated_in
 
 __all__ = [
     "POLICIES", "License", "Policy", "flickr", "judge", "load_policy", "normalise", "stated_in",

@@ -15,7 +15,7 @@ from typing import Any
 
 from commonart.core.data.record import Record
 from commonart.core.licenses import flickr, judge, stated_in
-from commonart.core.licenses.sources import CONFLICT
+from commonart.core.licenses.statements import CONFLICT
 
 # Where a person was and what they said of others: not needed for training, so not kept. Letters alone are compared.
 _PERSONAL = re.compile(
