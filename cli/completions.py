@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import typer
 
-from commonart.core import catalogue, recipes, registry
+from commonart.core import recipes
+from commonart.core.registry import catalogue, lookup
 from commonart.core.settings import QUANTIZERS
 
 POLICIES = ("strict", "paper")
@@ -22,25 +23,25 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
 VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("license-filter", "--policy"): lambda: POLICIES,
-    ("caption", "--model"): lambda: registry.names("caption"),
-    ("translate", "--model"): lambda: registry.names("translate"),
+    ("caption", "--model"): lambda: lookup.names("caption"),
+    ("translate", "--model"): lambda: lookup.names("translate"),
     ("translate", "--to"): lambda: ("ja", "en"),
-    ("encode-text", "--model"): lambda: registry.names("text-encoder"),
+    ("encode-text", "--model"): lambda: lookup.names("text-encoder"),
     ("encode-text", "--store"): lambda: ("bf16", "fp16", "int8"),
     ("encode-text", "--quantize"): lambda: QUANTIZERS,
-    ("encode-image", "--model"): lambda: registry.names("autoencoder"),
+    ("encode-image", "--model"): lambda: lookup.names("autoencoder"),
     ("encode-image", "--store"): lambda: ("fp16", "bf16", "fp32"),
     ("shard", "--format"): lambda: ("auto", "jpg", "png", "webp"),
     ("train", "--stage"): lambda: recipes.STAGES,
     ("train", "--quantize"): lambda: QUANTIZERS,
-    ("sample", "--model"): lambda: registry.names("transformer"),
+    ("sample", "--model"): lambda: lookup.names("transformer"),
     ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
     ("sample", "--quantize"): lambda: (*QUANTIZERS, "none"),
     ("sample", "--format"): lambda: ("png", "jpg", "webp"),
-    ("sample", "--text-encoder"): lambda: registry.names("text-encoder"),
-    ("sample", "--autoencoder"): lambda: registry.names("autoencoder"),
-    ("eval", "--model"): lambda: registry.names("transformer"),
-    ("mia", "--model"): lambda: registry.names("transformer"),
+    ("sample", "--text-encoder"): lambda: lookup.names("text-encoder"),
+    ("sample", "--autoencoder"): lambda: lookup.names("autoencoder"),
+    ("eval", "--model"): lambda: lookup.names("transformer"),
+    ("mia", "--model"): lambda: lookup.names("transformer"),
     ("models", "ROLE"): lambda: catalogue.ROLES,
     ("", "--device"): lambda: DEVICES,
     ("", "--precision"): lambda: PRECISIONS,

@@ -28,8 +28,8 @@ def models(
 
     import orjson
 
-    from commonart.core.catalogue import MODELS, ROLES
     from commonart.core.errors import UsageError
+    from commonart.core.registry.catalogue import MODELS, ROLES
 
     if role is not None and role not in ROLES:
         raise UsageError(f"{role} is no role.", f"One of: {', '.join(ROLES)}.")

@@ -80,7 +80,7 @@ def measure(
     transformer: shares of `n` prompts followed, per language; heldout: the same for pairs of colour and shape that no
     training scene shows; short: for prompts that tell no places.
     """
-    from commonart.core.model.hub import NANO_WEIGHTS
+    from commonart.core.registry.hub import NANO_WEIGHTS
 
     where = Path(folder) if folder else NANO_WEIGHTS
     table: dict[str, dict[str, float]] = {}

@@ -24,7 +24,7 @@ from commonart.core.data.files import held, write_json
 from commonart.core.data.index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
-from commonart.core.registry import check_terms, find
+from commonart.core.registry.lookup import check_terms, find
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> 
 
 
 def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
-    from commonart.core.model import hub
     from commonart.core.model.training import checkpoint
+    from commonart.core.registry import hub
 
     name = wanted.init
     if name == "none" or (not name and not wanted.recipe.before):

@@ -19,9 +19,9 @@ from commonart.core.data import shards
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import hub
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.captioners import Captioner, open_captioner
+from commonart.core.registry import hub
 from commonart.stages.caption import caption, open_models
 
 SIZES = ((48, 64), (64, 64), (40, 90))
@@ -95,8 +95,8 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
 
 
 def test_the_table_s_classes_have_adapters() -> None:
-    from commonart.core.catalogue import MODELS
     from commonart.core.model.captioning.captioners import FAMILIES
+    from commonart.core.registry.catalogue import MODELS
 
     rows = [m for m in MODELS if m.role == "caption" and not m.broken]
     assert {m.cls for m in rows} <= set(FAMILIES)

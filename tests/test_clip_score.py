@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import clip_score
 from commonart.core.metrics.clip_score import DualEncoder
-from commonart.core.model import hub
+from commonart.core.registry import hub, lookup
 
 PICTURES = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "white")]
 TEXTS = ["a red picture", "青い絵", "white"]
@@ -120,4 +119,4 @@ def test_what_is_no_dual_encoder(tmp_path):
         DualEncoder.load(str(tmp_path / "llama"), device="cpu")
     with pytest.raises(UsageError, match="no clip model"):
         DualEncoder.load("no-such-judge")
-    assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(registry.names("clip"))
+    assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(lookup.names("clip"))

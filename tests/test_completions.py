@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commonart.cli import completions
-from commonart.core import registry
+from commonart.core.registry import lookup
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "completions"
@@ -40,7 +40,7 @@ def test_zsh_knows_whose_file_it_is() -> None:
 
 
 def test_values_are_those_of_the_registry() -> None:
-    assert " ".join(registry.names("caption")) in completions.bash()
+    assert " ".join(lookup.names("caption")) in completions.bash()
 
 
 @pytest.fixture

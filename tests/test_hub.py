@@ -1,4 +1,4 @@
-"""core/model/hub.py against a local server with the hub's interface, through the hub's own client."""
+"""core/registry/hub.py against a local server with the hub's interface, through the hub's own client."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from commonart.core.catalogue import Model
 from commonart.core.errors import CommonArtError
-from commonart.core.model import hub
-from commonart.core.model.convert import convert
-from commonart.core.registry import find
+from commonart.core.registry import hub
+from commonart.core.registry.catalogue import Model
+from commonart.core.registry.lookup import find
+from commonart.core.registry.pickle_conversion import convert
 
 CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.hub import NANO_WEIGHTS
+from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
 # How far below its target a share of so small a sample may lie; README's table was measured on a thousand.

@@ -12,15 +12,14 @@ import tiny_encoders
 import tiny_pipeline
 import torch
 
-from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import hub
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.packing import PackedLinear, pack
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job, Pipeline
 from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
+from commonart.core.registry import hub, lookup
 
 
 @pytest.fixture(scope="module")
@@ -242,4 +241,4 @@ def test_what_is_no_text_to_image_model(tmp_path):
         locate(str(tmp_path / "llama"), text_encoder="nano", autoencoder="nano")
     with pytest.raises(UsageError, match="no transformer model"):
         locate("no-such-model")
-    assert "nano" in registry.names("transformer")
+    assert "nano" in lookup.names("transformer")

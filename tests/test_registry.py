@@ -1,4 +1,4 @@
-"""core/catalogue.py and core/registry.py: the table, names, terms."""
+"""core/registry/catalogue.py and core/registry/lookup.py: the table, names, terms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from commonart.core import catalogue, registry
-from commonart.core.catalogue import MODELS, ROLES
 from commonart.core.errors import UsageError
-from commonart.core.registry import COMMIT, check_code, check_terms, find, names
+from commonart.core.registry import catalogue, lookup
+from commonart.core.registry.catalogue import MODELS, ROLES
+from commonart.core.registry.lookup import COMMIT, check_code, check_terms, find, names
 
 
 def test_the_table() -> None:
@@ -28,7 +28,7 @@ def test_the_table() -> None:
         assert not (m.refused or m.broken) or find(m.successor, m.role).refused == "", where
         if m.role in catalogue.WRITES and not (m.refused or m.broken):
             assert m.prompt and (m.lang or m.role == "translate"), where
-            assert m.license in registry.OPEN.values(), where
+            assert m.license in lookup.OPEN.values(), where
         if m.role == "translate" and m.prompt:
             assert m.prompt.format(text="T", source="S", target="G").count("T"), where
     for role in ROLES:
@@ -53,7 +53,7 @@ def test_a_hub_id_finds_its_row() -> None:
 
 def test_an_unknown_hub_model_has_unknown_terms() -> None:
     captioner = find("someone/new-captioner", "caption")
-    assert captioner.license == registry.UNKNOWN_LICENSE and captioner.cls == ""
+    assert captioner.license == lookup.UNKNOWN_LICENSE and captioner.cls == ""
     with pytest.raises(UsageError, match="its terms are not in our table"):
         check_terms(captioner)
     assert check_terms(captioner, ["someone/new-captioner"])
@@ -129,5 +129,5 @@ def test_a_local_pipeline(tmp_path: Path) -> None:
 
 def test_no_torch() -> None:
     heavy = "{'torch', 'transformers', 'huggingface_hub'}"
-    code = f"import sys, commonart.core.registry; assert not {heavy} & set(sys.modules)"
+    code = f"import sys, commonart.core.registry.lookup; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,8 +14,8 @@ import transformers
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import hub
 from commonart.core.model.captioning.translators import FAMILIES, Translator, open_translator, problem
+from commonart.core.registry import hub
 from commonart.stages.translate import origins, translate
 
 TEXTS = ["a cat", "a very long text about two dogs and a house", "雨"]
@@ -80,7 +80,7 @@ def test_phi3_is_what_transformers_says(folder: Path) -> None:
 
 
 def test_the_table_s_classes_have_adapters() -> None:
-    from commonart.core.catalogue import MODELS
+    from commonart.core.registry.catalogue import MODELS
 
     usable = [m for m in MODELS if m.role == "translate" and not (m.refused or m.broken)]
     assert {m.cls for m in usable} <= set(FAMILIES)

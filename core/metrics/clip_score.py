@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import hub
 from commonart.core.model.device import pick_device
+from commonart.core.registry import hub, lookup
 
 Floats = NDArray[np.float64]
 
@@ -64,9 +63,9 @@ class DualEncoder:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
             CommonArtError: the hub is not there, or the folder holds no dual encoder.
         """
-        row = registry.find(name, "clip")
-        registry.check_terms(row, accept_terms)
-        registry.check_code(row, trust_remote_code)
+        row = lookup.find(name, "clip")
+        lookup.check_terms(row, accept_terms)
+        lookup.check_code(row, trust_remote_code)
         where = pick_device(device)
         if row.remote_code:
             # Its own code has to be fetched with it, which `hub.resolve` never does.

@@ -19,8 +19,8 @@ from commonart.core.data.record import Record
 from commonart.core.data.stream import Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.model.device import pick_device
-from commonart.core.model.hub import resolve
-from commonart.core.registry import check_terms, find
+from commonart.core.registry.hub import resolve
+from commonart.core.registry.lookup import check_terms, find
 
 ROLES = {"text": "text-encoder", "image": "autoencoder"}
 

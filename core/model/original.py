@@ -2,7 +2,7 @@
 
     commonart train --export PixArt-Sigma-XL-2-512-MS.safetensors -o pixart/
 
-A `.pth` is a pickle, which is not opened here: `core/model/convert.py` makes safetensors of one in a process of its own.
+A `.pth` is a pickle, which is not opened here: `core/registry/pickle_conversion.py` makes safetensors of one in a process of its own.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from commonart.core.log import on_terminal
 from commonart.core.model import quantize as quantizing
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
-from commonart.core.registry import read_json
+from commonart.core.registry.lookup import read_json
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
 # In tokenizer_config.json, which keeps what it does not know; `model_max_length` is the language model's own limit.

@@ -23,9 +23,9 @@ import numpy as np
 from commonart.core.data import feature_writer, features
 from commonart.core.data.shards import ShardWriter, read_shard
 from commonart.core.errors import CommonArtError
-from commonart.core.model import hub
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes
+from commonart.core.registry import hub
 from commonart.core.settings import QUANTIZERS
 from commonart.stages.encode_text import encode_text
 

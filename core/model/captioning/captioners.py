@@ -15,7 +15,7 @@ from PIL import Image
 
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.generate import Loaded, Writer
-from commonart.core.model.hub import Resolved
+from commonart.core.registry.hub import Resolved
 
 MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
 

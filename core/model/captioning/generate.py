@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError
 
 from commonart.core import log
-from commonart.core.catalogue import Model
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.model.hub import Resolved, resolve
-from commonart.core.registry import check_terms, find
+from commonart.core.registry.catalogue import Model
+from commonart.core.registry.hub import Resolved, resolve
+from commonart.core.registry.lookup import check_terms, find
 
 Item = TypeVar("Item")
 

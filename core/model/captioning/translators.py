@@ -13,7 +13,7 @@ from typing import Any
 
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.generate import Loaded, Writer
-from commonart.core.model.hub import Resolved
+from commonart.core.registry.hub import Resolved
 
 MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}

@@ -21,13 +21,14 @@ import torch
 
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import hub, original, sampler
+from commonart.core.model import original, sampler
 from commonart.core.model.diffusion import objective_of
 from commonart.core.model.drawing.parts import Parts, locate
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
-from commonart.core.registry import check_terms, find, part, read_json
+from commonart.core.registry import hub
+from commonart.core.registry.lookup import check_terms, find, part, read_json
 
 USAGE = """\
 # A text-to-image transformer, exported by commonart

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from commonart.core import registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
 from commonart.core.model.autoencoder import TILE_ABOVE
@@ -26,6 +25,7 @@ from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.drawing import memory
 from commonart.core.model.drawing.parts import Parts
 from commonart.core.model.drawing.pipeline import Job
+from commonart.core.registry import lookup
 
 # Published before diffusers had a class for it; the class differs in its tokenizer alone, which the index names.
 ALIASES = {"JapaneseStableDiffusionPipeline": "StableDiffusionPipeline"}
@@ -52,8 +52,8 @@ class Foreign:
         Raises CommonArtError for a pipeline that diffusers has not got, or that draws no picture from a text alone.
         """
         folder, where = parts.transformer, pick_device(device)
-        vae = registry.read_json(folder / "vae" / "config.json")
-        net = registry.read_json(folder / "unet" / "config.json") or registry.read_json(
+        vae = lookup.read_json(folder / "vae" / "config.json")
+        net = lookup.read_json(folder / "unet" / "config.json") or lookup.read_json(
             folder / "transformer" / "config.json"
         )
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)

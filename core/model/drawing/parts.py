@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commonart.core import catalogue, registry
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
-from commonart.core.model import hub
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
 from commonart.core.model.training import checkpoint
+from commonart.core.registry import catalogue, hub, lookup
 
 TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
 OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs
@@ -70,8 +69,8 @@ def locate(
     folder = Path(model)
     if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
         return _of_run(folder, text_encoder, autoencoder)
-    row = registry.find(model, "transformer")
-    taken = [row.name] if registry.check_terms(row, accept_terms) else []
+    row = lookup.find(model, "transformer")
+    taken = [row.name] if lookup.check_terms(row, accept_terms) else []
     if not row.cls or row.local:  # the table says what its own rows are
         index = hub.peek(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
@@ -89,7 +88,7 @@ def locate(
         found = hub.resolve(row, allow_pickle=allow_pickle)
         whole = found.folder.parent if found.folder.name == "transformer" else found.folder
         if row.local:  # what is no transformer at all does not lack a text encoder
-            PixArtConfig.read(registry.part(whole, "transformer") / "config.json")
+            PixArtConfig.read(lookup.part(whole, "transformer") / "config.json")
         folders: dict[str, Path] = {}
         for role, name in names.items():
             chosen = text_encoder if role == "text-encoder" else autoencoder
@@ -103,19 +102,19 @@ def locate(
                     f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
-            part = registry.find(name, role)
-            taken += [part.name] if registry.check_terms(part, accept_terms) else []
+            part = lookup.find(name, role)
+            taken += [part.name] if lookup.check_terms(part, accept_terms) else []
             folders[role] = hub.resolve(part, allow_pickle=allow_pickle).folder
     except UsageError:
         raise
     except CommonArtError as problem:
         if row.local or not row.hub:
             raise
-        needed = [row.hub, *(registry.find(n, r).hub for r, n in names.items() if n)]
+        needed = [row.hub, *(lookup.find(n, r).hub for r, n in names.items() if n)]
         raise CommonArtError(
             problem.what, f"{problem.fix} In all it needs {', '.join(dict.fromkeys(needed))} from the hub."
         ) from problem
-    transformer = registry.part(whole, "transformer")
+    transformer = lookup.part(whole, "transformer")
     objective, shift = _objective(whole, transformer)
     return Parts(
         name=row.name if not row.local else model,
@@ -146,7 +145,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
         raise CommonArtError(
             f"{folder}: this run has no good checkpoint yet.", "Let `commonart train` write one, or name another run."
         )
-    run = registry.read_json(folder / "run.json")
+    run = lookup.read_json(folder / "run.json")
     parts: dict[str, Path] = {}
     for role, chosen in (("text-encoder", text_encoder), ("autoencoder", autoencoder)):
         said = run.get(catalogue.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
@@ -155,7 +154,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        found = hub.resolve(registry.find(name, role))
+        found = hub.resolve(lookup.find(name, role))
         trained = said.get("revision", "") if isinstance(said, dict) and not chosen else ""
         if trained and found.revision != trained:
             raise CommonArtError(
@@ -181,7 +180,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
 def _objective(whole: Path, transformer: Path) -> tuple[Objective, float]:
     """The objective and the shift of flow's times, from the scheduler beside the transformer, else by its channels."""
     config = PixArtConfig.read(transformer / "config.json")
-    scheduler = registry.read_json(whole / "scheduler" / "scheduler_config.json")
+    scheduler = lookup.read_json(whole / "scheduler" / "scheduler_config.json")
     kind = scheduler.get("prediction_type")
     if kind is None:
         return objective_of(config.in_channels, config.out_channels), 1.0

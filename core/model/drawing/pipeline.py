@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from commonart.core import registry
 from commonart.core.errors import CommonArtError
 from commonart.core.log import warn
 from commonart.core.model import sampler as samplers
@@ -31,6 +30,7 @@ from commonart.core.model.drawing.parts import Parts
 from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
+from commonart.core.registry import lookup
 
 SMALL = 512 * 1024**2  # bytes of weights; a model below stays loaded, as does one for which there is ample room
 CHUNK = 1000  # pictures whose texts wait in memory together: about 0.6 GB for CALM2-7B
@@ -102,7 +102,7 @@ class Pipeline:
             )
         where = pick_device(device)
         config = PixArtConfig.read(parts.transformer / "config.json")
-        vae = registry.read_json(registry.part(parts.autoencoder, "autoencoder") / "config.json")
+        vae = lookup.read_json(lookup.part(parts.autoencoder, "autoencoder") / "config.json")
         try:
             factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
             channels = int(vae.get("latent_channels", 4))

@@ -13,7 +13,7 @@ from commonart.core.data.features import Features
 from commonart.core.data.index import data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
-from commonart.core.registry import check_terms, find
+from commonart.core.registry.lookup import check_terms, find
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Encoders:
         return preview
 
     def _resolve(self, name: str, role: str) -> tuple[Any, Any]:
-        from commonart.core.model import hub
+        from commonart.core.registry import hub
 
         row = find(name, role)
         check_terms(row, self.wanted.accept_terms)

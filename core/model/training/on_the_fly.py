@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from commonart.core.model import hub
 from commonart.core.model.quantize import BITS
 from commonart.core.model.training.encoders import default
-from commonart.core.registry import find
+from commonart.core.registry import hub
+from commonart.core.registry.lookup import find
 from commonart.core.settings import Settings
 
 

@@ -5,7 +5,7 @@
 
 Only safetensors, JSON and tokenizer files are ever downloaded. A repository that ships pickles alone is refused, with
 two exceptions: a row of the registry that says so (CALM2-7B), and `--allow-pickle`. Those are converted once, in a
-process of their own (core/model/convert.py), into safetensors in the cache.
+process of their own (core/registry/pickle_conversion.py), into safetensors in the cache.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commonart.core.catalogue import SUBFOLDERS, Model, prompt_for
 from commonart.core.errors import CommonArtError
-from commonart.core.registry import find, part, read_json
+from commonart.core.registry.catalogue import SUBFOLDERS, Model, prompt_for
+from commonart.core.registry.lookup import find, part, read_json
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
@@ -263,7 +263,7 @@ def _converted(repo: str, commit: str, snapshot: Path, small: list[str], pickles
     try:
         # The child sees no token, and torch.load(weights_only=True) runs no code from the file.
         clean = {k: v for k, v in os.environ.items() if "TOKEN" not in k and "SECRET" not in k and "KEY" not in k}
-        command = [sys.executable, "-m", "commonart.core.model.convert", str(snapshot), str(beside)]
+        command = [sys.executable, "-m", "commonart.core.registry.lookup.pickle_conversion", str(snapshot), str(beside)]
         done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]

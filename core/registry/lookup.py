@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commonart.core.catalogue import MODELS, ROLES, SUBFOLDERS, WRITES, Model, prompt_for
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.registry.catalogue import MODELS, ROLES, SUBFOLDERS, WRITES, Model, prompt_for
 
 # Licences that lay no claim on what a model writes. Read from a folder's README.md where the table knows nothing.
 OPEN = {

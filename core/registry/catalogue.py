@@ -39,7 +39,7 @@ class Model:
     lang: str = ""  # language that a captioner writes
     revision: str | None = None  # commit; None is resolved at download, and recorded
     remote_code: bool = False  # needs code from its repository: --trust-remote-code and a commit
-    pickle_only: bool = False  # published only as .bin: converted once (core/model/convert.py)
+    pickle_only: bool = False  # published only as .bin: converted once (core/registry/pickle_conversion.py)
     local: bool = False  # `hub` is a folder on this machine
     text_encoder: str = ""  # transformers only: the row that its prompts go through
     autoencoder: str = ""  # transformers only: the row that decodes its latents
