@@ -20,7 +20,7 @@ from typing import Any
 from commonart.core import log
 from commonart.core.data import jsonl, pool, shards, stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
-from commonart.core.data.images.buckets import Size, bucket_sizes, nearest
+from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
 from commonart.core.data.images.decode import (
     MAX_PIXELS,
     RESAMPLES,
@@ -31,7 +31,7 @@ from commonart.core.data.images.decode import (
     resize_crop,
 )
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
-from commonart.core.data.images.likeness import fingerprint, phash
+from commonart.core.data.images.phash import fingerprint, phash
 from commonart.core.data.record import Record, settled_split, split_of
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task

@@ -13,7 +13,7 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.data.images.buckets import Size, bucket_sizes, nearest
+from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
 
 # Height : width of the 40 of PixArt-Sigma's training, as its table names them.
 RATIOS = (

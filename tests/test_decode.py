@@ -20,7 +20,7 @@ from commonart.core.data.images.decode import (
     probe,
     resize_crop,
 )
-from commonart.core.data.images.likeness import phash
+from commonart.core.data.images.phash import phash
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:

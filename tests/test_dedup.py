@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from commonart.core.data import stream
 from commonart.core.data.images import dedup
 from commonart.core.data.images.dedup import Copies, find_copies
-from commonart.core.data.images.likeness import NEAR, TELLING, copies, fingerprint, phash
+from commonart.core.data.images.phash import NEAR, TELLING, copies, fingerprint, phash
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Chunk
 from commonart.core.data.tasks import Task

@@ -32,7 +32,7 @@ from machine import processor
 from PIL import Image, features
 
 from commonart.core.data import pool, shards
-from commonart.core.data.images.likeness import copies
+from commonart.core.data.images.phash import copies
 from commonart.core.data.notes import write_note
 from commonart.core.data.record import split_of
 from commonart.stages import shard

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from commonart.core.data.images.colour import UnsupportedMode, to_srgb
-from commonart.core.data.images.whole import jpeg_is_whole, png_chunks, png_is_whole
+from commonart.core.data.images.color import UnsupportedMode, to_srgb
+from commonart.core.data.images.integrity import jpeg_is_whole, png_chunks, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")

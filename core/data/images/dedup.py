@@ -3,7 +3,7 @@
     shards/hashes/00000.safetensors      # of one input shard: `fingerprint` uint64 [n], and the keys of its n records
 
 A task makes the lists of its own shards, then those that are still missing, whoever they belong to; so it never waits, and
-tasks that run one after the other share the work just the same. Each then searches all lists (core.data.images.likeness): 8 bytes
+tasks that run one after the other share the work just the same. Each then searches all lists (core.data.images.phash): 8 bytes
 of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data.files import write_bytes
-from commonart.core.data.images.likeness import copies
+from commonart.core.data.images.phash import copies
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Chunk
 from commonart.core.data.tasks import Task
