@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from commonart.core.data import features, pool
 from commonart.core.data.images.decode import DecodeError, decode, probe
 from commonart.core.data.record import Record, is_changed
-from commonart.core.data.shards import read_bytes
+from commonart.core.data.shards.reader import read_bytes
 from commonart.core.data.stream import Drop, Summary
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data import jsonl, notes, pool, stream
+from commonart.core.data import jsonl, pool, stream
 from commonart.core.data.fetching.ahead import REJECTED, Ahead, Pair, on_the_web, retry
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.bring import bring, in_folder
@@ -27,6 +27,7 @@ from commonart.core.data.fetching.once import Doubled
 from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
+from commonart.core.data.shards import manifest
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -168,7 +169,7 @@ def run(
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
     def wanted(number: int) -> bool:
-        return task.owns(number) and (overwrite or not notes.finished(folder / f"{number:05d}.tar"))
+        return task.owns(number) and (overwrite or not manifest.finished(folder / f"{number:05d}.tar"))
 
     def wants(record: Record) -> bool:
         there = images is not None and in_folder(record, images) is not None

@@ -18,8 +18,8 @@ import orjson
 from commonart.core import log
 from commonart.core.data import jsonl, stream
 from commonart.core.data.files import write_bytes, write_json
-from commonart.core.data.notes import read_note
-from commonart.core.data.shards import list_shards
+from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.reader import list_shards
 from commonart.core.errors import CommonArtError
 from commonart.core.page import Page
 

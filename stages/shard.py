@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core import log
-from commonart.core.data import jsonl, pool, shards, stream
+from commonart.core.data import jsonl, pool, stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
 from commonart.core.data.images.decode import (
@@ -33,6 +33,7 @@ from commonart.core.data.images.decode import (
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
 from commonart.core.data.record import Record, settled_split, split_of
+from commonart.core.data.shards import reader
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -191,7 +192,7 @@ def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
         width, height = record.get("width"), record.get("height")
         if not width or not height:
             try:
-                width, height, _ = probe(shards.read_bytes(record.get("image", "")), max_pixels=picture.max_pixels)
+                width, height, _ = probe(reader.read_bytes(record.get("image", "")), max_pixels=picture.max_pixels)
             except (DecodeError, CommonArtError):
                 return -1  # where it stands does not matter: it will not be used
         return picture.sizes.index(picture.size(width, height))
@@ -230,7 +231,7 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, Opened, str] | Probl
     if not record.get("image"):
         return Problem("no_image", "the record has no image")
     try:
-        data = shards.read_bytes(record["image"])
+        data = reader.read_bytes(record["image"])
         opened = Opened(data, picture.max_pixels)
     except DecodeError as error:
         return Problem(error.reason, error.detail)

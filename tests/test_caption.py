@@ -15,8 +15,8 @@ import transformers
 from conftest import Command
 from PIL import Image
 
-from commonart.core.data import shards
 from commonart.core.data.record import Record
+from commonart.core.data.shards import reader
 from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate
@@ -220,7 +220,7 @@ def test_bad_model_lists(names: str) -> None:
 def test_the_command(commonart: Command, tmp_path: Path, folders: dict[str, Path]) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
     translator = tiny.phi3(tmp_path / "translator")
-    with shards.ShardWriter(tmp_path / "00000.tar") as writer:
+    with reader.ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):
             file = io.BytesIO()
             picture.save(file, "png")

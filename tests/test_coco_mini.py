@@ -19,7 +19,8 @@ from PIL import Image
 
 from commonart.cli.main import invoke
 from commonart.core import provenance
-from commonart.core.data import jsonl, shards, stream
+from commonart.core.data import jsonl, stream
+from commonart.core.data.shards import reader
 from commonart.core.model.config import PixArtConfig
 
 COCO = ROOT.parent / "shared" / "data" / "coco-mini"
@@ -81,11 +82,11 @@ def test_the_29_come_in_as_they_are_and_are_cut_to_256_pixels(folder: Path) -> N
     assert len(raw) == 29
     for record in raw:
         file = COCO / "images" / images[record["source_id"]]["file_name"]
-        assert shards.read_bytes(record["image"]) == file.read_bytes()
+        assert reader.read_bytes(record["image"]) == file.read_bytes()
     cut = list(stream.read(str(folder / "shards")))
     assert {record["sha256"] for record in cut} == {record["sha256"] for record in raw}
     for record in cut:
-        with Image.open(io.BytesIO(shards.read_bytes(record["image"]))) as image:
+        with Image.open(io.BytesIO(reader.read_bytes(record["image"]))) as image:
             assert (image.size, image.mode) == ((256, 256), "RGB")
 
 

@@ -14,7 +14,7 @@ import torch
 from commonart.core.data import feature_writer
 from commonart.core.data.features import Features
 from commonart.core.data.images.decode import decode
-from commonart.core.data.shards import ShardWriter, read_bytes, read_shard
+from commonart.core.data.shards.reader import ShardWriter, read_bytes, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures
 from commonart.core.model.autoencoder import Autoencoder, to_pixels

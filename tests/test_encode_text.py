@@ -14,8 +14,8 @@ import tiny_encoders as tiny
 
 from commonart.core.data import feature_writer
 from commonart.core.data.features import Features
-from commonart.core.data.notes import write_note
-from commonart.core.data.shards import ShardWriter, read_shard
+from commonart.core.data.shards.manifest import write_note
+from commonart.core.data.shards.reader import ShardWriter, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.text_encoder import TextEncoder

@@ -19,9 +19,9 @@ from safetensors.torch import save as save_safetensors
 
 from commonart.core.data import feature_writer, features, tensors
 from commonart.core.data.features import Features, Meta
-from commonart.core.data.notes import note_of
 from commonart.core.data.record import Record
-from commonart.core.data.shards import read_shard
+from commonart.core.data.shards.manifest import note_of
+from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError

@@ -22,11 +22,12 @@ from conftest import Command
 from PIL import Image
 from web_server import Site, picture
 
-from commonart.core.data import shards, stream
+from commonart.core.data import stream
 from commonart.core.data.fetching.ahead import Ahead
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.engine import Engine
 from commonart.core.data.record import Record, split_of
+from commonart.core.data.shards import reader
 from commonart.core.data.stream import Drop
 from commonart.core.nano import scenes
 from commonart.stages import fetch as stage
@@ -54,7 +55,7 @@ def test_scenes_carry_their_truth_and_do_not_depend_on_the_limit(tmp_path: Path)
     summary = stage.run("scenes", str(tmp_path / "raw"), limit=5, seed=3, quiet=True)
     assert summary.written == 5
     for record in stream.read(str(tmp_path / "raw")):
-        data = shards.read_bytes(record["image"])
+        data = reader.read_bytes(record["image"])
         truth = scenes.render(scenes.scene_from_json(record["scene"]), 64)
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), truth)
         assert record["sha256"] == hashlib.sha256(data).hexdigest()
@@ -113,7 +114,7 @@ def test_download_of_a_list(site: Site, tmp_path: Path) -> None:
     summary = stage.run(source, str(raw), limits=LOCAL, shard_size=8, quiet=True)
     assert (summary.read, summary.written, dict(summary.dropped)) == (21, 20, {"http_404": 1})
     records = list(stream.read(str(raw)))
-    assert [shards.read_bytes(record["image"]) for record in records] == [picture(n) for n in range(20)]
+    assert [reader.read_bytes(record["image"]) for record in records] == [picture(n) for n in range(20)]
     asked = len(site.asked)
     stage.run(source, str(raw), limits=LOCAL, shard_size=8, quiet=True)
     assert len(site.asked) == asked  # neither finished shards nor what will not pass
@@ -128,7 +129,7 @@ def test_a_doubled_key_is_dropped_and_not_asked_for(site: Site, tmp_path: Path) 
         assert (summary.read, summary.written, dict(summary.dropped)) == (6, 4, {"duplicate_key": 2})
     assert sorted(site.asked) == ["/0.jpg", "/1.jpg", "/2.jpg", "/4.jpg"]
     assert [orjson.loads(line)["row"] for line in no.read_bytes().splitlines()] == [1, 1]
-    assert [shards.read_bytes(r["image"]) for r in stream.read(str(raw))] == [picture(n) for n in (0, 1, 2, 4)]
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(raw))] == [picture(n) for n in (0, 1, 2, 4)]
 
 
 def test_a_private_address_is_refused_with_no_packet_sent(site: Site, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def killed(tmp_path: Path, count: int, shard_size: int, kills: int, seed: int) -
                 except subprocess.TimeoutExpired:
                     run.send_signal(signal.SIGKILL)
             for tar in (tmp_path / "ill").glob("*.tar") if (tmp_path / "ill").exists() else ():
-                shards.members(tar)  # never half-written under its final name
+                reader.members(tar)  # never half-written under its final name
         subprocess.run([*command, "ill.jsonl", "-o", "ill"], cwd=tmp_path, check=True, capture_output=True)
     assert files(tmp_path / "ill") == files(tmp_path / "well")
     well, ill = ((tmp_path / f"{name}.jsonl").read_bytes() for name in ("well", "ill"))

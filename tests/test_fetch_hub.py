@@ -19,9 +19,10 @@ from hub_server import HubServer
 from huggingface_hub import HfFileSystem, constants
 from web_server import Site, answer, picture
 
-from commonart.core.data import shards, stream
+from commonart.core.data import stream
 from commonart.core.data.fetching import named
 from commonart.core.data.fetching.answers import Limits
+from commonart.core.data.shards import reader
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.stages import fetch as stage
 
@@ -101,7 +102,7 @@ def test_listed_filtered_then_fetched(hub: HubServer, tmp_path: Path, moved: boo
     summary = stage.run(str(tmp_path / "kept.jsonl"), str(tmp_path / "raw"), shard_size=16, quiet=True)
     assert summary.written == 40
     for record in stream.read(str(tmp_path / "raw")):
-        assert shards.read_bytes(record["image"]) == photo(int(record["source_id"]) - 9000)
+        assert reader.read_bytes(record["image"]) == photo(int(record["source_id"]) - 9000)
     assert hub.sent < 2 * 50 * len(photo(0))
     assert not list(tmp_path.glob("hub*"))
 
@@ -151,7 +152,7 @@ def test_artbench_and_smithsonian(hub: HubServer, tmp_path: Path) -> None:
     assert not any("captions" in record for record in listed)  # a join by position is refused
     summary = stage.run("smithsonian-oa", str(tmp_path / "raw"), shard_size=5, quiet=True)
     assert summary.written == 12
-    assert [shards.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(12)]
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(12)]
 
 
 def tar(samples: int) -> bytes:
@@ -176,7 +177,7 @@ def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
     summary = stage.run("hf:owner/tars", str(tmp_path / "raw"), quiet=True)
     assert summary.written == 13
     wanted = [photo(n) for n in (*range(9), *range(4))]
-    assert [shards.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
+    assert [reader.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -194,7 +195,7 @@ def test_webdataset_with_long_and_japanese_names(hub: HubServer, tmp_path: Path,
     assert [record["source_id"] for record in listed] == [f"00000/{name}" for name in names]
     assert [record["license"] for record in listed] == ["CC0-1.0", "CC-BY-NC-4.0", "", "CC-BY-NC-4.0"]
     assert stage.run("hf:owner/names", str(tmp_path / "raw"), quiet=True).written == 4
-    assert [shards.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(4)]
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(4)]
 
 
 def test_revisions(hub: HubServer) -> None:

@@ -14,7 +14,8 @@ from test_fetch import fetched
 from web_server import picture
 
 from commonart.cli import main
-from commonart.core.data import jsonl, shards, stream
+from commonart.core.data import jsonl, stream
+from commonart.core.data.shards import reader
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.stages import fetch as stage
 
@@ -53,7 +54,7 @@ def test_folder(photos: Path, tmp_path: Path) -> None:
     by_id = {record["source_id"]: record for record in stream.read(str(tmp_path / "raw"))}
     assert list(by_id) == ["a.jpg", "a.png", "b.jpg", "deep/写真.webp"]
     assert by_id["b.jpg"]["key"] == "photos_b"
-    assert shards.read_bytes(by_id["a.png"]["image"]) == picture(2, "PNG")  # original bytes
+    assert reader.read_bytes(by_id["a.png"]["image"]) == picture(2, "PNG")  # original bytes
     b = by_id["b.jpg"]
     assert (b["title"], b["author"], b["license"], b["camera"]) == ("B", "Ada", "CC-BY-2.0", "x")
     assert "latitude" not in b  # where a person was is not kept

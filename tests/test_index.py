@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from commonart.core.data.index import Index, Keys, data_sets, read_index
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 
 

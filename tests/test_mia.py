@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from commonart.core import provenance
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import membership, roc
 from commonart.core.metrics.membership import ATTACKS, Denoiser

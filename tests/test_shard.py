@@ -17,8 +17,9 @@ import pytest
 from conftest import Command
 from PIL import Image
 
-from commonart.core.data import jsonl, shards, stream
+from commonart.core.data import jsonl, stream
 from commonart.core.data.record import split_of
+from commonart.core.data.shards import reader
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.stages import shard as stage
@@ -52,7 +53,7 @@ def test_pixels_and_provenance(tmp_path: Path) -> None:
     summary = stage.run(source, str(tmp_path / "out"), size=32, quiet=True)
     assert (summary.read, summary.written) == (1, 1)
     (record,) = stream.read(str(tmp_path / "out"))
-    data = shards.read_bytes(record["image"])
+    data = reader.read_bytes(record["image"])
     with Image.open(io.BytesIO(data)) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (32, 32), "RGB")
     assert (record["width"], record["height"], record["mime"]) == (32, 32, "image/png")
@@ -66,7 +67,7 @@ def test_pixels_and_provenance(tmp_path: Path) -> None:
 def test_formats(tmp_path: Path, format: str, size: int, kind: str) -> None:
     stage.run(written(tmp_path / "in", {"a": picture(1)}), str(tmp_path / "out"), size=size, format=format, quiet=True)
     (record,) = stream.read(str(tmp_path / "out"))
-    with Image.open(io.BytesIO(shards.read_bytes(record["image"]))) as image:
+    with Image.open(io.BytesIO(reader.read_bytes(record["image"]))) as image:
         assert image.format == kind
 
 
@@ -206,7 +207,7 @@ def test_buckets(tmp_path: Path) -> None:
         ("b", 88, 176), ("c", 128, 128), ("f", 128, 128), ("a", 144, 112), ("d", 144, 112),
     ]  # fmt: skip
     for record in records:
-        with Image.open(io.BytesIO(shards.read_bytes(record["image"]))) as image:
+        with Image.open(io.BytesIO(reader.read_bytes(record["image"]))) as image:
             assert image.size == (record["width"], record["height"])
     assert set(r["width"] * r["height"] for r in records) <= {88 * 176, 128 * 128, 144 * 112}
     enlarged = stage.run(source, str(tmp_path / "all"), size=128, buckets=True, min_size=1, quiet=True)
@@ -241,7 +242,7 @@ def test_what_is_as_asked_for_is_not_coded_again(tmp_path: Path) -> None:
     stage.run(str(tmp_path / "one"), str(tmp_path / "same"), size=160, quality=80, quiet=True)
     stage.run(str(tmp_path / "one"), str(tmp_path / "other"), size=160, quality=60, quiet=True)
     one, same, other = (list(stream.read(str(tmp_path / name))) for name in ("one", "same", "other"))
-    assert [shards.read_bytes(r["image"]) for r in same] == [shards.read_bytes(r["image"]) for r in one]
+    assert [reader.read_bytes(r["image"]) for r in same] == [reader.read_bytes(r["image"]) for r in one]
     assert {r["quality"] for r in one} == {80} and {r["quality"] for r in other} == {60}
     assert all(a["shard_sha256"] != b["shard_sha256"] for a, b in zip(one, other, strict=True))
 
@@ -256,7 +257,7 @@ def test_quality_trades_bytes_for_likeness(tmp_path: Path) -> None:
         out = tmp_path / f"{format}{quality}"
         stage.run(source, str(out), size=256, format=format, quality=quality, quiet=True)
         (record,) = stream.read(str(out))
-        data = shards.read_bytes(record["image"])
+        data = reader.read_bytes(record["image"])
         error = np.mean((np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) - reference) ** 2)
         found[format, quality] = (10 * np.log10(255**2 / error), len(data))
     assert found["jpg", 95][0] > 40 and found["webp", 95][0] > 40 and found["png", 95][0] > 45

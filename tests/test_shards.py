@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.data import shards
+from commonart.core.data.shards import reader
 from commonart.core.errors import CommonArtError, SchemaError
 
 
 def make(path: Path, count: int = 5) -> Path:
-    with shards.ShardWriter(path) as writer:
+    with reader.ShardWriter(path) as writer:
         for i in range(count):
             writer.add_record({"key": f"k{i}", "n": i}, bytes([i]) * (700 * i + 1), "jpg")
     return path
@@ -39,32 +39,32 @@ def tar_of(path: Path, files: dict[str, bytes]) -> Path:
 def test_round_trip_and_reproducible(tmp_path: Path) -> None:
     one, two = make(tmp_path / "00000.tar"), make(tmp_path / "other" / "00000.tar")
     assert one.read_bytes() == two.read_bytes()
-    records = list(shards.read_shard(one))
+    records = list(reader.read_shard(one))
     assert [r["n"] for r in records] == list(range(5))
     for i, record in enumerate(records):
         assert record["image"] == f"{one}#k{i}.jpg"
-        assert shards.read_bytes(record["image"]) == bytes([i]) * (700 * i + 1)
+        assert reader.read_bytes(record["image"]) == bytes([i]) * (700 * i + 1)
 
 
 def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
     from commonart.core.data.files import sha256_file
 
-    with shards.ShardWriter(tmp_path / "a.tar") as writer:
+    with reader.ShardWriter(tmp_path / "a.tar") as writer:
         writer.add("k", {"json": b"{}"})
     assert writer.sha256 == sha256_file(tmp_path / "a.tar")
 
 
 def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
-    from commonart.core.data.notes import note_of, write_note
-    from commonart.core.data.shard_index import index_of, read_index
+    from commonart.core.data.shards.manifest import note_of, write_note
+    from commonart.core.data.shards.tar_index import index_of, read_index
 
     path = tmp_path / "00000.tar"
     long = "k" * 180  # its header takes three blocks
-    with shards.ShardWriter(path) as writer:
+    with reader.ShardWriter(path) as writer:
         for i, key in enumerate(("a", long, "b", "empty")):
             writer.add(key, {"json": b'{"key":"%s"}' % key.encode(), "text.safetensors": bytes([i]) * (512 * i)})
     assert read_index(path) is None  # nothing says yet that the shard is finished
-    headers = shards.members(path)
+    headers = reader.members(path)
     counts = {"read": 4, "written": 4, "dropped": {}, "failed": 0}
     write_note(path, {}, **counts, sha256=writer.sha256)  # type: ignore[arg-type]
     assert read_index(path) == headers and list(headers) == list(read_index(path) or ())
@@ -78,7 +78,7 @@ def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
         index_of(path).write_text(damaged, "latin-1")
         assert read_index(path) is None
     index_of(path).unlink()
-    assert read_index(path) is None and shards.members(path) == headers
+    assert read_index(path) is None and reader.members(path) == headers
     note_of(path).unlink()
 
 
@@ -88,9 +88,9 @@ def test_one_sample_is_read_without_the_headers(tmp_path: Path, monkeypatch: pyt
     stream.run(
         "pass", lambda records, drop: iter(records), source=str(make(tmp_path / "in.tar")), out=str(tmp_path / "out")
     )
-    monkeypatch.setattr(shards, "headers", lambda file: pytest.fail("the headers were read"))
-    assert shards.read_bytes(f"{tmp_path}/out/in.tar#k3.jpg") == bytes([3]) * 2101
-    assert [record["n"] for record in shards.read_shard(tmp_path / "out" / "in.tar")] == list(range(5))
+    monkeypatch.setattr(reader, "headers", lambda file: pytest.fail("the headers were read"))
+    assert reader.read_bytes(f"{tmp_path}/out/in.tar#k3.jpg") == bytes([3]) * 2101
+    assert [record["n"] for record in reader.read_shard(tmp_path / "out" / "in.tar")] == list(range(5))
 
 
 def test_plain_tar_and_webdataset_read_it(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_a_tar_cut_short_is_an_error(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "b.tar"
     path.write_bytes(whole[:-cut] if cut < len(whole) else b"")
     with pytest.raises(CommonArtError, match=r"b.tar is no whole tar"):
-        list(shards.read_shard(path))
+        list(reader.read_shard(path))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"no tar at all", b"\xff" * 2048])
 def test_no_tar(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "b.tar").write_bytes(garbage)
     with pytest.raises(CommonArtError, match=r"b.tar is no whole tar"):
-        list(shards.read_shard(tmp_path / "b.tar"))
+        list(reader.read_shard(tmp_path / "b.tar"))
 
 
 def test_a_damaged_header_in_the_middle(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_damaged_header_in_the_middle(tmp_path: Path) -> None:
     data[1024 + 10] ^= 0xFF  # the name in the second member's header: its checksum fails
     path.write_bytes(data)
     with pytest.raises(CommonArtError, match="is no whole tar"):
-        list(shards.read_shard(path))
+        list(reader.read_shard(path))
 
 
 @given(st.binary(max_size=3000))
@@ -137,7 +137,7 @@ def test_random_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, data
     path = tmp_path_factory.mktemp("fuzz") / "x.tar"
     path.write_bytes(data)
     try:
-        list(shards.read_shard(path))
+        list(reader.read_shard(path))
     except CommonArtError:
         return
     assert not data.strip(b"\0") and len(data) >= 512
@@ -155,7 +155,7 @@ def test_random_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, data
 )
 def test_samples_that_break_the_schema(tmp_path: Path, files: dict[str, bytes], sentence: str) -> None:
     with pytest.raises(SchemaError) as error:
-        list(shards.read_shard(tar_of(tmp_path / "a.tar", files)))
+        list(reader.read_shard(tar_of(tmp_path / "a.tar", files)))
     assert sentence in error.value.what
 
 
@@ -166,8 +166,8 @@ def test_links_and_doubles_are_refused(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(CommonArtError, match="no plain file"):
-        list(shards.read_shard(path))
-    with pytest.raises(CommonArtError, match="two records have the key 'k'"), shards.ShardWriter(path) as writer:
+        list(reader.read_shard(path))
+    with pytest.raises(CommonArtError, match="two records have the key 'k'"), reader.ShardWriter(path) as writer:
         writer.add("k", {"json": b"{}"})
         writer.add("k", {"json": b"{}"})
 
@@ -175,16 +175,16 @@ def test_links_and_doubles_are_refused(tmp_path: Path) -> None:
 def test_missing_member_and_file(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar")
     with pytest.raises(CommonArtError, match="holds no 'zebra.jpg'"):
-        shards.read_bytes(f"{path}#zebra.jpg")
+        reader.read_bytes(f"{path}#zebra.jpg")
     with pytest.raises(CommonArtError, match="cannot be read: No such file"):
-        shards.read_bytes(str(tmp_path / "gone.jpg"))
+        reader.read_bytes(str(tmp_path / "gone.jpg"))
 
 
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(CommonArtError, match="does not exist"):
-        shards.list_shards(tmp_path / "nowhere")
+        reader.list_shards(tmp_path / "nowhere")
     with pytest.raises(CommonArtError, match="holds no shards"):
-        shards.list_shards(tmp_path)
+        reader.list_shards(tmp_path)
 
 
 SLOW_WRITER = """
@@ -210,19 +210,19 @@ def test_kill_in_the_middle_of_a_shard(tmp_path: Path) -> None:
         process.stdout.close()
         assert not path.exists()
         with pytest.raises(CommonArtError, match="holds no shards"):
-            shards.list_shards(tmp_path)
+            reader.list_shards(tmp_path)
     subprocess.run([sys.executable, "-c", SLOW_WRITER, str(path)], stdout=subprocess.DEVNULL, check=True)
     assert sorted(os.listdir(tmp_path)) == ["00000.idx", "00000.tar"]  # what the killed runs left was taken over
-    assert len(list(shards.read_shard(path))) == 200
+    assert len(list(reader.read_shard(path))) == 200
 
 
 def test_reading_is_lazy_in_pixels(tmp_path: Path) -> None:
     """A shard's records come from headers and JSON alone: time does not grow with the images."""
     path = tmp_path / "a.tar"
-    with shards.ShardWriter(path) as writer:
+    with reader.ShardWriter(path) as writer:
         for i in range(20):
             writer.add_record({"key": f"k{i}"}, bytes(5_000_000), "jpg")
     started = time.perf_counter()
-    assert len(list(shards.read_shard(path))) == 20
+    assert len(list(reader.read_shard(path))) == 20
     assert time.perf_counter() - started < 0.5
     assert orjson.loads(b"{}") == {}

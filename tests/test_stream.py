@@ -16,8 +16,9 @@ import orjson
 import pytest
 from PIL import Image
 
-from commonart.core.data import files, jsonl, shards, stream, tasks
+from commonart.core.data import files, jsonl, stream, tasks
 from commonart.core.data.record import Record
+from commonart.core.data.shards import reader as shards
 from commonart.core.errors import CommonArtError, SchemaError, TooManyFailures, UsageError
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from commonart.core.data.tars import Member, header, headers
+from commonart.core.data.shards.tar import Member, header, headers
 
 NAMES = ("a.json", "a.jpg", "deep/" * 30 + "b.jpg", "猫.json", "犬" * 80 + ".jpg", "c.txt")
 KINDS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]

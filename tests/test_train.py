@@ -19,9 +19,9 @@ from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, sta
 from commonart.core import recipes
 from commonart.core.data.features import Features
 from commonart.core.data.index import read_index
-from commonart.core.data.notes import note_of
 from commonart.core.data.record import Record
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.manifest import note_of
+from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.parts import locate

@@ -12,7 +12,7 @@ import pytest
 from tiny_runs import TINY, dataset, refused, sha256, shards, start
 
 from commonart.core.data.files import held
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.stages.train import _is_origin, train
 

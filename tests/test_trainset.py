@@ -16,7 +16,7 @@ import torch
 
 from commonart.core.data.features import Features
 from commonart.core.data.index import read_index
-from commonart.core.data.shards import ShardWriter, members
+from commonart.core.data.shards.reader import ShardWriter, members
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.autoencoder import Autoencoder
 from commonart.core.model.text_encoder import TextEncoder

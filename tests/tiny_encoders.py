@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.reader import ShardWriter
 
 WIDTH = 32
 

@@ -12,7 +12,7 @@ import pytest
 from commonart.core.data import feature_writer, features
 from commonart.core.data.features import Meta
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
-from commonart.core.data.shards import ShardWriter
+from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError

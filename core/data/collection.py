@@ -19,7 +19,7 @@ from PIL import Image
 
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import Record, split_of_record
-from commonart.core.data.shards import read_bytes
+from commonart.core.data.shards.reader import read_bytes
 from commonart.core.data.stream import read
 from commonart.core.errors import CommonArtError
 

@@ -21,9 +21,9 @@ import numpy as np
 import orjson
 
 from commonart.core.data.files import sha256_file
-from commonart.core.data.notes import read_note, shard_identity
 from commonart.core.data.record import Record, captions
-from commonart.core.data.shards import list_shards, members
+from commonart.core.data.shards.manifest import read_note, shard_identity
+from commonart.core.data.shards.reader import list_shards, members
 from commonart.core.data.tensors import loaded, pack, packed_size, stored, stored_layout, unpack
 from commonart.core.errors import CommonArtError, UsageError
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from commonart.core.data.notes import shard_identity
 from commonart.core.data.order import Part
 from commonart.core.data.record import Record, captions, settled_split, split_of_record
-from commonart.core.data.shards import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
+from commonart.core.data.shards.manifest import shard_identity
+from commonart.core.data.shards.reader import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
 from commonart.core.errors import CommonArtError, UsageError
 
 Place = tuple[int, int]  # offset and size in a shard

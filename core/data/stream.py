@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from commonart.core.data import jsonl, shards
-from commonart.core.data.notes import note_of, read_note, rejects_of, shard_identity, write_note
+from commonart.core.data import jsonl
 from commonart.core.data.record import Record, rebase
-from commonart.core.data.shard_index import index_of
+from commonart.core.data.shards import reader
+from commonart.core.data.shards.manifest import note_of, read_note, rejects_of, shard_identity, write_note
+from commonart.core.data.shards.tar_index import index_of
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
@@ -151,8 +152,8 @@ def chunks(source: str | None, size: int | None = SHARD_SIZE) -> Iterator[Chunk]
     if source != "-" and not os.path.exists(source):
         raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin.")
     if source != "-" and (os.path.isdir(source) or source.endswith(".tar")):
-        for path in shards.list_shards(source) if os.path.isdir(source) else [Path(source)]:
-            yield Chunk(path.stem, shard_identity(path), shards.read_shard(path))
+        for path in reader.list_shards(source) if os.path.isdir(source) else [Path(source)]:
+            yield Chunk(path.stem, shard_identity(path), reader.read_shard(path))
     elif source == "-" or source.endswith(jsonl.SUFFIXES):
         yield from _grouped(jsonl.read(source), size)
     else:
@@ -381,9 +382,9 @@ def _one_shard(
     refused: list[Record] = []
     drop = Drop(refused.append)
     note_of(tar).unlink(missing_ok=True)
-    with shards.ShardWriter(tar) as writer:
+    with reader.ShardWriter(tar) as writer:
         for made in transform(_counted(chunk.records, counts, tick), drop):
-            writer.add_record(*(made if isinstance(made, Sample) else (made, *shards.read_picture(made))))
+            writer.add_record(*(made if isinstance(made, Sample) else (made, *reader.read_picture(made))))
     rejects = rejects_of(tar)
     if refused:
         with jsonl.Writer(str(rejects)) as file:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from commonart.core.data import feature_writer, features
-from commonart.core.data.shards import ShardWriter, read_shard
+from commonart.core.data.shards.reader import ShardWriter, read_shard
 from commonart.core.errors import CommonArtError
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from commonart.core.data import jsonl, notes, shards
+from commonart.core.data import jsonl
 from commonart.core.data.fetching.answers import TRANSIENT
 from commonart.core.data.fetching.engine import Engine
 from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.record import Record, rebase
+from commonart.core.data.shards import manifest, reader
 from commonart.core.data.stream import Drop, Sample, Summary
 
 SHARDS = 2  # how far ahead; their bytes wait within Limits.buffer
@@ -86,12 +87,12 @@ class Ahead:
 def retry(tars: Sequence[Path], summary: Summary, engine: Engine, bring: Bring) -> None:
     """Ask once more for everything in these shards that failed for a transient reason; `summary` is corrected."""
     waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
-    behind = (tar for tar in tars if TRANSIENT & notes.read_note(tar).get("dropped", {}).keys())
+    behind = (tar for tar in tars if TRANSIENT & manifest.read_note(tar).get("dropped", {}).keys())
     on_the_way = 0
     engine.forgive()
     while True:
         while on_the_way < AGAIN and (tar := next(behind, None)) is not None:
-            rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(notes.rejects_of(tar)))]
+            rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(manifest.rejects_of(tar)))]
             if not all("row" in record for record in rejects):
                 continue  # written by something older: the place of an image in it is not known
             asked: list[Pair] = [(_plain(r), engine.submit(r["image_url"])) for r in rejects if _due(r)]
@@ -118,7 +119,7 @@ def _rebased(record: Record, tar: Path) -> Record:
 
 def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, bring: Bring) -> None:
     """Put what came into its place in the shard; nothing is written when nothing changed."""
-    old = notes.read_note(tar)
+    old = manifest.read_note(tar)
     refused: list[Record] = []
     drop = Drop(refused.append)
     rows = [record["row"] for record in rejects if _due(record)]
@@ -129,25 +130,25 @@ def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, b
     after = {row: record for row, record in before.items() if row not in rows} | {r["row"]: r for r in refused}
     if not came and all(after[row]["reason"] == before[row]["reason"] for row in rows):
         return
-    notes.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
+    manifest.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
     out = Drop()
-    with shards.open_shard(str(tar)) as source, shards.ShardWriter(tar) as writer:
-        there = shards.read_members(tar)
+    with reader.open_shard(str(tar)) as source, reader.ShardWriter(tar) as writer:
+        there = reader.read_members(tar)
         for row in range(old["in"]):
             if row in came:
                 writer.add_record(*came[row])
             elif row not in after:
                 key, group = next(there)
                 writer.add(key, {ext: _read(source, *place) for ext, place in group.items()})
-    notes.rejects_of(tar).unlink()
+    manifest.rejects_of(tar).unlink()
     if after:
-        with jsonl.Writer(str(notes.rejects_of(tar))) as file:
+        with jsonl.Writer(str(manifest.rejects_of(tar))) as file:
             for row in sorted(after):
                 file.write(after[row])
                 out(after[row], after[row]["reason"])
     failed = old["failed"] - len(rows) + drop.failures
     made_from = {name: old[name] for name in ("stage", "input", "settings")}
-    new = notes.write_note(
+    new = manifest.write_note(
         tar, made_from, read=old["in"], written=writer.count, dropped=out.reasons, failed=failed, sha256=writer.sha256
     )
     summary.written += new["out"] - old["out"]

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from commonart.core.data import shards
 from commonart.core.data.fetching.answers import DownloadError, Limits
 from commonart.core.data.fetching.opt_out import embedded_signals
 from commonart.core.data.fetching.ticket import Ticket
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
-from commonart.core.data.shards import IMAGE_EXTENSIONS
+from commonart.core.data.shards import reader
+from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
@@ -39,7 +39,7 @@ def bring(
         if data is None and images is not None and (path := in_folder(record, images)) is not None:
             data = path.read_bytes()
         elif data is None and record.get("image"):
-            data = shards.read_bytes(record["image"])
+            data = reader.read_bytes(record["image"])
         elif data is None and ticket is not None:
             came = ticket.take()
             data, signals = came.data, came.opt_out

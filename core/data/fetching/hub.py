@@ -18,9 +18,9 @@ from commonart.core.data.fetching.named import HUB_SOURCES, HubSource
 from commonart.core.data.fetching.origin import shipped_caption
 from commonart.core.data.fetching.url_lists import Table, find_columns, row_record, text_columns
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.shard_index import split_name
-from commonart.core.data.shards import IMAGE_EXTENSIONS
-from commonart.core.data.tars import headers
+from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
+from commonart.core.data.shards.tar import headers
+from commonart.core.data.shards.tar_index import split_name
 from commonart.core.errors import CommonArtError, UsageError
 
 LONGEST_TEXT = 1 << 20  # bytes of a .json or .txt in a tar

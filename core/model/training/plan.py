@@ -9,8 +9,8 @@ import torch
 
 from commonart.core import launch, recipes
 from commonart.core.data.index import data_sets
-from commonart.core.data.notes import read_note
-from commonart.core.data.shards import list_shards, read_shard
+from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype

@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from commonart.core.data.files import write_bytes
-from commonart.core.data.notes import read_note
+from commonart.core.data.shards.manifest import read_note
 
 Members = dict[str, tuple[int, int]]  # member name -> (offset of its bytes, size)
 

@@ -20,8 +20,8 @@ import orjson
 
 from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, split_pointer
-from commonart.core.data.shard_index import Members, read_index, split_name, write_index
-from commonart.core.data.tars import BLOCK, header, headers
+from commonart.core.data.shards.tar import BLOCK, header, headers
+from commonart.core.data.shards.tar_index import Members, read_index, split_name, write_index
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
