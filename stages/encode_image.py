@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data import features, pool
+from commonart.core.data import pool
+from commonart.core.data.features import format
 from commonart.core.data.images.decode import DecodeError, decode, probe
 from commonart.core.data.record import Record, is_changed
 from commonart.core.data.shards.reader import read_bytes
@@ -88,7 +89,7 @@ def latents(
                 drop.failure(shard[n], "not_finite", f"{autoencoder.precision} overflows; try --precision fp32")
                 continue
             try:
-                done[n] = features.pack_latent(mean.cpu().numpy(), std.cpu().numpy(), shard[n], store)
+                done[n] = format.pack_latent(mean.cpu().numpy(), std.cpu().numpy(), shard[n], store)
             except OverflowError as error:
                 drop.failure(shard[n], "not_finite", f"{error}; use --store bf16")
 
@@ -132,5 +133,5 @@ def sizes(records: list[Record], autoencoder: Autoencoder, store: str) -> list[i
             found.append(0)
             continue
         shape = (autoencoder.channels, side["height"] // autoencoder.factor, side["width"] // autoencoder.factor)
-        found.append(features.latent_size(shape, record, store))
+        found.append(format.latent_size(shape, record, store))
     return found

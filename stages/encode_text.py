@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from commonart.core.data import features
+from commonart.core.data.features import format
 from commonart.core.data.record import Record, captions
 from commonart.core.data.stream import Drop, Summary
 from commonart.core.log import warn
@@ -103,7 +103,7 @@ def hidden_states(
                 drop.failure(record, "not_finite", f"{encoder.precision} overflows; try --precision bf16 or fp32")
             else:
                 try:
-                    yield record["key"], features.pack_text(own, record, store)
+                    yield record["key"], format.pack_text(own, record, store)
                 except OverflowError as error:
                     drop.failure(record, "not_finite", f"{error}; use --store bf16")
 
@@ -115,5 +115,5 @@ def sizes(records: list[Record], encoder: TextEncoder, store: str) -> list[int]:
     found = []
     for record in records:
         own = list(islice(lengths, len(captions(record))))
-        found.append(features.text_size(own, encoder.width, record, store) if own else 0)
+        found.append(format.text_size(own, encoder.width, record, store) if own else 0)
     return found

@@ -11,8 +11,8 @@ import pytest
 import tiny_encoders as tiny
 import torch
 
-from commonart.core.data import feature_writer
-from commonart.core.data.features import Features
+from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features.format import Features
 from commonart.core.data.images.decode import decode
 from commonart.core.data.shards.reader import ShardWriter, read_bytes, read_shard
 from commonart.core.data.tasks import Task

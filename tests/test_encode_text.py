@@ -12,8 +12,8 @@ import orjson
 import pytest
 import tiny_encoders as tiny
 
-from commonart.core.data import feature_writer
-from commonart.core.data.features import Features
+from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features.format import Features
 from commonart.core.data.shards.manifest import write_note
 from commonart.core.data.shards.reader import ShardWriter, read_shard
 from commonart.core.data.tasks import Task

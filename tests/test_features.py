@@ -17,8 +17,8 @@ import tiny_encoders as tiny
 import torch
 from safetensors.torch import save as save_safetensors
 
-from commonart.core.data import feature_writer, features, tensors
-from commonart.core.data.features import Features, Meta
+from commonart.core.data.features import format, tensors, writer
+from commonart.core.data.features.format import Features, Meta
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import note_of
 from commonart.core.data.shards.reader import read_shard
@@ -34,18 +34,18 @@ def of_key(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]
     """An encoder whose states depend on the key alone."""
     for one in records:
         values = [np.full((2, 4), sum(one["key"].encode()), np.float32) for _ in one["captions"]]
-        yield one["key"], features.pack_text(values, one, "bf16")
+        yield one["key"], format.pack_text(values, one, "bf16")
 
 
 def encode(
     source: Path, *, settings: dict[str, str] | None = None, task: Task = WHOLE, overwrite: bool = False
 ) -> Path:
     settings = settings or SETTINGS
-    work = feature_writer.plan("encode-text", "text", str(source), None, settings, task, overwrite)
+    work = writer.plan("encode-text", "text", str(source), None, settings, task, overwrite)
     if work.todo or not work.described:
         meta = Meta("text", settings["model"], settings["revision"], "float32", "bf16", 4)
-        feature_writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
-    feature_writer.write(work, of_key)
+        writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
+    writer.write(work, of_key)
     return work.out
 
 
@@ -84,9 +84,9 @@ def test_finished_shards_are_skipped(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards")
     out = encode(source)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     assert not work.todo and not work.unfinished
-    summary = feature_writer.write(work, None)
+    summary = writer.write(work, None)
     assert (summary.read, summary.written) == (12, 12)
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
@@ -97,9 +97,9 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
     source = tiny.shards(tmp_path / "shards")
     expected = content(encode(source))
     shutil.rmtree(source / "text")
-    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     meta = Meta("text", "m", "r1", "float32", "bf16", 4)
-    feature_writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), False)
+    writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), False)
     seen = 0
 
     def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
@@ -111,7 +111,7 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        feature_writer.write(work, killed)
+        writer.write(work, killed)
     assert len(list((source / "text").glob("*.tar"))) == after // 4
     with pytest.raises(CommonArtError, match=r"has no features"):
         Features(source / "text").check(source)
@@ -218,8 +218,8 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
     source = tiny.shards(tmp_path / "shards", 3)
     encode(source)
     other = {**SETTINGS, "revision": "r2"}
-    work = feature_writer.plan("encode-text", "text", str(source), None, other, WHOLE, True)
-    feature_writer.write_meta(work.out, Meta("text", "m", "r2", "float32", "bf16", 4), np.ones((1, 4)), True)
+    work = writer.plan("encode-text", "text", str(source), None, other, WHOLE, True)
+    writer.write_meta(work.out, Meta("text", "m", "r2", "float32", "bf16", 4), np.ones((1, 4)), True)
 
     def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
         for item in of_key(records, drop):
@@ -228,7 +228,7 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        feature_writer.write(work, killed)
+        writer.write(work, killed)
     done = (work.out / "00000.tar").stat().st_mtime_ns
     with pytest.raises(CommonArtError, match=r"00001\.tar has no features"):
         Features(work.out).check(source)
@@ -239,10 +239,10 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
 
 def test_what_is_replaced_counts_as_free(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 3)
-    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     fresh = work.estimate(lambda records: [500] * len(records))
     encode(source)
-    again = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, True)
+    again = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, True)
     assert len(again.todo) == 3 and again.estimate(lambda records: [500] * len(records)) == fresh // 3  # one beside it
 
 
@@ -280,7 +280,7 @@ def test_a_cache_from_before_checksums_is_read(tmp_path: Path) -> None:
     (out / "null.safetensors").write_bytes(save_safetensors({"null": torch.full((1, 4), 3.0)}))
     Features(out).check(source)
     assert np.array_equal(Features(out).null(), np.full((1, 4), 3))
-    assert feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False).described
+    assert writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False).described
 
 
 @pytest.mark.parametrize("spoil", [None, b"{", b"[]", b"{}"])
@@ -365,10 +365,10 @@ def test_damaged_meta_is_a_sentence(tmp_path: Path, spoil: bytes) -> None:
 
 
 def test_a_short_disk_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    feature_writer.require_space(tmp_path / "new" / "text", 10**9, "Features")
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    writer.require_space(tmp_path / "new" / "text", 10**9, "Features")
     with pytest.raises(CommonArtError, match=r"Features would take about 2\.0 GB, .* has 1\.0 GB free"):
-        feature_writer.require_space(tmp_path / "new" / "text", 2 * 10**9, "Features")
+        writer.require_space(tmp_path / "new" / "text", 2 * 10**9, "Features")
     assert not (tmp_path / "new").exists()
 
 
@@ -381,9 +381,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
                 raise OSError(28, "No space left on device")
             yield item
 
-    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     with pytest.raises(OSError, match="No space left"):
-        feature_writer.write(work, full)
+        writer.write(work, full)
     assert not list(work.out.iterdir())
 
 
@@ -395,9 +395,9 @@ def test_failures_are_counted_and_kept(tmp_path: Path) -> None:
             drop.failure(one, "not_finite", "overflow")
         yield from ()
 
-    work = feature_writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     with pytest.raises(TooManyFailures, match="8 of 8") as error:
-        feature_writer.write(work, failing, rejects=str(tmp_path / "rejects.jsonl"))
+        writer.write(work, failing, rejects=str(tmp_path / "rejects.jsonl"))
     assert error.value.summary.dropped == {"not_finite": 8}
     lines = [orjson.loads(line) for line in (tmp_path / "rejects.jsonl").read_bytes().splitlines()]
     assert [r["reason"] for r in lines] == ["not_finite"] * 8 and lines[0]["image"].endswith("00000.tar#k0_0.jpg")
@@ -408,10 +408,10 @@ def test_only_folders_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(UsageError, match="needs a folder of shards"):
-        feature_writer.plan("encode-text", "text", source, None, SETTINGS, WHOLE, False)
+        writer.plan("encode-text", "text", source, None, SETTINGS, WHOLE, False)
 
 
 def test_out_is_not_the_source(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 1)
     with pytest.raises(UsageError, match="is the SOURCE itself"):
-        feature_writer.plan("encode-text", "text", str(source), str(source), SETTINGS, WHOLE, False)
+        writer.plan("encode-text", "text", str(source), str(source), SETTINGS, WHOLE, False)

@@ -216,7 +216,7 @@ def test_buckets(tmp_path: Path) -> None:
 
 def test_encode_image_takes_buckets_in_batches_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 pictures of two shapes, in turn: no batch is cut short by a picture of the other shape."""
-    from commonart.core.data.features import Features
+    from commonart.core.data.features.format import Features
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.stages.encode_image import encode_image
 

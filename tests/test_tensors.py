@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from commonart.core.data import features, tensors
+from commonart.core.data.features import format, tensors
 from commonart.core.data.record import Record
 
 
@@ -77,8 +77,8 @@ def test_damaged_bytes_are_a_value_error(data: bytes) -> None:
 @pytest.mark.parametrize(("store", "error"), [("bf16", 2**-8), ("fp16", 2**-11), ("int8", 1 / 120)])
 def test_text_there_and_back(store: str, error: float) -> None:
     values = states(3, 1, 5)
-    read, hashes = features.unpack_text(features.pack_text(values, record("a", "b", "c"), store))
-    assert hashes == [features.caption_hash(t) for t in "abc"]
+    read, hashes = format.unpack_text(format.pack_text(values, record("a", "b", "c"), store))
+    assert hashes == [format.caption_hash(t) for t in "abc"]
     assert [r.shape for r in read] == [(3, 8), (1, 8), (5, 8)] and read[0].dtype == np.float32
     for a, b in zip(values, read, strict=True):
         # int8 is judged by the largest value of a token, which sets its scale.
@@ -87,18 +87,18 @@ def test_text_there_and_back(store: str, error: float) -> None:
 
 
 def test_int8_survives_a_token_of_zeros() -> None:
-    read, _ = features.unpack_text(features.pack_text([np.zeros((2, 4), np.float32)], record("a"), "int8"))
+    read, _ = format.unpack_text(format.pack_text([np.zeros((2, 4), np.float32)], record("a"), "int8"))
     assert np.array_equal(read[0], np.zeros((2, 4)))
 
 
 def test_fp16_refuses_what_does_not_fit() -> None:
     with pytest.raises(OverflowError, match="65,504"):
-        features.pack_text([np.full((1, 4), 1e5, np.float32)], record("a"), "fp16")
+        format.pack_text([np.full((1, 4), 1e5, np.float32)], record("a"), "fp16")
 
 
-@pytest.mark.parametrize("store", features.STORES["image"])
+@pytest.mark.parametrize("store", format.STORES["image"])
 def test_latents_there_and_back(store: str) -> None:
     mean, std = (np.random.default_rng(n).random((4, 3, 5)).astype(np.float32) for n in (0, 1))
-    read = features.unpack_latent(features.pack_latent(mean, std, record(), store))
+    read = format.unpack_latent(format.pack_latent(mean, std, record(), store))
     for a, b in zip((mean, std), read, strict=True):
         assert b.shape == a.shape and np.allclose(a, b, rtol=2**-8)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, start, state
 
 from commonart.core import recipes
-from commonart.core.data.features import Features
+from commonart.core.data.features.format import Features
 from commonart.core.data.index import read_index
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import note_of

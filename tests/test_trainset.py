@@ -14,7 +14,7 @@ import pytest
 import tiny_encoders as tiny
 import torch
 
-from commonart.core.data.features import Features
+from commonart.core.data.features.format import Features
 from commonart.core.data.index import read_index
 from commonart.core.data.shards.reader import ShardWriter, members
 from commonart.core.errors import CommonArtError, UsageError

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commonart.core.data import feature_writer, features
-from commonart.core.data.features import Meta
+from commonart.core.data.features import format
+from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features.format import Meta
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.data.stream import Drop
@@ -52,10 +53,10 @@ def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str 
     def of(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
         for one in records:
             if kind == "text":
-                yield one["key"], features.pack_text(states(one), one, "bf16")
+                yield one["key"], format.pack_text(states(one), one, "bf16")
             else:
                 mean = states(one)
-                yield one["key"], features.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
+                yield one["key"], format.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
 
     feature_writer.write(work, of)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from commonart.core.data import feature_writer, features
+from commonart.core.data.features import format, writer
 from commonart.core.data.record import Record
 from commonart.core.data.stream import Summary
 from commonart.core.data.tasks import Task, this_task
@@ -34,7 +34,7 @@ class Ready:
     about: dict[str, Any]  # what else the values depend on: `Meta.settings`
     null: np.ndarray | None  # [1, D]
     sizes: Callable[[list[Record]], Sequence[int]]  # bytes of each record's member
-    encode: feature_writer.Encode
+    encode: writer.Encode
 
 
 def features_of(
@@ -70,8 +70,8 @@ def features_of(
     """
     started = time.monotonic()
     kind = stage.removeprefix("encode-")
-    features.check_store(kind, store)
-    feature_writer.shards_of(stage, source)
+    format.check_store(kind, store)
+    writer.shards_of(stage, source)
     row = find(model, ROLES[kind])
     check_terms(row, accept_terms)
     place = pick_device(device)
@@ -79,13 +79,13 @@ def features_of(
     settings = {
         "model": found.name, "revision": found.revision, **pick(found.folder, place), "store": store,
     }  # fmt: skip
-    work = feature_writer.plan(stage, kind, source, out, settings, task or this_task(), overwrite)
+    work = writer.plan(stage, kind, source, out, settings, task or this_task(), overwrite)
     encode = None
     if work.todo or not work.described:
         ready = load(found.folder, place)
-        meta = features.Meta(kind, found.name, found.revision, ready.precision, store, ready.width, ready.about)
+        meta = format.Meta(kind, found.name, found.revision, ready.precision, store, ready.width, ready.about)
         if work.todo:
-            feature_writer.require_space(work.out, work.estimate(ready.sizes), f"The {kind} features of all shards")
-        feature_writer.write_meta(work.out, meta, ready.null, overwrite)
+            writer.require_space(work.out, work.estimate(ready.sizes), f"The {kind} features of all shards")
+        writer.write_meta(work.out, meta, ready.null, overwrite)
         encode = ready.encode
-    return feature_writer.write(work, encode, rejects=rejects, max_failures=max_failures, quiet=quiet, started=started)
+    return writer.write(work, encode, rejects=rejects, max_failures=max_failures, quiet=quiet, started=started)

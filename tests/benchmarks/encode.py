@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from commonart.core.data import feature_writer, features
+from commonart.core.data.features import format
+from commonart.core.data.features import writer as feature_writer
 from commonart.core.data.shards.reader import ShardWriter, read_shard
 from commonart.core.errors import CommonArtError
 from commonart.core.model.text_encoder import TextEncoder
@@ -53,7 +54,7 @@ def errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> dict[str
 
 def stores(folder: Path, model: str, exact: Sequence[np.ndarray]) -> dict[str, Any]:
     found = {}
-    for store in features.STORES["text"]:
+    for store in format.STORES["text"]:
         asked: list[int] = []
         real = feature_writer.require_space
         feature_writer.require_space = lambda out, needed, what: asked.append(needed)  # type: ignore[assignment]  # noqa: B023
@@ -64,9 +65,9 @@ def stores(folder: Path, model: str, exact: Sequence[np.ndarray]) -> dict[str, A
         finally:
             feature_writer.require_space = real
         size = sum(path.stat().st_size for path in (folder / store).glob("*.tar"))
-        read = features.Features(folder / store)
+        read = format.Features(folder / store)
         states = [s for path in sorted(folder.glob("*.tar")) for r in read_shard(path) for s in read.text(path.stem, r)]
-        calm = features.text_size([120], 4096, {"key": "k", "captions": [{"text": "", "lang": "en"}]}, store)
+        calm = format.text_size([120], 4096, {"key": "k", "captions": [{"text": "", "lang": "en"}]}, store)
         found[store] = {
             **errors(states, exact), "bytes_per_caption": round(size / len(states)), "estimate": round(asked[0] / size, 4),
             "bytes_at_calm2": calm,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.features import Features
+from commonart.core.data.features.format import Features
 from commonart.core.data.index import data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from commonart.core import log
-from commonart.core.data.features import Features, unpack_latent, unpack_text
+from commonart.core.data.features.format import Features, unpack_latent, unpack_text
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.index import Index, read_index
 from commonart.core.data.order import Buckets

@@ -5,7 +5,7 @@
 
 A feature shard has the name and the keys of its image shard. Beside it stands a note (`00000.json`) with the hash
 of the image shard that it was made from, and `features.json` says by which model; so a cache that no longer fits is
-noticed instead of trained on. Values are plain safetensors with a checksum (`core.data.tensors`); no torch here.
+noticed instead of trained on. Values are plain safetensors with a checksum (`core.data.features.tensors`); no torch here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from commonart.core.data.features.tensors import loaded, pack, packed_size, stored, stored_layout, unpack
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record, captions
 from commonart.core.data.shards.manifest import read_note, shard_identity
 from commonart.core.data.shards.reader import list_shards, members
-from commonart.core.data.tensors import loaded, pack, packed_size, stored, stored_layout, unpack
 from commonart.core.errors import CommonArtError, UsageError
 
 VERSION = 1
