@@ -21,13 +21,13 @@ from commonart.core.data import jsonl, pool, stream
 from commonart.core.data.fetching.ahead import REJECTED, Ahead, Pair, on_the_web, retry
 from commonart.core.data.fetching.answers import Limits
 from commonart.core.data.fetching.bring import bring, in_folder
-from commonart.core.data.fetching.embedded import HubPixels
 from commonart.core.data.fetching.engine import Engine
-from commonart.core.data.fetching.once import Doubled
-from commonart.core.data.fetching.sources import list_source
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards import manifest
+from commonart.core.data.sources.duplicates import Doubled
+from commonart.core.data.sources.hub_images import HubPixels
+from commonart.core.data.sources.listing import list_source
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -56,7 +56,7 @@ def listing(
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
         seed, size, captions: of `scenes`: which ones, their side in pixels, whether the grammar describes them.
-        images, license, lang, column_map, limits: see `core.data.fetching.sources.list_source`.
+        images, license, lang, column_map, limits: see `core.data.sources.listing.list_source`.
 
     Raises:
         CommonArtError: no such source.

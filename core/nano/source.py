@@ -9,8 +9,8 @@ import hashlib
 import io
 from collections.abc import Iterator
 
-from commonart.core.data.fetching.origin import state_license
 from commonart.core.data.record import Record
+from commonart.core.data.sources.attribution import state_license
 from commonart.core.errors import UsageError
 
 # What the generator says about rights, by the hundredth that a record's hash falls into. All scenes are ours and free:

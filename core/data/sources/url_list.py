@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.fetching.once import once
-from commonart.core.data.fetching.origin import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
 from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
+from commonart.core.data.sources.attribution import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
+from commonart.core.data.sources.duplicates import once
 from commonart.core.errors import CommonArtError, SchemaError
 
 MOST_NAMES = 1000  # sets of names whose columns are remembered

@@ -13,14 +13,14 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.fetching.embedded import SCHEME, opened, sentences
-from commonart.core.data.fetching.named import HUB_SOURCES, HubSource
-from commonart.core.data.fetching.origin import shipped_caption
-from commonart.core.data.fetching.url_lists import Table, find_columns, row_record, text_columns
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.data.shards.tar import headers
 from commonart.core.data.shards.tar_index import split_name
+from commonart.core.data.sources.attribution import shipped_caption
+from commonart.core.data.sources.hub_images import SCHEME, opened, sentences
+from commonart.core.data.sources.named import HUB_SOURCES, HubSource
+from commonart.core.data.sources.url_list import Table, find_columns, row_record, text_columns
 from commonart.core.errors import CommonArtError, UsageError
 
 LONGEST_TEXT = 1 << 20  # bytes of a .json or .txt in a tar

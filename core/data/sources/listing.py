@@ -22,13 +22,13 @@ from typing import Any
 import orjson
 
 from commonart.core.data.fetching.answers import Limits
-from commonart.core.data.fetching.hub import list_hub
-from commonart.core.data.fetching.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
-from commonart.core.data.fetching.once import each_once
-from commonart.core.data.fetching.origin import is_personal, observed, shipped_caption, state_license
-from commonart.core.data.fetching.url_lists import LIST_SUFFIXES, list_urls
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.sources.attribution import is_personal, observed, shipped_caption, state_license
+from commonart.core.data.sources.duplicates import each_once
+from commonart.core.data.sources.hub import list_hub
+from commonart.core.data.sources.named import COCO_2014, COCO_SOURCES, HUB_SOURCES, NAMES, CocoSource, annotation_files
+from commonart.core.data.sources.url_list import LIST_SUFFIXES, list_urls
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff")
