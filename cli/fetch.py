@@ -54,7 +54,7 @@ def fetch(
     commonart fetch photos/ --license CC-BY-4.0 -o raw/
     commonart fetch commoncatalog-cc-by --list | commonart license-filter | commonart fetch - -o raw/
     """
-    from commonart.core.data.fetching.answers import Limits
+    from commonart.core.data.download.limits import Limits
     from commonart.core.data.tasks import this_task
     from commonart.stages import fetch as stage
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl, pool, stream
-from commonart.core.data.fetching.ahead import REJECTED, Ahead, Pair, on_the_web, retry
-from commonart.core.data.fetching.answers import Limits
-from commonart.core.data.fetching.bring import bring, in_folder
-from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import Limits
+from commonart.core.data.download.prefetch import REJECTED, Ahead, Pair, on_the_web, retry
+from commonart.core.data.download.resolve_image import bring, in_folder
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards import manifest

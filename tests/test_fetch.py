@@ -23,9 +23,9 @@ from PIL import Image
 from web_server import Site, picture
 
 from commonart.core.data import stream
-from commonart.core.data.fetching.ahead import Ahead
-from commonart.core.data.fetching.answers import Limits
-from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import Limits
+from commonart.core.data.download.prefetch import Ahead
 from commonart.core.data.record import Record, split_of
 from commonart.core.data.shards import reader
 from commonart.core.data.stream import Drop

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from web_server import Site, Trap, picture
 
-from commonart.core.data.fetching import address
-from commonart.core.data.fetching.address import AddressError, is_public, resolve, split_url
-from commonart.core.data.fetching.answers import Download, DownloadError, Limits
-from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.download import addresses
+from commonart.core.data.download.addresses import AddressError, is_public, resolve, split_url
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import Download, DownloadError, Limits
 
 PUBLIC_ONLY = Limits(attempts=1, seconds=3)
 
@@ -113,9 +113,9 @@ def test_the_trap_works() -> None:
 @pytest.fixture
 def only_the_site_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 passes for a public address; everything else is judged as it is."""
-    monkeypatch.setattr(address, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
+    monkeypatch.setattr(addresses, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
     monkeypatch.setattr(
-        "commonart.core.data.fetching.transfer.is_public", lambda ip: ip == "127.0.0.1" or is_public(ip)
+        "commonart.core.data.download.transfer.is_public", lambda ip: ip == "127.0.0.1" or is_public(ip)
     )
 
 
@@ -175,7 +175,7 @@ def test_one_private_address_among_public_ones_refuses_the_name(monkeypatch: pyt
 
 def test_a_socket_is_judged_even_when_the_name_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second line of defence: whatever got past the first, libcurl's own socket is refused."""
-    monkeypatch.setattr(address, "resolve", lambda host, port, **_: ["127.0.0.1"])
+    monkeypatch.setattr(addresses, "resolve", lambda host, port, **_: ["127.0.0.1"])
     with Trap() as trap:
         assert outcome(f"http://anything.example:{trap.port}/a.jpg") == ["private_address"]
         assert trap.visitors() == 0

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from web_server import Handler, Site, answer, picture
 
-from commonart.core.data.fetching.answers import TRANSIENT, Download, DownloadError, Limits
-from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import TRANSIENT, Download, DownloadError, Limits
 from commonart.core.errors import CommonArtError
 
 LOCAL = Limits(allow_private=True, seconds=3, attempts=2, pause=0.01)

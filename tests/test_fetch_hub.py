@@ -20,7 +20,7 @@ from huggingface_hub import HfFileSystem, constants
 from web_server import Site, answer, picture
 
 from commonart.core.data import stream
-from commonart.core.data.fetching.answers import Limits
+from commonart.core.data.download.limits import Limits
 from commonart.core.data.shards import reader
 from commonart.core.data.sources import named
 from commonart.core.errors import CommonArtError, UsageError

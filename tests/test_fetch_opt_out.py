@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from test_fetch import LOCAL, fetched
 from web_server import Site, picture
 
-from commonart.core.data.fetching.opt_out import Rules, embedded_signals, header_signals, read_robots, read_tdmrep
+from commonart.core.data.download.opt_out import Rules, embedded_signals, header_signals, read_robots, read_tdmrep
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.fetching.answers import Limits
+from commonart.core.data.download.limits import Limits
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.data.sources.attribution import is_personal, observed, shipped_caption, state_license

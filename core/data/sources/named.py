@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.engine import Engine
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from commonart.core.data.fetching.address import Target
-from commonart.core.data.fetching.answers import Download
+from commonart.core.data.download.addresses import Target
+from commonart.core.data.download.limits import Download
 
 if TYPE_CHECKING:
-    from commonart.core.data.fetching.engine import Engine
+    from commonart.core.data.download.client import Engine
 
 
 class Ticket:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 
 from commonart.core import log
-from commonart.core.data.fetching import address
-from commonart.core.data.fetching.address import AddressError, Target
-from commonart.core.data.fetching.answers import Download, DownloadError, Limits
-from commonart.core.data.fetching.opt_out import Rules, read_robots, read_tdmrep
-from commonart.core.data.fetching.ticket import Ticket
+from commonart.core.data.download import addresses
+from commonart.core.data.download.addresses import AddressError, Target
+from commonart.core.data.download.limits import Download, DownloadError, Limits
+from commonart.core.data.download.opt_out import Rules, read_robots, read_tdmrep
+from commonart.core.data.download.request import Ticket
 from commonart.core.errors import CommonArtError
 
 ADDRESS_SECONDS = 600.0
@@ -146,7 +146,7 @@ class Resolver:
         while True:
             found: list[str] | DownloadError
             try:
-                found = address.resolve(target.host, target.port, allow_private=self.limits.allow_private)
+                found = addresses.resolve(target.host, target.port, allow_private=self.limits.allow_private)
             except AddressError as error:
                 found = DownloadError(error.reason, error.detail)
             except Exception as error:  # whatever a name does to the system's resolver, it is no address

@@ -13,8 +13,8 @@ from itertools import count
 
 import pycurl
 
-from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.transfer import Exchange
+from commonart.core.data.download.limits import DownloadError, Limits
+from commonart.core.data.download.transfer import Exchange
 
 _EVENTS = ((select.EPOLLIN, pycurl.CSELECT_IN), (select.EPOLLOUT, pycurl.CSELECT_OUT))
 _ERRORS = select.EPOLLERR | select.EPOLLHUP

@@ -15,9 +15,9 @@ from typing import Any
 
 import pycurl
 
-from commonart.core.data.fetching.address import Target, is_public
-from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.opt_out import AGENT
+from commonart.core.data.download.addresses import Target, is_public
+from commonart.core.data.download.limits import DownloadError, Limits
+from commonart.core.data.download.opt_out import AGENT
 
 USER_AGENT = f"{AGENT}/0.1 (collects openly licensed images; honours robots.txt, X-Robots-Tag and TDM reservations)"
 MOVED = frozenset({301, 302, 303, 307, 308})

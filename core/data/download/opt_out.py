@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import orjson
 
-from commonart.core.data.fetching.address import plain_path
+from commonart.core.data.download.addresses import plain_path
 
 AGENT = "commonart"  # the product token that robots.txt and X-Robots-Tag may name
 TAGS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})

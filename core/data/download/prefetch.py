@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 
 from commonart.core.data import jsonl
-from commonart.core.data.fetching.answers import TRANSIENT
-from commonart.core.data.fetching.engine import Engine
-from commonart.core.data.fetching.ticket import Ticket
+from commonart.core.data.download.client import Engine
+from commonart.core.data.download.limits import TRANSIENT
+from commonart.core.data.download.request import Ticket
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import manifest, reader
 from commonart.core.data.stream import Drop, Sample, Summary

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from commonart.core.data.fetching.answers import DownloadError, Limits
-from commonart.core.data.fetching.opt_out import embedded_signals
-from commonart.core.data.fetching.ticket import Ticket
+from commonart.core.data.download.limits import DownloadError, Limits
+from commonart.core.data.download.opt_out import embedded_signals
+from commonart.core.data.download.request import Ticket
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import reader

@@ -19,14 +19,14 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from urllib.parse import urljoin
 
-from commonart.core.data.fetching import hosts
-from commonart.core.data.fetching.address import AddressError, split_url
-from commonart.core.data.fetching.answers import Download, DownloadError, Limits
-from commonart.core.data.fetching.hosts import Host
-from commonart.core.data.fetching.loop import Loop
-from commonart.core.data.fetching.opt_out import header_signals
-from commonart.core.data.fetching.ticket import Ticket
-from commonart.core.data.fetching.transfer import MOVED, Exchange, seconds_asked
+from commonart.core.data.download import hosts
+from commonart.core.data.download.addresses import AddressError, split_url
+from commonart.core.data.download.event_loop import Loop
+from commonart.core.data.download.hosts import Host
+from commonart.core.data.download.limits import Download, DownloadError, Limits
+from commonart.core.data.download.opt_out import header_signals
+from commonart.core.data.download.request import Ticket
+from commonart.core.data.download.transfer import MOVED, Exchange, seconds_asked
 
 
 class Engine:
