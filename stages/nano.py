@@ -115,10 +115,10 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.diffusion import out_channels
     from commonart.core.model.text_encoder import TextEncoder
-    from commonart.core.model.training import trainer
-    from commonart.core.model.training.world import World
     from commonart.core.model.transformer import PixArt, PixArtConfig
     from commonart.core.nano import grammar, painter
+    from commonart.core.training import trainer
+    from commonart.core.training.distributed import World
 
     _need(folder, "vae", "autoencoder")
     _need(folder, "text_encoder", "text_encoder")

@@ -21,7 +21,7 @@ import orjson
 
 from commonart.core import launch, log, recipes
 from commonart.core.data.files import held, write_json
-from commonart.core.data.index import data_sets
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 from commonart.core.registry.lookup import check_terms, find
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     import torch
 
     from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.training.checkpoint import Checkpoint, Warn
-    from commonart.core.model.training.encoders import Encoders
-    from commonart.core.model.training.trainer import Outcome
-    from commonart.core.model.training.trainset import Opened
-    from commonart.core.model.training.world import World
     from commonart.core.model.transformer import PixArt
+    from commonart.core.training.checkpoint import Checkpoint, Warn
+    from commonart.core.training.dataset import Opened
+    from commonart.core.training.distributed import World
+    from commonart.core.training.encoders import Encoders
+    from commonart.core.training.trainer import Outcome
 
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
@@ -94,7 +94,7 @@ def train(stage: str, **settings: Any) -> Trained:
     with launch.stoppable(str(wanted.run)) as stop:
         launch.adopt_srun()
         recipes.accumulation(wanted.recipe, launch.world_size())
-        from commonart.core.model.training.world import join
+        from commonart.core.training.distributed import join
 
         world = join(wanted.device, wanted.fsdp)
         with world.together():
@@ -108,17 +108,17 @@ def train(stage: str, **settings: Any) -> Trained:
 
 
 def dry_run(stage: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
-    """What `train` would do, without doing it: `core.model.training.plan.plan`. Raises as `train` does."""
+    """What `train` would do, without doing it: `core.training.dry_run.plan`. Raises as `train` does."""
     wanted = Settings(stage=stage, **settings)
     wanted.check()
-    from commonart.core.model.training.plan import plan
+    from commonart.core.training.dry_run import plan
 
     return plan(wanted, calibrate)
 
 
 def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
-    from commonart.core.model.training import checkpoint, encoders, guards, trainer
-    from commonart.core.model.training.plan import USUAL_TEXT, config_of, dtype_of
+    from commonart.core.training import checkpoint, encoders, gradient_guard, trainer
+    from commonart.core.training.dry_run import USUAL_TEXT, config_of, dtype_of
 
     recipe, run = wanted.recipe, wanted.run
     dtype = dtype_of(wanted, world)
@@ -126,9 +126,9 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     opened = parts.open(quiet=wanted.quiet or not world.first)
     config = config_of(recipe, opened.shape, opened.width)
     if "micro" not in wanted.overrides:
-        recipe = guards.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
+        recipe = gradient_guard.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
     micro, _ = recipes.accumulation(recipe, world.size)
-    guards.check_fits(
+    gradient_guard.check_fits(
         config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, world.shards
     )
     with ExitStack() as only:
@@ -165,7 +165,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
 def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dtype) -> Any:
     """What draws the grid of a step, and scores its pictures and some more, by a judge of their prompts."""
     from commonart.core.metrics import following
-    from commonart.core.model.training.preview import GRID
+    from commonart.core.training.preview import GRID
 
     name = wanted.clip or ("nano" if wanted.stage == "nano" else "")
     prompts = list(wanted.prompts) or opened.index.prompts(SCORED if name else GRID)
@@ -203,8 +203,8 @@ def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> 
 
 
 def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
-    from commonart.core.model.training import checkpoint
     from commonart.core.registry import hub
+    from commonart.core.training import checkpoint
 
     name = wanted.init
     if name == "none" or (not name and not wanted.recipe.before):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commonart.core.data.order import Part
-from commonart.core.model.training import batches
+from commonart.core.training import batches
 
 
 class Rows:

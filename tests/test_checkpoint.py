@@ -8,7 +8,7 @@ import time
 import pytest
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model.training import checkpoint
+from commonart.core.training import checkpoint
 
 
 def _write(folder):

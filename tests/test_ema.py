@@ -1,11 +1,11 @@
-"""core.model.training.ema: the average, its files and the swap."""
+"""core.training.ema: the average, its files and the swap."""
 
 import pytest
 import torch
 from torch import nn
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model.training.ema import Ema
+from commonart.core.training.ema import Ema
 
 
 def model(seed=0, dtype=torch.float32):

@@ -20,8 +20,8 @@ from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.export import export
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job, Pipeline
-from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
+from commonart.core.training import checkpoint
 
 
 def run_of(folder: Path, objective: str, shift: float = 1.0) -> Path:

@@ -15,9 +15,10 @@ from tiny_runs import TINY, dataset, lines, refused, start, state
 
 from commonart.core import launch
 from commonart.core.errors import UsageError
-from commonart.core.model.training import calibrate, checkpoint, sharding, trainer, world
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import resolve
+from commonart.core.training import calibrate, checkpoint, distributed, trainer
+from commonart.core.training import fsdp as sharding
 from commonart.stages.train import dry_run, train
 
 STEPS = 6
@@ -32,10 +33,10 @@ LAST = f"checkpoints/step-{STEPS:07d}"
 
 def trained(data: Path, home: Path) -> None:
     """What each of the two processes runs: all of it in one world, for a process cannot make a second."""
-    both = world.join("cpu")
-    cut, leave = dataclasses.replace(both, fsdp=True), world.World.leave
-    world.World.leave = lambda self: None  # type: ignore[method-assign]
-    world.join = lambda device, fsdp: cut if fsdp else both  # type: ignore[assignment]
+    both = distributed.join("cpu")
+    cut, leave = dataclasses.replace(both, fsdp=True), distributed.World.leave
+    distributed.World.leave = lambda self: None  # type: ignore[method-assign]
+    distributed.join = lambda device, fsdp: cut if fsdp else both  # type: ignore[assignment]
     for name, calls in RUNS.items():
         for steps, fsdp in calls:
             again = {"fsdp": fsdp, "checkpointing": name == "whole, then cut", "log_every": 1}

@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 import pytest
 
-from commonart.core.data.index import Index, Keys, data_sets, read_index
 from commonart.core.data.shards.reader import ShardWriter
+from commonart.core.data.training_index import Index, Keys, data_sets, read_index
 from commonart.core.errors import CommonArtError, UsageError
 
 

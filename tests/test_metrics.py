@@ -13,9 +13,9 @@ import torch
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import estimate, metrics
-from commonart.core.model.training.tensorboard import Scalars, crc32c
-from commonart.core.model.training.world import World
+from commonart.core.training import cost, logging
+from commonart.core.training.distributed import World
+from commonart.core.training.tensorboard import Scalars, crc32c
 
 LINE = {"step": 10, "loss": 0.5, "lr": 1e-4, "loss_by_t": [0.25, None], "images_per_second": None, "seconds": 2.0}
 
@@ -58,11 +58,11 @@ def test_tensorboard_reads_it(tmp_path: Path) -> None:
 
 def test_lines_reach_both_files_and_the_first_process_alone_writes(tmp_path: Path) -> None:
     for name, active in (("first", True), ("second", False)):
-        file = metrics.MetricsFile(tmp_path / name / "metrics.jsonl", active)
+        file = logging.MetricsFile(tmp_path / name / "metrics.jsonl", active)
         file.cut(0)
         file.write(LINE)
         assert file.last == LINE
-    assert metrics.read(tmp_path / "first" / "metrics.jsonl") == [LINE]
+    assert logging.read(tmp_path / "first" / "metrics.jsonl") == [LINE]
     assert not (tmp_path / "second").exists()
     event = records(next((tmp_path / "first" / "tensorboard").iterdir()))[-1]
     assert all(name in event for name in (b"loss", b"lr", b"loss_by_t/0", b"seconds"))
@@ -78,7 +78,7 @@ def test_a_tracker_gets_the_numbers_of_every_line(
     module.init = lambda **given: called.append(given)  # type: ignore[attr-defined]
     module.log = lambda values, step: called.append((values, step))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, name, module)
-    file = metrics.MetricsFile(tmp_path / "m.jsonl", tracker=metrics.tracker(name, Path("runs/512"), {"lr": 1}))
+    file = logging.MetricsFile(tmp_path / "m.jsonl", tracker=logging.tracker(name, Path("runs/512"), {"lr": 1}))
     file.write(LINE)
     assert called[0] == {"project": "commonart", "name": "512", "config": {"lr": 1}, "resume": "allow", **more}
     assert called[1] == ({"loss": 0.5, "lr": 1e-4, "loss_by_t/0": 0.25, "seconds": 2.0}, 10)
@@ -87,22 +87,22 @@ def test_a_tracker_gets_the_numbers_of_every_line(
 def test_a_tracker_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(CommonArtError, match="--track trackio: trackio is not installed"):
-        metrics.tracker("trackio", Path("run"), {})
+        logging.tracker("trackio", Path("run"), {})
     with pytest.raises(UsageError, match="--track mlflow is no tracker"):
-        metrics.tracker("mlflow", Path("run"), {})
+        logging.tracker("mlflow", Path("run"), {})
 
 
 def test_speed_is_a_share_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "matrix_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr(logging, "matrix_rate", lambda device, dtype: 1e12)
     config = PixArtConfig(num_layers=6, attention_head_dim=32, caption_channels=192, sample_size=16)
-    speed = metrics.Speed(config, 16, World(torch.device("cpu")), torch.float32, batch=8, steps=100)
+    speed = logging.Speed(config, 16, World(torch.device("cpu")), torch.float32, batch=8, steps=100)
     assert speed.of({**LINE, "tokens": 5.0}, 0.1) == {"mfu": None, "seconds_left": None}
     told = speed.of({**LINE, "tokens": 5.0, "images_per_second": 40.0}, 0.1)
-    assert told["mfu"] == pytest.approx(40 * 3 * estimate.flops_per_image(config, 16, 5) / 1e12, abs=1e-4)
+    assert told["mfu"] == pytest.approx(40 * 3 * cost.flops_per_image(config, 16, 5) / 1e12, abs=1e-4)
     assert told["seconds_left"] == 18.0  # 90 steps of 8 at 40 a second, or 9 times the 2 s so far
     budget = speed.of({**LINE, "tokens": 5.0, "images_per_second": 1.0}, 0.5)
     assert budget["seconds_left"] == 2.0  # the clock is ahead of the steps
 
 
 def test_the_matrix_rate_is_a_rate() -> None:
-    assert 1e8 < metrics.matrix_rate(torch.device("cpu"), torch.float32) < 1e15
+    assert 1e8 < logging.matrix_rate(torch.device("cpu"), torch.float32) < 1e15

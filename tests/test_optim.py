@@ -6,7 +6,7 @@ from torch import nn
 
 from commonart.core import recipes
 from commonart.core.errors import CommonArtError
-from commonart.core.model.training import optim
+from commonart.core.training import optimizers
 
 
 def _model(seed: int = 0) -> nn.Module:
@@ -29,7 +29,7 @@ def _steps(model: nn.Module, optimiser: torch.optim.Optimizer, first: int, last:
 
 def _make(model: nn.Module, name: str) -> torch.optim.Optimizer:
     recipe = dataclasses.replace(recipes.resolve("nano"), optimiser=name, lr=1e-3)
-    return optim.make(model.named_parameters(), recipe)
+    return optimizers.make(model.named_parameters(), recipe)
 
 
 @pytest.mark.parametrize("name", recipes.OPTIMISERS)
@@ -45,7 +45,7 @@ def test_state_round_trips_exactly(name, tmp_path):
 
     straight = _model()
     expected = _steps(straight, (optimiser := _make(straight, name)), 0, 5)
-    tensors, values = optim.state_of(optimiser, straight.named_parameters())
+    tensors, values = optimizers.state_of(optimiser, straight.named_parameters())
     save_file(tensors, tmp_path / "optimizer.safetensors")
     weights = {key: value.clone() for key, value in straight.state_dict().items()}
     expected = _steps(straight, optimiser, 5, 12)
@@ -53,7 +53,7 @@ def test_state_round_trips_exactly(name, tmp_path):
     resumed = _model(seed=9)
     resumed.load_state_dict(weights)
     optimiser = _make(resumed, name)
-    optim.load_state(optimiser, resumed.named_parameters(), load_file(tmp_path / "optimizer.safetensors"), values)
+    optimizers.load_state(optimiser, resumed.named_parameters(), load_file(tmp_path / "optimizer.safetensors"), values)
     assert _steps(resumed, optimiser, 5, 12) == expected
     for key, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
@@ -64,7 +64,7 @@ def test_adamw8bit_really_keeps_eight_bits_and_its_shared_map_once():
     optimiser = _make(model, "AdamW8bit")
     model(torch.randn(4, 128)).square().mean().backward()
     optimiser.step()
-    tensors, values = optim.state_of(optimiser, model.named_parameters())
+    tensors, values = optimizers.state_of(optimiser, model.named_parameters())
     assert tensors["weight/state1"].dtype == torch.uint8
     assert values["weight/step"] == 1
 
@@ -74,7 +74,7 @@ def test_came_first_step_is_the_papers():
     weight = nn.Parameter(torch.randn(3, 5, dtype=torch.float32))
     before, grad = weight.detach().double().clone(), torch.randn(3, 5)
     weight.grad = grad.clone()
-    optim.CAME([weight], lr=0.1).step()
+    optimizers.CAME([weight], lr=0.1).step()
     g = grad.double()
     square = g * g + 1e-30
     row, column = 0.001 * square.mean(1), 0.001 * square.mean(0)
@@ -90,7 +90,7 @@ def test_came_first_step_is_the_papers():
 def test_came_survives_zero_gradients():
     """Zero-initialised output layers give whole matrices a gradient of exactly zero at first."""
     weight = nn.Parameter(torch.randn(8, 8))
-    optimiser = optim.CAME([weight], lr=1e-3)
+    optimiser = optimizers.CAME([weight], lr=1e-3)
     for scale in (0.0, 0.0, 1e-12, 1.0):
         weight.grad = torch.randn(8, 8) * scale
         optimiser.step()
@@ -107,4 +107,4 @@ def test_state_of_another_model_is_refused():
     model = _model()
     optimiser = _make(model, "AdamW")
     with pytest.raises(CommonArtError, match=r"parameter 7\.weight"):
-        optim.load_state(optimiser, model.named_parameters(), {"7.weight/exp_avg": torch.zeros(2)}, {})
+        optimizers.load_state(optimiser, model.named_parameters(), {"7.weight/exp_avg": torch.zeros(2)}, {})

@@ -17,9 +17,9 @@ from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.packing import PackedLinear, pack
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job, Pipeline
-from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub, lookup
+from commonart.core.training import checkpoint
 
 
 @pytest.fixture(scope="module")

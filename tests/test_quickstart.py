@@ -16,7 +16,8 @@ from tiny_runs import dataset
 
 from commonart.core.data import jsonl, stream
 from commonart.core.errors import CommonArtError
-from commonart.core.model.training import checkpoint, metrics
+from commonart.core.training import checkpoint
+from commonart.core.training import logging as metrics
 from commonart.stages.quickstart import FACTS, quickstart, steps
 
 ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")

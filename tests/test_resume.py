@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_runs import dataset, lines, start, state
 
-from commonart.core.model.training import checkpoint
+from commonart.core.training import checkpoint
 
 # Width 32: matrices of 4096 weights, which AdamW8bit really keeps in 8 bits.
 RECIPES: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ from tiny_runs import FACTOR, SIDE, dataset
 
 from commonart.core import recipes
 from commonart.core.data.record import Record
-from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
+from commonart.core.training import checkpoint
 from commonart.stages.train import dry_run, train
 
 STAGES = ("256-early", "256-mid", "256-late", "512")

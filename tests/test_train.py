@@ -18,16 +18,16 @@ from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, sta
 
 from commonart.core import recipes
 from commonart.core.data.features.format import Features
-from commonart.core.data.index import read_index
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import note_of
 from commonart.core.data.shards.reader import ShardWriter
+from commonart.core.data.training_index import read_index
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.drawing.parts import locate
-from commonart.core.model.training import checkpoint, estimate, metrics, on_the_fly, trainer
-from commonart.core.model.training.trainset import open_shards
 from commonart.core.model.transformer import PixArt
+from commonart.core.training import checkpoint, cost, logging, on_the_fly, trainer
+from commonart.core.training.dataset import open_shards
 from commonart.stages.train import dry_run
 
 __all__ = ["shards"]  # the fixture
@@ -49,7 +49,7 @@ def test_a_run_folder_and_a_falling_loss(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = start(shards, run, {"steps": 60, "lr": 0.03}, log_every=10, checkpoint_every=25, keep=2)
     assert (done.step, done.images, done.skipped, done.stopped) == (60, 480, 0, "done")
-    found = metrics.read(run / "metrics.jsonl")
+    found = logging.read(run / "metrics.jsonl")
     assert [line["step"] for line in found] == [10, 20, 30, 40, 50, 60]
     assert found[-1]["loss"] < 0.5 * found[0]["loss"] and found[-1]["loss"] == done.loss
     assert found[0]["epoch"] == 4.0 and found[-1]["grad_norm"] > 0 and len(found[0]["loss_by_t"]) == 10
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path, recipe:
 
 def test_reading_threads_change_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.model.training.trainset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.training.dataset._free", lambda: 0)
     start(shards, tmp_path / "disk", workers=2)
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 
@@ -218,8 +218,8 @@ def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
     )
     config, recipe = PixArtConfig(sample_size=64), recipes.resolve("512")
     sizes: dict[str, Any] = {"side": 64, "text": 100, "world": 32, "micro": 4}
-    without = estimate.account(config, recipe, **sizes)
-    told = estimate.account(config, recipe, **sizes, beside={"text_encoder": eight, "autoencoder": large})
+    without = cost.account(config, recipe, **sizes)
+    told = cost.account(config, recipe, **sizes, beside={"text_encoder": eight, "autoencoder": large})
     more = told["memory_bytes_per_device"]["total"] - without["memory_bytes_per_device"]["total"]
     assert more == eight.weights + large.weights
     assert told["flops_per_step"] - without["flops_per_step"] == pytest.approx(128 * (eight.flops + large.flops))

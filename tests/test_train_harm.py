@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from tiny_runs import TINY, bright, dataset, lines, refused, shards, start, state
 
 from commonart.core import launch, recipes
-from commonart.core.data import index as data_index
+from commonart.core.data import training_index as data_index
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, Preempted, UsageError
 from commonart.core.model import device
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import checkpoint, estimate, guards, metrics, trainer
-from commonart.core.model.training.guards import Guard
-from commonart.core.model.training.world import World
+from commonart.core.training import checkpoint, cost, gradient_guard, logging, trainer
+from commonart.core.training.distributed import World
+from commonart.core.training.gradient_guard import Guard
 
 __all__ = ["shards"]  # the fixture
 
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint(
 
 def test_more_readers_than_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.model.training.trainset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.training.dataset._free", lambda: 0)
     start(shards, tmp_path / "disk", workers=8)  # two shards
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 
@@ -123,17 +123,17 @@ def test_more_readers_than_shards(shards: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_spike_is_measured_by_what_is_usual() -> None:
     guard = Guard(spike=20, patience=3)
-    assert all(guard.admit(1.0 + 0.01 * n, ["a"], n) for n in range(guards.ENOUGH))
+    assert all(guard.admit(1.0 + 0.01 * n, ["a"], n) for n in range(gradient_guard.ENOUGH))
     assert not guard.admit(30.0, ["b1"], 50) and not guard.admit(math.nan, ["b2"], 51)
     assert guard.admit(15.0, ["c"], 52)  # in between all is well, and the count starts anew
-    assert len(guard.norms) == guards.ENOUGH + 1
+    assert len(guard.norms) == gradient_guard.ENOUGH + 1
     assert not guard.admit(30.0, ["k1", "k2"], 53) and not guard.admit(31.0, ["k3"], 54)
     with pytest.raises(
         CommonArtError, match=r"was 32, where 1\.\d+ is usual, in 3 steps .* images k1, k2, k3, k4"
     ) as e:
         guard.admit(32.0, ["k4"], 55)
     assert "--set spike=0" in e.value.fix
-    takes_all = Guard(spike=0, patience=3, norms=[1.0] * guards.ENOUGH)
+    takes_all = Guard(spike=0, patience=3, norms=[1.0] * gradient_guard.ENOUGH)
     assert takes_all.admit(1e9, [], 0) and not takes_all.admit(math.inf, [], 1)
     young = Guard(spike=20, patience=3)
     assert young.admit(1.0, [], 0) and young.admit(1e6, [], 1)  # nothing is usual yet
@@ -145,7 +145,7 @@ def test_spikes_are_skipped_counted_and_the_same_after_a_restart(
     def wild(record: Record) -> np.ndarray:
         return bright(record) * (1e4 if record["key"] == "k7" else 1)
 
-    monkeypatch.setattr(guards, "ENOUGH", 5)
+    monkeypatch.setattr(gradient_guard, "ENOUGH", 5)
     data, more = dataset(tmp_path / "shards", wild), {"batch": 4, "lr": 1e-5}
     whole = start(data, tmp_path / "whole", {**more, "steps": 20})  # four epochs; nothing is usual in the first
     assert whole.skipped == 3 and sum(line["skipped"] for line in lines(tmp_path / "whole")) == 3
@@ -168,7 +168,7 @@ def test_a_full_device_names_what_to_lower(shards: Path, tmp_path: Path, monkeyp
 def test_what_cannot_fit_is_refused_before_the_first_step(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: 100_000)
     again = lambda: start(shards, tmp_path / "run")  # noqa: E731
     refused(CommonArtError, 1, "GiB free", "Use a larger device", again)
     assert not (tmp_path / "run").exists()
@@ -176,18 +176,15 @@ def test_what_cannot_fit_is_refused_before_the_first_step(
 
 def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, l4 = torch.device("cpu"), 24 * 10**9 - 2**30
-    monkeypatch.setattr(guards, "free_bytes", lambda device: l4)
+    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: l4)
     recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
-    guards.check_fits(config, recipe, recipe.micro, 64, 77, cpu, False)
+    gradient_guard.check_fits(config, recipe, recipe.micro, 64, 77, cpu, False)
     with pytest.raises(CommonArtError, match="512 needs about") as told:
-        guards.check_fits(config, recipe, 64, 64, 77, cpu, False)
+        gradient_guard.check_fits(config, recipe, 64, 64, 77, cpu, False)
     most = int(re.findall(r"micro=(\d+)", told.value.fix)[0])
     assert recipe.micro <= most < 64
-    guards.check_fits(config, recipe, most, 64, 77, cpu, False)
-    assert (
-        estimate.memory(config, recipe, 64, 64, 77, True)["total"]
-        < estimate.memory(config, recipe, 64, 64, 77)["total"]
-    )
+    gradient_guard.check_fits(config, recipe, most, 64, 77, cpu, False)
+    assert cost.memory(config, recipe, 64, 64, 77, True)["total"] < cost.memory(config, recipe, 64, 64, 77)["total"]
 
 
 def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside_them(
@@ -197,8 +194,8 @@ def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside
     gpu = World(torch.device("cuda"))
 
     def micro(free: float, world: World = gpu, checkpointing: bool = False) -> int:
-        monkeypatch.setattr(guards, "free_bytes", lambda device: int(free))
-        return guards.fitting(config, recipe, world, 64, 77, checkpointing).micro
+        monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: int(free))
+        return gradient_guard.fitting(config, recipe, world, 64, 77, checkpointing).micro
 
     calm2 = 7.2e9  # in 8 bits
     assert micro(140e9) == recipe.micro == 8
@@ -224,7 +221,7 @@ def children(pid: int) -> list[int]:
 
 
 def until_trained(run: Path, process: subprocess.Popen[bytes]) -> None:
-    while not metrics.read(run / "metrics.jsonl"):
+    while not logging.read(run / "metrics.jsonl"):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
@@ -244,7 +241,7 @@ def test_a_rank_that_dies_is_named_and_the_same_command_goes_on(shards: Path, tm
     step = found.step if found else 0
     again = subprocess.run(command(shards, run, step + 30), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr
-    steps = [line["step"] for line in metrics.read(run / "metrics.jsonl")]
+    steps = [line["step"] for line in logging.read(run / "metrics.jsonl")]
     assert steps == list(range(10, step + 31, 10))
 
 
@@ -310,7 +307,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(shards: Path, tmp_pa
     assert found is not None and found.step == step
     again = subprocess.run(alone(shards, run, step + 10), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert [line["step"] for line in metrics.read(run / "metrics.jsonl")] == list(range(10, step + 11, 10))
+    assert [line["step"] for line in logging.read(run / "metrics.jsonl")] == list(range(10, step + 11, 10))
 
 
 LONG_STEP = """

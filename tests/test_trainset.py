@@ -15,13 +15,13 @@ import tiny_encoders as tiny
 import torch
 
 from commonart.core.data.features.format import Features
-from commonart.core.data.index import read_index
 from commonart.core.data.shards.reader import ShardWriter, members
+from commonart.core.data.training_index import read_index
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.autoencoder import Autoencoder
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.model.training.batches import NULL, Batch, Plan
-from commonart.core.model.training.trainset import Opened, open_shards
+from commonart.core.training.batches import NULL, Batch, Plan
+from commonart.core.training.dataset import Opened, open_shards
 from commonart.stages.encode_image import encode_image
 from commonart.stages.encode_text import encode_text
 from commonart.stages.train import train

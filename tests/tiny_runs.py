@@ -17,7 +17,7 @@ from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
-from commonart.core.model.training import checkpoint, metrics
+from commonart.core.training import checkpoint, logging
 from commonart.stages.train import Trained, train
 
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
@@ -96,7 +96,7 @@ def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     """The metrics of a run, without what the clock says."""
-    return [{k: v for k, v in line.items() if k not in UNTIMED} for line in metrics.read(run / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k not in UNTIMED} for line in logging.read(run / "metrics.jsonl")]
 
 
 def state(run: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     commonart nano build --only transformer
 
-The training itself is core.model.training.trainer with the recipe `nano`, as `commonart train --stage nano` runs it.
+The training itself is core.training.trainer with the recipe `nano`, as `commonart train --stage nano` runs it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.sampler import noise_for, sample
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.model.training.batches import Memory
 from commonart.core.model.transformer import PixArt
 from commonart.core.nano import grammar, reader
 from commonart.core.nano.language import LANGUAGES
 from commonart.core.nano.loop import Pictures, images
+from commonart.core.training.batches import Memory
 
 # Chosen by measurement on 200 prompts, like the number of training steps.
 STEPS, GUIDANCE = 12, 3.0

@@ -22,9 +22,9 @@ from machine import processor
 
 from commonart.core import recipes
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import calibrate, checkpoint, trainer
-from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
+from commonart.core.training import calibrate, checkpoint, trainer
+from commonart.core.training.distributed import World
 
 AT_ONCE = 1 << 24  # bytes that the plain loop writes
 

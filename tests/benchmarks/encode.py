@@ -94,7 +94,7 @@ def quantised(folder: Path, texts: Sequence[str], exact: Sequence[np.ndarray]) -
 def index(folder: Path) -> dict[str, Any]:
     """Reading the index of ROWS images, in a process without torch."""
     code = (
-        "import sys, time; from commonart.core.data.index import read_index\n"
+        "import sys, time; from commonart.core.data.training_index import read_index\n"
         "start = time.process_time(); found = read_index(sys.argv[1]); spent = time.process_time() - start\n"
         "held = sum(c.nbytes for c in found.columns.values()) + found.languages.nbytes\n"
         "held += len(found.keys._text) + found.keys._ends.itemsize * len(found.keys._ends)\n"

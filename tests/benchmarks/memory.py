@@ -31,9 +31,9 @@ from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
 from commonart.core.model.drawing.memory import account
-from commonart.core.model.training import batches, estimate, on_the_fly, trainer
-from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
+from commonart.core.training import batches, cost, on_the_fly, trainer
+from commonart.core.training.distributed import World
 
 GPUS = {"256-early": 2, "256-mid": 8, "256-late": 32, "512": 32}  # of the paper
 TEXT, WIDTH = 120, 4096  # tokens of a caption, channels of CALM2
@@ -122,7 +122,7 @@ def row(stage: str, gpus: int, micro: int, layer: int, checkpointing: bool, devi
     here = dataclasses.replace(
         recipe, micro=micro, batch=2 * micro
     )  # two micro batches: the gradients of the first stay
-    need = estimate.memory(config, recipe, micro, side, TEXT, checkpointing)["total"]
+    need = cost.memory(config, recipe, micro, side, TEXT, checkpointing)["total"]
     counted = fake(config, here, checkpointing)
     told: dict[str, Any] = {
         "stage": stage, "gpus": gpus, "micro": micro, "layers": recipe.layers, "checkpointing": checkpointing,

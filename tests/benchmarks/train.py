@@ -42,10 +42,10 @@ from commonart.core import recipes  # noqa: E402
 from commonart.core.model import diffusion  # noqa: E402
 from commonart.core.model.config import PixArtConfig  # noqa: E402
 from commonart.core.model.device import autocast, pick_device, pick_dtype  # noqa: E402
-from commonart.core.model.training import batches, estimate, trainer  # noqa: E402
-from commonart.core.model.training.metrics import matrix_rate  # noqa: E402
-from commonart.core.model.training.world import World  # noqa: E402
 from commonart.core.model.transformer import PixArt  # noqa: E402
+from commonart.core.training import batches, cost, trainer  # noqa: E402
+from commonart.core.training.distributed import World  # noqa: E402
+from commonart.core.training.logging import matrix_rate  # noqa: E402
 
 PADDED = 300  # PixArt-Sigma's text length
 LENGTHS = (20, 120)  # tokens of a caption: from, to
@@ -103,7 +103,7 @@ def plain(
     """The loop that one writes around diffusers' model: padded text, its mask, autocast, clip, update."""
     from diffusers import PixArtTransformer2DModel
 
-    from commonart.core.model.training import optim
+    from commonart.core.training import optimizers
 
     means, texts = data
     device = world.device
@@ -111,7 +111,7 @@ def plain(
     if asked.checkpointing:
         model.enable_gradient_checkpointing()
     recipe = recipes.resolve("256-early", {"optimiser": asked.optimiser})
-    optimiser = optim.make(list(model.named_parameters()), recipe)
+    optimiser = optimizers.make(list(model.named_parameters()), recipe)
     params = list(model.parameters())
     forward = torch.compile(model) if asked.compile else model
     text = torch.stack([F.pad(states, (0, 0, 0, PADDED - len(states))) for states in texts])
@@ -177,7 +177,7 @@ def main() -> None:
     found = measure(asked, sides, device)
     medians = {name: statistics.median(rates) for name, rates in found.items()}
     length = statistics.mean(len(states) for states in data[1])
-    flops = 3 * estimate.flops_per_image(config, asked.side, length)
+    flops = 3 * cost.flops_per_image(config, asked.side, length)
     peak = matrix_rate(device, dtype) if device.type == "cuda" else 0.0
     said = {
         "images_per_second": {name: round(rate, 3) for name, rate in medians.items()},
@@ -188,7 +188,7 @@ def main() -> None:
         "measured_matrix_rate": f"{peak:.3g} FLOP/s" if peak else None,
         "peak_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None,
         "seconds_are": "wall" if device.type == "cuda" else "CPU time of this process",
-        "parameters": estimate.parameters(config),
+        "parameters": cost.parameters(config),
         "caption_tokens": {"mean": round(length, 1), "padded": PADDED},
         "settings": {name: value for name, value in vars(asked).items() if name != "json"},
         "precision": str(dtype),

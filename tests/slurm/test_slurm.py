@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import test_train as toy
 
-from commonart.core.model.training import metrics
+from commonart.core.training import logging
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +55,7 @@ def submitted(cluster: slurm.Cluster, home: Path, run: str) -> tuple[str, Path]:
     (home / "job.sbatch").write_text(script)
     job = cluster.run("sbatch", "--parsable", "job.sbatch", cwd=home).stdout.strip()
     until = time.monotonic() + 900
-    while not metrics.read(home / run / "metrics.jsonl"):
+    while not logging.read(home / run / "metrics.jsonl"):
         assert time.monotonic() < until, (home / f"commonart-nano-{job}.log").read_text() + cluster.logs()
         time.sleep(0.05)
     return job, home / run

@@ -25,10 +25,10 @@ from commonart.core.model import original, sampler
 from commonart.core.model.diffusion import objective_of
 from commonart.core.model.drawing.parts import Parts, locate
 from commonart.core.model.text_encoder import MAX_TOKENS
-from commonart.core.model.training import checkpoint
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find, part, read_json
+from commonart.core.training import checkpoint
 
 USAGE = """\
 # A text-to-image transformer, exported by commonart

@@ -22,8 +22,8 @@ from commonart.core.log import warn
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
-from commonart.core.model.training import checkpoint
 from commonart.core.registry import catalogue, hub, lookup
+from commonart.core.training import checkpoint
 
 TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
 OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that our own transformer runs

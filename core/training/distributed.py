@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from commonart.core.launch import AGAIN, PeerGone
 from commonart.core.model.device import pick_device
-from commonart.core.model.training import sharding
+from commonart.core.training import fsdp as sharding
 
 # What gloo and NCCL say when the other side of a connection is no more.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.features.format import Features
-from commonart.core.data.index import data_sets
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry.lookup import check_terms, find
@@ -19,8 +19,8 @@ from commonart.core.settings import Settings
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
-    from commonart.core.model.training.trainset import Opened
-    from commonart.core.model.training.world import World
+    from commonart.core.training.dataset import Opened
+    from commonart.core.training.distributed import World
 
 
 class Encoders:
@@ -34,8 +34,8 @@ class Encoders:
 
     def open(self, quiet: bool) -> Opened:
         """The data set, checked against the recipe's resolution."""
-        from commonart.core.data.index import read_index
-        from commonart.core.model.training.trainset import open_shards
+        from commonart.core.data.training_index import read_index
+        from commonart.core.training.dataset import open_shards
 
         wanted, recipe = self.wanted, self.wanted.recipe
         index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
@@ -109,7 +109,7 @@ class Encoders:
 
     def preview(self, prompts: Sequence[str], opened: Opened, recipe: Recipe, dtype: Any, **more: Any) -> Any:
         """The function that draws the sample grid; `more` as `Preview` takes it."""
-        from commonart.core.model.training.preview import Preview
+        from commonart.core.training.preview import Preview
 
         preview = Preview(
             prompts, self.wanted.run / "samples", self.encoder(), self.autoencoder(), recipe,

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import batches, trainer
-from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
+from commonart.core.training import batches, trainer
+from commonart.core.training.distributed import World
 
 WARM_UP, FEWEST = 2, 3  # steps
 

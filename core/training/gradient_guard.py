@@ -16,9 +16,9 @@ import torch
 
 from commonart.core.errors import CommonArtError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import estimate
-from commonart.core.model.training.world import World
 from commonart.core.recipes import Recipe, accumulation
+from commonart.core.training import cost
+from commonart.core.training.distributed import World
 
 WINDOW = 100  # gradient norms that a new one is compared with
 ENOUGH = 50  # of them, before anything counts as a spike
@@ -86,7 +86,7 @@ def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text:
     micro, parts = accumulation(recipe, world.size)
     free = SPARE * free_bytes(world.device)
     sizes = [size for size in range(1, micro + 1) if micro * parts % size == 0]
-    need = {size: estimate.memory(config, recipe, size, side, text, checkpointing, world.shards) for size in sizes}
+    need = {size: cost.memory(config, recipe, size, side, text, checkpointing, world.shards) for size in sizes}
     fit = [size for size in sizes if need[size]["total"] <= free]
     (below,) = world.most(-max(fit, default=1))
     return replace(recipe, micro=-int(below))
@@ -101,7 +101,7 @@ def check_fits(
     `side` of the latents; `text`: tokens of a usual caption; `shards`: parts that the model is cut into.
     """
     free = free_bytes(device)
-    need = estimate.memory(config, recipe, micro, side, text, checkpointing, shards)
+    need = cost.memory(config, recipe, micro, side, text, checkpointing, shards)
     surely = need["total"] - (1 - SURE) * need["activations"]
     if surely <= free:
         return

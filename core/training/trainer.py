@@ -24,15 +24,15 @@ from commonart.core import launch, log
 from commonart.core.errors import EXIT_PREEMPTED, Preempted
 from commonart.core.model import diffusion, weights
 from commonart.core.model.device import autocast
-from commonart.core.model.training import batches, checkpoint, optim, sharding
-from commonart.core.model.training.batches import Plan, Source
-from commonart.core.model.training.ema import Ema
-from commonart.core.model.training.guards import Guard, out_of_memory
-from commonart.core.model.training.metrics import Meter, MetricsFile, Speed, tracker
-from commonart.core.model.training.world import World
 from commonart.core.model.transformer import PixArt
 from commonart.core.model.weights import WEIGHTS
 from commonart.core.recipes import Recipe, accumulation, learning_rate
+from commonart.core.training import batches, checkpoint, fsdp, optimizers
+from commonart.core.training.batches import Plan, Source
+from commonart.core.training.distributed import World
+from commonart.core.training.ema import Ema
+from commonart.core.training.gradient_guard import Guard, out_of_memory
+from commonart.core.training.logging import Meter, MetricsFile, Speed, tracker
 
 OPTIMISER_FILE = "optimizer.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and says the scores of its pictures where there are any
@@ -106,7 +106,7 @@ class Trainer:
         self.plan = Plan(options.seed, recipe.batch, recipe.dropout)
         self.named = list(self.model.named_parameters())
         self.params: list[nn.Parameter] = [param for _, param in self.named]
-        self.optimiser = optim.make(self.named, recipe)
+        self.optimiser = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter = _State(), Meter(world.device)
         follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
@@ -120,7 +120,7 @@ class Trainer:
         from safetensors.torch import load_file
 
         values = found.values
-        optim.load_state(self.optimiser, self.named, load_file(found.folder / OPTIMISER_FILE), values["optimiser"])
+        optimizers.load_state(self.optimiser, self.named, load_file(found.folder / OPTIMISER_FILE), values["optimiser"])
         if self.ema is not None:
             self.ema.load_state_dict(load_file(found.folder / "ema" / WEIGHTS))
         self.state = _State(**values["loop"])
@@ -133,11 +133,11 @@ class Trainer:
         """A checkpoint of this step (by the first process; the others wait). Its folder."""
         self.state.meter, self.state.norms = self.meter.gather(self.world), self.guard.norms
         folder, first = None, self.world.first
-        tensors, values = optim.state_of(self.optimiser, self.named)
-        tensors = sharding.gather(tensors, first)
-        models = {"transformer": sharding.gather(dict(self.named), first)}
+        tensors, values = optimizers.state_of(self.optimiser, self.named)
+        tensors = fsdp.gather(tensors, first)
+        models = {"transformer": fsdp.gather(dict(self.named), first)}
         if self.ema is not None:
-            models["ema"] = sharding.gather(self.ema.state_dict(), first)
+            models["ema"] = fsdp.gather(self.ema.state_dict(), first)
         if first:
 
             def write(part: Path) -> None:
@@ -156,7 +156,7 @@ class Trainer:
     def averaged(self) -> Iterator[PixArt]:
         """The model for the first process to draw with: with the averaged weights, where there are any. All enter it."""
         if self.world.sharded:  # whole, for the others do not take part in the drawing
-            state = sharding.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.first)
+            state = fsdp.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.first)
             yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
             return
         if not self.world.first:
@@ -201,12 +201,12 @@ class Trainer:
                 (loss_B.sum() * (self.world.size / recipe.batch)).backward()
             tokens = batch.text_BLT.shape[0] * batch.text_BLT.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
             self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
-        norm = sharding.whole(nn.utils.clip_grad_norm_(self.params, recipe.clip))
+        norm = fsdp.whole(nn.utils.clip_grad_norm_(self.params, recipe.clip))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         if not used:
             self.state.skipped += 1
         else:
-            optim.set_rate(self.optimiser, rate)
+            optimizers.set_rate(self.optimiser, rate)
             self.optimiser.step()
             if self.ema is not None:
                 # A young average follows fast: what it started from is not worth remembering.

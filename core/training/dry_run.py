@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from commonart.core import launch, recipes
-from commonart.core.data.index import data_sets
 from commonart.core.data.shards.manifest import read_note
 from commonart.core.data.shards.reader import list_shards, read_shard
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.diffusion import check_objective, out_channels
-from commonart.core.model.training import calibrate, encoders, estimate, guards, on_the_fly, trainer
-from commonart.core.model.training.world import World
 from commonart.core.recipes import Recipe
 from commonart.core.settings import Settings
+from commonart.core.training import calibrate, cost, encoders, gradient_guard, on_the_fly, trainer
+from commonart.core.training.distributed import World
 
 USUAL_TEXT = 77  # tokens of a caption, for estimates
 
@@ -56,7 +56,7 @@ def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
         "images": images,
         "text": encoders.named(text) or _encoded(reads, "text_encoder" in beside),
         "image": encoders.named(image) or _encoded(looks, "autoencoder" in beside),
-        **estimate.account(
+        **cost.account(
             config,
             recipe,
             side=side,
@@ -98,7 +98,9 @@ def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], te
     """Images per second of one device of this machine."""
     world = World(pick_device(wanted.device))
     micro, parts = share
-    guards.check_fits(config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing)
+    gradient_guard.check_fits(
+        config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing
+    )
     options = trainer.Options(
         dtype=dtype_of(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
     )

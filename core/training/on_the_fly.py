@@ -12,10 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from commonart.core.model.quantize import BITS
-from commonart.core.model.training.encoders import default
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find
 from commonart.core.settings import Settings
+from commonart.core.training.encoders import default
 
 
 @dataclass(frozen=True, slots=True)

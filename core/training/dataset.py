@@ -22,14 +22,14 @@ from torch import Tensor
 from commonart.core import log
 from commonart.core.data.features.format import Features, unpack_latent, unpack_text
 from commonart.core.data.images.decode import DecodeError, decode
-from commonart.core.data.index import Index, read_index
 from commonart.core.data.order import Buckets
 from commonart.core.data.record import is_changed
+from commonart.core.data.training_index import Index, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder, stack
-from commonart.core.model.training import guards
-from commonart.core.model.training.batches import NULL, Batch, Memory, Source
+from commonart.core.training import gradient_guard
+from commonart.core.training.batches import NULL, Batch, Memory, Source
 
 NEIGHBOURS = 100  # damaged samples in a row after which the data count as damaged, not the samples
 
@@ -327,4 +327,4 @@ def _bytes(features: Features) -> int:
 
 def _free() -> int:
     """40 % of the memory that is free now, shared among this machine's training processes."""
-    return int(guards.free_bytes(torch.device("cpu")) * 0.4)
+    return int(gradient_guard.free_bytes(torch.device("cpu")) * 0.4)

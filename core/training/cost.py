@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
-from commonart.core.model.training.on_the_fly import Cost
-from commonart.core.model.training.optim import bytes_per_parameter
 from commonart.core.recipes import Recipe
+from commonart.core.training.on_the_fly import Cost
+from commonart.core.training.optimizers import bytes_per_parameter
 
 # Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
 RATES = {"L4": 121e12, "A6000": 155e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}

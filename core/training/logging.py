@@ -25,9 +25,9 @@ from torch import Tensor
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.training import estimate
-from commonart.core.model.training.tensorboard import Scalars
-from commonart.core.model.training.world import World
+from commonart.core.training import cost
+from commonart.core.training.distributed import World
+from commonart.core.training.tensorboard import Scalars
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")
@@ -128,7 +128,7 @@ class Speed:
         if not rate or not self.world.first:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
-        flops = 3 * estimate.flops_per_image(self.config, self.side, line["tokens"] or 0)
+        flops = 3 * cost.flops_per_image(self.config, self.side, line["tokens"] or 0)
         by_steps = (self.steps - line["step"]) * self.batch / rate
         by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
         return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}
