@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core import provenance
 from commonart.core.data import collection
 from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
@@ -25,6 +24,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import progress
 from commonart.core.metrics import paper, scoring
 from commonart.core.metrics.scoring import SMALLEST, Group
+from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from commonart.core.model.drawing.engine import Engine
@@ -189,7 +189,7 @@ def _given(generated: str, reference: str | None, n: int | None, split: str | No
     for item in items:
         prompt = text_of(item.record)
         if not item.record:
-            prompt = str((provenance.read(item.pointer).settings or {}).get("prompt", ""))
+            prompt = str((metadata.read(item.pointer).settings or {}).get("prompt", ""))
         lang = lang_of(prompt) if prompt else ""
         group = groups.setdefault(lang, Group(lang, [], [], real))
         group.items.append(item)
@@ -263,7 +263,7 @@ def _draw(
             settings = {"prompt": prompt, "seed": collection.seed_for(seed, f"{group.lang}/{name}"), **shared}
             path = where / f"{name}.png"
             group.items.append(Item(str(path), {}))
-            if not path.exists() or provenance.read(path).settings != settings:
+            if not path.exists() or metadata.read(path).settings != settings:
                 todo.append((path, settings))
     jobs = [Job(settings["prompt"], settings["seed"]) for _, settings in todo]
     size = (shared["width"], shared["height"])
@@ -271,5 +271,5 @@ def _draw(
         drawn = engine.draw(jobs, size=size, steps=shared["steps"], guidance=shared["guidance"], batch=batch, tick=tick)
         for number, image in drawn:
             path, settings = todo[number]
-            provenance.save(image, path, settings=settings, overwrite=True)
+            metadata.save(image, path, settings=settings, overwrite=True)
     return groups

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commonart.core import provenance
 from commonart.core.data import collection
 from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
@@ -27,6 +26,7 @@ from commonart.core.data.record import split_of_record
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import progress, warn
 from commonart.core.metrics import roc
+from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -174,7 +174,7 @@ def _check(
         if value < least:
             raise UsageError(f"{flag} {value} is not possible.", f"Give a whole number from {least} on.")
     if figure is not None:
-        provenance.format_of(figure)
+        metadata.format_of(figure)
         if not replicate:
             raise UsageError("--figure shows what replication draws.", "Leave --replicate 0 out.")
     for flag, path in (("-o", out), ("--figure", figure)):

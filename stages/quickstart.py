@@ -21,7 +21,7 @@ from commonart.core.data.files import write_bytes, write_json
 from commonart.core.data.shards.manifest import read_note
 from commonart.core.data.shards.reader import list_shards
 from commonart.core.errors import CommonArtError
-from commonart.core.page import Page
+from commonart.core.output.html import Page
 
 # The same scenes in both languages, side by side in the grid.
 PROMPTS = (

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core import provenance
 from commonart.core.data import prompts as prompt_files
 from commonart.core.data.drawings import How, Picture, is_folder, plan, record_of
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
 from commonart.core.log import on_terminal, say, warn
+from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,12 +131,12 @@ def sample(
     shape: dict[str, Any] = {"columns": columns, "heads": list(heads)}
     sheet = _sheet_settings(shared, pictures, shape)
     if grid is not None and Path(grid).exists() and not overwrite:
-        if no_metadata or provenance.settings_of(grid) != sheet:
+        if no_metadata or metadata.settings_of(grid) != sheet:
             raise UsageError(f"--grid {grid}: this file is there already.", "Choose another name, or say --overwrite.")
         say(f"{grid} shows these pictures already")
         grid = None
     elif grid is not None:
-        provenance.check_folder(Path(grid).parent)
+        metadata.check_folder(Path(grid).parent)
     records: list[dict[str, Any]] = []
     keys: set[str] = set()
     shown: list[Image.Image] = []
@@ -177,7 +177,7 @@ def write_grid(
     overwrite: bool = False,
 ) -> None:
     """Write a labelled contact sheet with its marks, and say the legend of the labels that no font here could write."""
-    from commonart.core.pictures import contact_sheet
+    from commonart.core.output.contact_sheet import contact_sheet
 
     sheet = contact_sheet(images, labels, columns=columns, heads=heads)
     if sheet.legend:
@@ -187,7 +187,7 @@ def write_grid(
         )
         for number, label in sheet.legend.items():
             say(f"  [{number}] {label}")
-    provenance.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
+    metadata.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
 
 
 def _sheet_settings(shared: Mapping[str, Any], pictures: Sequence[Picture], shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,17 +204,17 @@ def shower(needed: bool) -> Callable[[Image.Image], Any] | None:
             which = "and TERM says that this one has no colours" if dumb else "and stderr is none"
             raise UsageError(f"--show needs a terminal, {which}.", "Leave it out, or do not redirect stderr.")
         return None
-    from commonart.core import terminal
+    from commonart.core.output import terminal
 
     return lambda image: say(terminal.drawn(image).rstrip("\n"))
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a picture says about itself: {"image", "synthetic", "digital_source_type", "settings"}, and "c2pa" if signed."""
-    from commonart.core import signing
+    from commonart.core.output import c2pa
 
-    marks = provenance.read(path)
-    signed = signing.read(path)
+    marks = metadata.read(path)
+    signed = c2pa.read(path)
     return {
         "image": str(path),
         "synthetic": marks.synthetic,
@@ -250,10 +250,10 @@ def _check(
         if value < 1:
             raise UsageError(f"{flag} {value} is not possible.", "Give a whole number from 1 on.")
     how.check()
-    provenance.format_of(f"picture.{ending}")
+    metadata.format_of(f"picture.{ending}")
     for flag, path in (("-o", out), ("--grid", grid)):
         if path is None or (flag == "-o" and is_folder(path)):
             continue
-        provenance.format_of(path)
+        metadata.format_of(path)
         if flag == "--grid" and not Path(path).parent.is_dir():
             raise UsageError(f"--grid {path}: there is no folder {Path(path).parent}.", "Make it first.")

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from commonart.core.data.drawings import MAX_SEED, How
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say, warn
-from commonart.core.page import Field, Page
+from commonart.core.output.html import Field, Page
 
 if TYPE_CHECKING:
     from commonart.core.model.drawing.atelier import Atelier, Job

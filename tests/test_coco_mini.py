@@ -18,10 +18,10 @@ from conftest import ROOT
 from PIL import Image
 
 from commonart.cli.main import invoke
-from commonart.core import provenance
 from commonart.core.data import jsonl, stream
 from commonart.core.data.shards import reader
 from commonart.core.model.config import PixArtConfig
+from commonart.core.output import metadata
 
 COCO = ROOT.parent / "shared" / "data" / "coco-mini"
 ANNOTATIONS = str(COCO / "captions.json")
@@ -106,7 +106,7 @@ def test_a_small_transformer_trains_on_them_and_draws(folder: Path, capsys: pyte
 
     draw = ("sample", "a man on a horse", "--model", "run", "--steps", "3", "--seed", "1", "-o", "out.png")
     call(folder, *draw)
-    marks = provenance.read(folder / "out.png")
+    marks = metadata.read(folder / "out.png")
     assert marks.synthetic
     assert marks.settings is not None and marks.settings["prompt"] == "a man on a horse"
     with Image.open(folder / "out.png") as image:

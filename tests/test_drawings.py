@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commonart.core import provenance
 from commonart.core.data.drawings import Picture, already_drawn, pixels, plan
 from commonart.core.data.files import part_of
 from commonart.core.data.prompts import given
 from commonart.core.errors import UsageError
+from commonart.core.output import metadata
 
 
 def planned(prompts: list, out: str = "pictures/", **options) -> list[Picture]:
@@ -50,10 +50,10 @@ def test_a_long_japanese_prompt_has_a_name_that_a_file_system_takes():
 def test_what_is_there_is_known_by_its_marks(tmp_path):
     one, two, three = pictures = planned(["a", "b", "c"], f"{tmp_path}/x/")
     assert already_drawn(pictures, overwrite=False, metadata=True) == set() and Path(f"{tmp_path}/x").is_dir()
-    provenance.save(Image.new("RGB", (8, 8)), str(one.path), settings=one.settings)
+    metadata.save(Image.new("RGB", (8, 8)), str(one.path), settings=one.settings)
     assert already_drawn(pictures, overwrite=False, metadata=True) == {one.name}
     assert already_drawn(pictures, overwrite=True, metadata=True) == set()
-    provenance.save(Image.new("RGB", (8, 8)), str(two.path), settings=three.settings)
+    metadata.save(Image.new("RGB", (8, 8)), str(two.path), settings=three.settings)
     with pytest.raises(UsageError, match="this file is there already"):
         already_drawn(pictures, overwrite=False, metadata=True)
 
@@ -69,7 +69,7 @@ def test_a_folder_is_listed_once_and_not_at_each_picture(tmp_path, monkeypatch):
     already_drawn(pictures, overwrite=False, metadata=True)
     assert not left.exists()
     for picture in pictures:
-        provenance.save(Image.new("RGB", (8, 8)), str(picture.path), settings=picture.settings, swept=True)
+        metadata.save(Image.new("RGB", (8, 8)), str(picture.path), settings=picture.settings, swept=True)
     assert listed == [str(tmp_path)] and len(list(tmp_path.glob(".*.part"))) == 0
 
 
@@ -79,7 +79,7 @@ def test_a_batch_of_30000_is_found_again_at_once(tmp_path):
     pictures = planned([{"key": f"k{i:05d}", "prompt": "a"} for i in range(30_000)], f"{tmp_path}/x/")
     first = pictures[0]
     (tmp_path / "x").mkdir()
-    provenance.save(Image.new("RGB", (8, 8)), str(first.path), settings=first.settings)
+    metadata.save(Image.new("RGB", (8, 8)), str(first.path), settings=first.settings)
     for picture in pictures[1:-1]:  # the last one is missing
         os.link(str(first.path), str(picture.path))
     started = time.process_time()

@@ -12,13 +12,13 @@ import tiny_encoders
 import tiny_pipeline
 from PIL import Image
 
-from commonart.core import provenance
 from commonart.core.data.jsonl import Writer
 from commonart.core.data.record import split_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import fid, paper
 from commonart.core.nano import scenes
 from commonart.core.nano.grammar import caption
+from commonart.core.output import metadata
 from commonart.stages.evaluate import evaluate, table
 
 
@@ -49,7 +49,7 @@ def picture_folder(folder: Path, prompts: list[str], seed: int = 0) -> str:
     rng = np.random.default_rng(seed)
     for i, prompt in enumerate(prompts):
         image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-        provenance.save(image, folder / f"{i}.png", settings={"prompt": prompt} if prompt else None)
+        metadata.save(image, folder / f"{i}.png", settings={"prompt": prompt} if prompt else None)
     return str(folder)
 
 
@@ -70,7 +70,7 @@ def test_a_model_draws_the_captions_of_shards_in_both_languages(run, made):
         assert (distance["n"], distance["n_reference"], distance["resolution"]) == (5, 5, "32x32")
         assert (clip["n"], clip["mode"], clip["seed"], clip["split"]) == (5, "paper", 0, None)
         assert clip["low"] <= clip["value"] <= clip["high"] and clip["reference"] >= 0
-    seeds = {provenance.read(path).settings["seed"] for path in Path("drawn").rglob("*.png")}
+    seeds = {metadata.read(path).settings["seed"] for path in Path("drawn").rglob("*.png")}
     assert len(seeds) == 10, "every picture has noise of its own"
     assert "FID-30k" not in table(result), "the tiny judge is none of the paper's"
 

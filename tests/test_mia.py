@@ -13,11 +13,11 @@ import tiny_pipeline
 import torch
 from PIL import Image
 
-from commonart.core import provenance
 from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import membership, roc
 from commonart.core.metrics.membership import ATTACKS, Denoiser
+from commonart.core.output import metadata
 from commonart.stages.mia import mia, table, verdict
 
 SHAPE = (4, 8, 8)
@@ -153,8 +153,8 @@ def test_a_whole_audit(attack, capsys):
     copied = result["replication"]
     assert (copied["drawn"], copied["training_pictures"]) == (4, 12)
     assert copied["similarity"]["mean"] >= copied["to_own_picture"]["mean"]
-    assert provenance.read("mia.png").synthetic
-    assert len(provenance.read("mia.png").settings["captions"]) == 3
+    assert metadata.read("mia.png").synthetic
+    assert len(metadata.read("mia.png").settings["captions"]) == 3
     told = table(result)
     assert "loss" in told and "replication" in told
     assert "intervals will be wide" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.page import Page
+from commonart.core.output.html import Page
 
 
 class Seen(HTMLParser):

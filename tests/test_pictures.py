@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from commonart.core import pictures
 from commonart.core.errors import UsageError
+from commonart.core.output import contact_sheet
 from commonart.stages.sample import write_grid
 
 
 def test_labels_that_no_font_can_write_become_numbers_with_a_legend(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "_found_font", lambda: None)
+    monkeypatch.setattr(contact_sheet, "_found_font", lambda: None)
     monkeypatch.delenv("COMMONART_FONT", raising=False)
     write_grid(tmp_path / "grid.png", [Image.new("RGB", (8, 8))] * 2, ["a red circle", "赤い丸"])
     assert "[2] 赤い丸" in capsys.readouterr().err
 
 
 def test_a_japanese_font_is_used_where_there_is_one():
-    font = pictures.japanese_font()
+    font = contact_sheet.japanese_font()
     if font is None:
         pytest.skip("no Japanese font on this machine")
-    sheet = pictures.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
-    assert sheet.legend == {} and pictures.can_write(pictures.font_for("草原の"), "草原の")
+    sheet = contact_sheet.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
+    assert sheet.legend == {} and contact_sheet.can_write(contact_sheet.font_for("草原の"), "草原の")
 
 
 def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
@@ -32,20 +32,20 @@ def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
         "x" * 90,
         "a bb 草原のシマウマ c",
     ):
-        lines = pictures.wrap(text, 100)
-        assert len(lines) <= pictures.MAX_LINES
-        assert all(pictures.font_for(text).getlength(line) <= 100 for line in lines[:-1])
+        lines = contact_sheet.wrap(text, 100)
+        assert len(lines) <= contact_sheet.MAX_LINES
+        assert all(contact_sheet.font_for(text).getlength(line) <= 100 for line in lines[:-1])
         if not lines[-1].endswith("…"):
             assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_one_word_of_5000_letters_is_a_label_at_once():
-    lines = pictures.wrap("a" * 5000, 128)
-    assert len(lines) == pictures.MAX_LINES and lines[-1].endswith("…")
-    assert all(pictures.font_for("a").getlength(line) <= 128 for line in lines)
+    lines = contact_sheet.wrap("a" * 5000, 128)
+    assert len(lines) == contact_sheet.MAX_LINES and lines[-1].endswith("…")
+    assert all(contact_sheet.font_for("a").getlength(line) <= 128 for line in lines)
 
 
 def test_a_named_font_that_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("COMMONART_FONT", str(tmp_path / "x.ttf"))
     with pytest.raises(UsageError, match="COMMONART_FONT"):
-        pictures.japanese_font()
+        contact_sheet.japanese_font()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.output import metadata
 
 PICTURE = Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
 SETTINGS = {
@@ -31,10 +31,10 @@ ENDINGS = [".png", ".jpg", ".jpeg", ".webp"]
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_marks_come_back(tmp_path, ending):
-    path = provenance.save(PICTURE, tmp_path / f"out{ending}", settings=SETTINGS)
-    marks = provenance.read(path)
+    path = metadata.save(PICTURE, tmp_path / f"out{ending}", settings=SETTINGS)
+    marks = metadata.read(path)
     assert marks.synthetic
-    assert marks.digital_source_type == provenance.TRAINED_ALGORITHMIC_MEDIA
+    assert marks.digital_source_type == metadata.TRAINED_ALGORITHMIC_MEDIA
     assert marks.settings == SETTINGS
 
 
@@ -43,8 +43,8 @@ def test_marks_come_back(tmp_path, ending):
 @pytest.mark.parametrize("with_settings", [True, False])
 def test_mark_and_settings_are_independent(tmp_path, ending, marked, with_settings):
     path = tmp_path / f"out{ending}"
-    provenance.save(PICTURE, path, settings=SETTINGS if with_settings else None, marked=marked)
-    marks = provenance.read(path)
+    metadata.save(PICTURE, path, settings=SETTINGS if with_settings else None, marked=marked)
+    marks = metadata.read(path)
     assert marks.synthetic is marked
     assert (b"trainedAlgorithmicMedia" in path.read_bytes()) is marked
     if with_settings:
@@ -58,25 +58,25 @@ def test_mark_and_settings_are_independent(tmp_path, ending, marked, with_settin
 def test_any_prompt_survives(tmp_path_factory, prompt):
     folder = tmp_path_factory.mktemp("any")
     for ending in (".png", ".jpg", ".webp"):
-        path = provenance.save(PICTURE, folder / f"out{ending}", settings={"prompt": prompt})
-        assert provenance.read(path).settings == {"prompt": prompt}
+        path = metadata.save(PICTURE, folder / f"out{ending}", settings={"prompt": prompt})
+        assert metadata.read(path).settings == {"prompt": prompt}
 
 
 def test_lone_surrogates_of_an_odd_command_line_survive(tmp_path):
     for ending in (".png", ".jpg", ".webp"):
-        path = provenance.save(PICTURE, tmp_path / f"a{ending}", settings={"prompt": "caf\udce9 \ufffe \x00"})
-        assert provenance.read(path).settings == {"prompt": "caf\udce9 \ufffe \x00"}
+        path = metadata.save(PICTURE, tmp_path / f"a{ending}", settings={"prompt": "caf\udce9 \ufffe \x00"})
+        assert metadata.read(path).settings == {"prompt": "caf\udce9 \ufffe \x00"}
 
 
 def test_pixels_of_a_png_are_untouched_and_bytes_reproducible(tmp_path):
-    first = provenance.save(PICTURE, tmp_path / "a.png", settings=SETTINGS)
-    second = provenance.save(PICTURE, tmp_path / "b.png", settings=SETTINGS)
+    first = metadata.save(PICTURE, tmp_path / "a.png", settings=SETTINGS)
+    second = metadata.save(PICTURE, tmp_path / "b.png", settings=SETTINGS)
     assert first.read_bytes() == second.read_bytes()
     assert np.array_equal(np.asarray(Image.open(first)), np.asarray(PICTURE))
 
 
 def test_pillow_itself_finds_the_chunks(tmp_path):
-    path = provenance.save(PICTURE, tmp_path / "a.png", settings=SETTINGS)
+    path = metadata.save(PICTURE, tmp_path / "a.png", settings=SETTINGS)
     with Image.open(path) as image:
         image.load()
         assert json.loads(image.text["commonart"]) == SETTINGS
@@ -88,7 +88,7 @@ def test_other_writers_forms_of_the_mark_are_read(tmp_path):
     rdf = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
     base = f"<rdf:RDF {rdf}><rdf:Description {{}}>{{}}</rdf:Description></rdf:RDF>"
     space = 'xmlns:I="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-    uri = provenance.TRAINED_ALGORITHMIC_MEDIA
+    uri = metadata.TRAINED_ALGORITHMIC_MEDIA
     for i, packet in enumerate(
         [
             base.format(f'{space} I:DigitalSourceType="{uri}"', ""),
@@ -96,7 +96,7 @@ def test_other_writers_forms_of_the_mark_are_read(tmp_path):
         ]
     ):
         PICTURE.save(tmp_path / f"{i}.jpg", xmp=packet.encode())
-        assert provenance.read(tmp_path / f"{i}.jpg").synthetic
+        assert metadata.read(tmp_path / f"{i}.jpg").synthetic
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_other_writers_forms_of_the_mark_are_read(tmp_path):
 )
 def test_a_strange_packet_means_no_mark(tmp_path, packet):
     PICTURE.save(tmp_path / "a.jpg", xmp=packet) if packet else PICTURE.save(tmp_path / "a.jpg")
-    assert provenance.read(tmp_path / "a.jpg") == provenance.Marks(None, None)
+    assert metadata.read(tmp_path / "a.jpg") == metadata.Marks(None, None)
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"mine")
     with pytest.raises(UsageError, match="there already") as error:
-        provenance.save(PICTURE, path)
+        metadata.save(PICTURE, path)
     assert "--overwrite" in error.value.fix and error.value.code == 2
     assert path.read_bytes() == b"mine" and os.listdir(tmp_path) == ["out.png"]
-    provenance.save(PICTURE, path, overwrite=True)
-    assert provenance.read(path).synthetic
+    metadata.save(PICTURE, path, overwrite=True)
+    assert metadata.read(path).synthetic
 
 
 def test_a_name_taken_in_the_meantime_is_kept(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_name_taken_in_the_meantime_is_kept(tmp_path, monkeypatch):
     slow = PICTURE.copy()
     monkeypatch.setattr(slow, "save", lambda *_, **__: path.write_bytes(b"another process"), raising=False)
     with pytest.raises(UsageError, match="there already"):
-        provenance.save(slow, path)
+        metadata.save(slow, path)
     assert path.read_bytes() == b"another process" and os.listdir(tmp_path) == ["out.png"]
 
 
@@ -140,50 +140,50 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CommonArtError, match="No space left"):
-        provenance.save(PICTURE, tmp_path / "out.png")
+        metadata.save(PICTURE, tmp_path / "out.png")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(CommonArtError, match=r"none/out.png: cannot be written \(No such file"):
-        provenance.save(PICTURE, tmp_path / "none" / "out.png")
+        metadata.save(PICTURE, tmp_path / "none" / "out.png")
 
 
 @pytest.mark.parametrize("name", ["out.gif", "out", "out.png.txt"])
 def test_an_ending_that_cannot_carry_marks(tmp_path, name):
     with pytest.raises(UsageError, match=r"\.png, \.jpg or \.webp"):
-        provenance.save(PICTURE, tmp_path / name)
+        metadata.save(PICTURE, tmp_path / name)
 
 
 def test_settings_too_long_for_a_jpeg(tmp_path):
     with pytest.raises(CommonArtError, match="do not fit into a JPEG") as error:
-        provenance.save(PICTURE, tmp_path / "a.jpg", settings={"prompt": "字" * 30_000})
+        metadata.save(PICTURE, tmp_path / "a.jpg", settings={"prompt": "字" * 30_000})
     assert "--no-metadata" in error.value.fix
-    path = provenance.save(PICTURE, tmp_path / "a.png", settings={"prompt": "字" * 30_000})
-    assert provenance.read(path).settings == {"prompt": "字" * 30_000}
+    path = metadata.save(PICTURE, tmp_path / "a.png", settings={"prompt": "字" * 30_000})
+    assert metadata.read(path).settings == {"prompt": "字" * 30_000}
 
 
 def test_hostile_pictures_are_sentences_or_nothing(tmp_path):
     chunks = PngInfo()
     chunks.add_itxt("commonart", "[" * 100_000)
     PICTURE.save(tmp_path / "deep.png", pnginfo=chunks)
-    assert provenance.read(tmp_path / "deep.png").settings is None
+    assert metadata.read(tmp_path / "deep.png").settings is None
     header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (tmp_path / "bomb.png").write_bytes(head + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND")))
     with pytest.raises(CommonArtError, match="no picture"):
-        provenance.read(tmp_path / "bomb.png")
+        metadata.read(tmp_path / "bomb.png")
 
 
 def test_what_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"hello")
     with pytest.raises(CommonArtError, match="no picture"):
-        provenance.read(tmp_path / "a.png")
+        metadata.read(tmp_path / "a.png")
     with pytest.raises(CommonArtError, match="no such file"):
-        provenance.read(tmp_path / "b.png")
+        metadata.read(tmp_path / "b.png")
 
 
 def test_the_file_gets_the_users_permissions(tmp_path):
-    path = provenance.save(PICTURE, tmp_path / "a.png")
+    path = metadata.save(PICTURE, tmp_path / "a.png")
     (tmp_path / "plain").write_bytes(b"")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -13,8 +13,8 @@ import tiny_pipeline
 from PIL import Image
 
 from commonart.cli.main import run
-from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.output import metadata
 from commonart.stages.sample import inspect, sample, shower
 
 
@@ -107,13 +107,13 @@ def test_a_batch_with_fewer_marks_goes_on_too(draw, flags, capsys):
 
 
 def test_a_picture_that_another_process_has_drawn_meanwhile(draw, monkeypatch):
-    original = provenance.save
+    original = metadata.save
 
     def second(image, path, **options):
         original(image, path, **options)
         return original(image, path, **options)  # finds its own picture there
 
-    monkeypatch.setattr(provenance, "save", second)
+    monkeypatch.setattr(metadata, "save", second)
     assert len(draw(["a", "b"], out="x")) == 2 and len(files("x")) == 2
 
 
@@ -396,7 +396,7 @@ def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
 
 
 def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):
-    original, count = provenance.save, 0
+    original, count = metadata.save, 0
 
     def dies(*args, **options):
         nonlocal count
@@ -405,10 +405,10 @@ def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **options)
 
-    monkeypatch.setattr(provenance, "save", dies)
+    monkeypatch.setattr(metadata, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         draw(["a", "b", "c", "d"], out="pictures")
     assert len(files("pictures")) == 2
-    monkeypatch.setattr(provenance, "save", original)
+    monkeypatch.setattr(metadata, "save", original)
     assert len(draw(["a", "b", "c", "d"], out="pictures")) == 4
-    assert all(provenance.read(Path("pictures") / name).synthetic for name in files("pictures"))
+    assert all(metadata.read(Path("pictures") / name).synthetic for name in files("pictures"))

@@ -16,12 +16,12 @@ from PIL import Image
 from tiny_pipeline import as_pickles, files_of
 
 from commonart.cli.main import invoke
-from commonart.core import provenance
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.drawing.engine import open_engine
 from commonart.core.model.drawing.foreign import Foreign
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job, Pipeline
+from commonart.core.output import metadata
 from commonart.stages.sample import inspect, sample
 
 
@@ -168,7 +168,7 @@ def test_what_was_named_beside_the_model_is_another_picture(tmp_path, monkeypatc
     beside = {"autoencoder": str(sdxl), "text_encoder": str(calm2)}
     for more in ({}, {"text_encoder": str(other)}, {"max_tokens": 3}):
         sample(["a"], model=str(beta), out="x/", steps=1, device="cpu", **(beside | more))
-    said = [provenance.read(path).settings for path in Path("x").iterdir()]
+    said = [metadata.read(path).settings for path in Path("x").iterdir()]
     assert len(said) == 3 and {s["text_encoder"] for s in said if s} == {str(calm2), str(other)}
 
 

@@ -22,11 +22,11 @@ import tiny_pipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from commonart.core import provenance
 from commonart.core.data.drawings import How
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.drawing.atelier import Atelier
 from commonart.core.model.drawing.studio import Studio
+from commonart.core.output import metadata
 from commonart.stages import sample_page
 
 
@@ -97,8 +97,8 @@ def test_a_form_draws_and_the_gallery_shows_it_escaped(url, tmp_path):
     for text in (html, ask(url)[1]):
         assert "<script" not in text and "default-src 'none'" in text and "form-action 'self'" in text
     files = sorted((tmp_path / "pictures").iterdir())
-    assert sorted(provenance.read(f).settings["seed"] for f in files) == [5, 6]  # type: ignore[index]
-    assert provenance.read(files[0]).settings["steps"] == 3  # type: ignore[index]
+    assert sorted(metadata.read(f).settings["seed"] for f in files) == [5, 6]  # type: ignore[index]
+    assert metadata.read(files[0]).settings["steps"] == 3  # type: ignore[index]
     source = re.search(r'<img src="([^"]+)"', html)
     assert source
     status, _, headers = ask(url, path=f"/{source[1]}")
@@ -177,7 +177,7 @@ def test_progress_is_shown_and_a_drawing_is_stopped_between_steps(url, studio, t
     go_on.set()
     html = wait_for(url, "<figure>")
     assert "second" in html and steps == [0, 1, 0]
-    assert [provenance.read(f).settings["prompt"] for f in (tmp_path / "pictures").iterdir()] == ["second"]  # type: ignore[index]
+    assert [metadata.read(f).settings["prompt"] for f in (tmp_path / "pictures").iterdir()] == ["second"]  # type: ignore[index]
     while 'http-equiv="refresh"' in ask(url, path="/gallery")[1]:
         time.sleep(0.05)
 
@@ -331,4 +331,4 @@ def test_a_visit_with_a_real_browser(url, tmp_path):
     finally:
         browser.close()
     (file,) = (tmp_path / "pictures").iterdir()
-    assert provenance.read(file).settings["prompt"] == "草原の赤い丸 <b>"  # type: ignore[index]
+    assert metadata.read(file).settings["prompt"] == "草原の赤い丸 <b>"  # type: ignore[index]

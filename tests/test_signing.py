@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commonart.core import provenance, signing
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.output import c2pa, metadata
 
 pytest.importorskip("c2pa", reason="the extra commonart[c2pa] is not installed")
 from cryptography import x509
@@ -62,41 +62,41 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_a_signed_picture_says_who_and_what_beside_its_other_marks(tmp_path: Path, pems, ending):
     def finish(data: bytes, kind: str) -> bytes:
-        return signing.sign(data, kind, *pems)
+        return c2pa.sign(data, kind, *pems)
 
-    path = provenance.save(PICTURE, tmp_path / f"a.{ending}", settings={"prompt": "草原"}, finish=finish)
-    said = signing.read(path)
+    path = metadata.save(PICTURE, tmp_path / f"a.{ending}", settings={"prompt": "草原"}, finish=finish)
+    said = c2pa.read(path)
     assert said == {"state": "Valid", "signer": "a painter", "actions": ["c2pa.created"]}
     assert b"trainedAlgorithmicMedia" in path.read_bytes()
-    marks = provenance.read(path)
+    marks = metadata.read(path)
     assert marks.synthetic and marks.settings == {"prompt": "草原"}
-    plain = provenance.save(PICTURE, tmp_path / f"plain.{ending}")
-    assert signing.read(plain) is None
+    plain = metadata.save(PICTURE, tmp_path / f"plain.{ending}")
+    assert c2pa.read(plain) is None
 
 
 def test_a_changed_picture_is_no_longer_valid(tmp_path: Path, pems):
-    path = provenance.save(PICTURE, tmp_path / "a.png", finish=lambda data, kind: signing.sign(data, kind, *pems))
+    path = metadata.save(PICTURE, tmp_path / "a.png", finish=lambda data, kind: c2pa.sign(data, kind, *pems))
     data = bytearray(path.read_bytes())
     at = data.rindex(b"IDAT") + 40
     data[at] ^= 1
     path.write_bytes(data)
-    said = signing.read(path)
+    said = c2pa.read(path)
     assert said is not None and said["state"] == "Invalid"
 
 
 def test_what_cannot_sign_is_said_before_anything_is_drawn(tmp_path: Path, pems):
-    signing.check(*pems)
+    c2pa.check(*pems)
     with pytest.raises(UsageError, match=r"none\.pem cannot be read"):
-        signing.check(str(tmp_path / "none.pem"), pems[1])
+        c2pa.check(str(tmp_path / "none.pem"), pems[1])
     (tmp_path / "junk.pem").write_text("junk")
     with pytest.raises(CommonArtError, match="no private key"):
-        signing.check(pems[0], str(tmp_path / "junk.pem"))
+        c2pa.check(pems[0], str(tmp_path / "junk.pem"))
     with pytest.raises(CommonArtError, match="cannot sign"):
-        signing.check(str(tmp_path / "junk.pem"), pems[1])
+        c2pa.check(str(tmp_path / "junk.pem"), pems[1])
 
 
 def test_without_the_package_the_error_names_it(pems, monkeypatch):
-    monkeypatch.setattr(signing, "find_spec", lambda name: None)
+    monkeypatch.setattr(c2pa, "find_spec", lambda name: None)
     with pytest.raises(CommonArtError, match="c2pa-python") as error:
-        signing.check(*pems)
+        c2pa.check(*pems)
     assert "commonart[c2pa]" in error.value.fix

@@ -9,7 +9,7 @@ import re
 import pytest
 from PIL import Image
 
-from commonart.core import terminal
+from commonart.core.output import terminal
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from typing import Any
 
 import orjson
 
-from commonart.core import provenance
 from commonart.core.data.files import sweep
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.output import metadata as provenance
 
 MAX_SIDE = 4096  # pixels
 WIDEST = 4  # to one: the last of PixArt-Sigma's buckets

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commonart.core import provenance
 from commonart.core.log import say
 from commonart.core.metrics import roc
+from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +103,7 @@ def write_figure(
         rows: caption, its training picture, drawn picture, how alike these are, nearest training picture, how alike
             it and the drawn one are.
     """
-    from commonart.core.pictures import contact_sheet
+    from commonart.core.output.contact_sheet import contact_sheet
 
     images: list[Image.Image] = []
     labels: list[str] = []
@@ -114,4 +114,4 @@ def write_figure(
     for number, caption in sheet.legend.items():
         say(f"  [{number}] {caption}")
     settings = {"captions": [row[0] for row in rows]}
-    provenance.save(sheet.image, path, settings=settings, overwrite=overwrite)
+    metadata.save(sheet.image, path, settings=settings, overwrite=overwrite)

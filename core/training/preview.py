@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from commonart.core import pictures, provenance
 from commonart.core.model import sampler
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.device import autocast
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
+from commonart.core.output import contact_sheet, metadata
 from commonart.core.recipes import Recipe
 
 GRID = 8  # pictures of the grid where no prompts are given, and of one batch
@@ -70,8 +70,8 @@ class Preview:
         for first in range(0, len(self.prompts), GRID):
             drawn += to_images(self.autoencoder.decode(self.latents(model, first, first + GRID)))
         prompts = self.prompts[: self.shown]
-        sheet = pictures.contact_sheet(drawn[: self.shown], prompts, columns=min(4, len(prompts)))
+        sheet = contact_sheet.contact_sheet(drawn[: self.shown], prompts, columns=min(4, len(prompts)))
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"step": step, "steps": self.steps, "guidance": self.guidance, "prompts": prompts}
-        provenance.save(sheet.image, self.folder / f"step-{step:07d}.png", settings=settings, overwrite=True)
+        metadata.save(sheet.image, self.folder / f"step-{step:07d}.png", settings=settings, overwrite=True)
         return self.judge(drawn) if self.judge else {}

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from commonart.core import provenance
 from commonart.core.data.drawings import How, plan
 from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError
 from commonart.core.log import warn
 from commonart.core.model.drawing.studio import Studio
+from commonart.core.output import metadata
 
 WAITING = 32  # jobs in the queue; more are refused
 TROUBLES = 5  # of the last errors are kept
@@ -70,7 +70,7 @@ class Atelier:
         """Take a picture, with what its marks say; one that is damaged, or whose name no page can write, is passed over."""
         try:
             path.name.encode()
-            said = provenance.read(path).settings or {}
+            said = metadata.read(path).settings or {}
         except (CommonArtError, UnicodeEncodeError):
             return
         plain = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in said.items()}

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from commonart.core import provenance, signing
 from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels
 from commonart.core.errors import CommonArtError
 from commonart.core.log import progress, say, warn
@@ -24,6 +23,8 @@ from commonart.core.model.device import dtype_name
 from commonart.core.model.drawing.engine import Engine, open_engine
 from commonart.core.model.drawing.parts import locate
 from commonart.core.model.drawing.pipeline import Job
+from commonart.core.output import c2pa
+from commonart.core.output import metadata as provenance
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Studio:
     ) -> Studio:
         """Find and open a model; arguments as `locate` and `open_engine` take them, errors as they raise them."""
         if sign is not None:
-            signing.check(*sign)
+            c2pa.check(*sign)
         parts = locate(
             model,
             text_encoder=text_encoder,
@@ -137,7 +138,7 @@ class Studio:
     def _save(self, image: Image.Image, picture: Picture, overwrite: bool) -> None:
         if picture.path is None:
             return
-        finish = partial(signing.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
+        finish = partial(c2pa.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
         try:
             provenance.save(
                 image,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.provenance import TRAINED_ALGORITHMIC_MEDIA
+from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
 
 INSTALL = "Install it: uv pip install 'commonart[c2pa]'."
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}

@@ -134,7 +134,7 @@ def save(
         marked: write the XMP DigitalSourceType.
         overwrite: replace a file that is there.
         quality: of JPEG and WebP, 1..100.
-        finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.signing` signs.
+        finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
         swept: as `core.data.files.replacing` takes it.
 
     Raises:
