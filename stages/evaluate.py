@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 from commonart.core.data import collection
 from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
-from commonart.core.data.prompts import lang_of, text_of
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.prompts import lang_of, text_of
 from commonart.core.log import progress
 from commonart.core.metrics import paper, scoring
 from commonart.core.metrics.scoring import SMALLEST, Group
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from commonart.core.model.drawing.engine import Engine
+    from commonart.core.generation.generator import Engine
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -90,8 +90,8 @@ def evaluate(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.model.drawing.engine import open_engine
-            from commonart.core.model.drawing.parts import locate
+            from commonart.core.generation.components import locate
+            from commonart.core.generation.generator import open_engine
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
             engine = open_engine(parts, device=device, precision=precision)
@@ -247,7 +247,7 @@ def _draw(
     quiet: bool,
 ) -> list[Group]:
     """Draw every prompt that `folder` does not hold yet, each from a seed of its own, and fill the groups."""
-    from commonart.core.model.drawing.pipeline import Job
+    from commonart.core.generation.pipeline import Job
 
     todo: list[tuple[Path, dict[str, Any]]] = []
     for group in groups:

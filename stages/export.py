@@ -37,9 +37,9 @@ def export(
     heads: int = 16,
     accept_terms: Sequence[str] = (),
 ) -> Exported:
-    """Writes the model `source` (see `core.model.drawing.export.export`) to the folder `out`, `precision` auto: as it is stored."""
+    """Writes the model `source` (see `core.generation.export.export`) to the folder `out`, `precision` auto: as it is stored."""
+    from commonart.core.generation import export as exporter
     from commonart.core.model.device import pick_dtype
-    from commonart.core.model.drawing import export as exporter
 
     began = time.monotonic()
     parts = exporter.export(

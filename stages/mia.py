@@ -21,9 +21,9 @@ from commonart.core.data import collection
 from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
-from commonart.core.data.prompts import text_of
 from commonart.core.data.record import split_of_record
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
 from commonart.core.metrics import roc
 from commonart.core.output import metadata
@@ -31,8 +31,8 @@ from commonart.core.output import metadata
 if TYPE_CHECKING:
     from PIL import Image
 
+    from commonart.core.generation.pipeline import Pipeline
     from commonart.core.metrics.membership import Denoiser
-    from commonart.core.model.drawing.pipeline import Pipeline
 
 Floats = NDArray[np.float64]
 SMALLEST = 4  # pictures in each group: the control halves them
@@ -88,8 +88,8 @@ def mia(
     """
     _check(attacks, n, times, draws, replicate, resamples, out, figure, overwrite)
     members, others, doubled = _groups(data, n, lang, seed)
-    from commonart.core.model.drawing.parts import locate
-    from commonart.core.model.drawing.pipeline import Pipeline
+    from commonart.core.generation.components import locate
+    from commonart.core.generation.pipeline import Pipeline
 
     parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
     engine = Pipeline.open(parts, device=device, precision=precision)
@@ -276,9 +276,9 @@ def _replication(
     quiet: bool,
 ) -> dict[str, Any]:
     """Draw the captions of `members`, compare with all training pictures, and show the likest in `figure`."""
+    from commonart.core.generation.pipeline import Job
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
-    from commonart.core.model.drawing.pipeline import Job
 
     jobs = [Job(text_of(item.record, lang), collection.seed_for(seed, item.name)) for item in members]
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:

@@ -325,8 +325,8 @@ def _measure_clip(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]
 def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     import torch
 
+    from commonart.core.generation.components import locate
     from commonart.core.model.autoencoder import Autoencoder
-    from commonart.core.model.drawing.parts import locate
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt
     from commonart.core.nano import grammar, painter

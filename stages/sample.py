@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data import prompts as prompt_files
-from commonart.core.data.drawings import How, Picture, is_folder, plan, record_of
-from commonart.core.data.prompts import Prompt
 from commonart.core.errors import UsageError
+from commonart.core.generation import prompts as prompt_files
+from commonart.core.generation.prompts import Prompt
+from commonart.core.generation.request import How, Picture, is_folder, plan, record_of
 from commonart.core.log import on_terminal, say, warn
 from commonart.core.output import metadata
 
@@ -69,9 +69,9 @@ def sample(
 
     Args:
         prompts: texts, or records with a `prompt` or `captions`.
-        file: more prompts, as `core.data.prompts.read` takes them.
+        file: more prompts, as `core.generation.prompts.read` takes them.
         lang: which caption of a record is its prompt; default: its first.
-        model: a name of the registry, a run, a local folder or a hub id, as `core.model.drawing.parts.locate` takes it.
+        model: a name of the registry, a run, a local folder or a hub id, as `core.generation.components.locate` takes it.
         out: one picture's file, or a folder (made when it is not there). One of `out`, `grid` and `show` is needed.
         grid: a contact sheet of all pictures; `columns` and `heads` (titles over them) shape it. One that is there
             already and shows these very pictures, by its own settings, is kept.
@@ -106,8 +106,8 @@ def sample(
         size=size, aspect=aspect,
     )  # fmt: skip
     _check(asked, how, out, grid, show is not None, n, batch, ending)
-    from commonart.core.model.drawing import memory
-    from commonart.core.model.drawing.studio import Studio
+    from commonart.core.generation.session import Studio
+    from commonart.core.model import memory
 
     studio = Studio.open(
         model,

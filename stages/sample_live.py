@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.drawings import MAX_SEED, USUAL, How, plan, record_of
-from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.prompts import Prompt
+from commonart.core.generation.request import MAX_SEED, USUAL, How, plan, record_of
 from commonart.core.log import say
 
 if TYPE_CHECKING:
-    from commonart.core.model.drawing.studio import Studio
+    from commonart.core.generation.session import Studio
 
 HELP = """\
   any text         draws it
@@ -51,7 +51,7 @@ def run(
     **settings: Any,
 ) -> int:
     """Open `model` and begin the loop; `settings` are the fields of `How` and what `Studio.open` takes."""
-    from commonart.core.model.drawing.studio import Studio
+    from commonart.core.generation.session import Studio
 
     how, opening = How.of(settings)
     how.check()

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-from commonart.core.data.drawings import MAX_SEED, How
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.request import MAX_SEED, How
 from commonart.core.log import say, warn
 from commonart.core.output.html import Field, Page
 
 if TYPE_CHECKING:
-    from commonart.core.model.drawing.atelier import Atelier, Job
-    from commonart.core.model.drawing.studio import Studio
+    from commonart.core.generation.session import Studio
+    from commonart.core.generation.worker import Atelier, Job
 
 GALLERY = 60  # pictures on the page, the newest first
 FORM_BYTES = 100_000
@@ -65,7 +65,7 @@ def run(
     `seed`, `n` and `settings`, the fields of `How`, are what every form begins with; the other settings are what
     `Studio.open` takes.
     """
-    from commonart.core.model.drawing.studio import Studio
+    from commonart.core.generation.session import Studio
 
     _address(address)
     _folder(out)
@@ -99,7 +99,7 @@ def serve(
     Raises:
         UsageError: no such address, or a port that is taken.
     """
-    from commonart.core.model.drawing.atelier import Atelier
+    from commonart.core.generation.worker import Atelier
 
     host, port = _address(address)
     studio.shared(how)  # says now what this model cannot draw
@@ -149,7 +149,7 @@ def _loopback(host: str) -> bool:
 
 def _job(form: Mapping[str, str], usual: How, studio: Studio) -> Job:
     """What a form asks for. Raises UsageError, in a sentence that the page shows."""
-    from commonart.core.model.drawing.atelier import Job
+    from commonart.core.generation.worker import Job
 
     prompt = form.get("prompt", "").strip()
     if not prompt:

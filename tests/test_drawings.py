@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commonart.core.data.drawings import Picture, already_drawn, pixels, plan
 from commonart.core.data.files import part_of
-from commonart.core.data.prompts import given
 from commonart.core.errors import UsageError
+from commonart.core.generation.prompts import given
+from commonart.core.generation.request import Picture, already_drawn, pixels, plan
 from commonart.core.output import metadata
 
 

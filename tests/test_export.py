@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.components import locate
+from commonart.core.generation.export import export
+from commonart.core.generation.pipeline import Job, Pipeline
 from commonart.core.model import sampler
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.drawing.export import export
-from commonart.core.model.drawing.parts import locate
-from commonart.core.model.drawing.pipeline import Job, Pipeline
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint
 

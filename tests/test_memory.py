@@ -11,14 +11,13 @@ import tiny_encoders
 import tiny_pipeline
 import torch
 
-from commonart.core.data.drawings import How
-from commonart.core.model import sampler
+from commonart.core.generation.components import locate
+from commonart.core.generation.pipeline import Job, Pipeline
+from commonart.core.generation.request import How
+from commonart.core.generation.session import Studio
+from commonart.core.model import memory, sampler
 from commonart.core.model.autoencoder import TILE_ABOVE, Autoencoder
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.drawing import memory
-from commonart.core.model.drawing.parts import locate
-from commonart.core.model.drawing.pipeline import Job, Pipeline
-from commonart.core.model.drawing.studio import Studio
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 

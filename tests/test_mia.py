@@ -177,10 +177,10 @@ def test_japanese_captions_and_few_pictures(attack):
 def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
     from commonart.core.data import collection
+    from commonart.core.generation.components import locate
+    from commonart.core.generation.pipeline import Pipeline
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
-    from commonart.core.model.drawing.parts import locate
-    from commonart.core.model.drawing.pipeline import Pipeline
     from commonart.core.model.transformer import stack_text
 
     folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")

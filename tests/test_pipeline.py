@@ -13,10 +13,10 @@ import tiny_pipeline
 import torch
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.components import locate
+from commonart.core.generation.pipeline import Job, Pipeline
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.drawing.packing import PackedLinear, pack
-from commonart.core.model.drawing.parts import locate
-from commonart.core.model.drawing.pipeline import Job, Pipeline
+from commonart.core.model.onednn import PackedLinear, pack
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub, lookup
 from commonart.core.training import checkpoint

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from commonart.core.data.prompts import read
 from commonart.core.errors import CommonArtError, SchemaError
+from commonart.core.generation.prompts import read
 
 
 def test_prompts_from_a_text_file_and_from_stdin(tmp_path, monkeypatch):

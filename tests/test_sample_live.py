@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_pipeline
 
-from commonart.core.data.drawings import How
-from commonart.core.model.drawing.studio import Studio
+from commonart.core.generation.request import How
+from commonart.core.generation.session import Studio
 from commonart.stages.sample import inspect
 from commonart.stages.sample_live import loop
 

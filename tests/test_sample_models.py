@@ -17,10 +17,10 @@ from tiny_pipeline import as_pickles, files_of
 
 from commonart.cli.main import invoke
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.drawing.engine import open_engine
-from commonart.core.model.drawing.foreign import Foreign
-from commonart.core.model.drawing.parts import locate
-from commonart.core.model.drawing.pipeline import Job, Pipeline
+from commonart.core.generation.components import locate
+from commonart.core.generation.diffusers_pipeline import Foreign
+from commonart.core.generation.generator import open_engine
+from commonart.core.generation.pipeline import Job, Pipeline
 from commonart.core.output import metadata
 from commonart.stages.sample import inspect, sample
 

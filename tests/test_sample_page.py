@@ -22,10 +22,10 @@ import tiny_pipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from commonart.core.data.drawings import How
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.drawing.atelier import Atelier
-from commonart.core.model.drawing.studio import Studio
+from commonart.core.generation.request import How
+from commonart.core.generation.session import Studio
+from commonart.core.generation.worker import Atelier
 from commonart.core.output import metadata
 from commonart.stages import sample_page
 
@@ -151,7 +151,7 @@ def test_a_bad_form_is_said_and_keeps_what_was_typed(url, form, message):
 
 
 def test_progress_is_shown_and_a_drawing_is_stopped_between_steps(url, studio, tmp_path, monkeypatch):
-    from commonart.core.model.drawing.pipeline import Pipeline
+    from commonart.core.generation.pipeline import Pipeline
 
     original, steps, go_on = Pipeline.draw, [], threading.Event()
 

@@ -23,8 +23,8 @@ from commonart.core.data.shards.manifest import note_of
 from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
+from commonart.core.generation.components import locate
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.drawing.parts import locate
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint, cost, logging, on_the_fly, trainer
 from commonart.core.training.dataset import open_shards

@@ -233,8 +233,8 @@ def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str])
 
 def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     """By train, which needs it for its grid, and by sample, which needs it for every prompt."""
-    from commonart.core.model.drawing.parts import locate
-    from commonart.core.model.drawing.pipeline import Pipeline
+    from commonart.core.generation.components import locate
+    from commonart.core.generation.pipeline import Pipeline
 
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     tiny.llama(tmp_path / "llama")

@@ -30,7 +30,7 @@ from commonart.core import recipes
 from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
-from commonart.core.model.drawing.memory import account
+from commonart.core.model.memory import account
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import batches, cost, on_the_fly, trainer
 from commonart.core.training.distributed import World

@@ -67,7 +67,7 @@ def main() -> None:
     from commonart.core.model import sampler
     from commonart.core.model.config import PixArtConfig
     from commonart.core.model.device import dtype_name, pick_device, pick_dtype
-    from commonart.core.model.drawing.packing import pack
+    from commonart.core.model.onednn import pack
     from commonart.core.model.transformer import PixArt
 
     torch.set_num_threads(given.threads)
@@ -94,8 +94,8 @@ def main() -> None:
         theirs, autoencoder = _diffusers(ours, dtype, device, given.compile)
     net: Any = torch.compile(ours) if given.compile else pack(ours)
     if both:
+        from commonart.core.generation.pipeline import decoder
         from commonart.core.model.autoencoder import to_images
-        from commonart.core.model.drawing.pipeline import decoder
 
         decoding = decoder(autoencoder)
 

@@ -5,7 +5,7 @@
     commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
     commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
     commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
-                                                        # pipeline of diffusers (core/model/drawing/foreign.py)
+                                                        # pipeline of diffusers (core/generation/diffusers_pipeline.py)
 
 All of them end in the same `Parts`.
 """

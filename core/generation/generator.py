@@ -1,14 +1,14 @@
 """What `commonart sample` and `commonart eval` ask of a model, whoever wrote its pipeline.
 
-commonart sample "a red circle" --model nano                             # ours: core/model/drawing/pipeline.py
-commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffusers': core/model/drawing/foreign.py
+commonart sample "a red circle" --model nano                             # ours: core/generation/pipeline.py
+commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffusers': core/generation/diffusers_pipeline.py
 """
 
 from __future__ import annotations
 
-from commonart.core.model.drawing.foreign import Foreign, refuse_ours
-from commonart.core.model.drawing.parts import Parts
-from commonart.core.model.drawing.pipeline import Pipeline
+from commonart.core.generation.components import Parts
+from commonart.core.generation.diffusers_pipeline import Foreign, refuse_ours
+from commonart.core.generation.pipeline import Pipeline
 
 Engine = Pipeline | Foreign  # both draw jobs as `Pipeline.draw` says
 

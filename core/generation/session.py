@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from commonart.core.data.drawings import How, Picture, already_drawn, is_there, pixels
 from commonart.core.errors import CommonArtError
+from commonart.core.generation.components import locate
+from commonart.core.generation.generator import Engine, open_engine
+from commonart.core.generation.pipeline import Job
+from commonart.core.generation.request import How, Picture, already_drawn, is_there, pixels
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
-from commonart.core.model.drawing.engine import Engine, open_engine
-from commonart.core.model.drawing.parts import locate
-from commonart.core.model.drawing.pipeline import Job
 from commonart.core.output import c2pa
 from commonart.core.output import metadata as provenance
 

@@ -2,7 +2,7 @@
 
     commonart sample "赤い円" --model nano
 
-A `Pipeline` is made of the `Parts` that `core.model.drawing.parts.locate` finds. Texts are encoded first and the text
+A `Pipeline` is made of the `Parts` that `core.generation.components.locate` finds. Texts are encoded first and the text
 encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is drawn and
 decoded, so that what is interrupted has lost one batch.
 """
@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError
+from commonart.core.generation.components import Parts
 from commonart.core.log import warn
+from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
-from commonart.core.model.drawing import memory
-from commonart.core.model.drawing.packing import pack
-from commonart.core.model.drawing.parts import Parts
+from commonart.core.model.onednn import pack
 from commonart.core.model.quantize import settle
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt

@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 
 from commonart.core.data.files import sweep
-from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.prompts import Prompt
 from commonart.core.output import metadata as provenance
 
 MAX_SIDE = 4096  # pixels

@@ -21,9 +21,9 @@ import torch
 
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import original, sampler
+from commonart.core.generation.components import Parts, locate
+from commonart.core.model import pixart_checkpoint, sampler
 from commonart.core.model.diffusion import objective_of
-from commonart.core.model.drawing.parts import Parts, locate
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
@@ -138,12 +138,12 @@ def _of_file(file: Path, heads: int) -> PixArt:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CommonArtError(f"{file} cannot be read: {error}.", "Name a .safetensors file.") from error
-    if not original.is_original(set(state)):
+    if not pixart_checkpoint.is_original(set(state)):
         raise CommonArtError(
             f"{file} does not hold a transformer under the names of PixArt's repository.",
             "Name the folder with config.json of a diffusers transformer.",
         )
-    return original.convert(state, file, heads)
+    return pixart_checkpoint.convert(state, file, heads)
 
 
 def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.drawings import How, plan
-from commonart.core.data.prompts import Prompt
 from commonart.core.errors import CommonArtError
+from commonart.core.generation.prompts import Prompt
+from commonart.core.generation.request import How, plan
+from commonart.core.generation.session import Studio
 from commonart.core.log import warn
-from commonart.core.model.drawing.studio import Studio
 from commonart.core.output import metadata
 
 WAITING = 32  # jobs in the queue; more are refused

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.components import Parts
+from commonart.core.generation.pipeline import Job
 from commonart.core.log import warn
+from commonart.core.model import memory
 from commonart.core.model.autoencoder import TILE_ABOVE
 from commonart.core.model.device import pick_device, pick_dtype
-from commonart.core.model.drawing import memory
-from commonart.core.model.drawing.parts import Parts
-from commonart.core.model.drawing.pipeline import Job
 from commonart.core.registry import lookup
 
 # Published before diffusers had a class for it; the class differs in its tokenizer alone, which the index names.
