@@ -49,7 +49,7 @@ class Settings:
     keep: int = 3
     workers: int = 2
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
-    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.following` takes it; "": nano's own
+    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.prompt_following` takes it; "": nano's own
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False

@@ -16,14 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data import collection
-from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import lang_of, text_of
 from commonart.core.log import progress
-from commonart.core.metrics import paper, scoring
-from commonart.core.metrics.scoring import SMALLEST, Group
+from commonart.core.metrics import image_set, paper_table
+from commonart.core.metrics import scores as scoring
+from commonart.core.metrics.image_set import Item
+from commonart.core.metrics.scores import SMALLEST, Group
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def evaluate(
     """Measure, write `out`, and return what it holds: {"schema", "model", "settings", "scores": [...]}.
 
     Args:
-        generated: pictures that were drawn, as `core.data.collection.collect` takes them; their prompts come from
+        generated: pictures that were drawn, as `core.metrics.image_set.collect` takes them; their prompts come from
             the records or from the pictures' own marks. Not with `model`.
         reference: real pictures; with `model`, records whose captions in each of `langs` are drawn.
         model: anything that `sample` takes.
@@ -117,11 +117,11 @@ def evaluate(
         )  # fmt: skip
         scores: list[dict[str, Any]] = []
         for group in groups:
-            common = {"lang": group.lang, "seed": seed, "resolution": collection.resolution(group.items)}
+            common = {"lang": group.lang, "seed": seed, "resolution": image_set.resolution(group.items)}
             if group.kind:
                 common["set"] = group.kind
             if group.reference:
-                common |= {"split": split, "reference_resolution": collection.resolution(group.reference)}
+                common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
             scores += scoring.by_judge(group, judges[group.lang], clip_mode, common)
             if fid is not None and group.reference:
                 scores.append(scoring.by_inception(group, fid, device, work, common))
@@ -145,7 +145,7 @@ def table(result: dict[str, Any]) -> str:
             aside = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
             name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
             lines.append(f"{name:<18} {where:<24} {score['value']:.2f}{between}  (n {score['n']:,}{aside})")
-    known = paper.table(str(result["model"]), result["scores"])
+    known = paper_table.table(str(result["model"]), result["scores"])
     return "\n".join(lines) + (f"\n\n{known}" if known else "")
 
 
@@ -183,8 +183,8 @@ def _check(
 
 def _given(generated: str, reference: str | None, n: int | None, split: str | None, seed: int) -> list[Group]:
     """Pictures that were drawn before, by the language of their prompts; "" for those that say none."""
-    items = collection.collect(generated, limit=n, seed=seed)
-    real = collection.collect(reference, split=split, limit=n, seed=seed) if reference else []
+    items = image_set.collect(generated, limit=n, seed=seed)
+    real = image_set.collect(reference, split=split, limit=n, seed=seed) if reference else []
     groups: dict[str, Group] = {}
     for item in items:
         prompt = text_of(item.record)
@@ -203,7 +203,7 @@ def _wanted(
 ) -> list[Group]:
     """What a model is asked to draw: `items` are still empty."""
     groups = []
-    real = collection.collect(reference, split=split, seed=seed) if reference else []
+    real = image_set.collect(reference, split=split, seed=seed) if reference else []
     for lang in langs:
         chosen = [(item, text) for item in real if (text := _caption(item, lang))][:n]
         if chosen:
@@ -260,7 +260,7 @@ def _draw(
             ) from problem
         for number, prompt in enumerate(group.prompts):
             name = group.reference[number].name if group.paired else f"{number:05d}"
-            settings = {"prompt": prompt, "seed": collection.seed_for(seed, f"{group.lang}/{name}"), **shared}
+            settings = {"prompt": prompt, "seed": image_set.seed_for(seed, f"{group.lang}/{name}"), **shared}
             path = where / f"{name}.png"
             group.items.append(Item(str(path), {}))
             if not path.exists() or metadata.read(path).settings != settings:

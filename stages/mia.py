@@ -17,22 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commonart.core.data import collection
-from commonart.core.data.collection import Item
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.record import split_of_record
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
-from commonart.core.metrics import roc
+from commonart.core.metrics import image_set, roc
+from commonart.core.metrics.image_set import Item
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.metrics.membership import Denoiser
+    from commonart.core.metrics.attacks import Denoiser
 
 Floats = NDArray[np.float64]
 SMALLEST = 4  # pictures in each group: the control halves them
@@ -72,7 +71,7 @@ def mia(
         data: shards or records with both splits.
         n: at most so many members and so many held-out pictures, drawn by `seed`.
         lang: whose captions condition the model; default: each record's first caption.
-        attacks: names of `core.metrics.membership.ATTACKS`.
+        attacks: names of `core.metrics.attacks.ATTACKS`.
         times, draws: timesteps, and noises at each, of `loss` and `clid`.
         replicate: pictures that are drawn from training captions; 0 leaves replication out.
         judge: the encoder whose features say how alike two pictures are.
@@ -159,7 +158,7 @@ def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int,
     out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    from commonart.core.metrics.membership import ATTACKS
+    from commonart.core.metrics.attacks import ATTACKS
 
     for attack in attacks:
         if attack not in ATTACKS:
@@ -185,7 +184,7 @@ def _check(
 def _groups(data: str, n: int, lang: str | None, seed: int) -> tuple[list[Item], list[Item], int]:
     """Members, held-out pictures without those that are members too, and how many of these were left out."""
     groups: dict[str, list[Item]] = {"train": [], "heldout": []}
-    for item in collection.collect(data, seed=seed):
+    for item in image_set.collect(data, seed=seed):
         if split_of_record(item.record) in groups and text_of(item.record, lang):
             groups[split_of_record(item.record)].append(item)
     train = {mark for item in groups["train"] for mark in _marks(item)}
@@ -220,7 +219,7 @@ def _attack(
     """The scores of all items by each attack. Members and others go through the same batches, in one shuffled order."""
     import torch
 
-    from commonart.core.metrics import membership
+    from commonart.core.metrics import attacks as membership
     from commonart.core.model.autoencoder import to_pixels
 
     order = np.random.default_rng(seed + 1).permutation(len(items))
@@ -241,14 +240,14 @@ def _attack(
 
 
 def _picture(item: Item, size: int) -> Image.Image:
-    image = collection.open_image(item.pointer)
+    image = image_set.open_image(item.pointer)
     return image if image.size == (size, size) else resize_crop(image, size)
 
 
 def _denoiser(engine: Pipeline, texts: Sequence[Any]) -> Denoiser:
     import torch
 
-    from commonart.core.metrics.membership import Denoiser
+    from commonart.core.metrics.attacks import Denoiser
     from commonart.core.model.transformer import stack_text
 
     model = engine.transformer()
@@ -280,10 +279,10 @@ def _replication(
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
 
-    jobs = [Job(text_of(item.record, lang), collection.seed_for(seed, item.name)) for item in members]
+    jobs = [Job(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
         drawn = [image for _, image in engine.draw(jobs, steps=steps, guidance=guidance, batch=batch, tick=tick)]
-    train = [item for item in collection.collect(data, seed=seed) if split_of_record(item.record) == "train"]
+    train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     known = encoder.images(_picture(item, engine.size) for item in train)
     place = {item.name: row for row, item in enumerate(train)}

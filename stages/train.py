@@ -164,14 +164,14 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
 
 def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dtype) -> Any:
     """What draws the grid of a step, and scores its pictures and some more, by a judge of their prompts."""
-    from commonart.core.metrics import following
+    from commonart.core.metrics import prompt_following
     from commonart.core.training.preview import GRID
 
     name = wanted.clip or ("nano" if wanted.stage == "nano" else "")
     prompts = list(wanted.prompts) or opened.index.prompts(SCORED if name else GRID)
     more: dict[str, Any] = {} if wanted.prompts else {"shown": GRID}
     if name:
-        more["judge"] = following.open_judge(name, prompts, wanted.accept_terms)
+        more["judge"] = prompt_following.open_judge(name, prompts, wanted.accept_terms)
     return parts.preview(prompts, opened, wanted.recipe, dtype, **more)
 
 

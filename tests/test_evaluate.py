@@ -15,7 +15,7 @@ from PIL import Image
 from commonart.core.data.jsonl import Writer
 from commonart.core.data.record import split_of
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.metrics import fid, paper
+from commonart.core.metrics import fid, paper_table
 from commonart.core.nano import scenes
 from commonart.core.nano.grammar import caption
 from commonart.core.output import metadata
@@ -163,11 +163,11 @@ def test_the_papers_table_gets_our_row_only_from_its_own_metrics():
         {"metric": "CLIP", "lang": "ja", "value": 30.1, "n": 30_000, "mode": "hessel", "judge": "clip-japanese-base"},
         {"metric": "CLIP", "lang": "ja", "value": 30.1, "n": 30_000, "mode": "paper", "judge": "nano"},
     ]
-    text = paper.table("mine", ours)
+    text = paper_table.table("mine", ours)
     assert "| **mine** | 20 | 27.5 | - | - |" in text and "CommonArt beta | 22.8 | 26.8 | 19.4 | 29.4" in text
     assert "cannot be compared" not in text
-    assert "cannot be compared" in paper.table("mine", [{**ours[0], "n": 100}])
-    assert paper.table("mine", ours[2:]) == ""
+    assert "cannot be compared" in paper_table.table("mine", [{**ours[0], "n": 100}])
+    assert paper_table.table("mine", ours[2:]) == ""
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from commonart.core.errors import UsageError
-from commonart.core.metrics.following import open_judge
+from commonart.core.metrics.prompt_following import open_judge
 from commonart.core.nano import grammar
 from commonart.core.nano.scenes import render
 

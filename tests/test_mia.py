@@ -15,8 +15,8 @@ from PIL import Image
 
 from commonart.core.data.shards.reader import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.metrics import membership, roc
-from commonart.core.metrics.membership import ATTACKS, Denoiser
+from commonart.core.metrics import attacks, roc
+from commonart.core.metrics.attacks import ATTACKS, Denoiser
 from commonart.core.output import metadata
 from commonart.stages.mia import mia, table, verdict
 
@@ -45,11 +45,11 @@ def test_every_attack_finds_the_members_of_a_model_that_memorised(attack, object
     members, others = torch.randn(24, *SHAPE), torch.randn(24, *SHAPE)
     model = memoriser(members, objective)
     ignorant = memoriser(torch.zeros(1, *SHAPE), objective)
-    options = {"times": membership.even_times(5), "draws": 2, "seed": 0}
-    inside = membership.scores(attack, model, ignorant, members, **options)
-    outside = membership.scores(attack, model, ignorant, others, **options)
+    options = {"times": attacks.even_times(5), "draws": 2, "seed": 0}
+    inside = attacks.scores(attack, model, ignorant, members, **options)
+    outside = attacks.scores(attack, model, ignorant, others, **options)
     assert roc.auc(roc.curve(inside, outside)) > 0.95
-    strangers = membership.scores(attack, model, ignorant, torch.randn(24, *SHAPE), **options)
+    strangers = attacks.scores(attack, model, ignorant, torch.randn(24, *SHAPE), **options)
     assert 0.2 < roc.auc(roc.curve(strangers, outside)) < 0.8, "two groups that it never saw look alike"
 
 
@@ -60,8 +60,8 @@ def test_scores_do_not_depend_on_the_batch(objective):
     model = memoriser(pictures[:3], objective)
     for attack in ATTACKS:
         options = {"times": [100, 700], "draws": 2, "seed": 3}
-        whole = membership.scores(attack, model, model, pictures, **options)
-        parts = [membership.scores(attack, model, model, part, **options) for part in pictures.split(2)]
+        whole = attacks.scores(attack, model, model, pictures, **options)
+        parts = [attacks.scores(attack, model, model, part, **options) for part in pictures.split(2)]
         assert np.allclose(whole, np.concatenate(parts), rtol=1e-4, atol=1e-5)
 
 
@@ -71,8 +71,8 @@ def test_the_loss_attack_is_the_training_loss_without_its_variance_term():
     torch.manual_seed(0)
     pictures = torch.randn(3, *SHAPE)
     model = memoriser(torch.randn(2, *SHAPE), "flow")
-    score = membership.scores("loss", model, model, pictures, times=[300], draws=1, seed=9)
-    noise = membership.noise_for([9], SHAPE).expand_as(pictures)
+    score = attacks.scores("loss", model, model, pictures, times=[300], draws=1, seed=9)
+    noise = attacks.noise_for([9], SHAPE).expand_as(pictures)
     loss, _ = diffusion.loss(
         lambda x, t, text, mask: model.predict(x, int(t[0])), pictures, torch.zeros(3, 1, 1), None, "flow",
         noise_BCHW=noise, time_B=torch.full((3,), 0.3),
@@ -176,9 +176,9 @@ def test_japanese_captions_and_few_pictures(attack):
 
 def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
-    from commonart.core.data import collection
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.metrics import image_set
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
     from commonart.core.model.transformer import stack_text
@@ -187,10 +187,10 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     config = folder / "vae" / "config.json"  # an untrained autoencoder's latents are small beside the noise
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 5.0}))
     engine = Pipeline.open(locate(str(folder)), device="cpu", precision="fp32")
-    items = [i for i in collection.collect(made["data"], split="train")]
+    items = [i for i in image_set.collect(made["data"], split="train")]
     prompts = [item.record["captions"][0]["text"] for item in items]
     texts = engine.encode(prompts)
-    pixels = to_pixels([collection.open_image(i.pointer).resize((32, 32)) for i in items])
+    pixels = to_pixels([image_set.open_image(i.pointer).resize((32, 32)) for i in items])
     latents = engine.autoencoder().encode(pixels)[0]
     model = engine.transformer().requires_grad_(True)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)

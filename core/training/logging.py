@@ -2,7 +2,7 @@
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
 
-    {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the pictures drawn at that step: core/metrics/following.py
+    {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the pictures drawn at that step: core/metrics/prompt_following.py
 
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
 Where every step since the line before was skipped, `loss`, `grad_norm` and `tokens` are null.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from commonart.core.generation.prompts import lang_of
 from commonart.core.metrics import clip_score
-from commonart.core.metrics.scoring import load_judges
+from commonart.core.metrics.scores import load_judges
 
 Judge = Callable[[Sequence[Image.Image]], dict[str, float]]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data import collection
-from commonart.core.data.collection import Item
 from commonart.core.errors import CommonArtError
 from commonart.core.log import say
 from commonart.core.metrics import fid as frechet
-from commonart.core.metrics import roc
+from commonart.core.metrics import image_set, roc
 from commonart.core.metrics.fid import Gaussian
+from commonart.core.metrics.image_set import Item
 
 if TYPE_CHECKING:  # these load torch or scipy, and a group needs neither
     from commonart.core.metrics.clip_score import DualEncoder
@@ -82,9 +81,9 @@ def by_judge(group: Group, judge: DualEncoder, convention: str, common: dict[str
     """
     from commonart.core.metrics import clip_score
 
-    drawn = judge.images(collection.images(group.items))
+    drawn = judge.images(image_set.images(group.items))
     told = {"judge": judge.name, "judge_revision": judge.revision, "n": len(group.items)}
-    real = judge.images(collection.images(group.reference)) if group.reference else None
+    real = judge.images(image_set.images(group.reference)) if group.reference else None
     if real is not None:
         yield {
             "metric": f"FD-{judge.name}-clip" if judge.name == "nano" else f"FD-{judge.name}",
@@ -131,7 +130,7 @@ def by_inception(group: Group, mode: str, device: str, work: Path, common: dict[
     for name, items in (("drawn", group.items), ("real", group.reference)):
         folder = work / f"{name}-{group.lang}"
         folder.mkdir(exist_ok=True)
-        paths = collection.files(items, folder)
+        paths = image_set.files(items, folder)
         sides.append(_gaussian(frechet.inception_features(paths, mode, device=place, network=network)))
     return {
         "metric": "FID",
@@ -150,7 +149,7 @@ def by_scenes(group: Group, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if asked:
         from commonart.core.nano.reader import score_many
 
-        pairs = ((scene, collection.as_array(collection.open_image(item.pointer))) for scene, item in asked)
+        pairs = ((scene, image_set.as_array(image_set.open_image(item.pointer))) for scene, item in asked)
         yield {"metric": "scenes", **score_many(pairs), "n": len(asked), **common}
 
 
