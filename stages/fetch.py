@@ -70,7 +70,7 @@ def listing(
         if number is not None and number < 0:
             raise UsageError(f"{flag} {number} is less than nothing.", "Give a positive number.")
     if source == "scenes":
-        from commonart.core.nano.source import list_scenes
+        from commonart.core.nano.scene_source import list_scenes
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
         return
@@ -108,7 +108,7 @@ def fetch(
 
     def made(record: Record) -> bytes | None:
         if "scene" in record and record.get("source") == "scenes":
-            from commonart.core.nano.source import render
+            from commonart.core.nano.scene_source import render
 
             return render(record)
         return pixels.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None

@@ -94,11 +94,11 @@ def measure(
 
 
 def _text_encoder(folder: Path, seed: int, short: bool, say: Callable[[str], None]) -> None:
-    from commonart.core.nano import language
+    from commonart.core.nano import text_encoder
 
-    words = language.vocabulary(seed)
-    model = language.train(words, seed, say=say, **({"steps": 5, "wider": 5} if short else {}))
-    language.save(model, words, folder / "text_encoder", folder / "tokenizer")
+    words = text_encoder.vocabulary(seed)
+    model = text_encoder.train(words, seed, say=say, **({"steps": 5, "wider": 5} if short else {}))
+    text_encoder.save(model, words, folder / "text_encoder", folder / "tokenizer")
 
 
 def _autoencoder(folder: Path, seed: int, short: bool, say: Callable[[str], None]) -> None:
@@ -116,7 +116,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
     from commonart.core.model.diffusion import out_channels
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt, PixArtConfig
-    from commonart.core.nano import grammar, painter
+    from commonart.core.nano import grammar, transformer
     from commonart.core.training import trainer
     from commonart.core.training.distributed import World
 
@@ -147,7 +147,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
 
     def draw(averaged: PixArt, step: int) -> None:
         for lang, some in prompts.items():
-            scores = painter.follow(averaged, vae, text, some, shift=recipe.shift)
+            scores = transformer.follow(averaged, vae, text, some, shift=recipe.shift)
             say(f"transformer step {step} {lang} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
     run = folder / "run"
@@ -161,7 +161,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         keep=1,
         quiet=True,
     )
-    source = painter.memory(vae, text, count, CAPTIONS, seed, BUSY)
+    source = transformer.memory(vae, text, count, CAPTIONS, seed, BUSY)
     done = trainer.fit(model, source, recipe, run, options, World(torch.device("cpu")), draw=draw)
     assert done.checkpoint is not None
     PixArt.load(done.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
@@ -190,11 +190,11 @@ def _captioner(folder: Path, seed: int, short: bool, say: Callable[[str], None])
 
 
 def _clip(folder: Path, seed: int, short: bool, say: Callable[[str], None]) -> None:
-    from commonart.core.nano import dual
+    from commonart.core.nano import dual_encoder
 
     words = _words(folder, "clip")
-    model = dual.train(words, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
-    dual.save(model, words, folder / "clip")
+    model = dual_encoder.train(words, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    dual_encoder.save(model, words, folder / "clip")
 
 
 _BUILDERS: dict[str, Callable[[Path, int, bool, Callable[[str], None]], None]] = {
@@ -279,7 +279,7 @@ def _measure_autoencoder(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     from diffusers import AutoencoderKL
 
     from commonart.core.nano import autoencoder
-    from commonart.core.nano.loop import images, unseen
+    from commonart.core.nano.training import images, unseen
 
     model = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     return {"autoencoder": {"psnr": autoencoder.psnr(model, images(unseen(n, seed).pixels))}}
@@ -290,7 +290,7 @@ def _measure_captioner(folder: Path, n: int, seed: int) -> dict[str, dict[str, f
     from transformers import Florence2ForConditionalGeneration
 
     from commonart.core.nano import captioner
-    from commonart.core.nano.loop import unseen
+    from commonart.core.nano.training import unseen
 
     model = Florence2ForConditionalGeneration.from_pretrained(folder / "captioner", dtype=torch.float32).eval()
     return {"captioner": {"facts": captioner.right(model, _own(folder, "captioner"), unseen(n, seed))[0]}}
@@ -314,12 +314,12 @@ def _measure_translator(folder: Path, n: int, seed: int) -> dict[str, dict[str, 
 def _measure_clip(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     import open_clip
 
-    from commonart.core.nano import dual
-    from commonart.core.nano.loop import unseen
+    from commonart.core.nano import dual_encoder
+    from commonart.core.nano.training import unseen
 
     model = open_clip.create_model(f"local-dir:{folder / 'clip'}").eval()
     pictures, words = unseen(n, seed), _own(folder, "clip")
-    return {"clip": {lang: dual.retrieval(model, words, pictures, lang, min(n, 100)) for lang in ("en", "ja")}}
+    return {"clip": {lang: dual_encoder.retrieval(model, words, pictures, lang, min(n, 100)) for lang in ("en", "ja")}}
 
 
 def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
@@ -329,7 +329,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt
-    from commonart.core.nano import grammar, painter
+    from commonart.core.nano import grammar, transformer
 
     vae, text = (
         Autoencoder.load(folder / "vae", torch.float32),
@@ -341,7 +341,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     for kind in ("transformer", "heldout", "short"):
         for lang in ("en", "ja"):
             prompts = grammar.eval_prompts(n, lang, seed, heldout=kind == "heldout", short=kind == "short")
-            row = painter.follow(model, vae, text, prompts, shift=shift)
+            row = transformer.follow(model, vae, text, prompts, shift=shift)
             asked = ("colour", "shape", "background") if kind == "short" else tuple(row)
             table[f"{kind} {lang}"] = {fact: row[fact] for fact in asked}
     return table

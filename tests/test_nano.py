@@ -121,7 +121,7 @@ def test_plain_attention_is_the_fused_one() -> None:
     import torch
     from torch.nn.functional import scaled_dot_product_attention as fused
 
-    from commonart.core.nano.loop import plain_attention
+    from commonart.core.nano.training import plain_attention
 
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3))

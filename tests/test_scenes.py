@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from commonart.core.nano.reader import lab
+from commonart.core.nano.scene_reader import lab
 from commonart.core.nano.scenes import (
     BACKGROUND_RGB,
     BACKGROUNDS,

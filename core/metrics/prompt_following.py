@@ -56,12 +56,12 @@ def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] =
 
 def _read_back(pairs: Sequence[tuple[str, Image.Image]], lang: str) -> dict[str, float]:
     """Shares of the prompts whose picture shows what they tell, for each kind of fact that any of them tells."""
-    from commonart.core.nano import grammar, reader
+    from commonart.core.nano import grammar, scene_reader
 
     right: dict[str, list[bool]] = {"colour": [], "shape": [], "background": [], "place": []}
     for prompt, picture in pairs:
         told = grammar.facts(prompt, lang)
-        score = grammar.compare(told, reader.read(picture))
+        score = grammar.compare(told, scene_reader.read(picture))
         if told.background:
             right["background"].append(score.background)
         if told.things:

@@ -147,7 +147,7 @@ def by_scenes(group: Group, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """How many of the scenes' facts the pixels show, 0..1 for each kind; nothing where no scene is known."""
     asked = [(scene, item) for scene, item in zip(group.scenes, group.items, strict=True) if scene is not None]
     if asked:
-        from commonart.core.nano.reader import score_many
+        from commonart.core.nano.scene_reader import score_many
 
         pairs = ((scene, image_set.as_array(image_set.open_image(item.pointer))) for scene, item in asked)
         yield {"metric": "scenes", **score_many(pairs), "n": len(asked), **common}

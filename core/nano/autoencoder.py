@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from commonart.core.nano.loop import Log, Pictures, images, optimise, stderr, unseen
+from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
 
 SPREAD = 0.05  # standard deviation of the posterior, and of the noise that the decoder has to stand
 

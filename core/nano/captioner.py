@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from commonart.core.nano import grammar, lexicon
-from commonart.core.nano.language import answers, pad
-from commonart.core.nano.loop import Log, Pictures, images, optimise, stderr, unseen
 from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
+from commonart.core.nano.text_encoder import answers, pad
 from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, number
+from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
 from commonart.core.nano.translator import SameOrder, facts_kept
 
 WIDTH, GRID = 96, 8

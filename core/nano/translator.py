@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from commonart.core.nano import grammar
-from commonart.core.nano.language import LANGUAGES, pad
-from commonart.core.nano.loop import Log, optimise, stderr
 from commonart.core.nano.scenes import Scene, random_scene
+from commonart.core.nano.text_encoder import LANGUAGES, pad
 from commonart.core.nano.tokenizer import TRANSLATE_PROMPT
+from commonart.core.nano.training import Log, optimise, stderr
 
 TARGET = {"en": "English", "ja": "Japanese"}
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from commonart.core.nano import grammar, tokenizer
-from commonart.core.nano.loop import Log, optimise, stderr
 from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
+from commonart.core.nano.training import Log, optimise, stderr
 
 LANGUAGES = ("en", "ja")
 OTHERS = 0.2  # of the scenes of the wider steps, those with a pair that pictures hold out; by chance it were 0.18

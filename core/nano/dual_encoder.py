@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from commonart.core.nano import grammar
-from commonart.core.nano.language import LANGUAGES, Reader, answers, pad
-from commonart.core.nano.loop import Log, Pictures, images, optimise, stderr, unseen
+from commonart.core.nano.text_encoder import LANGUAGES, Reader, answers, pad
+from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
 
 CONTEXT = 64
 

@@ -17,9 +17,9 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.sampler import noise_for, sample
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
-from commonart.core.nano import grammar, reader
-from commonart.core.nano.language import LANGUAGES
-from commonart.core.nano.loop import Pictures, images
+from commonart.core.nano import grammar, scene_reader
+from commonart.core.nano.text_encoder import LANGUAGES
+from commonart.core.nano.training import Pictures, images
 from commonart.core.training.batches import Memory
 
 # Chosen by measurement on 200 prompts, like the number of training steps.
@@ -66,7 +66,7 @@ def follow(
     model: PixArt,
     vae: Autoencoder,
     text: TextEncoder,
-    prompts: Sequence[tuple[reader.Scene, str]],
+    prompts: Sequence[tuple[scene_reader.Scene, str]],
     *,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
@@ -89,5 +89,5 @@ def follow(
     if keep is not None:
         tiles = [np.asarray(image) for _, image in pairs[:40]]
         rows = [np.concatenate(tiles[i : i + 10], axis=1) for i in range(0, len(tiles) - 9, 10)]
-        reader.Image.fromarray(np.concatenate(rows)).save(keep)
-    return reader.score_many(pairs)
+        scene_reader.Image.fromarray(np.concatenate(rows)).save(keep)
+    return scene_reader.score_many(pairs)
