@@ -1,0 +1,1 @@
+"""What the stages share: data, licences, models, training, generation, metrics and the embedded nano models."""

@@ -23,8 +23,8 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """One warning to stderr; yellow on a terminal unless NO_COLOR is set."""
-    colour = on_terminal() and not os.environ.get("NO_COLOR")
-    say(f"\x1b[33mwarning:\x1b[0m {message}" if colour else f"warning: {message}")
+    color = on_terminal() and not os.environ.get("NO_COLOR")
+    say(f"\x1b[33mwarning:\x1b[0m {message}" if color else f"warning: {message}")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from commonart.core.metrics.scores import SMALLEST, Group
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from commonart.core.generation.generator import Engine
+    from commonart.core.generation.generator import ImageGenerator
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -91,10 +91,10 @@ def evaluate(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
             from commonart.core.generation.components import locate
-            from commonart.core.generation.generator import open_engine
+            from commonart.core.generation.generator import open_generator
 
             parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-            engine = open_engine(parts, device=device, precision=precision)
+            engine = open_generator(parts, device=device, precision=precision)
             side = size or engine.size
             if side < 1 or side % engine.multiple:
                 raise UsageError(
@@ -138,7 +138,7 @@ def table(result: dict[str, Any]) -> str:
     for score in result["scores"]:
         where = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
         if score["metric"] == "scenes":
-            facts = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("colour", "shape", "background", "place"))
+            facts = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
             lines.append(f"{'prompt following':<18} {where:<24} {facts}  (n {score['n']:,})")
         else:
             between = f" [{score['low']:.2f}, {score['high']:.2f}]" if "low" in score else ""
@@ -238,7 +238,7 @@ def _scene(item: Item) -> Scene | None:
 
 
 def _draw(
-    engine: Engine,
+    engine: ImageGenerator,
     groups: list[Group],
     shared: dict[str, Any],
     seed: int,

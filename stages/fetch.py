@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl, pool, stream
-from commonart.core.data.download.client import Engine
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
-from commonart.core.data.download.prefetch import REJECTED, Ahead, Pair, on_the_web, retry
+from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry
 from commonart.core.data.download.resolve_image import bring, in_folder
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards import manifest
-from commonart.core.data.sources.duplicates import Doubled
+from commonart.core.data.sources.duplicates import DuplicateKey
 from commonart.core.data.sources.hub_images import HubPixels
 from commonart.core.data.sources.listing import list_source
 from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.licenses import normalise
+from commonart.core.licenses.parse import normalize
 
 SCENES = 1000  # records of `scenes` without --limit
 READERS = 2  # threads that hash and judge what came; libcurl has its own
@@ -51,7 +51,7 @@ def listing(
     column_map: Mapping[str, str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `once.Doubled`.
+    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `once.DuplicateKey`.
 
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
@@ -62,7 +62,7 @@ def listing(
         CommonArtError: no such source.
         UsageError: `license` names none that is known.
     """
-    if license and normalise(license) is None:
+    if license and normalize(license) is None:
         raise UsageError(
             f"--license {license!r} names no licence that is known.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
@@ -115,7 +115,7 @@ def fetch(
 
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, ticket) = item
-        if isinstance(record, Doubled):
+        if isinstance(record, DuplicateKey):
             return {**record, "row": row}, Problem("duplicate_key", record.why, rule=True)
         record, got = bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
         if rows is not None and isinstance(got, Sample):
@@ -173,11 +173,11 @@ def run(
 
     def wants(record: Record) -> bool:
         there = images is not None and in_folder(record, images) is not None
-        refused = isinstance(record, Doubled) or (limits.opt_outs and record.get("opt_out"))
+        refused = isinstance(record, DuplicateKey) or (limits.opt_outs and record.get("opt_out"))
         return on_the_web(record) and not there and not refused
 
-    with Engine(limits) as engine:
-        ahead = Ahead(records, engine, shard_size, wanted, wants)
+    with DownloadClient(limits) as engine:
+        ahead = Prefetcher(records, engine, shard_size, wanted, wants)
         some = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, hub=HubPixels())
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
@@ -193,7 +193,7 @@ def run(
 
 def _as_listed(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
     for record in records:
-        if isinstance(record, Doubled):
+        if isinstance(record, DuplicateKey):
             drop(record, "duplicate_key", record.why)
         else:
             yield record

@@ -23,7 +23,9 @@ from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.stream import Drop, Summary
 from commonart.core.errors import UsageError
-from commonart.core.licenses import POLICIES, License, Policy, judge, load_policy
+from commonart.core.licenses.license import License
+from commonart.core.licenses.policies import POLICIES, Policy, load_policy
+from commonart.core.licenses.statements import judge
 
 REMEMBERED = 65536  # verdicts kept; real data has a few dozen, hostile data as many as it likes
 LONGEST = 2000  # characters of source and licence that are worth remembering

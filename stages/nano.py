@@ -33,8 +33,8 @@ TARGETS = {
     "captioner": {"facts": 0.95},
     "translator": {"en-ja": 0.98, "ja-en": 0.98},
     "clip": {"en": 0.90, "ja": 0.90},
-    "transformer": {"colour": 0.90, "shape": 0.90, "background": 0.90, "place": 0.90},
-    "heldout": {"colour": 0.80, "shape": 0.80, "background": 0.80, "place": 0.80},
+    "transformer": {"color": 0.90, "shape": 0.90, "background": 0.90, "place": 0.90},
+    "heldout": {"color": 0.80, "shape": 0.80, "background": 0.80, "place": 0.80},
 }
 
 
@@ -342,7 +342,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
         for lang in ("en", "ja"):
             prompts = grammar.eval_prompts(n, lang, seed, heldout=kind == "heldout", short=kind == "short")
             row = transformer.follow(model, vae, text, prompts, shift=shift)
-            asked = ("colour", "shape", "background") if kind == "short" else tuple(row)
+            asked = ("color", "shape", "background") if kind == "short" else tuple(row)
             table[f"{kind} {lang}"] = {fact: row[fact] for fact in asked}
     return table
 

@@ -32,7 +32,7 @@ PROMPTS = (
     ("a medium purple triangle in the top right on the sea", "海の右上にある中くらいの紫の三角"),
     ("a large orange cross in the bottom left on grassland", "草原の左下にある大きなオレンジの十字"),
 )
-FACTS = ("colour", "shape", "background", "place")
+FACTS = ("color", "shape", "background", "place")
 # A quarter of the tokens, half of the layers, a third wider: three times the steps in the same seconds, each of which
 # teaches as much. Measured beside 4 layers of 3 heads: the same colours right in four fifths of the seconds.
 SMALLER = ("--set", "patch=4", "--set", "layers=3", "--set", "heads=4", "--set", "lr=3e-3", "--set", "warmup=50")

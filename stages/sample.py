@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from commonart.core.errors import UsageError
 from commonart.core.generation import prompts as prompt_files
 from commonart.core.generation.prompts import Prompt
-from commonart.core.generation.request import How, Picture, is_folder, plan, record_of
+from commonart.core.generation.request import GenerationConfig, Picture, is_folder, plan, record_of
 from commonart.core.log import on_terminal, say, warn
 from commonart.core.output import metadata
 
@@ -101,15 +101,15 @@ def sample(
         CommonArtError: the model cannot be had or loaded, or a picture cannot be written.
     """
     asked = [*prompt_files.given(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
-    how = How(
+    how = GenerationConfig(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, interval=interval, rescale=rescale,
         size=size, aspect=aspect,
     )  # fmt: skip
     _check(asked, how, out, grid, show is not None, n, batch, ending)
-    from commonart.core.generation.session import Studio
+    from commonart.core.generation.session import Session
     from commonart.core.model import memory
 
-    studio = Studio.open(
+    studio = Session.open(
         model,
         text_encoder=text_encoder,
         autoencoder=autoencoder,
@@ -226,7 +226,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check(
     asked: Sequence[Prompt],
-    how: How,
+    how: GenerationConfig,
     out: str | None,
     grid: str | None,
     shown: bool,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import Prompt
-from commonart.core.generation.request import MAX_SEED, USUAL, How, plan, record_of
+from commonart.core.generation.request import MAX_SEED, USUAL, GenerationConfig, plan, record_of
 from commonart.core.log import say
 
 if TYPE_CHECKING:
-    from commonart.core.generation.session import Studio
+    from commonart.core.generation.session import Session
 
 HELP = """\
   any text         draws it
@@ -50,12 +50,12 @@ def run(
     emit: Callable[[dict[str, Any]], Any],
     **settings: Any,
 ) -> int:
-    """Open `model` and begin the loop; `settings` are the fields of `How` and what `Studio.open` takes."""
-    from commonart.core.generation.session import Studio
+    """Open `model` and begin the loop; `settings` are the fields of `GenerationConfig` and what `Studio.open` takes."""
+    from commonart.core.generation.session import Session
 
-    how, opening = How.of(settings)
+    how, opening = GenerationConfig.of(settings)
     how.check()
-    studio = Studio.open(model, **opening)
+    studio = Session.open(model, **opening)
     return loop(studio, how, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
 
 
@@ -67,8 +67,8 @@ def ask(prompt: str) -> str:
 
 
 def loop(
-    studio: Studio,
-    how: How,
+    studio: Session,
+    how: GenerationConfig,
     *,
     out: str,
     seed: int | None = None,
@@ -139,7 +139,7 @@ def loop(
                 say("stopped")
 
 
-def _changed(how: How, name: str, value: str) -> How:
+def _changed(how: GenerationConfig, name: str, value: str) -> GenerationConfig:
     if name not in (*NUMBERS, *TEXTS):
         raise UsageError(f":{name} is no command.", ":help shows them.")
     new: Any = value or getattr(USUAL, name)

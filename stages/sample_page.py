@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.generation.request import MAX_SEED, How
+from commonart.core.generation.request import MAX_SEED, GenerationConfig
 from commonart.core.log import say, warn
 from commonart.core.output.html import Field, Page
 
 if TYPE_CHECKING:
-    from commonart.core.generation.session import Studio
-    from commonart.core.generation.worker import Atelier, Job
+    from commonart.core.generation.session import Session
+    from commonart.core.generation.worker import GenerationWorker, Job
 
 GALLERY = 60  # pictures on the page, the newest first
 FORM_BYTES = 100_000
@@ -50,8 +50,8 @@ HEADERS = {
 class Site:
     """What the page shows: what draws, what every form begins with, and the word that tells our forms from others'."""
 
-    atelier: Atelier
-    how: How
+    atelier: GenerationWorker
+    how: GenerationConfig
     seed: int | None = None
     n: int = 1
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -62,26 +62,26 @@ def run(
 ) -> int:
     """Open `model` and serve the page until Ctrl-C; returns how many pictures were drawn.
 
-    `seed`, `n` and `settings`, the fields of `How`, are what every form begins with; the other settings are what
+    `seed`, `n` and `settings`, the fields of `GenerationConfig`, are what every form begins with; the other settings are what
     `Studio.open` takes.
     """
-    from commonart.core.generation.session import Studio
+    from commonart.core.generation.session import Session
 
     _address(address)
     _folder(out)
     if n > MOST:
         raise UsageError(f"-n {n}: the page draws at most {MOST} pictures at once.", f"Give 1 to {MOST}.")
-    how, opening = How.of(settings)
+    how, opening = GenerationConfig.of(settings)
     how.check()
-    studio = Studio.open(model, **opening)
+    studio = Session.open(model, **opening)
     with suppress(KeyboardInterrupt):
         serve(studio, how, address, out=out, seed=seed, n=n, batch=batch, ending=ending)
     return studio.drawn
 
 
 def serve(
-    studio: Studio,
-    how: How,
+    studio: Session,
+    how: GenerationConfig,
     address: str,
     *,
     out: str,
@@ -99,11 +99,11 @@ def serve(
     Raises:
         UsageError: no such address, or a port that is taken.
     """
-    from commonart.core.generation.worker import Atelier
+    from commonart.core.generation.worker import GenerationWorker
 
     host, port = _address(address)
     studio.shared(how)  # says now what this model cannot draw
-    atelier = Atelier(studio, _folder(out), batch, ending)
+    atelier = GenerationWorker(studio, _folder(out), batch, ending)
     atelier.find(GALLERY)
     handler = type("Handler", (_Handler,), {"site": Site(atelier, how, seed, n), "loopback": _loopback(host)})
     try:
@@ -147,7 +147,7 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _job(form: Mapping[str, str], usual: How, studio: Studio) -> Job:
+def _job(form: Mapping[str, str], usual: GenerationConfig, studio: Session) -> Job:
     """What a form asks for. Raises UsageError, in a sentence that the page shows."""
     from commonart.core.generation.worker import Job
 
@@ -167,7 +167,7 @@ def _job(form: Mapping[str, str], usual: How, studio: Studio) -> Job:
         raise UsageError(f"seed {seed} is not possible.", "Give a whole number from 0 to 2^62.")
     if not 1 <= n <= MOST:
         raise UsageError(f"{n} pictures at once are not possible.", f"Ask for 1 to {MOST}.")
-    how = How(
+    how = GenerationConfig(
         steps=steps, guidance=guidance, negative=form.get("negative", "").strip(), sampler=usual.sampler,
         interval=usual.interval, rescale=usual.rescale, size=form.get("size", "").strip() or usual.size,
         aspect=usual.aspect if not form.get("size", "").strip() else None,

@@ -25,7 +25,7 @@ from commonart.core.data.images.decode import (
     MAX_PIXELS,
     RESAMPLES,
     DecodeError,
-    Opened,
+    ProbedImage,
     encode,
     probe,
     resize_crop,
@@ -226,13 +226,13 @@ def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | Non
     return record, fingerprint(phash(image), record.get("sha256") or sha256)
 
 
-def _read(record: Record, picture: Picture) -> tuple[bytes, Opened, str] | Problem:
+def _read(record: Record, picture: Picture) -> tuple[bytes, ProbedImage, str] | Problem:
     """(bytes, the picture in them, their sha256) of a record's image, or why it is not used."""
     if not record.get("image"):
         return Problem("no_image", "the record has no image")
     try:
         data = reader.read_bytes(record["image"])
-        opened = Opened(data, picture.max_pixels)
+        opened = ProbedImage(data, picture.max_pixels)
     except DecodeError as error:
         return Problem(error.reason, error.detail)
     except CommonArtError as error:

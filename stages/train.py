@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from commonart.core.model.config import PixArtConfig
     from commonart.core.model.transformer import PixArt
     from commonart.core.training.checkpoint import Checkpoint, Warn
-    from commonart.core.training.dataset import Opened
+    from commonart.core.training.dataset import TrainingData
     from commonart.core.training.distributed import World
     from commonart.core.training.encoders import Encoders
     from commonart.core.training.trainer import Outcome
@@ -162,7 +162,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     return _trained(run, outcome, {**opened.index.left_out, **opened.damaged})
 
 
-def _preview(wanted: Settings, parts: Encoders, opened: Opened, dtype: torch.dtype) -> Any:
+def _preview(wanted: Settings, parts: Encoders, opened: TrainingData, dtype: torch.dtype) -> Any:
     """What draws the grid of a step, and scores its pictures and some more, by a judge of their prompts."""
     from commonart.core.metrics import prompt_following
     from commonart.core.training.preview import GRID
@@ -197,7 +197,7 @@ def _model(wanted: Settings, config: PixArtConfig, found: Checkpoint | None) -> 
     loaded = PixArt.load(source, dtype=torch.float32)
     _fit(loaded, config, source)
     # Positions depend on the stage's resolution and are computed, so that weights of 256 px serve 512 px as they are.
-    model = PixArt(config, initialise=False)
+    model = PixArt(config, initialize=False)
     model.load_state_dict(loaded.state_dict())
     return model, origin
 
@@ -245,7 +245,7 @@ def _fit(model: PixArt, config: PixArtConfig, folder: Path) -> None:
 def _describe(
     wanted: Settings,
     recipe: Recipe,
-    opened: Opened,
+    opened: TrainingData,
     parts: Encoders,
     model: PixArt,
     origin: dict[str, Any],

@@ -1,4 +1,4 @@
-"""The rules that keep the house in order: layers, start-up without torch, and packages that match the disk."""
+"""The rules that keep the house in order: layers, no circle, start-up without torch, and packages that match the disk."""
 
 from __future__ import annotations
 
@@ -6,53 +6,50 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TREES = ("cli", "core", "stages")
-FILES = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
 ORCHESTRA = {"stages/quickstart.py", "stages/nano.py"}  # the two that may call other stages
-# Lower layers first: a module may import from its own layer and from those before it.
+# Lower layers first: a module may import from its own layer and from those before it. The nearest name decides.
 LAYERS = (
     {"core/errors.py"},
-    {"core/log.py", "core/launch.py", "core/recipes.py", "core/settings.py"},
-    {"core/registry/catalogue.py", "core/registry/lookup.py", "core/licenses"},
-    {
-        "core/data",
-        "core/output/html.py",
-        "core/output/metadata.py",
-        "core/output/contact_sheet.py",
-        "core/output/c2pa.py",
-        "core/output/terminal.py",
-    },
+    {"core/log.py", "core/recipes.py"},
+    {"core/launch.py", "core/settings.py"},
+    {"core/licenses", "core/registry"},
+    {"core/data"},
+    {"core/output"},
     {"core/model"},
-    {"core/model/training", "core/model/captioning"},
-    {"core/model/drawing"},
-    {"core/nano", "core/metrics"},
+    {"core/training"},
+    {"core/generation"},
+    {"core/nano"},
+    {"core/metrics"},
     {"stages"},
     {"cli"},
 )
-LIGHT = (
-    "core/errors.py",
-    "core/log.py",
-    "core/launch.py",
-    "core/recipes.py",
-    "core/registry/catalogue.py",
-    "core/registry/lookup.py",
-    "core/settings.py",
-    "core/data",
-    "core/licenses",
-)
+LIGHT = ("core/errors.py", "core/log.py", "core/launch.py", "core/recipes.py", "core/settings.py", "core/registry/",
+         "core/licenses/", "core/data/")  # fmt: skip
+HEAVY = {"torch", "transformers", "diffusers", "webdataset"}
+# What runs in a process of its own, and imports torch there.
+OWN_PROCESS = {"core/registry/pickle_conversion.py"}
 
 
-def imports(path: Path, top_only: bool = False) -> set[str]:
-    """Modules that a file imports, as dotted names; `top_only`: those of its head, not of its function bodies."""
-    tree = ast.parse(path.read_text("utf-8"))
-    nodes: list[ast.AST] = list(ast.walk(tree))
-    if top_only:
-        nodes = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+def sources(root: Path) -> dict[str, str]:
+    """The text of every module of cli, core and stages, by its path from the root."""
+    paths = sorted(path for tree in ("cli", "core", "stages") for path in (root / tree).rglob("*.py"))
+    return {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in paths}
+
+
+SOURCES = sources(ROOT)
+
+
+def imported(text: str, top_only: bool = False) -> set[str]:
+    """Dotted names that a module imports; `top_only`: in its head, not in function bodies."""
+    tree = ast.parse(text)
+    nodes: Iterable[ast.AST] = tree.body if top_only else ast.walk(tree)
     found = set[str]()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -62,65 +59,101 @@ def imports(path: Path, top_only: bool = False) -> set[str]:
     return found
 
 
-def ours(names: set[str]) -> set[str]:
-    """Imported modules of this project, as paths from its root."""
-    paths = set[str]()
-    for name in names:
-        if name.startswith("commonart."):
-            path = name.removeprefix("commonart.").replace(".", "/")
-            if (ROOT / f"{path}.py").exists():
-                paths.add(f"{path}.py")
-            elif (ROOT / path / "__init__.py").exists():
-                paths.add(path)
-    return paths
+def arrows(modules: Mapping[str, str], top_only: bool = False) -> dict[str, set[str]]:
+    """The modules of this project that each module imports, as paths; of a package, its `__init__`."""
+    found = dict[str, set[str]]()
+    for path, text in modules.items():
+        found[path] = set()
+        for name in imported(text, top_only):
+            if name.startswith("commonart."):
+                target = name.removeprefix("commonart.").replace(".", "/")
+                found[path] |= {f"{target}.py", f"{target}/__init__.py"} & modules.keys() - {path}
+    return found
 
 
 def layer(path: str) -> int:
-    found = {name: number for number, names in enumerate(LAYERS) for name in names}
-    for place in (path, *map(str, Path(path).parents)):  # the nearest folder decides
-        if place in found:
-            return found[place]
-    return 0 if path in {"core", "core/__init__.py"} else len(LAYERS)
+    """The number of the layer that a module stands in."""
+    for place in (path, *map(str, Path(path).parents)):
+        for number, names in enumerate(LAYERS):
+            if place in names:
+                return number
+    if path == "core/__init__.py":
+        return 0
+    raise AssertionError(f"{path} has no place in LAYERS")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_downward(path: Path) -> None:
-    here = str(path.relative_to(ROOT))
-    assert layer(here) < len(LAYERS), f"{here} has no place in LAYERS"
-    for other in ours(imports(path)):
-        assert layer(other) <= layer(here), f"{here} imports {other}, which stands above it"
-        if here.startswith("stages/") and other.startswith("stages/"):
-            assert here in ORCHESTRA, f"{here} imports the stage {other}"
+def upward(modules: Mapping[str, str]) -> list[str]:
+    """Every import that points to a higher layer, or from one stage to another."""
+    found = []
+    for path, targets in arrows(modules).items():
+        for other in sorted(targets):
+            if layer(other) > layer(path):
+                found.append(f"{path} imports {other}, which stands above it")
+            both = path.startswith("stages/") and other.startswith("stages/")
+            if both and path not in ORCHESTRA and not other.endswith("__init__.py"):
+                found.append(f"{path} imports the stage {other}")
+    return found
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "cli")], ids=lambda p: p.name)
-def test_commands_import_stages_only_when_they_run(path: Path) -> None:
-    above = ours(imports(path, top_only=True)) - {"core"}  # the package itself is empty
-    heavy = {name for name in above if not name.startswith(("cli", *LIGHT))}
-    assert not heavy
+def circle(modules: Mapping[str, str]) -> list[str]:
+    """One circle of imports, imports inside functions and for types among them; [] where there is none."""
+    try:
+        TopologicalSorter(arrows(modules)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_light_modules_import_no_torch(path: Path) -> None:
-    here = str(path.relative_to(ROOT))
-    if here.startswith(LIGHT):
-        assert not {"torch", "transformers", "diffusers", "webdataset"} & {n.split(".")[0] for n in imports(path)}
+def test_imports_point_downward() -> None:
+    assert upward(SOURCES) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert path.name == "__init__.py" or ast.get_docstring(ast.parse(text))
-    assert text.count("\n") <= 420, "two subjects?"
+@pytest.mark.xfail(reason="training, download and cli/quickstart still hold one each", strict=True)
+def test_no_circle() -> None:
+    assert circle(SOURCES) == []
+
+
+def test_a_circle_and_an_arrow_upward_are_seen() -> None:
+    """The two tests above fail when the order is broken: across folders, inside one, and inside a function."""
+    lazy = "def f():\n    from commonart.core.model import layers\n"
+    assert upward({"core/data/a.py": lazy, "core/model/layers.py": ""})
+    assert upward({"stages/a.py": "import commonart.stages.b", "stages/b.py": ""})
+    assert not upward({"core/model/layers.py": "from commonart.core.data.a import f", "core/data/a.py": ""})
+    inside = {
+        "core/data/a.py": "from commonart.core.data import b",
+        "core/data/b.py": "from commonart.core.data.a import f",
+    }
+    assert sorted(set(circle(inside))) == ["core/data/a.py", "core/data/b.py"]
+    assert circle({**inside, "core/data/b.py": "def f():\n    import commonart.core.data.a\n"})
+    assert not circle({**inside, "core/data/b.py": ""})
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("cli/")])
+def test_commands_import_stages_only_when_they_run(path: str) -> None:
+    above = arrows(SOURCES, top_only=True)[path]
+    assert not {p for p in above if not p.startswith(("cli/", *LIGHT)) and not p.endswith("__init__.py")}
+
+
+def test_light_modules_import_no_torch() -> None:
+    light = {path: text for path, text in SOURCES.items() if path.startswith(LIGHT) and path not in OWN_PROCESS}
+    found = {path: HEAVY & {name.split(".")[0] for name in imported(text)} for path, text in light.items()}
+    assert {path: heavy for path, heavy in found.items() if heavy} == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path, text in SOURCES.items():
+        says = ast.get_docstring(ast.parse(text)) or ""
+        assert says, f"{path} has no docstring"
+        assert not path.endswith("__init__.py") or "\n" not in says, f"{path}: one line that says what lives there"
+        assert text.count("\n") <= 420, f"{path}: two subjects?"
 
 
 def test_packages_are_those_on_the_disk() -> None:
     """A package that is missing from the list works when editable and is silently absent from the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    listed = set(project["tool"]["setuptools"]["packages"])
-    folders = {path.parent for path in FILES}
-    assert listed == {"commonart." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert all((folder / "__init__.py").exists() for folder in folders)
+    folders = {Path(path).parent for path in SOURCES}
+    assert set(project["tool"]["setuptools"]["packages"]) == {".".join(("commonart", *f.parts)) for f in folders}
+    assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
 
 
 NO_TORCH = """

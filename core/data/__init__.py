@@ -1,0 +1,1 @@
+"""Records and what holds them: JSONL, shards, streams, sample order; no torch."""

@@ -78,7 +78,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, swept: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike[str], *, swept: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that takes the name `path` only when the block ends without an error; `swept`, as `part_of` takes it.
 
     Raises:
@@ -144,7 +144,7 @@ def held(folder: Path) -> Iterator[None]:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a small file whole; several tasks of an array may do so at the same moment."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 

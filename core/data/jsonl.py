@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import orjson
 
-from commonart.core.data.files import replacing
+from commonart.core.data.files import atomic_write
 from commonart.core.data.record import Record, all_fit, check, rebase, split_pointer
 from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 
@@ -232,7 +232,7 @@ class Writer:
         self._flushed = time.monotonic()
 
     def __enter__(self) -> Writer:
-        self._whole = None if self.path == "-" else replacing(self.path)
+        self._whole = None if self.path == "-" else atomic_write(self.path)
         if self._whole is None and sys.stdout is None:
             raise CommonArtError("stdout is closed.", "Give a file or a folder: -o FILE.jsonl.")
         self._file: Any = sys.stdout.buffer if self._whole is None else self._whole.__enter__()

@@ -25,6 +25,7 @@ from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.shards.tar_index import index_of
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
@@ -382,7 +383,7 @@ def _one_shard(
     refused: list[Record] = []
     drop = Drop(refused.append)
     note_of(tar).unlink(missing_ok=True)
-    with reader.ShardWriter(tar) as writer:
+    with ShardWriter(tar) as writer:
         for made in transform(_counted(chunk.records, counts, tick), drop):
             writer.add_record(*(made if isinstance(made, Sample) else (made, *reader.read_picture(made))))
     rejects = rejects_of(tar)

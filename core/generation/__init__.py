@@ -1,0 +1,1 @@
+"""Images from prompts: requests, pipelines, sessions that stay open, and export to diffusers."""

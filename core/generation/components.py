@@ -7,7 +7,7 @@
     commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
                                                         # pipeline of diffusers (core/generation/diffusers_pipeline.py)
 
-All of them end in the same `Parts`.
+All of them end in the same `PipelineComponents`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PipelineComponents:
     """Where the parts of one model lie, and how it was trained."""
 
     name: str
@@ -53,7 +53,7 @@ def locate(
     autoencoder: str | None = None,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
-) -> Parts:
+) -> PipelineComponents:
     """Find, and where needed download, the parts of the model called `model`; nothing is loaded yet.
 
     Args:
@@ -81,7 +81,9 @@ def locate(
                 )
             found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
             all_in = found.folder
-            return Parts(found.name, found.revision, all_in, all_in, all_in, "eps", pipeline=str(index["_class_name"]))
+            return PipelineComponents(
+                found.name, found.revision, all_in, all_in, all_in, "eps", pipeline=str(index["_class_name"])
+            )
         _check_class(model, hub.peek(row, "config.json"))
     names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
     try:
@@ -116,7 +118,7 @@ def locate(
         ) from problem
     transformer = lookup.part(whole, "transformer")
     objective, shift = _objective(whole, transformer)
-    return Parts(
+    return PipelineComponents(
         name=row.name if not row.local else model,
         revision=found.revision,
         transformer=transformer,
@@ -139,7 +141,7 @@ def _check_class(model: str, config: dict[str, Any]) -> None:
         )
 
 
-def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> Parts:
+def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> PipelineComponents:
     newest = checkpoint.newest(folder, warn)
     if newest is None:
         raise CommonArtError(
@@ -164,7 +166,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
         parts[role] = found.folder
     objective, shift = _objective(folder, newest.weights)
     text = run.get("text_encoder")
-    return Parts(
+    return PipelineComponents(
         name=str(folder),
         revision=f"step-{newest.step}",
         transformer=newest.weights,

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.generation.components import Parts
+from commonart.core.generation.components import PipelineComponents
 from commonart.core.generation.pipeline import Job
 from commonart.core.log import warn
 from commonart.core.model import memory
@@ -33,10 +33,10 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 @dataclass(slots=True)
-class Foreign:
+class DiffusersPipeline:
     """Draws pictures with a pipeline of diffusers. Make one with `Foreign.open`."""
 
-    parts: Parts
+    parts: PipelineComponents
     device: torch.device
     dtype: torch.dtype
     size: int
@@ -46,7 +46,7 @@ class Foreign:
     quantize: str | None = None  # its parts stay as they are
 
     @classmethod
-    def open(cls, parts: Parts, *, device: str = "auto", precision: str = "auto") -> Foreign:
+    def open(cls, parts: PipelineComponents, *, device: str = "auto", precision: str = "auto") -> DiffusersPipeline:
         """Read the configurations; weights are loaded with the first picture.
 
         Raises CommonArtError for a pipeline that diffusers has not got, or that draws no picture from a text alone.
@@ -155,7 +155,7 @@ class Foreign:
                 warn(f"a prompt of {len(prompt):,} characters was cut at {limit} tokens; kept: …{kept[-60:]}")
 
 
-def _class(parts: Parts) -> Any:
+def _class(parts: PipelineComponents) -> Any:
     import diffusers
 
     found = getattr(diffusers, ALIASES.get(parts.pipeline, parts.pipeline), None)
@@ -175,7 +175,7 @@ def _class(parts: Parts) -> Any:
     return found
 
 
-def refuse_ours(parts: Parts, given: Mapping[str, object]) -> None:
+def refuse_ours(parts: PipelineComponents, given: Mapping[str, object]) -> None:
     """Raise UsageError for the first flag that is given although only our own models know it."""
     for flag, value in given.items():
         if value:

@@ -21,7 +21,7 @@ import torch
 
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.generation.components import Parts, locate
+from commonart.core.generation.components import PipelineComponents, locate
 from commonart.core.model import pixart_checkpoint, sampler
 from commonart.core.model.diffusion import objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
@@ -113,7 +113,7 @@ def export(
     return [name for name in ("transformer", "text_encoder", "vae") if (out / name).is_dir()]
 
 
-def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> Parts | None:
+def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> PipelineComponents | None:
     """Where the parts lie; None of a bare transformer that is to stay alone."""
     folder = Path(source)
     chosen: dict[str, Any] = {

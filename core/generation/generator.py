@@ -6,26 +6,26 @@ commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffu
 
 from __future__ import annotations
 
-from commonart.core.generation.components import Parts
-from commonart.core.generation.diffusers_pipeline import Foreign, refuse_ours
+from commonart.core.generation.components import PipelineComponents
+from commonart.core.generation.diffusers_pipeline import DiffusersPipeline, refuse_ours
 from commonart.core.generation.pipeline import Pipeline
 
-Engine = Pipeline | Foreign  # both draw jobs as `Pipeline.draw` says
+ImageGenerator = Pipeline | DiffusersPipeline  # both draw jobs as `Pipeline.draw` says
 
 
-def open_engine(
-    parts: Parts,
+def open_generator(
+    parts: PipelineComponents,
     *,
     device: str = "auto",
     precision: str = "auto",
     quantize: str | None = None,
     max_tokens: int | None = None,
     compiled: bool = False,
-) -> Engine:
+) -> ImageGenerator:
     """The engine that draws with `parts`; weights are loaded when they are needed. Raises as `Pipeline.open` does."""
     if parts.pipeline:
         refuse_ours(parts, {"--quantize": quantize, "--max-tokens": max_tokens, "--compile": compiled})
-        return Foreign.open(parts, device=device, precision=precision)
+        return DiffusersPipeline.open(parts, device=device, precision=precision)
     return Pipeline.open(
         parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
     )

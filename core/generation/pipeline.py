@@ -2,8 +2,8 @@
 
     commonart sample "赤い円" --model nano
 
-A `Pipeline` is made of the `Parts` that `core.generation.components.locate` finds. Texts are encoded first and the text
-encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is drawn and
+A `Pipeline` is made of the `PipelineComponents` that `core.generation.components.locate` finds. Texts are encoded first
+and the text encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is drawn and
 decoded, so that what is interrupted has lost one batch.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError
-from commonart.core.generation.components import Parts
+from commonart.core.generation.components import PipelineComponents
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
@@ -57,7 +57,7 @@ class Pipeline:
         quantize: of the text encoder; where nobody chose, what fits into the memory that is free.
     """
 
-    parts: Parts
+    parts: PipelineComponents
     device: torch.device
     precision: str
     dtype: torch.dtype
@@ -73,7 +73,7 @@ class Pipeline:
     @classmethod
     def open(
         cls,
-        parts: Parts,
+        parts: PipelineComponents,
         *,
         device: str = "auto",
         precision: str = "auto",

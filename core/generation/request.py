@@ -37,7 +37,7 @@ _OF_THE_SOURCE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class How:
+class GenerationConfig:
     """How a call's pictures are drawn; `core.model.sampler.sample` explains the fields.
 
     `size`: pixels, 512 or "640x384"; None is the model's own. `aspect`: "3:2" takes the nearest bucket of that area.
@@ -53,7 +53,7 @@ class How:
     aspect: str | None = None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> tuple[How, dict[str, Any]]:
+    def of(cls, settings: Mapping[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
         """The fields of it in `settings`, and the rest."""
         names = {field.name for field in fields(cls)}
         rest = {name: value for name, value in settings.items() if name not in names}
@@ -87,7 +87,7 @@ class How:
         return {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, **unusual}
 
 
-USUAL = How()
+USUAL = GenerationConfig()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """A model that stays open and draws what it is asked for, into files: `commonart sample`, its loop and its page.
 
 studio = Studio.open("nano")
-pictures = plan([Prompt("a red circle", {})], studio.shared(How()), seed=1, n=1, out="pictures", ending="png")
-list(studio.draw(pictures, How()))
+pictures = plan([Prompt("a red circle", {})], studio.shared(GenerationConfig()), seed=1, n=1, out="pictures", ending="png")
+list(studio.draw(pictures, GenerationConfig()))
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import Image
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.components import locate
-from commonart.core.generation.generator import Engine, open_engine
+from commonart.core.generation.generator import ImageGenerator, open_generator
 from commonart.core.generation.pipeline import Job
-from commonart.core.generation.request import How, Picture, already_drawn, is_there, pixels
+from commonart.core.generation.request import GenerationConfig, Picture, already_drawn, is_there, pixels
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
@@ -28,7 +28,7 @@ from commonart.core.output import metadata as provenance
 
 
 @dataclass(slots=True)
-class Studio:
+class Session:
     """A model, open. Make one with `Studio.open`; weights are loaded with the first picture.
 
     Attributes:
@@ -38,7 +38,7 @@ class Studio:
         drawn: pictures that were drawn since it was opened (not those that were found in their files).
     """
 
-    engine: Engine
+    engine: ImageGenerator
     metadata: bool = True
     marked: bool = True
     sign: tuple[str, str] | None = None
@@ -62,8 +62,8 @@ class Studio:
         no_metadata: bool = False,
         unmarked: bool = False,
         sign: tuple[str, str] | None = None,
-    ) -> Studio:
-        """Find and open a model; arguments as `locate` and `open_engine` take them, errors as they raise them."""
+    ) -> Session:
+        """Find and open a model; arguments as `locate` and `open_generator` take them, errors as they raise them."""
         if sign is not None:
             c2pa.check(*sign)
         parts = locate(
@@ -73,14 +73,14 @@ class Studio:
             accept_terms=accept_terms,
             allow_pickle=allow_pickle,
         )
-        engine = open_engine(
+        engine = open_generator(
             parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
         )
         beside = {"text_encoder": text_encoder, "autoencoder": autoencoder, "max_tokens": max_tokens}
         chosen = {name: value for name, value in beside.items() if value is not None}
         return cls(engine, not no_metadata, not unmarked, sign, chosen)
 
-    def shared(self, how: How) -> dict[str, Any]:
+    def shared(self, how: GenerationConfig) -> dict[str, Any]:
         """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
         sampler.order_of(how.sampler)
         width, height = pixels(how.size, self.engine.size, self.engine.multiple, how.aspect)
@@ -97,7 +97,7 @@ class Studio:
     def draw(
         self,
         pictures: Sequence[Picture],
-        how: How,
+        how: GenerationConfig,
         *,
         batch: int = 8,
         overwrite: bool = False,
@@ -154,7 +154,7 @@ class Studio:
                 raise
 
     def _draw(
-        self, pictures: Sequence[Picture], how: How, batch: int, quiet: bool, step: Callable[[int], Any]
+        self, pictures: Sequence[Picture], how: GenerationConfig, batch: int, quiet: bool, step: Callable[[int], Any]
     ) -> Iterator[Image.Image]:
         """The images of `pictures`, in batches that shrink where the device's memory runs out."""
         jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]

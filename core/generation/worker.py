@@ -1,7 +1,7 @@
 """What draws behind the page of `sample --serve`: one thread, a queue of jobs, and the pictures that it hands out.
 
-atelier = Atelier(studio, How(), Path("pictures")); threading.Thread(target=atelier.work).start()
-atelier.jobs.put(Job("a red circle", How(), seed=1, n=2)); ...; atelier.close()
+atelier = GenerationWorker(studio, GenerationConfig(), Path("pictures")); threading.Thread(target=atelier.work).start()
+atelier.jobs.put(Job("a red circle", GenerationConfig(), seed=1, n=2)); ...; atelier.close()
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.prompts import Prompt
-from commonart.core.generation.request import How, plan
-from commonart.core.generation.session import Studio
+from commonart.core.generation.request import GenerationConfig, plan
+from commonart.core.generation.session import Session
 from commonart.core.log import warn
 from commonart.core.output import metadata
 
@@ -33,13 +33,13 @@ class Stopped(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     prompt: str
-    how: How
+    how: GenerationConfig
     seed: int
     n: int
 
 
 @dataclass(slots=True)
-class Atelier:
+class GenerationWorker:
     """Draws job after job. `pictures` are the names that may be handed out: nothing else of the folder is shown.
 
     Attributes:
@@ -48,7 +48,7 @@ class Atelier:
         stop: ends the drawing that goes on, at its next step.
     """
 
-    studio: Studio
+    studio: Session
     folder: Path
     batch: int = 8
     ending: str = "png"

@@ -47,17 +47,17 @@ _PAIRS = tuple(
 )
 
 
-def normalise(raw: str | None) -> License | None:
+def normalize(raw: str | None) -> License | None:
     """The licence that `raw` names: a URL, an SPDX id or expression, a Wikimedia template, a `LicenseRef-` of this
     project, a name in English or Japanese.
 
     None for anything that is not understood as a whole. Bare numbers are not understood either: see `sources.flickr`.
     """
-    return None if not raw or len(raw) > LONGEST else _normalise(raw)
+    return None if not raw or len(raw) > LONGEST else _normalize(raw)
 
 
 @lru_cache(maxsize=65536)
-def _normalise(raw: str) -> License | None:
+def _normalize(raw: str) -> License | None:
     text = raw.strip()
     if found := _single(text):
         return found

@@ -16,7 +16,7 @@ from typing import TypeGuard
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.license import License, together
-from commonart.core.licenses.parse import ids, normalise
+from commonart.core.licenses.parse import ids, normalize
 
 STRICT: dict[str, str] = {
     "CC0-1.0":  "the author gave up all rights",
@@ -70,7 +70,7 @@ class Policy:
 
     def explain(self, raw: str) -> str:
         """One sentence: what `raw` was read as, and whether and why this policy allows it."""
-        license = normalise(raw)
+        license = normalize(raw)
         if license is None:
             return f"{self.name}: refused, because {raw!r} names no licence that is known here as a whole."
         read = f"{raw!r} is {license.id} ({license.basis})"

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from commonart.core.licenses.license import License
-from commonart.core.licenses.parse import LONGEST, agreed, normalise
+from commonart.core.licenses.parse import LONGEST, agreed, normalize
 from commonart.core.licenses.table import FLICKR, FLICKR_4_0, NO_KNOWN
 from commonart.core.licenses.urls import WORK
 
@@ -41,7 +41,7 @@ def _judge(*said: str | None) -> Verdict:
     for text in said:
         if text is None or _silent(text):
             continue
-        this = normalise(text)
+        this = normalize(text)
         if this is None:
             unread = True
         elif found is None:
@@ -115,7 +115,7 @@ def wikimedia(extmetadata: Mapping[str, Any]) -> Verdict:
     if restrictions := value("Restrictions"):
         return None, f"{RESTRICTED}:{'+'.join(sorted(filter(None, restrictions.lower().split('|'))))[:80]}"
     url, short = value("LicenseUrl"), value("LicenseShortName")
-    if short == "No restrictions" and normalise(url) == NO_KNOWN:  # Commons' short name for Flickr's statement
+    if short == "No restrictions" and normalize(url) == NO_KNOWN:  # Commons' short name for Flickr's statement
         short = ""
     return judge(url, short, value("License"), value("UsageTerms") if value("UsageTerms") != "No restrictions" else "")
 

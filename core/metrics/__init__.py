@@ -1,0 +1,1 @@
+"""Scores of image sets, membership-inference attacks, replication."""

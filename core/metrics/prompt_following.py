@@ -21,7 +21,7 @@ Judge = Callable[[Sequence[Image.Image]], dict[str, float]]
 
 
 def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] = ()) -> Judge:
-    """What gives pictures of `prompts` their scores: {"clip_en": 0..100, "clip_ja": ..., "colour_en": 0..1, ...}.
+    """What gives pictures of `prompts` their scores: {"clip_en": 0..100, "clip_ja": ..., "color_en": 0..1, ...}.
 
     Args:
         names: a dual encoder, or two with a comma between them, the second for Japanese prompts, which have no score
@@ -58,7 +58,7 @@ def _read_back(pairs: Sequence[tuple[str, Image.Image]], lang: str) -> dict[str,
     """Shares of the prompts whose picture shows what they tell, for each kind of fact that any of them tells."""
     from commonart.core.nano import grammar, scene_reader
 
-    right: dict[str, list[bool]] = {"colour": [], "shape": [], "background": [], "place": []}
+    right: dict[str, list[bool]] = {"color": [], "shape": [], "background": [], "place": []}
     for prompt, picture in pairs:
         told = grammar.facts(prompt, lang)
         score = grammar.compare(told, scene_reader.read(picture))
@@ -66,7 +66,7 @@ def _read_back(pairs: Sequence[tuple[str, Image.Image]], lang: str) -> dict[str,
             right["background"].append(score.background)
         if told.things:
             right["shape"].append(score.shape)
-            for kind in ("colour", "place"):
+            for kind in ("color", "place"):
                 if all(getattr(thing, kind) for thing in told.things):
                     right[kind].append(getattr(score, kind))
     return {kind: fmean(each) for kind, each in right.items() if each}

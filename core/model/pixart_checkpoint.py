@@ -2,7 +2,7 @@
 
     commonart train --export PixArt-Sigma-XL-2-512-MS.safetensors -o pixart/
 
-A `.pth` is a pickle, which is not opened here: `core/registry/pickle_conversion.py` makes safetensors of one in a process of its own.
+A `.pth` is a pickle, which is not opened here: `core/registry/pickle_conversion.py` converts one in a process of its own.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def convert(state: dict[str, Tensor], file: Path, heads: int = 16) -> PixArt:
             renamed[target] = part.contiguous()
     config = _config(state, renamed, file, heads)
     with torch.device("meta"):
-        wanted = PixArt(config, initialise=False).state_dict()
+        wanted = PixArt(config, initialize=False).state_dict()
     weights.check(renamed, wanted, file)
-    model = PixArt(config, initialise=False)
+    model = PixArt(config, initialize=False)
     model.load_state_dict(renamed, assign=True)
     return model
 

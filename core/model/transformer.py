@@ -45,7 +45,7 @@ class PixArt(nn.Module):
     `gradient_checkpointing = True` recomputes every block in the backward pass: less memory, a third slower.
     """
 
-    def __init__(self, config: PixArtConfig, initialise: bool = True) -> None:
+    def __init__(self, config: PixArtConfig, initialize: bool = True) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
@@ -56,8 +56,8 @@ class PixArt(nn.Module):
         self.proj_out = nn.Linear(width, config.patch_size**2 * config.out_channels)
         self.adaln_single = AdaLayerNormSingle(width)
         self.caption_projection = TextProjection(config.caption_channels, width)
-        if initialise:
-            initialise_weights(self)
+        if initialize:
+            initialize_weights(self)
 
     def read_text(self, text_BLT: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What every block's cross-attention makes of the text: `forward` takes it in place of `text_BLT`.
@@ -145,7 +145,7 @@ class PixArt(nn.Module):
     def of(cls, config: PixArtConfig, state: dict[str, Tensor], folder: Path = Path()) -> PixArt:
         """The transformer with the weights `state` (of `folder`, for errors), which it takes as they are, not copied."""
         with torch.device("meta"):
-            model = cls(config, initialise=False)
+            model = cls(config, initialize=False)
         weights.check(state, model.state_dict(), folder)
         model.load_state_dict(state, assign=True)
         embed = model.pos_embed
@@ -167,7 +167,7 @@ class PixArt(nn.Module):
         return folder
 
 
-def initialise_weights(model: PixArt) -> None:
+def initialize_weights(model: PixArt) -> None:
     """A start from nothing: Xavier, which at the paper's widths is the 0.02 that PixArt gives its embedders; zero at the end.
 
     PixArt also begins with text cross-attention that adds nothing, so that blocks trained on classes go on unharmed. No

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
+from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
 
 SPREAD = 0.05  # standard deviation of the posterior, and of the noise that the decoder has to stand
 
@@ -54,7 +54,7 @@ def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000,
         error = model.decode(z + SPREAD * torch.randn_like(z)).sample.float() - x
         return error.abs().mean() + 4.0 * error.square().mean() + anchor + 0.1 * free + 0.01 * spread
 
-    mean: Any = optimise(
+    mean: Any = optimize(
         model,
         loss,
         steps=steps,

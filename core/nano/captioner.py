@@ -26,7 +26,7 @@ from commonart.core.nano import grammar, lexicon
 from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
 from commonart.core.nano.text_encoder import answers, pad
 from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, number
-from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
+from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
 from commonart.core.nano.translator import SameOrder, facts_kept
 
 WIDTH, GRID = 96, 8
@@ -164,7 +164,7 @@ def train(
         told, example = right(mean, words, judged)
         return f"facts {told:.3f}: {example}"
 
-    mean = optimise(
+    mean = optimize(
         model,
         loss,
         steps=steps,
@@ -204,7 +204,7 @@ def right(
             told = grammar.Facts(
                 scene.background,
                 tuple(
-                    grammar.ThingFacts(t.shape, t.colour, t.size if sized.get(t.place) else None, t.place)
+                    grammar.ThingFacts(t.shape, t.color, t.size if sized.get(t.place) else None, t.place)
                     for t in scene.things
                 ),
             )

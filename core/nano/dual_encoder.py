@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from commonart.core.nano import grammar
 from commonart.core.nano.text_encoder import LANGUAGES, Reader, answers, pad
-from commonart.core.nano.training import Log, Pictures, images, optimise, stderr, unseen
+from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
 
 CONTEXT = 64
 
@@ -94,7 +94,7 @@ def train(
         tops = {lang: retrieval(mean, words, judged, lang, 100) for lang in LANGUAGES}
         return " ".join(f"top-1 {lang} {top:.3f}" for lang, top in tops.items())
 
-    mean = optimise(
+    mean = optimize(
         model, loss, steps=steps, lr=2e-3, extra=readers, name="clip", say=say, check=check, check_every=250
     )
     assert isinstance(mean, CustomTextCLIP)

@@ -1,7 +1,7 @@
 """Captions of scenes in English and Japanese, and the parser that reads their facts back.
 
 `caption` says a scene in one of several natural ways; `facts` inverts it, and reads what captioners, translators
-and people write. tests/test_grammar.py proves the inverse over thousands of captions.
+and people write. tests/nano/test_grammar.py proves the inverse over thousands of captions.
 Try it: `python -m commonart.core.nano.grammar` prints ten captions in each language.
 """
 
@@ -26,7 +26,7 @@ class ThingFacts:
     """What a text says of one thing; None where it says nothing."""
 
     shape: str
-    colour: str | None = None
+    color: str | None = None
     size: str | None = None
     place: str | None = None
 
@@ -199,20 +199,20 @@ def facts(text: str, lang: str | None = None) -> Facts:
     pending: dict[str, str] = {}
     start = 0
     for token in found:
-        if token.kind in ("colour", "size"):
+        if token.kind in ("color", "size"):
             start = start if pending else token.start
             pending[token.kind] = token.value
         elif token.kind == "shape":
-            things.append(ThingFacts(token.value, pending.get("colour"), pending.get("size")))
+            things.append(ThingFacts(token.value, pending.get("color"), pending.get("size")))
             spans.append((start if pending else token.start, token.end))
             pending = {}
         else:
             pending = {}  # "green" in "a green meadow with a circle" is not the circle's
-    if pending and things and things[-1].colour is None:  # "the circle is red"
+    if pending and things and things[-1].color is None:  # "the circle is red"
         last = things[-1]
-        things[-1] = ThingFacts(last.shape, pending.get("colour"), last.size or pending.get("size"))
+        things[-1] = ThingFacts(last.shape, pending.get("color"), last.size or pending.get("size"))
     places = _places(found, spans)
-    placed = [ThingFacts(t.shape, t.colour, t.size, place) for t, place in zip(things, places, strict=True)]
+    placed = [ThingFacts(t.shape, t.color, t.size, place) for t, place in zip(things, places, strict=True)]
     placed.sort(key=lambda thing: PLACES.index(thing.place) if thing.place else len(PLACES))
     return Facts(background, tuple(placed))
 
@@ -236,14 +236,14 @@ def compare(expected: Scene | Facts, seen: Scene | Facts) -> Score:
         agree = [_agree(a, b) for a, b in zip(wanted, order, strict=True)]
         rank = sum(map(sum, agree))
         if rank > best_rank:
-            colour, shape, place, size = (all(row[i] for row in agree) for i in range(4))
-            best, best_rank = Score(colour, shape, background, place, size), rank
+            color, shape, place, size = (all(row[i] for row in agree) for i in range(4))
+            best, best_rank = Score(color, shape, background, place, size), rank
     return best
 
 
 def _agree(a: Thing | ThingFacts, b: Thing | ThingFacts) -> tuple[bool, bool, bool, bool]:
     size = a.size == b.size or (b.size is None and isinstance(a, Thing))
-    return a.colour == b.colour, a.shape == b.shape, a.place == b.place, size
+    return a.color == b.color, a.shape == b.shape, a.place == b.place, size
 
 
 def facts_right(expected: Scene | Facts, text: str, lang: str | None = None) -> Score:
@@ -275,10 +275,10 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def _thing(thing: Thing, lang: str, sized: bool, rng: np.random.Generator) -> str:
     size = _pick(SIZE_WORDS[lang][thing.size], rng) if sized else ""
-    colour, shape = _pick(COLOUR_WORDS[lang][thing.colour], rng), _pick(SHAPE_WORDS[lang][thing.shape], rng)
+    color, shape = _pick(COLOUR_WORDS[lang][thing.color], rng), _pick(SHAPE_WORDS[lang][thing.shape], rng)
     if lang == "ja":
-        return size + colour + shape
-    words = " ".join(word for word in (size, colour, shape) if word)
+        return size + color + shape
+    words = " ".join(word for word in (size, color, shape) if word)
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

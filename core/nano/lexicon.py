@@ -94,7 +94,7 @@ PLACE_WORDS: Final[Words] = {
 # (kind, name) -> words read besides those above.
 _SYNONYMS: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     "en": {
-        ("colour", "purple"): "violet",
+        ("color", "purple"): "violet",
         ("shape", "circle"): "circles disk disks discs dot",
         ("shape", "square"): "squares",
         ("shape", "triangle"): "triangles",
@@ -111,14 +111,14 @@ _SYNONYMS: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
         ("background", "night sky"): "night_sky night starry_sky",
     },
     "ja": {
-        ("colour", "red"): "赤 赤色 真っ赤",
-        ("colour", "orange"): "オレンジ オレンジ色 橙 橙色 だいだい色",
-        ("colour", "yellow"): "黄 黄色",
-        ("colour", "green"): "緑 緑色 みどり",
-        ("colour", "blue"): "青 青色",
-        ("colour", "purple"): "紫 紫色",
-        ("colour", "pink"): "ピンク ピンク色 桃色",
-        ("colour", "brown"): "茶 茶色",
+        ("color", "red"): "赤 赤色 真っ赤",
+        ("color", "orange"): "オレンジ オレンジ色 橙 橙色 だいだい色",
+        ("color", "yellow"): "黄 黄色",
+        ("color", "green"): "緑 緑色 みどり",
+        ("color", "blue"): "青 青色",
+        ("color", "purple"): "紫 紫色",
+        ("color", "pink"): "ピンク ピンク色 桃色",
+        ("color", "brown"): "茶 茶色",
         ("shape", "circle"): "円形 まる 丸形",
         ("shape", "square"): "四角形 真四角",
         ("shape", "triangle"): "正三角形",
@@ -172,7 +172,7 @@ def tokens(text: str, lang: str | None = None) -> list[Token]:
 @lru_cache(maxsize=2)
 def _lexicon(lang: str) -> tuple[re.Pattern[str], Mapping[str, tuple[str, str]]]:
     words: dict[str, tuple[str, str]] = {}
-    tables = (("colour", COLOUR_WORDS), ("shape", SHAPE_WORDS), ("size", SIZE_WORDS))
+    tables = (("color", COLOUR_WORDS), ("shape", SHAPE_WORDS), ("size", SIZE_WORDS))
     for kind, table in (*tables, ("background", BACKGROUND_WORDS)):
         if kind == "background" and lang == "en":
             continue  # the synonyms have its bare nouns
@@ -216,7 +216,7 @@ def _en_places(found: list[Token], text: str) -> Iterator[Token]:
         )
         following = found[i + 1] if i + 1 < len(found) else None
         close = following is not None and not re.search(r"[,.;:]", text[token.end : following.start])
-        of_thing = close and following is not None and following.kind in ("colour", "shape", "size")
+        of_thing = close and following is not None and following.kind in ("color", "shape", "size")
         its = re.search(r"\b(?:its|their)\s$", text[max(token.start - 8, 0) : token.start]) or (after and after[2])
         if its:
             yield Token("it", token.value, token.start, token.end)

@@ -2,7 +2,7 @@
 
 No model and no learning: the background by its colour, the things as connected areas that differ from it, each
 matched against drawn shapes of every size. Right on more than 99.5 % of rendered scenes, also after JPEG, blur and
-noise (tests/test_reader.py). `commonart eval` uses it on scenes; `read(image)` returns the scene.
+noise (tests/nano/test_scene_reader.py). `commonart eval` uses it on scenes; `read(image)` returns the scene.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def score_many(pairs: Iterable[tuple[Scene, Any]]) -> dict[str, float]:
 
 def fractions(scores: Iterable[Score]) -> dict[str, float]:
     """Means of the fields of many scores, and `all` (colour, shape, background and place right together)."""
-    rows = [(s.colour, s.shape, s.background, s.place, s.size) for s in scores]
+    rows = [(s.color, s.shape, s.background, s.place, s.size) for s in scores]
     table = np.array([(*row, all(row[:4])) for row in rows], dtype=np.float64).reshape(-1, 6)
     means = table.mean(axis=0) if len(table) else np.zeros(6)
-    names = ("colour", "shape", "background", "place", "size", "all")
+    names = ("color", "shape", "background", "place", "size", "all")
     return {name: float(mean) for name, mean in zip(names, means, strict=True)}
 
 
@@ -162,7 +162,7 @@ def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
     share = np.linspace(0.65, 1.0, 8)
     mixed = lab(under + share[:, None, None] * (_palette() - under))
     miss = np.linalg.norm(mixed - lab(own), axis=-1) + 30 * (1 - share)[:, None]
-    colour = COLOURS[int(miss.min(axis=0).argmin())]
+    color = COLOURS[int(miss.min(axis=0).argmin())]
 
     # How much of each pixel the thing covers: where its colour lies between the background's and its own.
     axis = own - under
@@ -171,7 +171,7 @@ def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
     rows, columns = np.nonzero(area)
     shape, radius, row, column = _fit(alpha, round(_middle(rows)), round(_middle(columns)))
     size = min(SIZES, key=lambda name: abs(SIZE_RADIUS[name] - radius))
-    return Thing(shape, colour, size, PLACES[_place(row, column)])
+    return Thing(shape, color, size, PLACES[_place(row, column)])
 
 
 def _fit(alpha: Floats, middle_y: int, middle_x: int) -> tuple[str, int, int, int]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Split = Literal["train", "heldout-scene"]
 
-# name -> sRGB. At least 40 CIELAB units from one another and 35 from every background (tests/test_scenes.py).
+# name -> sRGB. At least 40 CIELAB units from one another and 35 from every background (tests/nano/test_scenes.py).
 COLOUR_RGB: Final[Mapping[str, tuple[int, int, int]]] = {
     "red":    (222,  38,  46),
     "orange": (250, 136,  16),
@@ -77,7 +77,7 @@ class Thing:
     """One coloured shape; every field is one of the names in SHAPES, COLOURS, SIZES, PLACES."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     place: str
 
@@ -94,7 +94,7 @@ class Scene:
 class Score:
     """Which facts of a scene were right, each for all of its things at once; see `reader.score`."""
 
-    colour: bool
+    color: bool
     shape: bool
     background: bool
     place: bool
@@ -126,7 +126,7 @@ def split_of(scene: Scene) -> Split:
     The split is a hash of background, shapes, colours and places. Sizes are left out of it on purpose: two
     scenes that differ in size only may have the same caption, and must not lie on both sides.
     """
-    things = sorted(f"{thing.place}/{thing.colour}/{thing.shape}" for thing in scene.things)
+    things = sorted(f"{thing.place}/{thing.color}/{thing.shape}" for thing in scene.things)
     digest = hashlib.sha256("|".join([scene.background, *things]).encode()).digest()
     return "heldout-scene" if int.from_bytes(digest[:8], "big") % 10 == 0 else "train"
 
@@ -149,8 +149,7 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
             continue
         sizes = [SIZES[int(rng.integers(3))] for _ in cells]
         things = tuple(
-            Thing(shape, colour, size, PLACES[at])
-            for (colour, shape), size, at in zip(pairs, sizes, cells, strict=True)
+            Thing(shape, color, size, PLACES[at]) for (color, shape), size, at in zip(pairs, sizes, cells, strict=True)
         )
         if len(set(pairs)) < count or not all(apart(a, b) for a, b in combinations(things, 2)):
             continue
@@ -170,14 +169,14 @@ def render(scene: Scene, size: int = 64) -> Pixels:
         y0, x0, y1, x1 = max(top, 0), max(left, 0), min(row + half, size), min(column + half, size)
         a = alpha[y0 - top : y1 - top, x0 - left : x1 - left, None].astype(np.int32)
         under = image[y0:y1, x0:x1].astype(np.int32)
-        colour = np.array(COLOUR_RGB[thing.colour], dtype=np.int32)
-        image[y0:y1, x0:x1] = (under * (255 - a) + colour * a + 127) // 255
+        color = np.array(COLOUR_RGB[thing.color], dtype=np.int32)
+        image[y0:y1, x0:x1] = (under * (255 - a) + color * a + 127) // 255
     return image
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
     """The record's field `scene`: {"background": name, "things": [{shape, colour, size, place}]}."""
-    things = [{"shape": t.shape, "colour": t.colour, "size": t.size, "place": t.place} for t in scene.things]
+    things = [{"shape": t.shape, "color": t.color, "size": t.size, "place": t.place} for t in scene.things]
     return {"background": scene.background, "things": things}
 
 
@@ -185,13 +184,13 @@ def scene_from_json(value: Mapping[str, Any] | str) -> Scene:
     """The scene of a record's field (or of its JSON text); ValueError for a name that is none of ours."""
     data = json.loads(value) if isinstance(value, str) else value
     try:
-        things = tuple(Thing(t["shape"], t["colour"], t["size"], t["place"]) for t in data["things"])
+        things = tuple(Thing(t["shape"], t["color"], t["size"], t["place"]) for t in data["things"])
         scene = Scene(data["background"], things)
     except (KeyError, TypeError) as error:
         raise ValueError(f"no scene: {value!r}") from error
     known: list[tuple[str, tuple[str, ...]]] = [(scene.background, BACKGROUNDS)]
     for t in things:
-        known += [(t.shape, SHAPES), (t.colour, COLOURS), (t.size, SIZES), (t.place, PLACES)]
+        known += [(t.shape, SHAPES), (t.color, COLOURS), (t.size, SIZES), (t.place, PLACES)]
     for name, names in known:
         if name not in names:
             raise ValueError(f"{name!r} is none of {', '.join(names)}")

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from commonart.core.nano import grammar, tokenizer
 from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
-from commonart.core.nano.training import Log, optimise, stderr
+from commonart.core.nano.training import Log, optimize, stderr
 
 LANGUAGES = ("en", "ja")
 OTHERS = 0.2  # of the scenes of the wider steps, those with a pair that pictures hold out; by chance it were 0.18
@@ -43,7 +43,7 @@ def vocabulary(seed: int = 0, captions: int = 20_000) -> PreTrainedTokenizerFast
 class Reader(nn.Module):
     """From states ... x D: background, and colour, shape and size (or nothing) at each of the nine places."""
 
-    FIELDS = (("colour", COLOURS), ("shape", SHAPES), ("size", SIZES))
+    FIELDS = (("color", COLOURS), ("shape", SHAPES), ("size", SIZES))
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def answers(scenes: Sequence[Scene]) -> Tensor:
         row = [BACKGROUNDS.index(scene.background)] + [0] * 27
         for thing in scene.things:
             at = 1 + PLACES.index(thing.place)
-            row[at] = 1 + COLOURS.index(thing.colour)
+            row[at] = 1 + COLOURS.index(thing.color)
             row[at + 9] = 1 + SHAPES.index(thing.shape)
             row[at + 18] = 1 + SIZES.index(thing.size)
         rows.append(row)
@@ -180,7 +180,7 @@ def train(
         return f"reading loss {right:.3f}, background {background:.3f}, all {all_:.3f}"
 
     for lr, count in ((2e-3, steps), (5e-4, wider)):
-        mean = optimise(
+        mean = optimize(
             model, loss, steps=count, lr=lr, extra=reader, name="text_encoder", say=say, check=check, check_every=1000
         )
         assert isinstance(mean, LlamaForCausalLM)

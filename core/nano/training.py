@@ -55,7 +55,7 @@ def images(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1.0
 
 
-def optimise(
+def optimize(
     model: nn.Module,
     loss: Callable[[], Tensor],
     *,

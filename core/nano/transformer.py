@@ -20,13 +20,15 @@ from commonart.core.model.transformer import PixArt
 from commonart.core.nano import grammar, scene_reader
 from commonart.core.nano.text_encoder import LANGUAGES
 from commonart.core.nano.training import Pictures, images
-from commonart.core.training.batches import Memory
+from commonart.core.training.batches import ResidentDataset
 
 # Chosen by measurement on 200 prompts, like the number of training steps.
 STEPS, GUIDANCE = 12, 3.0
 
 
-def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0) -> Memory:
+def memory(
+    vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0
+) -> ResidentDataset:
     """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, and one more in
     each language that tells no places, as people ask for pictures; encoded.
 
@@ -51,7 +53,7 @@ def memory(vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
     keys = [f"scene_{seed}_{i:06d}" for i in chosen]
-    return Memory(
+    return ResidentDataset(
         keys,
         torch.cat(means),
         torch.cat(stds),

@@ -21,7 +21,7 @@ from commonart.core.nano import grammar
 from commonart.core.nano.scenes import Scene, random_scene
 from commonart.core.nano.text_encoder import LANGUAGES, pad
 from commonart.core.nano.tokenizer import TRANSLATE_PROMPT
-from commonart.core.nano.training import Log, optimise, stderr
+from commonart.core.nano.training import Log, optimize, stderr
 
 TARGET = {"en": "English", "ja": "Japanese"}
 
@@ -134,7 +134,7 @@ def train(
         assert isinstance(mean, Phi3ForCausalLM)
         return " ".join(f"{s}->{t} {right(mean, words, 60, s, t):.3f}" for s, t in (LANGUAGES, LANGUAGES[::-1]))
 
-    mean = optimise(model, loss, steps=steps, lr=1e-3, name="translator", say=say, check=check, check_every=500)
+    mean = optimize(model, loss, steps=steps, lr=1e-3, name="translator", say=say, check=check, check_every=500)
     assert isinstance(mean, Phi3ForCausalLM)
     return mean
 
@@ -171,7 +171,7 @@ def facts_kept(told: grammar.Facts, seen: grammar.Facts) -> tuple[int, int]:
     others = {thing.place: thing for thing in seen.things}
     for thing in told.things:
         other = others.pop(thing.place, None)
-        for name in ("shape", "colour", "size", "place"):
+        for name in ("shape", "color", "size", "place"):
             value = getattr(thing, name)
             if value is not None:
                 total += 1

@@ -1,0 +1,1 @@
+"""What leaves the toolchain: marked images, contact sheets, terminal graphics, HTML pages."""

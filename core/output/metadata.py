@@ -33,7 +33,7 @@ from xml.etree import ElementTree
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from commonart.core.data.files import replacing
+from commonart.core.data.files import atomic_write
 from commonart.core.errors import CommonArtError, UsageError
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -135,7 +135,7 @@ def save(
         overwrite: replace a file that is there.
         quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
-        swept: as `core.data.files.replacing` takes it.
+        swept: as `core.data.files.atomic_write` takes it.
 
     Raises:
         UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
@@ -149,7 +149,7 @@ def save(
     if not path.parent.is_dir():
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
-        with replacing(path, swept=swept) as file:
+        with atomic_write(path, swept=swept) as file:
             if finish is None:
                 image.save(file, **options)
             else:

@@ -51,12 +51,12 @@ def drawn(image: Image.Image, way: str | None = None, environment: Mapping[str, 
     return "".join(lines) + "\n"
 
 
-def blocks(image: Image.Image, columns: int, true_colour: bool) -> str:
+def blocks(image: Image.Image, columns: int, true_color: bool) -> str:
     """`image` in `columns` characters a line, the upper pixel as ink and the lower one as paper."""
     height = max(2, round(image.height * columns / image.width / 2) * 2)
     small = image.convert("RGB").resize((columns, height), Image.Resampling.BOX)
     data = small.tobytes()
-    codes = [_code(data[i], data[i + 1], data[i + 2], true_colour) for i in range(0, len(data), 3)]
+    codes = [_code(data[i], data[i + 1], data[i + 2], true_color) for i in range(0, len(data), 3)]
     lines = []
     for y in range(0, height, 2):
         pairs = zip(codes[y * columns : (y + 1) * columns], codes[(y + 1) * columns : (y + 2) * columns], strict=True)
@@ -64,8 +64,8 @@ def blocks(image: Image.Image, columns: int, true_colour: bool) -> str:
     return "".join(lines)
 
 
-def _code(red: int, green: int, blue: int, true_colour: bool) -> str:
-    if true_colour:
+def _code(red: int, green: int, blue: int, true_color: bool) -> str:
+    if true_color:
         return f"2;{red};{green};{blue}"
     r, g, b = (min(range(6), key=lambda i: abs(_STEPS[i] - value)) for value in (red, green, blue))
     return f"5;{16 + 36 * r + 6 * g + b}"

@@ -93,7 +93,7 @@ def stream(
                 future.cancel()
 
 
-class Memory:
+class ResidentDataset:
     """A source whose latents and text states lie in memory, ready to be gathered: no reading, no decoding, no padding.
 
     `means`, `stds`: (N, C, H, W), or one of them for each bucket; row r is then `place[r]` of bucket `bucket[r]`. `texts`: the

@@ -22,7 +22,7 @@ from commonart.core.training.distributed import World
 WARM_UP, FEWEST = 2, 3  # steps
 
 
-def made_up(config: PixArtConfig, count: int, text: int, null: int = 1, seed: int = 0) -> batches.Memory:
+def made_up(config: PixArtConfig, count: int, text: int, null: int = 1, seed: int = 0) -> batches.ResidentDataset:
     """`count` images with one caption of `text` tokens each, all of them random numbers."""
     made = torch.Generator().manual_seed(seed)
     side = config.sample_size
@@ -30,7 +30,7 @@ def made_up(config: PixArtConfig, count: int, text: int, null: int = 1, seed: in
     texts = [torch.randn(text, config.caption_channels, generator=made) for _ in range(count)]
     keys = [f"k{n}" for n in range(count)]
     empty = torch.zeros(null, config.caption_channels)
-    return batches.Memory(keys, means, means * 0.1, texts, [1] * count, np.ones(count), empty)
+    return batches.ResidentDataset(keys, means, means * 0.1, texts, [1] * count, np.ones(count), empty)
 
 
 def images_per_second(

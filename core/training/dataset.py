@@ -29,7 +29,7 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder, stack
 from commonart.core.training import gradient_guard
-from commonart.core.training.batches import NULL, Batch, Memory, Source
+from commonart.core.training.batches import NULL, Batch, ResidentDataset, Source
 
 NEIGHBOURS = 100  # damaged samples in a row after which the data count as damaged, not the samples
 
@@ -38,7 +38,7 @@ Image = Sequence[Features] | Autoencoder
 
 
 @dataclass(slots=True)
-class Opened:
+class TrainingData:
     """Training data, ready. `shapes`: (C, H, W) of the latents of each bucket; `width`: T of the text states."""
 
     source: Source
@@ -65,7 +65,7 @@ def open_shards(
     memory: int | None = None,
     quiet: bool = False,
     index: Index | None = None,
-) -> Opened:
+) -> TrainingData:
     """The images of `data` with their texts: from cached features, or from an encoder that runs on the fly.
 
     `index` is that of `data`, where it was read before: to refuse data before an encoder is loaded.
@@ -85,15 +85,15 @@ def open_shards(
             "Run commonart encode-text and commonart encode-image on that folder.",
         )
     width = text.width if isinstance(text, TextEncoder) else text[0].meta.width
-    reading = Reading(index, text, image, index.odds(languages))
+    reading = ShardDataset(index, text, image, index.odds(languages))
     shapes = [reading.shape(0 if parts[0].rows is None else int(parts[0].rows[0])) for parts in reading.buckets]
     if not isinstance(text, TextEncoder) and not isinstance(image, Autoencoder):
         need = sum(
             _bytes(t) * (4 if t.meta.store == "int8" else 1) + _bytes(i) for t, i in zip(text, image, strict=True)
         )
         if need <= (_free() if memory is None else memory):
-            return Opened(_load(reading, text, image, shapes, quiet), index, shapes, width, True, reading.damaged)
-    return Opened(reading, index, shapes, width, False, reading.damaged)
+            return TrainingData(_load(reading, text, image, shapes, quiet), index, shapes, width, True, reading.damaged)
+    return TrainingData(reading, index, shapes, width, False, reading.damaged)
 
 
 Places = tuple[np.ndarray, np.ndarray]  # of each row: where its features lie in their shard, and how many bytes
@@ -114,7 +114,7 @@ class Damaged(Exception):
     """One sample that cannot be used, by reason."""
 
 
-class Reading:
+class ShardDataset:
     """A source that reads each sample when it is needed, from features or from the image itself, by index.
 
     `damaged` counts what could not be used, by reason; each sample is named on stderr once.
@@ -286,12 +286,12 @@ def _kept(parts: Sequence[Features]) -> torch.dtype:
 
 
 def _load(
-    reading: Reading,
+    reading: ShardDataset,
     text: Sequence[Features],
     image: Sequence[Features],
     shapes: list[tuple[int, int, int]],
     quiet: bool,
-) -> Memory:
+) -> ResidentDataset:
     """Everything that `reading` would read, in memory, in the precision that it is stored in."""
     text_type, image_type = _kept(text), _kept(image)
     total = len(reading.keys)
@@ -314,7 +314,7 @@ def _load(
                 tick(1)
             means.append(mean)
             stds.append(std)
-    return Memory(
+    return ResidentDataset(
         reading.keys, means, stds, [state for states in texts for state in states], [len(states) for states in texts],
         reading.weights, reading.null, buckets=reading.buckets, bucket=bucket, place=place,
         instead=None if (instead == np.arange(total)).all() else instead,

@@ -19,7 +19,7 @@ from commonart.core.settings import Settings
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
-    from commonart.core.training.dataset import Opened
+    from commonart.core.training.dataset import TrainingData
     from commonart.core.training.distributed import World
 
 
@@ -32,7 +32,7 @@ class Encoders:
         self.text, self.image = next(iter(self.texts), None), next(iter(self.images), None)
         self._loaded: dict[str, Any] = {}
 
-    def open(self, quiet: bool) -> Opened:
+    def open(self, quiet: bool) -> TrainingData:
         """The data set, checked against the recipe's resolution."""
         from commonart.core.data.training_index import read_index
         from commonart.core.training.dataset import open_shards
@@ -107,7 +107,7 @@ class Encoders:
             "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift, "cached": False,
         }  # fmt: skip
 
-    def preview(self, prompts: Sequence[str], opened: Opened, recipe: Recipe, dtype: Any, **more: Any) -> Any:
+    def preview(self, prompts: Sequence[str], opened: TrainingData, recipe: Recipe, dtype: Any, **more: Any) -> Any:
         """The function that draws the sample grid; `more` as `Preview` takes it."""
         from commonart.core.training.preview import Preview
 

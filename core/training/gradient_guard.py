@@ -27,7 +27,7 @@ SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen f
 
 
 @dataclass(slots=True)
-class Guard:
+class GradientGuard:
     """Which gradients may be used. The same norms give the same answers on every process, and after a restart.
 
     `spike`: a norm more than so many times the median of the last WINDOW is one; 0 takes them all. After `patience` bad steps

@@ -31,7 +31,7 @@ from commonart.core.training import batches, checkpoint, fsdp, optimizers
 from commonart.core.training.batches import Plan, Source
 from commonart.core.training.distributed import World
 from commonart.core.training.ema import Ema
-from commonart.core.training.gradient_guard import Guard, out_of_memory
+from commonart.core.training.gradient_guard import GradientGuard, out_of_memory
 from commonart.core.training.logging import Meter, MetricsFile, Speed, tracker
 
 OPTIMISER_FILE = "optimizer.safetensors"
@@ -111,7 +111,7 @@ class Trainer:
         self.state, self.meter = _State(), Meter(world.device)
         follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
         self.metrics = MetricsFile(run / "metrics.jsonl", world.first, follow)
-        self.guard = Guard(recipe.spike, options.patience)
+        self.guard = GradientGuard(recipe.spike, options.patience)
         self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
         self.objective = diffusion.check_objective(recipe.objective)
 

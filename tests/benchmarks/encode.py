@@ -22,7 +22,8 @@ import numpy as np
 
 from commonart.core.data.features import format
 from commonart.core.data.features import writer as feature_writer
-from commonart.core.data.shards.reader import ShardWriter, read_shard
+from commonart.core.data.shards.reader import read_shard
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes

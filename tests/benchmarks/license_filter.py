@@ -24,7 +24,8 @@ from commonart.core.data import stream
 from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.record import split_of
 from commonart.core.data.stream import Drop
-from commonart.core.licenses import load_policy, normalise
+from commonart.core.licenses.parse import normalize
+from commonart.core.licenses.policies import load_policy
 from commonart.stages import license_filter
 
 COUNT, ROUNDS, TEXTS, BLOCKED = 200_000, 5, 20_000, 100_000
@@ -84,7 +85,7 @@ def main() -> None:
                 "the stage with a blocklist": rate(lambda: stage(blocklist=blocklist)),
                 "pass-through": rate(lambda: stream.run("pass", lambda rs, drop: (r for r in rs), source=source)),
                 "license-filter": rate(lambda: license_filter.run(source, policy="strict")),
-                "normalise, new texts": rate(lambda: [normalise(next(texts)) for _ in range(TEXTS)], TEXTS),
+                "normalise, new texts": rate(lambda: [normalize(next(texts)) for _ in range(TEXTS)], TEXTS),
             }
         finally:
             os.dup2(keep, 1)

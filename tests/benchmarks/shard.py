@@ -34,8 +34,8 @@ from PIL import Image, features
 from commonart.core.data import pool
 from commonart.core.data.images.phash import copies
 from commonart.core.data.record import split_of
-from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import write_note
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.stages import shard
 
 COUNT, DIFFERENT, ROUNDS, PER_SHARD = 1000, 40, 7, 500
@@ -81,7 +81,7 @@ def speed() -> dict[str, object]:
         raw = Path(folder) / "raw"
         for number in range(0, COUNT, PER_SHARD):
             tar = raw / f"{number:05d}.tar"
-            with reader.ShardWriter(tar) as writer:
+            with ShardWriter(tar) as writer:
                 for n in range(number, number + PER_SHARD):
                     sha256 = hashlib.sha256(data[n]).hexdigest()
                     record = {"key": f"k{n:06d}", "width": 640, "height": 480, "mime": "image/jpeg", "sha256": sha256}

@@ -88,7 +88,7 @@ def ours(
     means, texts = data
     keys = [str(n) for n in range(len(means))]
     null = torch.zeros(1, asked.text)
-    source = batches.Memory(keys, means, None, texts, [1] * len(means), np.ones(len(means)), null)
+    source = batches.ResidentDataset(keys, means, None, texts, [1] * len(means), np.ones(len(means)), null)
     overrides = {"batch": asked.micro, "micro": asked.micro, "optimiser": asked.optimiser, "ema": 0, "spike": 0}
     recipe = recipes.resolve("256-early", overrides)
     habits = trainer.Options(dtype=dtype, compile=asked.compile, checkpointing=asked.checkpointing)

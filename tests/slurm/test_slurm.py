@@ -10,9 +10,7 @@ from typing import Any
 
 import cluster as slurm
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import test_train as toy
+import tiny_runs as toy
 
 from commonart.core.training import logging
 

@@ -1,6 +1,6 @@
 """Many images over http(s) at a time: one thread, few connections that are kept, bounded memory, polite to each host.
 
-    with Engine(Limits()) as engine:
+    with DownloadClient(Limits()) as engine:
         tickets = [engine.submit(url) for url in urls]
         data = tickets[0].take().data
 
@@ -25,21 +25,21 @@ from commonart.core.data.download.event_loop import Loop
 from commonart.core.data.download.hosts import Host
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import header_signals
-from commonart.core.data.download.request import Ticket
-from commonart.core.data.download.transfer import MOVED, Exchange, seconds_asked
+from commonart.core.data.download.request import PendingDownload
+from commonart.core.data.download.transfer import MOVED, Transfer, seconds_asked
 
 
-class Engine:
+class DownloadClient:
     """Use as a context manager; `submit` from any thread. Leaving the block ends what is still on its way."""
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.limits = limits
         self.hosts: OrderedDict[str, Host] = OrderedDict()
-        self._awaited = set[Ticket]()
+        self._awaited = set[PendingDownload]()
         self._ready: deque[Host] = deque()  # hosts that have something to ask and may be asked
-        self._free: list[Exchange] = []
+        self._free: list[Transfer] = []
         self._made = 0
-        self._busy = set[Ticket]()  # every ticket that is not answered yet
+        self._busy = set[PendingDownload]()  # every ticket that is not answered yet
         self._held = 0
         self._closing = self._over = False
         self._error: BaseException | None = None
@@ -49,7 +49,7 @@ class Engine:
 
     # --- for the caller ----------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> DownloadClient:
         self._thread.start()
         return self
 
@@ -57,9 +57,9 @@ class Engine:
         self._loop.post(self._close)
         self._thread.join()
 
-    def submit(self, url: str, range: str = "") -> Ticket:
+    def submit(self, url: str, range: str = "") -> PendingDownload:
         """Ask for `url`, or for a range of its bytes ("0-99"); the order of submission is about that of the answers."""
-        ticket = Ticket(self, url, self.limits.max_bytes, range=range)
+        ticket = PendingDownload(self, url, self.limits.max_bytes, range=range)
         self._busy.add(ticket)
         self._loop.post(lambda: self._route(ticket))
         if self._over:
@@ -67,11 +67,11 @@ class Engine:
                 ticket.done.set_exception(self._error or DownloadError("timeout", "the run has ended"))
         return ticket
 
-    def await_(self, ticket: Ticket) -> None:
+    def await_(self, ticket: PendingDownload) -> None:
         """Somebody waits for this one: it starts even when the buffer is full."""
         self._loop.post(lambda: None if ticket.done.done() else self._awaited.add(ticket))
 
-    def taken(self, ticket: Ticket) -> None:
+    def taken(self, ticket: PendingDownload) -> None:
         """Its bytes are no longer held here."""
         if ticket.held:
             self._loop.post(lambda: self._let_go(ticket))
@@ -112,7 +112,7 @@ class Engine:
 
     # --- from URL to answer ------------------------------------------------------------------------------------------
 
-    def _route(self, ticket: Ticket) -> None:
+    def _route(self, ticket: PendingDownload) -> None:
         """Send a ticket to its host, which is made ready first when it is new."""
         try:
             ticket.target = split_url(ticket.url)
@@ -154,7 +154,7 @@ class Engine:
 
     def _bare(self, url: str, then: Callable[[Download | DownloadError], None], host: Host) -> None:
         """Ask for robots.txt or tdmrep.json; `then` runs in this thread, and the host goes on after it."""
-        ticket = Ticket(self, url, hosts.RULES_BYTES, bare=True)
+        ticket = PendingDownload(self, url, hosts.RULES_BYTES, bare=True)
 
         def done(answer: Future[Download]) -> None:
             error = answer.exception()
@@ -203,7 +203,7 @@ class Engine:
             self._ask(host, ticket)
             self._line_up(host)
 
-    def _ask(self, host: Host, ticket: Ticket) -> None:
+    def _ask(self, host: Host, ticket: PendingDownload) -> None:
         assert ticket.target is not None
         if not ticket.bare:
             if host.error is not None and time.monotonic() < host.error_until:
@@ -215,7 +215,7 @@ class Engine:
         if self._free:
             exchange = self._free.pop()
         else:
-            exchange = Exchange(self.limits)
+            exchange = Transfer(self.limits)
             self._made += 1
         seconds = self.limits.seconds - ticket.spent
         host.active += 1
@@ -223,8 +223,8 @@ class Engine:
         exchange.host = host
         self._loop.begin(exchange)
 
-    def _ended(self, exchange: Exchange, error: DownloadError | None) -> None:
-        ticket: Ticket = exchange.ticket
+    def _ended(self, exchange: Transfer, error: DownloadError | None) -> None:
+        ticket: PendingDownload = exchange.ticket
         host: Host = exchange.host
         ticket.spent += exchange.seconds
         status, headers, body = exchange.status, exchange.headers(), bytes(exchange.body)
@@ -251,7 +251,7 @@ class Engine:
             self._give(ticket, body, int(total) if total.isdecimal() else 0)
         self._prepare(host)
 
-    def _redirected(self, ticket: Ticket, location: str) -> None:
+    def _redirected(self, ticket: PendingDownload, location: str) -> None:
         ticket.hops += 1
         if ticket.hops > self.limits.redirects:
             return self._fail(ticket, DownloadError("redirects", f"more than {self.limits.redirects}"))
@@ -263,7 +263,7 @@ class Engine:
             return self._fail(ticket, DownloadError("bad_url", str(error)))
         self._route(ticket)
 
-    def _failed(self, ticket: Ticket, error: DownloadError) -> None:
+    def _failed(self, ticket: PendingDownload, error: DownloadError) -> None:
         """Try again after a pause, or give up for now."""
         pause = max(self.limits.pause * 2 ** (ticket.attempts - 1), error.pause)
         again = error.retry and error.reason != "timeout" and ticket.attempts < self.limits.attempts
@@ -273,18 +273,18 @@ class Engine:
         ticket.url, ticket.hops, ticket.spent, ticket.signals = ticket.start, 0, 0.0, []
         self._loop.later(pause, lambda: self._route(ticket))
 
-    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+    def _fail(self, ticket: PendingDownload, error: BaseException) -> None:
         self._busy.discard(ticket)
         self._awaited.discard(ticket)
         ticket.done.set_exception(error)
 
-    def _give(self, ticket: Ticket, data: bytes, total: int = 0) -> None:
+    def _give(self, ticket: PendingDownload, data: bytes, total: int = 0) -> None:
         self._busy.discard(ticket)
         self._awaited.discard(ticket)
         ticket.held = len(data)
         self._held += len(data)
         ticket.done.set_result(Download(data, ticket.url, list(dict.fromkeys(ticket.signals)), total))
 
-    def _let_go(self, ticket: Ticket) -> None:
+    def _let_go(self, ticket: PendingDownload) -> None:
         self._held -= ticket.held
         ticket.held = 0

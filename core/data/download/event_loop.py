@@ -14,7 +14,7 @@ from itertools import count
 import pycurl
 
 from commonart.core.data.download.limits import DownloadError, Limits
-from commonart.core.data.download.transfer import Exchange
+from commonart.core.data.download.transfer import Transfer
 
 _EVENTS = ((select.EPOLLIN, pycurl.CSELECT_IN), (select.EPOLLOUT, pycurl.CSELECT_OUT))
 _ERRORS = select.EPOLLERR | select.EPOLLHUP
@@ -23,7 +23,7 @@ _ERRORS = select.EPOLLERR | select.EPOLLHUP
 class Loop:
     """`turn` in the one thread that owns it; `post` from any. `ended` is called with each finished exchange."""
 
-    def __init__(self, limits: Limits, ended: Callable[[Exchange, DownloadError | None], None]) -> None:
+    def __init__(self, limits: Limits, ended: Callable[[Transfer, DownloadError | None], None]) -> None:
         self._ended = ended
         self._inbox: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -55,11 +55,11 @@ class Loop:
         """Have `act` called after a while."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), act))
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Transfer) -> None:
         """Start an exchange that is ready."""
         self._multi.add_handle(exchange.curl)
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: Transfer) -> None:
         """Take a finished exchange out, so that its handle can be used again."""
         self._multi.remove_handle(exchange.curl)
 

@@ -16,7 +16,7 @@ from commonart.core.data.download import addresses
 from commonart.core.data.download.addresses import AddressError, Target
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import Rules, read_robots, read_tdmrep
-from commonart.core.data.download.request import Ticket
+from commonart.core.data.download.request import PendingDownload
 from commonart.core.errors import CommonArtError
 
 ADDRESS_SECONDS = 600.0
@@ -33,8 +33,8 @@ class Host:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.queue: deque[Ticket] = deque()  # tickets that wait for the rules
-        self.bare: deque[Ticket] = deque()  # tickets that ask for them
+        self.queue: deque[PendingDownload] = deque()  # tickets that wait for the rules
+        self.bare: deque[PendingDownload] = deque()  # tickets that ask for them
         self.addresses: list[str] = []
         self.addresses_until = 0.0
         self.resolving = False
@@ -51,7 +51,7 @@ class Host:
         """Whether a ticket of this host may start now."""
         return bool(self.bare or (self.queue and not self.asking and time.monotonic() < self.rules_until))
 
-    def next(self, only: Container[Ticket] | None) -> Ticket | None:
+    def next(self, only: Container[PendingDownload] | None) -> PendingDownload | None:
         """The next ticket, among `only` where that is given; None when there is none."""
         if self.bare:
             return self.bare.popleft()
@@ -64,7 +64,7 @@ class Host:
             self.queue.remove(found)
         return found
 
-    def drain(self) -> list[Ticket]:
+    def drain(self) -> list[PendingDownload]:
         """Take out every ticket that waits."""
         found = [*self.bare, *self.queue]
         self.bare.clear()

@@ -12,18 +12,19 @@ from itertools import islice
 from pathlib import Path
 
 from commonart.core.data import jsonl
-from commonart.core.data.download.client import Engine
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import TRANSIENT
-from commonart.core.data.download.request import Ticket
+from commonart.core.data.download.request import PendingDownload
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import manifest, reader
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.stream import Drop, Sample, Summary
 
 SHARDS = 2  # how far ahead; their bytes wait within Limits.buffer
 AGAIN = 4000  # records that the last pass has on their way
 REJECTED = ("row", "reason", "reason_detail")  # what a rejected record carries besides itself
 
-Pair = tuple[Record, Ticket | None]
+Pair = tuple[Record, PendingDownload | None]
 Bring = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
 
 
@@ -32,7 +33,7 @@ def on_the_web(record: Record) -> bool:
     return str(record.get("image_url", "")).lower().startswith(("http:", "https:")) and not record.get("image")
 
 
-class Ahead:
+class Prefetcher:
     """The records of a run, in order; those of the next shards are asked for before they are read.
 
     Args:
@@ -43,14 +44,14 @@ class Ahead:
     def __init__(
         self,
         records: Iterable[Record],
-        engine: Engine,
+        engine: DownloadClient,
         size: int,
         wanted: Callable[[int], bool],
         wants: Callable[[Record], bool] = on_the_web,
     ) -> None:
         self.engine, self.size, self.wanted, self.wants = engine, size, wanted, wants
         self._records = iter(records)
-        self._tickets: dict[int, tuple[Record, Ticket]] = {}  # by the record's identity: keys may stand twice
+        self._tickets: dict[int, tuple[Record, PendingDownload]] = {}  # by the record's identity: keys may stand twice
 
     def __iter__(self) -> Iterator[Record]:
         waiting: deque[list[Record]] = deque()
@@ -84,7 +85,7 @@ class Ahead:
         return record, self.engine.submit(record["image_url"]) if self.wants(record) else None
 
 
-def retry(tars: Sequence[Path], summary: Summary, engine: Engine, bring: Bring) -> None:
+def retry(tars: Sequence[Path], summary: Summary, engine: DownloadClient, bring: Bring) -> None:
     """Ask once more for everything in these shards that failed for a transient reason; `summary` is corrected."""
     waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
     behind = (tar for tar in tars if TRANSIENT & manifest.read_note(tar).get("dropped", {}).keys())
@@ -132,7 +133,7 @@ def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, b
         return
     manifest.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
     out = Drop()
-    with reader.open_shard(str(tar)) as source, reader.ShardWriter(tar) as writer:
+    with reader.open_shard(str(tar)) as source, ShardWriter(tar) as writer:
         there = reader.read_members(tar)
         for row in range(old["in"]):
             if row in came:

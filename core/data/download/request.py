@@ -9,10 +9,10 @@ from commonart.core.data.download.addresses import Target
 from commonart.core.data.download.limits import Download
 
 if TYPE_CHECKING:
-    from commonart.core.data.download.client import Engine
+    from commonart.core.data.download.client import DownloadClient
 
 
-class Ticket:
+class PendingDownload:
     """One URL on its way. `take` waits for it."""
 
     __slots__ = (
@@ -31,7 +31,7 @@ class Ticket:
         "url",
     )
 
-    def __init__(self, engine: Engine, url: str, max_bytes: int, bare: bool = False, range: str = "") -> None:
+    def __init__(self, engine: DownloadClient, url: str, max_bytes: int, bare: bool = False, range: str = "") -> None:
         self.engine, self.url, self.start, self.max_bytes = engine, url, url, max_bytes
         self.range = range  # "0-99": these bytes and no others
         self.bare = bare  # asks for robots.txt itself, and so goes before it

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
-from commonart.core.data.download.request import Ticket
+from commonart.core.data.download.request import PendingDownload
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import reader
@@ -25,7 +25,7 @@ ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, 
 
 def bring(
     record: Record,
-    ticket: Ticket | None,
+    ticket: PendingDownload | None,
     *,
     images: str | None,
     limits: Limits,

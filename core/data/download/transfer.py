@@ -1,6 +1,6 @@
 """One HTTP exchange by libcurl: what is asked, how the answer is read, and what its failures are called.
 
-`Exchange` is a reusable libcurl handle. It connects to checked addresses only: libcurl shows us each address right before
+`Transfer` is a reusable libcurl handle. It connects to checked addresses only: libcurl shows us each address right before
 it opens a socket, whatever the URL, a redirect or a name server made of it, and a private one is never sent a packet.
 """
 
@@ -41,7 +41,7 @@ _REASONS = {
 }
 
 
-class Exchange:
+class Transfer:
     """A libcurl handle with the answer that it is reading: `status`, `headers`, `body`."""
 
     def __init__(self, limits: Limits) -> None:

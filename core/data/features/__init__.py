@@ -1,0 +1,1 @@
+"""Feature shards: cached text states and latents beside the image shards."""

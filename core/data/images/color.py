@@ -155,7 +155,7 @@ def matrix_profile(gamma: float, places: Sequence[float]) -> bytes | None:
         columns = columns * np.linalg.solve(columns, white)  # so that 1, 1, 1 is white
         scale = (_BRADFORD @ _D50) / (_BRADFORD @ white)
         columns = np.linalg.inv(_BRADFORD) @ (scale[:, None] * (_BRADFORD @ columns))
-        colours = [_xyz(column) for column in (*columns.T, _D50)]
+        colors = [_xyz(column) for column in (*columns.T, _D50)]
         curve = struct.pack(">4s4xIHxx", b"curv", 1, round(gamma * 256))
     except (ZeroDivisionError, ValueError, np.linalg.LinAlgError, struct.error):
         return None
@@ -163,7 +163,7 @@ def matrix_profile(gamma: float, places: Sequence[float]) -> bytes | None:
     description = struct.pack(">4s4xI", b"desc", len(text)) + text + bytes(78)
     tags = {
         b"desc": description + bytes(-len(description) % 4), b"cprt": struct.pack(">4s4x", b"text") + b"none\0\0\0\0",
-        b"wtpt": colours[3], b"rXYZ": colours[0], b"gXYZ": colours[1], b"bXYZ": colours[2],
+        b"wtpt": colors[3], b"rXYZ": colors[0], b"gXYZ": colors[1], b"bXYZ": colors[2],
         b"rTRC": curve, b"gTRC": curve, b"bTRC": curve,
     }  # fmt: skip
     table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)

@@ -78,7 +78,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     Raises:
         DecodeError: empty, not_an_image, too_many_pixels, damaged.
     """
-    return Opened(data, max_pixels).probe
+    return ProbedImage(data, max_pixels).probe
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[int, int] = 0) -> Image.Image:
@@ -91,10 +91,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[i
     Raises:
         DecodeError: see there.
     """
-    return Opened(data, max_pixels).pixels(at_least)
+    return ProbedImage(data, max_pixels).pixels(at_least)
 
 
-class Opened:
+class ProbedImage:
     """A picture whose header was read, `probe`, and which can then be decoded, once, without reading it again.
 
     Raises:

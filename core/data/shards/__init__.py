@@ -1,0 +1,1 @@
+"""Shards: tars in WebDataset naming, with an index and a manifest beside each."""

@@ -6,22 +6,19 @@ tar tf shards/00000.tar | head -2
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import orjson
 
-from commonart.core.data.files import replacing
 from commonart.core.data.record import Record, check, split_pointer
-from commonart.core.data.shards.tar import BLOCK, header, headers
-from commonart.core.data.shards.tar_index import Members, read_index, split_name, write_index
+from commonart.core.data.shards.tar import headers
+from commonart.core.data.shards.tar_index import Members, read_index, split_name
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
@@ -172,68 +169,6 @@ def _plain_file(path: str, flags: int) -> int:
         return handle
     os.close(handle)
     raise OSError(errno.EINVAL, "no plain file of a picture's size", path)
-
-
-class ShardWriter:
-    """Writes one shard and its index: whole or absent, and the same bytes for the same members on any machine and day.
-
-    Use as a context manager. `sha256` holds the tar's hash after the block.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.count = 0
-        self.sha256 = ""
-
-    def __enter__(self) -> ShardWriter:
-        self._whole = replacing(self.path)
-        self._file = self._whole.__enter__()
-        self._hash, self._end = hashlib.sha256(), 0
-        self._keys = set[str]()
-        self._members: Members = {}
-        return self
-
-    def add(self, key: str, parts: Mapping[str, bytes]) -> None:
-        """Add one sample: {extension: bytes}, in the order given.
-
-        Raises:
-            CommonArtError: the key is in this shard already.
-        """
-        if key in self._keys:
-            raise CommonArtError(f"two records have the key '{key}' (in {self.path}).", "Keys must be unique.")
-        self._keys.add(key)
-        for extension, data in parts.items():
-            name = f"{key}.{extension}"
-            head = header(name, len(data))
-            self._members[name] = (self._end + len(head), len(data))
-            self._write(b"".join((head, data, bytes(-len(data) % BLOCK))))
-        self.count += 1
-
-    def _write(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._file.write(data)
-        self._end += len(data)
-
-    def add_record(self, record: Record, data: bytes, extension: str) -> None:
-        """Add a record and its image; `image` in the stored record names the member."""
-        key = record["key"]
-        stored = {**record, "image": f"{self.path.name}#{key}.{extension}"}
-        self.add(key, {"json": orjson.dumps(stored), extension: data})
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            try:
-                self._write(bytes(2 * BLOCK))  # the end of a tar, and then as tar(1) fills up its last record
-                self._write(bytes(-self._end % tarfile.RECORDSIZE))
-            except BaseException as problem:
-                self._whole.__exit__(type(problem), problem, problem.__traceback__)
-                raise
-            self.sha256 = self._hash.hexdigest()
-        self._whole.__exit__(kind, error, trace)
-        if kind is None:
-            write_index(self.path, self._members, self.sha256)
 
 
 def read_picture(record: Record) -> tuple[bytes, str]:

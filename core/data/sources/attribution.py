@@ -14,8 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from commonart.core.data.record import Record
-from commonart.core.licenses import flickr, judge, stated_in
-from commonart.core.licenses.statements import CONFLICT
+from commonart.core.licenses.statements import CONFLICT, flickr, judge, stated_in
 
 # Where a person was and what they said of others: not needed for training, so not kept. Letters alone are compared.
 _PERSONAL = re.compile(

@@ -14,7 +14,7 @@ from commonart.core.data.record import Record
 from commonart.core.errors import SchemaError
 
 
-class Doubled(Record):
+class DuplicateKey(Record):
     """A listed record whose key an earlier one has; `why` says which."""
 
     __slots__ = ("why",)
@@ -25,16 +25,16 @@ class Doubled(Record):
 
 
 def once(record: Record, keys: Keys, name: str, number: int) -> Record:
-    """The record, as `Doubled` where its key was there before; `number` is its row in `name`."""
+    """The record, as `DuplicateKey` where its key was there before; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
-        return Doubled(record, f"{error.file}:{number}: {error.problem}")
+        return DuplicateKey(record, f"{error.file}:{number}: {error.problem}")
     return record
 
 
 def each_once(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """The same records, those whose key was there before as `Doubled`."""
+    """The same records, those whose key was there before as `DuplicateKey`."""
     keys = Keys()
     for number, record in enumerate(records, 1):
         yield once(record, keys, name, number)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.download.client import Engine
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError
@@ -89,7 +89,7 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     # A site's robots.txt speaks of works; this is the list that the site publishes for download.
     patient = replace(limits, max_bytes=1 << 30, seconds=3600.0, opt_outs=False)
     try:
-        with Engine(patient) as engine:
+        with DownloadClient(patient) as engine:
             read = _zip(engine, source) if source.archive.endswith(".zip") else _tar(engine, source)
             for path, member in zip(paths, source.members, strict=True):
                 write_bytes(path, read(member))
@@ -101,11 +101,11 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     return paths
 
 
-def _zip(engine: Engine, source: CocoSource) -> Callable[[str], bytes]:
+def _zip(engine: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
     return zipfile.ZipFile(io.BufferedReader(_Remote(engine, source.archive), RANGE)).read
 
 
-def _tar(engine: Engine, source: CocoSource) -> Callable[[str], bytes]:
+def _tar(engine: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
     """A member by its last name: whatever folder the archive puts it in."""
     data = io.BytesIO(engine.submit(source.archive).take().data)
 
@@ -123,7 +123,7 @@ def _tar(engine: Engine, source: CocoSource) -> Callable[[str], bytes]:
 class _Remote(io.RawIOBase):
     """A file on the web, read by ranges."""
 
-    def __init__(self, engine: Engine, url: str) -> None:
+    def __init__(self, engine: DownloadClient, url: str) -> None:
         self.engine, self.url, self.at = engine, url, 0
         self.size = engine.submit(url, "0-0").take().total
 

@@ -1,0 +1,1 @@
+"""Vision-language captioners and translators behind one call each."""

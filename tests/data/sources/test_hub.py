@@ -1,0 +1,300 @@
+"""fetch: the hub's data sets and the sources of the paper by name, through the hub's own client and a local server."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commands import Command
+from hub_server import HubServer
+from huggingface_hub import HfFileSystem, constants
+from web_server import Site, answer, picture
+
+from commonart.core.data import stream
+from commonart.core.data.download.limits import Limits
+from commonart.core.data.shards import reader
+from commonart.core.data.sources import named
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.stages import fetch as stage
+
+LOCAL = Limits(allow_private=True, seconds=3, attempts=2, pause=0.01)
+BY2 = "https://creativecommons.org/licenses/by/2.0/"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with HubServer() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr("huggingface_hub.hf_file_system.constants.ENDPOINT", running.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        HfFileSystem.clear_instance_cache()
+        yield running
+
+
+def parquet(rows: list[dict[str, Any]], group: int = 10, schema: pa.Schema | None = None) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, row_group_size=group, compression="none")
+    return out.getvalue()
+
+
+def photo(n: int) -> bytes:
+    return picture(n, size=(320, 240))
+
+
+def catalogue(first: int, count: int) -> bytes:
+    """Rows as CommonCatalog has them."""
+    return parquet([
+        {
+            "jpg": photo(n), "blip2_caption": f"a photograph of {n}", "caption": f"tag {n}",
+            "licensename": "Attribution License" if n % 5 else "Attribution-NonCommercial License",
+            "licenseurl": BY2 if n % 5 else "https://creativecommons.org/licenses/by-nc/2.0/", "width": 120, "height": 100,
+            "photoid": 9000 + n, "uid": "1@N00", "unickname": "Ada", "title": f"no. {n}", "usertags": "home,family",
+            "latitude": 35.6, "longitude": 139.7, "pageurl": f"https://www.flickr.com/photos/1/{9000 + n}/",
+            "downloadurl": "https://live.staticflickr.com/1.jpg", "key": "000000001", "status": "success", "exif": "{}",
+        }
+        for n in range(first, first + count)
+    ])  # fmt: skip
+
+
+def commoncatalog(hub: HubServer) -> None:
+    files = {f"data/{i}.parquet": catalogue(25 * i, 25) for i in range(2)}
+    hub.add("common-canvas/commoncatalog-cc-by", {"README.md": b"# it", **files})
+
+
+def test_commoncatalog_is_listed_without_reading_an_image(hub: HubServer) -> None:
+    commoncatalog(hub)
+    listed = list(stage.listing("commoncatalog-cc-by"))
+    assert len(listed) == 50 and hub.sent < 200_000 < 50 * len(photo(0)) / 10
+    first = listed[1]
+    assert (first["key"], first["source_id"], first["author"]) == ("commoncatalog-cc-by_9001", "9001", "Ada")
+    assert (first["license"], first["license_url"], first["license_raw"]) == ("CC-BY-2.0", BY2, "Attribution License")
+    assert first["source_url"] == "https://www.flickr.com/photos/1/9001/"
+    assert [(c["text"], c["model"], c["synthetic"]) for c in first["captions"]] == [
+        ("a photograph of 1", "blip2", True), ("tag 1", "commoncatalog", False),
+    ]  # fmt: skip
+    assert not {"latitude", "longitude", "usertags", "exif", "jpg"} & set(first)
+    assert listed[0]["license"] == "CC-BY-NC-2.0"  # whatever the repository's name says
+    assert first["downloadurl"].startswith("https://live.staticflickr.com")
+    assert len(list(stage.listing("commoncatalog-cc-by", limit=3))) == 3
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_listed_filtered_then_fetched(hub: HubServer, tmp_path: Path, moved: bool) -> None:
+    commoncatalog(hub)
+    hub.moved = moved
+    listed = [record for record in stage.listing("commoncatalog-cc-by") if record["license"] == "CC-BY-2.0"]
+    (tmp_path / "kept.jsonl").write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in listed))
+    hub.sent = 0
+    summary = stage.run(str(tmp_path / "kept.jsonl"), str(tmp_path / "raw"), shard_size=16, quiet=True)
+    assert summary.written == 40
+    for record in stream.read(str(tmp_path / "raw")):
+        assert reader.read_bytes(record["image"]) == photo(int(record["source_id"]) - 9000)
+    assert hub.sent < 2 * 50 * len(photo(0))
+    assert not list(tmp_path.glob("hub*"))
+
+
+def test_the_command_reads_the_hub_of_the_environment(hub: HubServer, commonart: Command, tmp_path: Path) -> None:
+    commoncatalog(hub)
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    done = commonart("fetch", "hf:common-canvas/commoncatalog-cc-by", "-o", "raw", "--limit", "7", **env)
+    assert done.returncode == 0, done.stderr
+    assert len(list(stream.read(str(tmp_path / "raw")))) == 7
+
+
+def test_columns_that_are_not_known_stop_with_their_names(hub: HubServer) -> None:
+    rows = [{"photo": f"https://live.staticflickr.com/{n}.jpg", "who": "Ada", "rights": "CC0"} for n in range(3)]
+    hub.add("madebyollin/megalith-10m", {"a.parquet": parquet(rows)})
+    with pytest.raises(CommonArtError, match="its columns are photo, who, rights") as caught:
+        list(stage.listing("megalith-10m"))
+    assert "--column-map" in caught.value.fix
+    listed = list(stage.listing("megalith-10m", column_map={"image_url": "photo", "author": "who"}))
+    assert [(r["image_url"], r["author"], r["license"]) for r in listed][2] == (rows[2]["photo"], "Ada", "CC0-1.0")
+    assert len({record["key"] for record in listed}) == 3
+
+
+def test_one_id_in_two_files_is_one_record_unless_places_make_the_keys(
+    hub: HubServer, commonart: Command, tmp_path: Path
+) -> None:
+    tables = [[{"url": f"https://example.org/{n}.jpg", "id": n} for n in part] for part in ((0, 1, 2), (3, 1))]
+    hub.add("owner/two", {f"{n}.parquet": parquet(rows) for n, rows in enumerate(tables)})
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    for told, out, dropped in (((), 4, {"duplicate_key": 1}), (("--column-map", "source_id="), 5, {})):
+        done = commonart("fetch", "hf:owner/two", "--list", *told, **env)
+        said = orjson.loads(done.stderr.splitlines()[-1])
+        assert (done.returncode, len(done.stdout.splitlines()), said["dropped"]) == (0, out, dropped), done.stderr
+
+
+def test_artbench_and_smithsonian(hub: HubServer, tmp_path: Path) -> None:
+    image = [{"image": {"bytes": photo(n), "path": f"{n}.jpg"}, "captions": ["one", "two"], "artist": "Turner",
+              "url": f"https://www.wikiart.org/{n}"} for n in range(12)]  # fmt: skip
+    hub.add("alfredplpl/artbench-pd-256x256", {"data/train.parquet": parquet(image)})
+    listed = list(stage.listing("artbench-pd"))
+    assert listed[3]["author"] == "Turner" and listed[3]["source_url"] == "https://www.wikiart.org/3"
+    assert [c["text"] for c in listed[3]["captions"]] == ["one", "two"] and listed[3]["license"] == "CC0-1.0"
+    alone = [{"image": {"bytes": photo(n), "path": None}} for n in range(12)]
+    hub.add("aipicasso/soa-full-florence2", {"data/0.parquet": parquet(alone), "metadata.csv": b"caption\na\nb\n"})
+    listed = list(stage.listing("smithsonian-oa"))
+    assert len({record["key"] for record in listed}) == 12
+    assert not any("captions" in record for record in listed)  # a join by position is refused
+    summary = stage.run("smithsonian-oa", str(tmp_path / "raw"), shard_size=5, quiet=True)
+    assert summary.written == 12
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(12)]
+
+
+def tar(samples: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as file:
+        for n in range(samples):
+            note = orjson.dumps({"url": f"https://example.org/{n}.jpg", "license": "CC BY 4.0", "latitude": 1.0})
+            for ending, data in (("jpg", photo(n)), ("json", note), ("txt", f"text {n}".encode())):
+                info = tarfile.TarInfo(f"{n:05d}.{ending}")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("owner/tars", {"00000.tar": tar(9), "00001.tar": tar(4)})
+    listed = list(stage.listing("hf:owner/tars"))
+    assert len(listed) == 13 == len({record["key"] for record in listed})
+    assert hub.sent < 3000 * 13 < 13 * len(photo(0))
+    assert listed[2]["license"] == "CC-BY-4.0" and listed[2]["captions"][0]["text"] == "text 2"
+    assert "latitude" not in listed[2]
+    summary = stage.run("hf:owner/tars", str(tmp_path / "raw"), quiet=True)
+    assert summary.written == 13
+    wanted = [photo(n) for n in (*range(9), *range(4))]
+    assert [reader.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_webdataset_with_long_and_japanese_names(hub: HubServer, tmp_path: Path, kind: int) -> None:
+    names, out = ["猫", "犬", "a/鳥", "x" * 180], io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+        for n, name in enumerate(names):
+            note = orjson.dumps({"license": ("CC0-1.0", "CC BY-NC 4.0")[n % 2]})
+            for ending, data in (("json", note), ("jpg", photo(n)))[n == 2 :]:  # the bird has no note
+                info = tarfile.TarInfo(f"{name}.{ending}")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    hub.add("owner/names", {"00000.tar": out.getvalue()})
+    listed = list(stage.listing("hf:owner/names"))
+    assert [record["source_id"] for record in listed] == [f"00000/{name}" for name in names]
+    assert [record["license"] for record in listed] == ["CC0-1.0", "CC-BY-NC-4.0", "", "CC-BY-NC-4.0"]
+    assert stage.run("hf:owner/names", str(tmp_path / "raw"), quiet=True).written == 4
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(4)]
+
+
+def test_revisions(hub: HubServer) -> None:
+    old = hub.add("owner/set", {"a.parquet": parquet([{"url": "https://example.org/1.jpg"}])}).sha
+    (record,) = stage.listing(f"hf:owner/set@{old}")
+    assert record["image_url"] == "https://example.org/1.jpg"
+    with pytest.raises(CommonArtError, match="no such revision"):
+        list(stage.listing(f"hf:owner/set@{'1' * 40}"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [({"private": True}, "is no data set of the hub"), ({"gated": True}, "is gated"), ({}, "neither")],
+)
+def test_no_access_and_nothing_to_read(hub: HubServer, kind: dict[str, bool], sentence: str) -> None:
+    files = {"README.md": b"x"} if not kind else {"a.parquet": catalogue(0, 3)}
+    hub.add("owner/set", files, **kind)
+    with pytest.raises(CommonArtError, match=sentence) as caught:
+        list(stage.listing("hf:owner/set"))
+    assert caught.value.fix
+
+
+def test_a_damaged_file_and_a_name_that_is_none(hub: HubServer) -> None:
+    hub.add("owner/set", {"a.parquet": b"no parquet"})
+    with pytest.raises(CommonArtError, match="damaged"):
+        list(stage.listing("hf:owner/set"))
+    with pytest.raises(UsageError, match="hf:"):
+        list(stage.listing("hf:set"))
+
+
+# --- annotations in COCO's layout ------------------------------------------------------------------------------------
+
+
+def coco(ids: range, name: str) -> bytes:
+    rights = [{"id": 4, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}]
+    images = [{"id": n, "file_name": name % n, "license": 4, "coco_url": f"http://images.cocodataset.org/train2017/{n}.jpg"}
+              for n in ids]  # fmt: skip
+    notes = [{"image_id": n, "caption": f"草原の写真 {n}" if "COCO_" in name else f"a photograph {n}"} for n in ids]
+    return orjson.dumps({"licenses": rights, "images": images, "annotations": notes})
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_coco2017_reads_two_members_of_its_archive(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("annotations/captions_train2017.json", coco(range(1, 6), "%012d.jpg"))
+        file.writestr("annotations/instances_train2017.json", bytes(300_000))
+        file.writestr("annotations/captions_val2017.json", coco(range(6, 9), "%012d.jpg"))
+    data, sent = out.getvalue(), 0
+
+    def ranges(handler: Any) -> None:
+        nonlocal sent
+        start, _, end = handler.headers["Range"].removeprefix("bytes=").partition("-")
+        part = data[int(start) : int(end) + 1]
+        sent += len(part)
+        answer(handler, 206, part, Content_Range=f"bytes {start}-{end}/{len(data)}")
+
+    monkeypatch.setattr(named, "RANGE", 4096)
+    with Site() as site:
+        site.pages["/a.zip"] = ranges
+        monkeypatch.setitem(
+            named.COCO_SOURCES, "coco2017", replace(named.COCO_SOURCES["coco2017"], archive=site.url("/a.zip"))
+        )
+        listed = list(stage.listing("coco2017", limits=LOCAL))
+        asked = len(site.asked)
+        assert list(stage.listing("coco2017", limits=LOCAL)) == listed and len(site.asked) == asked  # from the cache
+    assert sent < 60_000
+    assert [record["source_id"] for record in listed] == [str(n) for n in range(1, 9)]
+    assert listed[0]["key"] == "coco2017_000000000001" and listed[0]["license"] == "CC-BY-2.0"
+    assert listed[0]["captions"][0]["model"] == "coco-annotators"
+
+
+def test_stair(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as file:
+        for split, ids in (("train", range(1, 4)), ("val", range(4, 6))):
+            data = coco(ids, f"COCO_{split}2014_%012d.jpg")
+            info = tarfile.TarInfo(f"stair/stair_captions_v1.2_{split}.json")
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    with Site() as site:
+        archive = site.image("/stair.tar.gz", out.getvalue())
+        monkeypatch.setitem(named.COCO_SOURCES, "stair", replace(named.COCO_SOURCES["stair"], archive=archive))
+        listed = list(stage.listing("stair", limits=LOCAL))
+    assert len(listed) == 5
+    assert listed[0]["image_url"] == "http://images.cocodataset.org/train2014/COCO_train2014_000000000001.jpg"
+    caption = listed[0]["captions"][0]
+    assert (caption["lang"], caption["model"], caption["license"]) == ("ja", "stair-annotators", "CC-BY-4.0")
+
+
+def test_an_archive_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Site() as site:
+        gone = replace(named.COCO_SOURCES["stair"], archive=site.url("/gone.tar.gz"))
+        monkeypatch.setitem(named.COCO_SOURCES, "stair", gone)
+        with pytest.raises(CommonArtError, match="http_404") as caught:
+            list(stage.listing("stair", limits=LOCAL))
+    assert "yourself" in caught.value.fix and not list(home.rglob("*.json"))

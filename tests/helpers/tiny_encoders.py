@@ -1,0 +1,118 @@
+"""Random models of the real classes, small enough to make in a test."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from commonart.core.data.shards.writer import ShardWriter
+
+WIDTH = 32
+
+
+def tokenizer(folder: Path, *, end: bool = False) -> Any:
+    """One token a byte, as CALM2's where it matters: begin = end = 0, pad = 1, none of them added (T5: `</s>` is)."""
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["</s>" if end else "<|endoftext|>", "<|padding|>"]
+    letters = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(letters)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    if end:
+        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    begin = {} if end else {"bos_token": special[0]}
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=special[0], pad_token=special[1], model_max_length=4096, **begin
+    )
+    whole.save_pretrained(folder)
+    return whole
+
+
+def llama(folder: Path, *, width: int = WIDTH, seed: int = 0) -> Any:
+    """A LlamaForCausalLM with its tokenizer, saved in `folder`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=258, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=4096, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.norm.weight.uniform_(0.5, 2.0)  # so that states before and after the norm differ
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    return model
+
+
+def t5(folder: Path) -> Any:
+    """A T5EncoderModel with its tokenizer, saved in `folder`."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=258, d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=1)
+    model = T5EncoderModel(config).eval()
+    model.save_pretrained(folder)
+    tokenizer(folder, end=True)
+    return model
+
+
+def vae(folder: Path, *, levels: int = 3, **settings: Any) -> Any:
+    """An AutoencoderKL with f = 2 ** (levels - 1), saved in `folder`."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    settings = {"scaling_factor": 0.5, "shift_factor": 0.1, "sample_size": 32, **settings}
+    model: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, latent_channels=4, **settings,
+    )  # fmt: skip
+    model.eval().save_pretrained(folder)
+    return model
+
+
+def jpeg(size: tuple[int, int] = (32, 32), color: tuple[int, int, int] = (200, 30, 90)) -> bytes:
+    """One picture, a gradient over `color`."""
+    image = Image.new("RGB", size, color)
+    image.paste(Image.linear_gradient("L").resize(size).convert("RGB"), (size[0] // 2, 0))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def shards(folder: Path, count: int = 3, each: int = 4, size: tuple[int, int] = (32, 32)) -> Path:
+    """A folder of image shards whose records have an English and a Japanese caption of different lengths."""
+    for number in range(count):
+        with ShardWriter(folder / f"{number:05d}.tar") as writer:
+            for n in range(each):
+                key = f"k{number}_{n}"
+                captions = [
+                    {"text": f"a red circle {'x' * (3 * n)}", "lang": "en"},
+                    {"text": f"赤い丸 {number}", "lang": "ja"},
+                ]
+                record = {"key": key, "captions": captions, "width": size[0], "height": size[1], "sha256": "a" * 64}
+                writer.add_record(record, jpeg(size, (40 * n, 50 * number, 90)), "jpg")
+    return folder
+
+
+def sentencepiece(folder: Path, texts: list[str]) -> None:
+    """T5's tokenizer as PixArt-Sigma's repositories hold it: a spiece.model, and no tokenizer.json."""
+    import json
+
+    from sentencepiece import SentencePieceTrainer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=60, model_type="unigram", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    about = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, "extra_ids": 100, "model_max_length": 512}))

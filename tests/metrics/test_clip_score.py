@@ -1,0 +1,85 @@
+"""CLIP scores: the formula, both formats of judges, and the traps that only warn elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_encoders
+from PIL import Image
+from tiny_clip import open_clip_folder, transformers_folder
+
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.metrics import clip_score
+from commonart.core.metrics.clip_score import DualEncoder
+from commonart.core.registry import hub, lookup
+
+PICTURES = [Image.new("RGB", (40, 30), color) for color in ("red", "blue", "white")]
+TEXTS = ["a red picture", "青い絵", "white"]
+
+
+@pytest.fixture(scope="module", params=[open_clip_folder, transformers_folder], ids=["open_clip", "transformers"])
+def judge(request, tmp_path_factory) -> DualEncoder:
+    return DualEncoder.load(str(request.param(tmp_path_factory.mktemp("clip") / "tiny")), device="cpu")
+
+
+def test_features_are_unit_vectors_and_do_not_depend_on_batches(judge):
+    images, texts = judge.images(PICTURES), judge.texts(TEXTS)
+    assert images.shape == texts.shape == (3, 16)
+    assert np.allclose(np.linalg.norm(images, axis=1), 1) and np.allclose(np.linalg.norm(texts, axis=1), 1)
+    assert np.allclose(images, judge.images(iter(PICTURES), batch=1), atol=1e-5)
+    assert np.allclose(texts, judge.texts(iter(TEXTS), batch=2), atol=1e-5)
+    assert judge.revision.startswith("sha256:")
+
+
+def test_a_long_text_is_cut(judge):
+    assert judge.texts(["long " * 100]).shape == (1, 16)
+
+
+def test_the_two_conventions(judge):
+    cosine = np.sum(judge.images(PICTURES) * judge.texts(TEXTS), axis=1)
+    assert np.allclose(clip_score.score(judge, PICTURES, TEXTS), 100 * np.maximum(cosine, 0))
+    prefixed = np.sum(judge.images(PICTURES) * judge.texts([f"A photo depicts {t}" for t in TEXTS]), axis=1)
+    assert np.allclose(clip_score.score(judge, PICTURES, TEXTS, "hessel"), 2.5 * np.maximum(prefixed, 0))
+
+
+def test_a_negative_cosine_scores_zero():
+    one = np.array([[1.0, 0.0]])
+    assert clip_score.scores(one, -one)[0] == 0 and clip_score.scores(one, one)[0] == 100
+
+
+def test_bad_calls(judge):
+    with pytest.raises(UsageError, match="no such mode"):
+        clip_score.score(judge, PICTURES, TEXTS, "other")
+    with pytest.raises(ValueError):
+        clip_score.score(judge, PICTURES, TEXTS[:2])
+    with pytest.raises(ValueError):
+        judge.images([])
+
+
+def test_openai_weights_without_quick_gelu_are_an_error(tmp_path, monkeypatch):
+    for quick in (True, False):
+        folder = open_clip_folder(tmp_path / str(quick), quick_gelu=quick)
+        monkeypatch.setattr(
+            hub, "resolve", lambda model, folder=folder: hub.Resolved(folder, "c" * 40, model.name, model)
+        )
+        if quick:
+            assert DualEncoder.load("clip-vit-b32", device="cpu").name == "clip-vit-b32"
+        else:
+            with pytest.raises(CommonArtError, match="QuickGELU"):
+                DualEncoder.load("clip-vit-b32", device="cpu")
+
+
+def test_remote_code_needs_trust_and_a_commit():
+    with pytest.raises(UsageError, match="not trusted"):
+        DualEncoder.load("clip-japanese-base")
+    with pytest.raises(UsageError, match="needs a commit"):
+        DualEncoder.load("clip-japanese-base", trust_remote_code=True)
+
+
+def test_what_is_no_dual_encoder(tmp_path):
+    tiny_encoders.llama(tmp_path / "llama")
+    with pytest.raises(CommonArtError, match="no dual encoder"):
+        DualEncoder.load(str(tmp_path / "llama"), device="cpu")
+    with pytest.raises(UsageError, match="no clip model"):
+        DualEncoder.load("no-such-judge")
+    assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(lookup.names("clip"))

@@ -1,0 +1,214 @@
+"""`eval`: every score with what it was measured on, from pictures or from a model, and the paper's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_clip
+import tiny_encoders
+import tiny_pipeline
+from PIL import Image
+
+from commonart.core.data.jsonl import Writer
+from commonart.core.data.record import split_of
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.metrics import fid, paper_table
+from commonart.core.nano import scenes
+from commonart.core.nano.grammar import caption
+from commonart.core.output import metadata
+from commonart.stages.evaluate import evaluate, table
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, str]:
+    """A tiny model, a tiny judge, and shards."""
+    root = tmp_path_factory.mktemp("made")
+    return {
+        "model": str(tiny_pipeline.pipeline(root / "model")),
+        "judge": str(tiny_clip.open_clip_folder(root / "clip")),
+        "shards": str(tiny_encoders.shards(root / "shards")),
+    }
+
+
+@pytest.fixture
+def run(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = {"clip": made["judge"], "clip_ja": made["judge"], "device": "cpu", "precision": "fp32", "steps": 2}
+
+    def call(*args, **options):
+        return evaluate(*args, **{**tiny, "quiet": True, **options})
+
+    return call
+
+
+def picture_folder(folder: Path, prompts: list[str], seed: int = 0) -> str:
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i, prompt in enumerate(prompts):
+        image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        metadata.save(image, folder / f"{i}.png", settings={"prompt": prompt} if prompt else None)
+    return str(folder)
+
+
+def by_metric(result, metric, **wanted):
+    (found,) = [
+        s for s in result["scores"] if s["metric"].startswith(metric) and all(s.get(k) == v for k, v in wanted.items())
+    ]
+    return found
+
+
+def test_a_model_draws_the_captions_of_shards_in_both_languages(run, made):
+    result = run(None, made["shards"], model=made["model"], n=5, pictures="drawn")
+    assert json.loads(Path("eval.json").read_text()) == json.loads(json.dumps(result))
+    assert result["model"] == made["model"] and result["settings"]["seed"] == 0
+    for lang in ("en", "ja"):
+        assert len(list(Path("drawn", lang).glob("*.png"))) == 5
+        distance, clip = by_metric(result, "FD-", lang=lang), by_metric(result, "CLIP", lang=lang)
+        assert (distance["n"], distance["n_reference"], distance["resolution"]) == (5, 5, "32x32")
+        assert (clip["n"], clip["mode"], clip["seed"], clip["split"]) == (5, "paper", 0, None)
+        assert clip["low"] <= clip["value"] <= clip["high"] and clip["reference"] >= 0
+    seeds = {metadata.read(path).settings["seed"] for path in Path("drawn").rglob("*.png")}
+    assert len(seeds) == 10, "every picture has noise of its own"
+    assert "FID-30k" not in table(result), "the tiny judge is none of the paper's"
+
+
+def test_a_second_call_draws_only_what_is_missing(run, made):
+    first = run(None, made["shards"], model=made["model"], n=3, pictures="drawn", langs=("en",))
+    paths = sorted(Path("drawn").rglob("*.png"))
+    times = [path.stat().st_mtime_ns for path in paths[1:]]
+    paths[0].unlink()
+    again = run(None, made["shards"], model=made["model"], n=3, pictures="drawn", langs=("en",), overwrite=True)
+    assert again["scores"] == first["scores"]
+    assert [path.stat().st_mtime_ns for path in paths[1:]] == times
+
+
+def test_scene_prompts_are_judged_by_their_pixels(run, made):
+    result = run(model=made["model"], scenes=3, out=None)
+    rows = [score for score in result["scores"] if score["metric"] == "scenes"]
+    assert {(row["lang"], row["set"]) for row in rows} == {
+        (lang, kind) for lang in ("en", "ja") for kind in ("unseen", "held-out pairs")
+    }
+    assert all(row["n"] == 3 and 0 <= row["color"] <= 1 for row in rows)
+    assert "prompt following" in table(result) and not Path("eval.json").exists()
+
+
+def test_true_pictures_of_scenes_score_full_marks(run):
+    rng = np.random.default_rng(0)
+    records = []
+    Path("true").mkdir()
+    for i in range(6):
+        scene = scenes.random_scene(rng)
+        Image.fromarray(scenes.render(scene)).save(f"true/{i}.png")
+        records.append(
+            {
+                "key": f"s{i}",
+                "image": f"true/{i}.png",
+                "prompt": caption(scene, "ja", rng),
+                "scene": scenes.scene_to_json(scene),
+            }
+        )
+    with Writer("records.jsonl") as writer:
+        for record in records:
+            writer.write(record)
+    score = by_metric(run("records.jsonl"), "scenes")
+    assert (score["color"], score["shape"], score["background"], score["place"], score["lang"]) == (1, 1, 1, 1, "ja")
+
+
+def test_two_folders_with_prompts_in_the_pictures_themselves(run):
+    drawn = picture_folder(Path("drawn"), ["a red circle", "赤い円", "a star", "星", "ring"])
+    real = picture_folder(Path("real"), [""] * 4, seed=1)
+    result = run(drawn, real)
+    assert by_metric(result, "CLIP", lang="en")["n"] == 3 and by_metric(result, "CLIP", lang="ja")["n"] == 2
+    assert by_metric(result, "CLIP", lang="en")["reference"] is None, "these are no pairs"
+    assert by_metric(result, "FD-", lang="ja")["n_reference"] == 4
+
+
+def test_the_same_pictures_are_at_distance_zero(run, capsys):
+    real = picture_folder(Path("real"), [""] * 6)
+    result = run(real, real, out=None)
+    assert by_metric(result, "FD-")["value"] == pytest.approx(0, abs=1e-6)
+    assert "no CLIP score" in capsys.readouterr().err
+
+
+def test_fid_is_measured_by_inception_only(run, monkeypatch):
+    def network(pixels):
+        return pixels.mean(dim=(2, 3))
+
+    monkeypatch.setattr(fid, "inception", lambda mode, device: (network, "f" * 64))
+    drawn, real = picture_folder(Path("a"), ["red"] * 4), picture_folder(Path("b"), [""] * 4, seed=1)
+    score = by_metric(run(drawn, real, fid="clean"), "FID")
+    assert score["mode"] == "clean" and score["value"] > 0 and score["weights_sha256"] == "f" * 64
+
+
+def test_fid_without_inception_says_what_it_needs(run, monkeypatch, tmp_path):
+    import torch
+
+    def no_network(*_args, **_options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    drawn, real = picture_folder(Path("a"), ["red"] * 3), picture_folder(Path("b"), [""] * 3)
+    with pytest.raises(CommonArtError, match="inception-2015-12-05"):
+        run(drawn, real, fid="clean")
+
+
+def test_the_papers_table_gets_our_row_only_from_its_own_metrics():
+    ours = [
+        {"metric": "FID", "lang": "en", "value": 20.04, "n": 30_000},
+        {"metric": "CLIP", "lang": "en", "value": 27.5, "n": 30_000, "mode": "paper", "judge": "clip-vit-b32"},
+        {"metric": "CLIP", "lang": "ja", "value": 30.1, "n": 30_000, "mode": "hessel", "judge": "clip-japanese-base"},
+        {"metric": "CLIP", "lang": "ja", "value": 30.1, "n": 30_000, "mode": "paper", "judge": "nano"},
+    ]
+    text = paper_table.table("mine", ours)
+    assert "| **mine** | 20 | 27.5 | - | - |" in text and "CommonArt beta | 22.8 | 26.8 | 19.4 | 29.4" in text
+    assert "cannot be compared" not in text
+    assert "cannot be compared" in paper_table.table("mine", [{**ours[0], "n": 100}])
+    assert paper_table.table("mine", ours[2:]) == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((), {}, "name either"),
+        (("a", "b"), {"model": "nano"}, "exclude each other"),
+        ((), {"model": "nano"}, "nothing to draw"),
+        (("a",), {"scenes": 5}, "--scenes needs a model"),
+        (("a",), {"n": 1}, "-n 1"),
+        (("a",), {"langs": ("fr",)}, "--lang fr"),
+        (("a",), {"fid": "clean"}, "needs real pictures"),
+        (("a", "b"), {"fid": "odd"}, "no such mode"),
+        (("a",), {"clip_mode": "odd"}, "no such mode"),
+    ],
+)
+def test_bad_calls(run, args, options, message):
+    with pytest.raises(UsageError, match=message):
+        run(*args, **options)
+
+
+def test_a_size_that_the_model_cannot_draw(run, made):
+    with pytest.raises(UsageError, match="multiples of 8"):
+        run(model=made["model"], scenes=1, size=30)
+
+
+def test_bad_sources(run, made):
+    Path("empty").mkdir()
+    for source, message in (("empty", "holds no pictures"), ("none", "none")):
+        with pytest.raises(CommonArtError, match=message):
+            run(source)
+    Path("bad").mkdir()
+    Path("bad/a.png").write_bytes(b"no picture")
+    with pytest.raises(CommonArtError, match="no picture"):
+        run("bad")
+    drawn = picture_folder(Path("p"), ["a"] * 2)
+    empty = "heldout" if split_of("a" * 64) == "train" else "train"  # all of the shards have this one hash
+    with pytest.raises(CommonArtError, match=f"no pictures of the split {empty}"):
+        run(drawn, made["shards"], split=empty)
+    with pytest.raises(CommonArtError, match="have no split"):
+        run(drawn, drawn, split="train")
+    Path("eval.json").write_text("{}")
+    with pytest.raises(UsageError, match="there already"):
+        run("p")
