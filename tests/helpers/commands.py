@@ -10,8 +10,8 @@ from typing import Any
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import Prefetcher
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop
 from commonart.core.licenses.policies import load_policy
 from commonart.stages import fetch as stage
 from commonart.stages.license_filter import license_filter

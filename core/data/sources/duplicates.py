@@ -9,32 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from commonart.core.data.drops import PassedOver
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record
 from commonart.core.errors import SchemaError
 
 
-class DuplicateKey(Record):
-    """A listed record whose key an earlier one has; `why` says which."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, record: Record, why: str) -> None:
-        super().__init__(record)
-        self.why = why
-
-
 def once(record: Record, keys: Keys, name: str, number: int) -> Record:
-    """The record, as `DuplicateKey` where its key was there before; `number` is its row in `name`."""
+    """The record, as `PassedOver` where its key was there before; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
-        return DuplicateKey(record, f"{error.file}:{number}: {error.problem}")
+        return PassedOver(record, "duplicate_key", f"{error.file}:{number}: {error.problem}")
     return record
 
 
 def each_once(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """The same records, those whose key was there before as `DuplicateKey`."""
+    """The same records, those whose key was there before as `PassedOver`."""
     keys = Keys()
     for number, record in enumerate(records, 1):
         yield once(record, keys, name, number)
