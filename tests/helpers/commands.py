@@ -25,8 +25,8 @@ def fetched(records: list[Record], limits: Limits = LOCAL, **options: Any) -> tu
     """What `fetch` makes of records: samples, counts, what was dropped."""
     refused: list[Record] = []
     drop = Drop(refused.append)
-    with DownloadClient(limits) as engine:
-        pairs = map(Prefetcher(records, engine, 1000, lambda number: False).pair, records)
+    with DownloadClient(limits) as client:
+        pairs = map(Prefetcher(records, client, 1000, lambda number: False).pair, records)
         return list(stage.fetch(pairs, drop, **{"workers": 2, "limits": limits, **options})), drop, refused
 
 
