@@ -51,7 +51,7 @@ def listing(
     column_map: Mapping[str, str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `once.DuplicateKey`.
+    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `duplicates.DuplicateKey`.
 
     Args:
         limit: at most so many records; `scenes` has 1000 without it.

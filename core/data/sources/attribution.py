@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from commonart.core.data.record import Record
-from commonart.core.licenses.statements import CONFLICT, flickr, judge, stated_in
+from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
 # Where a person was and what they said of others: not needed for training, so not kept. Letters alone are compared.
 _PERSONAL = re.compile(
@@ -27,7 +27,7 @@ _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORE
 _JAPANESE = re.compile(r"[\u3040-\u30ff]")
 
 
-def observed(path: Path) -> str:
+def modified_at(path: Path) -> str:
     """When the statement in a file was written down: its modification time, so that a second run says the same."""
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -38,14 +38,14 @@ def is_personal(name: str) -> bool:
     return _PERSONAL.fullmatch("".join(filter(str.isalpha, name.lower()))) is not None
 
 
-def state_license(
+def set_license(
     record: Record, raw: str, url: str, observed_at: str, row: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Write what a source said about rights into `record`, and what that means; "" when it is not understood.
 
     Args:
         raw, url: a licence's name and page. A bare number means something at Flickr only.
-        row: all that was said of the work; `core.licenses.stated_in` reads the fields of museums and Wikimedia, and every
+        row: all that was said of the work; `core.licenses.resolve_structured` reads the fields of museums and Wikimedia, and every
             other of LICENSE_NAMES must agree.
     """
     said = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
@@ -54,14 +54,14 @@ def state_license(
     if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
         name = "" if _NUMBER.fullmatch(raw) else raw
         found, reason = flickr(number[1], name, url)
-        if found and judge(found.id, *others)[0] is None:
+        if found and resolve_license(found.id, *others)[0] is None:
             found, reason = None, CONFLICT
         raw = name or url or f"Flickr license {number[1]}"
-    elif (own := stated_in(row)) is not None:
-        found, reason = judge(url, raw, own[0].id) if own[0] else own
+    elif (own := resolve_structured(row)) is not None:
+        found, reason = resolve_license(url, raw, own[0].id) if own[0] else own
         raw = raw or url or (found.id if found else "")
     else:
-        found, reason = judge(url, raw, *others)
+        found, reason = resolve_license(url, raw, *others)
         reason = reason if others else ""
     if not found and reason:  # whoever judges the record again must not take one part of it for the whole
         raw = f"{raw}: {reason}" if raw else reason
@@ -72,7 +72,7 @@ def state_license(
     record["license_observed_at"] = observed_at
 
 
-def shipped_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> dict[str, Any]:
+def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> dict[str, Any]:
     """A caption that came with the work. Who or what wrote it (`model`) is known by name only, so `revision` is empty."""
     return {
         "text": text.strip(),

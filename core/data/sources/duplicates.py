@@ -24,7 +24,7 @@ class DuplicateKey(Record):
         self.why = why
 
 
-def once(record: Record, keys: Keys, name: str, number: int) -> Record:
+def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record:
     """The record, as `DuplicateKey` where its key was there before; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
@@ -33,8 +33,8 @@ def once(record: Record, keys: Keys, name: str, number: int) -> Record:
     return record
 
 
-def each_once(records: Iterable[Record], name: str) -> Iterator[Record]:
+def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
     """The same records, those whose key was there before as `DuplicateKey`."""
     keys = Keys()
     for number, record in enumerate(records, 1):
-        yield once(record, keys, name, number)
+        yield mark_duplicate(record, keys, name, number)
