@@ -64,11 +64,11 @@ def listing(
     """
     if license and normalize(license) is None:
         raise UsageError(
-            f"--license {license!r} names no licence that is known.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
+            f"--license {license!r} is not a known licence.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
     for flag, number in (("--limit", limit), ("--seed", seed)):
         if number is not None and number < 0:
-            raise UsageError(f"{flag} {number} is less than nothing.", "Give a positive number.")
+            raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
     if source == "scenes":
         from commonart.core.nano.scene_source import list_scenes
 
@@ -103,7 +103,7 @@ def fetch(
         hub: what reads embedded images; one for a whole run does not read a row group twice.
     """
     if images is not None and not os.path.isdir(images):
-        raise CommonArtError(f"--images {images} is no folder.", "Give the folder that holds the image files.")
+        raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
     pixels = hub or HubPixels()
 
     def made(record: Record) -> bytes | None:
@@ -116,7 +116,7 @@ def fetch(
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, ticket) = item
         if isinstance(record, DuplicateKey):
-            return {**record, "row": row}, Problem("duplicate_key", record.why, rule=True)
+            return {**record, "row": row}, Problem("duplicate_key", record.first, rule=True)
         record, got = bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
         if rows is not None and isinstance(got, Sample):
             got.record["row"] = row
@@ -194,7 +194,7 @@ def run(
 def _as_listed(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
     for record in records:
         if isinstance(record, DuplicateKey):
-            drop(record, "duplicate_key", record.why)
+            drop(record, "duplicate_key", record.first)
         else:
             yield record
 

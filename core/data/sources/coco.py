@@ -31,9 +31,11 @@ def list_coco(
     try:
         data = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
+        raise CommonArtError(f"{path} is not JSON: {error}.", "Download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        raise CommonArtError(f"{path} is no COCO file: it has no list 'images'.", "A list of records ends in .jsonl.")
+        raise CommonArtError(
+            f"{path} is not a COCO file: it has no list 'images'.", "A list of records ends in .jsonl."
+        )
     licenses = {entry["id"]: entry for entry in _entries(path, data, "licenses", "id")}
     texts: dict[int | str, list[str]] = {}
     for note in _entries(path, data, "annotations", "image_id"):

@@ -1,8 +1,8 @@
-"""A key that stands twice in a source: the first row is taken, and later ones are dropped as `duplicate_key`.
+"""Rows that repeat the key of an earlier row: the first one counts, and later ones are dropped as `duplicate_key`.
 
-Whoever lists ten million rows of somebody else's table can mend none of them, and one row should not cost the others. The
-copies are found while all rows are listed, and dropped where drops are counted. Files of records stay strict
-(`core.data.jsonl`): they are ours, and a doubled key there means that two runs were mixed up.
+The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Duplicates are
+found while all rows are listed, and dropped where drops are counted. Files of records stay strict (`core.data.jsonl`): they
+are ours, and a key that is there twice means that two runs were mixed up.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from commonart.core.errors import SchemaError
 
 
 class DuplicateKey(Record):
-    """A listed record whose key an earlier one has; `why` says which."""
+    """A listed record whose key an earlier one has; `first` says which."""
 
-    __slots__ = ("why",)
+    __slots__ = ("first",)
 
-    def __init__(self, record: Record, why: str) -> None:
+    def __init__(self, record: Record, first: str) -> None:
         super().__init__(record)
-        self.why = why
+        self.first = first
 
 
 def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record:
-    """The record, as `DuplicateKey` where its key was there before; `number` is its row in `name`."""
+    """Return the record, as `DuplicateKey` where `keys` has its key already; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
@@ -34,7 +34,7 @@ def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record
 
 
 def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """The same records, those whose key was there before as `DuplicateKey`."""
+    """Yield the same records, as `DuplicateKey` where an earlier one has the key."""
     keys = Keys()
     for number, record in enumerate(records, 1):
         yield mark_duplicate(record, keys, name, number)

@@ -51,9 +51,7 @@ def list_folder(folder: Path, license: str = "", lang: str = "en") -> Iterator[R
         texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else _lines(path)
         if texts and "captions" not in record:
             record["captions"] = [
-                source_caption(text, lang, record["source"])
-                for text in texts
-                if isinstance(text, str) and text.strip()
+                source_caption(text, lang, record["source"]) for text in texts if isinstance(text, str) and text.strip()
             ]
         yield check(record, str(path), 1)
 
@@ -81,7 +79,7 @@ def _beside(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(notes.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise SchemaError(str(notes), 1, "", f"is no JSON ({error})") from None
+        raise SchemaError(str(notes), 1, "", f"is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise SchemaError(str(notes), 1, "", "must be a JSON object")
     return {

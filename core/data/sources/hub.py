@@ -36,7 +36,7 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
     named = HUB_SOURCES.get(source)
     repo, _, revision = (named.repo if named else source.removeprefix("hf:")).partition("@")
     if repo.count("/") != 1:
-        raise UsageError(f"{source} is no data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
+        raise UsageError(f"{source} is not a data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
     named = named or HubSource(repo.rpartition("/")[2], repo)
     with hub_errors(repo):
         from huggingface_hub import HfApi
@@ -154,7 +154,7 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 parts[ending] = _said(raw.read(member.size), ending)
     except tarfile.TarError as error:
         raise CommonArtError(
-            f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+            f"{name} is a damaged tar: {error}.", "Tell its owner; other data sets can be read."
         ) from error
     if parts:
         yield key, parts

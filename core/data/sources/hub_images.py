@@ -122,7 +122,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         elif isinstance(error, errors.RevisionNotFoundError):
             what, fix = "has no such revision", "Check the part after the @."
         elif isinstance(error, errors.RepositoryNotFoundError | FileNotFoundError):
-            what, fix = "is no data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
+            what, fix = "is not a data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
         elif isinstance(error, pa.ArrowException):
             what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
         elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):

@@ -171,7 +171,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 for number, row in enumerate(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","), 1):
                     yield number, {column: cell or "" for column, cell in row.items() if column}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise CommonArtError(f"{path} is no readable table: {error}.", "Save it as UTF-8 text.") from error
+            raise CommonArtError(f"{path} cannot be read as a table: {error}.", "Save it as UTF-8 text.") from error
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,7 +184,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(4096, columns=text_columns(file.schema_arrow)):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise CommonArtError(f"{path} is no readable parquet file: {error}.", "Download that file again.") from error
+        raise CommonArtError(f"{path} cannot be read as parquet: {error}.", "Download that file again.") from error
 
 
 def text_columns(schema: Any) -> list[str]:
