@@ -63,11 +63,11 @@ def listing(
     """
     if license and normalize(license) is None:
         raise UsageError(
-            f"--license {license!r} names no licence that is known.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
+            f"--license {license!r} is not a known licence.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
     for flag, number in (("--limit", limit), ("--seed", seed)):
         if number is not None and number < 0:
-            raise UsageError(f"{flag} {number} is less than nothing.", "Give a positive number.")
+            raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
     if source == "scenes":
         from commonart.core.nano.scene_source import list_scenes
 
@@ -102,7 +102,7 @@ def fetch(
         hub: what reads embedded images; one for a whole run does not read a row group twice.
     """
     if images is not None and not os.path.isdir(images):
-        raise CommonArtError(f"--images {images} is no folder.", "Give the folder that holds the image files.")
+        raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
     pixels = hub or HubPixels()
 
     def source_bytes(record: Record) -> bytes | None:

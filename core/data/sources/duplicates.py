@@ -1,8 +1,8 @@
-"""A key that stands twice in a source: the first row is taken, and later ones are dropped as `duplicate_key`.
+"""Rows that repeat the key of an earlier row: the first one counts, and later ones are dropped as `duplicate_key`.
 
-Whoever lists ten million rows of somebody else's table can mend none of them, and one row should not cost the others. The
-copies are found while all rows are listed, and dropped where drops are counted. Files of records stay strict
-(`core.data.jsonl`): they are ours, and a doubled key there means that two runs were mixed up.
+The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Duplicates are
+found while all rows are listed, and dropped where drops are counted. Files of records stay strict (`core.data.jsonl`): they
+are ours, and a key that is there twice means that two runs were mixed up.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from commonart.core.data.record import Record
 from commonart.core.errors import SchemaError
 
 
-def once(record: Record, keys: Keys, name: str, number: int) -> Record:
-    """The record, as `PassedOver` where its key was there before; `number` is its row in `name`."""
+def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record:
+    """Return the record, as `PassedOver` where `keys` has its key already; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
@@ -24,8 +24,8 @@ def once(record: Record, keys: Keys, name: str, number: int) -> Record:
     return record
 
 
-def each_once(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """The same records, those whose key was there before as `PassedOver`."""
+def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
+    """Yield the same records, as `PassedOver` where an earlier one has the key."""
     keys = Keys()
     for number, record in enumerate(records, 1):
-        yield once(record, keys, name, number)
+        yield mark_duplicate(record, keys, name, number)
