@@ -136,7 +136,7 @@ def sample(
     started = time.monotonic()
     # Among pictures on a terminal records are noise, and a grid alone has none.
     silent = sys.stdout.isatty() if interactive else out is None
-    with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
+    with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
         emitted = 0
 
         def emit(record: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from commonart.core import launch, log, recipes
-from commonart.core.data.files import held, write_json
+from commonart.core.data.files import lock, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
@@ -134,7 +134,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     with ExitStack() as only:
         known = run.exists()  # else nobody trains there, and a refused command makes no folder
         if world.first and known:
-            only.enter_context(held(run))
+            only.enter_context(lock(run))
         found = checkpoint.newest(run, log.warn if world.first else lambda _: None)
         model, origin = _model(wanted, config, found)
         described = _describe(wanted, recipe, opened, parts, model, origin, str(dtype).removeprefix("torch."))
@@ -144,7 +144,7 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
             log.say(_begins(wanted, found, origin))
         if world.first:
             if not known:
-                only.enter_context(held(run))
+                only.enter_context(lock(run))
                 if checkpoint.folder_of(run).exists():
                     raise CommonArtError(f"{run} was begun by another command at the same moment.", launch.AGAIN)
             write_json(run / "run.json", described)

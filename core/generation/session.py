@@ -147,7 +147,7 @@ class Session:
                 marked=self.marked,
                 overwrite=overwrite,
                 finish=finish,
-                swept=True,  # by `already_drawn`
+                cleaned=True,  # by `already_drawn`
             )
         except CommonArtError:
             if overwrite or not is_there(picture, self.metadata):  # else another process has drawn the very same

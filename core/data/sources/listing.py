@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from commonart.core.data.download.limits import Limits
-from commonart.core.data.jsonl import Keys
+from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record
 from commonart.core.data.sources.coco import list_coco
 from commonart.core.data.sources.duplicates import mark_duplicates
@@ -61,7 +61,7 @@ def list_source(
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
-            keys = Keys()
+            keys = SeenKeys()
             return chain.from_iterable(list_urls(table, license, lang, column_map or {}, keys) for table in tables)
         return list_folder(path, license, lang)
     if not path.exists():

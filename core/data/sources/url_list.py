@@ -53,7 +53,7 @@ class Table:
 
 
 def list_urls(
-    path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
+    path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.SeenKeys | None = None
 ) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows that are records already stay as they are. Another row
     whose key was there before comes as `PassedOver`.
@@ -67,7 +67,7 @@ def list_urls(
     """
     table = Table(str(path), path.name.split(".")[0], license, lang, column_map, modified_at(path))
     columns: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
-    keys = jsonl.Keys() if keys is None else keys
+    keys = jsonl.SeenKeys() if keys is None else keys
     for number, row in _rows(path):
         if not isinstance(row, dict):
             raise SchemaError(str(path), number, "", "must be a JSON object")
