@@ -63,7 +63,7 @@ def test_every_command_has_help_with_an_example(commonart: Command, command: str
         (
             ["caption", "good.jsonl", "--model", "gpt-4"],
             2,
-            "Error: --model gpt-4 is no caption model, folder or hub id.",
+            "Error: --model gpt-4 is not a caption model, a folder or a hub id.",
         ),
         (["sample", "x", "--model", "nano", "-o", "a.txt"], 2, None),
         (
