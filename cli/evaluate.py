@@ -63,7 +63,7 @@ def evaluate(
     """
     if model is not None and reference is None:
         generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is what to draw from
-    from commonart.core.data import stream
+    from commonart.core.data.drops import Summary
     from commonart.stages import evaluate as stage
 
     started = time.monotonic()
@@ -96,5 +96,5 @@ def evaluate(
     )
     print(stage.table(result))
     judged = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
-    done = stream.Summary("eval", read=judged, written=judged, seconds=time.monotonic() - started)
+    done = Summary("eval", read=judged, written=judged, seconds=time.monotonic() - started)
     options.finish(done, quiet)

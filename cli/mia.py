@@ -52,7 +52,7 @@ def mia(
     """
     from collections import Counter
 
-    from commonart.core.data import stream
+    from commonart.core.data.drops import Summary
     from commonart.stages import mia as stage
 
     started = time.monotonic()
@@ -83,6 +83,6 @@ def mia(
     )
     print(stage.table(result))
     attacked, twice = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
-    done = stream.Summary("mia", read=attacked + twice, written=attacked, seconds=time.monotonic() - started)
+    done = Summary("mia", read=attacked + twice, written=attacked, seconds=time.monotonic() - started)
     done.dropped = Counter({"heldout_is_member": twice} if twice else {})
     options.finish(done, quiet)

@@ -122,7 +122,8 @@ def sample(
         raise UsageError(f"{flag} does nothing with {'-i' if interactive else '--serve'}.", "Leave it out.")
     if not texts and file is None and not live:
         raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
-    from commonart.core.data import jsonl, stream
+    from commonart.core.data import jsonl
+    from commonart.core.data.drops import Summary
     from commonart.stages import sample as stage
     from commonart.stages import sample_live, sample_page
 
@@ -151,5 +152,5 @@ def sample(
         else:
             batch_only["seed"] = seed or 0  # no lot, so that the same command goes on
             drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
-    done = stream.Summary("sample", read=drawn, written=emitted, seconds=time.monotonic() - started)
+    done = Summary("sample", read=drawn, written=emitted, seconds=time.monotonic() - started)
     options.finish(done, quiet)

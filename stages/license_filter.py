@@ -20,8 +20,8 @@ from typing import Any
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
+from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.record import Record, settled_split
-from commonart.core.data.stream import Drop, Summary
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy

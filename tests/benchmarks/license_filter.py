@@ -22,8 +22,8 @@ import orjson
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import read_blocklist
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import split_of
-from commonart.core.data.stream import Drop
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import load_policy
 from commonart.stages import license_filter

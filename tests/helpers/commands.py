@@ -10,8 +10,8 @@ from typing import Any
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import Prefetcher
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop
 from commonart.core.licenses.policies import load_policy
 from commonart.stages import fetch as stage
 from commonart.stages.license_filter import Criteria, Tally, license_filter
@@ -25,8 +25,8 @@ def fetched(records: list[Record], limits: Limits = LOCAL, **options: Any) -> tu
     """What `fetch` makes of records: samples, counts, what was dropped."""
     refused: list[Record] = []
     drop = Drop(refused.append)
-    with DownloadClient(limits) as engine:
-        pairs = map(Prefetcher(records, engine, 1000, lambda number: False).pair, records)
+    with DownloadClient(limits) as client:
+        pairs = map(Prefetcher(records, client, 1000, lambda number: False).pair, records)
         return list(stage.fetch(pairs, drop, **{"workers": 2, "limits": limits, **options})), drop, refused
 
 

@@ -15,9 +15,9 @@ import transformers
 from commands import Command
 from PIL import Image
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.captioners import Captioner, open_captioner

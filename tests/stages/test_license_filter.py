@@ -15,8 +15,8 @@ import pytest
 from commands import Command, filtered
 
 from commonart.core.data.blocklist import read_blocklist
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError
 from commonart.core.licenses.policies import load_policy
 from commonart.stages.license_filter import OTHERS, Criteria, Tally, license_filter

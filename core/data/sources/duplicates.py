@@ -9,32 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from commonart.core.data.drops import PassedOver
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record
 from commonart.core.errors import SchemaError
 
 
-class DuplicateKey(Record):
-    """A listed record whose key an earlier one has; `first` says which."""
-
-    __slots__ = ("first",)
-
-    def __init__(self, record: Record, first: str) -> None:
-        super().__init__(record)
-        self.first = first
-
-
 def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record:
-    """Return the record, as `DuplicateKey` where `keys` has its key already; `number` is its row in `name`."""
+    """Return the record, as `PassedOver` where `keys` has its key already; `number` is its row in `name`."""
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
-        return DuplicateKey(record, f"{error.file}:{number}: {error.problem}")
+        return PassedOver(record, "duplicate_key", f"{error.file}:{number}: {error.problem}")
     return record
 
 
 def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """Yield the same records, as `DuplicateKey` where an earlier one has the key."""
+    """Yield the same records, as `PassedOver` where an earlier one has the key."""
     keys = Keys()
     for number, record in enumerate(records, 1):
         yield mark_duplicate(record, keys, name, number)

@@ -37,7 +37,7 @@ def list_source(
 ) -> Iterator[Record]:
     """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
 
-    One whose key an earlier one has comes as `duplicates.DuplicateKey`, to be dropped.
+    One whose key an earlier one has comes as `PassedOver`, to be dropped.
 
     Args:
         license: what the user says about works whose source says nothing.

@@ -56,7 +56,7 @@ def list_urls(
     path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
 ) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows that are records already stay as they are. Another row
-    whose key was there before comes as `duplicates.DuplicateKey`.
+    whose key was there before comes as `PassedOver`.
 
     Args:
         keys: of the tables before this one, where several make one list.
