@@ -121,7 +121,7 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
 SLOW = """
 import sys, time
 import test_format as t
-from commonart.core.data import feature_writer as w
+from commonart.core.data.features import writer as w
 def slow(records, drop):
     for item in t.of_key(records, drop):
         time.sleep(0.02)
