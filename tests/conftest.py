@@ -18,6 +18,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spin on a busy machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+ROOT = Path(__file__).resolve().parent.parent
+# Processes that tests start import their helpers, and the tests themselves as `tests.FOLDER.test_NAME`.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
+)
+
 settings.register_profile("default", deadline=None)  # 100 examples a property
 settings.register_profile("thorough", deadline=None, max_examples=1000)  # what CI takes
 settings.load_profile("default")
