@@ -15,10 +15,10 @@ from typing import IO
 from commonart.core.data import jsonl
 from commonart.core.data.download.client import DownloadClient, PendingDownload
 from commonart.core.data.download.limits import TRANSIENT
+from commonart.core.data.drops import Drop, Sample, Summary
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import manifest, reader
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop, Sample, Summary
 
 SHARDS_AHEAD = 2  # their bytes wait within Limits.buffer
 RETRIED_AT_ONCE = 4000  # records that the last pass has on their way

@@ -13,11 +13,11 @@ from pathlib import Path
 from commonart.core.data.download.client import PendingDownload
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
+from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
-from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
 ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, name.upper())))
