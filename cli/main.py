@@ -17,13 +17,16 @@ from commonart.cli import (
     encode_image,
     encode_text,
     evaluate,
+    export,
     fetch,
+    inspect,
     license_filter,
     mia,
     models,
     nano,
     quickstart,
     sample,
+    serve,
     shard,
     train,
     translate,
@@ -62,6 +65,9 @@ app.command("encode-text")(encode_text.encode_text)
 app.command("encode-image")(encode_image.encode_image)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("serve")(serve.serve)
+app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command("mia")(mia.mia)
 app.command("models")(models.models)
