@@ -141,7 +141,7 @@ def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeyp
 @pytest.mark.parametrize("kind", ["StableVideoDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "NoSuchPipeline"])
 def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
-    with pytest.raises(CommonArtError, match="from a text alone|has not got"):
+    with pytest.raises(CommonArtError, match="more than a text|does not have"):
         open_generator(ModelSpec(str(tmp_path), device="cpu"))
 
 
@@ -154,7 +154,7 @@ def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
 )
 def test_what_is_no_text_to_image_model_is_not_downloaded(hub, config, kind):
     hub.add("owner/other", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
-    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, no text-to-image model"):
+    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, not a text-to-image model"):
         locate(ModelSpec("owner/other"))
     assert hub.fetched() == ["config.json"]
 

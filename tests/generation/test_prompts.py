@@ -22,7 +22,7 @@ def test_prompts_from_a_text_file_and_from_stdin(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt": "a"\n', r"in\.jsonl:1: is not valid JSON"),
+        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no.* JSON"),
         (b'{"prompt": "a"}\n{"key": "b c", "prompt": "x"}\n', r"in\.jsonl:2: field 'key'"),
         (b'{"key": "a"}\n', "neither a 'prompt' nor a caption"),
         (b"[1]\n", "must be an object"),

@@ -167,7 +167,7 @@ def test_without_a_seed_the_same_command_goes_on(model, tmp_path, monkeypatch, c
         assert run(command) == 0 and len(files("x")) == 2
         assert {json.loads(line)["seed"] for line in capsys.readouterr().out.splitlines()} == {0}
     assert run(command) == 0 and len(files("x")) == 2
-    assert "2 of 2 images already exist; another --seed draws others" in capsys.readouterr().err
+    assert "2 of 2 images already exist; another --seed gives others" in capsys.readouterr().err
 
 
 def test_records_in_records_out(draw):
@@ -367,7 +367,7 @@ def test_a_grid_shows_every_picture_with_its_marks(draw):
     told = inspect("grid.png")
     assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
     first = array("grid.png")
-    # From the pictures that are already exists: the same sheet.
+    # From the images that already exist: the same sheet.
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)
     assert np.array_equal(array("again.png"), first)
     draw(["a red circle", "a blue square", "c"], grid="alone.png", columns=3)
@@ -385,7 +385,7 @@ def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
     os.unlink(first[0]["image"])  # the sheet is kept where a picture has to be drawn again, too
     assert draw(**ask) == first and Path(first[0]["image"]).is_file()
     for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"settings": False}):
-        with pytest.raises(UsageError, match="--grid grid.png: already exists"):
+        with pytest.raises(UsageError, match="--grid grid.png already exists"):
             draw(**(ask | {"out": "y"} | other))
     assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
     draw(**(ask | {"columns": 1}), overwrite=True)
