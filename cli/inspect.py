@@ -8,7 +8,9 @@ import typer
 
 
 def inspect(file: Annotated[str, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP image.")]) -> None:
-    """Print whether a model made an image, its settings, and who signed it.
+    """Print what an image's marks say.
+
+    Whether a model made it, its settings, and who signed it.
 
     \b
     commonart inspect out.png

@@ -25,16 +25,26 @@ def sample(
     lang: Annotated[
         str | None, typer.Option(help="Which caption language to use as the prompt (default: the record's first).")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 4.5,
+    steps: options.Steps = 20,
+    guidance: options.Guidance = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="Negative prompt.")] = "",
     sampler: Annotated[str, typer.Option(help="dpm++ (second order) or ddim.")] = "dpm++",
     interval: Annotated[
         str, typer.Option(metavar="LOW,HIGH", help="Noise levels to guide at; an unguided step costs half.")
     ] = "0,1",
-    rescale: Annotated[float, typer.Option(help="Guidance rescale against overexposure, 0 to 1; 0.7 is usual.")] = 0.0,
+    rescale: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=options.finite, help="Guidance rescale against overexposure; 0.7 is usual."
+        ),
+    ] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of each prompt's first image (default: 0; with -i, a new one each time).")
+        int | None,
+        typer.Option(
+            min=0,
+            max=options.MAX_SEED,
+            help="Seed of each prompt's first image (default: 0; with -i, a new one each time).",
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
@@ -64,14 +74,17 @@ def sample(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Generate images. Each carries the mark of synthetic media, its prompt, seed and settings.
+    """Make images from prompts, marked as synthetic.
+
+    Each image carries the mark of synthetic media, its prompt, seed and settings.
 
     \b
     commonart sample "草原のシマウマ" -o out.png
     commonart sample "草原の真ん中に大きな赤い丸" --model nano --seed 1 -o out.png
     commonart sample --file prompts.txt --model runs/512 -o images/ --grid grid.png
     """
-    from commonart.core.data import jsonl, stream
+    from commonart.core.data import jsonl
+    from commonart.core.data.drops import Summary
     from commonart.core.errors import UsageError
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.output import terminal
@@ -84,7 +97,7 @@ def sample(
         raise UsageError("-i asks for prompts itself.", "Leave prompts and --file out.")
     if interactive and (grid or overwrite):
         raise UsageError(f"{'--grid' if grid else '--overwrite'} has no effect with -i.", "Leave it out.")
-    if not interactive and (texts == ["-"] or (not texts and file is None and options.piped())):
+    if not interactive and (texts == ["-"] or (not texts and file is None and options.stdin_is_piped())):
         texts, file = [], file or "-"
     if "-" in texts:
         raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
@@ -95,9 +108,9 @@ def sample(
     )  # fmt: skip
     config = GenerationConfig(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, rescale=rescale, size=size, aspect=aspect,
-        interval=options.share("--interval", interval),
+        interval=options.parse_interval("--interval", interval),
     )  # fmt: skip
-    marks = MarkOptions(not no_metadata, not unmarked, options.two("--sign", sign) if sign else None)
+    marks = MarkOptions(not no_metadata, not unmarked, options.parse_two("--sign", sign) if sign else None)
     viewer = terminal.viewer(required=show) if show or interactive else None
     silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
     shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}
@@ -114,4 +127,4 @@ def sample(
             )  # fmt: skip
             count, distinct = len(records), len({record["key"] for record in records})
     dropped: Counter[str] = Counter(duplicate=count - distinct) if count > distinct else Counter()
-    options.finish(stream.Summary("sample", count, distinct, dropped, seconds=time.monotonic() - started), quiet)
+    options.finish(Summary("sample", count, distinct, dropped, seconds=time.monotonic() - started), quiet)

@@ -33,7 +33,9 @@ def serve(
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Serve a web page to generate images with, in English and Japanese, until Ctrl-C.
+    """Serve a web page to make images with.
+
+    In English or Japanese by the browser's language, until Ctrl-C.
 
     Nothing is requested from elsewhere. Needs the extra `serve`: uv pip install 'commonart[serve]'.
 
@@ -51,5 +53,5 @@ def serve(
         allow_pickle=allow_pickle, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens,
         compiled=compiled,
     )  # fmt: skip
-    marks = MarkOptions(not no_metadata, not unmarked, options.two("--sign", sign) if sign else None)
+    marks = MarkOptions(not no_metadata, not unmarked, options.parse_two("--sign", sign) if sign else None)
     options.finish(stage.run(spec, address, marks, out=out, batch=batch, ending=ending, root_path=root_path))

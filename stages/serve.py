@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from commonart.core.data.stream import Summary
+from commonart.core.data.drops import Summary
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.request import ModelSpec
 from commonart.core.log import say, warn

@@ -74,13 +74,13 @@ def locate(spec: ModelSpec) -> PipelineComponents:
     folder = Path(spec.model)
     if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
         return _of_run(folder, spec)
-    row = lookup.find(spec.model, "transformer")
+    row = lookup.find_model(spec.model, "transformer")
     terms = (row.name,) if lookup.check_terms(row, spec.accept_terms) else ()
     if not row.cls or row.local:  # the table says what its own rows are
-        index = hub.peek(row, "model_index.json")
+        index = hub.read_config(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
             return _of_diffusers(row, str(index["_class_name"]), spec, terms)
-        _check_class(spec.model, hub.peek(row, "config.json"))
+        _check_class(spec.model, hub.read_config(row))
     return _of_transformer(row, spec, terms)
 
 
@@ -91,7 +91,7 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
             f"--model {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
             "Leave --text-encoder and --autoencoder out.",
         )
-    whole = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=spec.allow_pickle)
+    whole = hub.resolve_model(replace(row, role=hub.PIPELINE), allow_pickle=spec.allow_pickle)
     return PipelineComponents(
         whole.name, whole.revision, whole.folder, whole.folder, whole.folder, "eps", (whole.revision,),
         terms=terms, pipeline=pipeline,
@@ -105,11 +105,11 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
     partners: dict[str, Path] = {}
     contents: list[str] = []
     try:
-        transformer = hub.resolve(row, allow_pickle=spec.allow_pickle)
+        transformer = hub.resolve_model(row, allow_pickle=spec.allow_pickle)
         whole = transformer.folder.parent if transformer.folder.name == "transformer" else transformer.folder
         contents.append(transformer.revision)
         if row.local:  # a folder of another kind does not lack a text encoder
-            PixArtConfig.read(lookup.part(whole, "transformer") / "config.json")
+            PixArtConfig.read(lookup.component_dir(whole, "transformer") / "config.json")
         for role, name in names.items():
             inner = whole / catalogue.SUBFOLDERS[role]
             if not chosen[role] and inner.is_dir():
@@ -125,9 +125,9 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
                     f"--model {spec.model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
-            partner = lookup.find(name, role)
+            partner = lookup.find_model(name, role)
             terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms) else ()
-            resolved = hub.resolve(partner, allow_pickle=spec.allow_pickle)
+            resolved = hub.resolve_model(partner, allow_pickle=spec.allow_pickle)
             partners[role] = resolved.folder
             contents.append(resolved.revision)
     except UsageError:
@@ -135,11 +135,11 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
     except CommonArtError as error:
         if row.local or not row.hub:
             raise
-        needed = [row.hub, *(lookup.find(n, r).hub for r, n in names.items() if n)]
+        needed = [row.hub, *(lookup.find_model(n, r).hub for r, n in names.items() if n)]
         raise CommonArtError(
             error.what, f"{error.fix} The model needs {', '.join(dict.fromkeys(needed))} from the hub."
         ) from error
-    weights = lookup.part(whole, "transformer")
+    weights = lookup.component_dir(whole, "transformer")
     objective, shift = _objective(whole, weights)
     return PipelineComponents(
         name=row.name if not row.local else spec.model,
@@ -173,7 +173,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             f"{folder}: this run has no good checkpoint yet.", "Let `commonart train` write one, or name another run."
         )
     run = lookup.read_json(folder / "run.json")
-    partners: dict[str, hub.Resolved] = {}
+    partners: dict[str, hub.ResolvedModel] = {}
     for role, chosen in (("text-encoder", spec.text_encoder), ("autoencoder", spec.autoencoder)):
         recorded = run.get(catalogue.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
         name = chosen or (recorded if isinstance(recorded, str) else recorded.get("folder") or recorded.get("name", ""))
@@ -181,7 +181,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        partners[role] = partner = hub.resolve(lookup.find(name, role))
+        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role))
         trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
         if trained and partner.revision != trained:
             raise CommonArtError(

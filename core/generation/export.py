@@ -28,7 +28,7 @@ from commonart.core.model.diffusion import objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import check_terms, find, part, read_json
+from commonart.core.registry.lookup import check_terms, component_dir, find_model, read_json
 from commonart.core.training import checkpoint
 
 USAGE = """\
@@ -83,7 +83,7 @@ def export(
         folders = {}
         if components:
             folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
-        model = PixArt.load(components.transformer if components else part(Path(source), "transformer"))
+        model = PixArt.load(components.transformer if components else component_dir(Path(source), "transformer"))
     objective = (
         components.objective if components else objective_of(model.config.in_channels, model.config.out_channels)
     )
@@ -131,7 +131,9 @@ def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> 
         chosen = checkpoint.read(folder)
         components = locate(dataclasses.replace(spec, model=str(folder.parent.parent)))
         return dataclasses.replace(components, transformer=chosen.weights, revision=f"step-{chosen.step}")
-    bare = (part(folder, "transformer") / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    bare = (component_dir(folder, "transformer") / "config.json").is_file() and not (
+        folder / "model_index.json"
+    ).is_file()
     if bare and not all(names.values()):
         return None
     return locate(spec)
@@ -154,9 +156,9 @@ def _of_file(file: Path, heads: int) -> PixArt:
 
 
 def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
-    row = find(name, role)
+    row = find_model(name, role)
     check_terms(row, accept_terms)
-    return hub.resolve(row).folder
+    return hub.resolve_model(row).folder
 
 
 def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
@@ -191,7 +193,7 @@ def _copy_autoencoder(folder: Path, to: Path) -> None:
 
     vae = Autoencoder.load(folder, device="cpu")
     if not vae.shift:
-        _copy(part(folder, "autoencoder"), to)
+        _copy(component_dir(folder, "autoencoder"), to)
         return
     model, channels = vae.model, vae.channels
     if model.quant_conv is None or model.post_quant_conv is None:

@@ -79,7 +79,7 @@ class Pipeline:
             )
         device = pick_device(spec.device)
         config = PixArtConfig.read(components.transformer / "config.json")
-        vae = lookup.read_json(lookup.part(components.autoencoder, "autoencoder") / "config.json")
+        vae = lookup.read_json(lookup.component_dir(components.autoencoder, "autoencoder") / "config.json")
         try:
             factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
             channels = int(vae.get("latent_channels", 4))
