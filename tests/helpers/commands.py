@@ -16,11 +16,11 @@ from commonart.cli.main import run
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import Prefetcher
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop
 from commonart.core.licenses.policies import load_policy
 from commonart.stages import fetch as stage
-from commonart.stages.license_filter import license_filter
+from commonart.stages.license_filter import Criteria, Tally, license_filter
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 Command = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -43,13 +43,15 @@ def fetched(records: list[Record], limits: Limits = LOCAL, **options: Any) -> tu
     """What `fetch` makes of records: samples, counts, what was dropped."""
     refused: list[Record] = []
     drop = Drop(refused.append)
-    with DownloadClient(limits) as engine:
-        pairs = map(Prefetcher(records, engine, 1000, lambda number: False).pair, records)
+    with DownloadClient(limits) as client:
+        pairs = map(Prefetcher(records, client, 1000, lambda number: False).pair, records)
         return list(stage.fetch(pairs, drop, **{"workers": 2, "limits": limits, **options})), drop, refused
 
 
-def filtered(*records: Record, policy: str = "strict", **options: Any) -> tuple[list[Record], Drop, list[Record]]:
+def filtered(
+    *records: Record, policy: str = "strict", tally: Tally | None = None, **options: Any
+) -> tuple[list[Record], Drop, list[Record]]:
     refused: list[Record] = []
     drop = Drop(refused.append)
     numbered = [{"key": f"k{number}", **record} for number, record in enumerate(records)]
-    return list(license_filter(numbered, drop, policy=load_policy(policy), **options)), drop, refused
+    return list(license_filter(numbered, drop, Criteria(load_policy(policy), **options), tally)), drop, refused
