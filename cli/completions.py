@@ -23,25 +23,33 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
 VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
     ("license-filter", "--policy"): lambda: POLICIES,
-    ("caption", "--model"): lambda: lookup.names("caption"),
-    ("translate", "--model"): lambda: lookup.names("translate"),
+    ("caption", "--model"): lambda: lookup.model_names("caption"),
+    ("translate", "--model"): lambda: lookup.model_names("translate"),
     ("translate", "--to"): lambda: ("ja", "en"),
-    ("encode-text", "--model"): lambda: lookup.names("text-encoder"),
+    ("encode-text", "--model"): lambda: lookup.model_names("text-encoder"),
     ("encode-text", "--store"): lambda: ("bf16", "fp16", "int8"),
     ("encode-text", "--quantize"): lambda: QUANTIZERS,
-    ("encode-image", "--model"): lambda: lookup.names("autoencoder"),
+    ("encode-image", "--model"): lambda: lookup.model_names("autoencoder"),
     ("encode-image", "--store"): lambda: ("fp16", "bf16", "fp32"),
     ("shard", "--format"): lambda: ("auto", "jpg", "png", "webp"),
     ("train", "--stage"): lambda: recipes.STAGES,
     ("train", "--quantize"): lambda: QUANTIZERS,
-    ("sample", "--model"): lambda: lookup.names("transformer"),
+    ("sample", "--model"): lambda: lookup.model_names("transformer"),
     ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
     ("sample", "--quantize"): lambda: (*QUANTIZERS, "none"),
     ("sample", "--format"): lambda: ("png", "jpg", "webp"),
-    ("sample", "--text-encoder"): lambda: lookup.names("text-encoder"),
-    ("sample", "--autoencoder"): lambda: lookup.names("autoencoder"),
-    ("eval", "--model"): lambda: lookup.names("transformer"),
-    ("mia", "--model"): lambda: lookup.names("transformer"),
+    ("sample", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
+    ("sample", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
+    ("serve", "--model"): lambda: lookup.model_names("transformer"),
+    ("serve", "--quantize"): lambda: (*QUANTIZERS, "none"),
+    ("serve", "--format"): lambda: ("png", "jpg", "webp"),
+    ("serve", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
+    ("serve", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
+    ("export", "MODEL"): lambda: lookup.model_names("transformer"),
+    ("export", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
+    ("export", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
+    ("eval", "--model"): lambda: lookup.model_names("transformer"),
+    ("mia", "--model"): lambda: lookup.model_names("transformer"),
     ("models", "ROLE"): lambda: catalogue.ROLES,
     ("", "--device"): lambda: DEVICES,
     ("", "--precision"): lambda: PRECISIONS,
@@ -80,7 +88,8 @@ def commands() -> list[Command]:
 
 
 def _commands(root: Any) -> Iterator[Command]:
-    for name, command in root.commands.items():
+    for name in root.commands:
+        command = root.get_command(None, name)
         options = [Option(("--help",), False, (), "Show this message and exit")]
         inner = getattr(command, "commands", {}).values()  # of a group such as nano, the options of all of its commands
         for parameter in {p.opts[0]: p for each in (*inner, command) for p in each.params}.values():

@@ -27,8 +27,8 @@ from commonart.core.data.features.plan import (
 from commonart.core.data.record import Record
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.model.device import pick_device
-from commonart.core.registry.hub import resolve
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.hub import resolve_model
+from commonart.core.registry.lookup import check_terms, find_model
 
 ROLES = {"text": "text-encoder", "image": "autoencoder"}
 
@@ -79,10 +79,10 @@ def encode_features(
     kind = stage.removeprefix("encode-")
     check_store(kind, store)
     image_shards(stage, source)
-    row = find(model, ROLES[kind])
+    row = find_model(model, ROLES[kind])
     check_terms(row, accept_terms)
     torch_device = pick_device(device)
-    files = resolve(row, allow_pickle=allow_pickle)
+    files = resolve_model(row, allow_pickle=allow_pickle)
     settings = {"revision": files.revision, **pick(files.folder, torch_device), "store": store}
     plan = plan_features(stage, kind, source, out, settings, task or this_task(), overwrite)
     encode = None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from commonart.cli.main import run
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import Prefetcher
@@ -19,6 +25,18 @@ from commonart.stages.license_filter import Criteria, Tally, license_filter
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 Command = Callable[..., subprocess.CompletedProcess[bytes]]
 LOCAL = Limits(allow_private=True, seconds=3, attempts=2, pause=0.01)
+
+
+def call(folder: Path, *arguments: str, stdin: bytes = b"") -> int:
+    """The exit code of one command line in `folder`, run in this process: torch is imported once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            return run(arguments)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def fetched(records: list[Record], limits: Limits = LOCAL, **options: Any) -> tuple[list[Any], Drop, list[Record]]:
