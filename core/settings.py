@@ -17,7 +17,7 @@ from commonart.core.errors import UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
-# Optimisers whose state `--fsdp` cannot cut, and why.
+# Optimizers whose state `--fsdp` cannot cut, and why.
 UNCUT = {
     "CAME": "it keeps means of whole columns, and a process would have some of their rows",
     "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
@@ -63,9 +63,9 @@ class Settings:
         return Path(self.out or f"runs/{self.stage}")
 
     @property
-    def before(self) -> Path:
-        """The run of the stage before."""
-        return self.run.parent / self.recipe.before
+    def previous_run(self) -> Path:
+        """The run of the stage that this one starts from."""
+        return self.run.parent / self.recipe.init_from
 
     @property
     def recipe(self) -> Recipe:
@@ -74,7 +74,7 @@ class Settings:
     def check(self) -> None:
         """Raises UsageError for an unknown stage, or a value that no run can have."""
         launch.check_gpus(self.gpus)
-        optimiser = self.recipe.optimiser  # raises for an unknown stage or a bad value
+        optimizer = self.recipe.optimizer  # raises for an unknown stage or a bad value
         for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
@@ -88,8 +88,8 @@ class Settings:
             )
         if self.clip and not self.sample_every:
             raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
-        if self.fsdp and optimiser in UNCUT:
+        if self.fsdp and optimizer in UNCUT:
             raise UsageError(
-                f"--fsdp cannot cut the state of {optimiser}: {UNCUT[optimiser]}.",
-                "Leave --fsdp out, or train with --set optimiser=AdamW.",
+                f"--fsdp cannot cut the state of {optimizer}: {UNCUT[optimizer]}.",
+                "Leave --fsdp out, or train with --set optimizer=AdamW.",
             )

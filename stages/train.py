@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from commonart.core.training.trainer import Outcome
 
 # A run may be continued with other values of these; any other change would make it another run.
-MAY_CHANGE = ("steps", "micro", "cooldown", "spike")
+MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
 SCORED = 32  # prompts that are drawn for their scores, where none are given
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
@@ -125,11 +125,11 @@ def _train(wanted: Settings, world: World, stop: launch.Stop) -> Trained:
     parts = encoders.Encoders(wanted, world)
     opened = parts.open(quiet=wanted.quiet or not world.first)
     config = config_of(recipe, opened.shape, opened.width)
-    if "micro" not in wanted.overrides:
+    if "micro_batch" not in wanted.overrides:
         recipe = gradient_guard.fitting(config, recipe, world, opened.shape[1], USUAL_TEXT, wanted.checkpointing)
-    micro, _ = recipes.accumulation(recipe, world.size)
+    micro_batch, _ = recipes.accumulation(recipe, world.size)
     gradient_guard.check_fits(
-        config, recipe, micro, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, world.shards
+        config, recipe, micro_batch, opened.shape[1], USUAL_TEXT, world.device, wanted.checkpointing, world.shards
     )
     with ExitStack() as only:
         known = run.exists()  # else nobody trains there, and a refused command makes no folder
@@ -207,15 +207,15 @@ def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
     from commonart.core.training import checkpoint
 
     name = wanted.init
-    if name == "none" or (not name and not wanted.recipe.before):
+    if name == "none" or (not name and not wanted.recipe.init_from):
         return None, {}
-    folder = Path(name) if name else wanted.before
+    folder = Path(name) if name else wanted.previous_run
     if checkpoint.folder_of(folder).is_dir() or not name:
         found = checkpoint.newest(folder, log.warn)
         if found is None:
             raise CommonArtError(
                 f"{folder} has no checkpoint, and stage {wanted.stage} starts from it.",
-                f"Train {wanted.recipe.before or 'that run'} first, name weights with --init, or start anew with --init none.",
+                f"Train {wanted.recipe.init_from or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return found.weights, {"from": str(folder), "step": found.step}
     row = find(name, "transformer")
@@ -256,7 +256,7 @@ def _describe(
         "schema": 1,
         "stage": recipe.name,
         "objective": recipe.objective,
-        "shift": recipe.shift,
+        "flow_shift": recipe.flow_shift,
         "recipe": asdict(recipe),
         "seed": wanted.seed,
         "precision": precision,

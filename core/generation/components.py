@@ -173,7 +173,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
         text_encoder=parts["text-encoder"],
         autoencoder=parts["autoencoder"],
         objective=run.get("objective", objective),
-        shift=float(run.get("shift", shift)),
+        shift=float(run.get("flow_shift", shift)),
         text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
         max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
     )

@@ -58,7 +58,7 @@ class Plan:
     batch: int  # global
     dropout: float
 
-    def micro(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def micro_batch(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, captions) of samples first .. first + size - 1 of the global batch of `step`; each int64, (size,)."""
         rows, epochs = order.batch_rows(self.seed, step, self.batch, source.buckets, first, size)
         captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)

@@ -34,11 +34,11 @@ def made_up(config: PixArtConfig, count: int, text: int, null: int = 1, seed: in
 
 
 def images_per_second(
-    config: PixArtConfig, recipe: Recipe, options: trainer.Options, world: World, micro: int, parts: int, text: int,
+    config: PixArtConfig, recipe: Recipe, options: trainer.Options, world: World, micro_batch: int, parts: int, text: int,
     seconds: float,
 ) -> float:  # fmt: skip
-    """Images per second of one device that takes `parts` micro batches of `micro` a step, timed for about `seconds`."""
-    recipe = dataclasses.replace(recipe, batch=micro * parts, micro=micro)
+    """Images per second of one device that takes `parts` micro batches of `micro_batch` a step, timed for about `seconds`."""
+    recipe = dataclasses.replace(recipe, batch=micro_batch * parts, micro_batch=micro_batch)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         model = PixArt(config)
         made = trainer.Trainer(

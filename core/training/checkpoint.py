@@ -35,7 +35,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One good checkpoint: its folder, optimiser step and the values that the loop saved."""
+    """One good checkpoint: its folder, optimizer step and the values that the loop saved."""
 
     folder: Path
     step: int

@@ -51,10 +51,10 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
 
 
 def memory(
-    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
+    config: PixArtConfig, recipe: Recipe, micro_batch: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
 ) -> dict[str, int]:
     """Bytes on one device while training in bf16: weights, gradients and average in float32, autocast's copies of the weights,
-    the optimiser's state, activations. A text encoder beside them is not among them.
+    the optimizer's state, activations. A text encoder beside them is not among them.
 
     `shards`: parts that all but the activations are cut into.
     """
@@ -65,15 +65,15 @@ def memory(
         "weights": 4 * count,
         "copies": 2 * count,
         "gradients": 4 * count,
-        "optimiser": int(bytes_per_parameter(recipe.optimiser) * count),
+        "optimizer": int(bytes_per_parameter(recipe.optimizer) * count),
         "ema": 4 * count if recipe.ema else 0,
-        "activations": int(micro * config.hidden * kept),
+        "activations": int(micro_batch * config.hidden * kept),
     }
     return {**parts, "total": sum(parts.values())}
 
 
 def account(
-    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, shards: int = 1,
+    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro_batch: int, shards: int = 1,
     checkpointing: bool = False, measured: float | None = None, beside: Mapping[str, Cost] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates.
@@ -85,7 +85,7 @@ def account(
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in beside.values())) * recipe.batch
     hours = {name: _hours(step * recipe.steps / (rate * REACHED * world)) for name, rate in RATES.items()}
-    held = memory(config, recipe, micro, side, text, checkpointing, shards)
+    held = memory(config, recipe, micro_batch, side, text, checkpointing, shards)
     weights = {name: cost.weights for name, cost in beside.items()}
     said: dict[str, Any] = {
         "parameters": parameters(config),

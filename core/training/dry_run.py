@@ -31,7 +31,7 @@ def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
     """
     images, size = _images(wanted.data)
     recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
-    micro, parts = recipes.accumulation(recipe, world)
+    micro_batch, parts = recipes.accumulation(recipe, world)
     text, image = encoders.beside(wanted) if size else (None, None)
     if size and all(size):
         encoders.check_size(recipe, wanted.data, *size)
@@ -40,7 +40,7 @@ def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
     side, channels = recipe.resolution // factor, image.meta.width if image else 4
     config = config_of(recipe, (channels, side, side), width)
     tokens = (text.usual_length() if text else 0) or min(wanted.max_tokens, USUAL_TEXT)
-    measured = _measured(wanted, config, (micro, parts), tokens, seconds) if seconds else None
+    measured = _measured(wanted, config, (micro_batch, parts), tokens, seconds) if seconds else None
     # Where no data are here, what is named for the fly runs on the fly.
     reads = text is None and bool(size or wanted.text_encoder or wanted.quantize)
     looks = image is None and bool(size or wanted.autoencoder)
@@ -49,9 +49,9 @@ def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
         "run": str(wanted.run),
         "recipe": asdict(recipe),
         "world_size": world,
-        "micro_batch": micro,
+        "micro_batch": micro_batch,
         "accumulation": parts,
-        "init": wanted.init or (f"newest checkpoint of {wanted.before}" if recipe.before else "none"),
+        "init": wanted.init or (f"newest checkpoint of {wanted.previous_run}" if recipe.init_from else "none"),
         "data": wanted.data,
         "images": images,
         "text": encoders.named(text) or _encoded(reads, "text_encoder" in beside),
@@ -62,7 +62,7 @@ def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
             side=side,
             text=tokens,
             world=world,
-            micro=micro,
+            micro_batch=micro_batch,
             shards=world if wanted.fsdp else 1,
             checkpointing=wanted.checkpointing,
             measured=measured,
@@ -97,14 +97,14 @@ def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
 def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
     """Images per second of one device of this machine."""
     world = World(pick_device(wanted.device))
-    micro, parts = share
+    micro_batch, parts = share
     gradient_guard.check_fits(
-        config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing
+        config, wanted.recipe, micro_batch, config.sample_size, text, world.device, wanted.checkpointing
     )
     options = trainer.Options(
         dtype=dtype_of(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
     )
-    return calibrate.images_per_second(config, wanted.recipe, options, world, micro, parts, text, seconds)
+    return calibrate.images_per_second(config, wanted.recipe, options, world, micro_batch, parts, text, seconds)
 
 
 def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:

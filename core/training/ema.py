@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Call it once after every optimiser step."""
+        """Call it once after every optimizer step."""
         weights = [parameter.detach().float() for parameter in self.model.parameters()]
         torch._foreach_lerp_(self.average, weights, 1 - self.decay)
 

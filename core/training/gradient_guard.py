@@ -64,7 +64,7 @@ class GradientGuard:
 
 
 @contextmanager
-def out_of_memory(micro: int, checkpointing: bool) -> Iterator[None]:
+def out_of_memory(micro_batch: int, checkpointing: bool) -> Iterator[None]:
     """Turns an allocator's error into a sentence that names the setting to lower."""
     try:
         yield
@@ -72,7 +72,7 @@ def out_of_memory(micro: int, checkpointing: bool) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise CommonArtError(
-            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.", _lower(micro, checkpointing)
+            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.", _lower(micro_batch, checkpointing)
         ) from error
 
 
@@ -83,17 +83,17 @@ def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text:
     """
     if world.device.type != "cuda":
         return recipe
-    micro, parts = accumulation(recipe, world.size)
+    micro_batch, parts = accumulation(recipe, world.size)
     free = SPARE * free_bytes(world.device)
-    sizes = [size for size in range(1, micro + 1) if micro * parts % size == 0]
+    sizes = [size for size in range(1, micro_batch + 1) if micro_batch * parts % size == 0]
     need = {size: cost.memory(config, recipe, size, side, text, checkpointing, world.shards) for size in sizes}
     fit = [size for size in sizes if need[size]["total"] <= free]
     (below,) = world.most(-max(fit, default=1))
-    return replace(recipe, micro=-int(below))
+    return replace(recipe, micro_batch=-int(below))
 
 
 def check_fits(
-    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, device: torch.device, checkpointing: bool,
+    config: PixArtConfig, recipe: Recipe, micro_batch: int, side: int, text: int, device: torch.device, checkpointing: bool,
     shards: int = 1,
 ) -> None:  # fmt: skip
     """Raises CommonArtError where the run surely needs more memory than the device has free, before it is taken.
@@ -101,22 +101,22 @@ def check_fits(
     `side` of the latents; `text`: tokens of a usual caption; `shards`: parts that the model is cut into.
     """
     free = free_bytes(device)
-    need = cost.memory(config, recipe, micro, side, text, checkpointing, shards)
+    need = cost.memory(config, recipe, micro_batch, side, text, checkpointing, shards)
     surely = need["total"] - (1 - SURE) * need["activations"]
     if surely <= free:
         return
     fixed = need["total"] - need["activations"]
-    per_image = SURE * need["activations"] / micro
+    per_image = SURE * need["activations"] / micro_batch
     most = int((free - fixed) / per_image)
     gib = 2.0**30
     raise CommonArtError(
         f"Stage {recipe.name} needs about {need['total'] / gib:.1f} GiB on each device, of which {fixed / gib:.1f} whatever "
         f"the batch; {device} has {free / gib:.1f} GiB free.",
-        f"Train with --set micro={most}."
+        f"Train with --set micro_batch={most}."
         if most >= 1
         else _lower(1, checkpointing)
         if fixed <= free
-        else "Use a larger device, --set optimiser=AdamW8bit, or --set ema=0.",
+        else "Use a larger device, --set optimizer=AdamW8bit, or --set ema=0.",
     )
 
 
@@ -133,9 +133,9 @@ def free_bytes(device: torch.device) -> int:
     return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _lower(micro: int, checkpointing: bool) -> str:
+def _lower(micro_batch: int, checkpointing: bool) -> str:
     ways: Sequence[str] = [
-        *([f"--set micro={micro // 2}"] if micro > 1 else []),
+        *([f"--set micro_batch={micro_batch // 2}"] if micro_batch > 1 else []),
         *(["--checkpointing"] if not checkpointing else []),
     ]
     return f"Train with {' or '.join(ways)}; the batch of a step stays the same." if ways else "Use a larger device."

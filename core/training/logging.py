@@ -58,7 +58,7 @@ class Meter:
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
     def step(self, norm: Tensor, used: bool, world: World) -> None:
-        """One optimiser step is over. `norm` is the same on every process, so only the first counts it.
+        """One optimizer step is over. `norm` is the same on every process, so only the first counts it.
 
         A step that was skipped (not `used`) is counted and leaves no NaN in the sums.
         """

@@ -61,7 +61,7 @@ class Preview:
         with autocast(device, self.dtype):
             return sampler.sample(
                 model, noise, texts, self.null, self.steps, self.guidance,
-                "flow" if self.recipe.objective == "flow" else "eps", shift=self.recipe.shift,
+                "flow" if self.recipe.objective == "flow" else "eps", shift=self.recipe.flow_shift,
             )  # fmt: skip
 
     def __call__(self, model: PixArt, step: int) -> dict[str, float]:

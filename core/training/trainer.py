@@ -2,7 +2,7 @@
 
     outcome = fit(model, source, recipe, "runs/512", options, world)     # stages/train.py calls it
 
-One optimiser step is a function of the weights, the seed and the step's number: order, captions, dropped captions, noise and
+One optimizer step is a function of the weights, the seed and the step's number: order, captions, dropped captions, noise and
 times are derived from them, never from a generator's history. So a resumed run continues bit for bit (CPU, same world size),
 and any number of devices and micro batches computes the same step within rounding.
 """
@@ -34,7 +34,7 @@ from commonart.core.training.ema import Ema
 from commonart.core.training.gradient_guard import GradientGuard, out_of_memory
 from commonart.core.training.logging import Meter, MetricsFile, Speed, tracker
 
-OPTIMISER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and says the scores of its pictures where there are any
 Draw = Callable[[PixArt, int], Mapping[str, float] | None]
 Stop = Literal["done", "time", "preempted"]
@@ -102,11 +102,11 @@ class Trainer:
         self.source, self.model, self.warn = source, model.train(), warn
         self.model.gradient_checkpointing = options.checkpointing
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
-        self.micro, self.parts = accumulation(recipe, world.size)
-        self.plan = Plan(options.seed, recipe.batch, recipe.dropout)
+        self.micro_batch, self.parts = accumulation(recipe, world.size)
+        self.plan = Plan(options.seed, recipe.batch, recipe.caption_dropout)
         self.named = list(self.model.named_parameters())
         self.params: list[nn.Parameter] = [param for _, param in self.named]
-        self.optimiser = optimizers.make(self.named, recipe)
+        self.optimizer = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter = _State(), Meter(world.device)
         follow = tracker(options.track, run, asdict(recipe)) if options.track and world.first else None
@@ -116,11 +116,11 @@ class Trainer:
         self.objective = diffusion.check_objective(recipe.objective)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Optimiser, average, counters and metrics of a checkpoint whose transformer is the model already."""
+        """Optimizer, average, counters and metrics of a checkpoint whose transformer is the model already."""
         from safetensors.torch import load_file
 
         values = found.values
-        optimizers.load_state(self.optimiser, self.named, load_file(found.folder / OPTIMISER_FILE), values["optimiser"])
+        optimizers.load_state(self.optimizer, self.named, load_file(found.folder / OPTIMIZER_FILE), values["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(load_file(found.folder / "ema" / WEIGHTS))
         self.state = _State(**values["loop"])
@@ -133,7 +133,7 @@ class Trainer:
         """A checkpoint of this step (by the first process; the others wait). Its folder."""
         self.state.meter, self.state.norms = self.meter.gather(self.world), self.guard.norms
         folder, first = None, self.world.first
-        tensors, values = optimizers.state_of(self.optimiser, self.named)
+        tensors, values = optimizers.state_of(self.optimizer, self.named)
         tensors = fsdp.gather(tensors, first)
         models = {"transformer": fsdp.gather(dict(self.named), first)}
         if self.ema is not None:
@@ -143,11 +143,11 @@ class Trainer:
             def write(part: Path) -> None:
                 for name, state in models.items():
                     self.model.save(part / name, state=state)
-                weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMISER_FILE)
+                weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMIZER_FILE)
 
             loop = {name: getattr(self.state, name) for name in _State.__dataclass_fields__}
             folder = checkpoint.save(
-                self.run, self.state.step, write, {"loop": loop, "optimiser": values}, keep=self.options.keep
+                self.run, self.state.step, write, {"loop": loop, "optimizer": values}, keep=self.options.keep
             )
         self.world.wait()
         return folder
@@ -168,10 +168,10 @@ class Trainer:
         self.model.train()
 
     def step(self, stream: Iterator[tuple[list[str], Any]], rate: float) -> None:
-        """One optimiser step: every micro batch of this device, the exchange, the clip, the update."""
+        """One optimizer step: every micro batch of this device, the exchange, the clip, the update."""
         recipe, device = self.recipe, self.world.device
         draws = self.plan.generator(self.state.step, device)
-        first = self.world.rank * self.micro * self.parts
+        first = self.world.rank * self.micro_batch * self.parts
         noise = posterior = time_B = None
         keys: list[str] = []
         for part in range(self.parts):
@@ -184,7 +184,7 @@ class Trainer:
                 noise = torch.randn(whole, generator=draws, device=device)
                 posterior = torch.randn(whole, generator=draws, device=device)
                 time_B = diffusion.draw_times(recipe.batch, self.objective, draws)
-            mine = slice(first + part * self.micro, first + (part + 1) * self.micro)
+            mine = slice(first + part * self.micro_batch, first + (part + 1) * self.micro_batch)
             latents = batch.mean_BCHW.float()
             if batch.std_BCHW is not None:
                 latents = latents + batch.std_BCHW.float() * posterior[mine]
@@ -195,24 +195,24 @@ class Trainer:
                 with autocast(device, self.options.dtype):
                     loss_B, timestep_B = diffusion.loss(
                         self.forward, latents, text, batch.mask_BL, self.objective,
-                        noise_BCHW=noise[mine], time_B=time_B[mine], shift=recipe.shift,
+                        noise_BCHW=noise[mine], time_B=time_B[mine], shift=recipe.flow_shift,
                     )  # fmt: skip
                 # Summed over the processes by their mean: hence the world's size.
                 (loss_B.sum() * (self.world.size / recipe.batch)).backward()
             tokens = batch.text_BLT.shape[0] * batch.text_BLT.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
             self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
-        norm = fsdp.whole(nn.utils.clip_grad_norm_(self.params, recipe.clip))
+        norm = fsdp.whole(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         if not used:
             self.state.skipped += 1
         else:
-            optimizers.set_rate(self.optimiser, rate)
-            self.optimiser.step()
+            optimizers.set_rate(self.optimizer, rate)
+            self.optimizer.step()
             if self.ema is not None:
                 # A young average follows fast: what it started from is not worth remembering.
                 self.ema.decay = min(recipe.ema, (1 + self.state.step) / (10 + self.state.step))
                 self.ema.update()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         self.meter.step(norm, used, self.world)
         self.state.step += 1
         self.state.images += recipe.batch
@@ -224,8 +224,8 @@ class Trainer:
 
     def fetch(self, step: int, part: int) -> tuple[list[str], Any]:
         """One micro batch of this device as the source read it, with its images' keys. Runs in a reading thread."""
-        first = (self.world.rank * self.parts + part) * self.micro
-        rows, captions = self.plan.micro(self.source, step, first, self.micro)
+        first = (self.world.rank * self.parts + part) * self.micro_batch
+        rows, captions = self.plan.micro_batch(self.source, step, first, self.micro_batch)
         return [self.source.keys[row] for row in rows], self.source.fetch(rows, captions)
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    recipe = recipes.resolve("512", {"layers": asked.layers, "batch": 1, "micro": 1})
+    recipe = recipes.resolve("512", {"layers": asked.layers, "batch": 1, "micro_batch": 1})
     config = PixArtConfig(num_layers=recipe.layers, sample_size=64, out_channels=8)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
@@ -59,8 +59,8 @@ def main() -> None:
         )
         for param in made.params:
             param.grad = torch.zeros_like(param)
-        made.optimiser.step()  # which makes its state
-        made.optimiser.zero_grad()
+        made.optimizer.step()  # which makes its state
+        made.optimizer.zero_grad()
         rounds = []
         for _ in range(asked.rounds):
             made.state.step += 1

@@ -50,15 +50,15 @@ class Here(World):
 class Blank:
     """Batches without numbers."""
 
-    def __init__(self, config: PixArtConfig, micro: int) -> None:
-        self.keys, self.config, self.micro = ["k"] * micro, config, micro
+    def __init__(self, config: PixArtConfig, micro_batch: int) -> None:
+        self.keys, self.config, self.micro_batch = ["k"] * micro_batch, config, micro_batch
 
     def batch(self, _: Any, device: torch.device) -> batches.Batch:
-        latents = (self.micro, self.config.in_channels, self.config.sample_size, self.config.sample_size)
+        latents = (self.micro_batch, self.config.in_channels, self.config.sample_size, self.config.sample_size)
         half = {"dtype": torch.bfloat16, "device": device}
         text, mask = (
-            torch.empty(self.micro, TEXT, WIDTH, **half),
-            torch.ones(self.micro, TEXT, dtype=torch.bool, device=device),
+            torch.empty(self.micro_batch, TEXT, WIDTH, **half),
+            torch.ones(self.micro_batch, TEXT, dtype=torch.bool, device=device),
         )
         return batches.Batch(torch.empty(latents, **half), torch.empty(latents, **half), text, mask)
 
@@ -66,10 +66,10 @@ class Blank:
 def steps(
     config: PixArtConfig, recipe: recipes.Recipe, checkpointing: bool, device: torch.device, world: World
 ) -> None:
-    """Two steps: the second one has the optimiser's state."""
+    """Two steps: the second one has the optimizer's state."""
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         options = trainer.Options(dtype=torch.bfloat16, checkpointing=checkpointing, quiet=True)
-        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro), recipe, Path(folder), options, world, print)
+        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world, print)
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
         stream = iter([(["k"], None)] * 2 * made.parts)
@@ -110,22 +110,22 @@ def language_model() -> int:
     return on_the_fly.text_encoder(config, "quanto-int8", TEXT).weights
 
 
-def row(stage: str, gpus: int, micro: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:
+def row(stage: str, gpus: int, micro_batch: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:
     recipe = recipes.resolve(stage, {"layers": layer} if layer else {})
     most, _ = recipes.accumulation(recipe, gpus)
-    micro = micro or most
+    micro_batch = micro_batch or most
     side = recipe.resolution // 8
     config = PixArtConfig(
         num_layers=recipe.layers, sample_size=side, interpolation_scale=recipe.interpolation, caption_channels=WIDTH,
         out_channels=out_channels(recipe.objective, 4),
     )  # fmt: skip
     here = dataclasses.replace(
-        recipe, micro=micro, batch=2 * micro
+        recipe, micro_batch=micro_batch, batch=2 * micro_batch
     )  # two micro batches: the gradients of the first stay
-    need = cost.memory(config, recipe, micro, side, TEXT, checkpointing)["total"]
+    need = cost.memory(config, recipe, micro_batch, side, TEXT, checkpointing)["total"]
     counted = fake(config, here, checkpointing)
     told: dict[str, Any] = {
-        "stage": stage, "gpus": gpus, "micro": micro, "layers": recipe.layers, "checkpointing": checkpointing,
+        "stage": stage, "gpus": gpus, "micro_batch": micro_batch, "layers": recipe.layers, "checkpointing": checkpointing,
         "counted_gb": round(counted / 1e9, 2), "estimated_gb": round(need / 1e9, 2), "ratio": round(need / counted, 3),
     }  # fmt: skip
     if device == "cuda":

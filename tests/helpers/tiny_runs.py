@@ -22,7 +22,7 @@ from commonart.stages.train import Trained, train
 
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
 TINY = {
-    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
+    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "steps": 6, "warmup": 2, "cooldown": 0,
     "resolution": SIDE * FACTOR,
 }  # fmt: skip
 UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
@@ -110,7 +110,7 @@ def state(run: Path) -> dict[str, Any]:
         "ema/diffusion_pytorch_model.safetensors",
     }
     loop = {k: v for k, v in found.values["loop"].items() if k != "elapsed"}
-    return {**files, "step": found.step, "loop": loop, "optimiser": found.values["optimiser"]}
+    return {**files, "step": found.step, "loop": loop, "optimizer": found.values["optimizer"]}
 
 
 def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:

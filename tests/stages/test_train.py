@@ -79,8 +79,8 @@ def test_the_average_follows_the_weights(shards: Path, tmp_path: Path) -> None:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "AdamW": {},
-    "accumulated": {"micro": 2, "dropout": 0.5},
-    "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
+    "accumulated": {"micro_batch": 2, "caption_dropout": 0.5},
+    "CAME": {"optimizer": "CAME", "objective": "eps", "lr": 1e-3},
 }
 
 
@@ -193,13 +193,13 @@ def test_a_run_that_diverged_stops_and_names_the_images(shards: Path, tmp_path: 
 
 def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = dry_run("nano", data=str(shards), out=str(run), overrides={**TINY, "micro": 2}, gpus=2)
+    told = dry_run("nano", data=str(shards), out=str(run), overrides={**TINY, "micro_batch": 2}, gpus=2)
     assert not run.exists()
     assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (2, 2, 2)
     assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
     assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
     assert "00000.tar has no note" in told["images"]
-    done = start(shards, run, {"micro": 2})
+    done = start(shards, run, {"micro_batch": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
 
@@ -217,7 +217,7 @@ def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
         160e6 < small.weights < 170e6 and 4 <= large.flops / small.flops < 4.2  # attention grows faster
     )
     config, recipe = PixArtConfig(sample_size=64), recipes.resolve("512")
-    sizes: dict[str, Any] = {"side": 64, "text": 100, "world": 32, "micro": 4}
+    sizes: dict[str, Any] = {"side": 64, "text": 100, "world": 32, "micro_batch": 4}
     without = cost.account(config, recipe, **sizes)
     told = cost.account(config, recipe, **sizes, beside={"text_encoder": eight, "autoencoder": large})
     more = told["memory_bytes_per_device"]["total"] - without["memory_bytes_per_device"]["total"]

@@ -38,13 +38,13 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
         CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
     )
     refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
-    refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
+    refused(UsageError, 2, "--stage 128 is not a training stage", "nano", lambda: train("128", data=str(shards)))
     refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
     refused(UsageError, 2, "--clip nano has no pictures", "--sample-every", lambda: start(shards, run, clip="nano"))
     refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
     larger = {"resolution": 32}
     refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
-    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimiser": "AdamW"}}
+    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimizer": "AdamW"}}
     refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
     assert not run.exists()
 
@@ -109,7 +109,7 @@ def test_what_a_run_started_from_may_be_written_in_several_ways(tmp_path: Path) 
 def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = tmp_path / "256-mid", tmp_path / "256-late"
     stage = {"data": str(shards), "device": "cpu", "precision": "fp32", "quiet": True}
-    settings = {**TINY, "optimiser": "AdamW", "interpolation": 1.0}
+    settings = {**TINY, "optimizer": "AdamW", "interpolation": 1.0}
     train("256-mid", out=str(before), init="none", overrides=settings, **stage)
     known = orjson.loads((before / "run.json").read_bytes())
     known["text_encoder"]["revision"] = "r0"

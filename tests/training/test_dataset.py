@@ -61,7 +61,7 @@ def steps(opened: TrainingData, count: int, batch: int = 4, dropout: float = 0.2
     plan, source = Plan(7, batch, dropout), opened.source
     found = []
     for step in range(count):
-        rows, captions = plan.micro(source, step, 0, batch)
+        rows, captions = plan.micro_batch(source, step, 0, batch)
         found.append(([source.keys[row] for row in rows], source.batch(source.fetch(rows, captions), CPU)))
     return found
 
@@ -146,7 +146,7 @@ def test_damaged_samples_are_named_counted_and_stood_in_for(
 def test_damaged_pictures_on_the_fly_and_the_summary(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     spoil(data / "00000.tar", "k2.jpg")
-    tiny_run = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 6, "micro": 3, "steps": 3, "resolution": 32}
+    tiny_run = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 6, "micro_batch": 3, "steps": 3, "resolution": 32}
     done = train(
         "nano",
         data=str(data),
@@ -172,7 +172,7 @@ def test_data_of_which_nothing_is_left(tmp_path: Path, models: dict[str, str]) -
 def test_a_run_on_buckets(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards")
     encode(data, models)
-    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 4, "steps": 5, "resolution": 32}
+    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 4, "steps": 5, "resolution": 32}
     settings: dict[str, Any] = {"data": str(data), "device": "cpu", "quiet": True, "precision": "fp32"}
     done = train("nano", out=str(tmp_path / "run"), overrides=small, **settings)
     assert done.step == 5 and np.isfinite(done.loss)
@@ -242,7 +242,7 @@ def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     tiny.vae(tmp_path / "vae")
     encode(data, {"text_encoder": str(tmp_path / "llama"), "autoencoder": str(tmp_path / "vae")})
     run = tmp_path / "run"
-    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 4, "micro": 4, "steps": 1, "resolution": 32}
+    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 4, "micro_batch": 4, "steps": 1, "resolution": 32}
     settings: dict[str, Any] = {"data": str(data), "overrides": small, "device": "cpu", "quiet": True}
     train("nano", out=str(run), **settings)
     with pytest.raises(UsageError, match=r"--quantize bnb-int8 does not fit: .* were made in float32"):

@@ -160,8 +160,8 @@ def test_a_full_device_names_what_to_lower(shards: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(trainer.Trainer, "step", full)
     again = lambda **more: start(shards, tmp_path / "run", **more)  # noqa: E731
-    refused(CommonArtError, 1, "Tried to allocate 2.00 GiB", "--set micro=4 or --checkpointing", again)
-    smallest = lambda: again(more={"micro": 1}, checkpointing=True)  # noqa: E731
+    refused(CommonArtError, 1, "Tried to allocate 2.00 GiB", "--set micro_batch=4 or --checkpointing", again)
+    smallest = lambda: again(more={"micro_batch": 1}, checkpointing=True)  # noqa: E731
     refused(CommonArtError, 1, "memory is full", "larger device", smallest)
 
 
@@ -178,11 +178,11 @@ def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: p
     cpu, l4 = torch.device("cpu"), 24 * 10**9 - 2**30
     monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: l4)
     recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
-    gradient_guard.check_fits(config, recipe, recipe.micro, 64, 77, cpu, False)
+    gradient_guard.check_fits(config, recipe, recipe.micro_batch, 64, 77, cpu, False)
     with pytest.raises(CommonArtError, match="512 needs about") as told:
         gradient_guard.check_fits(config, recipe, 64, 64, 77, cpu, False)
-    most = int(re.findall(r"micro=(\d+)", told.value.fix)[0])
-    assert recipe.micro <= most < 64
+    most = int(re.findall(r"micro_batch=(\d+)", told.value.fix)[0])
+    assert recipe.micro_batch <= most < 64
     gradient_guard.check_fits(config, recipe, most, 64, 77, cpu, False)
     assert cost.memory(config, recipe, 64, 64, 77, True)["total"] < cost.memory(config, recipe, 64, 64, 77)["total"]
 
@@ -193,15 +193,15 @@ def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside
     recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
     gpu = World(torch.device("cuda"))
 
-    def micro(free: float, world: World = gpu, checkpointing: bool = False) -> int:
+    def micro_batch(free: float, world: World = gpu, checkpointing: bool = False) -> int:
         monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: int(free))
-        return gradient_guard.fitting(config, recipe, world, 64, 77, checkpointing).micro
+        return gradient_guard.fitting(config, recipe, world, 64, 77, checkpointing).micro_batch
 
     calm2 = 7.2e9  # in 8 bits
-    assert micro(140e9) == recipe.micro == 8
-    assert micro(23e9 - calm2) == 2 and micro(23e9 - calm2, checkpointing=True) == 8
-    assert micro(1e9) == 1  # which is then refused
-    assert micro(1e9, World(torch.device("cpu"))) == recipe.micro  # there a run is repeated bit for bit
+    assert micro_batch(140e9) == recipe.micro_batch == 8
+    assert micro_batch(23e9 - calm2) == 2 and micro_batch(23e9 - calm2, checkpointing=True) == 8
+    assert micro_batch(1e9) == 1  # which is then refused
+    assert micro_batch(1e9, World(torch.device("cpu"))) == recipe.micro_batch  # there a run is repeated bit for bit
 
 
 # --- real processes --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ RUNS = {  # (steps, cut over the processes?) of each call
     "cut, then whole": [(3, True), (STEPS, False)],
     "whole, then cut": [(3, False), (STEPS, True)],
 }
-MORE: dict[str, Any] = {"layers": 2, "head_dim": 32, "micro": 2}
+MORE: dict[str, Any] = {"layers": 2, "head_dim": 32, "micro_batch": 2}
 LAST = f"checkpoints/step-{STEPS:07d}"
 
 
@@ -51,7 +51,7 @@ def trained(data: Path, home: Path) -> None:
         made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one, print)
         made.restore(found)
         made.save()
-        states = [value for entries in made.optimiser.state.values() for value in entries.values()]
+        states = [value for entries in made.optimizer.state.values() for value in entries.values()]
         parts = [sharding.local(each) for each in (*made.params, *made.ema.state_dict().values(), *states)]  # type: ignore[union-attr]
         held[name] = sum(part.nbytes for part in parts)
         with made.averaged() as mean:
@@ -101,14 +101,14 @@ def test_each_process_holds_its_part(runs: Path) -> None:
         assert 0.45 < held["again cut"] / held["again whole"] < 0.55
 
 
-@pytest.mark.parametrize("optimiser", ["CAME", "AdamW8bit"])
-def test_states_that_cannot_be_cut(tmp_path: Path, optimiser: str) -> None:
-    wanted: dict[str, Any] = {"data": str(tmp_path), "fsdp": True, "overrides": {"optimiser": optimiser}}
-    refused(UsageError, 2, f"cannot cut the state of {optimiser}", "optimiser=AdamW", lambda: train("nano", **wanted))
+@pytest.mark.parametrize("optimizer", ["CAME", "AdamW8bit"])
+def test_states_that_cannot_be_cut(tmp_path: Path, optimizer: str) -> None:
+    wanted: dict[str, Any] = {"data": str(tmp_path), "fsdp": True, "overrides": {"optimizer": optimizer}}
+    refused(UsageError, 2, f"cannot cut the state of {optimizer}", "optimizer=AdamW", lambda: train("nano", **wanted))
 
 
 def test_a_plan_counts_the_parts() -> None:
-    wanted: dict[str, Any] = {"data": "nowhere/", "gpus": 8, "overrides": {"optimiser": "AdamW"}}
+    wanted: dict[str, Any] = {"data": "nowhere/", "gpus": 8, "overrides": {"optimizer": "AdamW"}}
     whole, cut = (dry_run("512", fsdp=fsdp, **wanted)["memory_bytes_per_device"] for fsdp in (False, True))
     assert cut["weights"] * 8 == pytest.approx(whole["weights"]) and cut["activations"] == whole["activations"]
 

@@ -17,15 +17,15 @@ from commonart.core.training import checkpoint
 
 # Width 32: matrices of 4096 weights, which AdamW8bit really keeps in 8 bits.
 RECIPES: dict[str, dict[str, Any]] = {
-    "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
-    "AdamW8bit": {"optimiser": "AdamW8bit", "lr": 1e-3},
+    "CAME": {"optimizer": "CAME", "objective": "eps", "lr": 1e-3},
+    "AdamW8bit": {"optimizer": "AdamW8bit", "lr": 1e-3},
     "AdamW": {},
 }
 SETTINGS: dict[str, Any] = {"log_every": 2, "checkpoint_every": 5}
 
 
 def more_of(name: str, steps: int) -> dict[str, Any]:
-    return {**RECIPES[name], "head_dim": 32, "micro": 4, "dropout": 0.3, "steps": steps}
+    return {**RECIPES[name], "head_dim": 32, "micro_batch": 4, "caption_dropout": 0.3, "steps": steps}
 
 
 def trained(data: str, out: str, name: str, steps: int) -> None:
