@@ -243,7 +243,9 @@ def _pipeline_files(folder: Path) -> None:
     about = {"_class_name": "PixArtSigmaPipeline", "_diffusers_version": diffusers.__version__}
     write_json(folder / "model_index.json", about | parts)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].flow_shift))
+    write_json(
+        folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].flow_shift)
+    )
 
 
 def _size(folder: Path) -> dict[str, int]:

@@ -51,7 +51,13 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
 
 
 def memory(
-    config: PixArtConfig, recipe: Recipe, micro_batch: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
+    config: PixArtConfig,
+    recipe: Recipe,
+    micro_batch: int,
+    side: int,
+    text: int,
+    checkpointing: bool = False,
+    shards: int = 1,
 ) -> dict[str, int]:
     """Bytes on one device while training in bf16: weights, gradients and average in float32, autocast's copies of the weights,
     the optimizer's state, activations. A text encoder beside them is not among them.

@@ -26,9 +26,9 @@ from commonart.core.data.order import Buckets
 from commonart.core.data.record import is_changed
 from commonart.core.data.training_index import Index, read_index
 from commonart.core.errors import CommonArtError
+from commonart.core.model import memory as memory_of
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder, stack
-from commonart.core.training import gradient_guard
 from commonart.core.training.batches import NULL, Batch, ResidentDataset, Source
 
 NEIGHBOURS = 100  # damaged samples in a row after which the data count as damaged, not the samples
@@ -325,6 +325,6 @@ def _bytes(features: Features) -> int:
     return sum(path.stat().st_size for path in features.folder.glob("*.tar"))
 
 
-def _free() -> int:
+def _free() -> float:
     """40 % of the memory that is free now, shared among this machine's training processes."""
-    return int(gradient_guard.free_bytes(torch.device("cpu")) * 0.4)
+    return 0.4 * memory_of.free(torch.device("cpu"))

@@ -6,7 +6,6 @@ commonart train --stage 512 --set spike=0      # takes every finite gradient, ho
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from commonart.core.errors import CommonArtError
+from commonart.core.model import memory
 from commonart.core.model.config import PixArtConfig
 from commonart.core.recipes import Recipe, accumulation
 from commonart.core.training import cost
@@ -72,7 +72,8 @@ def out_of_memory(micro_batch: int, checkpointing: bool) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise CommonArtError(
-            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.", _lower(micro_batch, checkpointing)
+            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.",
+            _lower(micro_batch, checkpointing),
         ) from error
 
 
@@ -84,7 +85,7 @@ def fitting(config: PixArtConfig, recipe: Recipe, world: World, side: int, text:
     if world.device.type != "cuda":
         return recipe
     micro_batch, parts = accumulation(recipe, world.size)
-    free = SPARE * free_bytes(world.device)
+    free = SPARE * memory.free(world.device)
     sizes = [size for size in range(1, micro_batch + 1) if micro_batch * parts % size == 0]
     need = {size: cost.memory(config, recipe, size, side, text, checkpointing, world.shards) for size in sizes}
     fit = [size for size in sizes if need[size]["total"] <= free]
@@ -100,7 +101,7 @@ def check_fits(
 
     `side` of the latents; `text`: tokens of a usual caption; `shards`: parts that the model is cut into.
     """
-    free = free_bytes(device)
+    free = memory.free(device)
     need = cost.memory(config, recipe, micro_batch, side, text, checkpointing, shards)
     surely = need["total"] - (1 - SURE) * need["activations"]
     if surely <= free:
@@ -118,19 +119,6 @@ def check_fits(
         if fixed <= free
         else "Use a larger device, --set optimizer=AdamW8bit, or --set ema=0.",
     )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that this process may still take on `device`."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo", "rb") as file:  # counts what the page cache would give back
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _lower(micro_batch: int, checkpointing: bool) -> str:

@@ -26,11 +26,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from live_tensors import account
+
 from commonart.core import recipes
 from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
-from commonart.core.model.memory import account
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import batches, cost, on_the_fly, trainer
 from commonart.core.training.distributed import World
@@ -69,7 +72,9 @@ def steps(
     """Two steps: the second one has the optimizer's state."""
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         options = trainer.Options(dtype=torch.bfloat16, checkpointing=checkpointing, quiet=True)
-        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world, print)
+        made = trainer.Trainer(
+            PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world, print
+        )
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
         stream = iter([(["k"], None)] * 2 * made.parts)

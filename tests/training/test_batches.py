@@ -37,7 +37,15 @@ class Rows:
     dropout=st.sampled_from([0.0, 0.1, 0.9]),
 )  # fmt: skip
 def test_any_number_of_processes_and_readers_takes_the_same_samples(
-    seed: int, count: int, first: int, steps: int, world: int, parts: int, micro_batch: int, workers: int, dropout: float
+    seed: int,
+    count: int,
+    first: int,
+    steps: int,
+    world: int,
+    parts: int,
+    micro_batch: int,
+    workers: int,
+    dropout: float,
 ) -> None:
     source, batch = Rows(count, seed % 1000), world * parts * micro_batch
     plan = batches.Plan(seed, batch, dropout)

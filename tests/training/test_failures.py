@@ -23,7 +23,7 @@ from commonart.core import launch, recipes
 from commonart.core.data import training_index as data_index
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, Preempted, UsageError
-from commonart.core.model import device
+from commonart.core.model import device, memory
 from commonart.core.model.config import PixArtConfig
 from commonart.core.training import checkpoint, cost, gradient_guard, logging, trainer
 from commonart.core.training.distributed import World
@@ -168,7 +168,7 @@ def test_a_full_device_names_what_to_lower(shards: Path, tmp_path: Path, monkeyp
 def test_what_cannot_fit_is_refused_before_the_first_step(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(memory, "free", lambda device: 100_000)
     again = lambda: start(shards, tmp_path / "run")  # noqa: E731
     refused(CommonArtError, 1, "GiB free", "Use a larger device", again)
     assert not (tmp_path / "run").exists()
@@ -176,7 +176,7 @@ def test_what_cannot_fit_is_refused_before_the_first_step(
 
 def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, l4 = torch.device("cpu"), 24 * 10**9 - 2**30
-    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: l4)
+    monkeypatch.setattr(memory, "free", lambda device: l4)
     recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
     gradient_guard.check_fits(config, recipe, recipe.micro_batch, 64, 77, cpu, False)
     with pytest.raises(CommonArtError, match="512 needs about") as told:
@@ -194,7 +194,7 @@ def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside
     gpu = World(torch.device("cuda"))
 
     def micro_batch(free: float, world: World = gpu, checkpointing: bool = False) -> int:
-        monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: int(free))
+        monkeypatch.setattr(memory, "free", lambda device: free)
         return gradient_guard.fitting(config, recipe, world, 64, 77, checkpointing).micro_batch
 
     calm2 = 7.2e9  # in 8 bits
