@@ -134,7 +134,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommonArtError as error:
         from commonart.core import launch
 
-        if not launch.leave(error):  # a process that --gpus started leaves its sentence to the one that started it
+        if not launch.report(error):  # a process that --gpus started leaves its sentence to the one that started it
             _say(error)
         return error.code
     except typer.TyperException as error:

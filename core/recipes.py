@@ -23,7 +23,7 @@ OBJECTIVES = ("eps", "flow")
 class Recipe:
     """One training stage. Units: steps of the optimizer, images, pixels on a side.
 
-    Defaults are what the four stages of the paper have in common. Learning rate, AdamW's epsilon: CommonArt beta, doi
+    Defaults are what the four stages of the paper have in common. Encoders, learning rate, AdamW's epsilon: CommonArt beta, doi
     10.51094/jxiv.936. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective, max_grad_norm,
     caption_dropout, warmup: PixArt-Sigma's official configurations. Stated by neither, and chosen here: ema (PixArt-Sigma
     builds none), cooldown, spike.
@@ -38,6 +38,9 @@ class Recipe:
     interpolation: float  # pe_interpolation: positions are i / (n / base_size) / interpolation
     steps: int
     weight_decay: float
+    text_encoder: str = "calm2-7b"  # of captions that are not encoded yet: rows of the registry
+    autoencoder: str = "sdxl-vae"
+    scorer: str = ""  # what scores the grids of --sample-every, where --clip names nothing
     lr: float = 2e-5  # learning rate after warm-up
     objective: str = "eps"  # eps: epsilon MSE + VB, learned sigma; flow: noise - data, logit-normal time
     layers: int = 28
@@ -70,7 +73,7 @@ _ROWS = (
     Recipe(name="256-late",  init_from="256-mid",   optimizer="AdamW8bit", batch=256,  micro_batch=32, resolution=256, interpolation=0.5, steps=750_000, weight_decay=0.03),  # 32 x L4
     Recipe(name="512",       init_from="256-late",  optimizer="AdamW8bit", batch=128,  micro_batch=8,  resolution=512, interpolation=1.0, steps=500_000, weight_decay=0.03),  # 32 x L4
     Recipe(name="nano",      init_from="",          optimizer="AdamW",     batch=64,   micro_batch=64, resolution=64,  interpolation=1.0, steps=5_000,   weight_decay=0.01,   # the embedded default: ours
-           lr=1.5e-3, objective="flow", flow_shift=3.0, layers=6, heads=3, head_dim=48, max_grad_norm=1.0, ema=0.998, warmup=150, cooldown=0.5),  # flow and its shift: measured side by side
+           lr=1.5e-3, objective="flow", flow_shift=3.0, layers=6, heads=3, head_dim=48, max_grad_norm=1.0, ema=0.998, warmup=150, cooldown=0.5, text_encoder="nano", autoencoder="nano", scorer="nano"),  # flow and its shift: measured side by side
 )
 # fmt: on
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ROWS}
@@ -87,7 +90,8 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     if recipe is None:
         raise UsageError(f"--stage {name} is not a training stage.", f"Use one of {', '.join(STAGES)}.")
     types = get_type_hints(Recipe)
-    settable = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("name", "init_from")]
+    fixed = ("name", "init_from", "text_encoder", "autoencoder", "scorer")  # these have options of their own
+    settable = [field.name for field in dataclasses.fields(Recipe) if field.name not in fixed]
     changes: dict[str, Any] = {}
     for field, value in (overrides or {}).items():
         if field not in settable:

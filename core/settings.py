@@ -63,6 +63,16 @@ class Settings:
         return Path(self.out or f"runs/{self.stage}")
 
     @property
+    def text_encoder_name(self) -> str:
+        """The text encoder of captions that are not encoded yet."""
+        return self.text_encoder or self.recipe.text_encoder
+
+    @property
+    def autoencoder_name(self) -> str:
+        """The autoencoder of images that are not encoded yet."""
+        return self.autoencoder or self.recipe.autoencoder
+
+    @property
     def previous_run(self) -> Path:
         """The run of the stage that this one starts from."""
         return self.run.parent / self.recipe.init_from

@@ -162,7 +162,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         quiet=True,
     )
     source = transformer.memory(vae, text, count, CAPTIONS, seed, BUSY)
-    done = trainer.fit(model, source, recipe, run, options, World(torch.device("cpu")), draw=draw)
+    done = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=draw)
     assert done.checkpoint is not None
     PixArt.load(done.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)

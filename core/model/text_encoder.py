@@ -158,14 +158,6 @@ def carried_tokens(folder: Path) -> int:
     return said if isinstance(said, int) and said > 0 else MAX_TOKENS
 
 
-def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """A list of Tensor[L, D] as one batch: (text_BLD with zeros on the right, mask_BL, true at real tokens)."""
-    text_BLD = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
-    lengths = torch.tensor([len(s) for s in states], device=text_BLD.device)
-    mask_BL = torch.arange(text_BLD.shape[1], device=text_BLD.device)[None] < lengths[:, None]
-    return text_BLD, mask_BL
-
-
 def _folders(folder: Path) -> tuple[Path, Path]:
     """(folder of the model, folder of the tokenizer) of a plain model or of a diffusers pipeline."""
     if (folder / "text_encoder" / "config.json").is_file():

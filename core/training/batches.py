@@ -1,7 +1,8 @@
 """Training data as batches of tensors: which rows, which caption of each, and the null embedding where a caption is dropped.
 
-A `Source` answers "these rows with these captions"; `Plan` says which ones step n takes, as a function of seed and step alone;
-`stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and restarts.
+A `Source` answers "these rows with these captions"; `BatchSampler` says which ones step n takes, as a function of seed and
+step alone; `stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and
+restarts.
 """
 
 from __future__ import annotations
@@ -51,33 +52,36 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchSampler:
     """Which rows and captions every step takes."""
 
     seed: int
     batch: int  # global
-    dropout: float
+    caption_dropout: float
 
-    def micro_batch(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, captions) of samples first .. first + size - 1 of the global batch of `step`; each int64, (size,)."""
+    def indices(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (rows, captions) of samples first .. first + size - 1 of the batch of `step`; each int64, (size,)."""
         rows, epochs = order.batch_rows(self.seed, step, self.batch, source.buckets, first, size)
         captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)
-        captions[order.uniform(self.seed, epochs, rows, _DROP) < self.dropout] = NULL
+        captions[order.uniform(self.seed, epochs, rows, _DROP) < self.caption_dropout] = NULL
         return rows, captions
 
     def generator(self, step: int, device: torch.device) -> torch.Generator:
-        """The random numbers of one step: noise, times, posterior. Nothing else in training is random."""
+        """Return the random numbers of one step: noise, times, posterior. Nothing else in training is random."""
         return torch.Generator(device).manual_seed(int(order.mix(self.seed, step, 0x6E01) >> np.uint64(1)))
 
 
 def stream(
-    fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int
+    fetch: Callable[[int, int], Any], start: int, stop: int, grad_accum_steps: int, workers: int
 ) -> Generator[Any, None, None]:
-    """fetch(step, part) for every part of every step from `start` on, in order, read ahead by `workers` threads (0: none)."""
-    jobs = ((step, part) for step in range(start, stop) for part in range(parts))
+    """Yield fetch(step, n) for every micro batch n of every step from `start` on, in order.
+
+    `workers` threads read ahead; 0: none.
+    """
+    jobs = ((step, n) for step in range(start, stop) for n in range(grad_accum_steps))
     if workers < 1:
-        for step, part in jobs:
-            yield fetch(step, part)
+        for step, n in jobs:
+            yield fetch(step, n)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         ahead: deque[Future[Any]] = deque()

@@ -43,7 +43,7 @@ class Ema:
             if name not in state or state[name].shape != average.shape:
                 what = "lacks" if name not in state else "has another shape for"
                 raise CommonArtError(f"The saved average {what} {name}.", "Resume with the transformer of the run.")
-            average.copy_(fsdp.like(state[name], average))
+            average.copy_(fsdp.shard_like(state[name], average))
         unknown = sorted(set(state) - set(self.names))
         if unknown:
             raise CommonArtError(

@@ -64,17 +64,17 @@ class Meter:
         """
         if used:
             self.sums += self._now
-        if world.first and used:
+        if world.is_main and used:
             self.sums[_NORM] += norm.to(self.sums.dtype)
             self.sums[_STEPS] += 1
-        elif world.first:
+        elif world.is_main:
             self.sums[_SKIPPED] += 1
         self._now.zero_()
 
     def gather(self, world: World) -> list[float]:
         """The sums of all processes; from now on the first one holds them."""
-        total = world.total(self.sums)
-        self.sums.copy_(total) if world.first else self.sums.zero_()
+        total = world.all_reduce_sum(self.sums)
+        self.sums.copy_(total) if world.is_main else self.sums.zero_()
         return [float(value) for value in total.tolist()]
 
     def loss(self) -> float:
@@ -125,7 +125,7 @@ class Speed:
     def of(self, line: Line, progress: float) -> Line:
         """`progress`: 0..1 of the run, by steps or by the time budget."""
         rate = line["images_per_second"]
-        if not rate or not self.world.first:
+        if not rate or not self.world.is_main:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
         flops = 3 * cost.flops_per_image(self.config, self.side, line["tokens"] or 0)
@@ -161,7 +161,7 @@ class MetricsFile:
     def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
         self.path, self.active, self.tracker = path, active, tracker
         self.last: Line = {}  # of training
-        self.judged = -1  # step of the last scores
+        self.scored = -1  # step of the last scores
         self._step = 0
         self._scalars: Scalars | None = None
 
@@ -173,7 +173,7 @@ class MetricsFile:
         if "loss" in line:
             self.last = line
         else:
-            self.judged = line["step"]
+            self.scored = line["step"]
         if not self.active:
             return
         try:
@@ -194,7 +194,7 @@ class MetricsFile:
         """Keeps the lines up to `step`: those after the checkpoint that is resumed are computed again."""
         lines = [line for line in read(self.path) if line["step"] <= step]
         self.last = next((line for line in reversed(lines) if "loss" in line), {})
-        self.judged = max((line["step"] for line in lines if "loss" not in line), default=-1)
+        self.scored = max((line["step"] for line in lines if "loss" not in line), default=-1)
         self._step, self._scalars = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))

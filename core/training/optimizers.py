@@ -132,7 +132,7 @@ def state_of(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
             if not isinstance(value, Tensor):
                 values[key] = value
                 continue
-            here = fsdp.local(value)
+            here = fsdp.local_shard(value)
             identity = (here.data_ptr(), value.shape, value.dtype)
             if here.numel() and identity in seen:
                 values[key] = {"same as": seen[identity]}
@@ -161,7 +161,7 @@ def load_state(
         if copy:
             # torch keeps AdamW's step on the CPU unless the fused kernel needs it beside the parameter.
             stays = entry == "step" and not fused.get(id(param))
-            tensor = tensor.clone() if stays else fsdp.like(tensor, param).clone()
+            tensor = tensor.clone() if stays else fsdp.shard_like(tensor, param).clone()
             shared[key] = tensor
         optimizer.state[param][entry] = tensor
 

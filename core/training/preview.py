@@ -3,7 +3,7 @@
     commonart train --stage 512 --sample-every 1000
 
 Same prompts and same noise every time, so that two grids differ by what the model has learned between them, and so do the
-scores that a judge gives to their pictures.
+scores that a scorer gives to their pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GRID = 8  # pictures of the grid where no prompts are given, and of one batch
 class Preview:
     """Draws `prompts` with the model it is called with. The encoders' work is done once, at the start.
 
-    `judge`: pictures of all prompts -> scores. `shown`: how many of the first ones stand in the grid.
+    `scorer`: pictures of all prompts -> scores. `shown`: how many of the first ones stand in the grid.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Preview:
         dtype: torch.dtype = torch.float32,
         steps: int = 20,
         guidance: float = 4.5,
-        judge: Callable[[Sequence[Image.Image]], dict[str, float]] | None = None,
+        scorer: Callable[[Sequence[Image.Image]], dict[str, float]] | None = None,
         shown: int | None = None,
     ) -> None:
         self.prompts, self.folder, self.recipe = list(prompts), folder, recipe
@@ -51,7 +51,7 @@ class Preview:
         self.null = text_encoder.null().float()
         self.autoencoder, self.shape, self.dtype = autoencoder, shape, dtype
         self.steps, self.guidance = steps, guidance
-        self.judge, self.shown = judge, shown or len(self.prompts)
+        self.scorer, self.shown = scorer, shown or len(self.prompts)
 
     def latents(self, model: PixArt, first: int = 0, last: int | None = None) -> torch.Tensor:
         """The latents (B, C, H, W) of the prompts from `first` to before `last`, of all by default."""
@@ -74,4 +74,4 @@ class Preview:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"step": step, "steps": self.steps, "guidance": self.guidance, "prompts": prompts}
         metadata.save(sheet.image, self.folder / f"step-{step:07d}.png", settings=settings, overwrite=True)
-        return self.judge(drawn) if self.judge else {}
+        return self.scorer(drawn) if self.scorer else {}

@@ -23,8 +23,9 @@ from machine import processor
 from commonart.core import recipes
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
-from commonart.core.training import calibrate, checkpoint, trainer
+from commonart.core.training import checkpoint, trainer
 from commonart.core.training.distributed import World
+from commonart.core.training.dry_run import made_up
 
 AT_ONCE = 1 << 24  # bytes that the plain loop writes
 
@@ -53,10 +54,8 @@ def main() -> None:
     config = PixArtConfig(num_layers=recipe.layers, sample_size=64, out_channels=8)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        source = calibrate.made_up(config, 1, 8)
-        made = trainer.Trainer(
-            PixArt(config), source, recipe, run, trainer.Options(keep=1), World(torch.device("cpu")), print
-        )
+        source = made_up(config, 1, 8)
+        made = trainer.Trainer(PixArt(config), source, recipe, run, trainer.Options(keep=1), World(torch.device("cpu")))
         for param in made.params:
             param.grad = torch.zeros_like(param)
         made.optimizer.step()  # which makes its state

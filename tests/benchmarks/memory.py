@@ -35,7 +35,7 @@ from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
 from commonart.core.model.transformer import PixArt
-from commonart.core.training import batches, cost, on_the_fly, trainer
+from commonart.core.training import batches, cost, trainer
 from commonart.core.training.distributed import World
 
 GPUS = {"256-early": 2, "256-mid": 8, "256-late": 32, "512": 32}  # of the paper
@@ -77,9 +77,9 @@ def steps(
         )
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
-        stream = iter([(["k"], None)] * 2 * made.parts)
+        stream = iter([(["k"], None)] * 2 * made.grad_accum_steps)
         for _ in range(2):
-            made.step(stream, recipe.lr)
+            made.train_step(stream, recipe.lr)
 
 
 def fake(config: PixArtConfig, recipe: recipes.Recipe, checkpointing: bool) -> int:
@@ -112,7 +112,7 @@ def language_model() -> int:
     a few captions is less than a step's activations, which are not there then."""
     shape = {"vocab_size": 65024, "hidden_size": WIDTH, "intermediate_size": 11008, "num_hidden_layers": 32}
     config = {"model_type": "llama", **shape, "num_attention_heads": 32}
-    return on_the_fly.text_encoder(config, "quanto-int8", TEXT).weights
+    return cost.text_encoder(config, "quanto-int8", TEXT).weights
 
 
 def row(stage: str, gpus: int, micro_batch: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:
@@ -127,10 +127,10 @@ def row(stage: str, gpus: int, micro_batch: int, layer: int, checkpointing: bool
     here = dataclasses.replace(
         recipe, micro_batch=micro_batch, batch=2 * micro_batch
     )  # two micro batches: the gradients of the first stay
-    need = cost.memory(config, recipe, micro_batch, side, TEXT, checkpointing)["total"]
+    need = cost.memory(config, recipe, micro_batch, cost.Sizes(side, TEXT, checkpointing))["total"]
     counted = fake(config, here, checkpointing)
     told: dict[str, Any] = {
-        "stage": stage, "gpus": gpus, "micro_batch": micro_batch, "layers": recipe.layers, "checkpointing": checkpointing,
+        "stage": stage, "gpus": gpus, "micro": micro_batch, "layers": recipe.layers, "checkpointing": checkpointing,
         "counted_gb": round(counted / 1e9, 2), "estimated_gb": round(need / 1e9, 2), "ratio": round(need / counted, 3),
     }  # fmt: skip
     if device == "cuda":

@@ -92,9 +92,9 @@ def ours(
     overrides = {"batch": asked.micro, "micro_batch": asked.micro, "optimizer": asked.optimizer, "ema": 0, "spike": 0}
     recipe = recipes.resolve("256-early", overrides)
     habits = trainer.Options(dtype=dtype, compile=asked.compile, checkpointing=asked.checkpointing)
-    made = trainer.Trainer(PixArt(config), source, recipe, Path("."), habits, world, print)
+    made = trainer.Trainer(PixArt(config), source, recipe, Path("."), habits, world)
     stream = batches.stream(made.fetch, 0, 1_000_000, 1, 2 if world.device.type == "cuda" else 0)
-    return lambda: made.step(stream, recipe.lr)
+    return lambda: made.train_step(stream, recipe.lr)
 
 
 def plain(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.quantize import settle
-from commonart.core.model.text_encoder import TextEncoder, stack
+from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.settings import QUANTIZERS
 
 TEXTS = ["a red circle", "青い四角の左に小さな星", "x", "", "a large green triangle at the top left of a white page"]
@@ -216,12 +216,6 @@ def test_pixart_sigmas_t5_is_read_as_it_lies_on_the_hub(tmp_path: Path) -> None:
     ids, cut = encoder.tokenize(["a red circle on the grass", ""])
     assert cut == [True, False] and len(ids[0]) == 4 and ids[0][-1] == 1 and ids[1] == [1]
     torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
-
-
-def test_stack_pads_on_the_right() -> None:
-    text, mask = stack([torch.ones(2, 3), torch.ones(4, 3)])
-    assert text.shape == (2, 4, 3) and mask.tolist() == [[True, True, False, False], [True] * 4]
-    assert float(text[0, 2:].abs().sum()) == 0
 
 
 @pytest.mark.parametrize(

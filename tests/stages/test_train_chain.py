@@ -9,13 +9,12 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from tiny_runs import FACTOR, SIDE, dataset
+from tiny_runs import FACTOR, SIDE, dataset, dry_run, train
 
 from commonart.core import recipes
 from commonart.core.data.record import Record
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint
-from commonart.stages.train import dry_run, train
 
 STAGES = ("256-early", "256-mid", "256-late", "512")
 TOY = {"layers": 1, "heads": 2, "head_dim": 16, "steps": 2, "warmup": 1, "micro_batch": 64}

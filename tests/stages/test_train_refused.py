@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
-from tiny_runs import TINY, dataset, refused, sha256, shards, start
+from tiny_runs import TINY, dataset, refused, sha256, shards, start, train
 
 from commonart.core.data.files import held
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.stages.train import _is_origin, train
+from commonart.core.training.run import is_origin
 
 __all__ = ["shards"]  # the fixture
 
@@ -98,12 +98,12 @@ def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path)
 def test_what_a_run_started_from_may_be_written_in_several_ways(tmp_path: Path) -> None:
     commit = "0" * 40
     hub = {"from": "commonart-beta", "revision": commit}
-    assert _is_origin("aipicasso/commonart-beta", hub) and _is_origin("commonart-beta", hub)
-    assert _is_origin(f"commonart-beta@{commit}", hub) and not _is_origin(f"commonart-beta@{'1' * 40}", hub)
-    assert not _is_origin("pixart-sigma", hub) and not _is_origin("no such thing", hub) and not _is_origin("none", hub)
+    assert is_origin("aipicasso/commonart-beta", hub) and is_origin("commonart-beta", hub)
+    assert is_origin(f"commonart-beta@{commit}", hub) and not is_origin(f"commonart-beta@{'1' * 40}", hub)
+    assert not is_origin("pixart-sigma", hub) and not is_origin("no such thing", hub) and not is_origin("none", hub)
     folder = {"from": "runs/256-late", "step": 5}
-    assert _is_origin("runs/../runs/256-late/", folder) and _is_origin(str(Path("runs/256-late").resolve()), folder)
-    assert _is_origin("none", {"from": "nothing"}) and not _is_origin("runs/256-late", {"from": "nothing"})
+    assert is_origin("runs/../runs/256-late/", folder) and is_origin(str(Path("runs/256-late").resolve()), folder)
+    assert is_origin("none", {"from": "nothing"}) and not is_origin("runs/256-late", {"from": "nothing"})
 
 
 def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,15 +11,15 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from tiny_runs import TINY, dataset, lines, refused, start, state
+from tiny_runs import TINY, dataset, dry_run, lines, refused, start, state, train
 
 from commonart.core import launch
 from commonart.core.errors import UsageError
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import resolve
-from commonart.core.training import calibrate, checkpoint, distributed, trainer
-from commonart.core.training import fsdp as sharding
-from commonart.stages.train import dry_run, train
+from commonart.core.training import checkpoint, distributed, trainer
+from commonart.core.training import fsdp as fsdp2
+from commonart.core.training.dry_run import made_up
 
 STEPS = 6
 RUNS = {  # (steps, cut over the processes?) of each call
@@ -34,8 +34,8 @@ LAST = f"checkpoints/step-{STEPS:07d}"
 def trained(data: Path, home: Path) -> None:
     """What each of the two processes runs: all of it in one world, for a process cannot make a second."""
     both = distributed.join("cpu")
-    cut, leave = dataclasses.replace(both, fsdp=True), distributed.World.leave
-    distributed.World.leave = lambda self: None  # type: ignore[method-assign]
+    cut, leave = dataclasses.replace(both, fsdp=True), distributed.World.shutdown
+    distributed.World.shutdown = lambda self: None  # type: ignore[method-assign]
     distributed.join = lambda device, fsdp: cut if fsdp else both  # type: ignore[assignment]
     for name, calls in RUNS.items():
         for steps, fsdp in calls:
@@ -47,15 +47,15 @@ def trained(data: Path, home: Path) -> None:
     held = {}
     for name, one in {"again whole": both, "again cut": cut}.items():
         model = PixArt.load(found.transformer)
-        source, recipe = calibrate.made_up(model.config, 8, 3), resolve("nano", {**TINY, **MORE})
-        made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one, print)
+        source, recipe = made_up(model.config, 8, 3), resolve("nano", {**TINY, **MORE})
+        made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one)
         made.restore(found)
         made.save()
         states = [value for entries in made.optimizer.state.values() for value in entries.values()]
-        parts = [sharding.local(each) for each in (*made.params, *made.ema.state_dict().values(), *states)]  # type: ignore[union-attr]
+        parts = [fsdp2.local_shard(each) for each in (*made.params, *made.ema.state_dict().values(), *states)]  # type: ignore[union-attr]
         held[name] = sum(part.nbytes for part in parts)
         with made.averaged() as mean:
-            if one.first:
+            if one.is_main:
                 mean.save(home / name / "drawn with")
     (home / f"held-{both.rank}.json").write_bytes(orjson.dumps(held))
     leave(both)

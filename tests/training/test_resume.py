@@ -28,24 +28,19 @@ def more_of(name: str, steps: int) -> dict[str, Any]:
     return {**RECIPES[name], "head_dim": 32, "micro_batch": 4, "caption_dropout": 0.3, "steps": steps}
 
 
-def trained(data: str, out: str, name: str, steps: int) -> None:
-    """What the killed process runs."""
-    start(Path(data), Path(out), more_of(name, steps), **SETTINGS)
-
-
 def kill_often(tmp_path: Path, name: str, steps: int, kills: int) -> None:
     """Trains the run in processes of which `kills` are killed, and compares it with the one that nobody killed."""
     data, dice = dataset(tmp_path / "shards"), random.Random(name)
     start(data, tmp_path / "whole", more_of(name, steps), **SETTINGS)
     whole = state(tmp_path / "whole"), lines(tmp_path / "whole")
     forks = multiprocessing.get_context("forkserver")  # imports torch once
-    forks.set_forkserver_preload(["test_resume"])
+    forks.set_forkserver_preload(["tiny_runs"])
     killed, turn, seconds = 0, 0, 1.0
     while killed < kills:
         run, turn = tmp_path / f"run{turn}", turn + 1
         reached, began = -1, time.monotonic()
         while reached < steps:
-            process = forks.Process(target=trained, args=(str(data), str(run), name, steps))
+            process = forks.Process(target=start, args=(data, run, more_of(name, steps)), kwargs=SETTINGS)
             process.start()
             assert process.pid is not None
             if killed < kills:
