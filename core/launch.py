@@ -4,9 +4,8 @@
     torchrun --nnodes 2 ... -m commonart.cli.main train ...   # already started: joins the others
 
 No torch here. A signal to the process that started the others reaches all of them, and its exit code is theirs: 75 after a
-checkpoint, 130 after Ctrl-C, else 1. torch.distributed's launcher API was tried in its place and is not used, because it
-kills after 30 s, which is less than a large checkpoint takes; because exit code 75 is to it a failure, reported as a table
-with exit code 1; and because of SIGUSR1, on which it dies without a word to its processes.
+checkpoint, 130 after Ctrl-C, else 1. torch.distributed's elastic_launch was tried in place of `spawn` (torch 2.15): after
+SIGTERM or Ctrl-C it ends with 1 and a traceback and kills what has not saved within 30 s, and SIGUSR1 kills it alone.
 """
 
 from __future__ import annotations

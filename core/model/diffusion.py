@@ -111,6 +111,19 @@ def draw_times(count: int, objective: Objective, generator: torch.Generator | No
     return torch.randn(count, generator=generator, device=device).sigmoid()
 
 
+def add_noise(data: Tensor, noise: Tensor, time_B: Tensor, objective: Objective) -> Tensor:
+    """Return the latents on the way from data to noise. `time_B`: whole timesteps 0..999 (eps), or times in 0..1 (flow)."""
+    if objective == "flow":
+        return torch.lerp(data, noise, time_B.view(-1, 1, 1, 1))
+    table = schedule(data.device)
+    return _at(table.signal, time_B) * data + _at(table.noise, time_B) * noise
+
+
+def target(data: Tensor, noise: Tensor, objective: Objective) -> Tensor:
+    """Return what a perfect prediction is: the velocity (flow), or the noise (eps)."""
+    return noise - data if objective == "flow" else noise
+
+
 def shift_time(time: Tensor, shift: float) -> Tensor:
     """Moves times in 0..1 towards 1 (noise) for shift > 1."""
     return time if shift == 1 else shift * time / (1 + (shift - 1) * time)
@@ -125,18 +138,17 @@ def _flow(
     model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None, shift: float
 ) -> tuple[Tensor, Tensor]:
     time_B = shift_time(time_B.float(), shift)
-    noisy = torch.lerp(latents, noise, time_B.view(-1, 1, 1, 1))
+    noisy = add_noise(latents, noise, time_B, "flow")
     timestep_B = time_B * STEPS
     velocity = model(noisy, timestep_B, text, mask).float()
     _check_channels(velocity, latents, "flow")
-    return (velocity - (noise - latents)).square().flatten(1).mean(1), timestep_B
+    return (velocity - target(latents, noise, "flow")).square().flatten(1).mean(1), timestep_B
 
 
 def _eps(
     model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    table = schedule(latents.device)
-    noisy = _at(table.signal, time_B) * latents + _at(table.noise, time_B) * noise
+    noisy = add_noise(latents, noise, time_B, "eps")
     timestep_B = time_B.float()
     output = model(noisy, timestep_B, text, mask).float()
     _check_channels(output, latents, "eps")

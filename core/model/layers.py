@@ -190,12 +190,20 @@ def _small_on_cpu(q_BEPK: Tensor, k_BELK: Tensor) -> bool:
 
 
 def _attend_small(q_BEPK: Tensor, k_BELK: Tensor, v_BELK: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    if mask_B11L is not None:
+        v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
     with torch.autocast("cpu", enabled=False):
-        scores_BEPL = torch.matmul(q_BEPK * q_BEPK.shape[-1] ** -0.5, k_BELK.transpose(-1, -2))
-        if mask_B11L is not None:
-            scores_BEPL = scores_BEPL.masked_fill(~mask_B11L, -1e4)
-            v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
-        return torch.matmul(scores_BEPL.softmax(-1), v_BELK)
+        return plain_attention(q_BEPK, k_BELK, v_BELK, mask_B11L)
+
+
+def plain_attention(
+    q_BEPK: Tensor, k_BELK: Tensor, v_BELK: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attend by plain matrix products. `mask`: True where a key is read, or what is added to the scores."""
+    scores_BEPL = (q_BEPK * (q_BEPK.shape[-1] ** -0.5 if scale is None else scale)) @ k_BELK.transpose(-1, -2)
+    if mask is not None:
+        scores_BEPL = scores_BEPL.masked_fill(~mask, -1e4) if mask.dtype == torch.bool else scores_BEPL + mask
+    return scores_BEPL.softmax(-1).to(v_BELK.dtype) @ v_BELK
 
 
 class Gelu(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import on_terminal
 from commonart.core.model import quantize as quantizing
+from commonart.core.model import weights
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
 from commonart.core.registry.lookup import read_json
@@ -188,8 +189,9 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
         auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
         with _quiet():
             model, info = auto.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline, **more
-            )
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                variant=weights.variant(folder, "model"), key_mapping={r"^_orig_mod\.": ""}, **offline, **more,
+            )  # fmt: skip
         if not any(file for name in ("tokenizer*", "*vocab*", "*.model") for file in tokenizer_folder.glob(name)):
             raise CommonArtError(
                 f"{folder} holds no tokenizer, nor does {tokenizer_folder}.",

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import torch
@@ -27,7 +27,9 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.training import cost
 from commonart.core.training.distributed import World
-from commonart.core.training.tensorboard import Scalars
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")
@@ -163,7 +165,7 @@ class MetricsFile:
         self.last: Line = {}  # of training
         self.scored = -1  # step of the last scores
         self._step = 0
-        self._scalars: Scalars | None = None
+        self._events: SummaryWriter | None = None
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends one line: of training, which has a `loss`, or the scores of a step's pictures.
@@ -176,12 +178,17 @@ class MetricsFile:
             self.scored = line["step"]
         if not self.active:
             return
+        from torch.utils.tensorboard import SummaryWriter
+
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            self._scalars = self._scalars or Scalars(self.path.parent / "tensorboard", self._step)
-            self._scalars.add(line["step"], _numbers(line))
+            # What an interrupted run wrote beyond its checkpoint, TensorBoard drops from there on.
+            self._events = self._events or SummaryWriter(self.path.parent / "tensorboard", purge_step=self._step + 1)
+            for name, value in _numbers(line).items():
+                self._events.add_scalar(name, value, line["step"])
+            self._events.flush()
             if self.tracker is not None:
                 self.tracker(_numbers(line), line["step"])
         except OSError as error:
@@ -195,7 +202,7 @@ class MetricsFile:
         lines = [line for line in read(self.path) if line["step"] <= step]
         self.last = next((line for line in reversed(lines) if "loss" in line), {})
         self.scored = max((line["step"] for line in lines if "loss" not in line), default=-1)
-        self._step, self._scalars = step, None
+        self._step, self._events = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 

@@ -218,6 +218,18 @@ def test_pixart_sigmas_t5_is_read_as_it_lies_on_the_hub(tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
 
 
+@pytest.mark.parametrize("layout", ["half", "torch.compile"])
+def test_what_other_tools_leave_is_read(tmp_path: Path, layout: str) -> None:
+    tiny.llama(tmp_path)
+    expected = TextEncoder.load(tmp_path, "fp32", device="cpu").encode(["a red circle"])[0]
+    file = tmp_path / "model.safetensors"
+    if layout == "half":
+        file.rename(tmp_path / "model.fp16.safetensors")
+    else:
+        save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    torch.testing.assert_close(TextEncoder.load(tmp_path, "fp32", device="cpu").encode(["a red circle"])[0], expected)
+
+
 @pytest.mark.parametrize(
     "spoil", ["empty", "no weights", "missing tensor", "remote code", "pickle", "no tokenizer", "cut", "shape"]
 )
