@@ -10,12 +10,13 @@ from commonart.cli import options
 
 
 def quickstart(
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where everything goes.")] = "quickstart",
-    scenes: Annotated[int, typer.Option(min=200, help="Pictures to fetch.")] = 1200,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
+    context: typer.Context,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for all results.")] = "quickstart",
+    scenes: Annotated[int, typer.Option(min=200, help="Number of images to fetch.")] = 1200,
+    seconds: Annotated[float, typer.Option(min=1.0, callback=options.finite, help="Seconds of training.")] = 150.0,
     seed: options.Seed = 0,
 ) -> None:
-    """Run every stage once on the embedded default.
+    """Run every stage once on the embedded models.
 
     From pictures with licences to a trained model, its scores and its audit.
 
@@ -25,7 +26,6 @@ def quickstart(
     \b
     commonart quickstart
     """
-    from commonart.cli import main
     from commonart.stages import quickstart as stage
 
-    stage.quickstart(main.invoke, out=out, scenes=scenes, seconds=seconds, seed=seed)
+    stage.quickstart(context.obj, out=out, scenes=scenes, seconds=seconds, seed=seed)

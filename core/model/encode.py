@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from commonart.core.data.drops import Summary
 from commonart.core.data.features import format, writer
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.model.device import pick_device
 from commonart.core.registry.hub import resolve

@@ -1,6 +1,6 @@
 """The one training loop of the nano models other than the transformer, and the scenes they learn from.
 
-    from commonart.core.nano.loop import Pictures, optimise
+    from commonart.core.nano.training import Pictures, optimise
 
 AdamW, linear warm-up, cosine to zero, bfloat16 autocast, a moving average of the weights. The number of steps is fixed,
 not the time, so that the same seed gives the same weights on the same machine.

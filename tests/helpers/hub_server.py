@@ -78,7 +78,7 @@ class HubServer:
         return sorted(m.group(1) for m in found if m)
 
     def __enter__(self) -> HubServer:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(

@@ -171,24 +171,18 @@ def test_pickles_are_converted_once(server: HubServer, tmp_path: Path, capfd: py
     assert "converting" not in capfd.readouterr().err
 
 
-def test_sharded_pickles(server: HubServer, tmp_path: Path) -> None:
-    index = {
-        "metadata": {},
-        "weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"},
-    }
-    server.add(
-        "owner/captioner",
-        {
-            "config.json": CONFIG,
-            "pytorch_model.bin.index.json": json.dumps(index).encode(),
-            "pytorch_model-00001-of-00002.bin": pickled(tmp_path, {"a": WEIGHTS["a"]}),
-            "pytorch_model-00002-of-00002.bin": pickled(tmp_path, {"b": WEIGHTS["b"]}),
-        },
-    )
-    found = hub.resolve(model(pickle_only=True))
-    made = json.loads((found.folder / "model.safetensors.index.json").read_text())["weight_map"]
-    assert made == {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    assert torch.equal(load_file(found.folder / made["b"])["b"], WEIGHTS["b"])
+def test_sharded_pickles(tmp_path: Path) -> None:
+    (made := tmp_path / "made").mkdir()
+    files = {name: f"pytorch_model-0000{n}-of-00002.bin" for n, name in enumerate(WEIGHTS, 1)}
+    for name, file in files.items():
+        (tmp_path / file).write_bytes(pickled(tmp_path, {name: WEIGHTS[name]}))
+    (tmp_path / "one.bin").unlink()
+    index = {"metadata": {}, "weight_map": files}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    convert(tmp_path, made)
+    index = json.loads((made / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index == {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    assert torch.equal(load_file(made / index["b"])["b"], WEIGHTS["b"])
 
 
 class Trap:
@@ -244,7 +238,7 @@ def test_the_environment_is_honoured(server: HubServer, tmp_path: Path) -> None:
     """In a fresh process, as a user sets it: HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, private=True)
     code = (
-        "import sys; from commonart.core.model import hub; "
+        "import sys; from commonart.core.registry import hub; "
         "print(hub.load('owner/captioner', 'caption').revision); assert 'torch' not in sys.modules"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}

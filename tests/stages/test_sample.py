@@ -300,10 +300,10 @@ def test_memory_that_runs_out_halves_the_batch(draw, monkeypatch, capsys):
     monkeypatch.undo()
 
 
-def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonart):
+def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, in_process):
     lines = b'{"key": "one", "prompt": "a"}\n{"key": "two", "prompt": "\xe8\xb5\xa4", "seed": 3}\n'
     lines += lines.splitlines(keepends=True)[0]  # the same again is the same picture, and one record downstream
-    done = commonart(
+    done = in_process(
         "sample", "-", "--model", model, "--steps", "2", "--seed", "1", "-o", "out", "--interval", "0.1,1", input=lines
     )
     assert done.returncode == 0, done.stderr.decode()
@@ -326,8 +326,8 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
         (["--serve", "8000", "-n", "17"], "-n 17: the page draws at most 16"),
         (["-", "b", "-o", "x"], "stands alone"),
         (["a", "--inspect", "x.png"], "draws nothing"),
-        (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two things"),
-        (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two things"),
+        (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two values"),
+        (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two values"),
         (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),
     ],
 )

@@ -319,7 +319,6 @@ def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
         assert torch.equal(a.float(), b.float())
 
 
-@pytest.mark.slow
 def test_two_processes_compute_the_same_steps(shards: Path, tmp_path: Path) -> None:
     start(shards, tmp_path / "one", log_every=1)
     done = start(shards, tmp_path / "two", log_every=1, gpus=2)

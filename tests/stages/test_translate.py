@@ -11,8 +11,8 @@ import tiny_language_models as tiny
 import torch
 import transformers
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning.translators import FAMILIES, Translator, open_translator, problem
 from commonart.core.registry import hub

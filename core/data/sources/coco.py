@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from commonart.core.data.record import Record, make_key
-from commonart.core.data.sources.attribution import observed, shipped_caption, state_license
+from commonart.core.data.sources.attribution import modified_at, set_license, source_caption
 from commonart.core.data.sources.named import COCO_2014, CocoSource
 from commonart.core.errors import CommonArtError, SchemaError
 
@@ -31,15 +31,17 @@ def list_coco(
     try:
         data = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
+        raise CommonArtError(f"{path} is not JSON: {error}.", "Download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        raise CommonArtError(f"{path} is no COCO file: it has no list 'images'.", "A list of records ends in .jsonl.")
+        raise CommonArtError(
+            f"{path} is not a COCO file: it has no list 'images'.", "A list of records ends in .jsonl."
+        )
     licenses = {entry["id"]: entry for entry in _entries(path, data, "licenses", "id")}
     texts: dict[int | str, list[str]] = {}
     for note in _entries(path, data, "annotations", "image_id"):
         if isinstance(note.get("caption"), str):
             texts.setdefault(note["image_id"], []).append(note["caption"])
-    at = observed(path)
+    at = modified_at(path)
     for number, entry in enumerate(_entries(path, data, "images", "id")):
         if not isinstance(entry.get("file_name"), str) or not isinstance(entry.get("license"), int | str | None):
             raise SchemaError(
@@ -101,9 +103,9 @@ def _record(
         if not isinstance(record[field], int) or record[field] <= 0:
             del record[field]
     raw, url = str(rights.get("name") or ""), str(rights.get("url") or "")
-    state_license(record, raw or ("" if url else license), url, at)
+    set_license(record, raw or ("" if url else license), url, at)
     maker = named.maker if named else f"{'coco' if coco else source}-annotators"
-    record["captions"] = [shipped_caption(text, lang, maker, "CC-BY-4.0" if coco or named else "") for text in texts]
+    record["captions"] = [source_caption(text, lang, maker, "CC-BY-4.0" if coco or named else "") for text in texts]
     record |= {field: entry[field] for field in ("flickr_url", "date_captured") if entry.get(field)}
     if images is not None and Path(images, name).is_file():
         record["image"] = str(Path(images, name))

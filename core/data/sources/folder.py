@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.sources.attribution import is_personal, observed, shipped_caption, state_license
+from commonart.core.data.sources.attribution import is_personal, modified_at, set_license, source_caption
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff")
@@ -44,16 +44,14 @@ def list_folder(folder: Path, license: str = "", lang: str = "en") -> Iterator[R
         beside = _beside(path)
         raw = str(beside.pop("license_raw", "") or beside.pop("license", "") or "")
         url = str(beside.pop("license_url", "") or "")
-        at = str(beside.pop("license_observed_at", "") or (observed(path) if path.exists() else ""))
+        at = str(beside.pop("license_observed_at", "") or (modified_at(path) if path.exists() else ""))
         texts = beside.pop("caption", None)
         record |= beside
-        state_license(record, raw or ("" if url else license), url, at, beside)
+        set_license(record, raw or ("" if url else license), url, at, beside)
         texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else _lines(path)
         if texts and "captions" not in record:
             record["captions"] = [
-                shipped_caption(text, lang, record["source"])
-                for text in texts
-                if isinstance(text, str) and text.strip()
+                source_caption(text, lang, record["source"]) for text in texts if isinstance(text, str) and text.strip()
             ]
         yield check(record, str(path), 1)
 
@@ -81,7 +79,7 @@ def _beside(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(notes.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise SchemaError(str(notes), 1, "", f"is no JSON ({error})") from None
+        raise SchemaError(str(notes), 1, "", f"is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise SchemaError(str(notes), 1, "", "must be a JSON object")
     return {

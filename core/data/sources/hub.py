@@ -17,8 +17,8 @@ from commonart.core.data.record import Record, check, make_key
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.data.shards.tar import headers
 from commonart.core.data.shards.tar_index import split_name
-from commonart.core.data.sources.attribution import shipped_caption
-from commonart.core.data.sources.hub_images import SCHEME, opened, sentences
+from commonart.core.data.sources.attribution import source_caption
+from commonart.core.data.sources.hub_images import SCHEME, hub_errors, open_remote
 from commonart.core.data.sources.named import HUB_SOURCES, HubSource
 from commonart.core.data.sources.url_list import Table, find_columns, row_record, text_columns
 from commonart.core.errors import CommonArtError, UsageError
@@ -36,9 +36,9 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
     named = HUB_SOURCES.get(source)
     repo, _, revision = (named.repo if named else source.removeprefix("hf:")).partition("@")
     if repo.count("/") != 1:
-        raise UsageError(f"{source} is no data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
+        raise UsageError(f"{source} is not a data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
     named = named or HubSource(repo.rpartition("/")[2], repo)
-    with sentences(repo):
+    with hub_errors(repo):
         from huggingface_hub import HfApi
 
         info = HfApi().dataset_info(repo, revision=revision or None)
@@ -65,7 +65,7 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
 def _parquet(place: str, name: str, table: Table) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
-    with sentences(table.name), opened(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
+    with hub_errors(table.name), open_remote(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
         schema = file.schema_arrow
         wanted = text_columns(schema)
         image = image_column(schema, table.column_map.get("image", ""))
@@ -121,7 +121,7 @@ def image_column(schema: Any, said: str = "") -> str:
 def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
     """The samples of a tar: headers, .json and .txt are read, images are passed over."""
     stem = name.removesuffix(".tar")
-    with sentences(table.name), opened(place) as raw:
+    with hub_errors(table.name), open_remote(place) as raw:
         for number, (key, parts) in enumerate(_samples(raw, f"{table.name}/{name}")):
             said = parts.get("json", {})
             columns = find_columns(table, list(said))
@@ -129,7 +129,7 @@ def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
             made["source_id"] = made["source_id"] if "source_id" in columns else f"{stem}/{key}"
             made["key"] = make_key(table.source, made["source_id"])
             if "txt" in parts and "captions" not in made:
-                made["captions"] = [shipped_caption(parts["txt"], table.lang, table.source)]
+                made["captions"] = [source_caption(parts["txt"], table.lang, table.source)]
             if "image" in parts:
                 made["image_url"] = f"{place}#{parts['image']}"
             yield check(made, f"{table.name}/{name}", key)
@@ -154,7 +154,7 @@ def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 parts[ending] = _said(raw.read(member.size), ending)
     except tarfile.TarError as error:
         raise CommonArtError(
-            f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
+            f"{name} is a damaged tar: {error}.", "Tell its owner; other data sets can be read."
         ) from error
     if parts:
         yield key, parts

@@ -38,7 +38,7 @@ class HubPixels:
             CommonArtError: the data set cannot be read. ValueError: `url` is no such address, or its row is empty.
         """
         place, _, part = url.partition("#")
-        with self._lock, sentences(place.removeprefix(f"{SCHEME}datasets/").partition("@")[0]):
+        with self._lock, hub_errors(place.removeprefix(f"{SCHEME}datasets/").partition("@")[0]):
             if "/" not in part:
                 offset, _, size = part.partition("+")
                 self._turn_to(place)
@@ -53,7 +53,7 @@ class HubPixels:
             self._place, self._file, self._rows, self._batches = "", None, {}, None
             if self._raw is not None:
                 self._raw.close()
-            self._raw = opened(place, READ_AHEAD)
+            self._raw = open_remote(place, READ_AHEAD)
             self._place = place
 
     def _row(self, place: str, column: str, row: int) -> bytes:
@@ -96,7 +96,7 @@ class HubPixels:
             start += len(batch)
 
 
-def opened(place: str, block: int = 0) -> Any:
+def open_remote(place: str, block: int = 0) -> Any:
     """A file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
     from huggingface_hub import HfFileSystem
 
@@ -107,7 +107,7 @@ def opened(place: str, block: int = 0) -> Any:
 
 
 @contextmanager
-def sentences(repo: str) -> Iterator[None]:
+def hub_errors(repo: str) -> Iterator[None]:
     """The client's and the readers' errors as sentences: of a block that reads the data set `repo`."""
     try:
         yield
@@ -122,7 +122,7 @@ def sentences(repo: str) -> Iterator[None]:
         elif isinstance(error, errors.RevisionNotFoundError):
             what, fix = "has no such revision", "Check the part after the @."
         elif isinstance(error, errors.RepositoryNotFoundError | FileNotFoundError):
-            what, fix = "is no data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
+            what, fix = "is not a data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
         elif isinstance(error, pa.ArrowException):
             what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
         elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):

@@ -18,7 +18,7 @@ from commonart.core.data.download.limits import Limits
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record
 from commonart.core.data.sources.coco import list_coco
-from commonart.core.data.sources.duplicates import each_once
+from commonart.core.data.sources.duplicates import mark_duplicates
 from commonart.core.data.sources.folder import list_folder
 from commonart.core.data.sources.hub import list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
@@ -35,8 +35,9 @@ def list_source(
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
-    One whose key an earlier one has comes as `once.DuplicateKey`, to be dropped.
+    """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
+
+    One whose key an earlier one has comes as `PassedOver`, to be dropped.
 
     Args:
         license: what the user says about works whose source says nothing.
@@ -46,15 +47,17 @@ def list_source(
         limits: of the download of annotations.
 
     Raises:
-        CommonArtError: SOURCE is missing, empty, or nothing that is known here.
+        CommonArtError: SOURCE is missing, empty, or not something that can be read.
     """
     path = Path(source)
     if source.startswith("hf:") or source in HUB_SOURCES:
-        return each_once(list_hub(source, license, lang, column_map or {}), source)
+        return mark_duplicates(list_hub(source, license, lang, column_map or {}), source)
     if source in COCO_SOURCES:
         named = COCO_SOURCES[source]
         files = annotation_files(named, limits)
-        return each_once(chain.from_iterable(list_coco(file, license, lang, images, named) for file in files), source)
+        return mark_duplicates(
+            chain.from_iterable(list_coco(file, license, lang, images, named) for file in files), source
+        )
     if path.is_dir():
         tables = sorted(path.glob("*.parquet"))
         if tables:  # as img2dataset leaves them beside its shards
@@ -69,9 +72,9 @@ def list_source(
     if source.endswith(LIST_SUFFIXES):
         return list_urls(path, license, lang, column_map or {})
     if source.endswith(".json"):
-        return each_once(list_coco(path, license, lang, images), source)
+        return mark_duplicates(list_coco(path, license, lang, images), source)
     raise CommonArtError(
-        f"{source} is no source that fetch knows.",
+        f"{source} is not a source that fetch can read.",
         f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
         "and - for records on stdin.",
     )

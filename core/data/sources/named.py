@@ -89,8 +89,8 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     # A site's robots.txt speaks of works; this is the list that the site publishes for download.
     patient = replace(limits, max_bytes=1 << 30, seconds=3600.0, opt_outs=False)
     try:
-        with DownloadClient(patient) as engine:
-            read = _zip(engine, source) if source.archive.endswith(".zip") else _tar(engine, source)
+        with DownloadClient(patient) as client:
+            read = _zip(client, source) if source.archive.endswith(".zip") else _tar(client, source)
             for path, member in zip(paths, source.members, strict=True):
                 write_bytes(path, read(member))
     except (DownloadError, KeyError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
@@ -101,13 +101,13 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     return paths
 
 
-def _zip(engine: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
-    return zipfile.ZipFile(io.BufferedReader(_Remote(engine, source.archive), RANGE)).read
+def _zip(client: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
+    return zipfile.ZipFile(io.BufferedReader(_Remote(client, source.archive), RANGE)).read
 
 
-def _tar(engine: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
+def _tar(client: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
     """A member by its last name: whatever folder the archive puts it in."""
-    data = io.BytesIO(engine.submit(source.archive).take().data)
+    data = io.BytesIO(client.submit(source.archive).result().data)
 
     def read(name: str) -> bytes:
         data.seek(0)
@@ -123,9 +123,9 @@ def _tar(engine: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
 class _Remote(io.RawIOBase):
     """A file on the web, read by ranges."""
 
-    def __init__(self, engine: DownloadClient, url: str) -> None:
-        self.engine, self.url, self.at = engine, url, 0
-        self.size = engine.submit(url, "0-0").take().total
+    def __init__(self, client: DownloadClient, url: str) -> None:
+        self.client, self.url, self.at = client, url, 0
+        self.size = client.submit(url, "0-0").result().total
 
     def readable(self) -> bool:
         return True
@@ -144,7 +144,7 @@ class _Remote(io.RawIOBase):
         end = min(self.size, self.at + len(buffer))
         if end <= self.at:
             return 0
-        data = self.engine.submit(self.url, f"{self.at}-{end - 1}").take().data
+        data = self.client.submit(self.url, f"{self.at}-{end - 1}").result().data
         buffer[: len(data)] = data
         self.at += len(data)
         return len(data)

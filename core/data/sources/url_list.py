@@ -15,8 +15,8 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
-from commonart.core.data.sources.attribution import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
-from commonart.core.data.sources.duplicates import once
+from commonart.core.data.sources.attribution import LICENSE_NAMES, is_personal, modified_at, set_license, source_caption
+from commonart.core.data.sources.duplicates import mark_duplicate
 from commonart.core.errors import CommonArtError, SchemaError
 
 MOST_NAMES = 1000  # sets of names whose columns are remembered
@@ -56,7 +56,7 @@ def list_urls(
     path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
 ) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows that are records already stay as they are. Another row
-    whose key was there before comes as `once.DuplicateKey`.
+    whose key was there before comes as `PassedOver`.
 
     Args:
         keys: of the tables before this one, where several make one list.
@@ -65,7 +65,7 @@ def list_urls(
         CommonArtError: a damaged file, or no column that can be taken for the URL.
         SchemaError: a row that breaks the schema, or a record whose key was there before.
     """
-    table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
+    table = Table(str(path), path.name.split(".")[0], license, lang, column_map, modified_at(path))
     columns: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
     keys = jsonl.Keys() if keys is None else keys
     for number, row in _rows(path):
@@ -81,7 +81,7 @@ def list_urls(
                 found = find_columns(table, names, first=not columns)
                 columns = {**columns, names: found} if len(columns) < MOST_NAMES else {names: found}
             record = check(row_record(row, columns[names], table, number), str(path), number)
-            yield once(record, keys, str(path), number)
+            yield mark_duplicate(record, keys, str(path), number)
 
 
 def find_columns(table: Table, names: Sequence[str], first: bool = True) -> dict[str, str]:
@@ -124,15 +124,15 @@ def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table,
     row_said = row
     if "license_raw" in table.column_map:  # somebody has looked which column says it
         row_said = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
-    state_license(record, raw or ("" if page else table.license), page, table.observed_at, row_said)
+    set_license(record, raw or ("" if page else table.license), page, table.observed_at, row_said)
     captions = [
-        shipped_caption(text, table.lang, maker, license, synthetic)
+        source_caption(text, table.lang, maker, license, synthetic)
         for column, maker, license, synthetic in table.captions
         for text in _texts(row.get(column))
     ]
     if said.get("caption") and not table.captions:
         captions = [
-            shipped_caption(text, said.get("lang") or table.lang, table.source)
+            source_caption(text, said.get("lang") or table.lang, table.source)
             for text in _texts(row.get(columns["caption"]))
         ]
     if captions:
@@ -171,7 +171,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 for number, row in enumerate(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","), 1):
                     yield number, {column: cell or "" for column, cell in row.items() if column}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise CommonArtError(f"{path} is no readable table: {error}.", "Save it as UTF-8 text.") from error
+            raise CommonArtError(f"{path} cannot be read as a table: {error}.", "Save it as UTF-8 text.") from error
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,7 +184,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(4096, columns=text_columns(file.schema_arrow)):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise CommonArtError(f"{path} is no readable parquet file: {error}.", "Download that file again.") from error
+        raise CommonArtError(f"{path} cannot be read as parquet: {error}.", "Download that file again.") from error
 
 
 def text_columns(schema: Any) -> list[str]:
