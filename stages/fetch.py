@@ -26,7 +26,8 @@ from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards import manifest
-from commonart.core.data.sources.hub_images import HubPixels
+from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
+from commonart.core.data.sources.hub import CARD
 from commonart.core.data.sources.listing import list_source
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -61,7 +62,7 @@ def listing(
         CommonArtError: no such source.
         UsageError: `license` names none that is known.
     """
-    if license and normalize(license) is None:
+    if license and license != CARD and normalize(license) is None:
         raise UsageError(
             f"--license {license!r} is not a known licence.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
@@ -73,11 +74,12 @@ def listing(
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
         return
-    for number, record in enumerate(
-        list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits)
-    ):
-        if number == limit:
+    left = limit
+    for record in list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits):
+        if left == 0:
             return
+        if left is not None and not isinstance(record, PassedOver):
+            left -= 1
         yield record
 
 
@@ -90,7 +92,7 @@ def fetch(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
-    hub: HubPixels | None = None,
+    embedded: EmbeddedImages | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
@@ -99,18 +101,19 @@ def fetch(
         rows: each record's place in its shard, which a dropped one keeps for the last pass; from 0 when it is not
             given. A sample of given rows carries its own as `row`, for whoever gave them.
         images: a folder in which `file_name`, `source_id` or `key` (with any image suffix) names the file.
-        hub: what reads embedded images; one for a whole run does not read a row group twice.
+        embedded: what reads embedded images; one for a whole run does not read a row group twice.
     """
     if images is not None and not os.path.isdir(images):
         raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
-    pixels = hub or HubPixels()
+    reader = embedded or EmbeddedImages()
 
     def source_bytes(record: Record) -> bytes | None:
         if "scene" in record and record.get("source") == "scenes":
             from commonart.core.nano.scene_source import render
 
             return render(record)
-        return pixels.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None
+        address = embedded_address(record)
+        return reader.read(address) if address else None
 
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, pending) = item
@@ -186,7 +189,7 @@ def run(
 
     with DownloadClient(limits) as client:
         prefetcher = Prefetcher(records, client, shard_size, needs_shard, needs_download)
-        resolve = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, hub=HubPixels())
+        resolve = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages())
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS

@@ -32,7 +32,8 @@ MAX_CACHED_TEXT = 2000  # characters of the statements whose verdict is kept
 MAX_ROWS = 1000  # of the summary; the sources beyond them share one row
 OTHERS = "(other sources)"
 
-Statements = tuple[str | None, str | None, str | None, str | None]  # source; license_url, license_raw, license
+# source; license_url, license_raw, license; license_basis
+Statements = tuple[str | None, str | None, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class _Decision:
     license: License | None  # None: dropped for `reason`
     reason: str
     row_name: str  # in the summary
+    basis: str
     url: str
     raw: str
     read: int = 0
@@ -161,7 +163,7 @@ def license_filter(
     try:
         for record in records:
             get = record.get
-            statements = (get("source"), get("license_url"), get("license_raw"), get("license"))
+            statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
             decision = decisions.get(statements)
             if decision is None:
                 decision = _decide(statements, policy, decisions, tally)
@@ -189,7 +191,7 @@ def license_filter(
             if get("split") == "heldout":
                 tally.heldout += 1
             record["license"] = license.id
-            record["license_basis"] = license.basis
+            record["license_basis"] = decision.basis
             if not statements[1]:
                 record["license_url"] = decision.url
             if not statements[2]:
@@ -202,13 +204,15 @@ def license_filter(
 
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
     """Decide on statements that are new, and keep the decision while there is room."""
-    source, url, raw, stated = ((text or "").strip() for text in statements)
+    source, url, raw, stated, basis = ((text or "").strip() for text in statements)
     license, reason = resolve_license(url, raw, stated)
     chosen = policy.choose(license) if license is not None else None
     if license is not None and chosen is None:
         reason = f"license_not_allowed:{license.id}"
-    row_name = license.id if license is not None else reason
-    decision = _Decision(source, chosen, reason, row_name, chosen.url if chosen else "", raw or stated or url)
+    # What the set alone states stays so, whichever licence it names.
+    basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
+    row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason
+    decision = _Decision(source, chosen, reason, row_name, basis, chosen.url if chosen else "", raw or stated or url)
     if len(decisions) >= CACHED_VERDICTS or sum(len(text or "") for text in statements) > MAX_CACHED_TEXT:
         _count(decisions, tally)
         decisions.clear()

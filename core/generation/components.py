@@ -69,28 +69,28 @@ def locate(
     folder = Path(model)
     if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
         return _of_run(folder, text_encoder, autoencoder)
-    row = lookup.find(model, "transformer")
+    row = lookup.find_model(model, "transformer")
     taken = [row.name] if lookup.check_terms(row, accept_terms) else []
     if not row.cls or row.local:  # the table says what its own rows are
-        index = hub.peek(row, "model_index.json")
+        index = hub.read_config(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
             if text_encoder or autoencoder:
                 raise UsageError(
                     f"--model {model} is a {index['_class_name']}, which keeps its own text encoder and autoencoder.",
                     "Leave --text-encoder and --autoencoder out.",
                 )
-            found = hub.resolve(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
+            found = hub.resolve_model(replace(row, role=hub.PIPELINE), allow_pickle=allow_pickle)
             all_in = found.folder
             return PipelineComponents(
                 found.name, found.revision, all_in, all_in, all_in, "eps", pipeline=str(index["_class_name"])
             )
-        _check_class(model, hub.peek(row, "config.json"))
+        _check_class(model, hub.read_config(row))
     names = {"text-encoder": text_encoder or row.text_encoder, "autoencoder": autoencoder or row.autoencoder}
     try:
-        found = hub.resolve(row, allow_pickle=allow_pickle)
+        found = hub.resolve_model(row, allow_pickle=allow_pickle)
         whole = found.folder.parent if found.folder.name == "transformer" else found.folder
         if row.local:  # what is no transformer at all does not lack a text encoder
-            PixArtConfig.read(lookup.part(whole, "transformer") / "config.json")
+            PixArtConfig.read(lookup.component_dir(whole, "transformer") / "config.json")
         folders: dict[str, Path] = {}
         for role, name in names.items():
             chosen = text_encoder if role == "text-encoder" else autoencoder
@@ -104,19 +104,19 @@ def locate(
                     f"--model {model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
-            part = lookup.find(name, role)
+            part = lookup.find_model(name, role)
             taken += [part.name] if lookup.check_terms(part, accept_terms) else []
-            folders[role] = hub.resolve(part, allow_pickle=allow_pickle).folder
+            folders[role] = hub.resolve_model(part, allow_pickle=allow_pickle).folder
     except UsageError:
         raise
     except CommonArtError as problem:
         if row.local or not row.hub:
             raise
-        needed = [row.hub, *(lookup.find(n, r).hub for r, n in names.items() if n)]
+        needed = [row.hub, *(lookup.find_model(n, r).hub for r, n in names.items() if n)]
         raise CommonArtError(
             problem.what, f"{problem.fix} In all it needs {', '.join(dict.fromkeys(needed))} from the hub."
         ) from problem
-    transformer = lookup.part(whole, "transformer")
+    transformer = lookup.component_dir(whole, "transformer")
     objective, shift = _objective(whole, transformer)
     return PipelineComponents(
         name=row.name if not row.local else model,
@@ -156,7 +156,7 @@ def _of_run(folder: Path, text_encoder: str | None, autoencoder: str | None) -> 
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        found = hub.resolve(lookup.find(name, role))
+        found = hub.resolve_model(lookup.find_model(name, role))
         trained = said.get("revision", "") if isinstance(said, dict) and not chosen else ""
         if trained and found.revision != trained:
             raise CommonArtError(

@@ -27,7 +27,7 @@ from commonart.core.model.diffusion import objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import check_terms, find, part, read_json
+from commonart.core.registry.lookup import check_terms, component_dir, find_model, read_json
 from commonart.core.training import checkpoint
 
 USAGE = """\
@@ -79,7 +79,7 @@ def export(
     else:
         parts = _locate(source, names, accept_terms)
         folders = {"text-encoder": parts.text_encoder, "autoencoder": parts.autoencoder} if parts else {}
-        model = PixArt.load(parts.transformer if parts else part(Path(source), "transformer"))
+        model = PixArt.load(parts.transformer if parts else component_dir(Path(source), "transformer"))
     objective = parts.objective if parts else objective_of(model.config.in_channels, model.config.out_channels)
     scheduler = sampler.scheduler_config(objective, parts.shift if parts else 1.0)
     index: dict[str, Any] = {
@@ -124,7 +124,9 @@ def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> 
         found = checkpoint.read(folder)
         parts = locate(str(folder.parent.parent), **chosen, accept_terms=accept_terms)
         return dataclasses.replace(parts, transformer=found.weights, revision=f"step-{found.step}")
-    bare = (part(folder, "transformer") / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    bare = (component_dir(folder, "transformer") / "config.json").is_file() and not (
+        folder / "model_index.json"
+    ).is_file()
     if bare and not all(names.values()):
         return None
     return locate(source, **chosen, accept_terms=accept_terms)
@@ -147,9 +149,9 @@ def _of_file(file: Path, heads: int) -> PixArt:
 
 
 def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
-    row = find(name, role)
+    row = find_model(name, role)
     check_terms(row, accept_terms)
-    return hub.resolve(row).folder
+    return hub.resolve_model(row).folder
 
 
 def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
@@ -183,7 +185,7 @@ def _copy_autoencoder(folder: Path, to: Path) -> None:
 
     vae = Autoencoder.load(folder, device="cpu")
     if not vae.shift:
-        _copy(part(folder, "autoencoder"), to)
+        _copy(component_dir(folder, "autoencoder"), to)
         return
     model, channels = vae.model, vae.channels
     if model.quant_conv is None or model.post_quant_conv is None:

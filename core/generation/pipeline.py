@@ -102,7 +102,7 @@ class Pipeline:
             )
         where = pick_device(device)
         config = PixArtConfig.read(parts.transformer / "config.json")
-        vae = lookup.read_json(lookup.part(parts.autoencoder, "autoencoder") / "config.json")
+        vae = lookup.read_json(lookup.component_dir(parts.autoencoder, "autoencoder") / "config.json")
         try:
             factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
             channels = int(vae.get("latent_channels", 4))

@@ -19,9 +19,8 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.record import captions, check
+from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
-
-_JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
 
 def lang_of(text: str) -> str:
     """ "ja" of a text with kana or kanji, else "en"."""
-    return "ja" if _JAPANESE.search(text) else "en"
+    return "ja" if language_of(text, "en") in ("ja", "zh") else "en"
 
 
 def text_of(record: Mapping[str, Any], lang: str | None = None) -> str:

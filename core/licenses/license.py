@@ -1,4 +1,4 @@
-"""One licence, a choice between licences, or a conjunction of licences.
+"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which.
 
 commonart license-filter --explain "CC-BY-4.0 OR MIT"
 """
@@ -8,19 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# SPDX has no operator for "one of these, not known which". An id of our own says it, which any other tool refuses: "A OR B"
+# would be the user's choice, and "A AND B" that both hold.
+ONE_OF = "LicenseRef-OneOf.."
+
 
 @dataclass(frozen=True, slots=True)
 class License:
     """One normalised licence: `id` is an SPDX id or `LicenseRef-...`, `url` the canonical page ("" when there is none).
 
     With `any_of` it is a choice, with `all_of` a conjunction, and `id` is the SPDX expression; see `choice`, `conjunction`.
+    With `one_of` the work is under one of them, and nobody says which.
     """
 
     id: str
     url: str
-    basis: str  # licence | dedication | mark | statement | statute
+    basis: str  # licence | dedication | mark | statement | statute | set
     any_of: tuple[License, ...] = ()
     all_of: tuple[License, ...] = ()
+    one_of: tuple[License, ...] = ()
 
     @property
     def family(self) -> str:
@@ -28,7 +34,7 @@ class License:
 
         An expression has none (""): its operands alone decide whether it is allowed.
         """
-        if self.any_of or self.all_of:
+        if self.any_of or self.all_of or self.one_of:
             return ""
         name = self.id.removeprefix("LicenseRef-") if self.id.startswith("LicenseRef-CC-") else self.id
         return name.split("-1.")[0].split("-2.")[0].split("-3.")[0].split("-4.")[0]
@@ -49,6 +55,14 @@ def conjunction(licenses: Iterable[License]) -> License:
         return operands[0]
     names = [f"({operand.id})" if operand.any_of else operand.id for operand in operands]
     return License(" AND ".join(names), "", "licence", all_of=operands)
+
+
+def one_of(licenses: Iterable[License]) -> License:
+    """Return a statement that one of `licenses` holds, not known which, as a data set makes it of all its works."""
+    alternatives = tuple(dict.fromkeys(licenses))
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return License(ONE_OF + "..".join(each.id for each in alternatives), "", "set", one_of=alternatives)
 
 
 def _flattened(licenses: Iterable[License], field: str) -> tuple[License, ...]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from commonart.core.licenses import expressions, urls
 from commonart.core.licenses.creative_commons import ELEMENT_NAMES, JURISDICTIONS, creative_commons
-from commonart.core.licenses.license import License
+from commonart.core.licenses.license import ONE_OF, License, one_of
 from commonart.core.licenses.table import FILLERS, PUBLIC_DOMAIN, TEXTS, known_licenses
 
 _FILLER = re.compile(
@@ -52,7 +52,7 @@ _PAIRS = tuple(
 
 def normalize(raw: str | None) -> License | None:
     """Return the licence that `raw` names: a URL, an SPDX id or expression, a Wikimedia template, a `LicenseRef-` of this
-    project, a name in English or Japanese.
+    project, a name in English or Japanese, or "One of: " and several of these with semicolons between them.
 
     None for anything that is not understood as a whole. Bare numbers are not understood either: see `statements.flickr`.
     """
@@ -62,7 +62,7 @@ def normalize(raw: str | None) -> License | None:
 @lru_cache(maxsize=65536)
 def _normalize(raw: str) -> License | None:
     text = raw.strip()
-    if license := _parse_single(text):
+    if license := _parse_single(text) or _parse_one_of(text):
         return license
     for pattern in _PAIRS:
         if match := pattern.fullmatch(text):
@@ -70,6 +70,18 @@ def _normalize(raw: str) -> License | None:
             if first is not None and second is not None:
                 return more_specific(first, second)
     return None
+
+
+def _parse_one_of(text: str) -> License | None:
+    """`One of: CC0; Public Domain Mark`, or the id of such a statement. Each part must be known."""
+    if text[:7].lower() == "one of:":
+        parts = text[7:].split(";")
+    elif text.startswith(ONE_OF):
+        parts = text.removeprefix(ONE_OF).split("..")
+    else:
+        return None
+    licenses = [license for part in parts if (license := _parse_single(part.strip()))]
+    return one_of(licenses) if len(licenses) == len(parts) else None
 
 
 def more_specific(a: License, b: License) -> License | None:

@@ -4,7 +4,8 @@
     commonart license-filter --policy mine.toml raw/
     commonart license-filter --explain "CC BY-SA 2.0"
 
-A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused.
+A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused. What
+a data set states of all its works together ("one of these four") is allowed where each of the four is.
 """
 
 import tomllib
@@ -48,8 +49,11 @@ class Policy:
         """Return the licence under which this policy takes the work, or None.
 
         Of a choice it is the first branch that is allowed; a conjunction needs all of its operands; a single licence is
-        itself, when its id or family is named and not denied.
+        itself, when its id or family is named and not denied. Where it is not known which of several holds, each must be
+        allowed.
         """
+        if license.one_of:
+            return license if all(map(self.choose, license.one_of)) else None
         if license.any_of:
             return next((chosen for branch in license.any_of if (chosen := self.choose(branch))), None)
         if license.all_of:
@@ -75,12 +79,15 @@ class Policy:
         if license is None:
             return f"{self.name}: refused, because {raw!r} is not, as a whole, the name of a known licence."
         read = f"{raw!r} is {license.id} ({license.basis})"
+        if license.one_of:
+            read = f"{raw!r} is one of {len(license.one_of)} (set), not known which, so that each must be allowed"
         chosen = self.choose(license)
         if chosen is None:
-            refused = [each for each in license.all_of or license.any_of or (license,) if not self.choose(each)]
+            operands = license.all_of or license.any_of or license.one_of or (license,)
+            refused = [each for each in operands if not self.choose(each)]
             reasons = [f"it {'denies' if self._denies(each) else 'does not name'} {each.id}" for each in refused]
             return f"{self.name}: refused. {read}, and {'; '.join(reasons)}."
-        reasons = list(dict.fromkeys(self._why(each) for each in chosen.all_of or (chosen,)))
+        reasons = list(dict.fromkeys(self._why(each) for each in chosen.all_of or chosen.one_of or (chosen,)))
         taken = f", taken as {chosen.id}" if chosen != license else ""
         return f"{self.name}: allowed. {read}{taken}: {'; '.join(reasons)}."
 

@@ -80,9 +80,11 @@ _PAGES: tuple[tuple[re.Pattern[str], License], ...] = tuple(
     )
 )
 _SPDX = re.compile(_LEAD + r"spdx\.org/licenses/([a-z0-9.+-]+?)(?:\.html|\.json)?/?", re.ASCII)
-# Pages of a work: some sources put one where the licence belongs, and it says nothing about rights.
+# Pages of a work or of a data set: some sources put one where the licence belongs, and it says nothing about rights.
 WORK_PAGE = re.compile(
-    r"https?://(?:www\.)?(?:flickr\.com/photos/[\w@.-]+/\d+/?|commons\.wikimedia\.org/wiki/File:\S+)", re.IGNORECASE
+    r"https?://(?:www\.)?(?:flickr\.com/photos/[\w@.-]+/\d+/?|commons\.wikimedia\.org/wiki/File:\S+"
+    r"|huggingface\.co/datasets/[\w.-]+/[\w.-]+/?)",
+    re.IGNORECASE,
 )
 
 

@@ -63,14 +63,14 @@ class DualEncoder:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
             CommonArtError: the hub is not there, or the folder holds no dual encoder.
         """
-        row = lookup.find(name, "clip")
+        row = lookup.find_model(name, "clip")
         lookup.check_terms(row, accept_terms)
         lookup.check_code(row, trust_remote_code)
         where = pick_device(device)
         if row.remote_code:
             # Its own code has to be fetched with it, which `hub.resolve` never does.
             return _transformers(row.name, str(row.revision or ""), row.hub, where, remote=True, commit=row.revision)
-        found = hub.resolve(row)
+        found = hub.resolve_model(row)
         if (found.folder / "open_clip_config.json").is_file():
             return _open_clip(found, where)
         return _transformers(found.name, found.revision, str(found.folder), where)
@@ -114,7 +114,7 @@ def score(
     return scores(judge.images(pictures), judge.texts([prefix + text for text in texts]), convention)
 
 
-def _open_clip(found: hub.Resolved, device: torch.device) -> DualEncoder:
+def _open_clip(found: hub.ResolvedModel, device: torch.device) -> DualEncoder:
     import open_clip
 
     config = json.loads((found.folder / "open_clip_config.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from PIL import Image
 from commonart.core.generation.prompts import lang_of
 from commonart.core.metrics import clip_score
 from commonart.core.metrics.scores import load_judges
+from commonart.core.registry.lookup import find_model
 
 Judge = Callable[[Sequence[Image.Image]], dict[str, float]]
 
@@ -35,7 +36,8 @@ def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] =
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(lang_of(prompt), []).append(row)
-    if first != "nano" and not second:
+    model = find_model(first, "clip")
+    if "ja" not in model.langs and not second:
         rows.pop("ja", None)
     # On the CPU: a few pictures take seconds there, and the device's memory is the training's.
     judges = load_judges(rows, first, second or None, device="cpu", accept_terms=accept_terms)
@@ -46,7 +48,7 @@ def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] =
         for lang, own in rows.items():
             drawn = [pictures[row] for row in own]
             found[f"clip_{lang}"] = float(clip_score.scores(judges[lang].images(drawn), texts[lang]).mean())
-            if first == "nano":
+            if model.embedded:
                 pairs = zip((prompts[row] for row in own), drawn, strict=True)
                 found |= {f"{kind}_{lang}": share for kind, share in _read_back(list(pairs), lang).items()}
         return found

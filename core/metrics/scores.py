@@ -18,6 +18,7 @@ from commonart.core.metrics import fid as frechet
 from commonart.core.metrics import image_set, roc
 from commonart.core.metrics.fid import Gaussian
 from commonart.core.metrics.image_set import Item
+from commonart.core.registry.lookup import find_model
 
 if TYPE_CHECKING:  # these load torch or scipy, and a group needs neither
     from commonart.core.metrics.clip_score import DualEncoder
@@ -52,14 +53,14 @@ def load_judges(
 
     Args:
         clip: judge of every language but Japanese.
-        clip_ja: judge of Japanese; default: nano beside nano, else clip-japanese-base.
+        clip_ja: judge of Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
 
     Raises:
         UsageError, CommonArtError: as `DualEncoder.load`.
     """
     from commonart.core.metrics.clip_score import DualEncoder
 
-    clip_ja = clip_ja or (clip if clip == "nano" else "clip-japanese-base")
+    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip").langs else "clip-japanese-base")
     loaded: dict[str, DualEncoder] = {}
     found = {}
     for lang in set(langs):

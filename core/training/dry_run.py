@@ -21,7 +21,7 @@ from commonart.core.model.device import pick_device
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import find
+from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
 from commonart.core.training import batches, cost, encoders, run, trainer
 from commonart.core.training.distributed import World
@@ -78,11 +78,11 @@ def _live_encoders(settings: Settings, text: bool, image: bool, tokens: float) -
     """What runs on the fly (`text`, `image`) costs, where the hub, its cache or a folder has its configuration."""
     costs: dict[str, cost.EncoderCost] = {}
     if text:
-        config = hub.peek(find(settings.text_encoder_name, "text-encoder"), "config.json")
+        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder"))
         if "model_type" in config:
             costs["text_encoder"] = cost.text_encoder(config, settings.quantize, tokens)
     if image:
-        config = hub.peek(find(settings.autoencoder_name, "autoencoder"), "config.json")
+        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder"))
         if "block_out_channels" in config:
             costs["autoencoder"] = cost.autoencoder(config, settings.recipe.resolution)
     return costs

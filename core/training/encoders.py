@@ -16,7 +16,7 @@ from commonart.core.data.training_index import data_sets, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Encoders:
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.text_features, self.image_features = cached_features(settings)  # of each data set
-        self._text: tuple[TextEncoder, hub.Resolved] | None = None
-        self._image: tuple[Autoencoder, hub.Resolved] | None = None
+        self._text: tuple[TextEncoder, hub.ResolvedModel] | None = None
+        self._image: tuple[Autoencoder, hub.ResolvedModel] | None = None
 
     def open_data(self, quiet: bool) -> TrainingData:
         """Open the data sets, checked against the recipe's resolution."""
@@ -110,7 +110,7 @@ class Encoders:
             self._text = None
         return preview
 
-    def _load_text_encoder(self) -> tuple[TextEncoder, hub.Resolved]:
+    def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
         from commonart.core.model.quantize import settle
         from commonart.core.model.text_encoder import TextEncoder
 
@@ -133,10 +133,10 @@ class Encoders:
         encoder = TextEncoder.load(resolved.folder, dtype, quantize, device=self.device, max_tokens=max_tokens)
         return encoder, resolved
 
-    def _resolve(self, name: str, role: str) -> hub.Resolved:
-        row = find(name, role)
+    def _resolve(self, name: str, role: str) -> hub.ResolvedModel:
+        row = find_model(name, role)
         check_terms(row, self.settings.accept_terms)
-        return hub.resolve(row)
+        return hub.resolve_model(row)
 
 
 def cached_features(settings: Settings) -> tuple[list[Features], list[Features]]:

@@ -19,7 +19,7 @@ from commonart.core.model.diffusion import check_objective, out_channels
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 from commonart.core.training import checkpoint
 from commonart.core.training.checkpoint import Checkpoint
@@ -92,9 +92,9 @@ def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
                 f"Train {before or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return saved.weights, {"from": str(folder), "step": saved.step}
-    row = find(name, "transformer")
+    row = find_model(name, "transformer")
     check_terms(row, settings.accept_terms)
-    resolved = hub.resolve(row)
+    resolved = hub.resolve_model(row)
     return resolved.folder, {"from": row.name, "revision": resolved.revision}
 
 
@@ -206,7 +206,7 @@ def is_origin(name: str, origin: Origin) -> bool:
     if Path(name).resolve() == Path(before).resolve():  # also where the folder is gone by now
         return True
     try:
-        row = find(name, "transformer")
+        row = find_model(name, "transformer")
     except UsageError:
         return False
     return row.name == before and row.revision in (None, origin.get("revision"))

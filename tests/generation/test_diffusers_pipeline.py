@@ -188,14 +188,14 @@ def test_a_folder_that_is_not_whole_says_what_it_lacks(tmp_path, gone, message):
 
 
 def test_the_name_of_a_text_model_says_what_it_is():
-    with pytest.raises(UsageError, match="--model calm2-7b is a text-encoder model, no transformer model"):
+    with pytest.raises(UsageError, match="--model calm2-7b is a text-encoder model, not a transformer model"):
         locate("calm2-7b")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
     """Its own client would ask six times for each small file: half a minute, with a line for each."""
     hub.broken = True
-    with pytest.raises(CommonArtError, match="owner/model is not whole in the cache") as error:
+    with pytest.raises(CommonArtError, match="owner/model is not complete in the cache") as error:
         locate("owner/model")
     assert "--model nano" in error.value.fix
     assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err

@@ -165,9 +165,9 @@ def test_the_published_layout_of_commonart_beta(tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
 
     def resolve(model, **_):
-        return hub.Resolved(where[model.hub], commit, model.name, model)
+        return hub.ResolvedModel(where[model.hub], commit, model.name, model)
 
-    monkeypatch.setattr(hub, "resolve", resolve)
+    monkeypatch.setattr(hub, "resolve_model", resolve)
     parts = locate("commonart-beta")
     assert (parts.objective, parts.revision, parts.text_encoder) == ("eps", commit, calm2)
     engine = Pipeline.open(parts, device="cpu", precision="fp32")
@@ -239,6 +239,6 @@ def test_what_is_no_text_to_image_model(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError):
         locate(str(tmp_path / "llama"), text_encoder="nano", autoencoder="nano")
-    with pytest.raises(UsageError, match="no transformer model"):
+    with pytest.raises(UsageError, match="not a transformer model"):
         locate("no-such-model")
-    assert "nano" in lookup.names("transformer")
+    assert "nano" in lookup.model_names("transformer")

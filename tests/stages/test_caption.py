@@ -22,6 +22,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.captioners import Captioner, open_captioner
 from commonart.core.registry import hub
+from commonart.core.registry.lookup import find_model
 from commonart.stages.caption import caption, open_models
 
 SIZES = ((48, 64), (64, 64), (40, 90))
@@ -152,7 +153,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
 
 @pytest.mark.skipif(not (hub.NANO_WEIGHTS / "captioner").is_dir(), reason="the nano weights are not built")
 def test_nano_goes_through_the_same_adapter() -> None:
-    captioner = Captioner(hub.load("nano", "caption"))
+    captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
     assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
 from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
+from commonart.core.data.paths import file_inside
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
@@ -94,9 +94,6 @@ def in_folder(record: Record, images: str) -> Path | None:
         if not isinstance(name, str) or not name:
             continue
         for suffix in ENDINGS:
-            path = os.path.join(images, f"{name}{suffix}")
-            if os.path.isfile(path):  # False for a name that no file can have
-                folder, path = os.path.realpath(images), os.path.realpath(path)
-                if path.startswith(os.path.join(folder, "")):
-                    return Path(path)
+            if (path := file_inside(images, f"{name}{suffix}")) is not None:
+                return path
     return None

@@ -6,14 +6,16 @@ commonart fetch photos/ --license CC-BY-4.0 --list | head -1
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from commonart.core.data.record import Record
+from commonart.core.data.record import Caption, Record
+from commonart.core.data.text import language_of
 from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
 # Where a person was and what they said of others is not needed for training, so it is not kept. Only letters are compared.
@@ -23,8 +25,17 @@ _PERSONAL = re.compile(
 # Columns in which a list may state a licence; the first one present counts, and the others must agree with it.
 LICENSE_NAMES = ("license_raw", "licensename", "license_name", "license", "licence", "rights")
 _NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
+_CAPTION_TEXT = ("text", "caption", "raw", "value")  # of a caption that is a struct, the first one present
 _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
-_JAPANESE = re.compile(r"[\u3040-\u30ff]")
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatement:
+    """What a data set states of all its works together: `raw` as `licenses.parse` reads it, the page, and when it was seen."""
+
+    raw: str
+    url: str
+    observed_at: str
 
 
 def modified_at(path: Path) -> str:
@@ -39,7 +50,12 @@ def is_personal(name: str) -> bool:
 
 
 def set_license(
-    record: Record, raw: str, url: str, observed_at: str, row: Mapping[str, Any] = MappingProxyType({})
+    record: Record,
+    raw: str,
+    url: str,
+    observed_at: str,
+    row: Mapping[str, Any] = MappingProxyType({}),
+    set_statement: SetStatement | None = None,
 ) -> None:
     """Write what a source states about rights into `record`, and the licence that follows; "" when it is not understood.
 
@@ -50,6 +66,8 @@ def set_license(
         observed_at: when the statement was seen.
         row: everything that the source says of the work: `licenses.statements.resolve_structured` reads the fields of museums
             and of Wikimedia, and every other column of LICENSE_NAMES must agree.
+        set_statement: what holds where the source says nothing of the work itself. It stays a statement of the set:
+            `license_basis` is "set".
     """
     names = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
     others = sorted({text for text in names if text != raw and not _NUMBER.fullmatch(text)})
@@ -64,6 +82,10 @@ def set_license(
         license, reason = resolve_license(url, raw, verdict[0].id) if verdict[0] else verdict
         raw = raw or url or (license.id if license else "")
     else:
+        if set_statement is not None and not (raw or url or others):
+            set_license(record, set_statement.raw, set_statement.url, set_statement.observed_at)
+            record["license_basis"] = "set"
+            return
         license, reason = resolve_license(url, raw, *others)
         reason = reason if others else ""
     if (
@@ -77,14 +99,28 @@ def set_license(
     record["license_observed_at"] = observed_at
 
 
-def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> dict[str, Any]:
+def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> Caption:
     """Return a caption that came with the work. Its author or `model` is known by name only, so `revision` is empty."""
     return {
         "text": text.strip(),
-        "lang": "ja" if _JAPANESE.search(text) else lang,
+        "lang": language_of(text, lang),
         "model": model,
         "revision": "",
         "license": license,
         "synthetic": synthetic,
         "translated_from": None,
     }
+
+
+def caption_texts(value: Any, lang: str) -> Iterator[tuple[str, str]]:
+    """Yield the (text, language) of a field: a caption, a struct that holds one, or a list of either."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value, lang
+    elif isinstance(value, list):
+        for item in value:
+            yield from caption_texts(item, lang)
+    elif isinstance(value, dict):
+        named = str(value.get("lang") or value.get("language") or lang)
+        text = next((value[name] for name in _CAPTION_TEXT if name in value), None)
+        yield from caption_texts(text, named)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.generate import Loaded, Writer
-from commonart.core.registry.hub import Resolved
+from commonart.core.registry.hub import ResolvedModel
 
 MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
 
@@ -25,9 +25,9 @@ Images = Sequence[Image.Image]
 class Captioner(Writer):
     """One model. `caption` is all that a stage needs beside what records keep about it."""
 
-    def __init__(self, resolved: Resolved, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
+    def __init__(self, resolved: ResolvedModel, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
         super().__init__(resolved, FAMILIES, "AutoProcessor", max_new_tokens, **options)
-        self.lang = resolved.model.lang or "en"
+        self.lang = next(iter(resolved.model.langs), "en")
         self._write = FAMILIES[resolved.model.cls]
 
     def caption(self, images: Images) -> list[str]:

@@ -20,8 +20,8 @@ from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
 from commonart.core.registry.catalogue import Model
-from commonart.core.registry.hub import Resolved, resolve
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.hub import ResolvedModel, resolve_model
+from commonart.core.registry.lookup import check_terms, find_model
 
 Item = TypeVar("Item")
 
@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 class Loaded:
     """A model with its processor (or tokenizer) on the device where it runs."""
 
-    resolved: Resolved
+    resolved: ResolvedModel
     model: Any  # transformers.PreTrainedModel; its generate() is not typed
     processor: Any  # ProcessorMixin, or PreTrainedTokenizerBase
     device: torch.device
@@ -53,7 +53,7 @@ class Writer:
 
     def __init__(
         self,
-        resolved: Resolved,
+        resolved: ResolvedModel,
         classes: Iterable[str],
         auto: str,
         max_new_tokens: int,
@@ -76,14 +76,14 @@ class Writer:
         return load(self.resolved, self.auto, self.device, self.precision)
 
 
-def found(name: str, role: str, accept_terms: Sequence[str], allow_pickle: bool) -> tuple[Resolved, bool]:
+def found(name: str, role: str, accept_terms: Sequence[str], allow_pickle: bool) -> tuple[ResolvedModel, bool]:
     """What `--model NAME` means, and whether it is used although refused. Raises UsageError and CommonArtError."""
-    model = find(name, role)
+    model = find_model(name, role)
     accepted = check_terms(model, accept_terms)
-    return resolve(model, allow_pickle=allow_pickle), accepted
+    return resolve_model(model, allow_pickle=allow_pickle), accepted
 
 
-def need_adapter(resolved: Resolved, classes: Iterable[str]) -> None:
+def need_adapter(resolved: ResolvedModel, classes: Iterable[str]) -> None:
     """Raise CommonArtError for a model whose class is none of `classes`."""
     cls = resolved.model.cls
     if cls not in classes:
@@ -93,7 +93,7 @@ def need_adapter(resolved: Resolved, classes: Iterable[str]) -> None:
         )
 
 
-def load(resolved: Resolved, auto: str, device: str, precision: str) -> Loaded:
+def load(resolved: ResolvedModel, auto: str, device: str, precision: str) -> Loaded:
     """Load a resolved model with its own class, and its processor or tokenizer with the `auto` class.
 
     Only safetensors and only local files: `resolved` is where the hub ends. Raises CommonArtError for files that do not

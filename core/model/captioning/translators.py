@@ -13,7 +13,7 @@ from typing import Any
 
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.generate import Loaded, Writer
-from commonart.core.registry.hub import Resolved
+from commonart.core.registry.hub import ResolvedModel
 
 MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}
@@ -27,7 +27,7 @@ _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # five times the same: greed
 class Translator(Writer):
     """One model. `translate` is all that a stage needs beside what records keep about it."""
 
-    def __init__(self, resolved: Resolved, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
+    def __init__(self, resolved: ResolvedModel, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
         super().__init__(resolved, FAMILIES, "AutoTokenizer", max_new_tokens, **options)
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
