@@ -49,7 +49,7 @@ class Settings:
     keep: int = 3
     workers: int = 2
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
-    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.prompt_following` takes it; "": nano's own
+    clip: str = ""  # what scores the sample grid, as `core.metrics.prompt_following` takes it; "": the recipe's
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
@@ -82,22 +82,22 @@ class Settings:
         return recipes.resolve(self.stage, self.overrides)
 
     def check(self) -> None:
-        """Raises UsageError for an unknown stage, or a value that no run can have."""
+        """Raise UsageError for an unknown stage, or a value that no run can have."""
         launch.check_gpus(self.gpus)
         optimizer = self.recipe.optimizer  # raises for an unknown stage or a bad value
         for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+                raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
         weights = self.languages.values()
         if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            told = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+            given = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
             raise UsageError(
-                f"--language {told}: weights are 0 or more, and one is above 0.",
-                "Name what is to be taken; a language that is not named is left out: --language ja=2 --language en=1.",
+                f"--language {given}: weights must be at least 0, and one of them above 0.",
+                "Name each language to train on, others are left out: --language ja=2 --language en=1.",
             )
         if self.clip and not self.sample_every:
-            raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
+            raise UsageError(f"--clip {self.clip} needs a sample grid to score.", "Add --sample-every STEPS.")
         if self.fsdp and optimizer in UNCUT:
             raise UsageError(
                 f"--fsdp cannot cut the state of {optimizer}: {UNCUT[optimizer]}.",

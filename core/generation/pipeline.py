@@ -27,7 +27,7 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.onednn import pack
-from commonart.core.model.quantize import settle
+from commonart.core.model.quantize import resolve_precision
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import lookup
@@ -122,7 +122,7 @@ class Pipeline:
         small = total < SMALL or 1.5 * total < memory.free(where)
         if quantize is None and not parts.text_precision:
             quantize = memory.fitting(parts.text_encoder, pick_dtype(precision, where), where)
-        quantize, _ = settle(parts.text_precision, None if quantize == "none" else quantize, parts.name)
+        quantize, _ = resolve_precision(parts.text_precision, None if quantize == "none" else quantize, parts.name)
         return cls(
             parts=parts,
             device=where,

@@ -23,7 +23,7 @@ from commonart.core.model.config import NORM_EPS, TIME_CHANNELS, PixArtConfig
 def position_embedding(
     width: int, grid: tuple[int, int], base_size: int, interpolation_scale: float, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines of the two positions of every patch, (1, rows * columns, width), float32.
+    """Return sines and cosines of the two positions of every patch, (1, rows * columns, width), float32.
 
     Positions run over 0..base_size / interpolation_scale whatever the grid is (PixArt-alpha, section 2.4), so
     the same weights serve every size. First half of the channels: the column; second half: the row.
@@ -31,7 +31,7 @@ def position_embedding(
     rows, columns = (
         torch.arange(n, dtype=torch.float32, device=device) / (n / base_size) / interpolation_scale for n in grid
     )
-    # diffusers takes the angles in float64; so must we, to draw the same picture.
+    # diffusers takes the angles in float64; so must we, to sample the same image.
     frequencies = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64, device=device) / (width / 4))
 
     def encode(position: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class Block(nn.Module):
 
 
 def modulate(x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    """The layer norm of every token, scaled and shifted."""
+    """Return the layer norm of every token, scaled and shifted."""
     out_BPD: Tensor = _Modulate.apply(x_BPD, shift_B1D, scale_B1D)
     return out_BPD
 

@@ -104,14 +104,14 @@ def _left(folder: Path, limits: tuple[str, ...], use: str, cache: str) -> Iterat
 
 
 def peak(device: torch.device) -> int:
-    """Bytes that this process has held at most: on a GPU its allocator's, else the whole process's."""
+    """Return the bytes that this process has held at most: on a GPU its allocator's, else the whole process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None) -> int:
-    """Bytes of a text encoder's weights once loaded, from the headers of its files alone. Its output head is left out."""
+    """Return the bytes of a text encoder's weights once loaded, without its output head, from the headers of its files alone."""
     inner = folder / "text_encoder"
     total = 0.0
     for file in (inner if inner.is_dir() else folder).glob("*.safetensors"):
@@ -124,7 +124,7 @@ def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None)
 
 
 def fitting(folder: Path, dtype: torch.dtype, device: torch.device) -> str | None:
-    """What the text encoder in `folder` must be stored in to fit into the memory of `device`: None for `dtype` itself."""
+    """Return what the text encoder in `folder` must be stored in to fit into the memory of `device`: None for `dtype` itself."""
     room = free(device) - ROOM
     whole = encoder_bytes(folder, dtype)
     if whole <= room:
@@ -138,7 +138,7 @@ def fitting(folder: Path, dtype: torch.dtype, device: torch.device) -> str | Non
 
 
 def largest_side(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
-    """Pixels of the longer side above which pictures of `size` are decoded in tiles, so that the decoder fits."""
+    """Return the pixels of the longer side above which images of `size` are decoded in tiles, so that the decoder fits."""
     from commonart.core.model.autoencoder import TILE_ABOVE
 
     channels = autoencoder.model.config.block_out_channels

@@ -202,27 +202,27 @@ class ShardDataset:
 
     def _next_of_size(self, row: int) -> int:
         width, height = self._size(row)
-        alike = np.flatnonzero((self.index.columns["width"] == width) & (self.index.columns["height"] == height))
-        return int(alike[np.searchsorted(alike, row, side="right") % len(alike)])
+        of_size = np.flatnonzero((self.index.columns["width"] == width) & (self.index.columns["height"] == height))
+        return int(of_size[np.searchsorted(of_size, row, side="right") % len(of_size)])
 
 
 def _load(dataset: ShardDataset, texts: CachedText, latents: CachedLatents, quiet: bool) -> ResidentDataset:
     """Everything that `dataset` would read, in memory, in the precision that it is stored in."""
     text_dtype, latent_dtype = texts.features.dtype(), latents.features.dtype()
     total = len(dataset.keys)
-    bucket, place, instead = np.zeros(total, np.int64), np.zeros(total, np.int64), np.arange(total)
+    bucket, position, replacement = np.zeros(total, np.int64), np.zeros(total, np.int64), np.arange(total)
     states_of: list[list[Tensor]] = [[]] * total
     means, stds = [], []
     with log.progress("load", total=total, unit=" images", quiet=quiet) as tick:
         for number, (parts, shape) in enumerate(zip(dataset.buckets, dataset.shapes, strict=True)):
             rows = np.sort(np.concatenate([np.arange(p.count) if p.rows is None else p.rows for p in parts]))
-            bucket[rows], place[rows] = number, np.arange(len(rows))
+            bucket[rows], position[rows] = number, np.arange(len(rows))
             mean, std = (torch.zeros((len(rows), *shape), dtype=latent_dtype) for _ in range(2))
             for n, row in enumerate(map(int, rows)):
                 usable, (states, posterior) = dataset.read_or_replace(
                     row, lambda r: (texts.captions(r), dataset.image(r))
                 )
-                instead[row] = usable
+                replacement[row] = usable
                 if usable == row:
                     states_of[row] = [torch.from_numpy(state).to(text_dtype) for state in states]
                     mean[n], std[n] = (torch.from_numpy(array) for array in posterior)
@@ -234,6 +234,6 @@ def _load(dataset: ShardDataset, texts: CachedText, latents: CachedLatents, quie
             stds.append(std)
     return ResidentDataset(
         dataset.keys, means, stds, [state for states in states_of for state in states], [len(states) for states in states_of],
-        dataset.weights, dataset.null, buckets=dataset.buckets, bucket=bucket, place=place,
-        instead=None if (instead == np.arange(total)).all() else instead,
+        dataset.weights, dataset.null, buckets=dataset.buckets, bucket=bucket, position=position,
+        replacement=None if (replacement == np.arange(total)).all() else replacement,
     )  # fmt: skip

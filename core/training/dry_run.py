@@ -108,7 +108,7 @@ def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
     size = (first.get("width", 0), first.get("height", 0))
     notes = [read_note(tar) for tar in tars]
     bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
-    return f"unknown: {bare[0]} has no note." if bare else sum(int(note["out"]) for note in notes), size
+    return f"unknown: {bare[0]} has no manifest." if bare else sum(int(note["out"]) for note in notes), size
 
 
 def _measured(

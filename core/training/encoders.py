@@ -111,7 +111,7 @@ class Encoders:
         return preview
 
     def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
-        from commonart.core.model.quantize import settle
+        from commonart.core.model.quantize import resolve_precision
         from commonart.core.model.text_encoder import TextEncoder
 
         settings = self.settings
@@ -128,7 +128,7 @@ class Encoders:
                     f"{resolved.revision}.",
                     "Put that one back, or encode again: commonart encode-text --overwrite.",
                 )
-            quantize, dtype = settle(meta.precision, quantize, str(features.folder))
+            quantize, dtype = resolve_precision(meta.precision, quantize, str(features.folder))
             max_tokens = int(meta.settings.get("max_tokens", max_tokens))
         encoder = TextEncoder.load(resolved.folder, dtype, quantize, device=self.device, max_tokens=max_tokens)
         return encoder, resolved

@@ -44,7 +44,7 @@ class CAME(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -94,7 +94,7 @@ def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tenso
 
 
 def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
+    """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
     params = [(name, param) for name, param in named if param.requires_grad]
     decayed = [param for _, param in params if param.dim() >= 2]
     free = [param for _, param in params if param.dim() < 2]
@@ -122,7 +122,7 @@ def _adamw8bit() -> Any:
 
 
 def state_of(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as (tensors, JSON values), keyed "PARAMETER/ENTRY". Tensors that parameters share are stored once."""
+    """Return the optimizer's state as (tensors, JSON values), keyed "PARAMETER/ENTRY"; shared tensors are stored once."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
@@ -145,12 +145,12 @@ def state_of(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
 def load_state(
     optimizer: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]
 ) -> None:
-    """Puts back what `state_of` gave, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
+    """Restore what `state_of` returned, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
     params = dict(named)
     fused = {id(param): bool(group.get("fused")) for group in optimizer.param_groups for param in group["params"]}
     shared: dict[str, Tensor] = {}
 
-    def place(key: str, tensor: Tensor, copy: bool) -> None:
+    def restore(key: str, tensor: Tensor, copy: bool) -> None:
         name, _, entry = key.rpartition("/")
         param = params.get(name)
         if param is None:
@@ -166,20 +166,20 @@ def load_state(
         optimizer.state[param][entry] = tensor
 
     for key, tensor in tensors.items():
-        place(key, tensor, copy=True)
+        restore(key, tensor, copy=True)
     for key, value in values.items():
         if isinstance(value, dict) and "same as" in value:
-            place(key, shared[value["same as"]], copy=False)
+            restore(key, shared[value["same as"]], copy=False)
         else:
-            place(key, value, copy=False)
+            restore(key, value, copy=False)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every group."""
+    """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def bytes_per_parameter(optimizer: str) -> float:
-    """State of the optimizer in bytes per parameter, for memory estimates."""
+    """Return the bytes of the optimizer's state per parameter, for memory estimates."""
     return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimizer]

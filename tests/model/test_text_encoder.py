@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.quantize import settle
+from commonart.core.model.quantize import resolve_precision
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.settings import QUANTIZERS
 
@@ -148,13 +148,13 @@ def test_an_absent_quantizer_says_what_to_install(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_a_recorded_precision_is_taken(recorded: str, asked: str | None, taken: tuple[str | None, str]) -> None:
-    assert settle(recorded, asked, "runs/512") == taken
+    assert resolve_precision(recorded, asked, "runs/512") == taken
 
 
 @pytest.mark.parametrize("recorded", ["bfloat16", "quanto-int8/bfloat16"])
 def test_another_precision_than_recorded_is_refused(recorded: str) -> None:
     with pytest.raises(UsageError, match=f"--quantize bnb-int8 does not fit: .* runs/512 were made in {recorded}"):
-        settle(recorded, "bnb-int8", "runs/512")
+        resolve_precision(recorded, "bnb-int8", "runs/512")
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Qwen2", "Gemma2", "Mistral"])

@@ -197,7 +197,7 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     assert (told["world_size"], told["micro_batch"], told["grad_accum_steps"]) == (2, 2, 2)
     assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
     assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
-    assert "00000.tar has no note" in told["images"]
+    assert "00000.tar has no manifest" in told["images"]
     done = start(shards, run, {"micro_batch": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count

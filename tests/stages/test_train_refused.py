@@ -40,8 +40,8 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
     refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
     refused(UsageError, 2, "--stage 128 is not a training stage", "nano", lambda: train("128", data=str(shards)))
     refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
-    refused(UsageError, 2, "--clip nano has no pictures", "--sample-every", lambda: start(shards, run, clip="nano"))
-    refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
+    refused(UsageError, 2, "--clip nano needs a sample grid", "--sample-every", lambda: start(shards, run, clip="nano"))
+    refused(UsageError, 2, "--keep -1 must be at least 0", "0", lambda: start(shards, run, keep=-1))
     larger = {"resolution": 32}
     refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
     early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimizer": "AdamW"}}
@@ -123,4 +123,4 @@ def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("mix", [{"ja": 0.0}, {"ja": -1.0, "en": 1.0}, {"ja": math.inf}, {"ja": math.nan}])
 def test_weights_of_languages_that_mean_nothing(shards: Path, tmp_path: Path, mix: dict[str, float]) -> None:
-    refused(UsageError, 2, "weights are 0 or more", "--language", lambda: start(shards, tmp_path, languages=mix))
+    refused(UsageError, 2, "weights must be at least 0", "--language", lambda: start(shards, tmp_path, languages=mix))

@@ -363,7 +363,7 @@ def test_a_device_that_is_not_there_and_more_processes_than_devices(
     monkeypatch.setattr(device, "_cores", lambda: 2)
     refused(UsageError, 2, "--gpus 8, but this machine has 2 cores", "srun --ntasks 8", lambda: again(gpus=8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(UsageError, 2, "--device cuda is not there", "--device cpu", lambda: again(device="cuda"))
+    refused(UsageError, 2, "--device cuda is not available", "--device cpu", lambda: again(device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name in ("auto", "cuda"):

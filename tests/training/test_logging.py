@@ -68,7 +68,7 @@ def test_a_tracker_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(CommonArtError, match="--track trackio: trackio is not installed"):
         logging.tracker("trackio", Path("run"), {})
-    with pytest.raises(UsageError, match="--track mlflow is no tracker"):
+    with pytest.raises(UsageError, match="--track mlflow is not a known tracker"):
         logging.tracker("mlflow", Path("run"), {})
 
 
