@@ -147,7 +147,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
 
     def draw(averaged: PixArt, step: int) -> None:
         for lang, some in prompts.items():
-            scores = transformer.follow(averaged, vae, text, some, shift=recipe.shift)
+            scores = transformer.follow(averaged, vae, text, some, shift=recipe.flow_shift)
             say(f"transformer step {step} {lang} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
     run = folder / "run"
@@ -162,7 +162,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         quiet=True,
     )
     source = transformer.memory(vae, text, count, CAPTIONS, seed, BUSY)
-    done = trainer.fit(model, source, recipe, run, options, World(torch.device("cpu")), draw=draw)
+    done = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=draw)
     assert done.checkpoint is not None
     PixArt.load(done.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)
@@ -243,7 +243,9 @@ def _pipeline_files(folder: Path) -> None:
     about = {"_class_name": "PixArtSigmaPipeline", "_diffusers_version": diffusers.__version__}
     write_json(folder / "model_index.json", about | parts)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].shift))
+    write_json(
+        folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].flow_shift)
+    )
 
 
 def _size(folder: Path) -> dict[str, int]:
@@ -326,6 +328,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     import torch
 
     from commonart.core.generation.components import locate
+    from commonart.core.generation.request import ModelSpec
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt
@@ -336,7 +339,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
     model = PixArt.load(folder / "transformer", dtype=torch.float32).eval()
-    shift = locate(str(folder)).shift
+    shift = locate(ModelSpec(str(folder))).shift
     table = {}
     for kind in ("transformer", "heldout", "short"):
         for lang in ("en", "ja"):

@@ -17,6 +17,7 @@ from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import attacks, roc
 from commonart.core.metrics.attacks import ATTACKS, Denoiser
+from commonart.core.model import diffusion
 from commonart.core.output import metadata
 from commonart.stages.mia import mia, table, verdict
 
@@ -27,15 +28,15 @@ def memoriser(pictures: torch.Tensor, objective) -> Denoiser:
     """The ideal denoiser of a training set: the mean of its pictures, weighed by how likely each became x_t."""
 
     def predict(x: torch.Tensor, t: int) -> torch.Tensor:
-        signal, deviation = denoiser.scales(t, x.device)
-        deviation = max(deviation, 1e-3)
+        schedule = diffusion.schedule(x.device)
+        signal = 1 - t / 1000 if objective == "flow" else float(schedule.signal[t])
+        deviation = max(t / 1000 if objective == "flow" else float(schedule.noise[t]), 1e-3)
         distance = torch.cdist(x.flatten(1), signal * pictures.flatten(1)).square() / (2 * deviation**2)
         data = (torch.softmax(-distance, dim=1) @ pictures.flatten(1)).view_as(x)
         noise = (x - signal * data) / deviation
         return noise - data if objective == "flow" else noise
 
-    denoiser = Denoiser(predict, objective)
-    return denoiser
+    return Denoiser(predict, objective)
 
 
 @pytest.mark.parametrize("objective", ["eps", "flow"])
@@ -178,6 +179,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
     from commonart.core.metrics import image_set
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
@@ -186,7 +188,8 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")
     config = folder / "vae" / "config.json"  # an untrained autoencoder's latents are small beside the noise
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 5.0}))
-    engine = Pipeline.open(locate(str(folder)), device="cpu", precision="fp32")
+    spec = ModelSpec(str(folder), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec)
     items = [i for i in image_set.collect(made["data"], split="train")]
     prompts = [item.record["captions"][0]["text"] for item in items]
     texts = engine.encode(prompts)
