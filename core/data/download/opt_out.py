@@ -156,7 +156,7 @@ def _prohibitions(data: bytes) -> list[bytes]:
 
 
 def _png_texts(data: bytes) -> Iterator[bytes]:
-    """The metadata in a PNG's text that are not plain to read: compressed (iTXt, zTXt), or in the hexadecimal of `Raw profile type`.
+    """The metadata in a PNG's text that are compressed (iTXt, zTXt), or in the hexadecimal of `Raw profile type`.
 
     Chunks may stand behind the pixels, which are stepped over by their length. What is unpacked is bounded in sum.
     """
