@@ -47,35 +47,29 @@ class _Failed(Exception):
     """The service did not answer; it may do so later."""
 
 
-def own_licenses(
-    records: Iterable[Record],
-    key_file: str,
-    *,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-    api: str = API,
-    seconds_per_query: float = SECONDS_PER_QUERY,
-    pause: float = PAUSE,
-) -> Iterator[Record]:
-    """Yield the records in their order, those of Flickr with a set's statement with the photo's own licence instead.
+def own_licenses(records: Iterable[Record], key_file: str, limits: Limits = Limits()) -> Iterator[Record]:  # noqa: B008
+    """Return the records in their order, those of Flickr with the photo's own licence instead of their set's statement.
 
     A photo that Flickr no longer shows comes as `PassedOver`: nobody states its licence any more.
 
     Args:
         key_file: a file that holds the key to Flickr's API and nothing else.
-        limits: of the requests; their rate is at most one in `seconds_per_query`.
-        api: address of the service.
-        pause: seconds before a failed request is made again, doubled each time.
+        limits: of the requests, which are at least SECONDS_PER_QUERY apart.
 
     Raises:
         UsageError: the file holds no key, or Flickr does not accept it.
         CommonArtError: the service does not answer, or the cache cannot be used; answers so far are kept.
     """
-    key = _read_key(key_file)
-    polite = replace(limits, delay=max(limits.delay, seconds_per_query), per_host=4, max_bytes=1 << 20, opt_outs=False)
-    remaining = iter(records)
+    return _in_batches(iter(records), _read_key(key_file), key_file, limits)
+
+
+def _in_batches(records: Iterator[Record], key: str, key_file: str, limits: Limits) -> Iterator[Record]:
+    delay = max(limits.delay, SECONDS_PER_QUERY)
+    # Its robots.txt speaks to crawlers of pages; whoever has a key is bound by the terms of the API.
+    polite = replace(limits, delay=delay, per_host=4, max_bytes=1 << 20, opt_outs=False)
     with DownloadClient(polite) as client, _database() as database:
-        service = _Service(client, api, key, key_file, pause)
-        while batch := list(islice(remaining, BATCH)):
+        service = _Service(client, key, key_file)
+        while batch := list(islice(records, BATCH)):
             photos = {index: photo for index, record in enumerate(batch) if (photo := _photo_id(record))}
             answers = _answers(database, service, set(photos.values()))
             for index, record in enumerate(batch):
@@ -168,8 +162,8 @@ def _begin(database: sqlite3.Connection) -> None:
 class _Service:
     """Flickr's API by one key."""
 
-    def __init__(self, client: DownloadClient, api: str, key: str, key_file: str, pause: float) -> None:
-        self._client, self._api, self._key, self._key_file, self._pause = client, api, key, key_file, pause
+    def __init__(self, client: DownloadClient, key: str, key_file: str) -> None:
+        self._client, self._key, self._key_file = client, key, key_file
         self._licenses: dict[str, tuple[str, str]] = {}
 
     def ask(self, photos: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -177,7 +171,7 @@ class _Service:
         problem = ""
         for attempt in range(ROUNDS):
             if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
+                time.sleep(PAUSE * 2 ** (attempt - 1))
             failed: list[str] = []
             try:
                 if photos and not self._licenses:
@@ -224,7 +218,7 @@ class _Service:
 
     def _submit(self, method: str, **parameters: str) -> PendingDownload:
         query = {"method": method, "api_key": self._key, "format": "json", "nojsoncallback": "1", **parameters}
-        return self._client.submit(f"{self._api}?{urlencode(query)}")
+        return self._client.submit(f"{API}?{urlencode(query)}")
 
     def _result(self, download: PendingDownload) -> dict[str, Any]:
         """The object that Flickr answers; of a photo that is gone {"code": ...}."""

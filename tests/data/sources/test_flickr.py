@@ -20,6 +20,7 @@ from commonart.core.data.drops import PassedOver
 from commonart.core.data.record import Record
 from commonart.core.data.sources import flickr
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.stages import fetch
 
 KEY = "0123456789abcdef0123456789abcdef"
 NAMES = [  # as flickr.photos.licenses.getInfo lists them
@@ -65,13 +66,12 @@ class Service:
         photo = {"id": query["photo_id"], "license": str(number), "owner": owner, "title": {"_content": "a title"}}
         return orjson.dumps({"photo": photo, "stat": "ok"})
 
-    def run(self, records: list[Record], key: str = KEY, **options: Any) -> list[Record]:
-        return list(self.iterate(records, key, **options))
+    def run(self, records: list[Record], key: str = KEY) -> list[Record]:
+        return list(self.iterate(records, key))
 
-    def iterate(self, records: Any, key: str = KEY, **options: Any) -> Iterator[Record]:
+    def iterate(self, records: list[Record], key: str = KEY) -> Iterator[Record]:
         Path("key").write_text(f"{key}\n")
-        settings = {"limits": LIMITS, "api": self.site.url("/services/rest/"), "seconds_per_query": 0.0, "pause": 0.01}
-        return flickr.own_licenses(records, "key", **{**settings, **options})
+        return flickr.own_licenses(records, "key", LIMITS)
 
 
 @pytest.fixture
@@ -79,6 +79,9 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     service = Service()
+    monkeypatch.setattr(flickr, "API", service.site.url("/services/rest/"))
+    monkeypatch.setattr(flickr, "SECONDS_PER_QUERY", 0.0)
+    monkeypatch.setattr(flickr, "PAUSE", 0.01)
     with service.site:
         yield service
 
@@ -172,9 +175,10 @@ def test_an_interrupted_run_goes_on(service: Service) -> None:
     assert len(service.run(given)) == 200 and len(service.asked) == len(set(service.asked)) == 200
 
 
-def test_the_rate_is_kept(service: Service) -> None:
+def test_the_rate_is_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flickr, "SECONDS_PER_QUERY", 0.15)
     service.licenses = {100_000 + n: 4 for n in range(6)}
-    service.run([record(photo) for photo in service.licenses], seconds_per_query=0.15)
+    service.run([record(photo) for photo in service.licenses])
     assert len(service.times) == 7 and service.times[-1] - service.times[0] > 6 * 0.14
 
 
@@ -214,7 +218,7 @@ def test_a_service_that_stays_away_ends_the_run_and_keeps_its_answers(service: S
 def test_a_file_without_a_key(tmp_path: Path, make: Callable[[Path], object], problem: str) -> None:
     make(tmp_path / "key")
     with pytest.raises(UsageError, match=problem) as caught:
-        list(flickr.own_licenses([], str(tmp_path / "key")))
+        flickr.own_licenses([], str(tmp_path / "key"))
     assert "--flickr-key-file" in caught.value.what and KEY not in str(caught.value)
 
 
@@ -250,3 +254,23 @@ def test_processes_take_turns(service: Service, tmp_path: Path) -> None:
     waiting.join(10)
     assert [r["license"] for r in found] == ["CC-BY-2.0"] and service.asked == ["100000"]
     database.close()
+
+
+def test_fetch_lists_works_with_the_licences_of_their_photos(service: Service, tmp_path: Path) -> None:
+    service.licenses = {100_000: 4, 100_001: 0}
+    (tmp_path / "key").write_text(KEY)
+    lines = [orjson.dumps(record(photo)) for photo in (100_000, 100_001, 999_999)]
+    (tmp_path / "records.jsonl").write_bytes(b"\n".join(lines))
+    fetch.run(
+        "records.jsonl",
+        "listed.jsonl",
+        list_only=True,
+        flickr_key_file="key",
+        limits=LIMITS,
+        quiet=True,
+        rejects="no.jsonl",
+    )
+    listed = [orjson.loads(line) for line in (tmp_path / "listed.jsonl").read_bytes().splitlines()]
+    assert [r["license"] for r in listed] == ["CC-BY-2.0", EXPECTED[0]]
+    refused = orjson.loads((tmp_path / "no.jsonl").read_bytes())
+    assert (refused["key"], refused["reason"]) == ("megalith-10m_999999", "gone_from_flickr")
