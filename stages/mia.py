@@ -286,7 +286,7 @@ def _replication(
         config = GenerationConfig(steps=steps, guidance=guidance)
         drawn = list(engine.generate(jobs, config, batch=batch, on_batch=tick))
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-    encoder = DualEncoder.load(judge, device=str(engine.device))
+    encoder = DualEncoder.load(judge, device=str(engine.device), flag="--judge")
     known = encoder.images(_picture(item, engine.size) for item in train)
     place = {item.name: row for row, item in enumerate(train)}
     found = replication.compare(encoder.images(drawn), known, [place[item.name] for item in members])

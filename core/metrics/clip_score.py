@@ -50,6 +50,7 @@ class DualEncoder:
         device: str = "auto",
         accept_terms: Sequence[str] = (),
         trust_remote_code: bool = False,
+        flag: str = "--clip",
     ) -> DualEncoder:
         """Load a judge.
 
@@ -58,14 +59,15 @@ class DualEncoder:
             device: as `core.model.device.pick_device` takes it.
             accept_terms: names of models that are used on the user's word.
             trust_remote_code: run the code that a model brings along, at the commit that `name` gives.
+            flag: the option that gave the name, for errors.
 
         Raises:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
             CommonArtError: the hub is not there, or the folder holds no dual encoder.
         """
-        row = lookup.find_model(name, "clip")
-        lookup.check_terms(row, accept_terms)
-        lookup.check_code(row, trust_remote_code)
+        row = lookup.find_model(name, "clip", flag)
+        lookup.check_terms(row, accept_terms, flag)
+        lookup.check_code(row, trust_remote_code, flag)
         where = pick_device(device)
         if row.remote_code:
             # Its own code has to be fetched with it, which `hub.resolve` never does.

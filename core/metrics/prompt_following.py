@@ -36,7 +36,7 @@ def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] =
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(lang_of(prompt), []).append(row)
-    model = find_model(first, "clip")
+    model = find_model(first, "clip", "--clip")
     if "ja" not in model.langs and not second:
         rows.pop("ja", None)
     # On the CPU: a few pictures take seconds there, and the device's memory is the training's.

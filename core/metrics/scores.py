@@ -60,14 +60,18 @@ def load_judges(
     """
     from commonart.core.metrics.clip_score import DualEncoder
 
-    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip").langs else "clip-japanese-base")
+    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", "--clip").langs else "clip-japanese-base")
     loaded: dict[str, DualEncoder] = {}
     found = {}
     for lang in set(langs):
         name = clip_ja if lang == "ja" else clip
         if name not in loaded:
             loaded[name] = DualEncoder.load(
-                name, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code
+                name,
+                device=device,
+                accept_terms=accept_terms,
+                trust_remote_code=trust_remote_code,
+                flag="--clip" if name == clip else "--clip-ja",
             )
         found[lang] = loaded[name]
     return found
