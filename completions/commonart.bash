@@ -186,7 +186,7 @@ _commonart() {
             "mia --times") words="" ;;
             "mia --draws") words="" ;;
             "mia --replicate") words="" ;;
-            "mia --judge") words="" ;;
+            "mia --judge") words="nano clip-vit-b32 clip-japanese-base" ;;
             "mia --resamples") words="" ;;
             "mia --steps") words="" ;;
             "mia --guidance") words="" ;;
