@@ -32,7 +32,7 @@ def mia(
     resamples: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap intervals.")] = 1000,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
+    batch: options.Batch = 16,
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="FILE", help="File for the results and their intervals.")
     ] = "mia.json",
