@@ -28,6 +28,9 @@ COMMANDS = {
     "encode-image": ("encode_image", "Encode images: mean and deviation of their latents."),
     "train": ("train", "Train the transformer, or continue an interrupted run."),
     "sample": ("sample", "Make images from prompts, marked as synthetic."),
+    "serve": ("serve", "Serve a web page to make images with."),
+    "inspect": ("inspect", "Print what an image's marks say."),
+    "export": ("export", "Write a model as a folder that diffusers loads without remote code."),
     "eval": ("evaluate", "Score images, or a model that makes them first."),
     "mia": ("mia", "Test whether a model gives away its training images."),
     "models": ("models", "List the models that --model knows, and their terms."),
@@ -53,7 +56,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and self.commands[cmd_name] is None:

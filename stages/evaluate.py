@@ -90,11 +90,13 @@ def evaluate(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.generation.components import locate
             from commonart.core.generation.generator import open_generator
+            from commonart.core.generation.request import ModelSpec
 
-            parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-            engine = open_generator(parts, device=device, precision=precision)
+            engine = open_generator(
+                ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+            )
+            parts = engine.components
             side = size or engine.size
             if side < 1 or side % engine.multiple:
                 raise UsageError(
@@ -102,8 +104,8 @@ def evaluate(
                     f"Its own size is {engine.size}.",
                 )
             shared = {
-                "model": parts.name, "revision": parts.revision, "objective": parts.objective, "steps": steps,
-                "guidance": guidance, "negative": "", "width": side, "height": side,
+                "model": parts.name, "revision": parts.revision, "fingerprint": parts.fingerprint,
+                "objective": parts.objective, "steps": steps, "guidance": guidance, "negative": "", "width": side, "height": side,
             }  # fmt: skip
             said |= shared
             wanted = _wanted(reference, langs, n, split, seed, scenes)
@@ -247,7 +249,7 @@ def _draw(
     quiet: bool,
 ) -> list[Group]:
     """Draw every prompt that `folder` does not hold yet, each from a seed of its own, and fill the groups."""
-    from commonart.core.generation.pipeline import Job
+    from commonart.core.generation.request import GenerationConfig, ImageRequest
 
     todo: list[tuple[Path, dict[str, Any]]] = []
     for group in groups:
@@ -265,11 +267,12 @@ def _draw(
             group.items.append(Item(str(path), {}))
             if not path.exists() or metadata.read(path).settings != settings:
                 todo.append((path, settings))
-    jobs = [Job(settings["prompt"], settings["seed"]) for _, settings in todo]
-    size = (shared["width"], shared["height"])
+    jobs = [ImageRequest(settings["prompt"], settings["seed"]) for _, settings in todo]
+    config = GenerationConfig(
+        steps=shared["steps"], guidance=shared["guidance"], size=(shared["width"], shared["height"])
+    )
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        drawn = engine.draw(jobs, size=size, steps=shared["steps"], guidance=shared["guidance"], batch=batch, tick=tick)
-        for number, image in drawn:
-            path, settings = todo[number]
+        drawn = engine.generate(jobs, config, batch=batch, on_batch=tick)
+        for (path, settings), image in zip(todo, drawn, strict=True):
             metadata.save(image, path, settings=settings, overwrite=True)
     return groups

@@ -89,9 +89,11 @@ def mia(
     members, others, doubled = _groups(data, n, lang, seed)
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
 
-    parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-    engine = Pipeline.open(parts, device=device, precision=precision)
+    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+    parts = locate(spec)
+    engine = Pipeline.open(parts, spec)
     settings = {
         "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,
         "objective": parts.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
@@ -257,7 +259,7 @@ def _denoiser(engine: Pipeline, texts: Sequence[Any]) -> Denoiser:
         timestep_B = torch.full((len(x),), float(t), device=x.device)
         return model(x.to(engine.dtype), timestep_B, text_BLT, mask_BL)[:, : x.shape[1]].float()
 
-    return Denoiser(predict, engine.parts.objective)
+    return Denoiser(predict, engine.components.objective)
 
 
 def _replication(
@@ -275,13 +277,14 @@ def _replication(
     quiet: bool,
 ) -> dict[str, Any]:
     """Draw the captions of `members`, compare with all training pictures, and show the likest in `figure`."""
-    from commonart.core.generation.pipeline import Job
+    from commonart.core.generation.request import GenerationConfig, ImageRequest
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
 
-    jobs = [Job(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
+    jobs = [ImageRequest(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
     with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        drawn = [image for _, image in engine.draw(jobs, steps=steps, guidance=guidance, batch=batch, tick=tick)]
+        config = GenerationConfig(steps=steps, guidance=guidance)
+        drawn = list(engine.generate(jobs, config, batch=batch, on_batch=tick))
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     known = encoder.images(_picture(item, engine.size) for item in train)

@@ -328,6 +328,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
     import torch
 
     from commonart.core.generation.components import locate
+    from commonart.core.generation.request import ModelSpec
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.model.transformer import PixArt
@@ -338,7 +339,7 @@ def _measure_transformer(folder: Path, n: int, seed: int) -> dict[str, dict[str,
         TextEncoder.load(folder / "text_encoder", torch.float32),
     )
     model = PixArt.load(folder / "transformer", dtype=torch.float32).eval()
-    shift = locate(str(folder)).shift
+    shift = locate(ModelSpec(str(folder))).shift
     table = {}
     for kind in ("transformer", "heldout", "short"):
         for lang in ("en", "ja"):

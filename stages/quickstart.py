@@ -174,8 +174,8 @@ def page(folder: Path, chain: Sequence[Step], seconds: Sequence[float]) -> None:
         "They know only scenes: a few shapes, colours, places and backgrounds.",
     )
     made.heading("Pictures / 生成結果")
-    made.picture("samples.png", "Drawn by the weights that come with the package.")
-    made.picture("trained.png", "The same prompts, drawn by the model that was trained here, from nothing, in seconds.")
+    made.image("samples.png", "Drawn by the weights that come with the package.")
+    made.image("trained.png", "The same prompts, drawn by the model that was trained here, from nothing, in seconds.")
     made.heading("Prompt following / プロンプトへの忠実さ")
     made.text("Share of prompts whose fact the pixels show, read back without any model.")
     made.table(("model", "language", "prompts", *FACTS, "n"), _following(folder))
@@ -196,7 +196,7 @@ def page(folder: Path, chain: Sequence[Step], seconds: Sequence[float]) -> None:
             for name, row in audit["attacks"].items()
         ],
     )
-    made.picture("figure2.png", "Caption and training picture, what the model draws, and the nearest training picture.")
+    made.image("figure2.png", "Caption and training picture, what the model draws, and the nearest training picture.")
     made.heading("Licences / ライセンス")
     made.table(("licence", "pictures"), _licences(folder))
     made.text("Left out, by reason:", soft=True)
