@@ -85,6 +85,8 @@ def language_of(text: str, default: str) -> str:
 
     Kana are Japanese. Han characters alone are Japanese where Shift JIS has them all (富士山), else Chinese (红色的圆).
     """
+    if text.isascii():
+        return default
     if _KANA.search(text):
         return "ja"
     if _HANGUL.search(text):
