@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
+from commonart.core.data.language import lang_of
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.generation.prompts import lang_of, text_of
+from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress
 from commonart.core.metrics import image_set, paper_table
 from commonart.core.metrics import scores as scoring

@@ -21,8 +21,6 @@ from commonart.core.data import jsonl
 from commonart.core.data.record import captions, check
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
-_JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -79,11 +77,6 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
         ) from None
     except OSError as error:
         raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
-
-
-def lang_of(text: str) -> str:
-    """ "ja" of a text with kana or kanji, else "en"."""
-    return "ja" if _JAPANESE.search(text) else "en"
 
 
 def text_of(record: Mapping[str, Any], lang: str | None = None) -> str:

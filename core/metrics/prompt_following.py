@@ -13,7 +13,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from commonart.core.generation.prompts import lang_of
+from commonart.core.data.language import lang_of
 from commonart.core.metrics import clip_score
 from commonart.core.metrics.scores import load_judges
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from commonart.core.data.language import lang_of
+
 Words = Mapping[str, Mapping[str, tuple[str, ...]]]  # language -> name -> ways to say it
 
 COLOUR_WORDS: Final[Words] = {
@@ -162,7 +164,7 @@ def tokens(text: str, lang: str | None = None) -> list[Token]:
     """The words that matter, in order. `lang` None: Japanese where the text has kana or kanji, else English."""
     text = unicodedata.normalize("NFKC", text).casefold()
     if lang is None:
-        lang = "ja" if re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text) else "en"
+        lang = "ja" if lang_of(text) == "ja" else "en"
     if lang not in ("en", "ja"):
         raise ValueError(f"captions are in en or ja, not {lang!r}")
     found = list(_words(text, lang))

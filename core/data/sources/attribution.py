@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from commonart.core.data.language import lang_of
 from commonart.core.data.record import Record
 from commonart.core.licenses.statements import CONFLICT, flickr, judge, stated_in
 
@@ -24,7 +25,6 @@ _PERSONAL = re.compile(
 LICENSE_NAMES = ("license_raw", "licensename", "license_name", "license", "licence", "rights")
 _NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
 _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
-_JAPANESE = re.compile(r"[\u3040-\u30ff]")
 
 
 def observed(path: Path) -> str:
@@ -76,7 +76,7 @@ def shipped_caption(text: str, lang: str, model: str, license: str = "", synthet
     """A caption that came with the work. Who or what wrote it (`model`) is known by name only, so `revision` is empty."""
     return {
         "text": text.strip(),
-        "lang": "ja" if _JAPANESE.search(text) else lang,
+        "lang": lang_of(text) if lang == "en" else lang,
         "model": model,
         "revision": "",
         "license": license,

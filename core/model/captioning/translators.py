@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from commonart.core.data.language import lang_of
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.generate import Loaded, Writer
 from commonart.core.registry.hub import Resolved
@@ -19,8 +20,6 @@ MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}
 FAMILIES = ("Phi3ForCausalLM", "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
 
-_KANA = re.compile(r"[\u3040-\u30ff]")
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]")
 _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # five times the same: greedy decoding that ran into a loop
 
 
@@ -71,14 +70,11 @@ def problem(text: str, original: str, source: str, target: str) -> str:
         return "repetition"
     if text.casefold() == original.casefold() and source != target:
         return "unchanged"
-    japanese = len(_CJK.findall(text))
-    if target == "ja" and not japanese:
-        return "wrong_script"
-    if target != "ja" and source == "ja" and (_KANA.search(text) or 2 * japanese > len(text)):
-        return "wrong_script"
     if len(text) > 8 * max(len(original), 16):
         return "too_long"
-    return ""
+    if target == "ja":  # names and numbers may stay in Latin letters
+        text = re.sub("[A-Za-z]+", "", text)
+    return "" if lang_of(text) == target else "wrong_script"
 
 
 def _chat(loaded: Loaded, asked: Sequence[str], max_new_tokens: int) -> list[str]:
