@@ -112,13 +112,14 @@ def _name_options(command: Any, tables: dict[str, Any], path: str) -> None:
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line in this process; errors come through as they were raised."""
+    """Run one command line in this process; errors come through as they were raised. `quickstart` finds this function in
+    its context."""
     command = typer.main.get_command(app)
     words = sys.argv[1:] if arguments is None else arguments
     settings: dict[str, Any] = {}
     if os.path.exists(DEFAULTS) and "--help" not in words:  # a broken file must not stand before the help
         settings["default_map"] = defaults(command)
-    code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, **settings)
+    code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, obj=invoke, **settings)
     if code == 128 + signal.SIGINT:  # typer's word for Ctrl-C, which ends the chain of a quickstart too
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -10,6 +10,7 @@ from commonart.cli import options
 
 
 def quickstart(
+    context: typer.Context,
     out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where everything goes.")] = "quickstart",
     scenes: Annotated[int, typer.Option(min=200, help="Pictures to fetch.")] = 1200,
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
@@ -25,7 +26,6 @@ def quickstart(
     \b
     commonart quickstart
     """
-    from commonart.cli import main
     from commonart.stages import quickstart as stage
 
-    stage.quickstart(main.invoke, out=out, scenes=scenes, seconds=seconds, seed=seed)
+    stage.run(context.obj, out, scenes=scenes, seconds=seconds, seed=seed)
