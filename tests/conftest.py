@@ -15,6 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spin on a busy machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parent.parent
+# Processes that tests start import their helpers, and the tests themselves as `tests.FOLDER.test_NAME`.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
+)
 SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 
 

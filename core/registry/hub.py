@@ -263,7 +263,7 @@ def _converted(repo: str, commit: str, snapshot: Path, small: list[str], pickles
     try:
         # The child sees no token, and torch.load(weights_only=True) runs no code from the file.
         clean = {k: v for k, v in os.environ.items() if "TOKEN" not in k and "SECRET" not in k and "KEY" not in k}
-        command = [sys.executable, "-m", "commonart.core.registry.lookup.pickle_conversion", str(snapshot), str(beside)]
+        command = [sys.executable, "-m", "commonart.core.registry.pickle_conversion", str(snapshot), str(beside)]
         done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]

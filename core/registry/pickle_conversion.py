@@ -1,6 +1,6 @@
 """Turn pickled weights into safetensors, in a process of its own that holds no secrets.
 
-    python -m commonart.core.registry.lookup.pickle_conversion FOLDER_WITH_BIN OUT
+    python -m commonart.core.registry.pickle_conversion FOLDER_WITH_BIN OUT
 
 `torch.load(weights_only=True)` admits tensors and plain containers and nothing that could run code. Each
 `NAME.bin` becomes `NAME.safetensors`, one at a time, so memory holds one shard; an index is rewritten to match.

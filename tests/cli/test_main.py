@@ -160,11 +160,11 @@ def test_defaults_come_from_the_file_and_a_flag_wins(commonart: Command, tmp_pat
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[license-filter]\ncolour = 1\n", "Error: commonart.toml: license-filter has no option 'color'."),
+        ("[license-filter]\ncolour = 1\n", "Error: commonart.toml: license-filter has no option 'colour'."),
         ("[paint]\n", "Error: commonart.toml: [paint] is no subcommand."),
         ("= 1", "Error: commonart.toml is no TOML"),
         ("[nano]\nfolder = 1\n", "Error: commonart.toml: [folder] is no subcommand."),
-        ("[nano.build]\ncolour = 1\n", "Error: commonart.toml: build has no option 'color'."),
+        ("[nano.build]\ncolour = 1\n", "Error: commonart.toml: build has no option 'colour'."),
     ],
 )
 def test_a_wrong_defaults_file_is_usage(commonart: Command, tmp_path: Path, text: str, line: str) -> None:

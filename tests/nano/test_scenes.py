@@ -70,7 +70,7 @@ def test_pixels_are_the_same_everywhere() -> None:
 def test_draws_are_the_same_everywhere() -> None:
     text = json.dumps([scene_to_json(scene) for scene in drawn(200)])
     assert (
-        hashlib.sha256(text.encode()).hexdigest() == "0dff81369ec56dd5ea40a1cbf73fea1701c0b805cd9ffb93293bcdbc8f9d8264"
+        hashlib.sha256(text.encode()).hexdigest() == "91082974e77d187565034b14e53bf8f81d39f7b23b51fdd86a09daed8b96ea4f"
     )
 
 

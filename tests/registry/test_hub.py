@@ -244,7 +244,7 @@ def test_the_environment_is_honoured(server: HubServer, tmp_path: Path) -> None:
     """In a fresh process, as a user sets it: HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, private=True)
     code = (
-        "import sys; from commonart.core.model import hub; "
+        "import sys; from commonart.core.registry import hub; "
         "print(hub.load('owner/captioner', 'caption').revision); assert 'torch' not in sys.modules"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}

@@ -313,7 +313,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(shards: Path, tmp_pa
 LONG_STEP = """
 import sys, time
 from commonart.cli import main
-from commonart.core.model.training import trainer
+from commonart.core.training import trainer
 def step(self, *_):
     print("step", file=sys.stderr, flush=True)
     time.sleep(60)

@@ -39,7 +39,7 @@ def kill_often(tmp_path: Path, name: str, steps: int, kills: int) -> None:
     start(data, tmp_path / "whole", more_of(name, steps), **SETTINGS)
     whole = state(tmp_path / "whole"), lines(tmp_path / "whole")
     forks = multiprocessing.get_context("forkserver")  # imports torch once
-    forks.set_forkserver_preload(["test_resume"])
+    forks.set_forkserver_preload([__name__])
     killed, turn, seconds = 0, 0, 1.0
     while killed < kills:
         run, turn = tmp_path / f"run{turn}", turn + 1

@@ -120,8 +120,8 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
 
 SLOW = """
 import sys, time
-import test_format as t
-from commonart.core.data import feature_writer as w
+from tests.data.features import test_format as t
+from commonart.core.data.features import writer as w
 def slow(records, drop):
     for item in t.of_key(records, drop):
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     kills = 0
     for attempt in range(40):
         command = [sys.executable, "-c", SLOW, str(source)]
-        child = subprocess.Popen(command, cwd=Path(__file__).parent)
+        child = subprocess.Popen(command)
         deadline = time.monotonic() + 120
         # Wait until this attempt has begun to write, then a little: another moment each time.
         before = len(list((source / "text").iterdir()))
