@@ -12,8 +12,8 @@ from commonart.cli import options
 def caption(
     source: options.Source = None,
     out: options.Out = None,
-    model: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Captioners; see commonart models.")] = "florence2",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time; halved when memory runs out.")] = 8,
+    model: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Captioners (see commonart models).")] = "florence2",
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch; halved when memory runs out.")] = 8,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
@@ -26,9 +26,9 @@ def caption(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write captions, one from every model that is named.
+    """Write captions, one by each model that is named.
 
-    They stand beside those that are there.
+    Existing captions are kept.
 
     \b
     commonart caption --model florence2 shards/ | commonart translate --to ja

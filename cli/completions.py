@@ -80,7 +80,8 @@ def commands() -> list[Command]:
 
 
 def _commands(root: Any) -> Iterator[Command]:
-    for name, command in root.commands.items():
+    for name in root.commands:
+        command = root.get_command(None, name)
         options = [Option(("--help",), False, (), "Show this message and exit")]
         inner = getattr(command, "commands", {}).values()  # of a group such as nano, the options of all of its commands
         for parameter in {p.opts[0]: p for each in (*inner, command) for p in each.params}.values():

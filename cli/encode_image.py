@@ -11,10 +11,13 @@ from commonart.cli import options
 
 def encode_image(
     source: options.Shards,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to write (default: SHARDS/image).")] = None,
-    model: Annotated[str, typer.Option(metavar="NAME", help="An autoencoder; see commonart models.")] = "sdxl-vae",
-    store: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the features (default: SHARDS/image)."),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="Autoencoder (see commonart models).")] = "sdxl-vae",
+    store: Annotated[str, typer.Option(help="Stored precision: fp16, bf16 or fp32.")] = "fp16",
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
@@ -31,7 +34,23 @@ def encode_image(
     \b
     commonart encode-image shards/ --model sdxl-vae
     """
-    given = options.stage_settings(locals())
-    from commonart.stages.encode_image import encode_image as stage
+    from commonart.core.data.tasks import this_task
+    from commonart.stages import encode_image as stage
 
-    options.finish(stage(**given), quiet)
+    summary = stage.encode_image(
+        source,
+        out,
+        model=model,
+        store=store,
+        batch=batch,
+        device=device,
+        precision=precision,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        rejects=rejects,
+        max_failures=max_failures,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

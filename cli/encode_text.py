@@ -11,14 +11,21 @@ from commonart.cli import options
 
 def encode_text(
     source: options.Shards,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to write (default: SHARDS/text).")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the features (default: SHARDS/text)."),
+    ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="A causal language model or T5; see commonart models.")
+        str, typer.Option(metavar="NAME", help="Causal language model or T5 (see commonart models).")
     ] = "calm2-7b",
     quantize: options.Quantize = None,
-    store: Annotated[str, typer.Option(help="bf16, fp16, or int8 with one scale per token.")] = "bf16",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longer captions are cut there, and counted.")] = 300,
-    batch: Annotated[int, typer.Option(min=1, help="Captions at a time.")] = 32,
+    store: Annotated[
+        str, typer.Option(help="Stored precision: bf16, fp16, or int8 with one scale per token.")
+    ] = "bf16",
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum tokens per caption; longer ones are truncated and counted.")
+    ] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Captions per batch.")] = 32,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
@@ -36,7 +43,25 @@ def encode_text(
     commonart encode-text shards/ --model calm2-7b --store int8
     srun -n 8 commonart encode-text shards/ --model calm2-7b
     """
-    given = options.stage_settings(locals())
-    from commonart.stages.encode_text import encode_text as stage
+    from commonart.core.data.tasks import this_task
+    from commonart.stages import encode_text as stage
 
-    options.finish(stage(**given), quiet)
+    summary = stage.encode_text(
+        source,
+        out,
+        model=model,
+        quantize=quantize,
+        store=store,
+        max_tokens=max_tokens,
+        batch=batch,
+        device=device,
+        precision=precision,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        rejects=rejects,
+        max_failures=max_failures,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

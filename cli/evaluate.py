@@ -11,41 +11,53 @@ from commonart.cli import options
 
 
 def evaluate(
-    generated: Annotated[str | None, typer.Argument(metavar="[GENERATED]", help="Pictures that were drawn.")] = None,
+    generated: Annotated[
+        str | None, typer.Argument(metavar="[GENERATED]", help="Images to score: a folder of files or of shards.")
+    ] = None,
     reference: Annotated[
-        str | None, typer.Argument(metavar="[REFERENCE]", help="Real pictures; with --model, records to draw from.")
+        str | None,
+        typer.Argument(
+            metavar="[REFERENCE]", help="Real images; with --model, records whose captions are the prompts."
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Draw first: anything that sample takes; needs no GENERATED.")
+        str | None, typer.Option(metavar="NAME", help="Model that makes the images to score, in place of GENERATED.")
     ] = None,
     langs: Annotated[str, typer.Option(metavar="LANG[,LANG]", help="Languages of the prompts.")] = "en,ja",
-    n: Annotated[int | None, typer.Option("-n", min=2, help="At most so many pictures per language.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of the reference: train or heldout.")] = None,
-    fid: Annotated[str | None, typer.Option(help="Measure FID too: clean or legacy_pytorch.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=2, help="Maximum number of images per language.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the reference: train or heldout.")] = None,
+    fid: Annotated[str | None, typer.Option(help="Mode of FID: clean or legacy_pytorch (default: no FID).")] = None,
     clip: Annotated[
-        str, typer.Option(metavar="NAME", help="Judge of English prompts; clip-vit-b32 is the paper's.")
+        str, typer.Option(metavar="NAME", help="CLIP model for English prompts; clip-vit-b32 is the paper's.")
     ] = "nano",
     clip_ja: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Judge of Japanese prompts; clip-japanese-base is the paper's.")
+        str | None,
+        typer.Option(metavar="NAME", help="CLIP model for Japanese prompts; clip-japanese-base is the paper's."),
     ] = None,
-    clip_mode: Annotated[str, typer.Option(help="paper: 100 max(cos, 0); hessel: 2.5 max(cos, 0).")] = "paper",
-    scenes: Annotated[int, typer.Option(min=0, help="With --model: so many prompts of unseen scenes, read back.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of DPM++ 2M.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 4.5,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    clip_mode: Annotated[
+        str, typer.Option(help="Formula of the CLIP score: paper, 100 max(cos, 0), or hessel, 2.5 max(cos, 0).")
+    ] = "paper",
+    scenes: Annotated[
+        int, typer.Option(min=0, help="Prompts of unseen scenes, scored by reading the images back; needs --model.")
+    ] = 0,
+    steps: options.Steps = 20,
+    guidance: options.Guidance = 4.5,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
     pictures: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Keep what is drawn; a second call goes on from there.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder that keeps the images of --model; a second call continues from there."
+        ),
     ] = None,
     out: Annotated[
-        str, typer.Option("-o", "--out", metavar="FILE", help="The scores, with all that they hang on.")
+        str,
+        typer.Option("-o", "--out", metavar="FILE", help="File for the scores and the settings that they depend on."),
     ] = "eval.json",
-    text_encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another text encoder of the same width.")
-    ] = None,
-    autoencoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another autoencoder.")] = None,
+    text_encoder: options.TextEncoder = None,
+    autoencoder: options.Autoencoder = None,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run the judge's own code; its commit must be named: NAME@COMMIT."),
+        typer.Option("--trust-remote-code", help="Run the CLIP model's own code; name its commit: NAME@COMMIT."),
     ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -54,7 +66,9 @@ def evaluate(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score pictures, or a model that draws them first. Every score stands with mode, resolution, split, seed and n.
+    """Score images, or a model that makes them first.
+
+    Every score is reported with its mode, resolution, split, seed and number of images.
 
     \b
     commonart eval --model runs/512 coco/ -n 30000 --fid clean --clip clip-vit-b32

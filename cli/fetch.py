@@ -15,30 +15,37 @@ def fetch(
         typer.Argument(
             metavar="SOURCE",
             help="commoncatalog-cc-by, megalith-10m, artbench-pd, smithsonian-oa, coco2017, stair, hf:OWNER/NAME, scenes, "
-            "a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records.",
+            "a folder of images, a COCO .json, a .csv/.tsv/.jsonl/.parquet of URLs, or - for records on stdin.",
         ),
     ],
     out: options.Out = None,
-    list_only: Annotated[bool, typer.Option("--list", help="Only list: records without pixels.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
-    images: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where the image files of a list lie.")] = None,
-    license: Annotated[
-        str, typer.Option(metavar="LICENCE", help="The licence of images that come without one: you answer for it.")
-    ] = "",
-    lang: Annotated[str, typer.Option(help="The language of a source's captions.")] = "en",
-    column_map: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Which column of a table is which field.")
+    list_only: Annotated[bool, typer.Option("--list", help="Records only, without pixels.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of records.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Folder of the image files that a list names.")
     ] = None,
-    size: Annotated[int, typer.Option(min=8, help="Of scenes: pixels on a side.")] = 64,
+    license: Annotated[
+        str, typer.Option(metavar="LICENCE", help="Licence of images that come without one; your own responsibility.")
+    ] = "",
+    lang: Annotated[str, typer.Option(help="Language of the source's captions.")] = "en",
+    column_map: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Column of a table that holds a field (repeatable)."),
+    ] = None,
+    size: Annotated[int, typer.Option(min=8, help="Width and height of scenes, in pixels.")] = 64,
     seed: options.Seed = 0,
-    bare: Annotated[bool, typer.Option("--bare", help="Of scenes: without the grammar's captions.")] = False,
-    allow_private: Annotated[bool, typer.Option(help="Download from private addresses too.")] = False,
-    ignore_opt_outs: Annotated[
-        bool, typer.Option(help="Keep what asks not to be used; recorded all the same.")
+    bare: Annotated[bool, typer.Option("--bare", help="Scenes without captions.")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Allow downloads from private addresses.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Downloads at a time.")] = 64,
-    per_host: Annotated[int, typer.Option(min=1, help="Of these, at one host.")] = 16,
-    delay: Annotated[float, typer.Option(min=0.0, help="Seconds between two requests to one host.")] = 0.0,
+    ignore_opt_outs: Annotated[
+        bool, typer.Option("--ignore-opt-outs", help="Keep images that opt out of use; the opt-out is recorded.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Concurrent downloads.")] = 64,
+    per_host: Annotated[int, typer.Option(min=1, help="Concurrent downloads per host.")] = 16,
+    delay: Annotated[
+        float, typer.Option(min=0.0, callback=options.finite, help="Seconds between requests to one host.")
+    ] = 0.0,
     shard_size: options.ShardSize = 1000,
     rejects: options.Rejects = None,
     max_failures: options.MaxFailures = 0.5,
@@ -69,7 +76,7 @@ def fetch(
         images=images,
         license=license,
         lang=lang,
-        column_map=options.pairs("--column-map", column_map) or None,
+        column_map=options.parse_pairs("--column-map", column_map) or None,
         limits=Limits(
             workers=workers,
             per_host=per_host,

@@ -12,16 +12,19 @@ from commonart.cli import options
 def license_filter(
     source: options.Source = None,
     out: options.Out = None,
-    policy: Annotated[str, typer.Option(metavar="POLICY", help="strict, paper, or a TOML file.")] = "strict",
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="Licence policy: strict, paper, or a TOML file.")
+    ] = "strict",
     explain: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Say what each policy does with this licence, and why; no SOURCE."),
+        typer.Option(metavar="TEXT", help="Licence to explain: what each policy decides, and why. Reads no SOURCE."),
     ] = None,
     observed_after: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Drop what was not observed on this day (UTC) or later.")
+        str | None, typer.Option(metavar="DATE", help="Earliest day (UTC) on which a licence may have been observed.")
     ] = None,
     blocklist: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Keys, sha256, URLs and authors to leave out, one a line.")
+        str | None,
+        typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line."),
     ] = None,
     rejects: options.Rejects = None,
     shard_size: options.ShardSize = 1000,

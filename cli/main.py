@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import os
 import signal
@@ -11,41 +12,67 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from commonart.cli import (
-    caption,
-    encode_image,
-    encode_text,
-    evaluate,
-    fetch,
-    license_filter,
-    mia,
-    models,
-    nano,
-    quickstart,
-    sample,
-    shard,
-    train,
-    translate,
-)
 from commonart.core.errors import CommonArtError, UsageError
 
-DEFAULTS = "commonart.toml"
+DEFAULTS_FILE = "commonart.toml"
+# name: (module, the line of `commonart --help`, which is also the first line of the command's own help)
+COMMANDS = {
+    "fetch": ("fetch", "Bring images in: original bytes, one record each."),
+    "license-filter": ("license_filter", "Normalise every licence and keep what the policy allows."),
+    "caption": ("caption", "Write captions, one by each model that is named."),
+    "translate": ("translate", "Translate captions; the originals stay."),
+    "shard": ("shard", "Make training images of one size, in shards."),
+    "encode-text": ("encode_text", "Encode captions: last hidden states of their true length."),
+    "encode-image": ("encode_image", "Encode images: mean and deviation of their latents."),
+    "train": ("train", "Train the transformer, or continue an interrupted run."),
+    "sample": ("sample", "Make images from prompts, marked as synthetic."),
+    "eval": ("evaluate", "Score images, or a model that makes them first."),
+    "mia": ("mia", "Test whether a model gives away its training images."),
+    "models": ("models", "List the models that --model knows, and their terms."),
+    "nano": ("nano", "Build the embedded models again, or measure them."),
+    "quickstart": ("quickstart", "Run every stage once on the embedded models."),
+}
 DISK_ERRORS = {
-    errno.ENOSPC: ("the disk is full", "Free some space and run the same command again; what was finished is kept."),
+    errno.ENOSPC: ("the disk is full", "Free some space and run the same command again; finished work is kept."),
     errno.EDQUOT: ("your disk quota is used up", "Free some space and run the same command again."),
     errno.ENOENT: ("no such file or folder", "Check the path."),
-    errno.EFBIG: ("it grew larger than files may be here", "Raise the limit (ulimit -f), or write somewhere else."),
-    errno.EACCES: ("permission denied", "Give another path, or let yourself read or write it (chmod)."),
-    errno.EPERM: ("permission denied", "Give another path, or let yourself read or write it (chmod)."),
-    errno.EROFS: ("the file system is read-only", "Write somewhere that you may write."),
-    errno.ENOTDIR: ("a part of the path is a file", "Give another path."),
-    errno.EEXIST: ("it is a file that is in the way", "Give another path."),
-    errno.EISDIR: ("it is a folder", "Give a file."),
+    errno.EFBIG: ("the file is larger than allowed here", "Raise the limit (ulimit -f), or write somewhere else."),
+    errno.EACCES: ("permission denied", "Choose another path, or change its permissions (chmod)."),
+    errno.EPERM: ("operation not permitted", "Choose another path, or change its permissions (chmod)."),
+    errno.EROFS: ("the file system is read-only", "Choose a path on a writable file system."),
+    errno.ENOTDIR: ("a parent of this path is not a folder", "Choose another path."),
+    errno.EEXIST: ("a file of this name already exists", "Choose another path."),
+    errno.EISDIR: ("is a folder", "Give the path of a file."),
 }
+
+
+class CommandGroup(TyperGroup):
+    """The subcommands, each imported when it is asked for: building all of them takes longer than starting Python."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and self.commands[cmd_name] is None:
+            name = COMMANDS[cmd_name][0]
+            command = getattr(importlib.import_module(f"commonart.cli.{name}"), name)
+            if not isinstance(command, typer.Typer):
+                function, command = command, typer.Typer(rich_markup_mode=None, add_completion=False)
+                command.command(cmd_name)(function)
+            self.commands[cmd_name] = typer.main.get_command(command)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="commonart",
+    cls=CommandGroup,
     help="From licensed images to a text-to-image model, its scores and its papers. Stages chain with pipes.",
     epilog="Try: commonart quickstart",
     add_completion=False,
@@ -53,20 +80,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("fetch")(fetch.fetch)
-app.command("license-filter")(license_filter.license_filter)
-app.command("caption")(caption.caption)
-app.command("translate")(translate.translate)
-app.command("shard")(shard.shard)
-app.command("encode-text")(encode_text.encode_text)
-app.command("encode-image")(encode_image.encode_image)
-app.command("train")(train.train)
-app.command("sample")(sample.sample)
-app.command("eval")(evaluate.evaluate)
-app.command("mia")(mia.mia)
-app.command("models")(models.models)
-app.command("quickstart")(quickstart.quickstart)
-app.add_typer(nano.app, name="nano")
 
 
 @app.callback(invoke_without_command=True)
@@ -78,11 +91,11 @@ def _global(version: bool = typer.Option(False, "--version", help="Print the ver
         raise typer.Exit()
 
 
-def defaults(command: Any, path: str = DEFAULTS) -> dict[str, Any]:
-    """Option defaults from `commonart.toml` in the working folder, one table per subcommand; a flag wins.
+def read_defaults(group: Any, path: str = DEFAULTS_FILE) -> dict[str, Any]:
+    """Read option defaults from `commonart.toml` in the working folder, one table per subcommand; a flag wins.
 
     Raises:
-        UsageError: a file that is no TOML, or a name that is no subcommand or no option of it.
+        UsageError: The file is not TOML, or it names an unknown subcommand or option.
     """
     import tomllib
 
@@ -90,21 +103,21 @@ def defaults(command: Any, path: str = DEFAULTS) -> dict[str, Any]:
         with open(path, "rb") as file:
             tables = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}.", "Mend it or move it away.") from None
-    _name_options(command, tables, path)
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Correct it, or move it away.") from None
+    _rename_options(group, tables, path)
     return tables
 
 
-def _name_options(command: Any, tables: dict[str, Any], path: str) -> None:
-    """Options as typer's functions name their parameters, in place; of a group such as `nano`, command by command."""
+def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
+    """Rename options to the parameters of their functions, in place; of a group such as `nano`, command by command."""
     for name, table in tables.items():
-        known = command.commands.get(name)
-        if known is None or not isinstance(table, dict):
-            raise UsageError(f"{path}: [{name}] is no subcommand.", f"One of: {', '.join(sorted(command.commands))}.")
-        if hasattr(known, "commands"):
-            _name_options(known, table, path)
+        command = group.get_command(None, name)
+        if command is None or not isinstance(table, dict):
+            raise UsageError(f"{path}: [{name}] is not a subcommand.", f"One of: {', '.join(sorted(group.commands))}.")
+        if hasattr(command, "commands"):
+            _rename_options(command, table, path)
             continue
-        options = {option.removeprefix("--"): p.name for p in known.params for option in (*p.opts, p.name)}
+        options = {option.removeprefix("--"): p.name for p in command.params for option in (*p.opts, p.name)}
         for option in list(table):
             if option not in options:
                 raise UsageError(f"{path}: {name} has no option '{option}'.", f"See commonart {name} --help.")
@@ -112,51 +125,51 @@ def _name_options(command: Any, tables: dict[str, Any], path: str) -> None:
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line in this process; errors come through as they were raised. `quickstart` finds this function in
-    its context."""
-    command = typer.main.get_command(app)
-    words = sys.argv[1:] if arguments is None else arguments
+    """Run one command line in this process, and let its errors through as they were raised."""
+    group = typer.main.get_command(app)
     settings: dict[str, Any] = {}
-    if os.path.exists(DEFAULTS) and "--help" not in words:  # a broken file must not stand before the help
-        settings["default_map"] = defaults(command)
-    code = command.main(args=arguments, prog_name="commonart", standalone_mode=False, obj=invoke, **settings)
-    if code == 128 + signal.SIGINT:  # typer's word for Ctrl-C, which ends the chain of a quickstart too
+    # A broken file must not hide the help.
+    if os.path.exists(DEFAULTS_FILE) and "--help" not in (sys.argv[1:] if arguments is None else arguments):
+        settings["default_map"] = read_defaults(group)
+    # quickstart runs further command lines: it gets this function as its context's `obj`.
+    code = group.main(args=arguments, prog_name="commonart", standalone_mode=False, obj=invoke, **settings)
+    if code == 128 + signal.SIGINT:  # what typer returns for Ctrl-C, which must end a quickstart's chain too
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; errors that a user can cause become two sentences on stderr."""
+    """Run one command line and return its exit code; an error that the user can mend becomes two sentences on stderr."""
     _quiet_libraries()
-    # A stage that is told to stop unwinds like any error, so that no half-written file stays behind.
+    # SIGTERM unwinds the stage as an error does, so that no half-written file is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return invoke(arguments)
     except CommonArtError as error:
         from commonart.core import launch
 
-        if not launch.leave(error):  # a process that --gpus started leaves its sentence to the one that started it
-            _say(error)
+        if not launch.leave(error):  # in a process that --gpus started, the one that started it prints the error
+            _print_error(error)
         return error.code
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted: the same command again goes on from what is there.", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:
         known = DISK_ERRORS.get(error.errno or 0)
         if known is None:
             raise
-        name = error.filename or error.filename2 or "output"
-        _say(CommonArtError(f"{name}: {known[0]}.", known[1]))
+        path = error.filename or error.filename2 or "output"
+        _print_error(CommonArtError(f"{path}: {known[0]}.", known[1]))
         return 1
 
 
 def _quiet_libraries() -> None:
-    """Libraries talk on stderr as if they were alone; what matters of it, the stages say themselves."""
+    """Silence what libraries print on stderr; the stages report what matters of it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Idle OpenMP threads that spin cost eight times the time on two busy cores (captioning 140 s against 19 s).
+    # Idle OpenMP threads that spin slow two busy cores down eightfold (captioning 140 s against 19 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
@@ -164,10 +177,10 @@ def _quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advertises an optional package at every import
 
 
-def _say(error: CommonArtError) -> None:
+def _print_error(error: CommonArtError) -> None:
     if error.what:
         print(f"Error: {error.what}\n{error.fix}".rstrip(), file=sys.stderr)
-    else:  # the reader of stdout has gone: nothing more may be written there, not even at exit
+    else:  # the reader of stdout has gone: Python's flush at exit must not fail on it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.summary is not None:
         from commonart.core import log

@@ -11,31 +11,37 @@ from commonart.cli import options
 
 
 def mia(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Anything that sample takes: a run, a folder, a name.")],
-    data: Annotated[str, typer.Option(metavar="FOLDER", help="The shards that it was trained on.")] = "shards/",
-    n: Annotated[int, typer.Option("-n", min=4, help="At most so many members, and so many held-out pictures.")] = 500,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, an exported folder, a name of the registry or a hub id.")
+    ],
+    data: Annotated[str, typer.Option(metavar="FOLDER", help="Shards that the model was trained on.")] = "shards/",
+    n: Annotated[int, typer.Option("-n", min=4, help="Maximum number of members, and of held-out images.")] = 500,
     attacks: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Of loss, secmi, pia, clid.")
+        str, typer.Option(metavar="NAME[,NAME]", help="Attacks to run: loss, secmi, pia, clid.")
     ] = "loss,secmi,pia,clid",
-    lang: Annotated[str | None, typer.Option(help="Whose captions condition the model (default: the first).")] = None,
-    times: Annotated[int, typer.Option(min=1, help="Timesteps of loss and clid.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Noises at each timestep.")] = 1,
-    replicate: Annotated[int, typer.Option(min=0, help="Pictures drawn from training captions; 0: none.")] = 50,
-    judge: Annotated[str, typer.Option(metavar="NAME", help="Whose features say how alike pictures are.")] = "nano",
-    resamples: Annotated[int, typer.Option(min=10, help="Of the bootstrap intervals.")] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of DPM++ 2M, of replication.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Of replication.")] = 4.5,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    lang: Annotated[
+        str | None,
+        typer.Option(help="Language of the captions that condition the model (default: each record's first)."),
+    ] = None,
+    times: Annotated[int, typer.Option(min=1, help="Timesteps per image of loss and clid.")] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Noise samples per timestep.")] = 1,
+    replicate: Annotated[
+        int, typer.Option(min=0, help="Images made from training captions to look for copies; 0 for none.")
+    ] = 50,
+    judge: Annotated[str, typer.Option(metavar="NAME", help="CLIP model whose features measure similarity.")] = "nano",
+    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap intervals.")] = 1000,
+    steps: options.Steps = 20,
+    guidance: options.Guidance = 4.5,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
     out: Annotated[
-        str, typer.Option("-o", "--out", metavar="FILE", help="The result, with its intervals.")
+        str, typer.Option("-o", "--out", metavar="FILE", help="File for the results and their intervals.")
     ] = "mia.json",
     figure: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The paper's figure 2: caption, training picture, drawn picture.")
+        str | None,
+        typer.Option(metavar="FILE", help="File for the paper's figure 2: caption, training image, generated image."),
     ] = None,
-    text_encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another text encoder of the same width.")
-    ] = None,
-    autoencoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another autoencoder.")] = None,
+    text_encoder: options.TextEncoder = None,
+    autoencoder: options.Autoencoder = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -43,7 +49,7 @@ def mia(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Test whether a model gives away its training pictures.
+    """Test whether a model gives away its training images.
 
     It is attacked with them and with held-out ones; every number comes with its interval.
 

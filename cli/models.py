@@ -10,11 +10,11 @@ import typer
 def models(
     role: Annotated[
         str | None,
-        typer.Argument(metavar="[ROLE]", help="caption, translate, text-encoder, autoencoder, transformer or clip."),
+        typer.Argument(
+            metavar="[ROLE]", help="Role: caption, translate, text-encoder, autoencoder, transformer or clip."
+        ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, with everything that is known.")
-    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with every field.")] = False,
 ) -> None:
     """List the models that --model knows, and their terms.
 

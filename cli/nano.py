@@ -8,19 +8,20 @@ import typer
 
 from commonart.cli import options
 
-app = typer.Typer(
+nano = typer.Typer(
     help="Build the embedded models again, or measure them.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-@app.command("build")
+@nano.command()
 def build(
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where the models go.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the models.")],
     only: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Build these; the others are taken from FOLDER.")
+        str, typer.Option(metavar="NAME[,NAME]", help="Models to build; the others are read from FOLDER.")
     ] = "",
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -41,13 +42,13 @@ def build(
     print(orjson.dumps(done, option=orjson.OPT_INDENT_2).decode())
 
 
-@app.command("measure")
+@nano.command()
 def measure(
     folder: Annotated[
-        str, typer.Argument(metavar="[FOLDER]", help="Models to measure (default: the shipped ones).")
+        str, typer.Argument(metavar="[FOLDER]", help="Folder of the models (default: the embedded ones).")
     ] = "",
-    n: Annotated[int, typer.Option("-n", min=1, help="Unseen scenes to measure on.")] = 1000,
-    only: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Measure only these.")] = "",
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of unseen scenes.")] = 1000,
+    only: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Models to measure (default: all).")] = "",
     seed: options.Seed = 1,
 ) -> None:
     """Measure the nano models on unseen scenes.

@@ -1,60 +1,81 @@
-"""The options that several subcommands share, spelled once."""
+"""The options that several subcommands share, and the parsers of their values.
+
+How a command calls its stage: it imports the stage in its body, so that `--help` loads neither torch nor data; passes
+every option on by name, `stage.run(source, out, limit=limit, ...)`; and hands the summary to `finish`. Numbers are
+checked before any work begins: every numeric option has a range here or in its command, and `finite` where it is a float.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from commonart.core.data.stream import Summary
+
+MAX_SEED = 2**32 - 1
+
+
+def finite(value: float) -> float:
+    """Return a float option's value; NaN and infinity pass typer's own range check.
+
+    Raises:
+        typer.BadParameter: The value is not a finite number.
+    """
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 Source = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[SOURCE]", help="A folder of shards, a .tar, a .jsonl[.gz|.zst], or - for stdin (the default)."
-    ),
+    typer.Argument(metavar="[SOURCE]", help="Folder of shards, .tar, .jsonl[.gz|.zst], or - for stdin (the default)."),
 ]
-Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="A folder of shards.")]
+Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of shards.")]
 Out = Annotated[
     str | None,
     typer.Option(
-        "-o", "--out", metavar="OUT", help="A folder (shards), a .jsonl, or - for JSONL on stdout (the default)."
+        "-o", "--out", metavar="OUT", help="Folder for shards, .jsonl, or - for JSONL on stdout (the default)."
     ),
 ]
-Rejects = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Keep what was dropped in this .jsonl, each with its reason.")
-]
+Rejects = Annotated[str | None, typer.Option(metavar="FILE", help="A .jsonl for dropped records and their reasons.")]
 MaxFailures = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Exit 3 when more than this share of the records failed.")
+    float,
+    typer.Option(min=0.0, max=1.0, callback=finite, help="Share of failed records above which the exit code is 3."),
 ]
-ShardSize = Annotated[int, typer.Option(min=1, help="Records of a JSONL source that become one shard.")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Records per shard, when SOURCE is JSONL.")]
 TaskIndex = Annotated[
-    int | None, typer.Option(help="Do the shards whose number is this modulo --num-tasks (default: from Slurm).")
+    int | None, typer.Option(min=0, help="Index of this task; it takes every --num-tasks-th shard (default: Slurm's).")
 ]
-NumTasks = Annotated[int | None, typer.Option(min=1, help="How many tasks share the shards (default: from Slurm).")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there already.")]
+NumTasks = Annotated[int | None, typer.Option(min=1, help="Number of tasks that share the shards (default: Slurm's).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no table.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
+Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+Guidance = Annotated[
+    float, typer.Option(min=0.0, callback=finite, help="Scale of classifier-free guidance; 1 turns it off.")
+]
+TextEncoder = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Text encoder of the same width, in place of the model's own.")
+]
+Autoencoder = Annotated[str | None, typer.Option(metavar="NAME", help="Autoencoder in place of the model's own.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(help="Precision of the weights: auto, bf16, fp16 or fp32.")]
 Quantize = Annotated[
     str | None,
-    typer.Option(metavar="METHOD", help="Text encoder in 8 bits: quanto-int8 (the paper's), bnb-int8, torchao-int8."),
+    typer.Option(metavar="METHOD", help="8-bit text encoder: quanto-int8 (the paper's), bnb-int8 or torchao-int8."),
 ]
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Convert weights that are published only as .bin, without running them.")
+    bool, typer.Option("--allow-pickle", help="Convert weights published only as .bin, without running their code.")
 ]
 AcceptTerms = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="You answer for the terms of this model, which is refused otherwise."),
+    typer.Option(metavar="NAME", help="A refused model whose terms you take responsibility for (repeatable)."),
 ]
-
-
-def stage_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """A command's own `locals()` as its stage takes them: the two task options as one `task`, no list as an empty one."""
-    from commonart.core.data.tasks import this_task
-
-    task = this_task(given.pop("task_index"), given.pop("num_tasks"))
-    return {**given, "accept_terms": given["accept_terms"] or (), "task": task}
 
 
 def split_names(text: str) -> list[str]:
@@ -62,52 +83,52 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def pairs(flag: str, given: list[str] | None) -> dict[str, str]:
+def parse_pairs(flag: str, values: Sequence[str] | None) -> dict[str, str]:
     """`["a=1", "b=2"]` -> `{"a": "1", "b": "2"}`."""
     from commonart.core.errors import UsageError
 
-    found = {}
-    for text in given or ():
+    pairs = {}
+    for text in values or ():
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"{flag} {text} is no NAME=VALUE.", "Write it with an equals sign and no spaces.")
-        found[name.strip()] = value.strip()
-    return found
+            raise UsageError(f"{flag} {text} is not of the form NAME=VALUE.", "Write it without spaces: NAME=VALUE.")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
-def number(flag: str, text: str) -> float:
-    """The number that `text` says."""
+def parse_number(flag: str, text: str) -> float:
+    """`"0.5"` -> 0.5."""
     from commonart.core.errors import UsageError
 
     try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{flag}: {text!r} is no number.", "Write it as 0.5 or 2.") from None
+        return finite(float(text))
+    except (ValueError, typer.BadParameter):
+        raise UsageError(f"{flag}: '{text}' is not a finite number.", "Write it as 0.5 or 2.") from None
 
 
-def two(flag: str, text: str) -> tuple[str, str]:
+def parse_two(flag: str, text: str) -> tuple[str, str]:
     """`a,b` -> (`a`, `b`)."""
     from commonart.core.errors import UsageError
 
-    found = split_names(text)
-    if len(found) != 2:
-        raise UsageError(f"{flag} {text} is not two things with a comma between them.", "For example a,b.")
-    return found[0], found[1]
+    names = split_names(text)
+    if len(names) != 2:
+        raise UsageError(f"{flag} {text} is not two values separated by a comma.", f"For example {flag} A,B.")
+    return names[0], names[1]
 
 
-def share(flag: str, text: str) -> tuple[float, float]:
+def parse_interval(flag: str, text: str) -> tuple[float, float]:
     """`0.2,0.8` -> (0.2, 0.8)."""
-    low, high = two(flag, text)
-    return number(flag, low), number(flag, high)
+    low, high = parse_two(flag, text)
+    return parse_number(flag, low), parse_number(flag, high)
 
 
-def piped() -> bool:
-    """Whether something other than a terminal feeds stdin."""
+def stdin_is_piped() -> bool:
+    """Return whether stdin is something other than a terminal."""
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
-def finish(summary: Any, quiet: bool = False) -> None:
-    """Say what a stage did, on stderr: a table on a terminal, one JSON line elsewhere."""
+def finish(summary: Summary, quiet: bool = False) -> None:
+    """Report what a stage did on stderr: a table on a terminal, one JSON line elsewhere."""
     from commonart.core import log
 
     log.summary(summary, quiet=quiet)

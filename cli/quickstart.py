@@ -11,12 +11,12 @@ from commonart.cli import options
 
 def quickstart(
     context: typer.Context,
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Where everything goes.")] = "quickstart",
-    scenes: Annotated[int, typer.Option(min=200, help="Pictures to fetch.")] = 1200,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to train.")] = 150.0,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for all results.")] = "quickstart",
+    scenes: Annotated[int, typer.Option(min=200, help="Number of images to fetch.")] = 1200,
+    seconds: Annotated[float, typer.Option(min=1.0, callback=options.finite, help="Seconds of training.")] = 150.0,
     seed: options.Seed = 0,
 ) -> None:
-    """Run every stage once on the embedded default.
+    """Run every stage once on the embedded models.
 
     From pictures with licences to a trained model, its scores and its audit.
 

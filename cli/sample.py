@@ -28,18 +28,27 @@ def sample(
     lang: Annotated[
         str | None, typer.Option(help="Which caption of a record is its prompt (default: its first).")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Of the sampler.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 4.5,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: options.Guidance = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to draw.")] = "",
     sampler: Annotated[str, typer.Option(help="dpm++ (second order) or ddim.")] = "dpm++",
     interval: Annotated[
         str,
         typer.Option(metavar="LOW,HIGH", help="Guide only at these shares of the noise; elsewhere a step costs half."),
     ] = "0,1",
-    rescale: Annotated[float, typer.Option(help="0 to 1, against guidance's glare; 0.7 is usual.")] = 0.0,
+    rescale: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=options.finite, help="Guidance rescale against overexposure; 0.7 is usual."
+        ),
+    ] = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of each prompt's first picture (default: 0; -i and the page draw a new one each time)."),
+        typer.Option(
+            min=0,
+            max=options.MAX_SEED,
+            help="Seed of each prompt's first image (default: 0; -i and the page draw a new one each time).",
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
@@ -88,7 +97,9 @@ def sample(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw pictures. Each carries the mark of synthetic media, its prompt, seed and settings.
+    """Make images from prompts, marked as synthetic.
+
+    Each image carries the mark of synthetic media, its prompt, seed and settings.
 
     \b
     commonart sample "草原のシマウマ" -o out.png
@@ -111,7 +122,7 @@ def sample(
         print(told.encode("utf-8", "backslashreplace").decode())  # whatever stands in the picture
         return
     texts = list(prompts or ())
-    if texts == ["-"] or (not texts and file is None and options.piped() and not live):
+    if texts == ["-"] or (not texts and file is None and options.stdin_is_piped() and not live):
         texts, file = [], file or "-"
     if "-" in texts:
         raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
@@ -129,8 +140,8 @@ def sample(
     for name in ("prompts", "file", "show", "interactive", "serve", "inspect"):
         del how[name]
     batch_only = {name: how.pop(name) for name in ["out", "lang", "grid", "columns", "seed", "n", "overwrite", "quiet"]}
-    how |= {"interval": options.share("--interval", interval), "accept_terms": accept_terms or ()}
-    how["sign"] = options.two("--sign", sign) if sign else None
+    how |= {"interval": options.parse_interval("--interval", interval), "accept_terms": accept_terms or ()}
+    how["sign"] = options.parse_two("--sign", sign) if sign else None
     see = stage.shower(show) if show or interactive else None
     started = time.monotonic()
     # Among pictures on a terminal records are noise, and a grid alone has none.

@@ -11,24 +11,30 @@ from commonart.cli import options
 
 def shard(
     source: options.Source = None,
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The folder of shards.")] = "shards/",
-    size: Annotated[int, typer.Option(help="Pixels on a side; the centre is kept.")] = 256,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the shards.")] = "shards/",
+    size: Annotated[
+        int, typer.Option(min=1, help="Width and height in pixels; images are cropped to the centre.")
+    ] = 256,
     buckets: Annotated[
         bool,
-        typer.Option("--buckets", help="PixArt's 40 sizes from 1:4 to 4:1 of the square's area, whichever cuts least."),
+        typer.Option("--buckets", help="Nearest of PixArt's 40 aspect ratios, from 1:4 to 4:1, at the area of --size."),
     ] = False,
     min_size: Annotated[
         int | None,
-        typer.Option(help="Drop what is smaller on its shorter side (default: what would have to be enlarged)."),
+        typer.Option(min=1, help="Minimum of the shorter side (default: what would have to be enlarged is dropped)."),
     ] = None,
-    format: Annotated[str, typer.Option(help="jpg, png, webp, or auto: png up to 128 pixels, jpg above.")] = "auto",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
-    resample: Annotated[str, typer.Option(help="lanczos, or area: softer, at two thirds of the time.")] = "lanczos",
+    format: Annotated[
+        str, typer.Option(help="File format: jpg, png, webp, or auto (png up to 128 pixels, jpg above).")
+    ] = "auto",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of jpg and webp.")] = 95,
+    resample: Annotated[
+        str, typer.Option(help="Resampling filter: lanczos, or area (softer, in two thirds of the time).")
+    ] = "lanczos",
     dedup: Annotated[
-        bool, typer.Option("--dedup", help="Keep the first of images that look the same, over all shards.")
+        bool, typer.Option("--dedup", help="Drop near-duplicates across all shards; the first is kept.")
     ] = False,
     blocklist: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Keys, sha256 and URLs to leave out, one a line.")
+        str | None, typer.Option(metavar="FILE", help="Keys, sha256 hashes and URLs to leave out, one per line.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads (default: one per core).")] = None,
     shard_size: options.ShardSize = 1000,
@@ -41,7 +47,7 @@ def shard(
 ) -> None:
     """Make training images of one size, in shards.
 
-    Decoded safely, put upright, to sRGB, resized, cropped; the same input gives the same bytes.
+    Images are decoded safely, rotated upright, converted to sRGB, resized and cropped. The same input gives the same bytes.
 
     \b
     commonart shard raw/ -o shards/ --size 512 --buckets --dedup

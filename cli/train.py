@@ -11,64 +11,91 @@ from commonart.cli import options
 
 
 def train(
-    stage: Annotated[str, typer.Option(metavar="NAME", help="256-early, 256-mid, 256-late, 512 or nano.")] = "",
+    stage: Annotated[
+        str, typer.Option(metavar="NAME", help="Training stage: 256-early, 256-mid, 256-late, 512 or nano.")
+    ] = "",
     data: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Shards, with features beside or without; A,B:0.5 for several.")
+        str, typer.Option(metavar="FOLDER", help="Shards, with or without cached features; A,B:0.5 to mix several.")
     ] = "shards/",
     out: Annotated[
-        str, typer.Option("-o", "--out", metavar="RUN", help="The run's folder (default: runs/STAGE).")
+        str, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run (default: runs/STAGE).")
     ] = "",
     gpus: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes in all; started here unless srun or torchrun did.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of processes; started here unless srun or torchrun did."),
     ] = None,
     init: Annotated[
-        str, typer.Option(metavar="PATH", help="Weights to start from (default: the stage before), or none.")
+        str,
+        typer.Option(
+            metavar="PATH", help="Initial weights, or none (default: the newest checkpoint of the stage before)."
+        ),
     ] = "",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a value of the recipe.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override of a recipe field (repeatable).")
     ] = None,
-    text_encoder: Annotated[str, typer.Option(metavar="NAME", help="For captions that are not encoded yet.")] = "",
-    autoencoder: Annotated[str, typer.Option(metavar="NAME", help="For images that are not encoded yet.")] = "",
+    text_encoder: Annotated[
+        str, typer.Option(metavar="NAME", help="Text encoder for captions without cached features.")
+    ] = "",
+    autoencoder: Annotated[
+        str, typer.Option(metavar="NAME", help="Autoencoder for images without cached features.")
+    ] = "",
     quantize: options.Quantize = None,
     language: Annotated[
         list[str] | None,
-        typer.Option(metavar="LANG=WEIGHT", help="How often each language's captions are taken; others are not."),
+        typer.Option(
+            metavar="LANG=WEIGHT", help="Sampling weight of a caption language; others are left out (repeatable)."
+        ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Stop after so long, checkpoint written; 0: never.")
+        float,
+        typer.Option(min=0.0, callback=options.finite, help="Seconds after which to save and stop; 0 for no limit."),
     ] = 0.0,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
-    sample_every: Annotated[int, typer.Option(min=0, help="Steps between grids of pictures; 0: none.")] = 0,
-    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt of the grid.")] = None,
+    sample_every: Annotated[int, typer.Option(min=0, help="Steps between sample grids; 0 for none.")] = 0,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Prompt of the sample grid (repeatable; default: held-out captions)."),
+    ] = None,
     clip: Annotated[
         str,
         typer.Option(
-            metavar="NAME[,JA]", help="Score the grid by a CLIP model, Japanese prompts by a second; for nano: nano."
+            metavar="NAME[,JA]", help="CLIP model that scores the sample grid, and a second for Japanese prompts."
         ),
     ] = "",
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
-    track: Annotated[str, typer.Option(metavar="NAME", help="Send metrics to wandb or trackio too.")] = "",
-    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that read data.")] = 2,
-    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
-    fsdp: Annotated[bool, typer.Option("--fsdp", help="Cut model and optimiser over the GPUs: less memory.")] = False,
+    track: Annotated[str, typer.Option(metavar="NAME", help="Also send metrics to wandb or trackio.")] = "",
+    keep: Annotated[int, typer.Option(min=1, help="Number of checkpoints to keep.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Data-loading threads.")] = 2,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Gradient checkpointing: less memory, more time.")
+    ] = False,
+    fsdp: Annotated[
+        bool, typer.Option("--fsdp", help="Shard model and optimizer state over the GPUs (FSDP2).")
+    ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done: size, FLOPs, memory.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved run, its parameters, FLOPs, memory and time.")
+    ] = False,
     calibrate: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="With --dry-run: time real steps on this device.")
+        float,
+        typer.Option(
+            min=0.0, callback=options.finite, metavar="SECONDS", help="Seconds of real steps to time with --dry-run."
+        ),
     ] = 0.0,
     list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
     export: Annotated[
         str, typer.Option(metavar="MODEL", help="Write a run, checkpoint or .safetensors as a diffusers folder (-o).")
     ] = "",
-    slurm_script: Annotated[bool, typer.Option("--slurm-script", help="Print an sbatch file that requeues.")] = False,
+    slurm_script: Annotated[
+        bool, typer.Option("--slurm-script", help="Print an sbatch script that requeues itself.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the transformer. The same command again continues an interrupted run.
+    """Train the transformer, or continue an interrupted run.
 
     \b
     commonart train --stage nano --data shards/ --max-seconds 150
@@ -92,12 +119,13 @@ def train(
         "out": out,
         "gpus": gpus,
         "init": init,
-        "overrides": options.pairs("--set", set_),
+        "overrides": options.parse_pairs("--set", set_),
         "text_encoder": text_encoder,
         "autoencoder": autoencoder,
         "quantize": quantize or "",
         "languages": {
-            name: options.number("--language", value) for name, value in options.pairs("--language", language).items()
+            name: options.parse_number("--language", value)
+            for name, value in options.parse_pairs("--language", language).items()
         },
         "max_seconds": max_seconds,
         "checkpoint_every": checkpoint_every,
@@ -149,7 +177,7 @@ def _export(
 
     if not out:
         raise UsageError("--export needs a folder to write to.", "Add -o FOLDER.")
-    heads = options.pairs("--set", set_).get("heads", "16")
+    heads = options.parse_pairs("--set", set_).get("heads", "16")
     if not str(heads).isdigit():
         raise UsageError(f"--set heads={heads}: '{heads}' is not a whole number.", "Write it as heads=16.")
     from commonart.stages import export as stage

@@ -12,9 +12,9 @@ from commonart.cli import options
 def translate(
     source: options.Source = None,
     out: options.Out = None,
-    to: Annotated[str, typer.Option(metavar="LANG", help="The language to add: ja or en.")] = "ja",
-    model: Annotated[str, typer.Option(metavar="NAME", help="A translator; see commonart models.")] = "phi3-medium",
-    batch: Annotated[int, typer.Option(min=1, help="Captions at a time; halved when memory runs out.")] = 32,
+    to: Annotated[str, typer.Option(metavar="LANG", help="Target language: ja or en.")] = "ja",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Translator (see commonart models).")] = "phi3-medium",
+    batch: Annotated[int, typer.Option(min=1, help="Captions per batch; halved when memory runs out.")] = 32,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,

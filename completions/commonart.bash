@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample eval mia models quickstart nano --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample eval mia models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -183,17 +183,17 @@ _commonart() {
             "mia --device") words="auto cpu cuda mps" ;;
             "mia --precision") words="auto bf16 fp16 fp32" ;;
             "mia --accept-terms") words="" ;;
-            "quickstart -o"|"quickstart --out") words="" ;;
-            "quickstart --scenes") words="" ;;
-            "quickstart --seconds") words="" ;;
-            "quickstart --seed") words="" ;;
             "nano -o"|"nano --out") words="" ;;
             "nano --only") words="" ;;
             "nano --seed") words="" ;;
             "nano -n") words="" ;;
+            "quickstart -o"|"quickstart --out") words="" ;;
+            "quickstart --scenes") words="" ;;
+            "quickstart --seconds") words="" ;;
+            "quickstart --seed") words="" ;;
             *)
                 case "${COMP_WORDS[1]}" in
-                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --no-allow-private --ignore-opt-outs --no-ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
+                    fetch) words="--help -o --out --list --limit --images --license --lang --column-map --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
@@ -205,8 +205,8 @@ _commonart() {
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip" ;;
-                    quickstart) words="--help -o --out --scenes --seconds --seed" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
+                    quickstart) words="--help -o --out --scenes --seconds --seed" ;;
                 esac ;;
         esac
     fi

@@ -326,8 +326,8 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, commonar
         (["--serve", "8000", "-n", "17"], "-n 17: the page draws at most 16"),
         (["-", "b", "-o", "x"], "stands alone"),
         (["a", "--inspect", "x.png"], "draws nothing"),
-        (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two things"),
-        (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two things"),
+        (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two values"),
+        (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two values"),
         (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),
     ],
 )
