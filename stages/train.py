@@ -171,7 +171,7 @@ def _preview(wanted: Settings, parts: Encoders, opened: TrainingData, dtype: tor
     prompts = list(wanted.prompts) or opened.index.prompts(SCORED if name else GRID)
     more: dict[str, Any] = {} if wanted.prompts else {"shown": GRID}
     if name:
-        more["judge"] = prompt_following.open_judge(name, prompts, wanted.accept_terms)
+        more["judge"] = prompt_following.open_scorer(name, prompts, wanted.accept_terms)
     return parts.preview(prompts, opened, wanted.recipe, dtype, **more)
 
 
