@@ -77,7 +77,7 @@ def evaluate(
     """
     if model is not None and reference is None:
         generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is the reference
-    from commonart.core.data import stream
+    from commonart.core.data.drops import Summary
     from commonart.stages import evaluate as stage
 
     started = time.monotonic()
@@ -110,5 +110,5 @@ def evaluate(
     )
     print(stage.table(result))
     images = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
-    summary = stream.Summary("eval", images, images, seconds=time.monotonic() - started)
+    summary = Summary("eval", images, images, seconds=time.monotonic() - started)
     options.finish(summary, quiet)

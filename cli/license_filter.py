@@ -57,9 +57,7 @@ def license_filter(
     summary = stage.run(
         source,
         out,
-        policy=policy,
-        observed_after=observed_after,
-        blocklist=blocklist,
+        stage.Criteria.load(policy, observed_after, blocklist),
         rejects=rejects,
         shard_size=shard_size,
         task=this_task(task_index, num_tasks),

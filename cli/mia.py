@@ -56,7 +56,7 @@ def mia(
     \b
     commonart mia runs/512 --data shards/ -o mia.json --figure figure2.png
     """
-    from commonart.core.data import stream
+    from commonart.core.data.drops import Summary
     from commonart.stages import mia as stage
 
     started = time.monotonic()
@@ -87,7 +87,7 @@ def mia(
     )
     print(stage.table(result))
     attacked, duplicates = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
-    summary = stream.Summary("mia", attacked + duplicates, attacked, seconds=time.monotonic() - started)
+    summary = Summary("mia", attacked + duplicates, attacked, seconds=time.monotonic() - started)
     if duplicates:
         summary.dropped["heldout_is_member"] = duplicates
     options.finish(summary, quiet)

@@ -87,9 +87,6 @@ def train(
         ),
     ] = 0.0,
     list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
-    export: Annotated[
-        str, typer.Option(metavar="MODEL", help="Write a run, checkpoint or .safetensors as a diffusers folder (-o).")
-    ] = "",
     slurm_script: Annotated[
         bool, typer.Option("--slurm-script", help="Print an sbatch script that requeues itself.")
     ] = False,
@@ -101,16 +98,12 @@ def train(
     commonart train --stage nano --data shards/ --max-seconds 150
     commonart train --stage 256-early --data shards/ --gpus 2
     srun commonart train --stage 512 --gpus 32
-    commonart train --export runs/512 -o exported/
     """
     from commonart.core import recipes
     from commonart.core.errors import UsageError
 
     if list_only:
         print(recipes.table())
-        return
-    if export:
-        _export(export, out, text_encoder, autoencoder, precision, set_, accept_terms, quiet)
         return
     if not stage:
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
@@ -161,29 +154,3 @@ def train(
         print(orjson.dumps(stage_of.dry_run(stage, calibrate, **settings), option=orjson.OPT_INDENT_2).decode())
         return
     options.finish(stage_of.train(stage, **settings), quiet)
-
-
-def _export(
-    source: str,
-    out: str,
-    text_encoder: str,
-    autoencoder: str,
-    precision: str,
-    set_: list[str] | None,
-    accept_terms: list[str] | None,
-    quiet: bool,
-) -> None:
-    from commonart.core.errors import UsageError
-
-    if not out:
-        raise UsageError("--export needs a folder to write to.", "Add -o FOLDER.")
-    heads = options.parse_pairs("--set", set_).get("heads", "16")
-    if not str(heads).isdigit():
-        raise UsageError(f"--set heads={heads}: '{heads}' is not a whole number.", "Write it as heads=16.")
-    from commonart.stages import export as stage
-
-    done = stage.export(
-        source, out, text_encoder=text_encoder, autoencoder=autoencoder, precision=precision, heads=int(heads),
-        accept_terms=accept_terms or (),
-    )  # fmt: skip
-    options.finish(done, quiet)

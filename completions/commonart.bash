@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample eval mia models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -114,7 +114,6 @@ _commonart() {
             "train --precision") words="auto bf16 fp16 fp32" ;;
             "train --accept-terms") words="" ;;
             "train --calibrate") words="" ;;
-            "train --export") words="" ;;
             "sample -o"|"sample --out") words="" ;;
             "sample --model") words="nano commonart-beta pixart-sigma" ;;
             "sample --file") words="" ;;
@@ -140,9 +139,26 @@ _commonart() {
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;
             "sample --sign") words="" ;;
-            "sample --serve") words="" ;;
-            "sample --inspect") words="" ;;
             "sample --accept-terms") words="" ;;
+            "serve -o"|"serve --out") words="" ;;
+            "serve --model") words="nano commonart-beta pixart-sigma" ;;
+            "serve --batch") words="" ;;
+            "serve --format") words="png jpg webp" ;;
+            "serve --text-encoder") words="nano calm2-7b t5-xxl" ;;
+            "serve --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
+            "serve --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4 none" ;;
+            "serve --max-tokens") words="" ;;
+            "serve --device") words="auto cpu cuda mps" ;;
+            "serve --precision") words="auto bf16 fp16 fp32" ;;
+            "serve --sign") words="" ;;
+            "serve --root-path") words="" ;;
+            "serve --accept-terms") words="" ;;
+            "export -o"|"export --out") words="" ;;
+            "export --text-encoder") words="nano calm2-7b t5-xxl" ;;
+            "export --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
+            "export --precision") words="auto bf16 fp16 fp32" ;;
+            "export --heads") words="" ;;
+            "export --accept-terms") words="" ;;
             "eval --model") words="nano commonart-beta pixart-sigma" ;;
             "eval --langs") words="" ;;
             "eval -n") words="" ;;
@@ -200,8 +216,11 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --export --slurm-script -q --quiet" ;;
-                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --serve --inspect --accept-terms --allow-pickle --overwrite -q --quiet" ;;
+                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --accept-terms --allow-pickle --overwrite -q --quiet" ;;
+                    serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
+                    inspect) words="--help" ;;
+                    export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip" ;;

@@ -19,7 +19,7 @@ class CommonArtError(Exception):
     """Something that the user can mend. `what` and `fix` are whole sentences; `code` is the exit status."""
 
     code = EXIT_FAILED
-    summary: Any = None  # core.data.stream.Summary of the stage that failed, when it had begun
+    summary: Any = None  # core.data.drops.Summary of the stage that failed, when it had begun
 
     def __init__(self, what: str, fix: str = "", code: int | None = None) -> None:
         super().__init__(f"{what} {fix}".strip())

@@ -42,7 +42,7 @@ def progress(
 
 
 def summary(values: Any, *, quiet: bool = False) -> None:
-    """What a stage did (a `core.data.stream.Summary`): a table on a terminal, else one JSON object."""
+    """What a stage did (a `core.data.drops.Summary`): a table on a terminal, else one JSON object."""
     if not on_terminal():
         say(orjson.dumps(values.as_json()).decode())
     elif not quiet:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards.reader import read_bytes
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data import pool
+from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.features import format
 from commonart.core.data.images.decode import DecodeError, decode, probe
 from commonart.core.data.record import Record, is_changed
 from commonart.core.data.shards.reader import read_bytes
-from commonart.core.data.stream import Drop, Summary
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.features import format
 from commonart.core.data.record import Record, captions
-from commonart.core.data.stream import Drop, Summary
 from commonart.core.log import warn
 
 if TYPE_CHECKING:

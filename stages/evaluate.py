@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
-from commonart.core.data.language import lang_of
 from commonart.core.data.record import captions
+from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress
@@ -30,6 +30,7 @@ from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from commonart.core.generation.generator import ImageGenerator
+    from commonart.core.generation.request import GenerationConfig
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -91,19 +92,23 @@ def run(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.generation.components import locate
             from commonart.core.generation.generator import open_generator
+            from commonart.core.generation.request import GenerationConfig, ModelSpec
 
-            components = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-            engine = open_generator(components, device=device, precision=precision)
+            engine = open_generator(
+                ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+            )
+            config = GenerationConfig(steps=steps, guidance=guidance)
+            components = engine.components
             image_settings = {
-                "model": components.name, "revision": components.revision, "objective": components.objective,
-                "steps": steps, "guidance": guidance, "negative": "", "width": engine.size, "height": engine.size,
+                "model": components.name, "revision": components.revision, "fingerprint": components.fingerprint,
+                "objective": components.objective, "steps": steps, "guidance": guidance, "negative": "",
+                "width": engine.size, "height": engine.size,
             }  # fmt: skip
             settings |= image_settings
             groups = _prompts(reference, langs, n, split, seed, scenes)
             folder = Path(pictures) if pictures else work
-            _generate(engine, groups, image_settings, seed, batch, folder, quiet)
+            _generate(engine, config, groups, image_settings, seed, batch, folder, quiet)
             del engine
         else:
             groups = _collect(str(generated), reference, n, split, seed)
@@ -189,7 +194,7 @@ def _collect(generated: str, reference: str | None, n: int | None, split: str | 
         prompt = text_of(item.record)
         if not item.record:
             prompt = str((metadata.read(item.pointer).settings or {}).get("prompt", ""))
-        lang = lang_of(prompt) if prompt else ""
+        lang = language_of(prompt) if prompt else ""
         group = groups.setdefault(lang, ImageGroup(lang, [], [], real))
         group.items.append(item)
         group.prompts.append(prompt)
@@ -240,6 +245,7 @@ def _scene(item: ImageRef) -> Scene | None:
 
 def _generate(
     engine: ImageGenerator,
+    config: GenerationConfig,
     groups: Sequence[ImageGroup],
     image_settings: dict[str, Any],
     seed: int,
@@ -248,7 +254,7 @@ def _generate(
     quiet: bool,
 ) -> None:
     """Fill the groups with images in `folder`, and generate those that it does not hold with the same settings."""
-    from commonart.core.generation.pipeline import Job
+    from commonart.core.generation.request import ImageRequest
 
     missing: list[tuple[Path, dict[str, Any]]] = []
     for group in groups:
@@ -266,12 +272,8 @@ def _generate(
             group.items.append(ImageRef(str(path), {}))
             if not path.exists() or metadata.settings_of(path) != settings:
                 missing.append((path, settings))
-    jobs = [Job(settings["prompt"], settings["seed"]) for _, settings in missing]
-    size = (image_settings["width"], image_settings["height"])
-    with progress("sample", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        images = engine.draw(
-            jobs, size=size, steps=image_settings["steps"], guidance=image_settings["guidance"], batch=batch, tick=tick
-        )
-        for number, image in images:
-            path, settings = missing[number]
+    requests = [ImageRequest(settings["prompt"], settings["seed"]) for _, settings in missing]
+    with progress("sample", total=len(requests), unit=" images", quiet=quiet) as tick:
+        images = engine.generate(requests, config, batch=batch, on_batch=tick)
+        for (path, settings), image in zip(missing, images, strict=True):
             metadata.save(image, path, settings=settings, overwrite=True)

@@ -20,15 +20,15 @@ from typing import Any
 from commonart.core.data import jsonl, pool, stream
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
-from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry
-from commonart.core.data.download.resolve_image import bring, in_folder
+from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry_failed
+from commonart.core.data.download.resolve_image import in_folder, resolve_image
+from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards import manifest
-from commonart.core.data.sources.duplicates import DuplicateKey
-from commonart.core.data.sources.hub_images import HubPixels
+from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
+from commonart.core.data.sources.hub import CARD
 from commonart.core.data.sources.listing import list_source
-from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.parse import normalize
@@ -51,7 +51,7 @@ def listing(
     column_map: Mapping[str, str] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield what SOURCE offers, as records without pixels, in a fixed order; a doubled key as `once.DuplicateKey`.
+    """Yield what SOURCE offers, as records without pixels, in a fixed order; what is passed over as `PassedOver`.
 
     Args:
         limit: at most so many records; `scenes` has 1000 without it.
@@ -62,23 +62,24 @@ def listing(
         CommonArtError: no such source.
         UsageError: `license` names none that is known.
     """
-    if license and normalize(license) is None:
+    if license and license != CARD and normalize(license) is None:
         raise UsageError(
-            f"--license {license!r} names no licence that is known.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
+            f"--license {license!r} is not a known licence.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
         )
     for flag, number in (("--limit", limit), ("--seed", seed)):
         if number is not None and number < 0:
-            raise UsageError(f"{flag} {number} is less than nothing.", "Give a positive number.")
+            raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
     if source == "scenes":
         from commonart.core.nano.scene_source import list_scenes
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
         return
-    for number, record in enumerate(
-        list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits)
-    ):
-        if number == limit:
+    left = limit
+    for record in list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits):
+        if left == 0:
             return
+        if left is not None and not isinstance(record, PassedOver):
+            left -= 1
         yield record
 
 
@@ -91,39 +92,42 @@ def fetch(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
-    hub: HubPixels | None = None,
+    embedded: EmbeddedImages | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
     Args:
-        pairs: records, each with the engine's ticket where its image is on the web.
+        pairs: records, each with the download of its image where that is on the web.
         rows: each record's place in its shard, which a dropped one keeps for the last pass; from 0 when it is not
             given. A sample of given rows carries its own as `row`, for whoever gave them.
         images: a folder in which `file_name`, `source_id` or `key` (with any image suffix) names the file.
-        hub: what reads embedded images; one for a whole run does not read a row group twice.
+        embedded: what reads embedded images; one for a whole run does not read a row group twice.
     """
     if images is not None and not os.path.isdir(images):
-        raise CommonArtError(f"--images {images} is no folder.", "Give the folder that holds the image files.")
-    pixels = hub or HubPixels()
+        raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
+    reader = embedded or EmbeddedImages()
 
-    def made(record: Record) -> bytes | None:
+    def source_bytes(record: Record) -> bytes | None:
         if "scene" in record and record.get("source") == "scenes":
             from commonart.core.nano.scene_source import render
 
             return render(record)
-        return pixels.read(record["image_url"]) if str(record.get("image_url", "")).startswith("hf://") else None
+        address = embedded_address(record)
+        return reader.read(address) if address else None
 
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
-        row, (record, ticket) = item
-        if isinstance(record, DuplicateKey):
-            return {**record, "row": row}, Problem("duplicate_key", record.why, rule=True)
-        record, got = bring(record, ticket, images=images, limits=limits, max_pixels=max_pixels, made=made)
+        row, (record, pending) = item
+        if isinstance(record, PassedOver):
+            return {**record, "row": row}, record.problem
+        record, got = resolve_image(
+            record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
+        )
         if rows is not None and isinstance(got, Sample):
             got.record["row"] = row
         return {**record, "row": row}, got
 
     numbered = zip(count() if rows is None else rows, pairs, strict=False)
-    yield from drop.settled(pool.ordered(one, numbered, workers))
+    yield from drop.samples(pool.ordered(one, numbered, workers))
 
 
 def run(
@@ -163,40 +167,39 @@ def run(
             column_map=column_map, limits=limits,
         )  # fmt: skip
     if list_only:
-        return stream.run("fetch", _as_listed, records=records, out=out, shard_size=shard_size, **options)
+        return stream.run(
+            "fetch",
+            lambda records, drop: drop.listed(records),
+            records=records,
+            out=out,
+            shard_size=shard_size,
+            **options,
+        )
     if out is None or stream.takes_jsonl(out):
         raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
-    def wanted(number: int) -> bool:
+    def needs_shard(number: int) -> bool:
         return task.owns(number) and (overwrite or not manifest.finished(folder / f"{number:05d}.tar"))
 
-    def wants(record: Record) -> bool:
-        there = images is not None and in_folder(record, images) is not None
-        refused = isinstance(record, DuplicateKey) or (limits.opt_outs and record.get("opt_out"))
-        return on_the_web(record) and not there and not refused
+    def needs_download(record: Record) -> bool:
+        local = images is not None and in_folder(record, images) is not None
+        refused = isinstance(record, PassedOver) or (limits.opt_outs and record.get("opt_out"))
+        return on_the_web(record) and not local and not refused
 
-    with DownloadClient(limits) as engine:
-        ahead = Prefetcher(records, engine, shard_size, wanted, wants)
-        some = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, hub=HubPixels())
+    with DownloadClient(limits) as client:
+        prefetcher = Prefetcher(records, client, shard_size, needs_shard, needs_download)
+        resolve = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages())
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS
-            return some(map(ahead.pair, records), drop, workers=workers)
+            return resolve(map(prefetcher.pair, records), drop, workers=workers)
 
         return stream.run(
-            "fetch", transform, records=ahead, out=out, shard_size=shard_size,
+            "fetch", transform, records=prefetcher, out=out, shard_size=shard_size,
             settings={"max_bytes": limits.max_bytes, "max_pixels": max_pixels, "opt_outs": limits.opt_outs},
-            finish=lambda tars, summary: retry(tars, summary, engine, some), **options,
+            finish=lambda tars, summary: retry_failed(tars, summary, client, resolve), **options,
         )  # fmt: skip
-
-
-def _as_listed(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
-    for record in records:
-        if isinstance(record, DuplicateKey):
-            drop(record, "duplicate_key", record.why)
-        else:
-            yield record
 
 
 def _again(record: Record) -> Record:

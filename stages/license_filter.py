@@ -3,10 +3,10 @@
     commonart license-filter --policy strict raw/ -o kept.jsonl
     commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
 
-Every drop names the licence in its reason, so that the summary is the explanation: `license_not_allowed:CC-BY-NC-2.0`.
-`license_unknown`: nothing that the record says is understood. `license_conflict`: its fields contradict each other, or one
-of them is not understood. `blocklisted`, `observed_before`, `observed_never`: the options. `split_conflict`: the record says
-another split than the hash of its image, which every record of that image shares.
+The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
+understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
+`observed_before`, `observed_never`: the options. `split_conflict`: the record says another split than the hash of its image,
+which every record of that image shares.
 """
 
 from __future__ import annotations
@@ -20,21 +20,71 @@ from typing import Any
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
+from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.record import Record, settled_split
-from commonart.core.data.stream import Drop, Summary
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
-from commonart.core.licenses.statements import judge
+from commonart.core.licenses.statements import resolve_license
 
-REMEMBERED = 65536  # verdicts kept; real data has a few dozen, hostile data as many as it likes
-LONGEST = 2000  # characters of source and licence that are worth remembering
-ROWS = 1000  # rows of the summary; what has more sources than that is summed up in one
+CACHED_VERDICTS = 65536  # real data needs a few dozen, hostile data as many as it likes
+MAX_CACHED_TEXT = 2000  # characters of the statements whose verdict is kept
+MAX_ROWS = 1000  # of the summary; the sources beyond them share one row
 OTHERS = "(other sources)"
+
+# source; license_url, license_raw, license; license_basis
+Statements = tuple[str | None, str | None, str | None, str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What a record must meet to be kept.
+
+    Attributes:
+        policy: the policy that must allow its licence.
+        observed_after: the licence must have been observed at this time or later.
+        blocklist: names what is dropped whatever its licence.
+    """
+
+    policy: Policy
+    observed_after: datetime | None = None
+    blocklist: Blocklist | None = None
+
+    @classmethod
+    def load(cls, policy: str = "strict", observed_after: str | None = None, blocklist: str | None = None) -> Criteria:
+        """Read the criteria as the command line gives them.
+
+        Args:
+            policy: strict, paper or a TOML file.
+            observed_after: a date or time of ISO 8601.
+            blocklist: a file, see `core.data.blocklist`.
+
+        Raises:
+            UsageError: `observed_after` is not a date.
+            CommonArtError: no such policy, or a file that cannot be read.
+        """
+        loaded = load_policy(policy)
+        after = None if observed_after is None else _parse_time(observed_after)
+        if observed_after is not None and after is None:
+            raise UsageError(f"--observed-after {observed_after} is not a date.", "Write it as 2026-01-31.")
+        return cls(loaded, after, None if blocklist is None else read_blocklist(blocklist))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the output depends on besides the input."""
+        settings: dict[str, Any] = {
+            "policy": self.policy.name,
+            "allowed": sorted(self.policy.allowed),
+            "denied": sorted(self.policy.denied),
+        }
+        if self.observed_after is not None:
+            settings["observed_after"] = self.observed_after.isoformat()
+        if self.blocklist is not None:
+            settings["blocklist"] = self.blocklist.sha256
+        return settings
 
 
 class Tally:
-    """How many records of each source and licence came in, and how many went out; `heldout` of the latter."""
+    """How many records of each source and licence came in and went out, and how many of the latter are held out."""
 
     def __init__(self) -> None:
         self.read: Counter[tuple[str, str]] = Counter()
@@ -43,35 +93,35 @@ class Tally:
 
     def add(self, source: str, license: str, read: int, written: int) -> None:
         row = (source, license)
-        if row not in self.read and len(self.read) >= ROWS:
+        if row not in self.read and len(self.read) >= MAX_ROWS:
             row = (OTHERS, license)
         self.read[row] += read
         self.written[row] += written
 
     def rows(self) -> list[tuple[str, str, int, int]]:
-        """(source, licence, in, out), by source and then the most frequent first."""
+        """Return (source, licence, in, out) by source, the most frequent licence first."""
         ordered = sorted(self.read.items(), key=lambda entry: (entry[0][0], -entry[1], entry[0][1]))
         return [(source, license, count, self.written[source, license]) for (source, license), count in ordered]
 
 
 @dataclass(slots=True)
 class LicenseSummary(Summary):
-    """A `Summary` with the counts by source and licence; `tally` holds what this run judged."""
+    """A `Summary` with the counts by source and licence; `tally` holds those of the records that this run looked at."""
 
     tally: Tally = field(default_factory=Tally)
 
     def as_json(self) -> dict[str, Any]:
-        """As every stage's, and `sources`: {source: {licence: {"in", "out"}}}, `heldout`: how many were reserved."""
+        """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, and `heldout`: the number reserved."""
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
         return {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
 
     def table(self) -> list[str]:
-        """The same as lines of text, for a terminal."""
+        """Return the counts as lines of text, for a terminal."""
         rows = [(s, name, f"{read:,}", f"{written:,}") for s, name, read, written in self.tally.rows()]
-        if self.read > (judged := sum(self.tally.read.values())):
-            rows.append(("(shards that were finished before)", "", f"{self.read - judged:,}", ""))
+        if self.read > (counted := sum(self.tally.read.values())):
+            rows.append(("(shards finished before)", "", f"{self.read - counted:,}", ""))
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
@@ -79,13 +129,14 @@ class LicenseSummary(Summary):
 
 
 @dataclass(slots=True)
-class _Verdict:
-    """What is to be done with every record that says the same, and how many have said it."""
+class _Decision:
+    """What is done with every record of a source that makes the same statements, and how many did."""
 
     source: str
-    license: License | None
+    license: License | None  # None: dropped for `reason`
     reason: str
-    name: str  # of the row in the summary
+    row_name: str  # in the summary
+    basis: str
     url: str
     raw: str
     read: int = 0
@@ -93,37 +144,33 @@ class _Verdict:
 
 
 def license_filter(
-    records: Iterable[Record],
-    drop: Drop,
-    *,
-    policy: Policy,
-    observed_after: datetime | None = None,
-    blocklist: Blocklist | None = None,
-    tally: Tally | None = None,
+    records: Iterable[Record], drop: Drop, criteria: Criteria, tally: Tally | None = None
 ) -> Iterator[Record]:
-    """Yield the records whose licence `policy` allows, with `license`, `license_url`, `license_basis` and `split` set.
+    """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set.
 
     What the source said stays in `license_raw`, and its own URL in `license_url` where it gave one. `split` is set where
     the image's sha256 is known; a list without pixels gets it from `fetch`, by the same rule (`record.split_of`).
 
     Args:
-        observed_after: drop what was not observed at this time or later.
-        blocklist: drop what it names.
+        records: from any source; what is yielded are the same objects.
+        drop: where the others go.
+        criteria: what a record must meet.
         tally: where to count by source and licence.
     """
     tally = tally if tally is not None else Tally()
-    verdicts: dict[tuple[str | None, ...], _Verdict] = {}
+    policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
+    decisions: dict[Statements, _Decision] = {}
     try:
         for record in records:
             get = record.get
-            said = (get("source"), get("license_url"), get("license_raw"), get("license"))
-            verdict = verdicts.get(said)
-            if verdict is None:
-                verdict = _judged(said, policy, verdicts, tally)
-            verdict.read += 1
-            license = verdict.license
+            statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
+            decision = decisions.get(statements)
+            if decision is None:
+                decision = _decide(statements, policy, decisions, tally)
+            decision.read += 1
+            license = decision.license
             if license is None:
-                drop(record, verdict.reason, verdict.raw)
+                drop(record, decision.reason, decision.raw)
                 continue
             if blocklist is not None and (entry := blocklist.entry_of(record)):
                 drop(record, "blocklisted", entry)
@@ -144,100 +191,72 @@ def license_filter(
             if get("split") == "heldout":
                 tally.heldout += 1
             record["license"] = license.id
-            record["license_basis"] = license.basis
-            if not said[1]:
-                record["license_url"] = verdict.url
-            if not said[2]:
-                record["license_raw"] = verdict.raw
-            verdict.written += 1
+            record["license_basis"] = decision.basis
+            if not statements[1]:
+                record["license_url"] = decision.url
+            if not statements[2]:
+                record["license_raw"] = decision.raw
+            decision.written += 1
             yield record
     finally:
-        _count(verdicts, tally)
+        _count(decisions, tally)
 
 
-def _judged(
-    said: tuple[str | None, ...], policy: Policy, verdicts: dict[tuple[str | None, ...], _Verdict], tally: Tally
-) -> _Verdict:
-    """Judge a statement that is new, and remember the verdict while there is room."""
-    source, url, raw, stated = ((text or "").strip() for text in said)
-    found, reason = judge(url, raw, stated)
-    license = policy.choose(found) if found is not None else None
-    if found is not None and license is None:
-        reason = f"license_not_allowed:{found.id}"
-    name = found.id if found is not None else reason
-    verdict = _Verdict(source, license, reason, name, license.url if license else "", raw or stated or url)
-    if len(verdicts) >= REMEMBERED or sum(len(text or "") for text in said) > LONGEST:
-        _count(verdicts, tally)
-        verdicts.clear()
-    verdicts[said] = verdict
-    return verdict
+def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
+    """Decide on statements that are new, and keep the decision while there is room."""
+    source, url, raw, stated, basis = ((text or "").strip() for text in statements)
+    license, reason = resolve_license(url, raw, stated)
+    chosen = policy.choose(license) if license is not None else None
+    if license is not None and chosen is None:
+        reason = f"license_not_allowed:{license.id}"
+    # What the set alone states stays so, whichever licence it names.
+    basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
+    row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason
+    decision = _Decision(source, chosen, reason, row_name, basis, chosen.url if chosen else "", raw or stated or url)
+    if len(decisions) >= CACHED_VERDICTS or sum(len(text or "") for text in statements) > MAX_CACHED_TEXT:
+        _count(decisions, tally)
+        decisions.clear()
+    decisions[statements] = decision
+    return decision
 
 
-def _count(verdicts: dict[tuple[str | None, ...], _Verdict], tally: Tally) -> None:
-    for verdict in verdicts.values():
-        tally.add(verdict.source, verdict.name, verdict.read, verdict.written)
+def _count(decisions: dict[Statements, _Decision], tally: Tally) -> None:
+    for decision in decisions.values():
+        tally.add(decision.source, decision.row_name, decision.read, decision.written)
 
 
 def _too_old(observed: str, after: datetime) -> str:
     """The reason to drop what was observed then, or ""."""
-    at = _instant(observed)
-    return "observed_never" if at is None else "observed_before" if at < after else ""
+    time = _parse_time(observed)
+    return "observed_never" if time is None else "observed_before" if time < after else ""
 
 
 @lru_cache(maxsize=4096)
-def _instant(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     """A date or a time of ISO 8601; without a zone it is UTC, and a date is its first moment. None when it is neither."""
     try:
-        at = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip())
     except ValueError:
         return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def explain(text: str, policy: str = "strict") -> list[str]:
-    """What every built-in policy, and `policy` if it is a file, does with `text` and why: one sentence each."""
+    """Return what every built-in policy, and `policy` if it is a file, does with `text` and why: one sentence each."""
     policies = [*POLICIES.values()] + ([] if policy in POLICIES else [load_policy(policy)])
     return [each.explain(text) for each in policies]
 
 
-def run(
-    source: str | None,
-    out: str | None = None,
-    *,
-    policy: str = "strict",
-    observed_after: str | None = None,
-    blocklist: str | None = None,
-    **options: Any,
-) -> LicenseSummary:
-    """`license_filter` from SOURCE to `out`; `options` go to `stream.run`.
-
-    Args:
-        policy: strict, paper or a TOML file.
-        observed_after: a date or time of ISO 8601.
-        blocklist: a file, see `core.data.blocklist`.
+def run(source: str | None, out: str | None = None, criteria: Criteria | None = None, **options: Any) -> LicenseSummary:
+    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`.
 
     Raises:
-        UsageError: `observed_after` is no date.
-        CommonArtError: no such policy, an unreadable blocklist; and as `stream.run`.
+        CommonArtError: as `stream.run`.
     """
-    chosen = load_policy(policy)
-    settings: dict[str, Any] = {
-        "policy": chosen.name, "allowed": sorted(chosen.allowed), "denied": sorted(chosen.denied),
-    }  # fmt: skip
-    after = None
-    if observed_after is not None:
-        after = _instant(observed_after)
-        if after is None:
-            raise UsageError(f"--observed-after {observed_after} is no date.", "Write it as 2026-01-31.")
-        settings["observed_after"] = after.isoformat()
-    blocked = None
-    if blocklist is not None:
-        blocked = read_blocklist(blocklist)
-        settings["blocklist"] = blocked.sha256
-    tally = Tally()
-    # Dropping is this stage's purpose and no failure, so --max-failures has nothing to count here.
-    transform = partial(license_filter, policy=chosen, observed_after=after, blocklist=blocked, tally=tally)
-    summary = stream.run("license-filter", transform, source=source, out=out, settings=settings, **options)
+    criteria, tally = criteria or Criteria.load(), Tally()
+    # Dropping is this stage's purpose and not a failure, so --max-failures has nothing to count here.
+    transform = partial(license_filter, criteria=criteria, tally=tally)
+    summary = stream.run("license-filter", transform, source=source, out=out, settings=criteria.settings(), **options)
     return LicenseSummary(
         summary.stage, summary.read, summary.written, summary.dropped, summary.failures, summary.seconds, tally
     )

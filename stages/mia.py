@@ -92,19 +92,21 @@ def run(
     members, heldout, duplicates = _split(data, n, lang, seed)
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
 
-    parts = locate(model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms)
-    engine = Pipeline.open(parts, device=device, precision=precision)
+    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+    components = locate(spec)
+    engine = Pipeline.open(components, spec)
     settings = {
         "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,
-        "objective": parts.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
+        "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
     }  # fmt: skip
     scores = _attack(engine, [*members, *heldout], attacks, lang, times, draws, seed, batch, quiet)
     rng = np.random.default_rng(seed)
     result: dict[str, Any] = {
         "schema": 1,
-        "model": parts.name,
-        "revision": parts.revision,
+        "model": components.name,
+        "revision": components.revision,
         "settings": settings,
         "members": len(members),
         "heldout": len(heldout),
@@ -270,7 +272,7 @@ def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
         timestep_B = torch.full((len(x),), float(t), device=x.device)
         return model(x.to(engine.dtype), timestep_B, text_BLT, mask_BL)[:, : x.shape[1]].float()
 
-    return Denoiser(predict, engine.parts.objective)
+    return Denoiser(predict, engine.components.objective)
 
 
 def _replication(
@@ -288,13 +290,14 @@ def _replication(
     quiet: bool,
 ) -> dict[str, Any]:
     """Generate images from the captions of `members` and compare them with all training images."""
-    from commonart.core.generation.pipeline import Job
+    from commonart.core.generation.request import GenerationConfig, ImageRequest
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
 
-    jobs = [Job(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
-    with progress("sample", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        generated = [image for _, image in engine.draw(jobs, steps=steps, guidance=guidance, batch=batch, tick=tick)]
+    requests = [ImageRequest(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
+    with progress("sample", total=len(requests), unit=" images", quiet=quiet) as tick:
+        config = GenerationConfig(steps=steps, guidance=guidance)
+        generated = list(engine.generate(requests, config, batch=batch, on_batch=tick))
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     training_features = encoder.encode_images(_image(item, engine.size) for item in train)
@@ -304,7 +307,7 @@ def _replication(
     if figure is not None:
         rows = [
             replication.FigureRow(
-                caption=jobs[i].prompt,
+                caption=requests[i].prompt,
                 source=_image(members[i], engine.size),
                 generated=generated[i],
                 to_source=float(similarities.to_source[i]),

@@ -176,8 +176,8 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
         "They know only scenes: a few shapes, colours, places and backgrounds.",
     )
     page.heading("Pictures / 生成結果")
-    page.picture("samples.png", "By the weights of the package.")
-    page.picture("trained.png", "The same prompts, by the model that was trained here from random weights.")
+    page.image("samples.png", "By the weights of the package.")
+    page.image("trained.png", "The same prompts, by the model that was trained here from random weights.")
     page.heading("Prompt following / プロンプトへの忠実さ")
     page.text("Share of prompts whose facts the pixels show, read back without any model.")
     page.table(("model", "language", "prompts", *FACTS, "n"), _prompt_following(folder))
@@ -198,7 +198,7 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
             for name, row in audit["attacks"].items()
         ],
     )
-    page.picture(
+    page.image(
         "figure2.png",
         "Caption and training image, what the model makes of the caption, and the nearest training image.",
     )

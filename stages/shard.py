@@ -20,6 +20,7 @@ from typing import Any
 from commonart.core import log
 from commonart.core.data import jsonl, pool, stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
+from commonart.core.data.drops import Drop, Problem, Sample, Summary
 from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
 from commonart.core.data.images.decode import (
     MAX_PIXELS,
@@ -34,7 +35,6 @@ from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
 from commonart.core.data.record import Record, settled_split, split_of
 from commonart.core.data.shards import reader
-from commonart.core.data.stream import Drop, Problem, Sample, Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -93,7 +93,7 @@ def shard(
                 yield record
 
     make = partial(_make, picture=picture)
-    yield from drop.settled(pool.ordered(make, wanted(), pool.cpus() if workers is None else workers))
+    yield from drop.samples(pool.ordered(make, wanted(), pool.cpus() if workers is None else workers))
 
 
 def run(

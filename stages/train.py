@@ -24,7 +24,7 @@ from commonart.core.data.files import held, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError, UsageError
 from commonart.core.recipes import Recipe
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -218,9 +218,9 @@ def _init(wanted: Settings) -> tuple[Path | None, dict[str, Any]]:
                 f"Train {wanted.recipe.before or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return found.weights, {"from": str(folder), "step": found.step}
-    row = find(name, "transformer")
+    row = find_model(name, "transformer")
     check_terms(row, wanted.accept_terms)
-    resolved = hub.resolve(row)
+    resolved = hub.resolve_model(row)
     return resolved.folder, {"from": row.name, "revision": resolved.revision}
 
 
@@ -293,7 +293,7 @@ def _is_origin(name: str, origin: Mapping[str, Any]) -> bool:
     if Path(name).resolve() == Path(before).resolve():  # also where the folder is gone by now
         return True
     try:
-        row = find(name, "transformer")
+        row = find_model(name, "transformer")
     except UsageError:
         return False
     return row.name == before and row.revision in (None, origin.get("revision"))

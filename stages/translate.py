@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from commonart.core import log
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Caption, Record, add_caption, captions
-from commonart.core.data.stream import Drop
 from commonart.core.errors import UsageError
 
 if TYPE_CHECKING:

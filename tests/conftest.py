@@ -1,4 +1,4 @@
-"""What the tests share: no network, few threads, a way to run the real command."""
+"""What the tests share: no network, few threads, and two ways to run a command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from commands import Command
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from commands import Command
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spin on a busy machine
@@ -19,7 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
 )
+
+settings.register_profile("default", deadline=None)  # 100 examples a property
+settings.register_profile("thorough", deadline=None, max_examples=1000)  # what CI takes
+settings.load_profile("default")
 SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No workers for the tests of one file, nor with -s, whose output they would swallow; else one a core."""
+    files = {argument.split("::")[0] for argument in config.args}
+    one_file = len(files) == 1 and files.pop().endswith(".py")
+    return 0 if one_file or config.option.capture == "no" else None
 
 
 @pytest.fixture
@@ -32,5 +47,19 @@ def commonart(tmp_path: Path) -> Command:
         return subprocess.run(
             command, input=input, capture_output=True, cwd=cwd, env={**plain, **env}, timeout=600, check=False
         )
+
+    return run
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
+    """Run `commonart ARGS...` in this process, where torch is imported once: for what a process of its own adds nothing to."""
+    from commands import call
+
+    def run(*args: str, input: bytes = b"", cwd: Path = tmp_path) -> subprocess.CompletedProcess[bytes]:
+        capfdbinary.readouterr()
+        code = call(cwd, *args, stdin=input)
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(args, code, out, err)
 
     return run

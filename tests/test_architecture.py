@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -154,6 +155,53 @@ def test_packages_are_those_on_the_disk() -> None:
     folders = {Path(path).parent for path in SOURCES}
     assert set(project["tool"]["setuptools"]["packages"]) == {".".join(("commonart", *f.parts)) for f in folders}
     assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
+
+
+def test_tests_mirror_the_source() -> None:
+    """Whoever looks for the tests of a folder guesses their path: tests/data/shards for core/data/shards."""
+    beside = {"helpers", "benchmarks", "slurm"}
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
+    tested = {folder for folder in folders if folder.parts and folder.parts[0] not in beside}
+    assert {str(f) for f in tested if not ((ROOT / f).is_dir() or (ROOT / "core" / f).is_dir())} == set()
+    assert {str(f) for f in tested if not any((ROOT / "tests" / f).glob("test_*.py"))} == set()
+
+
+def defined(text: str) -> set[str]:
+    """The names that a module has at its top level."""
+    names = set[str]()
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            names |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return names
+
+
+def unknown(dotted: str) -> bool:
+    """Whether no module of this project has this name, nor one that defines the rest of it."""
+    path, parts = ROOT, dotted.split(".")[1:]
+    while parts:
+        path /= parts.pop(0)
+        if (file := path.with_suffix(".py")).is_file():
+            return bool(parts) and parts[0] not in defined(file.read_text("utf-8"))
+        if not path.is_dir():
+            return True
+    return False
+
+
+def test_modules_that_are_named_in_strings_exist() -> None:
+    """A process that is started with `-m` or `-c`, an example in a docstring: no import checker sees those."""
+    assert unknown("commonart.core.registry.lookup.pickle_conversion") and unknown("commonart.stages.paint")
+    assert not unknown("commonart.core.errors.CommonArtError") and not unknown("commonart.core.registry")
+    trees = [path for tree in ("cli", "core", "stages", "tests") for path in (ROOT / tree).rglob("*")]
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (*trees, *ROOT.glob("*.md")) if path.suffix in (".py", ".md") and path != Path(__file__)
+        for name in re.findall(r"\bcommonart\.(?:cli|core|stages)(?:\.\w+)+", path.read_text("utf-8")) if unknown(name)
+    }  # fmt: skip
+    assert missing == set()
 
 
 NO_TORCH = """

@@ -36,6 +36,9 @@ TORCH = (
 )  # fmt: skip
 
 
+pytestmark = pytest.mark.slow
+
+
 def said(command: list[str], **environ: str) -> dict:
     done = subprocess.run(command, capture_output=True, cwd="/", env={**os.environ, **environ}, check=False)
     assert done.returncode == 0, done.stderr.decode()

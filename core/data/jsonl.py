@@ -122,6 +122,16 @@ def _values(lines: list[bytes], name: str, first: int) -> Iterator[tuple[int, An
         yield line, value
 
 
+def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, line) for each line that is not blank, whatever it holds.
+
+    Raises:
+        CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
+    """
+    for first, lines in _lines(path, "stdin" if path == "-" else path):
+        yield from ((number, line) for number, line in enumerate(lines, first) if line and not line.isspace())
+
+
 def read_values(path: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) for each line that is not blank.
 

@@ -23,7 +23,7 @@ Caption = dict[str, Any]
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 HEX = re.compile(r"[0-9a-fA-F]*")
-BASES = ("licence", "dedication", "mark", "statement", "statute")
+BASES = ("licence", "dedication", "mark", "statement", "statute", "set")
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 5
 

@@ -10,10 +10,8 @@ import hashlib
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from commonart.core.data import jsonl
+from commonart.core.data.drops import Drop, Sample, Summary, Transform
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import note_of, read_note, rejects_of, shard_identity, write_note
@@ -31,75 +30,6 @@ from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress
 
 SHARD_SIZE = 1000  # records of a JSONL source that become one shard
-
-
-class Sample(NamedTuple):
-    """A record with new pixels, from a stage that makes them: the encoded image and its file extension."""
-
-    record: Record
-    data: bytes
-    ext: str
-
-
-class Problem(NamedTuple):
-    """Why a record is left out. `rule`: by rule, not by failure."""
-
-    reason: str
-    detail: str
-    rule: bool = False
-
-
-class Drop:
-    """Counts what a stage drops, by reason, and keeps it for `--rejects`."""
-
-    def __init__(self, keep: Callable[[Record], None] | None = None) -> None:
-        self.reasons: Counter[str] = Counter()
-        self.failures = 0
-        self._keep = keep
-
-    def __call__(self, record: Record, reason: str, detail: str = "") -> None:
-        """Drop a record by rule: its licence, an opt-out, a duplicate, too small."""
-        self.reasons[reason] += 1
-        if self._keep is not None:
-            self._keep({**record, "reason": reason, **({"reason_detail": detail} if detail else {})})
-
-    def failure(self, record: Record, reason: str, detail: str = "") -> None:
-        """Drop a record because something went wrong; it counts against `--max-failures`."""
-        self.failures += 1
-        self(record, reason, detail)
-
-    def settled(self, results: Iterable[tuple[Record, Sample | Problem]]) -> Iterator[Sample]:
-        """The samples among `results`; each record with a problem is dropped."""
-        for record, got in results:
-            if isinstance(got, Sample):
-                yield got
-            else:
-                (self if got.rule else self.failure)(record, got.reason, got.detail)
-
-
-Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a stage did; the last line of stderr when that is no terminal."""
-
-    stage: str
-    read: int = 0
-    written: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    failures: int = 0
-    seconds: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """The object of DESIGN's contract: stage, in, out, dropped, seconds."""
-        return {
-            "stage": self.stage,
-            "in": self.read,
-            "out": self.written,
-            "dropped": dict(sorted(self.dropped.items())),
-            "seconds": round(self.seconds, 3),
-        }
 
 
 class Chunk(NamedTuple):

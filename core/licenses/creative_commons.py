@@ -17,17 +17,18 @@ COMBINATIONS = frozenset({"by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa
 COMBINATIONS_1_0 = frozenset({"nc", "nc-sa", "nd", "nd-nc", "sa"})
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
+    """Return the words of a literal as a set."""
     return frozenset(text.split())
 
 
 # Jurisdictions that ported a licence, by version.
 PORTS = {
-    "1.0": _names("fi il nl"),
-    "2.0": _names("at au be br ca cl de es fr hr it jp kr nl pl tw uk za"),
-    "2.1": _names("au ca es jp"),
-    "2.5": _names("ar au bg br ca ch cn co dk es hr hu il in it mk mt mx my nl pe pl pt scotland se si tw za"),
-    "3.0": _names("""
+    "1.0": names("fi il nl"),
+    "2.0": names("at au be br ca cl de es fr hr it jp kr nl pl tw uk za"),
+    "2.1": names("au ca es jp"),
+    "2.5": names("ar au bg br ca ch cn co dk es hr hu il in it mk mt mx my nl pe pl pt scotland se si tw za"),
+    "3.0": names("""
         am at au az br ca ch cl cn cr cz de ec ee eg es fr ge gr gt hk hr ie igo it lu nl no nz ph pl pr pt ro rs sg th
         tw ug us ve vn za
         """),
@@ -35,14 +36,14 @@ PORTS = {
 }
 
 # Ported licences that SPDX lists; every other port becomes a LicenseRef.
-SPDX_PORTED = _names("""
+SPDX_PORTED = names("""
     CC-BY-2.5-AU CC-BY-3.0-AT CC-BY-3.0-AU CC-BY-3.0-DE CC-BY-3.0-IGO CC-BY-3.0-NL CC-BY-3.0-US CC-BY-NC-3.0-DE
     CC-BY-NC-ND-3.0-DE CC-BY-NC-ND-3.0-IGO CC-BY-NC-SA-2.0-DE CC-BY-NC-SA-2.0-FR CC-BY-NC-SA-2.0-UK CC-BY-NC-SA-3.0-DE
     CC-BY-NC-SA-3.0-IGO CC-BY-ND-3.0-DE CC-BY-SA-2.0-UK CC-BY-SA-2.1-JP CC-BY-SA-3.0-AT CC-BY-SA-3.0-DE CC-BY-SA-3.0-IGO
     """)
 
-# Jurisdictions as they stand in a licence's title, after `parse.fold` -> port code of the URL.
-PLACES = {
+# Jurisdictions as a licence's title names them, after `parse.simplify` -> port code of the URL.
+JURISDICTIONS = {
     "argentina": "ar", "armenia": "am", "australia": "au", "austria": "at", "azerbaijan": "az", "belgium": "be",
     "brazil": "br", "bulgaria": "bg", "canada": "ca", "chile": "cl", "china mainland": "cn", "mainland china": "cn",
     "colombia": "co", "costa rica": "cr", "croatia": "hr", "czech republic": "cz", "denmark": "dk", "ecuador": "ec",
@@ -60,10 +61,10 @@ PLACES = {
     "オーストラリア": "au", "カナダ": "ca", "イギリス": "uk", "スペイン": "es", "イタリア": "it", "韓国": "kr",
 }  # fmt: skip
 # The codes themselves; `no` is left out because a text that ends in "no" may also say no.
-PLACES |= {code: code for codes in PORTS.values() for code in codes if code != "no"}
+JURISDICTIONS |= {code: code for codes in PORTS.values() for code in codes if code != "no"}
 
-# Words of a licence's name, after `parse.fold` -> the element that they stand for.
-WORDS = {
+# Words of a licence's name, after `parse.simplify` -> the element that they stand for.
+ELEMENT_NAMES = {
     "attribution": "by", "by": "by", "表示": "by", "帰属": "by", "アトリビューション": "by",
     "non commercial": "nc", "noncommercial": "nc", "nc": "nc", "非営利": "nc", "ノンコマーシャル": "nc",
     "no derivative works": "nd", "no derivatives": "nd", "noderivatives": "nd", "no derivs": "nd", "noderivs": "nd",
@@ -73,13 +74,13 @@ WORDS = {
 
 
 def creative_commons(elements: str, version: str = "", port: str = "") -> License | None:
-    """The licence of a URL path such as `by-nc/3.0/at`; None when Creative Commons never published it.
+    """Return the licence of a URL path such as `by-nc/3.0/at`; None when Creative Commons never published it.
 
     Without a version the family alone is known (`LicenseRef-CC-BY`): any version allows what the family allows.
     """
-    parts = set(elements.split("-"))
-    ordered = "-".join(part for part in ELEMENTS if part in parts)
-    if len(parts) != len(elements.split("-")) or not parts <= set(ELEMENTS):
+    given = elements.split("-")
+    ordered = "-".join(element for element in ELEMENTS if element in given)
+    if len(set(given)) != len(given) or not set(given) <= set(ELEMENTS):
         return None
     if not version:
         return (

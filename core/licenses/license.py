@@ -1,4 +1,4 @@
-"""One licence, a choice between licences, or several that hold together.
+"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which.
 
 commonart license-filter --explain "CC-BY-4.0 OR MIT"
 """
@@ -8,53 +8,66 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# SPDX has no operator for "one of these, not known which". An id of our own says it, which any other tool refuses: "A OR B"
+# would be the user's choice, and "A AND B" that both hold.
+ONE_OF = "LicenseRef-OneOf.."
+
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """One normalised licence: `id` is an SPDX id or `LicenseRef-...`, `url` the canonical page ("" when none).
+    """One normalised licence: `id` is an SPDX id or `LicenseRef-...`, `url` the canonical page ("" when there is none).
 
-    With `any_of` it is a choice, with `all_of` a conjunction, and `id` is the SPDX expression; see `either`, `together`.
+    With `any_of` it is a choice, with `all_of` a conjunction, and `id` is the SPDX expression; see `choice`, `conjunction`.
+    With `one_of` the work is under one of them, and nobody says which.
     """
 
     id: str
     url: str
-    basis: str  # licence | dedication | mark | statement | statute
+    basis: str  # licence | dedication | mark | statement | statute | set
     any_of: tuple[License, ...] = ()
     all_of: tuple[License, ...] = ()
+    one_of: tuple[License, ...] = ()
 
     @property
     def family(self) -> str:
         """The id without version and port: `CC-BY` for `CC-BY-3.0-AT`, `LicenseRef-CC-BY-2.1-JP` and `CC-BY-4.0`.
 
-        An expression has none (""): it is allowed or not by its parts alone.
+        An expression has none (""): its operands alone decide whether it is allowed.
         """
-        if self.any_of or self.all_of:
+        if self.any_of or self.all_of or self.one_of:
             return ""
         name = self.id.removeprefix("LicenseRef-") if self.id.startswith("LicenseRef-CC-") else self.id
         return name.split("-1.")[0].split("-2.")[0].split("-3.")[0].split("-4.")[0]
 
 
-def either(parts: Iterable[License]) -> License:
-    """The choice between `parts`: one of them is enough."""
-    some = _flat(parts, "any_of")
-    return some[0] if len(some) == 1 else License(_joined(some, " OR ", ()), "", "licence", any_of=some)
+def choice(licenses: Iterable[License]) -> License:
+    """Return the choice between `licenses`: one of them is enough."""
+    branches = _flattened(licenses, "any_of")
+    if len(branches) == 1:
+        return branches[0]
+    return License(" OR ".join(branch.id for branch in branches), "", "licence", any_of=branches)
 
 
-def together(parts: Iterable[License]) -> License:
-    """All of `parts` at once: each must be kept to."""
-    every = _flat(parts, "all_of")
-    if len(every) == 1:
-        return every[0]
-    return License(_joined(every, " AND ", [p for p in every if p.any_of]), "", "licence", all_of=every)
+def conjunction(licenses: Iterable[License]) -> License:
+    """Return all of `licenses` at once: each must be complied with."""
+    operands = _flattened(licenses, "all_of")
+    if len(operands) == 1:
+        return operands[0]
+    names = [f"({operand.id})" if operand.any_of else operand.id for operand in operands]
+    return License(" AND ".join(names), "", "licence", all_of=operands)
 
 
-def _flat(parts: Iterable[License], kind: str) -> tuple[License, ...]:
-    found: dict[License, None] = {}
-    for part in parts:
-        found.update(dict.fromkeys(getattr(part, kind) or (part,)))
-    return tuple(found)
+def one_of(licenses: Iterable[License]) -> License:
+    """Return a statement that one of `licenses` holds, not known which, as a data set makes it of all its works."""
+    alternatives = tuple(dict.fromkeys(licenses))
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return License(ONE_OF + "..".join(each.id for each in alternatives), "", "set", one_of=alternatives)
 
 
-def _joined(parts: tuple[License, ...], word: str, bracketed: Iterable[License]) -> str:
-    inside = set(bracketed)
-    return word.join(f"({part.id})" if part in inside else part.id for part in parts)
+def _flattened(licenses: Iterable[License], field: str) -> tuple[License, ...]:
+    """Without duplicates, and with the operands of a nested expression of the same kind in place of it."""
+    flat: dict[License, None] = {}
+    for license in licenses:
+        flat.update(dict.fromkeys(getattr(license, field) or (license,)))
+    return tuple(flat)

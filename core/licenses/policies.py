@@ -4,7 +4,8 @@
     commonart license-filter --policy mine.toml raw/
     commonart license-filter --explain "CC BY-SA 2.0"
 
-A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused.
+A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused. What
+a data set states of all its works together ("one of these four") is allowed where each of the four is.
 """
 
 import tomllib
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TypeGuard
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.licenses.license import License, together
-from commonart.core.licenses.parse import ids, normalize
+from commonart.core.licenses.license import License, conjunction
+from commonart.core.licenses.parse import normalize
+from commonart.core.licenses.table import known_licenses
 
 STRICT: dict[str, str] = {
     "CC0-1.0":  "the author gave up all rights",
@@ -33,27 +35,30 @@ PAPER: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`allowed`: id or family -> why. `denied` wins over it, so that a file can take back what it extends."""
+    """A policy. `allowed`: id or family -> why; `denied` wins over it, so that a file can restrict what it extends."""
 
     name: str
     allowed: Mapping[str, str]
     denied: frozenset[str] = field(default_factory=frozenset)
 
     def allows(self, license: License | None) -> bool:
-        """Whether a work under `license` may be used; None (unknown) never is."""
+        """Return whether a work under `license` may be used; one of which it is unknown (None) never may."""
         return license is not None and self.choose(license) is not None
 
     def choose(self, license: License) -> License | None:
-        """The licence under which this policy takes the work, or None.
+        """Return the licence under which this policy takes the work, or None.
 
-        Of a choice it is the first branch that is allowed; a conjunction needs all of its parts; a single licence is
-        itself, when its id or family is named and not denied.
+        Of a choice it is the first branch that is allowed; a conjunction needs all of its operands; a single licence is
+        itself, when its id or family is named and not denied. Where it is not known which of several holds, each must be
+        allowed.
         """
+        if license.one_of:
+            return license if all(map(self.choose, license.one_of)) else None
         if license.any_of:
-            return next((found for part in license.any_of if (found := self.choose(part))), None)
+            return next((chosen for branch in license.any_of if (chosen := self.choose(branch))), None)
         if license.all_of:
-            parts = [self.choose(part) for part in license.all_of]
-            return together(part for part in parts if part) if all(parts) else None
+            operands = [chosen for operand in license.all_of if (chosen := self.choose(operand))]
+            return conjunction(operands) if len(operands) == len(license.all_of) else None
         return license if self._why(license) and not self._denies(license) else None
 
     def _why(self, license: License) -> str:
@@ -63,39 +68,41 @@ class Policy:
         if license.id in self.denied or license.family in self.denied:
             return True
         # "CC BY" without a version may be the very version that is denied.
-        vague = license.id == f"LicenseRef-{license.family}"
-        return vague and any(
-            ids()[name.lower()].family == license.family for name in self.denied if name.lower() in ids()
-        )
+        if license.id != f"LicenseRef-{license.family}":
+            return False
+        denied = (known_licenses().get(name.lower()) for name in self.denied)
+        return any(each is not None and each.family == license.family for each in denied)
 
     def explain(self, raw: str) -> str:
-        """One sentence: what `raw` was read as, and whether and why this policy allows it."""
+        """Return one sentence: what `raw` was read as, and whether and why this policy allows it."""
         license = normalize(raw)
         if license is None:
-            return f"{self.name}: refused, because {raw!r} names no licence that is known here as a whole."
+            return f"{self.name}: refused, because {raw!r} is not, as a whole, the name of a known licence."
         read = f"{raw!r} is {license.id} ({license.basis})"
+        if license.one_of:
+            read = f"{raw!r} is one of {len(license.one_of)} (set), not known which, so that each must be allowed"
         chosen = self.choose(license)
         if chosen is None:
-            parts = [part for part in license.all_of or license.any_of or (license,) if not self.choose(part)]
-            which = ["it denies" if self._denies(part) else "it does not name" for part in parts]
-            said = "; ".join(f"{how} {part.id}" for how, part in zip(which, parts, strict=True))
-            return f"{self.name}: refused. {read}, and {said}."
-        whys = "; ".join(dict.fromkeys(self._why(part) for part in chosen.all_of or (chosen,)))
+            operands = license.all_of or license.any_of or license.one_of or (license,)
+            refused = [each for each in operands if not self.choose(each)]
+            reasons = [f"it {'denies' if self._denies(each) else 'does not name'} {each.id}" for each in refused]
+            return f"{self.name}: refused. {read}, and {'; '.join(reasons)}."
+        reasons = list(dict.fromkeys(self._why(each) for each in chosen.all_of or chosen.one_of or (chosen,)))
         taken = f", taken as {chosen.id}" if chosen != license else ""
-        return f"{self.name}: allowed. {read}{taken}: {whys}."
+        return f"{self.name}: allowed. {read}{taken}: {'; '.join(reasons)}."
 
 
 POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Policy("paper", PAPER)}
 
 
 def load_policy(name: str) -> Policy:
-    """`strict`, `paper`, or a TOML file with `allow`, `deny` (lists of ids or families) and `extends` (a name above).
+    """Load `strict`, `paper`, or a TOML file with `allow`, `deny` (lists of ids or families) and `extends` (a name above).
 
     `[allow]` may also be a table, id or family = why.
 
     Raises:
         UsageError: there is no such policy.
-        CommonArtError: a file that cannot be read, or names a licence that is not known here.
+        CommonArtError: the file cannot be read, or names a licence that is not known here.
     """
     if name in POLICIES:
         return POLICIES[name]
@@ -106,37 +113,42 @@ def load_policy(name: str) -> Policy:
             f"--policy {name}: no such policy or file.", f"Name one of {known}, or a TOML file with allow = [...]."
         )
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CommonArtError(
-            f"{path} is no TOML: {error}.", 'Write lines like allow = ["CC0-1.0", "CC-BY"].'
+            f"{path} is not a TOML file: {error}.", 'Write lines like allow = ["CC0-1.0", "CC-BY"].'
         ) from error
-    strange = sorted(set(table) - {"name", "extends", "allow", "deny"})
-    if strange:
+    unknown = sorted(set(table) - {"name", "extends", "allow", "deny"})
+    if unknown:
         raise CommonArtError(
-            f"{path} has the unknown setting {strange[0]!r}.", "The settings are name, extends, allow and deny."
+            f"{path} has the unknown setting {unknown[0]!r}.", "The settings are name, extends, allow and deny."
         )
     base = table.get("extends")
     if base is not None and base not in POLICIES:
-        raise CommonArtError(f"{path} extends {base!r}, which is no policy.", f"Extend one of {', '.join(POLICIES)}.")
+        raise CommonArtError(
+            f"{path} extends {base!r}, which is not a policy.", f"Extend one of {', '.join(POLICIES)}."
+        )
     allowed = dict(POLICIES[base].allowed) if base else {}
     allowed |= {entry: why or f"named in {path.name}" for entry, why in _entries(path, table, "allow").items()}
     return Policy(str(table.get("name", path.stem)), allowed, frozenset(_entries(path, table, "deny")))
 
 
 def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str]:
-    """Id or family -> why ("" where a list names it)."""
+    """Id or family -> why ("" in a list)."""
     given = table.get(key, [])
     entries = given if isinstance(given, dict) else dict.fromkeys(given, "") if _is_names(given) else None
     if entries is None or not all(isinstance(why, str) for why in entries.values()):
-        raise CommonArtError(f"{path}: {key} is no list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
+        raise CommonArtError(f"{path}: {key} is not a list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
     for entry in entries:
-        if entry.lower() not in ids() and entry not in _families():
+        if entry.lower() not in known_licenses() and entry not in _families():
             raise CommonArtError(
-                f"{path}: {key} names {entry!r}, which is no licence that is known here.",
+                f"{path}: {key} names {entry!r}, which is not a known licence.",
                 "Use an SPDX id such as CC-BY-4.0, or a family such as CC-BY.",
             )
-    return {ids()[entry.lower()].id if entry.lower() in ids() else entry: why for entry, why in entries.items()}
+    return {
+        known_licenses()[entry.lower()].id if entry.lower() in known_licenses() else entry: why
+        for entry, why in entries.items()
+    }
 
 
 def _is_names(given: object) -> TypeGuard[list[str]]:
@@ -145,4 +157,4 @@ def _is_names(given: object) -> TypeGuard[list[str]]:
 
 @cache
 def _families() -> frozenset[str]:
-    return frozenset(license.family for license in ids().values())
+    return frozenset(license.family for license in known_licenses().values())

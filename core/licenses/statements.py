@@ -1,13 +1,13 @@
-"""Statements about rights that are more than one string: what each big source says, checked against itself.
+"""Statements about rights that take more than one string: what each large source says, checked against itself.
 
-    record["license_url"], record["license_raw"], record["license"]      judge
+    record["license_url"], record["license_raw"], record["license"]      resolve_license
     flickr.photos.licenses.getInfo: number, name, URL                      flickr
     Smithsonian Open Access: online_media.media[]                          smithsonian
     Europeana: edm:rights of the item and of the WebResource               europeana
     Wikimedia: imageinfo's extmetadata                                     wikimedia
-    a row or sidecar that holds one of the last three as it came           stated_in
+    a row or sidecar that holds one of the last three as it came           resolve_structured
 
-All answer (licence, "") or (None, reason code): `license_unknown`, nothing was understood; `license_conflict`, the parts
+All return (licence, "") or (None, reason code): `license_unknown`, nothing was understood; `license_conflict`, the statements
 contradict each other, or one of them is not understood; `license_restricted:...`, something besides the licence forbids.
 """
 
@@ -16,50 +16,50 @@ from functools import lru_cache
 from typing import Any
 
 from commonart.core.licenses.license import License
-from commonart.core.licenses.parse import LONGEST, agreed, normalize
+from commonart.core.licenses.parse import LONGEST, more_specific, normalize
 from commonart.core.licenses.table import FLICKR, FLICKR_4_0, NO_KNOWN
-from commonart.core.licenses.urls import WORK
+from commonart.core.licenses.urls import WORK_PAGE
 
 Verdict = tuple[License | None, str]
 UNKNOWN, CONFLICT, RESTRICTED = "license_unknown", "license_conflict", "license_restricted"
 _SILENT = frozenset({"", "NOASSERTION"})
 
 
-def judge(*said: str | None) -> Verdict:
-    """All that is said about one work -> one verdict. The statements must agree, apart from one being less exact.
+def resolve_license(*statements: str | None) -> Verdict:
+    """Return the verdict on all statements about one work, which must agree, apart from one being less specific.
 
     A statement that is not understood is a conflict beside one that is: it may say "for members only".
     """
     # What is too long to be read is cut, so that the memory of verdicts stays bounded; it stays too long.
-    return _judge(*(text if not text or len(text) <= LONGEST else text[: LONGEST + 1] for text in said))
+    return _resolve(*(text if not text or len(text) <= LONGEST else text[: LONGEST + 1] for text in statements))
 
 
 @lru_cache(maxsize=65536)
-def _judge(*said: str | None) -> Verdict:
-    found: License | None = None
-    unread = False
-    for text in said:
-        if text is None or _silent(text):
+def _resolve(*statements: str | None) -> Verdict:
+    license: License | None = None
+    some_unknown = False
+    for text in statements:
+        if text is None or _says_nothing(text):
             continue
-        this = normalize(text)
-        if this is None:
-            unread = True
-        elif found is None:
-            found = this
-        elif (found := agreed(found, this)) is None:
+        stated = normalize(text)
+        if stated is None:
+            some_unknown = True
+        elif license is None:
+            license = stated
+        elif (license := more_specific(license, stated)) is None:
             return None, CONFLICT
-    if found is None:
+    if license is None:
         return None, UNKNOWN
-    return (None, CONFLICT) if unread else (found, "")
+    return (None, CONFLICT) if some_unknown else (license, "")
 
 
-def _silent(text: str) -> bool:
-    """Whether nothing about rights is said: a blank, or the page of the work itself."""
-    return text.strip() in _SILENT or WORK.fullmatch(text.strip()) is not None
+def _says_nothing(text: str) -> bool:
+    """Whether a text says nothing about rights: a blank, or the page of the work itself."""
+    return text.strip() in _SILENT or WORK_PAGE.fullmatch(text.strip()) is not None
 
 
 def flickr(number: int | str, name: str = "", url: str = "") -> Verdict:
-    """Flickr's numeric `license`, checked against the name and the URL where the source gives them.
+    """Return the verdict on Flickr's numeric `license`, checked against the name and the URL where the source gives them.
 
     Numbers above 10 (the 4.0 suite of 2025) need the name or the URL: their order is not established.
     """
@@ -67,48 +67,53 @@ def flickr(number: int | str, name: str = "", url: str = "") -> Verdict:
         index = int(number)
     except ValueError:
         return None, UNKNOWN
-    meant = FLICKR.get(index)
-    found, problem = judge(name, url)
-    if found is None:
+    by_number = FLICKR.get(index)
+    stated, problem = resolve_license(name, url)
+    if stated is None:
         # A name or URL that is not understood contradicts every number.
-        return (meant, "") if meant is not None and _silent(name) and _silent(url) else (None, problem)
+        silent = _says_nothing(name) and _says_nothing(url)
+        return (by_number, "") if by_number is not None and silent else (None, problem)
     if index in FLICKR_4_0:
-        whole = found.id.startswith("CC-BY") and found.id.endswith("-4.0")
-        return (found, "") if whole else (None, CONFLICT)
-    both = agreed(meant, found) if meant is not None else None
-    # "CC BY" is less exact than number 4, never the other way round: a number says its version.
-    return (meant, "") if both is not None and both == meant else (None, CONFLICT if meant else UNKNOWN)
+        of_the_suite = stated.id.startswith("CC-BY") and stated.id.endswith("-4.0")
+        return (stated, "") if of_the_suite else (None, CONFLICT)
+    if by_number is None:
+        return None, UNKNOWN
+    # "CC BY" is less specific than number 4, never the other way round: a number says its version.
+    return (by_number, "") if more_specific(by_number, stated) == by_number else (None, CONFLICT)
 
 
 def smithsonian(media: Mapping[str, Any]) -> Verdict:
-    """One entry of `online_media.media`. The image's right is its own `usage.access`, never `metadata_usage`."""
+    """Return the verdict on one entry of `online_media.media`: by its own `usage.access`, never by `metadata_usage`."""
     usage = media.get("usage")
     access = usage.get("access") if isinstance(usage, Mapping) else None
     if not isinstance(access, str) or not isinstance(usage, Mapping):
         return None, UNKNOWN
     text = usage.get("text")
-    return judge(access, text if isinstance(text, str) else None)
+    return resolve_license(access, text if isinstance(text, str) else None)
 
 
 def europeana(item: Any, web_resource: Any = None) -> Verdict:
-    """`edm:rights` of the item (ore:Aggregation), overridden by that of the WebResource; a string, list or language map."""
+    """Return the verdict on `edm:rights` of the item (ore:Aggregation), overridden by that of the WebResource.
+
+    Each is a string, a list or a map of languages.
+    """
     for rights in (_texts(web_resource), _texts(item)):
         if rights:
-            return judge(*rights)
+            return resolve_license(*rights)
     return None, UNKNOWN
 
 
 def wikimedia(extmetadata: Mapping[str, Any]) -> Verdict:
-    """`extmetadata` of a file on a Wikimedia wiki: licence code, short name, URL and terms must agree.
+    """Return the verdict on `extmetadata` of a file on a Wikimedia wiki: licence code, short name, URL and terms must agree.
 
-    `Restrictions` (personality, trademarked, insignia, ...) are no copyright, but what a model may not learn freely
-    either: refused, with the codes in the reason. `NonFree` files are refused too.
+    `Restrictions` (personality, trademarked, insignia, ...) are not copyright, but a model may not learn such images
+    freely either: refused, with the codes in the reason. `NonFree` files are refused too.
     """
 
     def value(name: str) -> str:
         entry = extmetadata.get(name)
-        found = entry.get("value") if isinstance(entry, Mapping) else entry
-        return str(found).strip() if found is not None else ""
+        text = entry.get("value") if isinstance(entry, Mapping) else entry
+        return str(text).strip() if text is not None else ""
 
     if value("NonFree").lower() not in ("", "false", "0"):
         return None, f"{RESTRICTED}:nonfree"
@@ -117,11 +122,12 @@ def wikimedia(extmetadata: Mapping[str, Any]) -> Verdict:
     url, short = value("LicenseUrl"), value("LicenseShortName")
     if short == "No restrictions" and normalize(url) == NO_KNOWN:  # Commons' short name for Flickr's statement
         short = ""
-    return judge(url, short, value("License"), value("UsageTerms") if value("UsageTerms") != "No restrictions" else "")
+    terms = value("UsageTerms")
+    return resolve_license(url, short, value("License"), terms if terms != "No restrictions" else "")
 
 
-def stated_in(row: Mapping[str, Any]) -> Verdict | None:
-    """What a row says in one of these sources' own fields: `extmetadata`, `usage`, `edmRights`; None when it has none."""
+def resolve_structured(row: Mapping[str, Any]) -> Verdict | None:
+    """Return the verdict on one of these sources' own fields, `extmetadata`, `usage`, `edmRights`; None without any."""
     if isinstance(extmetadata := row.get("extmetadata"), Mapping):
         return wikimedia(extmetadata)
     if isinstance(row.get("usage"), Mapping):

@@ -1,4 +1,4 @@
-"""The licences and statements that are no grammar: rows, with the names that sources give them.
+"""The licences and statements that follow no grammar, one a row, with the names that sources give them.
 
     commonart license-filter --explain "No known copyright restrictions"
 
@@ -6,13 +6,10 @@ Sources: the SPDX licence list 3.27, creativecommons.org, rightsstatements.org, 
 opendatacommons.org, Smithsonian Open Access, pro.europeana.eu, and the licence templates of Wikimedia Commons.
 """
 
-from commonart.core.licenses.creative_commons import creative_commons
+from functools import cache
+
+from commonart.core.licenses.creative_commons import COMBINATIONS, PORTS, VERSIONS, creative_commons, names
 from commonart.core.licenses.license import License
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
 
 CC0 = License("CC0-1.0", "https://creativecommons.org/publicdomain/zero/1.0/", "dedication")
 PDM = License("CC-PDM-1.0", "https://creativecommons.org/publicdomain/mark/1.0/", "mark")
@@ -44,29 +41,29 @@ RIGHTS_STATEMENTS = {
     code.lower(): License(
         f"LicenseRef-RightsStatements-{code}-1.0", f"http://rightsstatements.org/vocab/{code}/1.0/", "statement"
     )
-    for code in _names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
+    for code in names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
 }
 # Europeana's own statements, from before rightsstatements.org: rights reserved (free, paid, restricted access), ...
 EUROPEANA = {
     name: License(f"LicenseRef-Europeana-{name}", f"http://www.europeana.eu/rights/{name}/", "statement")
-    for name in _names("rr-f rr-p rr-r unknown orphan-work-eu out-of-copyright-non-commercial test-orphan-work-test")
+    for name in names("rr-f rr-p rr-r unknown orphan-work-eu out-of-copyright-non-commercial test-orphan-work-test")
 }
 
-# Licences that are met on images and are only named so that a drop can say what it dropped.
-_NAMED = _names("""
+# Licences that are met on images; no policy allows them, but a drop can name them.
+_NAMED = names("""
     Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause FAL-1.3 GFDL-1.1 GFDL-1.2 GFDL-1.3 GPL-2.0 GPL-2.0-only
     GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later LGPL-2.1 LGPL-3.0 MIT OGL-UK-1.0 OGL-UK-2.0 OGL-UK-3.0
     GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC Unlicense WTFPL etalab-2.0
     """)
-OTHERS = tuple(License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED))
-SINGLES = (
+_SPDX_NAMED = tuple(License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED))
+_SINGLES = (
     CC0, PDM, PDDC, PDDL, ODC_BY, ODBL, US_GOVERNMENT, NO_KNOWN, RESERVED, PUBLIC_DOMAIN, PD_EXPIRED, PD_AUTHOR,
     SI_CONDITIONS, FREE_USE, ATTRIBUTION, SAMPLING, SAMPLING_PLUS, NC_SAMPLING_PLUS,
 )  # fmt: skip
-_OTHER = {license.id: license for license in OTHERS}
+_OTHER = {license.id: license for license in _SPDX_NAMED}
 
 # Exceptions of the SPDX list that images carry: each only adds a permission to the licence before WITH.
-EXCEPTIONS = _names("""
+EXCEPTIONS = names("""
     autoconf-exception-3.0 bison-exception-2.2 classpath-exception-2.0 font-exception-2.0 gcc-exception-3.1 gpl-cc-1.0
     llvm-exception openjdk-assembly-exception-1.0
     """)
@@ -95,10 +92,10 @@ FLICKR: dict[int, License] = {
 # The numbers of the 4.0 suite: the set is known, their order is not established, so the name or URL must say which.
 FLICKR_4_0 = range(11, 17)
 
-# Whole texts, compared after `parse.fold` (case, width, punctuation and blanks do not count) and without version and
+# Whole texts, compared after `parse.simplify` (case, width, punctuation and blanks do not count) and without version and
 # `FILLERS` -> licence. Those with "license" in them are compared before fillers go: Flickr's own names mean 2.0.
 TEXTS: dict[str, License] = {
-    # Creative Commons tools that are no licence
+    # Creative Commons tools that are not licences
     "cc0": CC0, "cc 0": CC0, "cc zero": CC0, "creative commons zero": CC0, "creative commons 0": CC0,
     "public domain dedication cc0": CC0, "cc0 public domain dedication": CC0, "cc0 public domain": CC0,
     "creative commons cc0": CC0, "creative commons cc0 public domain dedication": CC0, "cc cc0": CC0,
@@ -163,13 +160,13 @@ TEXTS: dict[str, License] = {
     "usage conditions apply": SI_CONDITIONS,
 }  # fmt: skip
 
-# Words that add nothing about rights.
+# Words that say nothing about rights.
 FILLERS = (
     "international", "unported", "generic", "universal", "license", "licence", "public license", "public licence", "deed",
     "legal code", "国際", "非移植", "一般", "ユニバーサル", "ライセンス", "パブリックライセンス",
 )  # fmt: skip
 
-# Wikimedia Commons: names of licence templates (lower case, `_` as blank) that are no Creative Commons licence.
+# Wikimedia Commons: names of licence templates (lower case, `_` as blank) other than those of Creative Commons.
 _US_AGENCIES = (
     "", "atf", "blm", "bor", "cia", "congress", "dea", "dhs", "dia", "doc", "doc-census", "doc-noaa", "dod", "doe", "doi",
     "doj", "dol", "dos", "dot", "dva", "education", "epa", "faa", "fbi", "fda", "federal reserve", "fema", "fsa", "fws",
@@ -180,7 +177,7 @@ _US_AGENCIES = (
     "treasury", "usaid", "uscg", "usda", "usda-ars", "usda-fs", "usda-nrcs", "usgs", "usfs", "usfws", "va",
     "white house", "wh", "wpa",
 )  # fmt: skip
-_EXPIRED = _names("""
+_EXPIRED = names("""
     pd-1923 pd-1996 pd-anon-1923 pd-anon-70 pd-anon-70-eu pd-anon-expired pd-anon-auto-expired pd-japan pd-japan-oldphoto
     pd-old pd-old-50 pd-old-50-1923 pd-old-70 pd-old-70-1923 pd-old-70-1996 pd-old-70-expired pd-old-75 pd-old-80
     pd-old-80-expired pd-old-90 pd-old-90-expired pd-old-95 pd-old-100 pd-old-100-1923 pd-old-100-1996 pd-old-100-expired
@@ -205,3 +202,14 @@ TEMPLATES: dict[str, License] = {
     "gplv3": _OTHER["GPL-3.0-or-later"], "mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"], "odbl": ODBL,
     "attribution": ATTRIBUTION, "copyrighted free use": FREE_USE,
 }  # fmt: skip
+
+
+@cache
+def known_licenses() -> dict[str, License]:
+    """Return every identifier that this package can answer with, in lower case -> its licence."""
+    licenses = [*_SINGLES, *_SPDX_NAMED, *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
+    for elements in [*COMBINATIONS, "nc", "nc-sa", "nd", "nc-nd", "sa"]:
+        for version in ("", *VERSIONS):
+            ports = ("", *PORTS.get(version, ()))
+            licenses += filter(None, (creative_commons(elements, version, port) for port in ports))
+    return {license.id.lower(): license for license in licenses}

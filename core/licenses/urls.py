@@ -1,8 +1,8 @@
-"""Pages that stand for a licence: deeds and legal codes in every version, port and language, badges, statements.
+"""Web addresses that name a licence: deeds and legal codes in every version, port and language, badges, statements.
 
     commonart license-filter --explain https://creativecommons.org/licenses/by/4.0/deed.ja
 
-The whole address must fit: a page that only mentions a licence is none.
+The whole address must match: a page that only mentions a licence does not name one.
 """
 
 import re
@@ -24,6 +24,7 @@ from commonart.core.licenses.table import (
     SAMPLING,
     SAMPLING_PLUS,
     US_GOVERNMENT,
+    known_licenses,
 )
 
 _LEAD = r"(?:https?:)?(?://)?(?:www\.)?"
@@ -67,9 +68,9 @@ _RIGHTS = re.compile(
     _LEAD + r"rightsstatements\.org/(?:vocab|page|data)/([a-z-]{3,9})/1\.0/?(?:\?language=\w\w)?", re.ASCII
 )
 _EUROPEANA = re.compile(_LEAD + r"europeana\.eu/(?:portal/)?rights/([a-z-]{4,40})(?:/|\.html)?", re.ASCII)
-PAGES: tuple[tuple[re.Pattern[str], License], ...] = tuple(
-    (re.compile(_LEAD + pattern, re.ASCII), found)
-    for pattern, found in (
+_PAGES: tuple[tuple[re.Pattern[str], License], ...] = tuple(
+    (re.compile(_LEAD + pattern, re.ASCII), license)
+    for pattern, license in (
         (r"opendatacommons\.org/licenses/pddl(?:/1[-.]0)?(?:/|\.html)?", PDDL),
         (r"opendatacommons\.org/licenses/by(?:/1[-.]0)?(?:/|\.html)?", ODC_BY),
         (r"opendatacommons\.org/licenses/odbl(?:/1[-.]0)?(?:/|\.html)?", ODBL),
@@ -78,15 +79,19 @@ PAGES: tuple[tuple[re.Pattern[str], License], ...] = tuple(
         (r"en\.wikipedia\.org/wiki/public_domain", PUBLIC_DOMAIN),
     )
 )
-SPDX = re.compile(_LEAD + r"spdx\.org/licenses/([a-z0-9.+-]+?)(?:\.html|\.json)?/?", re.ASCII)
-# Pages of a work. They stand where a licence should, and say nothing about it.
-WORK = re.compile(
-    r"https?://(?:www\.)?(?:flickr\.com/photos/[\w@.-]+/\d+/?|commons\.wikimedia\.org/wiki/File:\S+)", re.IGNORECASE
+_SPDX = re.compile(_LEAD + r"spdx\.org/licenses/([a-z0-9.+-]+?)(?:\.html|\.json)?/?", re.ASCII)
+# Pages of a work or of a data set: some sources put one where the licence belongs, and it says nothing about rights.
+WORK_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:flickr\.com/photos/[\w@.-]+/\d+/?|commons\.wikimedia\.org/wiki/File:\S+"
+    r"|huggingface\.co/datasets/[\w.-]+/[\w.-]+/?)",
+    re.IGNORECASE,
 )
 
 
 def from_url(url: str) -> License | None:
-    """The licence of an address in lower case, or None."""
+    """Return the licence of an address in lower case, or None."""
+    if match := _SPDX.fullmatch(url):
+        return known_licenses().get(match[1])
     if match := _CC_LICENCE.fullmatch(url):
         return creative_commons(match[1], match[2] or "", match[3] or "")
     if match := _CC_PUBLIC.fullmatch(url):
@@ -101,4 +106,4 @@ def from_url(url: str) -> License | None:
         return RIGHTS_STATEMENTS.get(match[1])
     if match := _EUROPEANA.fullmatch(url):
         return EUROPEANA.get(match[1])
-    return next((found for pattern, found in PAGES if pattern.fullmatch(url)), None)
+    return next((license for pattern, license in _PAGES if pattern.fullmatch(url)), None)

@@ -63,14 +63,14 @@ class DualEncoder:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
             CommonArtError: The hub cannot be reached, or the folder holds no dual encoder.
         """
-        row = lookup.find(name, "clip")
+        row = lookup.find_model(name, "clip")
         lookup.check_terms(row, accept_terms)
         lookup.check_code(row, trust_remote_code)
         on = pick_device(device)
         if row.remote_code:
-            # Its own code has to be fetched with it, which `hub.resolve` never does.
+            # Its own code has to be fetched with it, which `hub.resolve_model` never does.
             return _transformers(row.name, row.revision or "", row.hub, on, remote=True)
-        resolved = hub.resolve(row)
+        resolved = hub.resolve_model(row)
         if (resolved.folder / "open_clip_config.json").is_file():
             return _open_clip(resolved, on)
         return _transformers(resolved.name, resolved.revision, str(resolved.folder), on)
@@ -110,7 +110,7 @@ def convention_of(name: str) -> tuple[float, str]:
     return CONVENTIONS[name]
 
 
-def _open_clip(resolved: hub.Resolved, device: torch.device) -> DualEncoder:
+def _open_clip(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder:
     import open_clip
 
     config = json.loads((resolved.folder / "open_clip_config.json").read_text(encoding="utf-8"))

@@ -13,9 +13,10 @@ from statistics import fmean
 
 from PIL import Image
 
-from commonart.core.data.language import lang_of
+from commonart.core.data.text import language_of
 from commonart.core.metrics import clip_score
 from commonart.core.metrics.scores import load_encoders
+from commonart.core.registry.lookup import find_model
 
 Scorer = Callable[[Sequence[Image.Image]], dict[str, float]]
 
@@ -36,8 +37,9 @@ def open_scorer(names: str, prompts: Sequence[str], accept_terms: Sequence[str] 
     name, _, name_ja = names.partition(",")
     rows_by_lang: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        rows_by_lang.setdefault(lang_of(prompt), []).append(row)
-    if name != "nano" and not name_ja:
+        rows_by_lang.setdefault(language_of(prompt), []).append(row)
+    model = find_model(name, "clip")
+    if "ja" not in model.langs and not name_ja:
         rows_by_lang.pop("ja", None)
     # On the CPU: a few images take seconds there, and the device's memory belongs to training.
     encoders = load_encoders(rows_by_lang, name, name_ja or None, device="cpu", accept_terms=accept_terms)
@@ -49,7 +51,7 @@ def open_scorer(names: str, prompts: Sequence[str], accept_terms: Sequence[str] 
             generated = [images[row] for row in rows]
             features = encoders[lang].encode_images(generated)
             scores[f"clip_{lang}"] = float(clip_score.scores(features, texts[lang]).mean())
-            if name == "nano":
+            if model.embedded:
                 pairs = list(zip((prompts[row] for row in rows), generated, strict=True))
                 scores |= {f"{kind}_{lang}": share for kind, share in _read_back(pairs, lang).items()}
         return scores

@@ -21,6 +21,7 @@ from commonart.core.metrics import fid as frechet
 from commonart.core.metrics import image_set, roc
 from commonart.core.metrics.fid import Gaussian
 from commonart.core.metrics.image_set import ImageRef
+from commonart.core.registry.lookup import find_model
 
 if TYPE_CHECKING:  # these load torch or scipy, which a group does not need
     from commonart.core.metrics.clip_score import DualEncoder
@@ -55,14 +56,14 @@ def load_encoders(
 
     Args:
         clip: for every language but Japanese.
-        clip_ja: for Japanese; default: nano where `clip` is nano, else clip-japanese-base.
+        clip_ja: for Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
 
     Raises:
         UsageError, CommonArtError: As `DualEncoder.load`.
     """
     from commonart.core.metrics.clip_score import DualEncoder
 
-    clip_ja = clip_ja or (clip if clip == "nano" else "clip-japanese-base")
+    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip").langs else "clip-japanese-base")
     loaded: dict[str, DualEncoder] = {}
     names = {lang: clip_ja if lang == "ja" else clip for lang in langs}
     for name in dict.fromkeys(names.values()):

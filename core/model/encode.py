@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from commonart.core.data.drops import Summary
 from commonart.core.data.features import format, writer
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Summary
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.model.device import pick_device
-from commonart.core.registry.hub import resolve
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.hub import resolve_model
+from commonart.core.registry.lookup import check_terms, find_model
 
 ROLES = {"text": "text-encoder", "image": "autoencoder"}
 
@@ -72,10 +72,10 @@ def features_of(
     kind = stage.removeprefix("encode-")
     format.check_store(kind, store)
     writer.shards_of(stage, source)
-    row = find(model, ROLES[kind])
+    row = find_model(model, ROLES[kind])
     check_terms(row, accept_terms)
     place = pick_device(device)
-    found = resolve(row, allow_pickle=allow_pickle)
+    found = resolve_model(row, allow_pickle=allow_pickle)
     settings = {
         "model": found.name, "revision": found.revision, **pick(found.folder, place), "store": store,
     }  # fmt: skip

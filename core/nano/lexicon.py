@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from commonart.core.data.language import lang_of
+from commonart.core.data.text import language_of
 
 Words = Mapping[str, Mapping[str, tuple[str, ...]]]  # language -> name -> ways to say it
 
@@ -169,7 +169,7 @@ def tokens(text: str, lang: str | None = None) -> list[Token]:
     """Return the words that matter, in order. `lang` None: the language that the text is in."""
     text = unicodedata.normalize("NFKC", text).casefold()
     if lang is None:
-        lang = "ja" if lang_of(text) == "ja" else "en"
+        lang = "ja" if language_of(text) == "ja" else "en"
     if lang not in ("en", "ja"):
         raise ValueError(f"captions are read in en or ja, not {lang!r}")
     words = list(_words(text, lang))

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 
 from commonart.core.data.record import Record
-from commonart.core.data.sources.attribution import state_license
+from commonart.core.data.sources.attribution import set_license
 from commonart.core.errors import UsageError
 
 # What the generator says about rights, by the hundredth that a record's hash falls into. All scenes are ours and free:
@@ -49,7 +49,7 @@ def list_scenes(count: int, seed: int, size: int, captions: bool) -> Iterator[Re
             "scene": scenes.scene_to_json(scene),
         }
         raw = _license(f"{seed}/{index}")
-        state_license(record, raw, raw if "://" in raw else "", OBSERVED_AT)
+        set_license(record, raw, raw if "://" in raw else "", OBSERVED_AT)
         if captions:
             record["captions"] = [
                 {

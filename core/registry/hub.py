@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from commonart.core.errors import CommonArtError
 from commonart.core.registry.catalogue import SUBFOLDERS, Model, prompt_for
-from commonart.core.registry.lookup import find, part, read_json
+from commonart.core.registry.lookup import component_dir, model_class, read_json
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
@@ -32,11 +32,11 @@ _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
 INDEX = ".safetensors.index.json"
-PIPELINE = "pipeline"  # a role of its own: all parts of a diffusers pipeline that is none of ours
+PIPELINE = "pipeline"  # a role of its own: all components of a diffusers pipeline of another class than ours
 NANO_HINT = "`--model nano` is part of this package and needs no download"
 
 
-class Resolved(NamedTuple):
+class ResolvedModel(NamedTuple):
     """A model's files on this machine."""
 
     folder: Path  # holds config.json and *.safetensors (or an index of shards)
@@ -45,37 +45,36 @@ class Resolved(NamedTuple):
     model: Model  # its row; for a model outside the table with the class that its config.json names
 
 
-def load(name: str, role: str, *, allow_pickle: bool = False) -> Resolved:
-    """`resolve` of what `--model NAME` means in a role: the one call most stages need."""
-    return resolve(find(name, role), allow_pickle=allow_pickle)
+def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
+    """Find the folder that holds a model's files, and its revision; what is missing is downloaded.
 
-
-def resolve(model: Model, *, allow_pickle: bool = False) -> Resolved:
-    """The folder that holds a model's files, downloaded when they are not there yet, and its revision.
-
-    Raises CommonArtError with a sentence for: no such folder or repository, no access, no network and nothing in the
-    cache, an interrupted download, a repository with pickles only.
+    Raises:
+        CommonArtError: no such folder or repository, no access, no network and nothing in the cache, an interrupted
+            download, a repository with pickles only.
     """
     if model.role == PIPELINE and model.local:
-        return Resolved(Path(model.hub), content_hash(Path(model.hub)), model.name, model)
-    if model.local or not model.hub:
-        folder = part(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
+        return ResolvedModel(Path(model.hub), content_hash(Path(model.hub)), model.name, model)
+    if model.local or model.embedded:
+        folder = component_dir(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
         if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
             raise _no_model(model, folder)
-        _need_safetensors(model, folder)
+        if not any(folder.glob("*.safetensors")):
+            raise CommonArtError(
+                f"{folder} holds no *.safetensors.",
+                "Save the model with save_pretrained, or give its hub id with --allow-pickle to have it converted.",
+            )
         # In a pipeline the tokenizer lies beside the text encoder: other tokens are other states.
-        beside = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
-        return Resolved(folder, content_hash(folder, *filter(Path.is_dir, beside)), model.name, model)
-    folder, commit = _from_hub(model, allow_pickle or model.pickle_only)
+        tokenizer = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
+        return ResolvedModel(folder, content_hash(folder, *filter(Path.is_dir, tokenizer)), model.name, model)
+    folder, commit = _download(model, allow_pickle or model.pickle_only)
     if not model.cls:
-        architectures = read_json(folder / "config.json").get("architectures")
-        cls = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+        cls = model_class(read_json(folder / "config.json"))
         model = dataclasses.replace(model, cls=cls, prompt=model.prompt or prompt_for(model.role, cls))
-    return Resolved(folder, commit, model.name, model)
+    return ResolvedModel(folder, commit, model.name, model)
 
 
 def content_hash(*folders: Path) -> str:
-    """sha256: and 16 digits over the names and bytes of the files that a model loads."""
+    """Return `sha256:` and 16 digits over the names and bytes of the files that a model loads."""
     total = hashlib.sha256()
     for folder, path in ((f, p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -85,8 +84,8 @@ def content_hash(*folders: Path) -> str:
     return f"sha256:{total.hexdigest()[:16]}"
 
 
-def choose(files: Iterable[str], role: str) -> list[str]:
-    """The files of a repository that a role needs: each weight once, in safetensors, and the small text files.
+def select_files(files: Iterable[str], role: str) -> list[str]:
+    """Select the files of a repository that a role needs: each weight once, in safetensors, and the small text files.
 
     Of a diffusers pipeline only the role's own sub-folder, with its tokenizer and scheduler; for the role "pipeline"
     all of it, but for what judges pictures afterwards.
@@ -95,23 +94,25 @@ def choose(files: Iterable[str], role: str) -> list[str]:
     if role == PIPELINE:
         small = [f for f in files if "/" not in f and f.endswith(".json")]
         return small + [name for folder in _folders(files) for name in _of_folder(files, folder)]
-    inner = SUBFOLDERS[role] + "/"
+    subfolder = SUBFOLDERS[role] + "/"
     # PixArt-Sigma at 512 px is published as a pipeline's transformer/ alone, without an index.
-    whole = any(f.startswith(inner) for f in files) and ("model_index.json" in files or "config.json" not in files)
-    beside = ("model_index.json", "tokenizer/*", "scheduler/*") if whole else ()
-    extra = [f for f in files for glob in beside if fnmatch.fnmatch(f, glob) and _small_or_index(f)]
-    return _of_folder(files, inner if whole else "") + extra
+    pipeline = any(f.startswith(subfolder) for f in files) and (
+        "model_index.json" in files or "config.json" not in files
+    )
+    globs = ("model_index.json", "tokenizer/*", "scheduler/*") if pipeline else ()
+    extra = [f for f in files for glob in globs if fnmatch.fnmatch(f, glob) and _is_small(f)]
+    return _of_folder(files, subfolder if pipeline else "") + extra
 
 
 def _folders(files: Iterable[str]) -> list[str]:
-    found = {f.split("/")[0] + "/" for f in files if f.count("/") == 1}
-    return sorted(found - {"safety_checker/", "feature_extractor/", "image_encoder/"})
+    folders = {f.split("/")[0] + "/" for f in files if f.count("/") == 1}
+    return sorted(folders - {"safety_checker/", "feature_extractor/", "image_encoder/"})
 
 
 def _of_folder(files: Iterable[str], folder: str) -> list[str]:
-    mine = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
-    small = [f for f in mine if _small_or_index(f)]
-    weights = [f for f in mine if f.endswith(".safetensors")]
+    names = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
+    small = [f for f in names if _is_small(f)]
+    weights = [f for f in names if f.endswith(".safetensors")]
     # Of `model.safetensors.index.json`: an index of another precision names that before its ending.
     stems = tuple(f.removesuffix(INDEX) for f in small if f.endswith(INDEX))
     if stems:
@@ -121,7 +122,7 @@ def _of_folder(files: Iterable[str], folder: str) -> list[str]:
     return [folder + f for f in small + weights]
 
 
-def _small_or_index(name: str) -> bool:
+def _is_small(name: str) -> bool:
     return any(fnmatch.fnmatch(name, glob) for glob in _SMALL)
 
 
@@ -134,17 +135,16 @@ def _pickles(files: Iterable[str], role: str) -> list[str]:
     return [f for f in files for d in bare if f in (d + "pytorch_model.bin", d + "diffusion_pytorch_model.bin")]
 
 
-def peek(model: Model, name: str) -> dict[str, Any]:
-    """One small JSON file of a model, before anything large is downloaded; {} where it has none or cannot be asked."""
-    if model.local or not model.hub:
+def read_config(model: Model, name: str = "config.json") -> dict[str, Any]:
+    """Read one small JSON file of a model before anything large is downloaded; {} where it has none, or the hub is away."""
+    if model.local or model.embedded:
         return read_json(Path(model.hub) / name) if model.local else {}
     import huggingface_hub
 
-    offline = (
-        False  # ask once whether the hub is there: a download would try six times, half a minute, with a line each
-    )
     try:
+        # Asked once whether the hub is there: a download would try six times, half a minute, with a line each.
         huggingface_hub.HfApi().model_info(model.hub, revision=model.revision)
+        offline = False
     except Exception as error:
         if not _is_network(error):
             raise
@@ -158,7 +158,7 @@ def peek(model: Model, name: str) -> dict[str, Any]:
         return {}
 
 
-def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
+def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
@@ -186,16 +186,18 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
         commit, files = _cached(repo, revision)
         if not files:
             raise _unreachable(model, error) from None
-    wanted = choose(files, model.role)
-    ready = any(f.endswith(".safetensors") for f in wanted) and model.role != PIPELINE
-    pickles = [] if ready else _pickles(files, model.role)
+    selected = select_files(files, model.role)
+    complete = any(f.endswith(".safetensors") for f in selected) and model.role != PIPELINE
+    pickles = [] if complete else _pickles(files, model.role)
     if pickles and not pickles_allowed:
         raise CommonArtError(
             f"{repo} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded.",
             "Use a model with safetensors, or add --allow-pickle to convert it once in a process of its own.",
         )
-    if not pickles and not any(f.endswith(".safetensors") for f in wanted):
-        raise CommonArtError(f"{repo} holds no weights that we can load.", "Give a model with *.safetensors files.")
+    if not pickles and not any(f.endswith(".safetensors") for f in selected):
+        raise CommonArtError(
+            f"{repo} holds no weights that can be loaded here.", "Give a model with *.safetensors files."
+        )
     try:
         # The branch, not the commit: only then does the client note which commit it stood for, for when it is offline.
         cached = offline is not None
@@ -203,7 +205,7 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
             huggingface_hub.snapshot_download(
                 repo,
                 revision=commit if cached else revision,
-                allow_patterns=wanted + pickles,
+                allow_patterns=selected + pickles,
                 local_files_only=cached,
             )
         )
@@ -213,14 +215,15 @@ def _from_hub(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     except Exception as error:
         if isinstance(error, OSError) and not _is_network(error):
             raise CommonArtError(
-                f"Downloading {repo} failed: {error}.", "Free some space or mend that, then run the same command again."
+                f"Downloading {repo} failed: {error}.",
+                "Free some space or remove that cause, then run the same command again.",
             ) from None
         if not _is_network(error):
             raise
         raise _unreachable(model, offline or error) from None
     if pickles:
-        snapshot = _converted(repo, commit, snapshot, wanted, pickles)
-    return snapshot if model.role == PIPELINE else part(snapshot, model.role), commit
+        snapshot = _converted(repo, commit, snapshot, selected)
+    return snapshot if model.role == PIPELINE else component_dir(snapshot, model.role), commit
 
 
 def _is_network(error: Exception) -> bool:
@@ -234,7 +237,7 @@ def _is_network(error: Exception) -> bool:
 
 
 def _cached(repo: str, revision: str | None) -> tuple[str, list[str]]:
-    """(commit, files) of what the cache knows of a repository; no files where it knows nothing."""
+    """Return (commit, files) of what the cache knows of a repository; no files where it knows nothing."""
     from huggingface_hub import constants
 
     root = Path(constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
@@ -251,50 +254,42 @@ def _cached(repo: str, revision: str | None) -> tuple[str, list[str]]:
         return commit, [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
 
 
-def _converted(repo: str, commit: str, snapshot: Path, small: list[str], pickles: list[str]) -> Path:
+def _converted(repo: str, commit: str, snapshot: Path, small: list[str]) -> Path:
     from huggingface_hub import constants
 
     home = Path(constants.HF_HUB_CACHE).parent / "commonart" / "safetensors" / repo.replace("/", "--") / commit
     if home.is_dir():
         return home
     print(f"{repo} ships only pickles: converting it once to safetensors in {home}", file=sys.stderr)
-    beside = home.with_name(f"{commit}.{os.getpid()}.partial")
-    beside.mkdir(parents=True)
+    partial = home.with_name(f"{commit}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
     try:
         # The child sees no token, and torch.load(weights_only=True) runs no code from the file.
         clean = {k: v for k, v in os.environ.items() if "TOKEN" not in k and "SECRET" not in k and "KEY" not in k}
-        command = [sys.executable, "-m", "commonart.core.registry.pickle_conversion", str(snapshot), str(beside)]
+        command = [sys.executable, "-m", "commonart.core.registry.pickle_conversion", str(snapshot), str(partial)]
         done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
             raise CommonArtError(
-                f"{repo}: its pickled weights could not be converted: {last}.", "Nothing was kept of it."
+                f"{repo}: its pickled weights could not be converted: {last}.", "Use a model with safetensors."
             )
         for name in small:
-            (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(snapshot / name, beside / name)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, partial / name)
         try:
-            beside.rename(home)
+            partial.rename(home)
         except OSError:
             if not home.is_dir():  # another process was first, with the same bytes
                 raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return home
-
-
-def _need_safetensors(model: Model, folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise CommonArtError(
-            f"{folder} holds no *.safetensors.",
-            "Save the model with save_pretrained, or give its hub id with --allow-pickle to have it converted.",
-        )
 
 
 def _no_model(model: Model, folder: Path) -> CommonArtError:
     if model.local:
         return CommonArtError(
-            f"{folder} is no model folder: it has no config.json.", "Give the folder that holds config.json."
+            f"{folder} is not a model folder: it has no config.json.", "Give the folder that holds config.json."
         )
     return CommonArtError(
         f"The embedded nano {model.role} is missing from {folder}.",
@@ -315,6 +310,6 @@ def _unreachable(model: Model, error: Exception) -> CommonArtError:
     offline = constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled)
     why = "HF_HUB_OFFLINE is set" if offline else f"the hub at {constants.ENDPOINT} cannot be reached"
     return CommonArtError(
-        f"{model.hub} is not whole in the cache, no folder of that name is here, and {why}.",
+        f"{model.hub} is not complete in the cache, there is no folder of that name, and {why}.",
         f"Run `hf download {model.hub}` where there is a network, or give a local folder; {NANO_HINT}.",
     )

@@ -4,7 +4,7 @@
     commonart caption raw/ --model models/captioner                     # a local folder
     commonart caption raw/ --model owner/name@COMMIT --accept-terms owner/name
 
-No torch here: the command line and its completion read this.
+The command line and its completion import this: no torch here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,17 @@ UNKNOWN_LICENSE = "LicenseRef-unknown"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def names(role: str) -> list[str]:
-    """The names that `--model` knows for a role, usable ones first."""
+def model_names(role: str) -> list[str]:
+    """List the names that `--model` knows for a role, usable ones first."""
     rows = [model for model in MODELS if model.role == role]
     return [m.name for m in sorted(rows, key=lambda m: bool(m.refused or m.broken))]
 
 
-def find(name: str, role: str) -> Model:
-    """The model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
+def find_model(name: str, role: str) -> Model:
+    """Find the model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
 
-    Raises UsageError for a name that is none of these, with the names that come closest.
+    Raises:
+        UsageError: a name that is none of these; it says which names come closest.
     """
     if role not in ROLES:
         raise ValueError(f"{role!r} is none of {ROLES}")
@@ -50,7 +51,7 @@ def find(name: str, role: str) -> Model:
     plain, _, commit = name.partition("@")
     if commit and not COMMIT.fullmatch(commit):
         raise UsageError(
-            f"--model {name}: '{commit}' is no commit.", "Give the 40 hexadecimal digits of a commit after the @."
+            f"--model {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
         )
     for row in MODELS:
         if row.role == role and plain in (row.name, row.hub) and plain:
@@ -60,12 +61,12 @@ def find(name: str, role: str) -> Model:
             plain, role, plain, "", UNKNOWN_LICENSE, outputs="unknown", revision=commit or None,
             refused="no such folder is here; as a hub id, its terms are not in our table" if role in WRITES else "",
         )  # fmt: skip
-    known = names(role)
+    known = model_names(role)
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     other = [row.role for row in MODELS if row.name == plain]
     raise UsageError(
-        f"--model {name} is {f'a {other[0]} model, ' if other else ''}no {role} model, folder or hub id.",
+        f"--model {name} is {f'a {other[0]} model, ' if other else ''}not a {role} model, a folder or a hub id.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 
@@ -74,11 +75,13 @@ def check_terms(model: Model, accepted: Sequence[str] = ()) -> bool:
     """Refuse a model whose terms do not allow what we do with it, unless the user answers for it.
 
     Args:
-        accepted: the names given with `--accept-terms`; a name, a hub id or a folder.
+        accepted: what `--accept-terms` gives: names, hub ids or folders.
+
     Returns:
         True where a refused model is used on the user's word; whoever writes its output keeps that in the record.
+
     Raises:
-        UsageError: names the reason, and what can be used instead.
+        UsageError: the model is refused; it names the reason, and what can be used instead.
     """
     instead = f"use --model {model.successor}" if model.successor else "use a model from `commonart models`"
     if model.broken:
@@ -96,13 +99,14 @@ def check_terms(model: Model, accepted: Sequence[str] = ()) -> bool:
 def check_code(model: Model, trust_remote_code: bool = False) -> None:
     """Refuse a model that brings its own code, unless the user trusts it and names the commit that was read.
 
-    Raises UsageError.
+    Raises:
+        UsageError: the code is not trusted, or no commit is named.
     """
     if not model.remote_code:
         return
     if not trust_remote_code:
         raise UsageError(
-            f"--model {model.name} runs code from {model.hub}, which is not trusted by itself.",
+            f"--model {model.name} runs code from {model.hub}, which is not trusted by default.",
             f"Read that code at one commit, then add --trust-remote-code and --model {model.name}@COMMIT.",
         )
     if not model.local and not model.revision:
@@ -116,53 +120,61 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def part(folder: Path, role: str) -> Path:
-    """The sub-folder of `folder` that holds `role`, where it is a pipeline; else `folder` itself."""
-    inner = folder / SUBFOLDERS[role]
-    return inner if inner.is_dir() and not (folder / "config.json").is_file() else folder
+def component_dir(folder: Path, role: str) -> Path:
+    """Return the sub-folder of a pipeline's `folder` that holds `role`; `folder` itself where it is not a pipeline."""
+    subfolder = folder / SUBFOLDERS[role]
+    return subfolder if subfolder.is_dir() and not (folder / "config.json").is_file() else folder
+
+
+def model_class(config: Mapping[str, Any]) -> str:
+    """Return the class that a config.json names, of transformers or diffusers; "" where it names none."""
+    architectures = config.get("architectures")
+    return str(architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name", ""))
 
 
 def _local(name: str, role: str) -> Model:
-    folder = part(Path(name), role)
+    folder = component_dir(Path(name), role)
     config = read_json(folder / "config.json")
-    architectures = config.get("architectures")
-    cls = architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name", "")
+    cls = model_class(config)
     license = _readme_license(folder / "README.md") or _readme_license(Path(name) / "README.md")
-    known = license in OPEN.values()
     # A pipeline brings its own text encoder and autoencoder; a bare transformer leaves them to the user.
-    whole = role == "transformer" and (Path(name) / "model_index.json").is_file()
+    pipeline = role == "transformer" and (Path(name) / "model_index.json").is_file()
     return Model(
         name=name,
         role=role,
         hub=name,
-        cls=str(cls),
+        cls=cls,
         license=license or UNKNOWN_LICENSE,
-        outputs="free" if known else "unknown",
-        prompt=str(config.get("commonart_prompt") or prompt_for(role, str(cls))),
-        lang={"caption": "ja" if "Llava" in str(cls) else "en"}.get(role, ""),
+        outputs="free" if license else "unknown",
+        prompt=str(config.get("commonart_prompt") or prompt_for(role, cls)),
+        langs=("ja" if "Llava" in cls else "en",) if role == "caption" else (),
         local=True,
-        text_encoder=name if whole else "",
-        autoencoder=name if whole else "",
+        text_encoder=name if pipeline else "",
+        autoencoder=name if pipeline else "",
         checked="README.md in the folder" if license else "",
-        refused="" if known or role not in WRITES else "its folder has no README.md that names an open licence",
+        refused="" if license or role not in WRITES else "its folder has no README.md that names an open licence",
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, {} where there is no file. Raises CommonArtError for a broken one."""
+    """Read the JSON object in a file; {} where there is no file.
+
+    Raises:
+        CommonArtError: the file is damaged.
+    """
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CommonArtError(f"{path} is no JSON: {error}.", "Copy the model folder again.") from None
+        raise CommonArtError(f"{path} is not valid JSON: {error}.", "Copy the model folder again.") from None
     return value if isinstance(value, dict) else {}
 
 
 def _readme_license(path: Path) -> str:
-    """The SPDX id in a model card's header, "" when there is none or it is not an open one."""
+    """Return the SPDX id in a model card's header; "" when there is none or it is not an open licence."""
     if not path.is_file():
         return ""
     header = path.read_text(encoding="utf-8", errors="replace").split("---", 2)
-    found = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if len(header) == 3 else None
-    return OPEN.get(found.group(1).lower(), "") if found else ""
+    match = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if len(header) == 3 else None
+    return OPEN.get(match[1].lower(), "") if match else ""

@@ -16,7 +16,9 @@ from pathlib import Path
 def convert(source: Path, out: Path) -> list[Path]:
     """Write `out/NAME.safetensors` for every weights file `source/NAME.bin`, in sub-folders too; returns those written.
 
-    Raises ValueError for a file that holds anything but tensors; torch.load raises pickle.UnpicklingError for code.
+    Raises:
+        ValueError: a file holds anything but tensors.
+        pickle.UnpicklingError: a file holds code (raised by torch.load).
     """
     import torch
     from safetensors.torch import save_file

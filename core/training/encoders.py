@@ -13,7 +13,7 @@ from commonart.core.data.features.format import Features
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ class Encoders:
     def _resolve(self, name: str, role: str) -> tuple[Any, Any]:
         from commonart.core.registry import hub
 
-        row = find(name, role)
+        row = find_model(name, role)
         check_terms(row, self.wanted.accept_terms)
-        return row, hub.resolve(row)
+        return row, hub.resolve_model(row)
 
     def _once(self, name: str, load: Any) -> Any:
         if name not in self._loaded:

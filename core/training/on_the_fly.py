@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from commonart.core.model.quantize import BITS
 from commonart.core.registry import hub
-from commonart.core.registry.lookup import find
+from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
 from commonart.core.training.encoders import default
 
@@ -52,11 +52,11 @@ def costs(wanted: Settings, text: bool, image: bool, tokens: float) -> dict[str,
     """Of the encoders that run on the fly (`text`, `image`), where the hub, its cache or a folder has their configurations."""
     found: dict[str, Cost] = {}
     if text:
-        row = find(wanted.text_encoder or default(wanted, "text-encoder"), "text-encoder")
-        if "model_type" in (config := hub.peek(row, "config.json")):
+        row = find_model(wanted.text_encoder or default(wanted, "text-encoder"), "text-encoder")
+        if "model_type" in (config := hub.read_config(row)):
             found["text_encoder"] = text_encoder(config, wanted.quantize, tokens)
     if image:
-        row = find(wanted.autoencoder or default(wanted, "autoencoder"), "autoencoder")
-        if "block_out_channels" in (config := hub.peek(row, "config.json")):
+        row = find_model(wanted.autoencoder or default(wanted, "autoencoder"), "autoencoder")
+        if "block_out_channels" in (config := hub.read_config(row)):
             found["autoencoder"] = autoencoder(config, wanted.recipe.resolution)
     return found

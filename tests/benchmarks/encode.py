@@ -28,6 +28,7 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes
 from commonart.core.registry import hub
+from commonart.core.registry.lookup import find_model
 from commonart.core.settings import QUANTIZERS
 from commonart.stages.encode_text import encode_text
 
@@ -111,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="nano")
     model = parser.parse_args().model
-    found = hub.load(model, "text-encoder")
+    found = hub.resolve_model(find_model(model, "text-encoder"))
     with tempfile.TemporaryDirectory() as place:
         folder = shards(Path(place) / "shards", 200, 90)
         texts = [c["text"] for path in sorted(folder.glob("*.tar")) for r in read_shard(path) for c in r["captions"]]

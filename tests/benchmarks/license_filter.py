@@ -22,8 +22,8 @@ import orjson
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import read_blocklist
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import split_of
-from commonart.core.data.stream import Drop
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import load_policy
 from commonart.stages import license_filter
@@ -74,7 +74,7 @@ def main() -> None:
         blocklist = read_blocklist(blocked)
 
         def stage(**options: Any) -> None:
-            for _ in license_filter.license_filter(records, Drop(), policy=strict, **options):
+            for _ in license_filter.license_filter(records, Drop(), license_filter.Criteria(strict, **options)):
                 pass
 
         keep = os.dup(1)
@@ -84,7 +84,7 @@ def main() -> None:
                 "the stage by itself": rate(stage),
                 "the stage with a blocklist": rate(lambda: stage(blocklist=blocklist)),
                 "pass-through": rate(lambda: stream.run("pass", lambda rs, drop: (r for r in rs), source=source)),
-                "license-filter": rate(lambda: license_filter.run(source, policy="strict")),
+                "license-filter": rate(lambda: license_filter.run(source)),
                 "normalise, new texts": rate(lambda: [normalize(next(texts)) for _ in range(TEXTS)], TEXTS),
             }
         finally:

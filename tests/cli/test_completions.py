@@ -40,7 +40,7 @@ def test_zsh_knows_whose_file_it_is() -> None:
 
 
 def test_values_are_those_of_the_registry() -> None:
-    assert " ".join(lookup.names("caption")) in completions.bash()
+    assert " ".join(lookup.model_names("caption")) in completions.bash()
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
         (
             ["caption", "good.jsonl", "--model", "gpt-4"],
             2,
-            "Error: --model gpt-4 is no caption model, folder or hub id.",
+            "Error: --model gpt-4 is not a caption model, a folder or a hub id.",
         ),
         (["sample", "x", "--model", "nano", "-o", "a.txt"], 2, None),
         (

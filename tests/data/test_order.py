@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commonart.core.data import order
 
 
-@settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 3000), seed=st.integers(0, 2**31), epoch=st.integers(0, 10**6))
 def test_every_epoch_takes_every_sample_once(count: int, seed: int, epoch: int) -> None:
     places = order.permute(np.arange(count), count, seed, epoch)
     assert np.array_equal(np.sort(places), np.arange(count))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**31), step=st.integers(0, 10**7), count=st.integers(1, 5000),
     share=st.integers(1, 16), world=st.sampled_from([1, 2, 4, 8]),
@@ -75,7 +73,6 @@ def test_no_samples_is_a_mistake_of_the_caller() -> None:
         order.permute(np.arange(1), 0, 0, 0)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**31), first=st.integers(0, 10**9), size=st.integers(1, 300),
     rates=st.lists(st.floats(0.01, 1e6), min_size=1, max_size=40), cut=st.integers(0, 300),
@@ -125,7 +122,6 @@ def test_a_batch_is_of_one_bucket_and_no_remainder_is_dropped() -> None:
             assert np.abs(taken[part.rows] - 80 * part.weight).max() <= 8
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     seed=st.integers(0, 2**31), step=st.integers(0, 10**6), share=st.integers(1, 8), world=st.sampled_from([1, 2, 4, 8])
 )

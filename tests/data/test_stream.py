@@ -17,13 +17,14 @@ import pytest
 from PIL import Image
 
 from commonart.core.data import files, jsonl, stream, tasks
+from commonart.core.data.drops import Drop, Summary, Transform
 from commonart.core.data.record import Record
 from commonart.core.data.shards import reader as shards
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, SchemaError, TooManyFailures, UsageError
 
 
-def keep_even(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+def keep_even(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
     for record in records:
         if record["n"] % 2:
             drop(record, "odd", str(record["n"]))
@@ -31,8 +32,8 @@ def keep_even(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
             yield record
 
 
-def fail_on(*numbers: int) -> stream.Transform:
-    def stage(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+def fail_on(*numbers: int) -> Transform:
+    def stage(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
         for record in records:
             if record["n"] in numbers:
                 drop.failure(record, "broken")
@@ -87,14 +88,14 @@ def test_a_second_call_skips_what_is_finished_and_counts_it(tmp_path: Path) -> N
     source = make_jsonl(tmp_path / "in.jsonl", 25)
     out = tmp_path / "shards"
 
-    def run(stage: stream.Transform = keep_even) -> stream.Summary:
+    def run(stage: Transform = keep_even) -> Summary:
         return stream.run("even", stage, source=source, out=str(out), shard_size=10)
 
     first = run()
     before = tree(out)
     calls = []
 
-    def counting(records: Iterable[Record], drop: stream.Drop) -> Iterator[Record]:
+    def counting(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
         calls.append(1)
         yield from keep_even(records, drop)
 
@@ -181,7 +182,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         real(self, record, data, extension)
 
     monkeypatch.setattr(ShardWriter, "add_record", full)
-    everything: stream.Transform = lambda records, drop: (r for r in records)  # noqa: E731
+    everything: Transform = lambda records, drop: (r for r in records)  # noqa: E731
     with pytest.raises(OSError, match="No space left"):
         stream.run("all", everything, source=source, out=str(out), shard_size=10)
     assert sorted(os.listdir(out)) == ["00000.idx", "00000.json", "00000.tar"]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.features import format
 from commonart.core.data.features import writer as feature_writer
 from commonart.core.data.features.format import Meta
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
 from commonart.core.training import checkpoint, logging

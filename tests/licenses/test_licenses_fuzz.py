@@ -18,7 +18,7 @@ import pytest
 
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES
-from commonart.core.licenses.statements import judge
+from commonart.core.licenses.statements import resolve_license
 
 # What is free, as sources write it. Alone, each of them is accepted (a test says so).
 FREE = (
@@ -188,7 +188,7 @@ def fuzz(count: int, seed: int) -> None:
         fooled[make.__name__] += naive(text)
         if number % 5 == 0:
             # Beside a licence that is understood, what forbids is a conflict and never passed over.
-            license, _ = judge(rng.choice(FREE), text, None)
+            license, _ = resolve_license(rng.choice(FREE), text, None)
             assert not POLICIES["paper"].allows(license), (make.__name__, text, license)
     assert min(fooled[make.__name__] for make in KINDS) > count / len(KINDS) / 4, fooled
 

@@ -62,7 +62,7 @@ def test_openai_weights_without_quick_gelu_are_an_error(tmp_path, monkeypatch):
     for quick in (True, False):
         folder = open_clip_folder(tmp_path / str(quick), quick_gelu=quick)
         monkeypatch.setattr(
-            hub, "resolve", lambda model, folder=folder: hub.Resolved(folder, "c" * 40, model.name, model)
+            hub, "resolve_model", lambda model, folder=folder: hub.ResolvedModel(folder, "c" * 40, model.name, model)
         )
         if quick:
             assert DualEncoder.load("clip-vit-b32", device="cpu").name == "clip-vit-b32"
@@ -82,6 +82,6 @@ def test_what_is_no_dual_encoder(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError, match="no dual encoder"):
         DualEncoder.load(str(tmp_path / "llama"), device="cpu")
-    with pytest.raises(UsageError, match="no clip model"):
+    with pytest.raises(UsageError, match="not a clip model"):
         DualEncoder.load("no-such-model")
-    assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(lookup.names("clip"))
+    assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(lookup.model_names("clip"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import tiny_pipeline
 import torch
 
 from commonart.core.generation.components import locate
-from commonart.core.generation.pipeline import Job, Pipeline
-from commonart.core.generation.request import GenerationConfig
+from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
 from commonart.core.generation.session import Session
 from commonart.core.model import memory, sampler
 from commonart.core.model.autoencoder import TILE_ABOVE, Autoencoder
@@ -81,12 +82,13 @@ def test_short_memory_chooses_the_precision_and_says_it(tmp_path, monkeypatch, c
     tiny_pipeline.pipeline(tmp_path / "tiny")
     half = memory.encoder_bytes(tmp_path / "tiny", torch.float32, "quanto-int8")
     monkeypatch.setattr(memory, "free", lambda device: memory.ROOM + (room if room > 1e6 else half * room))
-    engine = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32")
+    spec = ModelSpec(str(tmp_path / "tiny"), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec)
     assert engine.quantize == chosen
     assert ("--quantize none forbids it" in capsys.readouterr().err) == (chosen is not None)
-    settings = Session(engine).shared(GenerationConfig())
+    settings = Session(engine).settings(GenerationConfig())
     assert settings["precision"] == "float32" and settings.get("quantize") == chosen
-    forced = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32", quantize="none")
+    forced = Pipeline.open(locate(spec), replace(spec, quantize="none"))
     assert forced.text_encoder().precision == "float32"
 
 
@@ -109,7 +111,8 @@ def test_the_decoders_rule_covers_what_the_account_finds():
 
 def test_the_text_encoder_is_gone_before_the_transformer_comes(tmp_path, monkeypatch):
     tiny_pipeline.pipeline(tmp_path / "tiny")
-    engine = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32", keep=False)
+    spec = ModelSpec(str(tmp_path / "tiny"), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec, keep=False)
     seen = []
     load = PixArt.load
 
@@ -118,7 +121,8 @@ def test_the_text_encoder_is_gone_before_the_transformer_comes(tmp_path, monkeyp
         return load(*args, **options)
 
     monkeypatch.setattr(PixArt, "load", watched)
-    list(engine.draw([Job("a", 1), Job("b", 2), Job("c", 3)], steps=2, batch=1))
+    requests = [ImageRequest("a", 1), ImageRequest("b", 2), ImageRequest("c", 3)]
+    list(engine.generate(requests, GenerationConfig(steps=2), batch=1))
     assert seen == [set()], "loaded once, into empty memory"
     assert not engine._loaded
 

@@ -1,12 +1,10 @@
-"""The embedded models: the shipped weights measured again on a sample, and every trainer run for a few steps.
-
-python -m pytest tests/nano/test_nano.py
-"""
+"""The embedded models: the shipped weights measured again on a sample, and every trainer run for a few steps."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +23,7 @@ def test_shipped_weights_reach_their_targets(name: str, n: int) -> None:
         assert measured[what] >= target - SLACK.get(name, 0.0), f"{name} {what}: {measured[what]:.3f}"
 
 
+@pytest.mark.slow
 def test_shipped_transformer_follows_prompts_in_both_languages() -> None:
     table = nano.measure(n=32, only=["transformer"], seed=77)
     for kind in ("transformer", "heldout"):
@@ -61,22 +60,30 @@ def test_facts_of_a_held_out_pair_are_several_tokens() -> None:
     assert len(words("green circle")["input_ids"]) >= 2
 
 
-def test_builds_all_from_nothing(tmp_path: Path) -> None:
-    made = nano.build(tmp_path, short=True, quiet=True)["models"]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with every model after a few steps, and what the build says of it."""
+    folder = tmp_path_factory.mktemp("nano")
+    return folder, nano.build(folder, short=True, quiet=True)["models"]
+
+
+def test_builds_all_from_nothing(built: tuple[Path, dict[str, Any]]) -> None:
+    folder, made = built
     assert list(made) == list(nano.MODELS)
     for name in nano.MODELS:
         assert made[name]["parameters"] > 100_000
         assert made[name]["bytes"] > 0
-    assert not (tmp_path / "run").exists()
+    assert not (folder / "run").exists()
     shipped = {path.relative_to(NANO_WEIGHTS) for path in NANO_WEIGHTS.rglob("*") if path.is_file()}
-    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == shipped
+    assert {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} == shipped
 
 
-def test_the_same_seed_gives_the_same_vocabulary_and_weights(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        nano.build(tmp_path / name, only=["text_encoder"], short=True, quiet=True)
+def test_the_same_seed_gives_the_same_vocabulary_and_weights(
+    built: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    nano.build(tmp_path, only=["text_encoder"], short=True, quiet=True)
     for file in ("tokenizer/tokenizer.json", "text_encoder/model.safetensors"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / file).read_bytes() == (built[0] / file).read_bytes()
 
 
 def test_an_unknown_model_is_a_usage_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from commonart.core.errors import CommonArtError
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Model
-from commonart.core.registry.lookup import find
+from commonart.core.registry.lookup import find_model
 from commonart.core.registry.pickle_conversion import convert
 
 CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
@@ -29,16 +29,7 @@ WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        yield running
+        yield running.take_over(monkeypatch, tmp_path / "home")
 
 
 def safetensors(tmp_path: Path, values: dict[str, torch.Tensor] = WEIGHTS) -> bytes:
@@ -64,13 +55,13 @@ def test_download_takes_safetensors_and_text_only(server: HubServer, tmp_path: P
             "pytorch_model.bin": b"pickle", "modeling.py": b"code", "training_args.bin": b"pickle", "img.png": b"x",
         },
     )  # fmt: skip
-    found = hub.resolve(model())
+    found = hub.resolve_model(model())
     names = sorted(p.name for p in found.folder.iterdir())
     assert names == ["chat_template.jinja", "config.json", "model.safetensors", "spiece.model", "tokenizer.json"]
     assert found.revision == repo.sha and found.name == "owner/captioner"
     assert server.fetched() == names
     server.log.clear()
-    assert hub.resolve(model()).folder == found.folder
+    assert hub.resolve_model(model()).folder == found.folder
     assert server.fetched() == [], "a second time everything is there"
 
 
@@ -83,18 +74,18 @@ def test_one_part_of_a_pipeline(server: HubServer, tmp_path: Path) -> None:
             "transformer/config.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"large",
         },
     )  # fmt: skip
-    found = hub.load("owner/pipe", "autoencoder")
+    found = hub.resolve_model(find_model("owner/pipe", "autoencoder"))
     assert found.folder.name == "vae" and (found.folder.parent / "tokenizer").is_dir()
     assert not (found.folder.parent / "transformer").exists()
 
 
 def test_a_pinned_commit_and_an_unknown_one(server: HubServer, tmp_path: Path) -> None:
     old = server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}).sha
-    found = hub.resolve(find(f"owner/captioner@{old}", "caption"))
+    found = hub.resolve_model(find_model(f"owner/captioner@{old}", "caption"))
     assert found.revision == old and found.model.cls == "Florence2ForConditionalGeneration"
     assert found.model.prompt == "<MORE_DETAILED_CAPTION>"
     with pytest.raises(CommonArtError, match="has no commit 1{40}"):
-        hub.resolve(model(revision="1" * 40))
+        hub.resolve_model(model(revision="1" * 40))
 
 
 def test_offline_uses_the_cache_and_says_what_is_missing(
@@ -103,33 +94,33 @@ def test_offline_uses_the_cache_and_says_what_is_missing(
     repo = server.add(
         "owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path), "x.bin": b""}
     )
-    found = hub.resolve(model())
+    found = hub.resolve_model(model())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.resolve(model()) == found
-    assert hub.resolve(model(revision=repo.sha)).folder == found.folder
+    assert hub.resolve_model(model()) == found
+    assert hub.resolve_model(model(revision=repo.sha)).folder == found.folder
     with pytest.raises(CommonArtError) as caught:
-        hub.resolve(model("owner/other"))
+        hub.resolve_model(model("owner/other"))
     assert "HF_HUB_OFFLINE is set" in caught.value.what
     assert "hf download owner/other" in caught.value.fix and "--model nano" in caught.value.fix
     (found.folder / "model.safetensors").unlink()
-    with pytest.raises(CommonArtError, match="is not whole in the cache"):
-        hub.resolve(model())
+    with pytest.raises(CommonArtError, match="is not complete in the cache"):
+        hub.resolve_model(model())
 
 
 def test_a_hub_that_is_down(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)})
-    found = hub.resolve(model())
+    found = hub.resolve_model(model())
     server.broken = True
-    assert hub.resolve(model()).folder == found.folder
+    assert hub.resolve_model(model()).folder == found.folder
     with pytest.raises(CommonArtError, match=rf"the hub at {server.url} cannot be reached"):
-        hub.resolve(model("owner/other"))
+        hub.resolve_model(model("owner/other"))
 
 
 def test_an_interrupted_download_goes_on(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     data = safetensors(tmp_path, {"a": torch.arange(200_000.0)})
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": data}).cut["model.safetensors"] = 300_000
-    found = hub.resolve(model())
+    found = hub.resolve_model(model())
     assert (found.folder / "model.safetensors").read_bytes() == data
     assert server.ranges and server.ranges[0].startswith("model.safetensors from ")
 
@@ -146,49 +137,43 @@ def test_no_access(
 ) -> None:
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, **kind)
     with pytest.raises(CommonArtError, match=sentence) as caught:
-        hub.resolve(model())
+        hub.resolve_model(model())
     assert "HF_TOKEN" in caught.value.fix
     monkeypatch.setenv("HF_TOKEN", HubServer.TOKEN)
-    assert (hub.resolve(model()).folder / "model.safetensors").is_file()
+    assert (hub.resolve_model(model()).folder / "model.safetensors").is_file()
 
 
 def test_pickles_are_refused_unless_allowed(server: HubServer, tmp_path: Path) -> None:
     server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path)})
     with pytest.raises(CommonArtError, match="only as pickles") as caught:
-        hub.resolve(model())
+        hub.resolve_model(model())
     assert "--allow-pickle" in caught.value.fix
     assert server.fetched() == [], "nothing was downloaded to find that out"
 
 
 def test_pickles_are_converted_once(server: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path)})
-    found = hub.resolve(model(pickle_only=True))
+    found = hub.resolve_model(model(pickle_only=True))
     assert sorted(p.name for p in found.folder.iterdir()) == ["config.json", "model.safetensors"]
     made = load_file(found.folder / "model.safetensors")
     assert all(torch.equal(made[k], v) for k, v in WEIGHTS.items())
     assert "converting it once" in capfd.readouterr().err
-    assert hub.resolve(model(), allow_pickle=True).folder == found.folder
+    assert hub.resolve_model(model(), allow_pickle=True).folder == found.folder
     assert "converting" not in capfd.readouterr().err
 
 
-def test_sharded_pickles(server: HubServer, tmp_path: Path) -> None:
-    index = {
-        "metadata": {},
-        "weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"},
-    }
-    server.add(
-        "owner/captioner",
-        {
-            "config.json": CONFIG,
-            "pytorch_model.bin.index.json": json.dumps(index).encode(),
-            "pytorch_model-00001-of-00002.bin": pickled(tmp_path, {"a": WEIGHTS["a"]}),
-            "pytorch_model-00002-of-00002.bin": pickled(tmp_path, {"b": WEIGHTS["b"]}),
-        },
-    )
-    found = hub.resolve(model(pickle_only=True))
-    made = json.loads((found.folder / "model.safetensors.index.json").read_text())["weight_map"]
-    assert made == {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    assert torch.equal(load_file(found.folder / made["b"])["b"], WEIGHTS["b"])
+def test_sharded_pickles(tmp_path: Path) -> None:
+    (made := tmp_path / "made").mkdir()
+    files = {name: f"pytorch_model-0000{n}-of-00002.bin" for n, name in enumerate(WEIGHTS, 1)}
+    for name, file in files.items():
+        (tmp_path / file).write_bytes(pickled(tmp_path, {name: WEIGHTS[name]}))
+    (tmp_path / "one.bin").unlink()
+    index = {"metadata": {}, "weight_map": files}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    convert(tmp_path, made)
+    index = json.loads((made / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index == {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    assert torch.equal(load_file(made / index["b"])["b"], WEIGHTS["b"])
 
 
 class Trap:
@@ -202,7 +187,7 @@ def test_a_pickle_with_code_is_not_run(server: HubServer, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     server.add("owner/captioner", {"config.json": CONFIG, "pytorch_model.bin": pickled(tmp_path, {"a": Trap()})})
     with pytest.raises(CommonArtError, match="could not be converted"):
-        hub.resolve(model(), allow_pickle=True)
+        hub.resolve_model(model(), allow_pickle=True)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap()}))
     with pytest.raises(pickle.UnpicklingError):
         convert(tmp_path, tmp_path)
@@ -212,31 +197,31 @@ def test_a_pickle_with_code_is_not_run(server: HubServer, tmp_path: Path, monkey
 
 def test_a_repository_without_weights(server: HubServer) -> None:
     server.add("owner/captioner", {"config.json": CONFIG})
-    with pytest.raises(CommonArtError, match="no weights that we can load"):
-        hub.resolve(model())
+    with pytest.raises(CommonArtError, match="no weights that can be loaded here"):
+        hub.resolve_model(model())
 
 
 def test_local_folder(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    with pytest.raises(CommonArtError, match=r"no model folder: it has no config\.json"):
-        hub.load(str(folder), "caption")
+    with pytest.raises(CommonArtError, match=r"not a model folder: it has no config\.json"):
+        hub.resolve_model(find_model(str(folder), "caption"))
     (folder / "config.json").write_bytes(CONFIG)
     with pytest.raises(CommonArtError, match=r"holds no \*\.safetensors"):
-        hub.load(str(folder), "caption")
+        hub.resolve_model(find_model(str(folder), "caption"))
     save_file(WEIGHTS, folder / "model.safetensors")
-    found = hub.load(str(folder), "caption")
+    found = hub.resolve_model(find_model(str(folder), "caption"))
     assert found.folder == folder and found.revision.startswith("sha256:")
     (folder / "README.md").write_text("notes")
-    assert hub.load(str(folder), "caption").revision == found.revision, "notes are not the model"
+    assert hub.resolve_model(find_model(str(folder), "caption")).revision == found.revision, "notes are not the model"
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
-    assert hub.load(str(folder), "caption").revision != found.revision
+    assert hub.resolve_model(find_model(str(folder), "caption")).revision != found.revision
 
 
 def test_missing_nano_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "NANO_WEIGHTS", tmp_path)
     with pytest.raises(CommonArtError) as caught:
-        hub.load("nano", "caption")
+        hub.resolve_model(find_model("nano", "caption"))
     assert "commonart nano build" in caught.value.fix
 
 
@@ -244,8 +229,8 @@ def test_the_environment_is_honoured(server: HubServer, tmp_path: Path) -> None:
     """In a fresh process, as a user sets it: HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
     server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}, private=True)
     code = (
-        "import sys; from commonart.core.registry import hub; "
-        "print(hub.load('owner/captioner', 'caption').revision); assert 'torch' not in sys.modules"
+        "import sys; from commonart.core.registry import hub, lookup; "
+        "print(hub.resolve_model(lookup.find_model('owner/captioner', 'caption')).revision); assert 'torch' not in sys.modules"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     online = {**clean, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "fresh"), "HF_TOKEN": HubServer.TOKEN}
@@ -265,8 +250,8 @@ def test_another_tokenizer_is_another_text_encoder(tmp_path: Path) -> None:
         (tmp_path / part).mkdir(exist_ok=True)
         (tmp_path / part / file).write_bytes(safetensors(tmp_path) if file.endswith("s") else b"{}")
     (tmp_path / "one.safetensors").unlink()
-    before = hub.resolve(find(str(tmp_path), "text-encoder"))
+    before = hub.resolve_model(find_model(str(tmp_path), "text-encoder"))
     (tmp_path / "tokenizer" / "tokenizer.json").write_bytes(b'{"model": 1}')
-    after = hub.resolve(find(str(tmp_path), "text-encoder"))
+    after = hub.resolve_model(find_model(str(tmp_path), "text-encoder"))
     assert before.folder == after.folder == tmp_path / "text_encoder"
     assert before.revision != after.revision

@@ -12,7 +12,9 @@ import pytest
 from commonart.core.errors import UsageError
 from commonart.core.registry import catalogue, lookup
 from commonart.core.registry.catalogue import MODELS, ROLES
-from commonart.core.registry.lookup import COMMIT, check_code, check_terms, find, names
+from commonart.core.registry.lookup import COMMIT, check_code, check_terms, find_model, model_names
+
+UNCHECKED = {"plamo-translate", "fugumt", "swallow", "gemma", "t5-xxl", "clip-vit-b32"}
 
 
 def test_the_table() -> None:
@@ -21,43 +23,43 @@ def test_the_table() -> None:
     for m in MODELS:
         where = f"{m.role} {m.name}"
         assert m.role in ROLES and m.cls and m.license, where
-        assert bool(m.checked) != (m.name in catalogue.UNCHECKED), where
+        assert bool(m.checked) != (m.name in UNCHECKED), where
         assert m.revision is None or COMMIT.fullmatch(m.revision), where
-        assert (m.hub == "") == (m.name == "nano"), where
+        assert (m.hub == "") == m.embedded == (m.name == "nano"), where
         assert m.outputs in ("free", "use-restrictions") or m.refused, where
-        assert not (m.refused or m.broken) or find(m.successor, m.role).refused == "", where
+        assert not (m.refused or m.broken) or find_model(m.successor, m.role).refused == "", where
         if m.role in catalogue.WRITES and not (m.refused or m.broken):
-            assert m.prompt and (m.lang or m.role == "translate"), where
+            assert m.prompt and (m.langs or m.role == "translate"), where
             assert m.license in lookup.OPEN.values(), where
         if m.role == "translate" and m.prompt:
             assert m.prompt.format(text="T", source="S", target="G").count("T"), where
     for role in ROLES:
-        assert names(role)[0] == "nano"
-        assert find("nano", role).hub == ""
+        assert model_names(role)[0] == "nano"
+        assert find_model("nano", role).hub == ""
 
 
 def test_partners_exist() -> None:
     for m in MODELS:
         if m.role == "transformer":
-            assert not m.text_encoder or find(m.text_encoder, "text-encoder")
-            assert find(m.autoencoder, "autoencoder")
-    assert find("commonart-beta", "transformer").text_encoder == "calm2-7b"
-    assert find("calm2-7b", "text-encoder").pickle_only
+            assert not m.text_encoder or find_model(m.text_encoder, "text-encoder")
+            assert find_model(m.autoencoder, "autoencoder")
+    assert find_model("commonart-beta", "transformer").text_encoder == "calm2-7b"
+    assert find_model("calm2-7b", "text-encoder").pickle_only
 
 
 def test_a_hub_id_finds_its_row() -> None:
-    assert find("Salesforce/blip2-flan-t5-xl", "caption").name == "blip2"
-    assert find("Salesforce/blip2-opt-2.7b", "caption").refused
-    assert find(f"blip2@{'a' * 40}", "caption").revision == "a" * 40
+    assert find_model("Salesforce/blip2-flan-t5-xl", "caption").name == "blip2"
+    assert find_model("Salesforce/blip2-opt-2.7b", "caption").refused
+    assert find_model(f"blip2@{'a' * 40}", "caption").revision == "a" * 40
 
 
 def test_an_unknown_hub_model_has_unknown_terms() -> None:
-    captioner = find("someone/new-captioner", "caption")
+    captioner = find_model("someone/new-captioner", "caption")
     assert captioner.license == lookup.UNKNOWN_LICENSE and captioner.cls == ""
     with pytest.raises(UsageError, match="its terms are not in our table"):
         check_terms(captioner)
     assert check_terms(captioner, ["someone/new-captioner"])
-    assert not check_terms(find("someone/vae", "autoencoder")), "a VAE writes no training data"
+    assert not check_terms(find_model("someone/vae", "autoencoder")), "a VAE writes no training data"
 
 
 @pytest.mark.parametrize(
@@ -66,65 +68,65 @@ def test_an_unknown_hub_model_has_unknown_terms() -> None:
 )
 def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        find(name, "caption")
-    assert f"--model {name} is no caption model" in caught.value.what
+        find_model(name, "caption")
+    assert f"--model {name} is not a caption model" in caught.value.what
     assert hint in caught.value.fix and caught.value.code == 2
 
 
 def test_a_bad_commit() -> None:
-    with pytest.raises(UsageError, match="'main' is no commit"):
-        find("florence2@main", "caption")
+    with pytest.raises(UsageError, match="'main' is not a commit"):
+        find_model("florence2@main", "caption")
 
 
 @pytest.mark.parametrize("name", ["blip2-opt", "qwen2.5-vl-3b"])
 def test_refused(name: str) -> None:
-    model = find(name, "caption")
+    model = find_model(name, "caption")
     with pytest.raises(UsageError) as caught:
         check_terms(model)
     assert model.refused in caught.value.what
     assert f"--model {model.successor}" in caught.value.fix and f"--accept-terms {name}" in caught.value.fix
     assert check_terms(model, [name]) is True
-    assert check_terms(find("florence2", "caption"), [name]) is False
+    assert check_terms(find_model("florence2", "caption"), [name]) is False
 
 
 def test_broken_cannot_be_accepted() -> None:
     with pytest.raises(UsageError, match="does not run on transformers 5") as caught:
-        check_terms(find("phi3-vision", "caption"), ["phi3-vision"])
+        check_terms(find_model("phi3-vision", "caption"), ["phi3-vision"])
     assert caught.value.fix == "Use --model qwen2-vl."
 
 
 def test_remote_code() -> None:
-    clip = find("clip-japanese-base", "clip")
+    clip = find_model("clip-japanese-base", "clip")
     with pytest.raises(UsageError, match="runs code from line-corporation/clip-japanese-base"):
         check_code(clip)
     with pytest.raises(UsageError, match="needs a commit"):
         check_code(clip, trust_remote_code=True)
-    check_code(find(f"clip-japanese-base@{'0' * 40}", "clip"), trust_remote_code=True)
-    check_code(find("clip-vit-b32", "clip"))
+    check_code(find_model(f"clip-japanese-base@{'0' * 40}", "clip"), trust_remote_code=True)
+    check_code(find_model("clip-vit-b32", "clip"))
 
 
 def test_local_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlavaForConditionalGeneration"]}))
-    model = find(str(tmp_path), "caption")
-    assert model.local and model.cls == "LlavaForConditionalGeneration" and model.lang == "ja"
+    model = find_model(str(tmp_path), "caption")
+    assert model.local and model.cls == "LlavaForConditionalGeneration" and model.langs == ("ja",)
     assert "<image>" in model.prompt
     with pytest.raises(UsageError, match=r"no README\.md that names an open licence"):
         check_terms(model)
     (tmp_path / "README.md").write_text("---\nlanguage: ja\nlicense: apache-2.0\n---\n# A model\n")
-    assert find(str(tmp_path), "caption").license == "Apache-2.0"
-    assert not check_terms(find(str(tmp_path), "caption"))
+    assert find_model(str(tmp_path), "caption").license == "Apache-2.0"
+    assert not check_terms(find_model(str(tmp_path), "caption"))
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    assert find(str(tmp_path), "caption").refused
+    assert find_model(str(tmp_path), "caption").refused
 
 
 def test_a_local_pipeline(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "PixArtTransformer2DModel"}')
-    whole = find(str(tmp_path), "transformer")
+    whole = find_model(str(tmp_path), "transformer")
     assert whole.cls == "PixArtTransformer2DModel"
     assert whole.text_encoder == whole.autoencoder == str(tmp_path)
-    assert find(str(tmp_path / "transformer"), "transformer").text_encoder == ""
+    assert find_model(str(tmp_path / "transformer"), "transformer").text_encoder == ""
 
 
 def test_no_torch() -> None:

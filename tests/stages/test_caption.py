@@ -15,13 +15,14 @@ import transformers
 from commands import Command
 from PIL import Image
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.registry import hub
+from commonart.core.registry.lookup import find_model
 from commonart.stages.caption import caption, open_models
 
 SIZES = ((48, 64), (64, 64), (40, 90))
@@ -154,7 +155,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
 
 @pytest.mark.skipif(not (hub.NANO_WEIGHTS / "captioner").is_dir(), reason="the nano weights are not built")
 def test_nano_goes_through_the_same_adapter() -> None:
-    captioner = Captioner(hub.load("nano", "caption"))
+    captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
     assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
 
@@ -219,7 +220,7 @@ def test_bad_model_lists(names: str) -> None:
         open_models(names)
 
 
-def test_the_command(commonart: Command, tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_the_command(in_process: Command, tmp_path: Path, folders: dict[str, Path]) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
@@ -227,18 +228,18 @@ def test_the_command(commonart: Command, tmp_path: Path, folders: dict[str, Path
             file = io.BytesIO()
             picture.save(file, "png")
             writer.add_record({"key": f"k{i}"}, file.getvalue(), "png")
-    first = commonart("caption", "--model", str(folders["florence2"]), "--precision", "fp32", "00000.tar")
+    first = in_process("caption", "--model", str(folders["florence2"]), "--precision", "fp32", "00000.tar")
     assert first.returncode == 0, first.stderr.decode()
     lines = [json.loads(line) for line in first.stdout.splitlines()]
     assert [r["key"] for r in lines] == ["k0", "k1", "k2"] and all(r["captions"][0]["text"] for r in lines)
     summary = json.loads(first.stderr.splitlines()[-1])
     assert (summary["stage"], summary["in"], summary["out"]) == ("caption", 3, 3)
-    second = commonart("translate", "--to", "ja", "--model", str(translator), input=first.stdout)
+    second = in_process("translate", "--to", "ja", "--model", str(translator), input=first.stdout)
     assert second.returncode == 0, second.stderr.decode()
     assert [json.loads(line)["key"] for line in second.stdout.splitlines()] == ["k0", "k1", "k2"]
 
 
-def test_the_command_refuses(commonart: Command) -> None:
-    done = commonart("caption", "--model", "blip2-opt", "x.jsonl")
+def test_the_command_refuses(in_process: Command) -> None:
+    done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr

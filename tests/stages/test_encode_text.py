@@ -171,7 +171,7 @@ def test_usage_errors(source: Path, model: str, tmp_path: Path) -> None:
         encode_text(str(source), model=model, store="int4")
     with pytest.raises(UsageError, match=r"--quantize int3 is not known\. Use quanto-int8, bnb-int8, torchao-int8"):
         encode_text(str(source), quantize="int3")  # before calm2-7b is looked for
-    with pytest.raises(UsageError, match="no text-encoder model"):
+    with pytest.raises(UsageError, match="not a text-encoder model"):
         encode_text(str(source), model="no-such-model")
     with pytest.raises(CommonArtError, match="does not exist"):
         encode_text(str(tmp_path / "absent"), model=model, device="cpu")

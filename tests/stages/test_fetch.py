@@ -288,6 +288,47 @@ def test_kill_9_at_50_moments_over_10_000_urls(tmp_path: Path) -> None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+NO_NETWORK = """
+import select, sys
+sys.modules["pycurl"] = None
+for name in ("epoll", "kqueue", "poll"):
+    if hasattr(select, name):
+        delattr(select, name)
+from commonart.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("scenes", "--limit", "3"),
+        ("photos", "--license", "CC0-1.0"),
+        ("coco.json", "--images", "photos"),
+        ("-",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_on_this_machine_needs_no_network(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """No libcurl and none of the system's event queues, which differ from one system to the next."""
+    (tmp_path / "photos").mkdir()
+    for n in range(3):
+        (tmp_path / "photos" / f"{n}.jpg").write_bytes(picture(n))
+    images = [{"id": n, "file_name": f"{n}.jpg", "license": 1, "width": 40, "height": 30} for n in range(3)]
+    licenses = [{"id": 1, "name": "CC BY 4.0", "url": "https://creativecommons.org/licenses/by/4.0/"}]
+    (tmp_path / "coco.json").write_bytes(orjson.dumps({"images": images, "annotations": [], "licenses": licenses}))
+    records = (orjson.dumps({"key": f"k{n}", "image": f"photos/{n}.jpg", "license": "CC0-1.0"}) for n in range(3))
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK, "fetch", *arguments, "-o", "raw"],
+        cwd=tmp_path,
+        input=b"\n".join(records),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(list(reader.read_shard(tmp_path / "raw" / "00000.tar"))) == 3
+
+
 def test_nothing_to_list_on_stdin(commonart: Command) -> None:
     done = commonart("fetch", "-", "--list")
     assert done.returncode == 2 and b"--list" in done.stderr

@@ -15,11 +15,11 @@ import pytest
 from commands import Command, filtered
 
 from commonart.core.data.blocklist import read_blocklist
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record, split_of
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError
 from commonart.core.licenses.policies import load_policy
-from commonart.stages.license_filter import OTHERS, Tally, license_filter
+from commonart.stages.license_filter import OTHERS, Criteria, Tally, license_filter
 
 BY2 = "http://creativecommons.org/licenses/by/2.0/"
 
@@ -97,7 +97,7 @@ def test_one_records_verdict_is_not_anothers(order: tuple[str, str]) -> None:
 
 
 def test_many_different_texts_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commonart.stages.license_filter.REMEMBERED", 3)
+    monkeypatch.setattr("commonart.stages.license_filter.CACHED_VERDICTS", 3)
     kept, drop, _ = filtered(*({"license_raw": text} for text in ["CC0", "a", "b", "c", "CC0", "d", "e", "CC BY 4.0"]))
     assert [record["license"] for record in kept] == ["CC0-1.0", "CC0-1.0", "CC-BY-4.0"]
     assert drop.reasons["license_unknown"] == 5
@@ -231,7 +231,7 @@ def test_blocklist(tmp_path: Path, entry: str, by: str) -> None:
     drop = Drop(refused.append)
     blocklist = read_blocklist(str(tmp_path / "list.txt"))
     record = {**RECORD, "split": split_of("a" * 64)}
-    kept = list(license_filter([record], drop, policy=load_policy("strict"), blocklist=blocklist))
+    kept = list(license_filter([record], drop, Criteria(load_policy("strict"), blocklist=blocklist)))
     assert len(kept) == (not by) and drop.reasons == ({"blocklisted": 1} if by else {})
     assert not by or refused[0]["reason_detail"].startswith(by)
 
@@ -265,7 +265,7 @@ def test_a_long_blocklist_takes_eight_bytes_an_entry_and_finds_every_one(tmp_pat
 
 
 def test_the_tally_counts_by_source_and_licence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commonart.stages.license_filter.REMEMBERED", 2)  # what is forgotten is counted too
+    monkeypatch.setattr("commonart.stages.license_filter.CACHED_VERDICTS", 2)  # what is forgotten is counted too
     tally = Tally()
     kept, _, _ = filtered(
         *(
@@ -290,7 +290,7 @@ def test_the_tally_counts_by_source_and_licence(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_has_more_sources_than_a_table_can_show_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commonart.stages.license_filter.ROWS", 3)
+    monkeypatch.setattr("commonart.stages.license_filter.MAX_ROWS", 3)
     tally = Tally()
     filtered(*({"source": f"s{number}", "license": "CC0-1.0"} for number in range(10)), tally=tally)
     assert (OTHERS, "CC0-1.0", 7, 7) in tally.rows() and len(tally.rows()) == 4
@@ -362,6 +362,6 @@ def test_explain_needs_no_source_and_answers_for_every_policy(commonart: Command
 
 def test_options_that_are_wrong_are_one_sentence(commonart: Command) -> None:
     done = commonart("license-filter", "-", "--observed-after", "last year")
-    assert done.returncode == 2 and b"--observed-after last year is no date." in done.stderr
+    assert done.returncode == 2 and b"--observed-after last year is not a date." in done.stderr
     done = commonart("license-filter", "-", "--blocklist", "nowhere.txt")
     assert done.returncode == 1 and b"--blocklist nowhere.txt cannot be read" in done.stderr

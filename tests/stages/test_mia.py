@@ -179,6 +179,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
     from commonart.core.metrics import image_set
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
@@ -187,7 +188,8 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")
     config = folder / "vae" / "config.json"  # an untrained autoencoder's latents are small beside the noise
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 5.0}))
-    engine = Pipeline.open(locate(str(folder)), device="cpu", precision="fp32")
+    spec = ModelSpec(str(folder), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec)
     items = [i for i in image_set.collect(made["data"], split="train")]
     prompts = [item.record["captions"][0]["text"] for item in items]
     texts = engine.encode(prompts)

@@ -90,6 +90,7 @@ sys.exit(main.run(["quickstart"]))
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_trains_saves_and_ends_the_chain_with_130(tmp_path: Path) -> None:
     data, run = dataset(tmp_path / "shards"), tmp_path / "run"
     with subprocess.Popen(

@@ -24,6 +24,7 @@ from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.generation.components import locate
+from commonart.core.generation.request import ModelSpec
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint, cost, logging, on_the_fly, trainer
@@ -301,7 +302,7 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
     assert (about["text_encoder"]["name"], about["text_encoder"]["width"]) == (models["text_encoder"], tiny.WIDTH)
     assert (about["autoencoder"]["factor"], about["text_encoder"]["cached"]) == (4, False)
     assert done.checkpoint is not None
-    found = locate(str(run))
+    found = locate(ModelSpec(str(run)))
     assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-3"
     assert (found.text_encoder, found.autoencoder) == (tmp_path / "llama", tmp_path / "vae")
 
@@ -320,7 +321,6 @@ def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
         assert torch.equal(a.float(), b.float())
 
 
-@pytest.mark.slow
 def test_two_processes_compute_the_same_steps(shards: Path, tmp_path: Path) -> None:
     start(shards, tmp_path / "one", log_every=1)
     done = start(shards, tmp_path / "two", log_every=1, gpus=2)

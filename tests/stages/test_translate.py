@@ -11,11 +11,12 @@ import tiny_language_models as tiny
 import torch
 import transformers
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Drop
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning.translators import Translator, problem
 from commonart.core.registry import hub
+from commonart.core.registry.lookup import find_model
 from commonart.stages.translate import origins, translate
 
 TEXTS = ["a cat", "a very long text about two dogs and a house", "雨"]
@@ -96,7 +97,7 @@ def test_a_refused_translator_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (hub.NANO_WEIGHTS / "translator").is_dir(), reason="the nano weights are not built")
 def test_nano_goes_through_the_same_adapter() -> None:
-    translator = Translator(hub.load("nano", "translate"))
+    translator = Translator(hub.resolve_model(find_model("nano", "translate")))
     assert translator.model.cls == "Phi3ForCausalLM"
     text = "a small red circle on a white background"
     assert problem(translator.translate([text], "en", "ja")[0], text, "en", "ja") == ""

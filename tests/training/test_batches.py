@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commonart.core.data.order import Part
@@ -30,7 +30,6 @@ class Rows:
         return fetched
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     seed=st.integers(0, 2**31), count=st.integers(1, 200), first=st.integers(0, 1000), steps=st.integers(1, 3),
     world=st.sampled_from([1, 2, 4, 8]), parts=st.integers(1, 3), micro=st.integers(1, 3), workers=st.integers(0, 8),

@@ -99,7 +99,7 @@ def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
 def test_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path):
     code = f"""
 import os
-from commonart.core.model.training import checkpoint
+from commonart.core.training import checkpoint
 def write(folder):
     (folder / "transformer").mkdir()
     (folder / "transformer" / "w.safetensors").write_bytes(os.urandom(200_000))

@@ -236,6 +236,7 @@ def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     """By train, which needs it for its grid, and by sample, which needs it for every prompt."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
 
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     tiny.llama(tmp_path / "llama")
@@ -246,13 +247,13 @@ def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(data), "overrides": small, "device": "cpu", "quiet": True}
     train("nano", out=str(run), **settings)
     with pytest.raises(UsageError, match=r"--quantize bnb-int8 does not fit: .* were made in float32"):
-        Pipeline.open(locate(str(run)), device="cpu", quantize="bnb-int8")
+        Pipeline.open(locate(ModelSpec(str(run))), ModelSpec(device="cpu", quantize="bnb-int8"))
     tiny.llama(tmp_path / "llama", seed=1)
     with pytest.raises(CommonArtError, match=r"text was made by .*llama at sha256:"):
         train("nano", out=str(tmp_path / "other"), sample_every=1, **settings)
     with pytest.raises(CommonArtError, match=r"run was trained with .*llama at sha256:"):
-        locate(str(run))
-    assert locate(str(run), text_encoder=str(tmp_path / "llama")).text_encoder == tmp_path / "llama"
+        locate(ModelSpec(str(run)))
+    assert locate(ModelSpec(str(run), text_encoder=str(tmp_path / "llama"))).text_encoder == tmp_path / "llama"
 
 
 def test_an_index_of_what_the_tests_use(tmp_path: Path) -> None:

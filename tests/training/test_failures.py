@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from commands import call
 from safetensors import SafetensorError
 from tiny_runs import TINY, bright, dataset, lines, refused, shards, start, state
 
@@ -245,6 +246,7 @@ def test_a_rank_that_dies_is_named_and_the_same_command_goes_on(shards: Path, tm
     assert steps == list(range(10, step + 31, 10))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
 def test_processes_whose_starter_was_killed_save_and_end(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -305,8 +307,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(shards: Path, tmp_pa
     step = int(re.findall(r"step (\d+) is saved", said)[0])
     found = checkpoint.newest(run)
     assert found is not None and found.step == step
-    again = subprocess.run(alone(shards, run, step + 10), capture_output=True, check=False)
-    assert again.returncode == 0, again.stderr
+    assert call(tmp_path, *alone(shards, run, step + 10)[3:]) == 0
     assert [line["step"] for line in logging.read(run / "metrics.jsonl")] == list(range(10, step + 11, 10))
 
 
@@ -322,6 +323,7 @@ sys.exit(main.run(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_the_step(shards: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-c", LONG_STEP, *alone(shards, tmp_path / "run", 10)[3:]]
     with subprocess.Popen(words, stderr=subprocess.PIPE, preexec_fn=interruptible) as process:

@@ -17,16 +17,19 @@ from urllib.parse import quote, urljoin, urlsplit
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 # What `is_global` takes for public: site-local (RFC 3879), documentation (RFC 9637), 6to4's relays (RFC 7526), and the
 # address at which Azure's machines find their host's services.
-_OTHERS = tuple(
+_NOT_PUBLIC = tuple(
     map(ipaddress.ip_network, ("fec0::/10", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
 )
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: before an IPv4 address in the last 64 bits
 _ENCODED = re.compile(r"%([0-9a-fA-F]{2})")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by RFC 4291
 
+# EAI_SYSTEM is not defined on Windows.
+_TEMPORARY = {getattr(socket, name, None) for name in ("EAI_AGAIN", "EAI_FAIL", "EAI_SYSTEM")} - {None}
+
 
 class AddressError(Exception):
-    """A URL that is not asked. `reason`: bad_url, private_address, dns_unknown, or dns_temporary (may work later)."""
+    """A URL that must not be asked. `reason`: bad_url, private_address, dns_unknown, or dns_temporary (may work later)."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -109,19 +112,19 @@ def _hidden(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
         return [ip.ipv4_mapped]
     if ip in _NAT64:
         return [IPv4Address(int(ip) & 0xFFFFFFFF)]
-    found: list[IPv4Address | IPv6Address] = [ip]
+    hidden: list[IPv4Address | IPv6Address] = [ip]
     if ip.sixtofour is not None:
-        found.append(ip.sixtofour)
+        hidden.append(ip.sixtofour)
     if ip.teredo is not None:
-        found += ip.teredo
+        hidden += ip.teredo
     if ip in _COMPATIBLE or (int(ip) >> 32) & 0xFFFFFFFF in _ISATAP:
-        found.append(IPv4Address(int(ip) & 0xFFFFFFFF))
-    return found
+        hidden.append(IPv4Address(int(ip) & 0xFFFFFFFF))
+    return hidden
 
 
 def _public(ip: IPv4Address | IPv6Address) -> bool:
     return ip.is_global and not (
-        any(ip in network for network in _OTHERS if network.version == ip.version)
+        any(ip in network for network in _NOT_PUBLIC if network.version == ip.version)
         or ip.is_multicast
         or ip.is_reserved
         or ip.is_unspecified
@@ -131,18 +134,17 @@ def _public(ip: IPv4Address | IPv6Address) -> bool:
 
 
 def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
-    """The addresses of a host, all of them checked: one private address among public ones refuses the host.
+    """Resolve a host to its addresses and check all of them: one private address among public ones refuses the host.
 
     Raises:
         AddressError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        again = getattr(error, "errno", None) in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM)
-        reason = "dns_temporary" if again else "dns_unknown"
+        reason = "dns_temporary" if getattr(error, "errno", None) in _TEMPORARY else "dns_unknown"
         raise AddressError(reason, f"{host}: {getattr(error, 'strerror', None) or error}") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     private = [] if allow_private else [address for address in addresses if not is_public(address)]
     if private or not addresses:
         raise AddressError("private_address", f"{host} is {', '.join(private)}")

@@ -1,10 +1,10 @@
-"""One thread's work: libcurl's transfers by epoll, timers, and what other threads want done here."""
+"""One thread's work: libcurl's transfers by the system's selector, timers, and what other threads want done here."""
 
 from __future__ import annotations
 
 import heapq
-import os
-import select
+import selectors
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,27 +16,28 @@ import pycurl
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.transfer import Transfer
 
-_EVENTS = ((select.EPOLLIN, pycurl.CSELECT_IN), (select.EPOLLOUT, pycurl.CSELECT_OUT))
-_ERRORS = select.EPOLLERR | select.EPOLLHUP
 
+class EventLoop:
+    """`call_soon` from any thread; everything else in the one that calls `poll`.
 
-class Loop:
-    """`turn` in the one thread that owns it; `post` from any. `ended` is called with each finished exchange."""
+    Args:
+        finished: called with each finished transfer, and its error where it has one.
+    """
 
-    def __init__(self, limits: Limits, ended: Callable[[Transfer, DownloadError | None], None]) -> None:
-        self._ended = ended
-        self._inbox: deque[Callable[[], None]] = deque()
+    def __init__(self, limits: Limits, finished: Callable[[Transfer, DownloadError | None], None]) -> None:
+        self._finished = finished
+        self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
         self._curl_due: float | None = None
         self._woken = False
-        self._wake_out, self._wake_in = os.pipe()
-        self._poll = select.epoll()
-        self._poll.register(self._wake_out, select.EPOLLIN)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._wake_fd = self._selector.register(self._wake_receiver, selectors.EVENT_READ).fd
         self._multi = pycurl.CurlMulti()
         for option, value in (
-            (pycurl.M_SOCKETFUNCTION, self._socket),
-            (pycurl.M_TIMERFUNCTION, self._timer),
+            (pycurl.M_SOCKETFUNCTION, self._watch),
+            (pycurl.M_TIMERFUNCTION, self._set_timer),
             (pycurl.M_PIPELINING, 2),  # CURLPIPE_MULTIPLEX
             (pycurl.M_MAXCONNECTS, limits.workers * 2),
             (pycurl.M_MAX_TOTAL_CONNECTIONS, limits.workers),
@@ -44,74 +45,77 @@ class Loop:
         ):
             self._multi.setopt(option, value)
 
-    def post(self, act: Callable[[], None]) -> None:
-        """Have `act` called in the loop's thread, soon; from any thread."""
-        self._inbox.append(act)
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have `function` called in the loop's thread, soon; from any thread."""
+        self._calls.append(function)
         if not self._woken:
             self._woken = True
-            os.write(self._wake_in, b"x")
+            self._wake_sender.send(b"x")
 
-    def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Have `act` called after a while."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), act))
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have `function` called after a while."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), function))
 
-    def begin(self, exchange: Transfer) -> None:
-        """Start an exchange that is ready."""
-        self._multi.add_handle(exchange.curl)
+    def add(self, transfer: Transfer) -> None:
+        """Start a transfer that is prepared."""
+        self._multi.add_handle(transfer.curl)
 
-    def end(self, exchange: Transfer) -> None:
-        """Take a finished exchange out, so that its handle can be used again."""
-        self._multi.remove_handle(exchange.curl)
+    def remove(self, transfer: Transfer) -> None:
+        """Take a finished transfer out, so that its handle can be used again."""
+        self._multi.remove_handle(transfer.curl)
 
-    def due(self) -> None:
-        """Call what was posted and what is due."""
+    def run_due(self) -> None:
+        """Call what other threads want called and what is due."""
         self._woken = False
-        while self._inbox:
-            self._inbox.popleft()()
+        while self._calls:
+            self._calls.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
 
-    def turn(self) -> None:
-        """Let libcurl work until something is finished, due or posted."""
-        for handle, events in self._poll.poll(self._patience()):
-            if handle == self._wake_out:
-                os.read(handle, 4096)
+    def poll(self) -> None:
+        """Let libcurl work until something is finished or due, or another thread calls."""
+        for key, events in self._selector.select(self._timeout()):
+            if key.fd == self._wake_fd:
+                self._wake_receiver.recv(4096)
                 continue
-            mask = sum(ours for theirs, ours in _EVENTS if events & theirs)
-            self._multi.socket_action(handle, mask | (pycurl.CSELECT_ERR if events & _ERRORS else 0))
+            readable = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
+            writable = pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
+            self._multi.socket_action(key.fd, readable | writable)
         if self._curl_due is not None and time.monotonic() >= self._curl_due:
             self._curl_due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         left = 1
         while left:
-            left, good, bad = self._multi.info_read(64)
-            for curl in good:
-                self._ended(curl.exchange, None)
-            for curl, code, message in bad:
-                self._ended(curl.exchange, curl.exchange.failure(code, message))
+            left, succeeded, failed = self._multi.info_read(64)
+            for curl in succeeded:
+                self._finished(curl.transfer, None)
+            for curl, code, message in failed:
+                self._finished(curl.transfer, curl.transfer.failure(code, message))
 
     def close(self) -> None:
-        """End every transfer; what is posted from now on is never called."""
-        self._woken = True  # nothing is written to the pipe any more
+        """End every transfer; functions that are handed in from now on are never called."""
+        self._woken = True  # nobody sends to the closed socket any more
         self._multi.close()
-        self._poll.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._selector.close()
+        self._wake_sender.close()
+        self._wake_receiver.close()
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         dues = [due for due in (self._curl_due, self._timers[0][0] if self._timers else None) if due is not None]
-        return 0.0 if self._inbox else min(1.0, max(0.0, min(dues) - time.monotonic())) if dues else 1.0
+        return 0.0 if self._calls else min(1.0, max(0.0, min(dues) - time.monotonic())) if dues else 1.0
 
-    def _socket(self, what: int, handle: int, *_: object) -> None:
+    def _watch(self, what: int, fd: int, *_: object) -> None:
+        """libcurl says which events of a socket it waits for."""
         if what == pycurl.POLL_REMOVE:
-            with suppress(OSError, ValueError):  # closed already, which takes it out as well
-                self._poll.unregister(handle)
+            with suppress(KeyError, ValueError):  # it was never watched
+                self._selector.unregister(fd)
             return
-        events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
+        reading = selectors.EVENT_READ if what & pycurl.POLL_IN else 0
+        writing = selectors.EVENT_WRITE if what & pycurl.POLL_OUT else 0
         try:
-            self._poll.modify(handle, events)
-        except FileNotFoundError:
-            self._poll.register(handle, events)
+            self._selector.modify(fd, reading | writing)
+        except KeyError:
+            self._selector.register(fd, reading | writing)
 
-    def _timer(self, milliseconds: int) -> None:
+    def _set_timer(self, milliseconds: int) -> None:
         self._curl_due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from commonart.core import log
@@ -16,14 +16,14 @@ from commonart.core.data.download import addresses
 from commonart.core.data.download.addresses import AddressError, Target
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import Rules, read_robots, read_tdmrep
-from commonart.core.data.download.request import PendingDownload
+from commonart.core.data.download.request import Request
 from commonart.core.errors import CommonArtError
 
 ADDRESS_SECONDS = 600.0
 RULES_SECONDS = 86400.0  # RFC 9309, 2.4
 RULES_BYTES = 500 << 10  # RFC 9309, 2.5
 ERROR_SECONDS = 60.0
-MANY = 50_000  # hosts that are remembered
+MAX_HOSTS = 50_000  # hosts that are remembered
 RESOLVERS = 16  # names at a time: more makes small name servers fall silent
 WINDOW = 30  # the last so many look-ups tell whether the name server answers
 
@@ -33,100 +33,98 @@ class Host:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.queue: deque[PendingDownload] = deque()  # tickets that wait for the rules
-        self.bare: deque[PendingDownload] = deque()  # tickets that ask for them
+        self.queue: deque[Request] = deque()  # requests that wait for the rules
+        self.rules_queue: deque[Request] = deque()  # requests for the rules themselves
         self.addresses: list[str] = []
         self.addresses_until = 0.0
         self.resolving = False
         self.rules = Rules()
         self.rules_until = 0.0
-        self.asking = 0  # how many of the two files are on their way
+        self.rules_pending = 0  # how many of the two files have not been answered yet
         self.error: DownloadError | None = None
         self.error_until = 0.0
-        self.active = 0
+        self.active = 0  # transfers under way
         self.next_start = 0.0
-        self.lined = False  # stands in the engine's line, or a timer will put it there
+        self.in_line = False  # stands in the scheduler's line, or a timer will put it there
 
     def startable(self) -> bool:
-        """Whether a ticket of this host may start now."""
-        return bool(self.bare or (self.queue and not self.asking and time.monotonic() < self.rules_until))
+        """Whether a request of this host may start now."""
+        return bool(self.rules_queue or (self.queue and not self.rules_pending and time.monotonic() < self.rules_until))
 
-    def next(self, only: Container[PendingDownload] | None) -> PendingDownload | None:
-        """The next ticket, among `only` where that is given; None when there is none."""
-        if self.bare:
-            return self.bare.popleft()
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way here."""
+        return not (self.active or self.resolving or self.rules_pending or self.queue or self.rules_queue)
+
+    def next(self, only: Container[Request] | None) -> Request | None:
+        """Take out the next request, among `only` where that is given; None when there is none."""
+        if self.rules_queue:
+            return self.rules_queue.popleft()
         if not self.startable():
             return None
         if only is None:
             return self.queue.popleft()
-        found = next((ticket for ticket in self.queue if ticket in only), None)
-        if found is not None:
-            self.queue.remove(found)
-        return found
+        request = next((request for request in self.queue if request in only), None)
+        if request is not None:
+            self.queue.remove(request)
+        return request
 
-    def drain(self) -> list[PendingDownload]:
-        """Take out every ticket that waits."""
-        found = [*self.bare, *self.queue]
-        self.bare.clear()
+    def drain(self) -> list[Request]:
+        """Take out every request that waits."""
+        waiting = [*self.rules_queue, *self.queue]
+        self.rules_queue.clear()
         self.queue.clear()
-        return found
+        return waiting
 
     def fail(self, error: DownloadError) -> None:
         """Remember for a while that this host cannot be asked."""
         self.error, self.error_until = error, time.monotonic() + ERROR_SECONDS
 
+    def expect_rules(self) -> Mapping[str, Callable[[Download | DownloadError], None]]:
+        """Forget the old rules; returns the files that hold the new ones, with what takes each answer."""
+        self.rules, self.error = Rules(), None
+        files = {"/robots.txt": self._robots, "/.well-known/tdmrep.json": self._tdmrep}
+        self.rules_pending = len(files)
+        return files
+
+    def _robots(self, answer: Download | DownloadError) -> None:
+        if isinstance(answer, Download):
+            read_robots(answer.data, self.rules)
+        elif answer.reason == "http_429" or answer.reason.startswith("http_5"):
+            # RFC 9309, 2.3.1.4: a robots.txt that the server fails to give forbids everything, for now.
+            self.fail(DownloadError("robots_unavailable", answer.reason))
+        elif not answer.reason.startswith("http_") and answer.reason not in ("redirects", "encoded", "bad_answer"):
+            self.fail(answer)  # the image would fail in the same way
+        self._rule_answered()
+
+    def _tdmrep(self, answer: Download | DownloadError) -> None:
+        if isinstance(answer, Download):
+            read_tdmrep(answer.data, self.rules)
+        self._rule_answered()
+
+    def _rule_answered(self) -> None:
+        self.rules_pending -= 1
+        if not self.rules_pending and self.error is None:
+            self.rules_until = time.monotonic() + RULES_SECONDS
+
 
 def forget_idle(known: OrderedDict[str, Host]) -> None:
     """Keep the number of remembered hosts bounded; those used longest ago go first."""
-    while len(known) > MANY:
-        name = next((n for n, h in known.items() if not (h.active or h.queue or h.bare or h.resolving or h.asking)), "")
+    while len(known) > MAX_HOSTS:
+        name = next((name for name, host in known.items() if host.idle()), "")
         if not name:
             return
         del known[name]
 
 
-def ask_rules(host: Host, ask: Callable[[str, Callable[[Download | DownloadError], None], Host], None]) -> None:
-    """Ask for robots.txt and tdmrep.json; the host may be asked for images when both have been answered."""
-    host.asking = 2
-    host.rules = Rules()
-    failed: DownloadError | None = None
-
-    def answered() -> None:
-        host.asking -= 1
-        if not host.asking and failed is None:
-            host.rules_until = time.monotonic() + RULES_SECONDS
-
-    def robots(answer: Download | DownloadError) -> None:
-        nonlocal failed
-        if isinstance(answer, Download):
-            read_robots(answer.data, host.rules)
-        elif answer.reason == "http_429" or answer.reason.startswith("http_5"):
-            # RFC 9309, 2.3.1.4: a robots.txt that the server fails to give forbids everything, for now.
-            failed = DownloadError("robots_unavailable", answer.reason)
-        elif not answer.reason.startswith("http_") and answer.reason not in ("redirects", "encoded", "bad_answer"):
-            failed = answer  # the image would fail in the same way
-        if failed is not None:
-            host.fail(failed)
-        answered()
-
-    def tdmrep(answer: Download | DownloadError) -> None:
-        if isinstance(answer, Download):
-            read_tdmrep(answer.data, host.rules)
-        answered()
-
-    ask(f"{host.target.site}/robots.txt", robots, host)
-    ask(f"{host.target.site}/.well-known/tdmrep.json", tdmrep, host)
-
-
 class Resolver:
     """Names to checked addresses, in threads of its own.
 
-    A silent name server (`dns_temporary` for nearly all of the last look-ups) is said once; names then wait, up to
-    `limits.outage` seconds, after which the answer is a CommonArtError that ends the run.
+    A silent name server (`dns_temporary` for nearly all of the last look-ups) is reported once; names then wait, up to
+    `limits.outage` seconds, after which a CommonArtError ends the run.
     """
 
-    def __init__(self, limits: Limits, post: Callable[[Callable[[], None]], None]) -> None:
-        self.limits, self._post = limits, post
+    def __init__(self, limits: Limits, call_soon: Callable[[Callable[[], None]], None]) -> None:
+        self.limits, self._call_soon = limits, call_soon
         self._pool = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="commonart-dns")
         self._silent: deque[bool] = deque(maxlen=WINDOW)
         self._since: float | None = None
@@ -138,33 +136,36 @@ class Resolver:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def resolve(self, target: Target, then: Callable[[list[str] | DownloadError], None]) -> None:
-        """Call `then` in the engine's thread with the addresses, all of them checked, or with the error."""
-        self._pool.submit(self._work, target, then)
+        """Call `then` in the scheduler's thread with the addresses, all of them checked, or with the error."""
+        self._pool.submit(self._resolve, target, then)
 
-    def _work(self, target: Target, then: Callable[[list[str] | DownloadError], None]) -> None:
+    def _resolve(self, target: Target, then: Callable[[list[str] | DownloadError], None]) -> None:
         pause = 0.25
         while True:
-            found: list[str] | DownloadError
-            try:
-                found = addresses.resolve(target.host, target.port, allow_private=self.limits.allow_private)
-            except AddressError as error:
-                found = DownloadError(error.reason, error.detail)
-            except Exception as error:  # whatever a name does to the system's resolver, it is no address
-                found = DownloadError("dns_unknown", f"{target.host[:80]}: {error}")
-            self._silent.append(isinstance(found, DownloadError) and found.reason == "dns_temporary")
-            if not self._silent[-1] and self._since is not None:
+            answer = self._look_up(target)
+            silent = isinstance(answer, DownloadError) and answer.reason == "dns_temporary"
+            self._silent.append(silent)
+            if not silent and self._since is not None:
                 self._since = None
                 self._silent.clear()
                 log.say("The name server answers again.")
-            if not isinstance(found, DownloadError) or found.reason != "dns_temporary" or not self._outage():
+            if not silent or not self._outage():
                 break
             assert self._since is not None
             if self._closing or time.monotonic() - self._since > self.limits.outage:
-                self._post(_raiser(self.limits.outage))
+                self._call_soon(self._give_up)
                 return
             time.sleep(pause)
             pause = min(pause * 2, 10.0)
-        self._post(lambda: then(found))
+        self._call_soon(lambda: then(answer))
+
+    def _look_up(self, target: Target) -> list[str] | DownloadError:
+        try:
+            return addresses.resolve(target.host, target.port, allow_private=self.limits.allow_private)
+        except AddressError as error:
+            return DownloadError(error.reason, error.detail)
+        except Exception as error:  # whatever a name does to the system's resolver, it is not an address
+            return DownloadError("dns_unknown", f"{target.host[:80]}: {error}")
 
     def _outage(self) -> bool:
         if self._since is None and len(self._silent) == WINDOW and sum(self._silent) > 0.9 * WINDOW:
@@ -175,12 +176,9 @@ class Resolver:
             )
         return self._since is not None
 
-
-def _raiser(seconds: float) -> Callable[[], None]:
-    def act() -> None:
+    def _give_up(self) -> None:
         raise CommonArtError(
-            f"No host name could be resolved for {seconds:.0f} s: this machine's name server or network is down.",
-            "Mend that and run the same command again: it goes on where it stopped.",
+            f"No host name could be resolved for {self.limits.outage:.0f} s: this machine's name server or network is "
+            "down.",
+            "Run the same command again when it is back: it goes on where it stopped.",
         )
-
-    return act

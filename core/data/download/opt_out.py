@@ -26,6 +26,7 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 _MINING = re.compile(rb"\0?".join(re.escape(b"%c" % c) for c in b"DMI-PROHIBITED") + rb"(?:\0?[A-Z-])*")
 _MAX_TEXT = 1 << 24  # bytes of a PNG's text that are unpacked: an XMP packet has a few thousand
 _MAX_CHUNKS = 100_000
+_IN_QUERY = re.compile("%(2F|3A|3F|40|21|27|28|29|2C|3B)")  # / : ? @ ! ' ( ) , ; separate nothing in a query
 _SLASHES = re.compile(r"//+")
 _MAX_RULES = 10_000
 
@@ -39,62 +40,70 @@ class Rules:
     delay: float = 0.0  # Crawl-delay, in seconds
 
     def signals(self, path: str) -> list[str]:
-        """The signals for a path (with its query, percent-encoded as it is sent)."""
+        """The signals for a path, given with its query and percent-encoded as it is sent."""
         # To RFC 9309 `//private/` is not under `/private/`, but nginx and Apache serve the same file: either refuses.
-        place, mark, query = path.partition("?")
-        names = {path, _SLASHES.sub("/", place) + mark + query}
-        found = [] if all(_longest(self.robots, name, True) for name in names) else ["robots.txt"]
-        return found + (["tdmrep.json"] if any(_longest(self.reservations, name, False) for name in names) else [])
+        path, mark, query = _canonical(path).replace("*", "%2A").replace("$", "%24").partition("?")
+        spellings = {path + mark + query, _SLASHES.sub("/", path) + mark + query}
+        robots = [] if all(_longest(self.robots, spelling, True) for spelling in spellings) else ["robots.txt"]
+        reserved = any(_longest(self.reservations, spelling, False) for spelling in spellings)
+        return robots + (["tdmrep.json"] if reserved else [])
 
 
 def _longest(rules: Sequence[tuple[str, bool]], path: str, default: bool) -> bool:
     """What the longest matching pattern says; of two equally long ones `default` wins for robots.txt (RFC 9309, 2.2.2)."""
-    best, answer = -1, default
+    longest, answer = -1, default
     for pattern, value in rules:
-        if (len(pattern) > best or (len(pattern) == best and value)) and _matches(pattern, path):
-            best, answer = len(pattern), value
+        if (len(pattern) > longest or (len(pattern) == longest and value)) and _matches(pattern, path):
+            longest, answer = len(pattern), value
     return answer
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """`*` is any run of characters, a last `$` the end. No regular expression: a pattern is a stranger's text."""
+    """`*` is any run of characters, a last `$` the end. No regular expression: strangers write these patterns."""
     ends = pattern.endswith("$")
     first, *rest = pattern.removesuffix("$").split("*")
     if not path.startswith(first):
         return False
-    at = len(first)
-    for number, part in enumerate(rest):
+    position = len(first)
+    for number, literal in enumerate(rest):
         if ends and number == len(rest) - 1:
-            return len(path) - len(part) >= at and path.endswith(part)
-        at = path.find(part, at)
-        if at < 0:
+            return len(path) - len(literal) >= position and path.endswith(literal)
+        position = path.find(literal, position)
+        if position < 0:
             return False
-        at += len(part)
-    return not ends or at == len(path)
+        position += len(literal)
+    return not ends or position == len(path)
 
 
 def _pattern(text: str) -> str:
-    return quote(plain_path(text), safe="/%:@!$&'()*+,;=~-._?[]")
+    body, end = text.removesuffix("$"), "$" if text.endswith("$") else ""
+    return quote(_canonical(body).replace("$", "%24"), safe="/%:@!&'()*+,;=~-._?[]") + end
+
+
+def _canonical(path: str) -> str:
+    """The one spelling by which a path and a pattern are compared (RFC 9309, 2.2.2): in a query, `%3A%2F` is `:/`."""
+    path, mark, query = plain_path(path).partition("?")
+    return path + mark + _IN_QUERY.sub(lambda match: chr(int(match[1], 16)), query)
 
 
 def read_robots(data: bytes, rules: Rules) -> None:
     """Add what a robots.txt says to `commonart`, or else to everybody (`*`)."""
     groups: dict[str, list[tuple[str, bool]]] = {}
     delays: dict[str, float] = {}
-    agents: list[str] = []
-    naming = False
+    agents: list[str] = []  # of the group that is being read
+    in_head = False  # among the lines that name the agents of a group
     for line in data.decode("utf-8", errors="replace").removeprefix("\ufeff").splitlines()[: _MAX_RULES * 10]:
         name, colon, value = line.partition("#")[0].partition(":")
         name, value = name.strip().lower(), value.strip()
         if not colon:
             continue
         if name == "user-agent":
-            agents = [*agents, value.lower()] if naming else [value.lower()]
+            agents = [*agents, value.lower()] if in_head else [value.lower()]
             groups.setdefault(value.lower(), [])
-            naming = True
+            in_head = True
             continue
         if name in ("allow", "disallow", "crawl-delay"):
-            naming = False
+            in_head = False
         for agent in agents:
             if name in ("allow", "disallow") and value and len(groups[agent]) < _MAX_RULES:
                 groups[agent].append((_pattern(value), name == "allow"))
@@ -106,7 +115,7 @@ def read_robots(data: bytes, rules: Rules) -> None:
 
 
 def read_tdmrep(data: bytes, rules: Rules) -> None:
-    """Add what `/.well-known/tdmrep.json` reserves; a file that is no such list says nothing."""
+    """Add what `/.well-known/tdmrep.json` reserves; a file that is not such a list says nothing."""
     try:
         entries = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -118,25 +127,25 @@ def read_tdmrep(data: bytes, rules: Rules) -> None:
 
 def header_signals(headers: Mapping[str, Sequence[str]]) -> list[str]:
     """The signals in an answer's headers (names in lower case): X-Robots-Tag to all or to us, and `tdm-reservation: 1`."""
-    found: list[str] = []
+    signals: list[str] = []
     for header in headers.get("x-robots-tag", ()):
         agent, colon, rest = header.lower().partition(":")
         named = bool(colon) and agent.strip() not in _WITH_VALUE and "," not in agent
         if named and agent.strip() not in (AGENT, "*"):
             continue
-        said = (rule.strip() for rule in (rest if named else header.lower()).split(","))
-        found += [f"x-robots-tag:{rule}" for rule in said if rule in TAGS]
+        rules = (rule.strip() for rule in (rest if named else header.lower()).split(","))
+        signals += [f"x-robots-tag:{rule}" for rule in rules if rule in TAGS]
     if any(value.strip() == "1" for value in headers.get("tdm-reservation", ())):
-        found.append("tdm-reservation")
-    return list(dict.fromkeys(found))
+        signals.append("tdm-reservation")
+    return list(dict.fromkeys(signals))
 
 
 def embedded_signals(data: bytes) -> list[str]:
     """`iptc:DMI-PROHIBITED...` where a file's XMP prohibits data mining, in UTF-8 or UTF-16, also in a PNG's compressed text."""
-    found = _prohibitions(data)
-    if data.startswith(b"\x89PNG") and not found:
-        found = [value for text in _png_texts(data) for value in _prohibitions(text)]
-    return list(dict.fromkeys(f"iptc:{value.decode()}" for value in found))
+    values = _prohibitions(data)
+    if data.startswith(b"\x89PNG") and not values:
+        values = [value for text in _png_texts(data) for value in _prohibitions(text)]
+    return list(dict.fromkeys(f"iptc:{value.decode()}" for value in values))
 
 
 def _prohibitions(data: bytes) -> list[bytes]:
@@ -150,13 +159,13 @@ def _png_texts(data: bytes) -> Iterator[bytes]:
 
     Chunks may stand behind the pixels, which are stepped over by their length. What is unpacked is bounded in sum.
     """
-    at, room = 8, _MAX_TEXT
+    offset, room = 8, _MAX_TEXT
     for _ in range(_MAX_CHUNKS):
-        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        size, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
         if kind in (b"", b"IEND") or room <= 0:
             return
         if kind in (b"iTXt", b"zTXt", b"tEXt"):
-            keyword, _, text = data[at + 8 : at + 8 + size].partition(b"\0")
+            keyword, _, text = data[offset + 8 : offset + 8 + size].partition(b"\0")
             if kind == b"zTXt":
                 text = _unpacked(text[1:], room)  # behind the number of the method
             elif kind == b"iTXt":  # behind flag, method, language and the keyword's translation
@@ -168,7 +177,7 @@ def _png_texts(data: bytes) -> Iterator[bytes]:
                 digits = b"".join(text.split()[2:])
                 with suppress(ValueError):
                     yield bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
-        at += size + 12
+        offset += size + 12
 
 
 def _unpacked(data: bytes, most: int) -> bytes:

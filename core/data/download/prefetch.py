@@ -10,26 +10,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 from commonart.core.data import jsonl
-from commonart.core.data.download.client import DownloadClient
+from commonart.core.data.download.client import DownloadClient, PendingDownload
 from commonart.core.data.download.limits import TRANSIENT
-from commonart.core.data.download.request import PendingDownload
+from commonart.core.data.drops import Drop, Sample, Summary
 from commonart.core.data.record import Record, rebase
 from commonart.core.data.shards import manifest, reader
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop, Sample, Summary
 
-SHARDS = 2  # how far ahead; their bytes wait within Limits.buffer
-AGAIN = 4000  # records that the last pass has on their way
+SHARDS_AHEAD = 2  # their bytes wait within Limits.buffer
+RETRIED_AT_ONCE = 4000  # records that the last pass has on their way
 REJECTED = ("row", "reason", "reason_detail")  # what a rejected record carries besides itself
 
 Pair = tuple[Record, PendingDownload | None]
-Bring = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
+Resolve = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
 
 
 def on_the_web(record: Record) -> bool:
-    """Whether a record's pixels have to be downloaded by the engine."""
+    """Whether a record's pixels have to be downloaded by the client."""
     return str(record.get("image_url", "")).lower().startswith(("http:", "https:")) and not record.get("image")
 
 
@@ -37,28 +37,29 @@ class Prefetcher:
     """The records of a run, in order; those of the next shards are asked for before they are read.
 
     Args:
-        size: records of one shard. wanted: whether shard number n is to be made by this process.
-        wants: whether a record is to be downloaded.
+        size: records of one shard.
+        needs_shard: whether shard number n is to be made by this process.
+        needs_download: whether a record's image is to be downloaded.
     """
 
     def __init__(
         self,
         records: Iterable[Record],
-        engine: DownloadClient,
+        client: DownloadClient,
         size: int,
-        wanted: Callable[[int], bool],
-        wants: Callable[[Record], bool] = on_the_web,
+        needs_shard: Callable[[int], bool],
+        needs_download: Callable[[Record], bool] = on_the_web,
     ) -> None:
-        self.engine, self.size, self.wanted, self.wants = engine, size, wanted, wants
+        self.client, self.size, self.needs_shard, self.needs_download = client, size, needs_shard, needs_download
         self._records = iter(records)
-        self._tickets: dict[int, tuple[Record, PendingDownload]] = {}  # by the record's identity: keys may stand twice
+        self._pending: dict[int, tuple[Record, PendingDownload]] = {}  # by the record's identity: keys may stand twice
 
     def __iter__(self) -> Iterator[Record]:
         waiting: deque[list[Record]] = deque()
         number = 0
         stopped: Exception | None = None
         while True:
-            while len(waiting) <= SHARDS and stopped is None:
+            while len(waiting) <= SHARDS_AHEAD and stopped is None:
                 try:
                     group = list(islice(self._records, self.size))
                 except Exception as error:  # of the source: the whole shards before it are written first
@@ -66,9 +67,9 @@ class Prefetcher:
                     break
                 if not group:
                     break
-                if self.wanted(number):
-                    for record in filter(self.wants, group):
-                        self._tickets[id(record)] = (record, self.engine.submit(record["image_url"]))
+                if self.needs_shard(number):
+                    for record in filter(self.needs_download, group):
+                        self._pending[id(record)] = (record, self.client.submit(record["image_url"]))
                 number += 1
                 waiting.append(group)
             if not waiting:
@@ -78,32 +79,32 @@ class Prefetcher:
             yield from waiting.popleft()
 
     def pair(self, record: Record) -> Pair:
-        """A record with the ticket of its image; asked for now when it was not before."""
-        found = self._tickets.pop(id(record), None)
-        if found is not None:
-            return record, found[1]
-        return record, self.engine.submit(record["image_url"]) if self.wants(record) else None
+        """A record with the download of its image, which starts now when it did not before."""
+        _, pending = self._pending.pop(id(record), (record, None))
+        if pending is None and self.needs_download(record):
+            pending = self.client.submit(record["image_url"])
+        return record, pending
 
 
-def retry(tars: Sequence[Path], summary: Summary, engine: DownloadClient, bring: Bring) -> None:
+def retry_failed(tars: Sequence[Path], summary: Summary, client: DownloadClient, resolve: Resolve) -> None:
     """Ask once more for everything in these shards that failed for a transient reason; `summary` is corrected."""
     waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
-    behind = (tar for tar in tars if TRANSIENT & manifest.read_note(tar).get("dropped", {}).keys())
+    unfinished = (tar for tar in tars if TRANSIENT & manifest.read_note(tar).get("dropped", {}).keys())
     on_the_way = 0
-    engine.forgive()
+    client.forget_errors()
     while True:
-        while on_the_way < AGAIN and (tar := next(behind, None)) is not None:
+        while on_the_way < RETRIED_AT_ONCE and (tar := next(unfinished, None)) is not None:
             rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(manifest.rejects_of(tar)))]
             if not all("row" in record for record in rejects):
-                continue  # written by something older: the place of an image in it is not known
-            asked: list[Pair] = [(_plain(r), engine.submit(r["image_url"])) for r in rejects if _due(r)]
-            waiting.append((tar, rejects, asked))
-            on_the_way += len(asked)
+                continue  # not written by `fetch`: where an image belongs is not known
+            retried: list[Pair] = [(_plain(r), client.submit(r["image_url"])) for r in rejects if _due(r)]
+            waiting.append((tar, rejects, retried))
+            on_the_way += len(retried)
         if not waiting:
             return
         tar, rejects, due = waiting.popleft()
         on_the_way -= len(due)
-        _mend(tar, rejects, due, summary, bring)
+        _rewrite(tar, rejects, due, summary, resolve)
 
 
 def _due(record: Record) -> bool:
@@ -118,29 +119,29 @@ def _rebased(record: Record, tar: Path) -> Record:
     return {**record, "image": rebase(record["image"], str(tar.parent), "")} if "image" in record else record
 
 
-def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, bring: Bring) -> None:
-    """Put what came into its place in the shard; nothing is written when nothing changed."""
+def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, resolve: Resolve) -> None:
+    """Put what arrived into its place in the shard; nothing is written when nothing changed."""
     old = manifest.read_note(tar)
     refused: list[Record] = []
     drop = Drop(refused.append)
     rows = [record["row"] for record in rejects if _due(record)]
-    came: dict[int, Sample] = {}
-    for sample in bring(due, drop, rows):
-        came[sample.record.pop("row")] = sample
+    arrived: dict[int, Sample] = {}
+    for sample in resolve(due, drop, rows):
+        arrived[sample.record.pop("row")] = sample
     before = {record["row"]: record for record in rejects}
     after = {row: record for row, record in before.items() if row not in rows} | {r["row"]: r for r in refused}
-    if not came and all(after[row]["reason"] == before[row]["reason"] for row in rows):
+    if not arrived and all(after[row]["reason"] == before[row]["reason"] for row in rows):
         return
     manifest.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
     out = Drop()
     with reader.open_shard(str(tar)) as source, ShardWriter(tar) as writer:
-        there = reader.read_members(tar)
+        members = reader.read_members(tar)
         for row in range(old["in"]):
-            if row in came:
-                writer.add_record(*came[row])
+            if row in arrived:
+                writer.add_record(*arrived[row])
             elif row not in after:
-                key, group = next(there)
-                writer.add(key, {ext: _read(source, *place) for ext, place in group.items()})
+                key, group = next(members)
+                writer.add(key, {ext: _read(source, *span) for ext, span in group.items()})
     manifest.rejects_of(tar).unlink()
     if after:
         with jsonl.Writer(str(manifest.rejects_of(tar))) as file:
@@ -159,6 +160,6 @@ def _mend(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, b
     summary.dropped = +summary.dropped  # reasons that are gone
 
 
-def _read(file: object, offset: int, size: int) -> bytes:
-    file.seek(offset)  # type: ignore[attr-defined]
-    return file.read(size)  # type: ignore[attr-defined,no-any-return]
+def _read(file: IO[bytes], offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)

@@ -1,57 +1,35 @@
-"""One URL on its way through the engine: what was asked for, where it stands, and the answer, which somebody waits for."""
+"""One URL on its way: what was asked for, how far it has come, and the future that holds the answer."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from commonart.core.data.download.addresses import Target
 from commonart.core.data.download.limits import Download
 
-if TYPE_CHECKING:
-    from commonart.core.data.download.client import DownloadClient
 
+@dataclass(slots=True, eq=False)
+class Request:
+    """State of one URL; changed only in the scheduler's thread. `future` is how other threads see the outcome."""
 
-class PendingDownload:
-    """One URL on its way. `take` waits for it."""
+    url: str  # changes with each redirect
+    max_bytes: int
+    byte_range: str = ""  # "0-99": these bytes and no others
+    for_rules: bool = False  # asks for robots.txt or tdmrep.json, and so does not wait for them
+    target: Target | None = None
+    redirects: int = 0  # followed in this attempt
+    attempts: int = 1
+    seconds: float = 0.0  # of transfer in this attempt
+    buffered: int = 0  # bytes that arrived and that nobody has taken yet
+    signals: list[str] = field(default_factory=list)  # opt-out signals met on the way
+    future: Future[Download] = field(default_factory=Future)
+    first_url: str = field(init=False)
 
-    __slots__ = (
-        "attempts",
-        "bare",
-        "done",
-        "engine",
-        "held",
-        "hops",
-        "max_bytes",
-        "range",
-        "signals",
-        "spent",
-        "start",
-        "target",
-        "url",
-    )
+    def __post_init__(self) -> None:
+        self.first_url = self.url
 
-    def __init__(self, engine: DownloadClient, url: str, max_bytes: int, bare: bool = False, range: str = "") -> None:
-        self.engine, self.url, self.start, self.max_bytes = engine, url, url, max_bytes
-        self.range = range  # "0-99": these bytes and no others
-        self.bare = bare  # asks for robots.txt itself, and so goes before it
-        self.target: Target | None = None
-        self.hops = 0  # redirects followed in this attempt
-        self.attempts = 1
-        self.spent = 0.0  # seconds of transfer in this attempt
-        self.held = 0  # bytes that wait to be taken
-        self.signals: list[str] = []
-        self.done: Future[Download] = Future()
-
-    def take(self) -> Download:
-        """Wait for the answer; it is given once.
-
-        Raises:
-            DownloadError: with the reason code. CommonArtError: the engine had to stop.
-        """
-        if not self.done.done():
-            self.engine.await_(self)
-        try:
-            return self.done.result()
-        finally:
-            self.engine.taken(self)
+    def restart(self) -> None:
+        """Begin the next attempt at the first URL."""
+        self.url, self.redirects, self.seconds, self.signals = self.first_url, 0, 0.0, []
+        self.attempts += 1

@@ -6,45 +6,55 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from commonart.core.data.download.client import PendingDownload
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
-from commonart.core.data.download.request import PendingDownload
+from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
+from commonart.core.data.paths import file_inside
 from commonart.core.data.record import Record, settled_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
-from commonart.core.data.stream import Problem, Sample
 from commonart.core.errors import CommonArtError
 
 ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, name.upper())))
 
 
-def bring(
+def resolve_image(
     record: Record,
-    ticket: PendingDownload | None,
+    pending: PendingDownload | None,
     *,
     images: str | None,
     limits: Limits,
     max_pixels: int = MAX_PIXELS,
-    made: Callable[[Record], bytes | None],
+    source_bytes: Callable[[Record], bytes | None],
 ) -> tuple[Record, Sample | Problem]:
-    """Get and judge one record's bytes: from `made` (a generator, a hub's data set), `images`, `image`, or the ticket."""
+    """Get one record's bytes and check them.
+
+    Args:
+        pending: the download of its `image_url`, where that is on the web.
+        images: a folder that may hold its file; see `in_folder`.
+        source_bytes: the bytes of a record whose source draws or stores them itself, else None.
+
+    Returns:
+        The record, and its sample or the reason why there is none. Bytes are looked for in `source_bytes`, `images`,
+        the record's `image` and `pending`, in this order.
+    """
     signals: list[str] = []
     try:
-        data = made(record)
+        data = source_bytes(record)
         if data is None and images is not None and (path := in_folder(record, images)) is not None:
             data = path.read_bytes()
         elif data is None and record.get("image"):
             data = reader.read_bytes(record["image"])
-        elif data is None and ticket is not None:
-            came = ticket.take()
-            data, signals = came.data, came.opt_out
-            if came.url != record["image_url"] and data:
-                record = {**record, "fetched_url": came.url}
+        elif data is None and pending is not None:
+            download = pending.result()
+            data, signals = download.data, download.opt_out
+            if download.url != record["image_url"] and data:
+                record = {**record, "fetched_url": download.url}
         if data is None:
             raise DownloadError(
                 *("bad_url", str(record["image_url"])[:200])
@@ -58,11 +68,11 @@ def bring(
             return record, Problem("opt_out", ", ".join(record["opt_out"]), rule=True)
         if len(data) > limits.max_bytes:
             return record, Problem("too_many_bytes", f"{len(data):,}")
-        seen = probe(data, max_pixels=max_pixels)
+        info = probe(data, max_pixels=max_pixels)
     except (DownloadError, DecodeError) as error:
         return record, Problem(error.reason, error.detail)
     except CommonArtError as error:
-        if not record.get("image"):  # the engine or the hub had to stop, which is no record's fault
+        if not record.get("image"):  # the client or the hub had to stop, which is no record's fault
             raise
         return record, Problem("unreadable", error.what)  # a file or shard that a record names and that is not there
     except (OSError, ValueError) as error:
@@ -70,12 +80,12 @@ def bring(
     sha256 = hashlib.sha256(data).hexdigest()
     if (record.get("sha256") or sha256).lower() != sha256:
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
-    whole = {**record, "width": seen.width, "height": seen.height, "mime": seen.mime, "sha256": sha256}
-    whole.setdefault("opt_out", [])
-    whole["split"], conflict = settled_split(record, sha256)
+    completed = {**record, "width": info.width, "height": info.height, "mime": info.mime, "sha256": sha256}
+    completed.setdefault("opt_out", [])
+    completed["split"], conflict = settled_split(record, sha256)
     if conflict:
         return record, Problem("split_conflict", conflict, rule=True)
-    return record, Sample(whole, data, EXTENSIONS[seen.mime])
+    return record, Sample(completed, data, EXTENSIONS[info.mime])
 
 
 def in_folder(record: Record, images: str) -> Path | None:
@@ -84,9 +94,6 @@ def in_folder(record: Record, images: str) -> Path | None:
         if not isinstance(name, str) or not name:
             continue
         for suffix in ENDINGS:
-            path = os.path.join(images, f"{name}{suffix}")
-            if os.path.isfile(path):  # False for a name that no file can have
-                folder, path = os.path.realpath(images), os.path.realpath(path)
-                if path.startswith(os.path.join(folder, "")):
-                    return Path(path)
+            if (path := file_inside(images, f"{name}{suffix}")) is not None:
+                return path
     return None

@@ -1,4 +1,4 @@
-"""One HTTP exchange by libcurl: what is asked, how the answer is read, and what its failures are called.
+"""One HTTP request and its answer by libcurl: what is sent, how the answer is read, and what its failures are called.
 
 `Transfer` is a reusable libcurl handle. It connects to checked addresses only: libcurl shows us each address right before
 it opens a socket, whatever the URL, a redirect or a name server made of it, and a private one is never sent a packet.
@@ -11,13 +11,14 @@ import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import pycurl
 
 from commonart.core.data.download.addresses import Target, is_public
+from commonart.core.data.download.hosts import Host
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import AGENT
+from commonart.core.data.download.request import Request
 
 USER_AGENT = f"{AGENT}/0.1 (collects openly licensed images; honours robots.txt, X-Robots-Tag and TDM reservations)"
 MOVED = frozenset({301, 302, 303, 307, 308})
@@ -46,16 +47,14 @@ class Transfer:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.ticket: Any = None  # whose exchange this is,
-        self.host: Any = None  # and with whom
-        self.max_bytes = limits.max_bytes
+        self._owner: tuple[Request, Host] | None = None
         self.curl = curl = pycurl.Curl()
-        curl.exchange = self
+        curl.transfer = self
         for option, value in (
             (pycurl.USERAGENT, USER_AGENT),
             (pycurl.HTTPHEADER, ["Accept: image/*, */*;q=0.1", "Accept-Encoding: identity"]),
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
-            (pycurl.FOLLOWLOCATION, 0),  # the engine follows, so that robots.txt is asked at every host
+            (pycurl.FOLLOWLOCATION, 0),  # the scheduler follows, so that robots.txt is asked at every host
             (pycurl.PATH_AS_IS, 1),
             (pycurl.PROXY, ""),  # behind a proxy no address could be checked
             (pycurl.NOSIGNAL, 1),
@@ -66,38 +65,48 @@ class Transfer:
             (pycurl.DNS_CACHE_TIMEOUT, 300),
             (pycurl.HEADERFUNCTION, self._header),
             (pycurl.WRITEFUNCTION, self._write),
-            (pycurl.OPENSOCKETFUNCTION, self._open),
+            (pycurl.OPENSOCKETFUNCTION, self._open_socket),
         ):
             curl.setopt(option, value)
         authorities = ca_file()
         if authorities:
             curl.setopt(pycurl.CAINFO, authorities)
 
-    def begin(self, ticket: Any, target: Target, pinned: list[str], *, max_bytes: int, seconds: float) -> None:
-        """Make the handle ready to ask for `target`; `pinned` are the addresses that its name was resolved to."""
-        self.ticket, self.max_bytes = ticket, max_bytes
+    def prepare(self, request: Request, target: Target, host: Host) -> None:
+        """Make the handle ready to ask for `target`, at the addresses that its host's name was resolved to."""
+        self._owner, self.max_bytes = (request, host), request.max_bytes
         self.body = bytearray()
         self.lines: list[bytes] = []
         self.header_bytes = 0
         self.refused = ""  # a private address that was not connected to
-        self.over = False
+        self.too_long = False
         curl = self.curl
         curl.setopt(pycurl.URL, target.site + target.path)
-        # libcurl asks no name server itself: it is told what was checked, for as long as DNS_CACHE_TIMEOUT (the plus).
-        addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in pinned)
-        named = ":" not in target.host and target.host not in pinned
+        # libcurl asks no name server itself: it gets what was checked, for as long as DNS_CACHE_TIMEOUT (the plus).
+        addresses = ",".join(f"[{a.partition('%')[0]}]" if ":" in a else a for a in host.addresses)
+        named = ":" not in target.host and target.host not in host.addresses
         curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"] if named else [])
-        if ticket.range:
-            curl.setopt(pycurl.RANGE, ticket.range)
+        if request.byte_range:
+            curl.setopt(pycurl.RANGE, request.byte_range)
         else:
             curl.unsetopt(pycurl.RANGE)
-        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(seconds * 1000)))
-        curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if ticket.bare else max_bytes)  # of rules the beginning is enough
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int((self.limits.seconds - request.seconds) * 1000)))
+        # Of rules the beginning is enough.
+        curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if request.for_rules else request.max_bytes)
 
-    def _open(self, purpose: int, address: Any) -> Any:
-        family, kind, protocol, place = address
-        if not self.limits.allow_private and not is_public(place[0] if isinstance(place, tuple) else ""):
-            self.refused = str(place)
+    def owner(self) -> tuple[Request, Host]:
+        """Whose transfer this is, and with whom."""
+        assert self._owner is not None
+        return self._owner
+
+    def clear(self) -> None:
+        """Forget the answer: idle handles hold no memory."""
+        self._owner, self.body = None, bytearray()
+
+    def _open_socket(self, purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
+        family, kind, protocol, name = address
+        if not self.limits.allow_private and not is_public(name[0] if isinstance(name, tuple) else ""):
+            self.refused = str(name)
             return pycurl.SOCKET_BAD
         return socket.socket(family, kind, protocol)
 
@@ -111,7 +120,7 @@ class Transfer:
     def _write(self, data: bytes) -> int | None:
         if len(self.body) + len(data) > self.max_bytes:
             self.body += data[: self.max_bytes - len(self.body)]
-            self.over = True
+            self.too_long = True
             return -1
         self.body += data
         return None
@@ -128,26 +137,26 @@ class Transfer:
 
     def headers(self) -> dict[str, list[str]]:
         """The answer's headers, names in lower case."""
-        found: dict[str, list[str]] = {}
+        headers: dict[str, list[str]] = {}
         for line in self.lines[1:]:
             name, colon, value = line.decode("latin-1").partition(":")
             if colon:
-                found.setdefault(name.strip().lower(), []).append(value.strip())
-        return found
+                headers.setdefault(name.strip().lower(), []).append(value.strip())
+        return headers
 
     def failure(self, code: int, message: str) -> DownloadError:
         """The error behind libcurl's result `code`."""
         if self.refused:
             return DownloadError("private_address", self.refused)
-        if self.over or code == pycurl.E_FILESIZE_EXCEEDED:
+        if self.too_long or code == pycurl.E_FILESIZE_EXCEEDED:
             return DownloadError("too_many_bytes", f"more than {self.max_bytes:,}")
         if self.header_bytes > MAX_HEADERS:
             return DownloadError("bad_answer", "more than 64 KiB of headers")
         return DownloadError(_REASONS.get(code, "connection_lost"), message[:200])
 
 
-def seconds_asked(retry_after: str) -> float:
-    """How long a Retry-After asks to wait: a number of seconds or a date."""
+def parse_retry_after(retry_after: str) -> float:
+    """Seconds that a Retry-After header asks to wait; it gives a number of seconds or a date."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:

@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data import jsonl
+from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.features.format import EXTENSIONS, META, NULL, VERSION, Meta, NoMeta, read_meta, read_null
 from commonart.core.data.features.tensors import pack
 from commonart.core.data.files import write_bytes
@@ -30,7 +31,6 @@ from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import note_of, read_note, rejects_of, shard_identity, write_note
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.stream import Drop, Summary
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 from commonart.core.log import progress

@@ -1,4 +1,4 @@
-"""What every source says of a work in the same way: its licence, when that was seen, and the captions that came with it.
+"""What every source records of a work in the same way: its licence, when that was observed, and its captions.
 
 commonart fetch photos/ --license CC-BY-4.0 --list | head -1
 """
@@ -6,80 +6,121 @@ commonart fetch photos/ --license CC-BY-4.0 --list | head -1
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from commonart.core.data.language import lang_of
-from commonart.core.data.record import Record
-from commonart.core.licenses.statements import CONFLICT, flickr, judge, stated_in
+from commonart.core.data.record import Caption, Record
+from commonart.core.data.text import language_of
+from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
-# Where a person was and what they said of others: not needed for training, so not kept. Letters alone are compared.
+# Where a person was and what they said of others is not needed for training, so it is not kept. Only letters are compared.
 _PERSONAL = re.compile(
     r"(?:gps|geo|exif).*|(?:lat|long)(?:itude)?|lon|lng|location|coordinates?|(?:user|machine)tags|e?mail"
 )
-# Columns in which a list may say a licence, the first one before the others, with which it must agree.
+# Columns in which a list may state a licence; the first one present counts, and the others must agree with it.
 LICENSE_NAMES = ("license_raw", "licensename", "license_name", "license", "licence", "rights")
 _NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
+_CAPTION_TEXT = ("text", "caption", "raw", "value")  # of a caption that is a struct, the first one present
 _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
 
 
-def observed(path: Path) -> str:
-    """When the statement in a file was written down: its modification time, so that a second run says the same."""
+@dataclass(frozen=True, slots=True)
+class SetStatement:
+    """What a data set states of all its works together: `raw` as `licenses.parse` reads it, the page, and when it was seen."""
+
+    raw: str
+    url: str
+    observed_at: str
+
+
+def modified_at(path: Path) -> str:
+    """Return when a file's statements were written down: its modification time, so that a second run says the same."""
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @lru_cache(maxsize=1024)  # asked for each cell of a list, whose names are few
 def is_personal(name: str) -> bool:
-    """Whether a field of this name says where somebody was, or what they said of others."""
+    """Return whether a field of this name says where somebody was, or what they said of others."""
     return _PERSONAL.fullmatch("".join(filter(str.isalpha, name.lower()))) is not None
 
 
-def state_license(
-    record: Record, raw: str, url: str, observed_at: str, row: Mapping[str, Any] = MappingProxyType({})
+def set_license(
+    record: Record,
+    raw: str,
+    url: str,
+    observed_at: str,
+    row: Mapping[str, Any] = MappingProxyType({}),
+    set_statement: SetStatement | None = None,
 ) -> None:
-    """Write what a source said about rights into `record`, and what that means; "" when it is not understood.
+    """Write what a source states about rights into `record`, and the licence that follows; "" when it is not understood.
 
     Args:
-        raw, url: a licence's name and page. A bare number means something at Flickr only.
-        row: all that was said of the work; `core.licenses.stated_in` reads the fields of museums and Wikimedia, and every
-            other of LICENSE_NAMES must agree.
+        record: the work's, with its addresses: a bare number is a licence at Flickr only.
+        raw: the licence's name, as the source has it.
+        url: the licence's page.
+        observed_at: when the statement was seen.
+        row: everything that the source says of the work: `licenses.statements.resolve_structured` reads the fields of museums
+            and of Wikimedia, and every other column of LICENSE_NAMES must agree.
+        set_statement: what holds where the source says nothing of the work itself. It stays a statement of the set:
+            `license_basis` is "set".
     """
-    said = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
-    others = sorted({text for text in said if text != raw and not _NUMBER.fullmatch(text)})
+    names = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
+    others = sorted({text for text in names if text != raw and not _NUMBER.fullmatch(text)})
     number = _NUMBER.fullmatch(raw) or _NUMBER.fullmatch(str(row.get("license", "")))
     if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
         name = "" if _NUMBER.fullmatch(raw) else raw
-        found, reason = flickr(number[1], name, url)
-        if found and judge(found.id, *others)[0] is None:
-            found, reason = None, CONFLICT
+        license, reason = flickr(number[1], name, url)
+        if license and resolve_license(license.id, *others)[0] is None:
+            license, reason = None, CONFLICT
         raw = name or url or f"Flickr license {number[1]}"
-    elif (own := stated_in(row)) is not None:
-        found, reason = judge(url, raw, own[0].id) if own[0] else own
-        raw = raw or url or (found.id if found else "")
+    elif (verdict := resolve_structured(row)) is not None:
+        license, reason = resolve_license(url, raw, verdict[0].id) if verdict[0] else verdict
+        raw = raw or url or (license.id if license else "")
     else:
-        found, reason = judge(url, raw, *others)
+        if set_statement is not None and not (raw or url or others):
+            set_license(record, set_statement.raw, set_statement.url, set_statement.observed_at)
+            record["license_basis"] = "set"
+            return
+        license, reason = resolve_license(url, raw, *others)
         reason = reason if others else ""
-    if not found and reason:  # whoever judges the record again must not take one part of it for the whole
+    if (
+        not license and reason
+    ):  # license-filter reads `license_raw` again, and must not take one statement for all of them
         raw = f"{raw}: {reason}" if raw else reason
-    record["license"] = found.id if found else ""
-    record["license_url"] = url or (found.url if found else "")
+    record["license"] = license.id if license else ""
+    record["license_url"] = url or (license.url if license else "")
     record["license_raw"] = raw or url
-    record["license_basis"] = found.basis if found else ""
+    record["license_basis"] = license.basis if license else ""
     record["license_observed_at"] = observed_at
 
 
-def shipped_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> dict[str, Any]:
-    """A caption that came with the work. Who or what wrote it (`model`) is known by name only, so `revision` is empty."""
+def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> Caption:
+    """Return a caption that came with the work. Its author or `model` is known by name only, so `revision` is empty."""
     return {
         "text": text.strip(),
-        "lang": lang_of(text) if lang == "en" else lang,
+        "lang": language_of(text, lang),
         "model": model,
         "revision": "",
         "license": license,
         "synthetic": synthetic,
         "translated_from": None,
     }
+
+
+def caption_texts(value: Any, lang: str) -> Iterator[tuple[str, str]]:
+    """Yield the (text, language) of a field: a caption, a struct that holds one, or a list of either."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value, lang
+    elif isinstance(value, list):
+        for item in value:
+            yield from caption_texts(item, lang)
+    elif isinstance(value, dict):
+        named = str(value.get("lang") or value.get("language") or lang)
+        text = next((value[name] for name in _CAPTION_TEXT if name in value), None)
+        yield from caption_texts(text, named)

@@ -2,111 +2,129 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from commonart.core.data.record import Record, make_key
-from commonart.core.data.sources.attribution import observed, shipped_caption, state_license
+from commonart.core.data.drops import PassedOver
+from commonart.core.data.paths import file_inside
+from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.sources.attribution import modified_at, set_license, source_caption
 from commonart.core.data.sources.named import COCO_2014, CocoSource
+from commonart.core.data.sources.url_list import cell_text
+from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, SchemaError
 
+Entry = dict[str, Any]
 _FLICKR_FILE = re.compile(r"//[\w.-]*static\.?flickr\.com/(?:\d+/)+(\d{5,})_")
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFile:
+    """How the entries of one annotation file become records."""
+
+    path: Path
+    license: str  # the user's, for images without one
+    lang: str
+    images: str | None  # the folder that holds the files
+    named: CocoSource | None
+    observed_at: str
 
 
 def list_coco(
     path: Path, license: str = "", lang: str = "en", images: str | None = None, named: CocoSource | None = None
 ) -> Iterator[Record]:
-    """The images of a COCO annotation file, each with the licence that its own entry names and with its captions.
+    """Yield the images of a COCO annotation file, each with the licence that its own entry names and with its captions.
 
     Raises:
         CommonArtError: the file is not JSON, or not in COCO's format.
         SchemaError: an entry lacks what a record needs.
     """
     try:
-        data = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except orjson.JSONDecodeError as error:
-        raise CommonArtError(f"{path} is no JSON: {error}.", "Download that file again.") from None
+        data = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise CommonArtError(f"{path} is not JSON: {error}.", "Export or download that file again.") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        raise CommonArtError(f"{path} is no COCO file: it has no list 'images'.", "A list of records ends in .jsonl.")
-    licenses = {entry["id"]: entry for entry in _entries(path, data, "licenses", "id")}
-    texts: dict[int | str, list[str]] = {}
-    for note in _entries(path, data, "annotations", "image_id"):
-        if isinstance(note.get("caption"), str):
-            texts.setdefault(note["image_id"], []).append(note["caption"])
-    at = observed(path)
-    for number, entry in enumerate(_entries(path, data, "images", "id")):
-        if not isinstance(entry.get("file_name"), str) or not isinstance(entry.get("license"), int | str | None):
-            raise SchemaError(
-                str(path), f"images[{number}]", "", "needs a 'file_name', and a 'license' that is a number"
-            )
-        yield _record(
-            entry,
-            licenses.get(entry.get("license"), {}),
-            texts.get(entry["id"], []),
-            path,
-            license,
-            lang,
-            at,
-            images,
-            named,
+        raise CommonArtError(
+            f"{path} is not a COCO file: it has no list 'images'.", "A list of records ends in .jsonl."
         )
+    licenses = defaultdict[str, list[Entry]](list)
+    for entry in _entries(path, data, "licenses", "id"):
+        licenses[cell_text(entry["id"])].append(entry)
+    texts = defaultdict[str, list[str]](list)
+    for annotation in _entries(path, data, "annotations", "image_id"):
+        if isinstance(annotation.get("caption"), str):
+            texts[cell_text(annotation["image_id"])].append(annotation["caption"])
+    file = CocoFile(path, license, lang, images, named, modified_at(path))
+    ids = set[str]()
+    for number, entry in enumerate(_entries(path, data, "images", "id")):
+        place = f"images[{number}]"
+        if not isinstance(entry.get("file_name"), str) or not isinstance(
+            entry.get("license"), int | float | str | None
+        ):
+            raise SchemaError(str(path), place, "", "needs a 'file_name', and a 'license' that is a number")
+        image_id = cell_text(entry["id"])
+        record = _record(entry, licenses[cell_text(entry.get("license"))], texts.get(image_id, []), file)
+        try:
+            check(record, str(path), place)
+        except SchemaError as error:
+            yield PassedOver.named(
+                record["source"], place, "bad_row", f"field {error.field!r} {error.problem}", rule=False
+            )
+            continue
+        if image_id in ids:  # whose captions they are is not known
+            record = PassedOver(record, "duplicate_id", f"{path}#{place}: an earlier image has the id {image_id}")
+        ids.add(image_id)
+        yield record
 
 
-def _entries(path: Path, data: dict[str, Any], name: str, number: str) -> Iterator[dict[str, Any]]:
-    """The entries of one of the file's lists, each of which has its `number`."""
+def _entries(path: Path, data: Entry, name: str, id_field: str) -> Iterator[Entry]:
+    """The entries of one of the file's lists, each of which has its `id_field`."""
     entries = data.get(name) or []
     if not isinstance(entries, list):
         raise SchemaError(str(path), name, "", "must be a list")
     for i, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get(number), int | str):
-            raise SchemaError(str(path), f"{name}[{i}]", "", f"needs a '{number}' that is a number or a text")
+        if not isinstance(entry, dict) or not isinstance(entry.get(id_field), int | float | str):
+            raise SchemaError(str(path), f"{name}[{i}]", "", f"needs a '{id_field}' that is a number or a text")
         yield entry
 
 
-def _record(
-    entry: dict[str, Any],
-    rights: dict[str, Any],
-    texts: list[str],
-    path: Path,
-    license: str,
-    lang: str,
-    at: str,
-    images: str | None,
-    named: CocoSource | None,
-) -> Record:
+def _record(entry: Entry, licenses: list[Entry], texts: list[str], file: CocoFile) -> Record:
     # COCO 2017's train and val share one numbering, so that the split needs no place in the key.
-    coco = "cocodataset.org" in str(entry.get("coco_url", "")) and "2017/" in str(entry.get("coco_url", ""))
-    source = named.name if named else "coco2017" if coco else path.stem
+    coco_url = str(entry.get("coco_url") or "")
+    is_coco = "cocodataset.org" in coco_url and "2017/" in coco_url
+    source = file.named.name if file.named else "coco2017" if is_coco else file.path.stem
     name = entry["file_name"]
-    url_2014 = COCO_2014.format(split=name.split("_")[1], name=name) if name.startswith("COCO_") else ""
+    url_2014 = (
+        COCO_2014.format(split=name.split("_")[1], name=name) if name.startswith("COCO_") and "_" in name[5:] else ""
+    )
     record: Record = {
         "key": make_key(source, os.path.splitext(name)[0]),
         "source": source,
-        "source_id": str(entry["id"]),
-        "source_url": _flickr_page(str(entry.get("flickr_url", ""))),
-        "image_url": url_2014 or str(entry.get("coco_url") or entry.get("url") or entry.get("flickr_url") or ""),
-        "title": str(entry.get("title", "")),
-        "author": str(entry.get("author", "")),
+        "source_id": cell_text(entry["id"]),
+        "source_url": _flickr_page(str(entry.get("flickr_url") or "")),
+        "image_url": url_2014 or str(coco_url or entry.get("url") or entry.get("flickr_url") or ""),
+        "title": str(entry.get("title") or ""),
+        "author": str(entry.get("author") or ""),
         "file_name": name,
-        "width": entry.get("width"),
-        "height": entry.get("height"),
     }
     for field in ("width", "height"):
-        if not isinstance(record[field], int) or record[field] <= 0:
-            del record[field]
-    raw, url = str(rights.get("name") or ""), str(rights.get("url") or "")
-    state_license(record, raw or ("" if url else license), url, at)
-    maker = named.maker if named else f"{'coco' if coco else source}-annotators"
-    record["captions"] = [shipped_caption(text, lang, maker, "CC-BY-4.0" if coco or named else "") for text in texts]
+        if isinstance(entry.get(field), int | float) and entry[field] > 0:
+            record[field] = int(entry[field])
+    # Entries of one id that say different things state nothing.
+    rights = {(str(each.get("name") or ""), str(each.get("url") or "")) for each in licenses}
+    raw, url = rights.pop() if len(rights) == 1 else ("", "") if not rights else ("several licences of one id", "")
+    set_license(record, raw or ("" if url else file.license), url, file.observed_at)
+    maker = file.named.maker if file.named else f"{'coco' if is_coco else source}-annotators"
+    license = "CC-BY-4.0" if is_coco or file.named else ""
+    record["captions"] = [source_caption(text, file.lang, maker, license) for text in texts]
     record |= {field: entry[field] for field in ("flickr_url", "date_captured") if entry.get(field)}
-    if images is not None and Path(images, name).is_file():
-        record["image"] = str(Path(images, name))
+    if file.images is not None and (path := file_inside(file.images, name)) is not None:
+        record["image"] = str(path)
     return record
 
 

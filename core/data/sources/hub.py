@@ -1,4 +1,4 @@
-"""Data sets of the hub, streamed: their rows as records without reading an image; `embedded` reads those that are wanted.
+"""Data sets of the hub, streamed: their rows as records without reading an image; `EmbeddedImages` reads those that are wanted.
 
 commonart fetch hf:owner/name --list          # parquet: columns without bytes; WebDataset: headers and texts
 commonart fetch hf:owner/name@COMMIT -o raw/
@@ -6,166 +6,111 @@ commonart fetch hf:owner/name@COMMIT -o raw/
 
 from __future__ import annotations
 
-import tarfile
+import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
-from typing import Any
+from dataclasses import replace
+from posixpath import basename
 
-import orjson
-
+from commonart.core.data.drops import PassedOver, Problem
 from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
-from commonart.core.data.shards.tar import headers
-from commonart.core.data.shards.tar_index import split_name
-from commonart.core.data.sources.attribution import shipped_caption
-from commonart.core.data.sources.hub_images import SCHEME, opened, sentences
-from commonart.core.data.sources.named import HUB_SOURCES, HubSource
-from commonart.core.data.sources.url_list import Table, find_columns, row_record, text_columns
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.data.sources import parquet
+from commonart.core.data.sources.attribution import SetStatement
+from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote
+from commonart.core.data.sources.named import HUB_SOURCES, LOOKED_AT, HubSource
+from commonart.core.data.sources.url_list import COLUMNS, Table, find_columns, row_record
+from commonart.core.data.sources.webdataset import tar_records
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core.licenses.parse import normalize
 
-LONGEST_TEXT = 1 << 20  # bytes of a .json or .txt in a tar
-_IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")  # usual names of a column of images, the first match wins
+CARD = "card"  # --license: what the data set's own card states of its works
+PAGE = "https://huggingface.co/datasets/"
+_TEXT_NAMES = [name for names in COLUMNS.values() for name in names]
 
 
 def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
     """Yield the records of `hf:OWNER/NAME[@REVISION]` or of a named source, file by file and row by row.
 
+    Args:
+        source: the name.
+        license: the user's, for works of which no row says anything; "card" is what the data set's card states.
+        lang: of captions whose script does not tell.
+        column_map: record field -> column.
+
     Raises:
         CommonArtError: no such data set, no access, no network; nothing in it that can be read; columns that do not fit.
     """
-    named = HUB_SOURCES.get(source)
-    repo, _, revision = (named.repo if named else source.removeprefix("hf:")).partition("@")
+    name, _, pinned = source.partition("@")
+    named = HUB_SOURCES.get(name)
+    repo, _, revision = (f"{named.repo}@{pinned}" if named else source.removeprefix("hf:")).partition("@")
     if repo.count("/") != 1:
-        raise UsageError(f"{source} is no data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
+        raise UsageError(f"{source} is not a data set of the hub.", "Write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION.")
     named = named or HubSource(repo.rpartition("/")[2], repo)
-    with sentences(repo):
+    with hub_errors(repo):
         from huggingface_hub import HfApi
 
         info = HfApi().dataset_info(repo, revision=revision or None)
         files = sorted(entry.rfilename for entry in info.siblings or ())
-        at = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
-    tables = [name for name in files if name.endswith(".parquet")]
-    tars = [name for name in files if name.endswith(".tar")]
+        modified_at = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
+        card = str(info.card_data.get("license") or "") if info.card_data else ""
+    visible = [file for file in files if not basename(file).startswith(".")]
+    tables = [file for file in visible if file.endswith(".parquet")]
+    tars = [file for file in visible if file.endswith(".tar")]
     if not tables and not tars:
         raise CommonArtError(
             f"{repo} holds neither parquet files nor tars; it has {', '.join(files[:8]) or 'no files'}.",
             "Download what you need of it, and give the folder.",
         )
+    set_license = named.set_license or (card if license == CARD else "")
+    if license == CARD and normalize(set_license) is None:
+        raise CommonArtError(
+            f"the card of {repo} states {set_license!r}, which is not a known licence.", "Name one: --license LICENCE."
+        )
+    statement = SetStatement(set_license, PAGE + repo, modified_at or LOOKED_AT) if set_license else None
     table = Table(
-        repo, named.name, named.license or license, lang, {**named.columns, **column_map}, at, named.captions, needs=""
-    )
-    for name in tables or tars:
-        place = f"{SCHEME}datasets/{repo}@{info.sha}/{name}"
-        yield from (_parquet(place, name, table) if tables else _tar(place, name, table))
+        repo, named.name, "" if license == CARD else license, lang, column_map, named.columns, modified_at, named.captions,
+        needs=(), set_statement=statement, revision=info.sha or "",
+    )  # fmt: skip
+    for file in tables or tars:
+        address = f"{SCHEME}datasets/{repo}@{info.sha}/{file}"
+        if tables:
+            yield from _parquet_records(address, file, table, named)
+        else:
+            with hub_errors(repo), open_remote(address) as raw:
+                yield from tar_records(raw, address, file.removesuffix(".tar"), replace(table, name=f"{repo}/{file}"))
 
 
-# --- parquet ---------------------------------------------------------------------------------------------------------
-
-
-def _parquet(place: str, name: str, table: Table) -> Iterator[Record]:
+def _parquet_records(address: str, file_name: str, table: Table, named: HubSource) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
-    with sentences(table.name), opened(place) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
+    with hub_errors(table.name), open_remote(address) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
         schema = file.schema_arrow
-        wanted = text_columns(schema)
-        image = image_column(schema, table.column_map.get("image", ""))
-        mapping = {field: column for field, column in table.column_map.items() if field != "image"}
-        fitting = Table(
-            f"{table.name}/{name}", table.source, table.license, table.lang, mapping, table.observed_at, table.captions,
-            needs="" if image else "image_url",
-        )  # fmt: skip
-        columns = find_columns(fitting, wanted)
-        batches = (batch.to_pylist() for batch in file.iter_batches(4096, columns=wanted))
-        rows = chain.from_iterable(batches) if wanted else ({} for _ in range(file.metadata.num_rows))
-        for row, values in enumerate(rows):
-            # A column `key` is what some tool named its files, not unique over the files of the set.
-            made = row_record({k: v for k, v in values.items() if k != "key"}, columns, fitting, row)
-            if not columns.get("source_id"):
-                made["source_id"] = f"{name.removesuffix('.parquet')}/{row}"
-                made["key"] = make_key(table.source, made["source_id"])
-            if image:
-                made["image_url"] = f"{place}#{image}/{row}"
-            yield check(made, f"{table.name}/{name}", row + 1)
-
-
-def image_column(schema: Any, said: str = "") -> str:
-    """The leaf that holds an image's bytes (`jpg`, or `image.bytes` of datasets' image type); "" when there is none.
-
-    Raises:
-        CommonArtError: several columns might hold them.
-    """
-    import pyarrow as pa
-
-    found = {}
-    for column in schema:
-        kind = column.type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            found[column.name] = column.name
-        elif pa.types.is_struct(kind) and any(kind.field(i).name == "bytes" for i in range(kind.num_fields)):
-            found[column.name] = f"{column.name}.bytes"
-    if said:
-        if said not in found:
-            raise CommonArtError(f"there is no column {said!r} of bytes; there are {', '.join(found) or 'none'}.")
-        return found[said]
-    usual = next((name for name in _IMAGES if name in found), "")
-    if len(found) > 1 and not usual:
-        raise CommonArtError(
-            f"Several columns hold bytes: {', '.join(found)}.", "Say which one is the image: --column-map image=NAME."
-        )
-    return found[usual] if usual else next(iter(found.values()), "")
-
-
-# --- WebDataset ------------------------------------------------------------------------------------------------------
-
-
-def _tar(place: str, name: str, table: Table) -> Iterator[Record]:
-    """The samples of a tar: headers, .json and .txt are read, images are passed over."""
-    stem = name.removesuffix(".tar")
-    with sentences(table.name), opened(place) as raw:
-        for number, (key, parts) in enumerate(_samples(raw, f"{table.name}/{name}")):
-            said = parts.get("json", {})
-            columns = find_columns(table, list(said))
-            made = row_record({k: v for k, v in said.items() if k != "key"}, columns, table, number)
-            made["source_id"] = made["source_id"] if "source_id" in columns else f"{stem}/{key}"
-            made["key"] = make_key(table.source, made["source_id"])
-            if "txt" in parts and "captions" not in made:
-                made["captions"] = [shipped_caption(parts["txt"], table.lang, table.source)]
-            if "image" in parts:
-                made["image_url"] = f"{place}#{parts['image']}"
-            yield check(made, f"{table.name}/{name}", key)
-
-
-def _samples(raw: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, {"json": {...}, "txt": "...", "image": "OFFSET+SIZE"}) for each sample, by reads of headers and texts alone."""
-    key, parts = "", dict[str, Any]()
-    try:
-        for member in headers(raw, ended=False):
-            if not member.plain:
+        names = parquet.text_columns(schema, _TEXT_NAMES)
+        image = parquet.image_column(schema, table.column_map.get("image", ""), _TEXT_NAMES)
+        of_file = replace(table, name=f"{table.name}/{file_name}", needs=() if image else ("image_url",))
+        columns = find_columns(of_file, names)
+        for index, row in enumerate(parquet.read_table(file, of_file.name, _TEXT_NAMES)):
+            name = f"{file_name.removesuffix('.parquet')}/{index}"
+            if isinstance(row, Problem):
+                yield PassedOver.named(table.source, name, row.reason, row.detail, rule=False)
                 continue
-            stem, ending = split_name(member.name)
-            if stem != key and parts:
-                yield key, parts
-                parts = {}
-            key, ending = stem, ending.lower()
-            if ending in IMAGE_EXTENSIONS:
-                parts["image"] = f"{member.offset}+{member.size}"
-            elif ending in ("json", "txt") and member.size <= LONGEST_TEXT:
-                raw.seek(member.offset)
-                parts[ending] = _said(raw.read(member.size), ending)
-    except tarfile.TarError as error:
-        raise CommonArtError(
-            f"{name} is no whole tar: {error}.", "Tell its owner; other data sets can be read."
-        ) from error
-    if parts:
-        yield key, parts
+            row.pop("key", None)  # what some tool named its files, not unique over the files of the set
+            record = row_record(row, columns, of_file, index)
+            if "source_id" not in columns:
+                record["source_id"] = _id_in_addresses(record, named.id_pattern) or name
+                record["key"] = make_key(table.source, record["source_id"])
+            if image:
+                record["image_url"] = f"{address}#{image}/{index}"
+            try:
+                yield check(record, of_file.name, index + 1)
+            except SchemaError as error:
+                yield PassedOver.named(
+                    table.source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False
+                )
 
 
-def _said(data: bytes, ending: str) -> Any:
-    """The text of a .txt; the object in a .json, empty where there is none."""
-    if ending == "txt":
-        return data.decode("utf-8", errors="replace")
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+def _id_in_addresses(record: Record, pattern: str) -> str:
+    """The id of a work that its page, or the address of its image, holds."""
+    for field in ("source_url", "image_url", "fallback_url") if pattern else ():
+        if match := re.search(pattern, record.get(field, "")):
+            return match[1]
+    return ""

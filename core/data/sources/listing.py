@@ -10,20 +10,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from commonart.core.data.download.limits import Limits
+from commonart.core.data.drops import PassedOver
 from commonart.core.data.jsonl import Keys
 from commonart.core.data.record import Record
+from commonart.core.data.sources.attribution import modified_at
 from commonart.core.data.sources.coco import list_coco
-from commonart.core.data.sources.duplicates import each_once
-from commonart.core.data.sources.folder import list_folder
-from commonart.core.data.sources.hub import list_hub
+from commonart.core.data.sources.duplicates import mark_duplicates
+from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder
+from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
-from commonart.core.data.sources.url_list import LIST_SUFFIXES, list_urls
-from commonart.core.errors import CommonArtError
+from commonart.core.data.sources.tables import SUFFIXES
+from commonart.core.data.sources.url_list import Table, check_column_map, list_urls
+from commonart.core.data.sources.webdataset import tar_records
+from commonart.core.errors import CommonArtError, UsageError
 
 
 def list_source(
@@ -35,43 +39,98 @@ def list_source(
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Iterator[Record]:
-    """Yield the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
-    One whose key an earlier one has comes as `once.DuplicateKey`, to be dropped.
+    """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
+
+    One whose key an earlier one has comes as `PassedOver`, to be dropped.
 
     Args:
-        license: what the user says about works whose source says nothing.
-        lang: the language of captions without one; Japanese is recognised by its letters.
-        column_map: record field -> column name, for lists whose columns have other names.
-        images: the folder that holds the files that a COCO JSON names.
+        source: its name, address or path.
+        license: the user's, for works of which the source says nothing; "card": what the card of a hub's data set states.
+        lang: the language of captions whose script does not tell.
+        column_map: record field -> column name, for tables whose columns have other names.
+        images: the folder that holds the files that a COCO JSON or a table names.
         limits: of the download of annotations.
 
     Raises:
-        CommonArtError: SOURCE is missing, empty, or nothing that is known here.
+        UsageError: an option that SOURCE has no use for.
+        CommonArtError: SOURCE is missing, empty, or not something that can be read.
     """
+    column_map = column_map or {}
+    check_column_map(column_map)
     path = Path(source)
-    if source.startswith("hf:") or source in HUB_SOURCES:
-        return each_once(list_hub(source, license, lang, column_map or {}), source)
-    if source in COCO_SOURCES:
-        named = COCO_SOURCES[source]
-        files = annotation_files(named, limits)
-        return each_once(chain.from_iterable(list_coco(file, license, lang, images, named) for file in files), source)
+    if source.startswith("hf:") or source.partition("@")[0] in HUB_SOURCES:
+        return mark_duplicates(list_hub(source, license, lang, column_map), source)
+    if license == CARD:
+        raise UsageError("--license card is for data sets of the hub.", "Name a licence, such as CC-BY-4.0.")
+    if source in COCO_SOURCES or (path.is_file() and source.endswith(".json")):
+        _no_column_map(column_map, source)
+        named = COCO_SOURCES.get(source)
+        files = annotation_files(named, limits) if named else [path]
+        return mark_duplicates(
+            chain.from_iterable(list_coco(file, license, lang, images, named) for file in files), source
+        )
     if path.is_dir():
-        tables = sorted(path.glob("*.parquet"))
-        if tables:  # as img2dataset leaves them beside its shards
-            keys = Keys()
-            return chain.from_iterable(list_urls(table, license, lang, column_map or {}, keys) for table in tables)
-        return list_folder(path, license, lang)
+        return _list_directory(path, license, lang, column_map, images)
     if not path.exists():
         raise CommonArtError(
             f"{source} does not exist.",
             f"Give a folder of images, a COCO .json, a list of URLs, scenes, {', '.join(NAMES)}, or hf:OWNER/NAME.",
         )
-    if source.endswith(LIST_SUFFIXES):
-        return list_urls(path, license, lang, column_map or {})
-    if source.endswith(".json"):
-        return each_once(list_coco(path, license, lang, images), source)
+    if source.endswith(SUFFIXES):
+        return list_urls(path, license, lang, column_map, images=images)
+    if source.endswith(".tar"):
+        return mark_duplicates(_list_tar(path, path.parent, license, lang, column_map), source)
     raise CommonArtError(
-        f"{source} is no source that fetch knows.",
-        f"Known: a folder of images, a COCO .json, {', '.join((*LIST_SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
+        f"{source} is not a source that fetch can read.",
+        f"Known: a folder of images, a COCO .json, {', '.join((*SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
         "and - for records on stdin.",
     )
+
+
+def _list_directory(
+    folder: Path, license: str, lang: str, column_map: Mapping[str, str], images: str | None
+) -> Iterator[Record]:
+    """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
+    files = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder)) and path.is_file()]
+    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in METADATA]
+    has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
+    if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
+        tables = [path for path in tables if path.suffix == ".parquet" and path.parent == folder]
+    if tables:
+        return _list_tables(tables, folder, license, lang, column_map, images)
+    _no_column_map(column_map, str(folder))
+    tars = [path for path in files if path.suffix == ".tar"]
+    if tars and not has_images:
+        listed = chain.from_iterable(_list_tar(tar, folder, license, lang, column_map) for tar in tars)
+        return mark_duplicates(listed, str(folder))
+    return list_folder(folder, license, lang)
+
+
+def _list_tables(
+    tables: Sequence[Path], folder: Path, license: str, lang: str, column_map: Mapping[str, str], images: str | None
+) -> Iterator[Record]:
+    """The rows of a folder's tables, of the kind that comes first: another kind is a copy, or of some other use."""
+    kind = next(suffix for suffix in (".parquet", *SUFFIXES) if any(table.name.endswith(suffix) for table in tables))
+    keys = Keys()
+    for table in tables:
+        if table.name.endswith(kind):
+            yield from list_urls(table, license, lang, column_map, keys, images=images, root=folder)
+        else:
+            name = table.relative_to(folder).as_posix()
+            yield PassedOver.named(folder.resolve().name, name, "other_table", f"only the tables in {kind} are read")
+
+
+def _list_tar(path: Path, root: Path, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
+    source = root.resolve().name or "tars"
+    table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path), needs=())
+    with open(path, "rb") as raw:
+        yield from tar_records(raw, str(path), path.relative_to(root).as_posix().removesuffix(".tar"), table)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _no_column_map(column_map: Mapping[str, str], source: str) -> None:
+    if column_map:
+        raise UsageError(f"--column-map is for tables, and {source} is none.", "Leave it out.")

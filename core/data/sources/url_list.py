@@ -1,30 +1,41 @@
-"""Lists of URLs (.csv, .tsv, .jsonl, .parquet) as records without pixels.
+"""Tables of images (.csv, .tsv, .jsonl, .parquet) as records without pixels.
 
 commonart fetch list.csv --list --column-map image_url=IMG
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.record import FIELDS, KEY, Record, check, make_key
-from commonart.core.data.sources.attribution import LICENSE_NAMES, is_personal, observed, shipped_caption, state_license
-from commonart.core.data.sources.duplicates import once
-from commonart.core.errors import CommonArtError, SchemaError
+from commonart.core.data.drops import PassedOver, Problem
+from commonart.core.data.paths import file_inside
+from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make_key
+from commonart.core.data.sources import parquet
+from commonart.core.data.sources.attribution import (
+    LICENSE_NAMES,
+    SetStatement,
+    caption_texts,
+    is_personal,
+    modified_at,
+    set_license,
+    source_caption,
+)
+from commonart.core.data.sources.duplicates import mark_duplicate
+from commonart.core.data.sources.tables import Row, partition_values, read_rows
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
-MOST_NAMES = 1000  # sets of names whose columns are remembered
-LIST_SUFFIXES = (".csv", ".tsv", ".parquet", *jsonl.SUFFIXES)
+MAX_LAYOUTS = 1000  # sets of column names that are remembered
+MAX_EXACT = 1 << 53  # a whole number beyond it may have lost digits where a table holds it as a float
 
 # Field of the record -> the column names under which lists hold it, the first match wins.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image_url":   ("image_url", "url", "downloadurl", "download_url", "img_url"),
+    "file_name":   ("file_name",),
     "source_id":   ("source_id", "id", "photoid", "image_id"),
     "source_url":  ("source_url", "pageurl", "page_url", "page", "landing_url"),
     "title":       ("title",),
@@ -35,6 +46,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "caption":     ("caption", "text", "alt"),
     "lang":        ("lang", "language"),
 }  # fmt: skip
+MAPPABLE = (*COLUMNS, "image")
+# Fields that a source by name may map besides: an address where the first one is gone, and the file's hash.
+EXTRA_FIELDS = ("fallback_url", "md5", "collection")
+_TEXT_FIELDS = ("source_url", "image_url", "title", "author", "author_url", "file_name", *EXTRA_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,157 +58,191 @@ class Table:
 
     name: str  # of the file or data set, for messages
     source: str
-    license: str = ""  # what is said of works whose row says nothing
+    license: str = ""  # the user's, for works of which the row says nothing
     lang: str = "en"
-    column_map: Mapping[str, str] = field(default_factory=dict)  # record field -> column; "" for none
+    column_map: Mapping[str, str] = field(default_factory=dict)  # the user's: record field -> column; "" for none
+    columns: Mapping[str, str] = field(default_factory=dict)  # the source's own, where they are there
     observed_at: str = ""
     # Columns of captions: (column, maker, licence of the text, whether a model wrote it).
     captions: tuple[tuple[str, str, str, bool], ...] = ()
-    needs: str = "image_url"  # the field without which a row is worth nothing
+    needs: tuple[str, ...] = ("image_url", "file_name")  # without any of these fields a row is worth nothing
+    set_statement: SetStatement | None = None  # where no row states a licence
+    revision: str = ""  # of the data set
+
+
+def check_column_map(column_map: Mapping[str, str]) -> None:
+    """Raise UsageError where `--column-map` names a field that no column can be mapped to."""
+    for name in column_map:
+        if name not in MAPPABLE:
+            raise UsageError(
+                f"--column-map {name}=...: {name!r} is not a field of a list.", f"The fields are {', '.join(MAPPABLE)}."
+            )
 
 
 def list_urls(
-    path: Path, license: str, lang: str, column_map: Mapping[str, str], keys: jsonl.Keys | None = None
+    path: Path,
+    license: str,
+    lang: str,
+    column_map: Mapping[str, str],
+    keys: jsonl.Keys | None = None,
+    *,
+    images: str | None = None,
+    root: Path | None = None,
 ) -> Iterator[Record]:
-    """Yield a record for each row, in the order of the rows; rows that are records already stay as they are. Another row
-    whose key was there before comes as `once.DuplicateKey`.
+    """Yield a record for each row, in the order of the rows; rows of JSONL that are records already stay as they are.
+
+    A row that cannot be read, or whose key an earlier row has, comes as `PassedOver`.
 
     Args:
+        path: the table.
+        license: the user's, for works of which the row says nothing.
+        lang: of captions whose script does not tell.
+        column_map: record field -> column.
         keys: of the tables before this one, where several make one list.
+        images: the folder that holds the files of `file_name`; by default the table's own.
+        root: the folder of tables that this one belongs to, whose `NAME=VALUE` folders are columns.
 
     Raises:
-        CommonArtError: a damaged file, or no column that can be taken for the URL.
-        SchemaError: a row that breaks the schema, or a record whose key was there before.
+        CommonArtError: a damaged file, or no column that can be taken for the image.
+        SchemaError: a record that breaks the schema, or whose key was there before.
     """
-    table = Table(str(path), path.name.split(".")[0], license, lang, column_map, observed(path))
-    columns: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
+    source = (root.resolve() if root else path).name.split(".")[0] or "list"
+    table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path))
     keys = jsonl.Keys() if keys is None else keys
-    for number, row in _rows(path):
-        if not isinstance(row, dict):
-            raise SchemaError(str(path), number, "", "must be a JSON object")
-        if "key" in row and "source" in row:  # a record already, as `--list` and every other command write it
+    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
+    partition = partition_values(path, root) if root else {}
+    is_jsonl = path.name.endswith(jsonl.SUFFIXES)
+    image = _image_of(path, table) if path.suffix == ".parquet" else ""
+    names_of_bytes = [*column_map.values(), *(name for names in COLUMNS.values() for name in names)]
+    for number, row in read_rows(path, names_of_bytes):
+        name = f"{path.name}:{number}"
+        if isinstance(row, Problem):
+            if is_jsonl and not layouts:  # not a list, rather than a list with a bad row
+                raise SchemaError(str(path), number, "", row.detail)
+            yield PassedOver.named(source, name, row.reason, row.detail, rule=False)
+        elif is_jsonl and "key" in row and "source" in row:  # a record, as `--list` and every other command write it
             check(row, str(path), number)
             keys.add(row["key"], str(path), number)
+            layouts[()] = {}
             yield row
         else:
+            if partition:
+                row = {**partition, **row}
             names = tuple(row)
-            if names not in columns:
-                found = find_columns(table, names, first=not columns)
-                columns = {**columns, names: found} if len(columns) < MOST_NAMES else {names: found}
-            record = check(row_record(row, columns[names], table, number), str(path), number)
-            yield once(record, keys, str(path), number)
+            if names not in layouts:
+                found = find_columns(table, names, strict=not layouts and not image)
+                layouts = {**layouts, names: found} if len(layouts) < MAX_LAYOUTS else {names: found}
+            record = row_record(row, layouts[names], table, number)
+            if image:
+                record["image"] = f"{path}#{image}/{number - 1}"
+            elif "file_name" in record and not record.get("image_url"):
+                folder = images if images is not None else str(path.parent)
+                if (file := file_inside(folder, record["file_name"])) is None:
+                    yield PassedOver(record, "no_image", f"{folder} holds no {record['file_name']!r}", rule=False)
+                    continue
+                record["image"] = str(file)
+            try:
+                yield mark_duplicate(check(record, str(path), number), keys, str(path), number)
+            except SchemaError as error:
+                yield PassedOver.named(source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
 
 
-def find_columns(table: Table, names: Sequence[str], first: bool = True) -> dict[str, str]:
-    """Record field -> the column of this table that holds it.
+def _image_of(path: Path, table: Table) -> str:
+    """The column of a parquet file that holds images; "" where the table has addresses."""
+    schema = parquet.read_schema(path)
+    text = {name for names in COLUMNS.values() for name in names}
+    if table.column_map.get("image"):
+        return parquet.image_column(schema, table.column_map["image"])
+    columns = find_columns(table, parquet.text_columns(schema, [*text]), strict=False)
+    has_address = any(columns.get(name) for name in table.needs)
+    return parquet.image_column(schema, "", [*text], guess=not has_address)
+
+
+def find_columns(table: Table, names: Sequence[str], strict: bool = True) -> dict[str, str]:
+    """Return record field -> the column of this table that holds it.
 
     Raises:
-        CommonArtError: of the `first` row, a column that `--column-map` names is not there, or none holds the URL; it lists
-            the columns.
+        CommonArtError: two columns differ in case alone; and where `strict`, a column that `--column-map` names is not there,
+            or none holds the image. It lists the columns.
     """
-    lower = {name.lower(): name for name in names}
-    found = {
-        field: lower[name] for field, names in reversed(COLUMNS.items()) for name in reversed(names) if name in lower
-    }
-    strange = [name for name in table.column_map.values() if name and name not in names]
-    found |= table.column_map
-    if first and (strange or (table.needs and not found.get(table.needs))):
-        what = f"has no column {strange[0]!r}" if strange else "has no column of URLs"
+    lower: dict[str, str] = {}
+    for name in names:
+        if (other := lower.setdefault(name.lower(), name)) != name and any(
+            name.lower() in known for known in COLUMNS.values()
+        ):
+            raise CommonArtError(
+                f"{table.name} has the columns {other!r} and {name!r}, which differ in case alone.",
+                "Rename one of them.",
+            )
+    found = {field: lower[name] for field, known in COLUMNS.items() for name in reversed(known) if name in lower}
+    found |= {field: column for field, column in table.columns.items() if not column or column in names}
+    found |= {field: column for field, column in table.column_map.items() if field != "image"}
+    missing = [
+        column for field, column in table.column_map.items() if column and field != "image" and column not in names
+    ]
+    if strict and (missing or (table.needs and not any(found.get(field) for field in table.needs))):
+        what = f"has no column {missing[0]!r}" if missing else "has no column of URLs or file names"
         raise CommonArtError(
             f"{table.name} {what}; its columns are {', '.join(names)}.",
-            "Say which column is which: --column-map image_url=NAME.",
+            "Say which column is which: --column-map image_url=NAME, or file_name=NAME with --images FOLDER.",
         )
-    return {field: name for field, name in found.items() if name}
+    return {field: column for field, column in found.items() if column}
 
 
-def row_record(row: Mapping[str, Any], columns: Mapping[str, str], table: Table, number: int) -> Record:
-    """The record of one row."""
-    said = {field: str(row[name]).strip() if row.get(name) is not None else "" for field, name in columns.items()}
-    url = said.get("image_url", "")
-    # The row makes the key unique, the URL's hash makes it show when a row has moved.
-    own = f"{number:08d}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    source_id = said.get("source_id") or own
-    plain = row["key"] if isinstance(row.get("key"), str) and "source_id" not in table.column_map else ""
+def row_record(row: Row, columns: Mapping[str, str], table: Table, number: int) -> Record:
+    """Return the record of one row."""
+    cells = {field: cell_text(row.get(column)) for field, column in columns.items()}
+    url = cells.get("image_url") or cells.get("file_name", "")
+    # The row makes the key unique, the URL's hash shows when a row has moved.
+    source_id = cells.get("source_id") or f"{number:08d}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    key = row.get("key") if "source_id" not in table.column_map else None
     record: Record = {
-        "key": plain if KEY.fullmatch(plain) else make_key(table.source, source_id),
+        "key": key if isinstance(key, str) and KEY.fullmatch(key) else make_key(table.source, source_id),
         "source": table.source,
         "source_id": source_id,
     }
-    record |= {f: said[f] for f in ("source_url", "image_url", "title", "author", "author_url") if said.get(f)}
-    raw, page = said.get("license_raw", ""), said.get("license_url", "")
-    row_said = row
-    if "license_raw" in table.column_map:  # somebody has looked which column says it
-        row_said = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
-    state_license(record, raw or ("" if page else table.license), page, table.observed_at, row_said)
-    captions = [
-        shipped_caption(text, table.lang, maker, license, synthetic)
-        for column, maker, license, synthetic in table.captions
-        for text in _texts(row.get(column))
-    ]
-    if said.get("caption") and not table.captions:
-        captions = [
-            shipped_caption(text, said.get("lang") or table.lang, table.source)
-            for text in _texts(row.get(columns["caption"]))
-        ]
-    if captions:
+    record |= {field: cells[field] for field in _TEXT_FIELDS if cells.get(field)}
+    raw, page = cells.get("license_raw", ""), cells.get("license_url", "")
+    stated = row
+    if "license_raw" in table.column_map:  # the user has looked which column states it
+        stated = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
+    default = "" if page or table.set_statement else table.license
+    set_license(record, raw or default, page, table.observed_at, stated, table.set_statement)
+    if captions := _captions(row, columns, table, cells.get("lang") or table.lang):
         record["captions"] = captions
-    used = {*columns.values(), *(column for column, *_ in table.captions), "key"}
+    if table.revision:
+        record["source_revision"] = table.revision
+    used = {*columns.values(), *(column for column, *_ in table.captions), "key", ""}
     record |= {
-        name: extra
-        for name, extra in row.items()
-        if name not in used and name not in FIELDS and not is_personal(name) and _plain(extra)
+        name: value
+        for name, value in row.items()
+        if name not in used and name not in FIELDS and not is_personal(name) and _is_json(value)
     }
     return record
 
 
-def _texts(value: Any) -> list[str]:
-    """The captions of a cell: one, or a list of them."""
-    texts = value if isinstance(value, list) else [value]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+def cell_text(value: Any) -> str:
+    """Return a cell as text: a whole number of a column of floats without its fraction, NaN and null as nothing."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT:
+        return str(int(value))
+    return ", ".join(filter(None, map(cell_text, value))) if isinstance(value, list) else str(value)
 
 
-def _plain(value: Any) -> bool:
+def _captions(row: Row, columns: Mapping[str, str], table: Table, lang: str) -> list[Caption]:
+    if table.captions:
+        return [
+            source_caption(text, table.lang, maker, license, synthetic)
+            for column, maker, license, synthetic in table.captions
+            for text, _ in caption_texts(row.get(column), "")
+        ]
+    texts = caption_texts(row.get(columns["caption"]), lang) if "caption" in columns else ()
+    return [source_caption(text, lang, table.source) for text, lang in texts]
+
+
+def _is_json(value: Any) -> bool:
     """Whether a cell says something that JSON can hold."""
-    return value != "" and isinstance(value, str | int | float | bool | list | dict)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(row number from 1, row) of a .csv, .tsv, .parquet or .jsonl."""
-    name = str(path)
-    if name.endswith(jsonl.SUFFIXES):
-        yield from jsonl.read_values(name)
-    elif name.endswith(".parquet"):
-        yield from enumerate(_parquet(path), 1)
-    else:
-        csv.field_size_limit(min(sys.maxsize, 1 << 24))
-        try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                for number, row in enumerate(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","), 1):
-                    yield number, {column: cell or "" for column, cell in row.items() if column}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CommonArtError(f"{path} is no readable table: {error}.", "Save it as UTF-8 text.") from error
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a parquet file, without its binary columns: embedded images are not read to make a list."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(4096, columns=text_columns(file.schema_arrow)):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise CommonArtError(f"{path} is no readable parquet file: {error}.", "Download that file again.") from error
-
-
-def text_columns(schema: Any) -> list[str]:
-    """The columns of an arrow schema without those that hold bytes: numbers, text, and lists of text."""
-    import pyarrow as pa
-
-    def plain(kind: Any) -> bool:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return plain(kind.value_type)
-        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    return [column.name for column in schema if plain(column.type)]
+    return value != "" and value == value and isinstance(value, str | int | float | bool | list | dict)

@@ -81,7 +81,7 @@ class Captioner(TextGenerator):
     @property
     def lang(self) -> str:
         """The language of its captions."""
-        return self.model.lang or "en"
+        return next(iter(self.model.langs), "en")
 
     def caption(self, images: Images) -> list[str]:
         """Describe RGB images: one caption each, in order; "" where the model wrote nothing."""

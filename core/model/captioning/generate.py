@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.registry.hub import Resolved, resolve
-from commonart.core.registry.lookup import check_terms, find
+from commonart.core.registry.hub import ResolvedModel, resolve_model
+from commonart.core.registry.lookup import check_terms, find_model
 
 Item = TypeVar("Item")
 
@@ -68,7 +68,7 @@ class TextGenerator:
 
     def __init__(
         self,
-        resolved: Resolved,
+        resolved: ResolvedModel,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -114,9 +114,9 @@ class TextGenerator:
             UsageError: The name is unknown, or the model's terms are refused.
             CommonArtError: Its files cannot be found, or there is no adapter for its class.
         """
-        model = find(name, cls.ROLE)
+        model = find_model(name, cls.ROLE)
         accepted = check_terms(model, accept_terms)
-        resolved = resolve(model, allow_pickle=allow_pickle)
+        resolved = resolve_model(model, allow_pickle=allow_pickle)
         return cls(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
 
     @cached_property

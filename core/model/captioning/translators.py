@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from commonart.core.data.language import lang_of
+from commonart.core.data.text import language_of
 from commonart.core.model.captioning.generate import TextGenerator
 
 LANGUAGES = {"en": "English", "ja": "Japanese"}
@@ -73,4 +73,4 @@ def problem(text: str, original: str, source: str, target: str) -> str:
         return "too_long"
     if target == "ja":  # names and numbers may stay in Latin letters
         text = re.sub("[A-Za-z]+", "", text)
-    return "" if lang_of(text) == target else "wrong_script"
+    return "" if language_of(text) == target else "wrong_script"

@@ -71,10 +71,10 @@ REFUSED = {"private_address", "bad_url", "dns_unknown", "dns_temporary"}
 def outcome(*urls: str, limits: Limits = PUBLIC_ONLY) -> list[str]:
     """ "came" or the reason, of each."""
     found = []
-    with DownloadClient(limits) as engine:
-        for ticket in [engine.submit(url) for url in urls]:
+    with DownloadClient(limits) as client:
+        for pending in [client.submit(url) for url in urls]:
             try:
-                found.append("came" if ticket.take().data else "nothing")
+                found.append("came" if pending.result().data else "nothing")
             except DownloadError as error:
                 found.append(error.reason)
     return found
@@ -192,9 +192,9 @@ def test_a_proxy_from_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatc
 def test_url_is_taken_apart_as_it_is_sent() -> None:
     target = split_url("https://bücher.example:8443/a b/ü.jpg?q=ä&x=1#part")
     assert target == (True, "xn--bcher-kva.example", 8443, "/a%20b/%C3%BC.jpg?q=%C3%A4&x=1")
-    with Site() as site, DownloadClient(Limits(allow_private=True)) as engine:
+    with Site() as site, DownloadClient(Limits(allow_private=True)) as client:
         site.image("/b/x.jpg?q=%C3%A4", picture())
-        found = engine.submit(site.url("/ü/../b/./x.jpg?q=ä#part")).take()
+        found = client.submit(site.url("/ü/../b/./x.jpg?q=ä#part")).result()
         assert isinstance(found, Download) and site.asked == ["/b/x.jpg?q=%C3%A4"]
 
 

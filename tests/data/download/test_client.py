@@ -1,7 +1,9 @@
-"""The download engine against a web server that misbehaves: limits, reasons, retries, politeness, HTTP/2."""
+"""The download client against a web server that misbehaves: limits, reasons, retries, politeness, HTTP/2."""
 
 from __future__ import annotations
 
+import select
+import selectors
 import shutil
 import socket
 import subprocess
@@ -30,12 +32,12 @@ def site() -> Iterator[Site]:
 
 
 def get(*urls: str, limits: Limits = LOCAL) -> list[Download | str]:
-    """What came, or the reason why not, of each URL, by one engine."""
+    """What came, or the reason why not, of each URL, by one client."""
     found: list[Download | str] = []
-    with DownloadClient(limits) as engine:
-        for ticket in [engine.submit(url) for url in urls]:
+    with DownloadClient(limits) as client:
+        for pending in [client.submit(url) for url in urls]:
             try:
-                found.append(ticket.take())
+                found.append(pending.result())
             except DownloadError as error:
                 found.append(error.reason)
     return found
@@ -52,12 +54,12 @@ def test_many_images_over_few_connections_in_the_order_asked(site: Site) -> None
 
 def test_memory_is_bounded_while_nobody_takes(site: Site) -> None:
     urls = [site.image(f"/{n}.jpg", bytes(10_000)) for n in range(100)]
-    with DownloadClient(replace(LOCAL, buffer=100_000, per_host=2)) as engine:
-        tickets = [engine.submit(url) for url in urls]
+    with DownloadClient(replace(LOCAL, buffer=100_000, per_host=2)) as client:
+        submitted = [client.submit(url) for url in urls]
         time.sleep(0.5)
         assert 10 <= len(site.asked) <= 12  # what fits, and what was on its way
-        for ticket in reversed(tickets):  # even when the last ones are wanted first
-            assert len(ticket.take().data) == 10_000
+        for pending in reversed(submitted):  # even when the last ones are wanted first
+            assert len(pending.result().data) == 10_000
 
 
 def test_redirects_are_followed_and_a_loop_is_not(site: Site) -> None:
@@ -108,10 +110,10 @@ def silent(handler: Handler) -> None:
 @pytest.mark.parametrize("page", [drip, drip_headers, silent])
 def test_a_slow_sender_cannot_hold_us(site: Site, page: Callable[[Handler], None]) -> None:
     site.pages["/slow.jpg"] = page
-    with DownloadClient(replace(LOCAL, seconds=0.5)) as engine:
+    with DownloadClient(replace(LOCAL, seconds=0.5)) as client:
         started = time.monotonic()
         with pytest.raises(DownloadError, match="timeout") as caught:
-            engine.submit(site.url("/slow.jpg")).take()
+            client.submit(site.url("/slow.jpg")).result()
         assert caught.value.retry and time.monotonic() - started < 2
 
 
@@ -193,6 +195,36 @@ def test_transient_and_permanent_reasons_are_apart() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [selectors.PollSelector, selectors.SelectSelector])
+def test_every_selector_of_the_standard_library_will_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch, kind: type[selectors.BaseSelector]
+) -> None:
+    """epoll is Linux's alone, kqueue a Mac's; what they share with these two is the interface."""
+    monkeypatch.setattr(selectors, "DefaultSelector", kind)
+    for name in ("epoll", "kqueue"):
+        monkeypatch.delattr(select, name, raising=False)
+    urls = [site.image(f"/{n}.jpg", picture(n)) for n in range(60)]
+    site.pages["/slow.jpg"] = silent
+    shaky = site.in_turn("/shaky.jpg", (503, b""), (200, picture()))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}/a.jpg"
+        found = get(*urls, shaky, closed, site.url("/slow.jpg"), limits=replace(LOCAL, seconds=1))
+    assert [f.data if isinstance(f, Download) else f for f in found] == [
+        *(picture(n) for n in range(60)), picture(), "connect", "timeout",
+    ]  # fmt: skip
+
+
+def test_nothing_starts_before_the_first_url() -> None:
+    before = set(threading.enumerate())
+    with DownloadClient(LOCAL) as client:
+        assert set(threading.enumerate()) == before
+        client.forget_errors()
+        client.submit("http://127.0.0.1:1/")
+        assert "commonart-fetch" in {thread.name for thread in threading.enumerate()}
+    assert "commonart-fetch" not in {thread.name for thread in threading.enumerate()}
+
+
 # --- politeness ------------------------------------------------------------------------------------------------------
 
 
@@ -225,10 +257,10 @@ def test_one_slow_host_does_not_stop_the_others(site: Site) -> None:
     with Site() as other:
         other.pages["/slow.jpg"] = silent
         urls = [other.url("/slow.jpg")] * 4 + [site.image(f"/{n}.jpg", picture()) for n in range(20)]
-        with DownloadClient(replace(LOCAL, workers=4, per_host=2)) as engine:
-            tickets = [engine.submit(url) for url in urls]
+        with DownloadClient(replace(LOCAL, workers=4, per_host=2)) as client:
+            submitted = [client.submit(url) for url in urls]
             started = time.monotonic()
-            assert all(ticket.take().data for ticket in tickets[4:])
+            assert all(pending.result().data for pending in submitted[4:])
             assert time.monotonic() - started < 1.5
 
 
@@ -272,14 +304,14 @@ def test_a_silent_name_server_is_recognised_said_and_waited_for(
     answers(monkeypatch, lambda host, port: again if down else "127.0.0.1")
     site.image("/a.jpg", picture())
     urls = [f"http://host{n}.example:{site.port}/a.jpg" for n in range(100)]
-    with DownloadClient(LOCAL) as engine:
-        tickets = [engine.submit(url) for url in urls]
+    with DownloadClient(LOCAL) as client:
+        submitted = [client.submit(url) for url in urls]
         time.sleep(0.5)
         down = False
         came = 0
-        for ticket in tickets:
+        for pending in submitted:
             try:
-                came += bool(ticket.take().data)
+                came += bool(pending.result().data)
             except DownloadError as error:
                 assert error.reason == "dns_temporary"
     assert came >= 70  # all but those that were needed to see it
@@ -289,12 +321,12 @@ def test_a_silent_name_server_is_recognised_said_and_waited_for(
 
 def test_a_name_server_that_stays_silent_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, lambda host, port: socket.gaierror(socket.EAI_AGAIN, "try again"))
-    with DownloadClient(replace(LOCAL, outage=0.3)) as engine:
-        tickets = [engine.submit(f"http://host{n}.example/a.jpg") for n in range(100)]
+    with DownloadClient(replace(LOCAL, outage=0.3)) as client:
+        submitted = [client.submit(f"http://host{n}.example/a.jpg") for n in range(100)]
         with pytest.raises(CommonArtError, match="No host name could be resolved") as caught:
-            for ticket in tickets:
+            for pending in submitted:
                 try:
-                    ticket.take()
+                    pending.result()
                 except DownloadError:
                     continue
     assert "same command" in caught.value.fix

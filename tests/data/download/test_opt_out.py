@@ -16,6 +16,8 @@ from commands import LOCAL, fetched
 from PIL import Image, PngImagePlugin
 from web_server import Site, picture
 
+from commonart.core.data.download import opt_out
+from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.opt_out import Rules, embedded_signals, header_signals, read_robots, read_tdmrep
 
 
@@ -146,6 +148,80 @@ def test_robots_txt(text: str, path: str, allowed: bool) -> None:
     rules = Rules()
     read_robots(text.encode(), rules)
     assert rules.signals(path) == ([] if allowed else ["robots.txt"])
+
+
+SIMPLE = """User-Agent: *
+Disallow: *.gif$
+Disallow: /example/
+Allow: /publications/
+
+User-Agent: foobot
+Disallow:/
+Allow:/example/page.html
+Allow:/example/allowed.gif
+
+User-Agent: barbot
+User-Agent: bazbot
+Disallow: /example/page.html
+
+User-Agent: quxbot
+"""
+LONGEST = "User-Agent: foobot\nAllow: /example/page/\nDisallow: /example/page/disallowed.gif\n"
+MERGED = "User-Agent: examplebot\nDisallow: /foo\nDisallow: /bar\n\nUser-Agent: ExampleBot\nDisallow: /baz\n"
+RFC_9309 = [  # (section, robots.txt, agent, path, whether it may be asked)
+    ("5.1", SIMPLE, "other", "/a.gif", False),
+    ("5.1", SIMPLE, "other", "/example/1", False),
+    ("5.1", SIMPLE, "other", "/publications/1", True),
+    ("5.1", SIMPLE, "other", "/", True),
+    ("5.1", SIMPLE, "foobot", "/", False),
+    ("5.1", SIMPLE, "foobot", "/example/page.html", True),
+    ("5.1", SIMPLE, "foobot", "/example/allowed.gif", True),
+    ("5.1", SIMPLE, "foobot", "/example/other", False),
+    ("5.1", SIMPLE, "barbot", "/example/page.html", False),
+    ("5.1", SIMPLE, "barbot", "/a.gif", True),
+    ("5.1", SIMPLE, "bazbot", "/example/page.html", False),
+    ("5.1", SIMPLE, "quxbot", "/example/page.html", True),
+    ("5.1", SIMPLE, "quxbot", "/a.gif", True),
+    ("5.2", LONGEST, "foobot", "/example/page/disallowed.gif", False),
+    ("5.2", LONGEST, "foobot", "/example/page/a", True),
+    ("2.2.1", MERGED, "examplebot", "/foo", False),
+    ("2.2.1", MERGED, "examplebot", "/bar", False),
+    ("2.2.1", MERGED, "examplebot", "/baz", False),
+    ("2.2.1", MERGED, "examplebot", "/x", True),
+    ("2.2.1", "User-agent: foo\nDisallow: /", "foobot", "/a", True),
+    ("2.2.2", "User-agent: *\nDisallow: /foo/bar?baz=quz", "b", "/foo/bar?baz=quz", False),
+    (
+        "2.2.2",
+        "User-agent: *\nDisallow: /foo/bar?baz=https://foo.bar",
+        "b",
+        "/foo/bar?baz=https%3A%2F%2Ffoo.bar",
+        False,
+    ),
+    ("2.2.2", "User-agent: *\nDisallow: /foo/bar/\u30c4", "b", "/foo/bar/%E3%83%84", False),
+    ("2.2.2", "User-agent: *\nDisallow: /foo/bar/%E3%83%84", "b", "/foo/bar/\u30c4", False),
+    ("2.2.2", "User-agent: *\nDisallow: /foo/bar/%62%61%7A", "b", "/foo/bar/baz", False),
+    ("2.2.3", "User-agent: *\nAllow: / # comment\nDisallow: /x # y", "b", "/x", False),
+    ("2.2.3", "User-agent: *\nDisallow: /this/path/exactly$", "b", "/this/path/exactly", False),
+    ("2.2.3", "User-agent: *\nDisallow: /this/path/exactly$", "b", "/this/path/exactly/a", True),
+    ("2.2.3", "User-agent: *\nDisallow: /this/*/exactly", "b", "/this/path/exactly", False),
+    ("2.2.3", "User-agent: *\nDisallow: /this/*/exactly", "b", "/this/a/b/exactly", False),
+    ("2.2.3", "User-agent: *\nDisallow: /path/file-with-a-%2A.html", "b", "/path/file-with-a-*.html", False),
+    ("2.2.3", "User-agent: *\nDisallow: /path/file-with-a-%2A.html", "b", "/path/file-with-a-b.html", True),
+    ("2.2.3", "User-agent: *\nDisallow: /path/foo-%24", "b", "/path/foo-$", False),
+    ("2.2.3", "User-agent: *\nDisallow: /path/foo-%24", "b", "/path/foo-%24", False),
+    ("2.2.3", "User-agent: *\nDisallow: /a$b", "b", "/a$b", False),
+    ("2.2.4", "User-agent: a\nSitemap: x\nUser-agent: b\nDisallow: /", "a", "/q", False),
+]
+
+
+@pytest.mark.parametrize(("section", "text", "agent", "path", "allowed"), RFC_9309)
+def test_examples_of_rfc_9309(
+    monkeypatch: pytest.MonkeyPatch, section: str, text: str, agent: str, path: str, allowed: bool
+) -> None:
+    monkeypatch.setattr(opt_out, "AGENT", agent)
+    rules = Rules()
+    read_robots(text.encode(), rules)
+    assert rules.signals(split_url(f"http://example.org{path}").path) == ([] if allowed else ["robots.txt"])
 
 
 def test_crawl_delay_and_hostile_patterns() -> None:

@@ -17,12 +17,12 @@ import tiny_encoders as tiny
 import torch
 from safetensors.torch import save as save_safetensors
 
+from commonart.core.data.drops import Drop
 from commonart.core.data.features import format, tensors, writer
 from commonart.core.data.features.format import Features, Meta
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import note_of
 from commonart.core.data.shards.reader import read_shard
-from commonart.core.data.stream import Drop
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 

@@ -208,7 +208,7 @@ def test_revisions(hub: HubServer) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "sentence"),
-    [({"private": True}, "is no data set of the hub"), ({"gated": True}, "is gated"), ({}, "neither")],
+    [({"private": True}, "is not a data set of the hub"), ({"gated": True}, "is gated"), ({}, "neither")],
 )
 def test_no_access_and_nothing_to_read(hub: HubServer, kind: dict[str, bool], sentence: str) -> None:
     files = {"README.md": b"x"} if not kind else {"a.parquet": catalogue(0, 3)}

@@ -15,11 +15,18 @@ from web_server import picture
 
 from commonart.cli import main
 from commonart.core.data import jsonl, stream
+from commonart.core.data.drops import PassedOver
+from commonart.core.data.record import Record
 from commonart.core.data.shards import reader
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.stages import fetch as stage
 
 BY4 = "https://creativecommons.org/licenses/by/4.0/"
+
+
+def listed(source: str, **options: Any) -> list[Record]:
+    """The records of a source, without what it passes over."""
+    return [record for record in stage.listing(source, **options) if not isinstance(record, PassedOver)]
 
 
 # --- a folder of images ----------------------------------------------------------------------------------------------
@@ -50,7 +57,8 @@ def photos(tmp_path: Path) -> Path:
 
 def test_folder(photos: Path, tmp_path: Path) -> None:
     summary = stage.run(str(photos), str(tmp_path / "raw"), quiet=True)
-    assert (summary.read, summary.written) == (4, 4)
+    # Nothing of the folder goes without a word.
+    assert (summary.read, summary.written, dict(summary.dropped)) == (6, 4, {"other_file": 1, "hidden": 1})
     by_id = {record["source_id"]: record for record in stream.read(str(tmp_path / "raw"))}
     assert list(by_id) == ["a.jpg", "a.png", "b.jpg", "deep/写真.webp"]
     assert by_id["b.jpg"]["key"] == "photos_b"
@@ -64,7 +72,7 @@ def test_folder(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_user_answers_for_a_folder_that_says_nothing(photos: Path) -> None:
-    licenses = [record["license"] for record in stage.listing(str(photos), license="CC BY 4.0")]
+    licenses = [record["license"] for record in listed(str(photos), license="CC BY 4.0")]
     assert licenses == ["CC-BY-4.0", "CC-BY-4.0", "CC-BY-2.0", "CC-BY-4.0"]
     with pytest.raises(UsageError, match="--license"):
         list(stage.listing(str(photos), license="free for all"))
@@ -74,27 +82,31 @@ def test_bad_files_in_a_folder_are_counted(photos: Path) -> None:
     (photos / "c.jpg").write_bytes(b"<html>404</html>")
     (photos / "d.jpg").write_bytes(b"")
     made, drop, _ = fetched(list(stage.listing(str(photos))))
-    assert len(made) == 4 and dict(drop.reasons) == {"not_an_image": 1, "empty": 1} and drop.failures == 2
+    assert len(made) == 4 and drop.failures == 2
+    assert dict(drop.reasons) == {"not_an_image": 1, "empty": 1, "other_file": 1, "hidden": 1}
 
 
-def test_bad_sidecar_is_named(photos: Path) -> None:
-    (photos / "b.json").write_text("{")
-    with pytest.raises(SchemaError, match=r"b\.json"):
-        list(stage.listing(str(photos)))
+@pytest.mark.parametrize("beside", ["{", "[]", '{"license": "CC0", "license": "CC BY 4.0"}', '{"title": 7}'])
+def test_an_image_with_a_bad_sidecar_is_passed_over_and_named(photos: Path, beside: str) -> None:
+    (photos / "b.json").write_text(beside)
+    made, drop, refused = fetched(list(stage.listing(str(photos))))
+    assert len(made) == 3 and drop.reasons["bad_sidecar"] == 1 and drop.failures == 1
+    (bad,) = (record for record in refused if record["reason"] == "bad_sidecar")
+    assert bad["source_id"] == "b.jpg" and ("b.json" in bad["reason_detail"] or "'title'" in bad["reason_detail"])
 
 
 def test_a_sidecar_from_windows_is_read(photos: Path) -> None:
     (photos / "b.json").write_text('{"title": "B", "author": "Ada"}\r\n', "utf-8-sig")
-    assert [record.get("author") for record in stage.listing(str(photos)) if record["title"] == "B"] == ["Ada"]
+    assert [record.get("author") for record in listed(str(photos)) if record["title"] == "B"] == ["Ada"]
 
 
 def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(photos: Path, tmp_path: Path) -> None:
     (photos / "c.jpg").symlink_to("nowhere.jpg")
     os.link(photos / "a.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
     summary = stage.run(str(photos), str(tmp_path / "raw"), rejects=str(tmp_path / "no.jsonl"), quiet=True)
-    assert (summary.written, dict(summary.dropped), summary.failures) == (4, {"unreadable": 2}, 2)
-    names = [value["source_id"] for _, value in jsonl.read_values(str(tmp_path / "no.jsonl"))]
-    assert names == ["c.jpg", "caf\\xe9.jpg"]
+    assert (summary.written, summary.dropped["unreadable"], summary.failures) == (4, 2, 2)
+    refused = [value for _, value in jsonl.read_values(str(tmp_path / "no.jsonl")) if value["reason"] == "unreadable"]
+    assert [value["source_id"] for value in refused] == ["c.jpg", "caf\\xe9.jpg"]
 
 
 def test_a_list_that_may_not_be_read_is_not_told_to_write_elsewhere(

@@ -110,7 +110,8 @@ def test_each_row_of_a_jsonl_list_is_read_by_its_own_names(tmp_path: Path) -> No
 def test_one_key_twice_in_a_list_is_dropped_whoever_makes_its_shard(tmp_path: Path, suffix: str) -> None:
     rows = [{"url": f"http://example.org/{n}.jpg", "id": f"x{n}"} for n in (1, 2, 3, 1, 4)]
     if suffix == "folder":  # of tables with keys of their own, as img2dataset leaves them
-        path = tmp_path
+        path = tmp_path / "list"
+        path.mkdir()
         for name, part in (("0.parquet", rows[:3]), ("1.parquet", rows[3:])):
             write_list(path / name, [{"url": row["url"], "key": row["id"]} for row in part])
     else:

@@ -1,0 +1,111 @@
+"""What becomes of a stage's records: samples, what is left out and why, and the counts of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from commonart.core.data.record import Record, make_key
+
+
+class Sample(NamedTuple):
+    """A record with new pixels, from a stage that makes them: the encoded image and its file extension."""
+
+    record: Record
+    data: bytes
+    ext: str
+
+
+class Problem(NamedTuple):
+    """Why a record is left out: `rule` by a rule of the stage, else because something failed."""
+
+    reason: str
+    detail: str
+    rule: bool = False
+
+
+class PassedOver(Record):
+    """A place in a listing that gives no record to work on: a file that is no image, a row that cannot be read.
+
+    It travels among the records that a source lists, in its place, so that it is counted once, in the shard that it belongs
+    to, by a run that was interrupted and by tasks that share the work as well. `fetch` drops it before anything else.
+    """
+
+    __slots__ = ("problem",)
+
+    def __init__(self, record: Record, reason: str, detail: str = "", *, rule: bool = True) -> None:
+        super().__init__(record)
+        self.problem = Problem(reason, detail, rule)
+
+    @classmethod
+    def named(cls, source: str, name: str, reason: str, detail: str = "", *, rule: bool = True) -> PassedOver:
+        """One that no record exists of: `name` (a file, a row) stands in `source_id`, and the key is made of it."""
+        record = {"key": make_key(source, name), "source": source, "source_id": name}
+        return cls(record, reason, detail, rule=rule)
+
+
+class Drop:
+    """Counts what a stage drops, by reason, and keeps it for `--rejects`."""
+
+    def __init__(self, keep: Callable[[Record], None] | None = None) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.failures = 0
+        self._keep = keep
+
+    def __call__(self, record: Record, reason: str, detail: str = "") -> None:
+        """Drop a record by rule: its licence, an opt-out, a duplicate, too small."""
+        self.reasons[reason] += 1
+        if self._keep is not None:
+            self._keep({**record, "reason": reason, **({"reason_detail": detail} if detail else {})})
+
+    def failure(self, record: Record, reason: str, detail: str = "") -> None:
+        """Drop a record because something went wrong; it counts against `--max-failures`."""
+        self.failures += 1
+        self(record, reason, detail)
+
+    def problem(self, record: Record, problem: Problem) -> None:
+        """Drop a record by rule or as a failure, as its problem says."""
+        (self if problem.rule else self.failure)(record, problem.reason, problem.detail)
+
+    def listed(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records of a listing; what its source passed over is dropped."""
+        for record in records:
+            if isinstance(record, PassedOver):
+                self.problem(record, record.problem)
+            else:
+                yield record
+
+    def samples(self, results: Iterable[tuple[Record, Sample | Problem]]) -> Iterator[Sample]:
+        """The samples among `results`; each record with a problem is dropped."""
+        for record, result in results:
+            if isinstance(result, Sample):
+                yield result
+            else:
+                self.problem(record, result)
+
+
+Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a stage did; the last line of stderr when that is no terminal."""
+
+    stage: str
+    read: int = 0
+    written: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that every stage prints: stage, in, out, dropped, seconds."""
+        return {
+            "stage": self.stage,
+            "in": self.read,
+            "out": self.written,
+            "dropped": dict(sorted(self.dropped.items())),
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,71 @@
+"""What the files beside an image say of it: `NAME.json`, and captions one a line in `NAME.txt` or `NAME.caption`.
+
+The files of a folder and the members of a tar are read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from commonart.core.data.record import Record
+from commonart.core.data.sources.attribution import caption_texts, is_personal, set_license, source_caption
+from commonart.core.data.text import decode_text, parse_json
+
+JSON_SUFFIXES = (".json",)
+TEXT_SUFFIXES = (".txt", ".caption")
+SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES)
+MAX_BYTES = 1 << 20  # of one sidecar
+CAPTION_FIELDS = ("caption", "text")
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """The fields and the captions that stand beside one image."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    captions: list[str] = field(default_factory=list)
+
+    def read(self, name: str, data: bytes) -> None:
+        """Add what the sidecar `name` holds.
+
+        Raises:
+            ValueError: it is too large, not text, or not a JSON object.
+        """
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"{name} has {len(data):,} bytes")
+        try:
+            if name.lower().endswith(JSON_SUFFIXES):
+                value = parse_json(data)
+                if not isinstance(value, dict):
+                    raise ValueError("it is not a JSON object")
+                self.add(name, value)
+            else:
+                lines = decode_text(data).replace("\r", "\n").split("\n")
+                self.captions += [line.strip() for line in lines if line.strip()]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def add(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Add the fields that `name` states. Raises ValueError where an earlier sidecar states one of them otherwise."""
+        for field_name, value in fields.items():
+            if value is not None and self.fields.setdefault(field_name, value) != value:
+                raise ValueError(f"{name} has another {field_name!r} than the sidecar before it")
+
+
+def describe(record: Record, sidecar: Sidecar, license: str, lang: str, observed_at: str) -> None:
+    """Write the fields, the licence and the captions of a sidecar into the record of its image."""
+    fields = {name: value for name, value in sidecar.fields.items() if name != "image" and not is_personal(name)}
+    raw = str(fields.pop("license_raw", "") or fields.pop("license", "") or "")
+    url = str(fields.pop("license_url", "") or "")
+    observed_at = str(fields.pop("license_observed_at", "") or observed_at)
+    texts = [(text, lang) for text in sidecar.captions]
+    for name in CAPTION_FIELDS:
+        if stated := list(caption_texts(fields.pop(name, None), lang)):
+            texts = stated
+            break
+    record |= fields
+    set_license(record, raw or ("" if url else license), url, observed_at, fields)
+    if texts and "captions" not in record:
+        record["captions"] = [source_caption(text, lang, record["source"]) for text, lang in texts]

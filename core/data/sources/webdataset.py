@@ -1,0 +1,109 @@
+"""WebDataset tars of other tools as records: headers, `.json` and texts are read, images are passed by.
+
+commonart fetch hf:owner/tars --list
+commonart fetch tars/ --list
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from commonart.core.data.drops import PassedOver
+from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
+from commonart.core.data.shards.tar import Member, headers
+from commonart.core.data.shards.tar_index import split_name
+from commonart.core.data.sources.attribution import source_caption
+from commonart.core.data.sources.sidecars import MAX_BYTES, SUFFIXES, Sidecar
+from commonart.core.data.sources.url_list import Table, find_columns, row_record
+from commonart.core.errors import CommonArtError, SchemaError
+
+
+@dataclass(slots=True)
+class TarSample:
+    """The members of one key that follow each other; `problem` says why they are not a record."""
+
+    key: str
+    sidecar: Sidecar = field(default_factory=Sidecar)
+    image: Member | None = None
+    problem: tuple[str, str] = ("", "")
+
+
+def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterator[Record]:
+    """Yield a record for each sample of a tar; those that cannot be read come as `PassedOver`.
+
+    Args:
+        raw: the tar, seekable.
+        address: where it is: `hf://...`, or a path, of which an image is `PATH#MEMBER`.
+        stem: its name without ".tar", for the ids of samples.
+        table: how the fields of a `.json` become a record.
+
+    Raises:
+        CommonArtError: the tar is damaged.
+    """
+    local = "://" not in address
+    for number, sample in enumerate(_samples(raw, table.name)):
+        name = f"{stem}/{sample.key}"
+        if sample.problem[0]:
+            yield PassedOver.named(table.source, name, *sample.problem, rule=False)
+            continue
+        fields = {name: value for name, value in sample.sidecar.fields.items() if name != "key"}
+        columns = find_columns(table, list(fields), strict=False)
+        record = row_record(fields, columns, table, number)
+        if "source_id" not in columns:
+            record["source_id"] = name
+        record["key"] = make_key(table.source, record["source_id"])
+        if sample.sidecar.captions and "captions" not in record:
+            record["captions"] = [source_caption(text, table.lang, table.source) for text in sample.sidecar.captions]
+        if sample.image is not None and local:
+            record["image"] = f"{address}#{sample.image.name}"
+        elif sample.image is not None:
+            record["image_url"] = f"{address}#{sample.image.offset}+{sample.image.size}"
+        try:
+            yield check(record, table.name, name)
+        except SchemaError as error:
+            yield PassedOver.named(table.source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+
+
+def _samples(raw: IO[bytes], name: str) -> Iterator[TarSample]:
+    """The samples of a tar, by reads of headers and sidecars alone."""
+    sample: TarSample | None = None
+    ended = set[int]()  # hashes of the keys that are complete
+    try:
+        for member in headers(raw, ended=False):
+            # bsdtar writes a Mac's attributes as `._NAME` before each NAME.
+            if not member.plain or Path(member.name).name.startswith("._"):
+                continue
+            key, extension = split_name(member.name)
+            if sample is None or key != sample.key:
+                if sample is not None:
+                    ended.add(hash(sample.key))
+                    yield sample
+                sample = TarSample(key)
+                if hash(key) in ended:
+                    sample.problem = ("unsorted_tar", "its members do not follow each other: pack with tar --sort=name")
+            if extension.lower() in IMAGE_EXTENSIONS:
+                sample.image = member
+            elif f".{extension.lower()}" in SUFFIXES:
+                _read_sidecar(raw, member, sample)
+    except tarfile.TarError as error:
+        raise CommonArtError(
+            f"{name} is a damaged tar: {error}.", "Tell its owner; other data sets can be read."
+        ) from error
+    if sample is not None:
+        yield sample
+
+
+def _read_sidecar(raw: IO[bytes], member: Member, sample: TarSample) -> None:
+    if member.size > MAX_BYTES:
+        sample.problem = ("bad_sidecar", f"{member.name} has {member.size:,} bytes")
+        return
+    raw.seek(member.offset)
+    try:
+        sample.sidecar.read(member.name, raw.read(member.size))
+    except ValueError as error:
+        sample.problem = ("bad_sidecar", str(error))
