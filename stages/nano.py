@@ -140,7 +140,8 @@ def _write_pipeline_files(folder: Path) -> None:
     }
     write_json(folder / "model_index.json", index)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].shift))
+    scheduler = scheduler_config("flow", recipes.RECIPES["nano"].flow_shift)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
 
 
 def _size(folder: Path) -> dict[str, int]:

@@ -21,7 +21,7 @@ import orjson
 from commonart.core import log
 from commonart.core.data import jsonl, stream
 from commonart.core.data.files import write_bytes, write_json
-from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards
 from commonart.core.errors import CommonArtError
 from commonart.core.output.html import Page
@@ -252,5 +252,6 @@ def _licences(folder: Path) -> Iterable[tuple[str, int]]:
 def _refused(folder: Path) -> Iterable[tuple[str, int]]:
     counts = Counter(record["reason"] for _, record in jsonl.read_values(str(folder / "refused.jsonl")))
     for tar in list_shards(folder / "shards"):
-        counts.update(read_note(tar).get("dropped", {}))
+        manifest = read_manifest(tar)
+        counts.update(manifest.dropped if manifest else {})
     return counts.most_common()

@@ -126,7 +126,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
 
     def evaluate(averaged: PixArt, step: int) -> None:
         for name, pairs in prompts.items():
-            scores = follow(averaged, vae, text, pairs, recipe.shift)
+            scores = follow(averaged, vae, text, pairs, recipe.flow_shift)
             say(f"transformer step {step} {name} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
     run = folder / "run"
@@ -141,7 +141,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
         quiet=True,
     )
     source = training_set(vae, text, 64 if short else SCENES, seed)
-    result = trainer.fit(model, source, recipe, run, options, World(torch.device("cpu")), draw=evaluate)
+    result = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=evaluate)
     assert result.checkpoint is not None
     PixArt.load(result.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)

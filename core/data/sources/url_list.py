@@ -84,7 +84,7 @@ def list_urls(
     license: str,
     lang: str,
     column_map: Mapping[str, str],
-    keys: jsonl.Keys | None = None,
+    keys: jsonl.SeenKeys | None = None,
     *,
     images: str | None = None,
     root: Path | None = None,
@@ -108,17 +108,17 @@ def list_urls(
     """
     source = (root.resolve() if root else path).name.split(".")[0] or "list"
     table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path))
-    keys = jsonl.Keys() if keys is None else keys
+    keys = jsonl.SeenKeys() if keys is None else keys
     layouts: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
     partition = partition_values(path, root) if root else {}
     is_jsonl = path.name.endswith(jsonl.SUFFIXES)
     image = _image_of(path, table) if path.suffix == ".parquet" else ""
     names_of_bytes = [*column_map.values(), *(name for names in COLUMNS.values() for name in names)]
+    first_problem: CommonArtError | None = None
     for number, row in read_rows(path, names_of_bytes):
         name = f"{path.name}:{number}"
         if isinstance(row, Problem):
-            if is_jsonl and not layouts:  # not a list, rather than a list with a bad row
-                raise SchemaError(str(path), number, "", row.detail)
+            first_problem = first_problem or SchemaError(str(path), number, "", row.detail)
             yield PassedOver.named(source, name, row.reason, row.detail, rule=False)
         elif is_jsonl and "key" in row and "source" in row:  # a record, as `--list` and every other command write it
             check(row, str(path), number)
@@ -130,7 +130,14 @@ def list_urls(
                 row = {**partition, **row}
             names = tuple(row)
             if names not in layouts:
-                found = find_columns(table, names, strict=not layouts and not image)
+                try:
+                    found = find_columns(table, names, strict=not layouts and not image)
+                except CommonArtError as error:
+                    if not is_jsonl:
+                        raise
+                    first_problem = first_problem or error
+                    yield PassedOver.named(source, name, "bad_row", error.what, rule=False)
+                    continue
                 layouts = {**layouts, names: found} if len(layouts) < MAX_LAYOUTS else {names: found}
             record = row_record(row, layouts[names], table, number)
             if image:
@@ -145,6 +152,8 @@ def list_urls(
                 yield mark_duplicate(check(record, str(path), number), keys, str(path), number)
             except SchemaError as error:
                 yield PassedOver.named(source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+    if first_problem is not None and not layouts:  # not a list, rather than a list with bad rows
+        raise first_problem
 
 
 def _image_of(path: Path, table: Table) -> str:
