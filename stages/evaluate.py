@@ -21,7 +21,6 @@ from commonart.core.data.record import captions
 from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import text_of
-from commonart.core.log import progress
 from commonart.core.metrics import image_set, paper_table
 from commonart.core.metrics import scores as scoring
 from commonart.core.metrics.image_set import ImageRef
@@ -29,8 +28,8 @@ from commonart.core.metrics.scores import MIN_IMAGES, ImageGroup
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from commonart.core.generation.generator import ImageGenerator
     from commonart.core.generation.request import GenerationConfig
+    from commonart.core.generation.session import Session
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -92,24 +91,17 @@ def run(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.generation.generator import open_generator
             from commonart.core.generation.request import GenerationConfig, ModelSpec
+            from commonart.core.generation.session import Session
 
-            engine = open_generator(
+            session = Session.open(
                 ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
             )
             config = GenerationConfig(steps=steps, guidance=guidance)
-            components = engine.components
-            image_settings = {
-                "model": components.name, "revision": components.revision, "fingerprint": components.fingerprint,
-                "objective": components.objective, "steps": steps, "guidance": guidance, "negative": "",
-                "width": engine.size, "height": engine.size,
-            }  # fmt: skip
-            settings |= image_settings
+            settings |= session.settings(config)
             groups = _prompts(reference, langs, n, split, seed, scenes)
-            folder = Path(pictures) if pictures else work
-            _generate(engine, config, groups, image_settings, seed, batch, folder, quiet)
-            del engine
+            _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
+            del session
         else:
             groups = _collect(str(generated), reference, n, split, seed)
         encoders = scoring.load_encoders(
@@ -244,36 +236,29 @@ def _scene(item: ImageRef) -> Scene | None:
 
 
 def _generate(
-    engine: ImageGenerator,
+    session: Session,
     config: GenerationConfig,
     groups: Sequence[ImageGroup],
-    image_settings: dict[str, Any],
     seed: int,
     batch: int,
     folder: Path,
     quiet: bool,
 ) -> None:
-    """Fill the groups with images in `folder`, and generate those that it does not hold with the same settings."""
-    from commonart.core.generation.request import ImageRequest
+    """Fill the groups with images in `folder`, generating those that it does not hold with the very same settings."""
+    from commonart.core.generation.outputs import PlannedImage
+    from commonart.core.generation.prompts import Prompt
 
-    missing: list[tuple[Path, dict[str, Any]]] = []
+    shared = session.settings(config)
+    images = []
     for group in groups:
         subfolder = folder / "-".join(filter(None, (group.kind.replace(" ", "-"), group.lang)))
-        try:
-            subfolder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise CommonArtError(
-                f"{subfolder} cannot be created ({problem.strerror}).", "Choose another folder."
-            ) from problem
         for number, prompt in enumerate(group.prompts):
             name = group.reference[number].name if group.paired else f"{number:05d}"
-            settings = {"prompt": prompt, "seed": image_set.seed_for(seed, f"{group.lang}/{name}"), **image_settings}
+            settings = {"prompt": prompt, "seed": image_set.seed_for(seed, f"{group.lang}/{name}"), **shared}
             path = subfolder / f"{name}.png"
+            if path.exists() and metadata.settings_of(path) not in (None, settings):
+                path.unlink()  # generated with other settings, or by a model that has been trained anew since
+            images.append(PlannedImage(Prompt(prompt, {}), settings, path))
             group.items.append(ImageRef(str(path), {}))
-            if not path.exists() or metadata.settings_of(path) != settings:
-                missing.append((path, settings))
-    requests = [ImageRequest(settings["prompt"], settings["seed"]) for _, settings in missing]
-    with progress("sample", total=len(requests), unit=" images", quiet=quiet) as tick:
-        images = engine.generate(requests, config, batch=batch, on_batch=tick)
-        for (path, settings), image in zip(missing, images, strict=True):
-            metadata.save(image, path, settings=settings, overwrite=True)
+    for _ in session.generate(images, config, batch=batch, reopen=False, quiet=quiet):
+        pass

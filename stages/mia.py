@@ -290,14 +290,21 @@ def _replication(
     quiet: bool,
 ) -> dict[str, Any]:
     """Generate images from the captions of `members` and compare them with all training images."""
-    from commonart.core.generation.request import GenerationConfig, ImageRequest
+    from commonart.core.generation.outputs import PlannedImage
+    from commonart.core.generation.prompts import Prompt
+    from commonart.core.generation.request import GenerationConfig
+    from commonart.core.generation.session import Session
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
 
-    requests = [ImageRequest(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
-    with progress("sample", total=len(requests), unit=" images", quiet=quiet) as tick:
-        config = GenerationConfig(steps=steps, guidance=guidance)
-        generated = list(engine.generate(requests, config, batch=batch, on_batch=tick))
+    session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
+    shared = session.settings(config)
+    images = []
+    for item in members:
+        caption = text_of(item.record, lang)
+        settings = {"prompt": caption, "seed": image_set.seed_for(seed, item.name), **shared}
+        images.append(PlannedImage(Prompt(caption, {}), settings, path=None))
+    generated = [image for _, image in session.generate(images, config, batch=batch, quiet=quiet) if image is not None]
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
     encoder = DualEncoder.load(judge, device=str(engine.device))
     training_features = encoder.encode_images(_image(item, engine.size) for item in train)
@@ -307,7 +314,7 @@ def _replication(
     if figure is not None:
         rows = [
             replication.FigureRow(
-                caption=requests[i].prompt,
+                caption=images[i].prompt.text,
                 source=_image(members[i], engine.size),
                 generated=generated[i],
                 to_source=float(similarities.to_source[i]),

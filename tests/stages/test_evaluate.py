@@ -10,12 +10,14 @@ import pytest
 import tiny_clip
 import tiny_encoders
 import tiny_pipeline
+import torch
 from PIL import Image
 
 from commonart.core.data.jsonl import JsonlWriter
 from commonart.core.data.record import split_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import fid, paper_table
+from commonart.core.model.transformer import PixArt
 from commonart.core.nano import scenes
 from commonart.core.nano.grammar import caption
 from commonart.core.output import metadata
@@ -84,6 +86,28 @@ def test_a_second_call_draws_only_what_is_missing(run, made):
     again = run(None, made["shards"], model=made["model"], n=3, pictures="drawn", langs=("en",), overwrite=True)
     assert again["scores"] == first["scores"]
     assert [path.stat().st_mtime_ns for path in paths[1:]] == times
+
+
+def test_images_of_a_model_that_was_trained_anew_are_not_taken_for_its_own(run, made, tmp_path):
+    model = tiny_pipeline.copy(Path(made["model"]), tmp_path / "retrained")
+    options = {"model": str(model), "scenes": 2, "langs": ("en",), "pictures": "pictures"}
+    first = run(**options)
+    before = {path: path.read_bytes() for path in sorted(Path("pictures").rglob("*.png"))}
+    transformer = PixArt.load(model / "transformer")
+    with torch.no_grad():
+        transformer.proj_out.weight.add_(0.5)
+    transformer.save(model / "transformer")
+    again = run(**options, overwrite=True)
+    assert len(before) == 4 and all(path.read_bytes() != data for path, data in before.items())
+    assert again["settings"]["fingerprint"] != first["settings"]["fingerprint"]
+    assert run(**options, overwrite=True) == again
+
+
+def test_a_file_of_somebody_else_is_not_replaced(run, made):
+    Path("pictures/unseen-en").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("pictures/unseen-en/00000.png")
+    with pytest.raises(UsageError, match="00000.png already exists"):
+        run(model=made["model"], scenes=2, langs=("en",), pictures="pictures")
 
 
 def test_scene_prompts_are_judged_by_their_pixels(run, made):
