@@ -56,7 +56,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and self.commands[cmd_name] is None:
@@ -151,7 +151,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommonArtError as error:
         from commonart.core import launch
 
-        if not launch.leave(error):  # in a process that --gpus started, the one that started it prints the error
+        if not launch.report(error):  # in a process that --gpus started, the one that started it prints the error
             _print_error(error)
         return error.code
     except typer.TyperException as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from commonart.core.data.stream import Summary
+    from commonart.core.log import Reportable
 
 MAX_SEED = 2**32 - 1
 
@@ -143,7 +143,7 @@ def stdin_is_piped() -> bool:
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
-def finish(summary: Summary, quiet: bool = False) -> None:
+def finish(summary: Reportable, quiet: bool = False) -> None:
     """Report what a stage did on stderr: a table on a terminal, one JSON line elsewhere."""
     from commonart.core import log
 

@@ -147,7 +147,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
 
     def draw(averaged: PixArt, step: int) -> None:
         for lang, some in prompts.items():
-            scores = transformer.follow(averaged, vae, text, some, shift=recipe.shift)
+            scores = transformer.follow(averaged, vae, text, some, shift=recipe.flow_shift)
             say(f"transformer step {step} {lang} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
     run = folder / "run"
@@ -162,7 +162,7 @@ def _transformer(folder: Path, seed: int, short: bool, say: Callable[[str], None
         quiet=True,
     )
     source = transformer.memory(vae, text, count, CAPTIONS, seed, BUSY)
-    done = trainer.fit(model, source, recipe, run, options, World(torch.device("cpu")), draw=draw)
+    done = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=draw)
     assert done.checkpoint is not None
     PixArt.load(done.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)
@@ -243,7 +243,9 @@ def _pipeline_files(folder: Path) -> None:
     about = {"_class_name": "PixArtSigmaPipeline", "_diffusers_version": diffusers.__version__}
     write_json(folder / "model_index.json", about | parts)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].shift))
+    write_json(
+        folder / "scheduler" / "scheduler_config.json", scheduler_config("flow", recipes.RECIPES["nano"].flow_shift)
+    )
 
 
 def _size(folder: Path) -> dict[str, int]:

@@ -198,7 +198,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
         autoencoder=partners["autoencoder"].folder,
         objective=run.get("objective", objective),
         contents=(hub.content_hash(newest.weights), *(partner.revision for partner in partners.values())),
-        shift=float(run.get("shift", shift)),
+        shift=float(run.get("flow_shift", shift)),
         text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
         max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
     )

@@ -28,7 +28,7 @@ from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.onednn import pack
-from commonart.core.model.quantize import settle
+from commonart.core.model.quantize import resolve_precision
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import lookup
@@ -101,7 +101,9 @@ class Pipeline:
         quantize = spec.quantize
         if quantize is None and not components.text_precision:
             quantize = memory.fitting(components.text_encoder, dtype, device)
-        quantize, _ = settle(components.text_precision, None if quantize == "none" else quantize, components.name)
+        quantize, _ = resolve_precision(
+            components.text_precision, None if quantize == "none" else quantize, components.name
+        )
         return cls(
             components=components,
             device=device,

@@ -49,19 +49,8 @@ class Denoiser:
 
     def noisy(self, data: Tensor, noise: Tensor, t: int) -> Tensor:
         """The latents at timestep t on the way from data to this noise."""
-        signal, deviation = self.scales(t, data.device)
-        return signal * data + deviation * noise
-
-    def scales(self, t: int, device: torch.device) -> tuple[float, float]:
-        """Factors of data and noise at timestep t."""
-        if self.objective == "flow":
-            return 1 - t / STEPS, t / STEPS
-        table = diffusion.schedule(device)
-        return float(table.signal[t]), float(table.noise[t])
-
-    def target(self, data: Tensor, noise: Tensor) -> Tensor:
-        """What a perfect prediction is."""
-        return noise - data if self.objective == "flow" else noise
+        time = torch.tensor([t / STEPS if self.objective == "flow" else t], device=data.device)
+        return diffusion.add_noise(data, noise, time, self.objective)
 
     def noise_in(self, x: Tensor, prediction: Tensor, t: int) -> Tensor:
         """The noise that a prediction at (x, t) means."""
@@ -72,8 +61,8 @@ class Denoiser:
         prediction = self.predict(x, start)
         if self.objective == "flow":
             return x + (end - start) / STEPS * prediction
-        signal, deviation = self.scales(start, x.device)
-        data = (x - deviation * prediction) / signal
+        table = diffusion.schedule(x.device)
+        data = (x - table.noise[start] * prediction) / table.signal[start]
         return self.noisy(data, prediction, end)
 
 
@@ -115,7 +104,9 @@ def even_times(count: int) -> list[int]:
 def _losses(denoiser: Denoiser, latents: Tensor, times: Sequence[int], draws: int, seed: int) -> Tensor:
     total = torch.zeros(len(latents), device=latents.device)
     for t, noise in _noises(latents, times, draws, seed):
-        error = denoiser.predict(denoiser.noisy(latents, noise, t), t) - denoiser.target(latents, noise)
+        error = denoiser.predict(denoiser.noisy(latents, noise, t), t) - diffusion.target(
+            latents, noise, denoiser.objective
+        )
         total += error.square().flatten(1).mean(1)
     return total / (len(times) * draws)
 
@@ -139,4 +130,4 @@ def _secmi(denoiser: Denoiser, latents: Tensor) -> Tensor:
 def _pia(denoiser: Denoiser, latents: Tensor) -> Tensor:
     first = denoiser.noise_in(latents, denoiser.predict(latents, 0), 0)
     second = denoiser.predict(denoiser.noisy(latents, first, PIA_TIME), PIA_TIME)
-    return (denoiser.target(latents, first) - second).pow(4).flatten(1).sum(1)
+    return (diffusion.target(latents, first, denoiser.objective) - second).pow(4).flatten(1).sum(1)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from commonart.core import log
+from commonart.core.model import layers
 from commonart.core.nano.scenes import Scene, Split, random_scene, render
 
 Log = Callable[[str], None]
@@ -132,13 +133,9 @@ def plain_attention() -> Iterator[None]:
     ) -> Tensor:
         if not torch.is_grad_enabled() or dropout_p or enable_gqa:
             return fused(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        score = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-        if is_causal:
-            ahead = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1)
-            score = score.masked_fill(ahead, -math.inf)
-        if attn_mask is not None:
-            score = score.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else score + attn_mask
-        return score.softmax(-1).to(value.dtype) @ value
+        if is_causal:  # torch refuses a mask beside it
+            attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        return layers.plain_attention(query, key, value, attn_mask, scale)
 
     F.scaled_dot_product_attention = plain
     try:

@@ -95,7 +95,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
         (["license-filter", "cut.tar"], 1, "Error: cut.tar is no whole tar: truncated header."),
         (["license-filter", "good.jsonl", "-o", "a.txt"], 2, "Error: -o a.txt is a file that is no .jsonl."),
         (["train"], 2, "Error: --stage is missing."),
-        (["train", "--stage", "1024"], 2, "Error: --stage 1024 is no training stage."),
+        (["train", "--stage", "1024"], 2, "Error: --stage 1024 is not a training stage."),
         (["train", "--stage", "nano", "--data", "nowhere/"], 1, "Error: --data nowhere/ does not exist."),
         (
             ["caption", "good.jsonl", "--model", "gpt-4"],

@@ -38,7 +38,7 @@ def run_of(folder: Path, objective: str, shift: float = 1.0) -> Path:
 
         checkpoint.save(folder / "run", step, write, {})
     said = {
-        "objective": objective, "shift": shift, "text_encoder": {"name": str(folder / "llama"), "max_tokens": 30},
+        "objective": objective, "flow_shift": shift, "text_encoder": {"name": str(folder / "llama"), "max_tokens": 30},
         "autoencoder": {"name": str(folder / "vae")},
     }  # fmt: skip
     (folder / "run" / "run.json").write_text(json.dumps(said))

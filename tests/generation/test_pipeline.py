@@ -141,7 +141,7 @@ def test_a_run_is_sampled_with_its_average(tmp_path, folder):
         tiny_pipeline.transformer(part / "ema", seed=2)
 
     checkpoint.save(run, 10, write, {})
-    said = {"objective": "flow", "shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
+    said = {"objective": "flow", "flow_shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
     (run / "run.json").write_text(json.dumps(said))
     parts = locate(ModelSpec(str(run)))
     assert parts.revision == "step-10" and parts.transformer.name == "ema"

@@ -17,12 +17,13 @@ from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
+from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, logging
-from commonart.stages.train import Trained, train
+from commonart.stages import train as stage
 
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
 TINY = {
-    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
+    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "steps": 6, "warmup": 2, "cooldown": 0,
     "resolution": SIDE * FACTOR,
 }  # fmt: skip
 UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
@@ -89,7 +90,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("data") / "shards")
 
 
-def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Trained:
+def train(name: str, **settings: Any) -> stage.Summary:
+    """`commonart train --stage NAME`, with fields of `Settings`."""
+    done = stage.run(Settings(name, **settings))
+    assert done is not None
+    return done
+
+
+def dry_run(name: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
+    """`commonart train --stage NAME --dry-run`, with fields of `Settings`."""
+    return stage.dry_run(Settings(name, **settings), calibrate)
+
+
+def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.Summary:
     settings = {"log_every": 2, "device": "cpu", "precision": "fp32", "quiet": True, **settings}
     return train("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
 
@@ -110,7 +123,7 @@ def state(run: Path) -> dict[str, Any]:
         "ema/diffusion_pytorch_model.safetensors",
     }
     loop = {k: v for k, v in found.values["loop"].items() if k != "elapsed"}
-    return {**files, "step": found.step, "loop": loop, "optimiser": found.values["optimiser"]}
+    return {**files, "step": found.step, "loop": loop, "optimizer": found.values["optimizer"]}
 
 
 def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import attacks, roc
 from commonart.core.metrics.attacks import ATTACKS, Denoiser
+from commonart.core.model import diffusion
 from commonart.core.output import metadata
 from commonart.stages.mia import mia, table, verdict
 
@@ -27,15 +28,15 @@ def memoriser(pictures: torch.Tensor, objective) -> Denoiser:
     """The ideal denoiser of a training set: the mean of its pictures, weighed by how likely each became x_t."""
 
     def predict(x: torch.Tensor, t: int) -> torch.Tensor:
-        signal, deviation = denoiser.scales(t, x.device)
-        deviation = max(deviation, 1e-3)
+        schedule = diffusion.schedule(x.device)
+        signal = 1 - t / 1000 if objective == "flow" else float(schedule.signal[t])
+        deviation = max(t / 1000 if objective == "flow" else float(schedule.noise[t]), 1e-3)
         distance = torch.cdist(x.flatten(1), signal * pictures.flatten(1)).square() / (2 * deviation**2)
         data = (torch.softmax(-distance, dim=1) @ pictures.flatten(1)).view_as(x)
         noise = (x - signal * data) / deviation
         return noise - data if objective == "flow" else noise
 
-    denoiser = Denoiser(predict, objective)
-    return denoiser
+    return Denoiser(predict, objective)
 
 
 @pytest.mark.parametrize("objective", ["eps", "flow"])
