@@ -7,16 +7,17 @@ from pathlib import Path
 import tiny_pipeline
 
 from commonart.core.generation.components import locate
+from commonart.core.generation.request import ModelSpec
 from commonart.stages.export import export
 
 
-def test_a_model_is_exported_and_its_parts_are_named(tmp_path: Path) -> None:
+def test_a_model_is_exported_and_its_components_are_named(tmp_path: Path) -> None:
     model = tiny_pipeline.pipeline(tmp_path / "tiny")
     done = export(str(model), str(tmp_path / "out"), precision="bf16")
     summary = done.as_json()
     assert (summary["stage"], summary["folder"]) == ("export", str(tmp_path / "out"))
-    assert summary["parts"] == ["transformer", "text_encoder", "vae"]
-    assert locate(str(tmp_path / "out")).objective == "flow"
+    assert summary["components"] == ["transformer", "text_encoder", "vae"]
+    assert locate(ModelSpec(str(tmp_path / "out"))).objective == "flow"
     weights = {
         part: sum(p.stat().st_size for p in (tmp_path / part / "transformer").glob("*.safetensors"))
         for part in ("tiny", "out")
