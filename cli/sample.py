@@ -115,7 +115,7 @@ def sample(
     silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
     shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}
     started = time.monotonic()
-    with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
+    with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
         emit = (lambda record: None) if silent else writer.write
         if interactive:
             count = sample_live.run(spec, config, marks, out=out or "images", seed=seed, emit=emit, **shape)

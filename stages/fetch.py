@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data import jsonl, pool, stream
+from commonart.core.data import jsonl, stream, threads
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry_failed
@@ -25,7 +25,8 @@ from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
-from commonart.core.data.shards import manifest
+from commonart.core.data.shards.chunks import SHARD_SIZE
+from commonart.core.data.shards.manifest import finished
 from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
 from commonart.core.data.sources.hub import CARD
 from commonart.core.data.sources.listing import list_source
@@ -127,7 +128,7 @@ def fetch(
         return {**record, "row": row}, got
 
     numbered = zip(count() if rows is None else rows, pairs, strict=False)
-    yield from drop.samples(pool.ordered(one, numbered, workers))
+    yield from drop.samples(threads.map_ordered(one, numbered, workers))
 
 
 def run(
@@ -138,7 +139,7 @@ def run(
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_pixels: int = MAX_PIXELS,
-    shard_size: int = stream.SHARD_SIZE,
+    shard_size: int = SHARD_SIZE,
     limit: int | None = None,
     seed: int = 0,
     size: int = 64,
@@ -180,7 +181,7 @@ def run(
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
     def needs_shard(number: int) -> bool:
-        return task.owns(number) and (overwrite or not manifest.finished(folder / f"{number:05d}.tar"))
+        return task.owns(number) and (overwrite or not finished(folder / f"{number:05d}.tar"))
 
     def needs_download(record: Record) -> bool:
         local = images is not None and in_folder(record, images) is not None

@@ -18,7 +18,7 @@ import orjson
 from commonart.core import log
 from commonart.core.data import jsonl, stream
 from commonart.core.data.files import write_bytes, write_json
-from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards
 from commonart.core.errors import CommonArtError
 from commonart.core.output.html import Page
@@ -250,6 +250,7 @@ def _refused(folder: Path) -> list[tuple[str, int]]:
     for _, record in jsonl.read_values(str(folder / "refused.jsonl")):
         counts[record["reason"]] = counts.get(record["reason"], 0) + 1
     for tar in list_shards(folder / "shards"):
-        for reason, count in read_note(tar).get("dropped", {}).items():
+        manifest = read_manifest(tar)
+        for reason, count in manifest.dropped.items() if manifest else ():
             counts[reason] = counts.get(reason, 0) + count
     return sorted(counts.items(), key=lambda item: -item[1])

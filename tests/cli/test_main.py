@@ -84,7 +84,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
     [
         (["license-filter", "nowhere/"], 1, "Error: nowhere/ does not exist."),
         (["license-filter", "empty/"], 1, "Error: empty holds no shards (*.tar)."),
-        (["license-filter", "a.txt"], 1, "Error: a.txt is no folder, no .tar and no .jsonl."),
+        (["license-filter", "a.txt"], 1, "Error: a.txt is not a folder, a .tar or a .jsonl."),
         (
             ["license-filter", "bad.jsonl"],
             1,

@@ -12,7 +12,7 @@ import tiny_encoders
 import tiny_pipeline
 from PIL import Image
 
-from commonart.core.data.jsonl import Writer
+from commonart.core.data.jsonl import JsonlWriter
 from commonart.core.data.record import split_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import fid, paper_table
@@ -110,7 +110,7 @@ def test_true_pictures_of_scenes_score_full_marks(run):
                 "scene": scenes.scene_to_json(scene),
             }
         )
-    with Writer("records.jsonl") as writer:
+    with JsonlWriter("records.jsonl") as writer:
         for record in records:
             writer.write(record)
     score = by_metric(run("records.jsonl"), "scenes")
