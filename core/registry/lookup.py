@@ -35,8 +35,11 @@ def model_names(role: str) -> list[str]:
     return [m.name for m in sorted(rows, key=lambda m: bool(m.refused or m.broken))]
 
 
-def find_model(name: str, role: str) -> Model:
+def find_model(name: str, role: str, flag: str = "--model") -> Model:
     """Find the model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
+
+    Args:
+        flag: the option that named it, for errors.
 
     Raises:
         UsageError: a name that is none of these; it says which names come closest.
@@ -51,7 +54,7 @@ def find_model(name: str, role: str) -> Model:
     plain, _, commit = name.partition("@")
     if commit and not COMMIT.fullmatch(commit):
         raise UsageError(
-            f"--model {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
+            f"{flag} {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
         )
     for row in MODELS:
         if row.role == role and plain in (row.name, row.hub) and plain:
@@ -66,7 +69,7 @@ def find_model(name: str, role: str) -> Model:
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     other = [row.role for row in MODELS if row.name == plain]
     raise UsageError(
-        f"--model {name} is {f'a {other[0]} model, ' if other else ''}not a {role} model, a folder or a hub id.",
+        f"{flag} {name} is {f'a {other[0]} model, ' if other else ''}not a {role} model, a folder or a hub id.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 
