@@ -27,8 +27,11 @@ COMMANDS = {
     "encode-text": ("encode_text", "Encode captions: last hidden states of their true length."),
     "encode-image": ("encode_image", "Encode images: mean and deviation of their latents."),
     "train": ("train", "Train the transformer, or continue an interrupted run."),
-    "sample": ("sample", "Make images from prompts, marked as synthetic."),
-    "eval": ("evaluate", "Score images, or a model that makes them first."),
+    "sample": ("sample", "Generate images from prompts, marked as synthetic."),
+    "serve": ("serve", "Serve a web page to generate images with."),
+    "inspect": ("inspect", "Print what an image's marks say."),
+    "export": ("export", "Write a model as a folder that diffusers loads without remote code."),
+    "eval": ("evaluate", "Score images, or a model that generates them first."),
     "mia": ("mia", "Test whether a model gives away its training images."),
     "models": ("models", "List the models that --model knows, and their terms."),
     "nano": ("nano", "Build the embedded models again, or measure them."),
@@ -53,7 +56,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)  # names alone, from which typer suggests "did you mean"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and self.commands[cmd_name] is None:
@@ -148,7 +151,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommonArtError as error:
         from commonart.core import launch
 
-        if not launch.leave(error):  # in a process that --gpus started, the one that started it prints the error
+        if not launch.report(error):  # in a process that --gpus started, the one that started it prints the error
             _print_error(error)
         return error.code
     except typer.TyperException as error:

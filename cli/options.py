@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from commonart.core.data.stream import Summary
+    from commonart.core.log import Reportable
 
 MAX_SEED = 2**32 - 1
 
@@ -76,6 +76,20 @@ AcceptTerms = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="A refused model whose terms you take responsibility for (repeatable)."),
 ]
+Model = Annotated[str, typer.Option(metavar="NAME", help="Name of the registry, run, exported folder or hub id.")]
+QuantizeToFit = Annotated[
+    str | None,
+    typer.Option(metavar="METHOD", help="Text encoder: quanto-int8, bnb-nf4 or none (default: what fits in memory)."),
+]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per prompt; longer ones are truncated.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the transformer: minutes once, then faster images.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Format = Annotated[str, typer.Option("--format", help="File format of images in a folder: png, jpg or webp.")]
+NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]
+Unmarked = Annotated[bool, typer.Option("--unmarked", help="No synthetic-media mark in the file.")]
+Sign = Annotated[
+    str | None, typer.Option(metavar="CHAIN,KEY", help="Certificate chain and key (PEM files) for a C2PA signature.")
+]
 
 
 def split_names(text: str) -> list[str]:
@@ -127,7 +141,7 @@ def stdin_is_piped() -> bool:
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
-def finish(summary: Summary, quiet: bool = False) -> None:
+def finish(summary: Reportable, quiet: bool = False) -> None:
     """Report what a stage did on stderr: a table on a terminal, one JSON line elsewhere."""
     from commonart.core import log
 

@@ -1,10 +1,11 @@
-"""`commonart sample`: pictures from prompts."""
+"""`commonart sample`: images from prompts."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -13,28 +14,23 @@ from commonart.cli import options
 
 
 def sample(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What to draw; - reads stdin.")
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, or - for stdin.")] = None,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="OUT", help="A picture's file, or a folder for many.")
+        str | None, typer.Option("-o", "--out", metavar="OUT", help="File for one image, or folder for many.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="commonart-beta, nano, a run's folder, an exported folder, a hub id.")
-    ] = "commonart-beta",
+    model: options.Model = "commonart-beta",
     file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="More prompts: a text file, one a line, or a .jsonl.")
+        str | None, typer.Option(metavar="FILE", help="File of prompts: text, one per line, or a .jsonl of records.")
     ] = None,
     lang: Annotated[
-        str | None, typer.Option(help="Which caption of a record is its prompt (default: its first).")
+        str | None, typer.Option(help="Which caption language to use as the prompt (default: the record's first).")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
-    negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to draw.")] = "",
-    sampler: Annotated[str, typer.Option(help="dpm++ (second order) or ddim.")] = "dpm++",
+    negative: Annotated[str, typer.Option(metavar="TEXT", help="Negative prompt.")] = "",
+    sampler: Annotated[str, typer.Option(help="Sampler: dpm++ (second order) or ddim.")] = "dpm++",
     interval: Annotated[
-        str,
-        typer.Option(metavar="LOW,HIGH", help="Guide only at these shares of the noise; elsewhere a step costs half."),
+        str, typer.Option(metavar="LOW,HIGH", help="Noise levels at which to guide; other steps cost half.")
     ] = "0,1",
     rescale: Annotated[
         float,
@@ -47,121 +43,90 @@ def sample(
         typer.Option(
             min=0,
             max=options.MAX_SEED,
-            help="Seed of each prompt's first image (default: 0; -i and the page draw a new one each time).",
+            help="Seed of each prompt's first image (default: 0; with -i, a new one each time).",
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
+        str | None, typer.Option(metavar="PIXELS", help="Image size: 512, or 640x384 (default: the model's own).")
     ] = None,
     aspect: Annotated[
-        str | None, typer.Option(metavar="W:H", help="The nearest bucket of --size's area: 3:2, 9:16.")
+        str | None, typer.Option(metavar="W:H", help="Aspect ratio at the area of --size: 3:2, 9:16.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; it changes no picture.")] = 8,
-    grid: Annotated[str | None, typer.Option(metavar="FILE", help="A labelled contact sheet of all pictures.")] = None,
-    columns: Annotated[int | None, typer.Option(min=1, help="Of the grid.")] = None,
-    ending: Annotated[str, typer.Option("--format", help="png, jpg or webp, for pictures in a folder.")] = "png",
-    text_encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another text encoder of the same width.")
-    ] = None,
-    autoencoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another autoencoder.")] = None,
-    quantize: Annotated[
-        str | None,
-        typer.Option(help="The text encoder in quanto-int8, bnb-nf4 or none (default: what fits into memory)."),
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are cut there, with a warning.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the transformer: minutes beforehand, less for each picture.")
-    ] = False,
+    n: Annotated[int, typer.Option("-n", min=1, help="Images per prompt.")] = 1,
+    batch: options.Batch = 8,
+    grid: Annotated[str | None, typer.Option(metavar="FILE", help="Labelled contact sheet of all images.")] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Columns of the contact sheet.")] = None,
+    ending: options.Format = "png",
+    text_encoder: options.TextEncoder = None,
+    autoencoder: options.Autoencoder = None,
+    quantize: options.QuantizeToFit = None,
+    max_tokens: options.MaxTokens = None,
+    compiled: options.Compile = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Leave prompt and settings out of the file.")
-    ] = False,
-    unmarked: Annotated[bool, typer.Option("--unmarked", help="Leave the synthetic-media mark out too.")] = False,
-    sign: Annotated[
-        str | None, typer.Option(metavar="CHAIN,KEY", help="Sign by C2PA with your certificate chain and key, in PEM.")
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show each picture in the terminal.")] = False,
+    no_metadata: options.NoMetadata = False,
+    unmarked: options.Unmarked = False,
+    sign: options.Sign = None,
+    show: Annotated[bool, typer.Option("--show", help="Show each image in the terminal.")] = False,
     interactive: Annotated[
-        bool, typer.Option("-i", "--interactive", help="Type prompts, see pictures, change settings; :help.")
+        bool, typer.Option("-i", "--interactive", help="Type prompts, see images, change settings; :help.")
     ] = False,
-    serve: Annotated[
-        str | None, typer.Option(metavar="[HOST:]PORT", help="A small web page, for this machine alone by default.")
-    ] = None,
-    inspect: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Print what a picture's marks say, and draw nothing.")
-    ] = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make images from prompts, marked as synthetic.
+    """Generate images from prompts, marked as synthetic.
 
     Each image carries the mark of synthetic media, its prompt, seed and settings.
 
     \b
     commonart sample "草原のシマウマ" -o out.png
     commonart sample "草原の真ん中に大きな赤い丸" --model nano --seed 1 -o out.png
-    commonart sample --file prompts.txt --model runs/512 -o pictures/ --grid grid.png
-    commonart sample --serve 8000 --model nano
+    commonart sample --file prompts.txt --model runs/512 -o images/ --grid grid.png
     """
-    how: dict[str, Any] = dict(locals())  # what is left of it below goes to all ways to draw
+    from commonart.core.data import jsonl
+    from commonart.core.data.drops import Summary
     from commonart.core.errors import UsageError
+    from commonart.core.generation.request import GenerationConfig, ModelSpec
+    from commonart.core.output import terminal
+    from commonart.core.output.metadata import MarkOptions
+    from commonart.stages import sample as stage
+    from commonart.stages import sample_live
 
-    live = interactive or serve is not None
-    if inspect is not None:
-        import json
-
-        from commonart.stages import sample as stage
-
-        if prompts or file or out or grid or live:
-            raise UsageError("--inspect draws nothing.", "Leave prompts, -o and --grid out, or leave it out.")
-        told = json.dumps(stage.inspect(inspect), indent=2, ensure_ascii=False)
-        print(told.encode("utf-8", "backslashreplace").decode())  # whatever stands in the picture
-        return
     texts = list(prompts or ())
-    if texts == ["-"] or (not texts and file is None and options.stdin_is_piped() and not live):
+    if interactive and (texts or file):
+        raise UsageError("-i asks for prompts itself.", "Leave prompts and --file out.")
+    if interactive and (grid or overwrite):
+        raise UsageError(f"{'--grid' if grid else '--overwrite'} has no effect with -i.", "Leave it out.")
+    if not interactive and (texts == ["-"] or (not texts and file is None and options.stdin_is_piped())):
         texts, file = [], file or "-"
     if "-" in texts:
         raise UsageError("- reads prompts from stdin, and stands alone.", "Leave it out, or the other prompts.")
-    if live and (texts or file or (interactive and serve is not None)):
-        raise UsageError("-i and --serve each ask for prompts themselves.", "Leave prompts and --file out.")
-    idle = {"--grid": grid, "--overwrite": overwrite, "--show": show and serve}
-    for flag in [flag for flag, value in idle.items() if live and value]:
-        raise UsageError(f"{flag} does nothing with {'-i' if interactive else '--serve'}.", "Leave it out.")
-    if not texts and file is None and not live:
-        raise UsageError("there is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
-    from commonart.core.data import jsonl
-    from commonart.core.data.drops import Summary
-    from commonart.stages import sample as stage
-    from commonart.stages import sample_live, sample_page
-
-    for name in ("prompts", "file", "show", "interactive", "serve", "inspect"):
-        del how[name]
-    batch_only = {name: how.pop(name) for name in ["out", "lang", "grid", "columns", "seed", "n", "overwrite", "quiet"]}
-    how |= {"interval": options.parse_interval("--interval", interval), "accept_terms": accept_terms or ()}
-    how["sign"] = options.parse_two("--sign", sign) if sign else None
-    see = stage.shower(show) if show or interactive else None
+    spec = ModelSpec(
+        model, text_encoder=text_encoder, autoencoder=autoencoder, accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens,
+        compiled=compiled,
+    )  # fmt: skip
+    config = GenerationConfig(
+        steps=steps, guidance=guidance, negative=negative, sampler=sampler, rescale=rescale, size=size, aspect=aspect,
+        interval=options.parse_interval("--interval", interval),
+    )  # fmt: skip
+    marks = MarkOptions(not no_metadata, not unmarked, options.parse_two("--sign", sign) if sign else None)
+    viewer = terminal.viewer(required=show) if show or interactive else None
+    silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
+    shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}
     started = time.monotonic()
-    # Among pictures on a terminal records are noise, and a grid alone has none.
-    silent = sys.stdout.isatty() if interactive else out is None
-    with jsonl.Writer("-") as writer, contextlib.redirect_stdout(sys.stderr):
-        emitted = 0
-
-        def emit(record: dict[str, Any]) -> None:
-            nonlocal emitted
-            emitted += 1
-            if not silent:
-                writer.write(record)
-
-        if serve is not None:
-            drawn = emitted = sample_page.run(serve, out=out or "pictures", seed=seed, n=n, **how)
-        elif interactive:
-            drawn = sample_live.run(out=out or "pictures", seed=seed, n=n, show=see, emit=emit, **how)
+    with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
+        emit = (lambda record: None) if silent else writer.write
+        if interactive:
+            count = sample_live.run(spec, config, marks, out=out or "images", seed=seed, emit=emit, **shape)
+            distinct = count
         else:
-            batch_only["seed"] = seed or 0  # no lot, so that the same command goes on
-            drawn = len(stage.sample(texts, file=file, show=see, emit=emit, **batch_only, **how))
-    done = Summary("sample", read=drawn, written=emitted, seconds=time.monotonic() - started)
-    options.finish(done, quiet)
+            records = stage.sample(
+                texts, spec, config, marks, out=out, file=file, lang=lang, grid=grid, columns=columns, seed=seed or 0,
+                overwrite=overwrite, quiet=quiet, emit=emit, **shape,
+            )  # fmt: skip
+            count, distinct = len(records), len({record["key"] for record in records})
+    dropped: Counter[str] = Counter(duplicate=count - distinct) if count > distinct else Counter()
+    options.finish(Summary("sample", count, distinct, dropped, seconds=time.monotonic() - started), quiet)

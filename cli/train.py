@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -87,9 +87,6 @@ def train(
         ),
     ] = 0.0,
     list_only: Annotated[bool, typer.Option("--list", help="Print the recipe table.")] = False,
-    export: Annotated[
-        str, typer.Option(metavar="MODEL", help="Write a run, checkpoint or .safetensors as a diffusers folder (-o).")
-    ] = "",
     slurm_script: Annotated[
         bool, typer.Option("--slurm-script", help="Print an sbatch script that requeues itself.")
     ] = False,
@@ -101,7 +98,6 @@ def train(
     commonart train --stage nano --data shards/ --max-seconds 150
     commonart train --stage 256-early --data shards/ --gpus 2
     srun commonart train --stage 512 --gpus 32
-    commonart train --export runs/512 -o exported/
     """
     from commonart.core import recipes
     from commonart.core.errors import UsageError
@@ -109,81 +105,57 @@ def train(
     if list_only:
         print(recipes.table())
         return
-    if export:
-        _export(export, out, text_encoder, autoencoder, precision, set_, accept_terms, quiet)
-        return
     if not stage:
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
-    settings: dict[str, Any] = {
-        "data": data,
-        "out": out,
-        "gpus": gpus,
-        "init": init,
-        "overrides": options.parse_pairs("--set", set_),
-        "text_encoder": text_encoder,
-        "autoencoder": autoencoder,
-        "quantize": quantize or "",
-        "languages": {
+    from commonart.core.settings import Settings
+
+    settings = Settings(
+        stage=stage,
+        data=data,
+        out=out,
+        gpus=gpus,
+        init=init,
+        overrides=options.parse_pairs("--set", set_),
+        text_encoder=text_encoder,
+        autoencoder=autoencoder,
+        quantize=quantize or "",
+        languages={
             name: options.parse_number("--language", value)
             for name, value in options.parse_pairs("--language", language).items()
         },
-        "max_seconds": max_seconds,
-        "checkpoint_every": checkpoint_every,
-        "sample_every": sample_every,
-        "prompts": prompt or (),
-        "clip": clip,
-        "log_every": log_every,
-        "track": track,
-        "keep": keep,
-        "workers": workers,
-        "compile": compile,
-        "checkpointing": checkpointing,
-        "fsdp": fsdp,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "accept_terms": accept_terms or (),
-        "quiet": quiet,
-    }
+        max_seconds=max_seconds,
+        checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
+        prompts=prompt or (),
+        clip=clip,
+        log_every=log_every,
+        track=track,
+        keep=keep,
+        workers=workers,
+        compile=compile,
+        checkpointing=checkpointing,
+        fsdp=fsdp,
+        seed=seed,
+        device=device,
+        precision=precision,
+        accept_terms=accept_terms or (),
+        quiet=quiet,
+    )
     if slurm_script:
-        from commonart.core import launch
+        from commonart.core import slurm
 
-        launch.check_gpus(gpus)
-        recipes.accumulation(recipes.resolve(stage, settings["overrides"]), gpus or 1)
+        settings.check()
+        recipes.accumulation(settings.recipe, gpus or 1)
         # The script runs this very command line, so that what was tried is what is queued.
-        print(launch.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
+        print(slurm.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
         return
-    from commonart.stages import train as stage_of
+    from commonart.stages import train as stage_module
 
     if dry_run:
         import orjson
 
-        print(orjson.dumps(stage_of.dry_run(stage, calibrate, **settings), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(stage_module.dry_run(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
         return
-    options.finish(stage_of.train(stage, **settings), quiet)
-
-
-def _export(
-    source: str,
-    out: str,
-    text_encoder: str,
-    autoencoder: str,
-    precision: str,
-    set_: list[str] | None,
-    accept_terms: list[str] | None,
-    quiet: bool,
-) -> None:
-    from commonart.core.errors import UsageError
-
-    if not out:
-        raise UsageError("--export needs a folder to write to.", "Add -o FOLDER.")
-    heads = options.parse_pairs("--set", set_).get("heads", "16")
-    if not str(heads).isdigit():
-        raise UsageError(f"--set heads={heads}: '{heads}' is not a whole number.", "Write it as heads=16.")
-    from commonart.stages import export as stage
-
-    done = stage.export(
-        source, out, text_encoder=text_encoder, autoencoder=autoencoder, precision=precision, heads=int(heads),
-        accept_terms=accept_terms or (),
-    )  # fmt: skip
-    options.finish(done, quiet)
+    summary = stage_module.run(settings)
+    if summary is not None:  # of processes that srun or torchrun started, the first says what was done
+        options.finish(summary, quiet)

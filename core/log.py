@@ -6,9 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
+
+
+class Reportable(Protocol):
+    """What a stage did."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the last line of stderr: at least `stage`, `in`, `out`, `dropped` and `seconds`."""
 
 
 def on_terminal() -> bool:
@@ -41,7 +48,7 @@ def progress(
         yield bar.update
 
 
-def summary(values: Any, *, quiet: bool = False) -> None:
+def summary(values: Reportable, *, quiet: bool = False) -> None:
     """What a stage did (a `core.data.drops.Summary`): a table on a terminal, else one JSON object."""
     if not on_terminal():
         say(orjson.dumps(values.as_json()).decode())

@@ -15,35 +15,44 @@ from typing import Any, get_type_hints
 
 from commonart.core.errors import UsageError
 
-OPTIMISERS = ("CAME", "AdamW8bit", "AdamW")
+OPTIMIZERS = ("CAME", "AdamW8bit", "AdamW")
 OBJECTIVES = ("eps", "flow")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One stage of training. Units: steps of the optimiser, images, pixels on a side."""
+    """One training stage. Units: steps of the optimizer, images, pixels on a side.
+
+    Defaults are what the four stages of the paper have in common. Encoders, learning rate, AdamW's epsilon: CommonArt beta, doi
+    10.51094/jxiv.936. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective, max_grad_norm,
+    caption_dropout, warmup: PixArt-Sigma's official configurations. Stated by neither, and chosen here: ema (PixArt-Sigma
+    builds none), cooldown, spike.
+    """
 
     name: str
-    before: str  # the stage whose newest checkpoint this one starts from; "" starts from nothing
-    optimiser: str
-    batch: int  # images per optimiser step over all GPUs, whatever their number
-    lr: float  # learning rate after warm-up
+    init_from: str = ""  # the stage whose newest checkpoint this one starts from; "" starts from nothing
+    optimizer: str
+    batch: int  # images per optimizer step over all GPUs, whatever their number
+    micro_batch: int  # most images that one device takes at once, fewer where its memory is less
     resolution: int
     interpolation: float  # pe_interpolation: positions are i / (n / base_size) / interpolation
-    objective: str  # eps: epsilon MSE + VB, learned sigma; flow: noise - data, logit-normal time
     steps: int
-    layers: int
-    heads: int
-    head_dim: int  # width of one head; the model's width is heads * head_dim
-    clip: float  # the gradient's norm is clipped to this
-    dropout: float  # share of captions replaced by the null embedding, for guidance
-    ema: float  # decay of the moving average of the weights; 0 keeps none
-    warmup: int  # steps of linear warm-up
-    cooldown: float  # last share of the run over which the rate falls linearly to zero; 0: constant
     weight_decay: float
-    shift: float  # resolution shift of flow time: t' = shift t / (1 + (shift - 1) t); 1 is none
-    micro: int  # most images that one device takes at once, fewer where its memory is less; accumulation is derived from it
+    text_encoder: str = "calm2-7b"  # of captions that are not encoded yet: rows of the registry
+    autoencoder: str = "sdxl-vae"
+    scorer: str = ""  # what scores the grids of --sample-every, where --clip names nothing
+    lr: float = 2e-5  # learning rate after warm-up
+    objective: str = "eps"  # eps: epsilon MSE + VB, learned sigma; flow: noise - data, logit-normal time
+    layers: int = 28
+    heads: int = 16
+    head_dim: int = 72  # width of one head; the model's width is heads * head_dim
     patch: int = 2  # latents on a side of one token
+    max_grad_norm: float = 0.01  # the gradient's norm is clipped to this
+    caption_dropout: float = 0.1  # share of captions replaced by the null embedding, for guidance
+    ema: float = 0.9999  # decay of the moving average of the weights; 0 keeps none
+    warmup: int = 1000  # steps of linear warm-up
+    cooldown: float = 0.0  # last share of the run over which the rate falls linearly to zero; 0: constant
+    flow_shift: float = 1.0  # resolution shift of flow time: t' = shift t / (1 + (shift - 1) t); 1 is none
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8  # AdamW's
@@ -55,19 +64,16 @@ class Recipe:
         return self.heads * self.head_dim
 
 
-# Sources. Optimiser, batch, lr, AdamW's epsilon and the order of the stages: CommonArt beta, doi 10.51094/jxiv.936, with the
-# learning rate 2e-5 throughout. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective,
-# interpolation, clip, dropout, warm-up: PixArt-Sigma's official configurations. Ours, stated by neither: how the paper's
-# "about 2 M steps" are split over the stages, EMA (PixArt-Sigma builds none), weight decay 0.03, micro.
-# The row nano is ours throughout. Flow against eps and the shift were measured side by side; `commonart nano build` overrides some of it.
+# Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
+# Ours: how the paper's "about 2 M steps" are split over the stages, weight_decay, micro_batch.
 # fmt: off
 _ROWS = (
-    #      name         before       optimiser    batch  lr    px   inter objective steps  layers heads dim clip  drop ema     warm  cool  decay shift micro
-    Recipe("256-early", "",          "CAME",      64,   2e-5, 256, 0.5,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.0,  1.0,  32),  # 2 x A6000 in the paper
-    Recipe("256-mid",   "256-early", "AdamW8bit", 1024, 2e-5, 256, 0.5,  "eps",  250_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 8 x L4, accumulation
-    Recipe("256-late",  "256-mid",   "AdamW8bit", 256,  2e-5, 256, 0.5,  "eps",  750_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,  32),  # 32 x L4
-    Recipe("512",       "256-late",  "AdamW8bit", 128,  2e-5, 512, 1.0,  "eps",  500_000, 28,    16,  72, 0.01, 0.1, 0.9999, 1000, 0.0,  0.03, 1.0,   8),  # 32 x L4
-    Recipe("nano",      "",          "AdamW",     64, 1.5e-3,  64, 1.0,  "flow",   5_000,  6,     3,  48, 1.0,  0.1, 0.998,   150, 0.5,  0.01, 3.0,  64),  # the embedded default
+    Recipe(name="256-early", init_from="",          optimizer="CAME",      batch=64,   micro_batch=32, resolution=256, interpolation=0.5, steps=500_000, weight_decay=0.0),   # 2 x A6000 in the paper
+    Recipe(name="256-mid",   init_from="256-early", optimizer="AdamW8bit", batch=1024, micro_batch=32, resolution=256, interpolation=0.5, steps=250_000, weight_decay=0.03),  # 8 x L4, accumulation
+    Recipe(name="256-late",  init_from="256-mid",   optimizer="AdamW8bit", batch=256,  micro_batch=32, resolution=256, interpolation=0.5, steps=750_000, weight_decay=0.03),  # 32 x L4
+    Recipe(name="512",       init_from="256-late",  optimizer="AdamW8bit", batch=128,  micro_batch=8,  resolution=512, interpolation=1.0, steps=500_000, weight_decay=0.03),  # 32 x L4
+    Recipe(name="nano",      init_from="",          optimizer="AdamW",     batch=64,   micro_batch=64, resolution=64,  interpolation=1.0, steps=5_000,   weight_decay=0.01,   # the embedded default: ours
+           lr=1.5e-3, objective="flow", flow_shift=3.0, layers=6, heads=3, head_dim=48, max_grad_norm=1.0, ema=0.998, warmup=150, cooldown=0.5, text_encoder="nano", autoencoder="nano", scorer="nano"),  # flow and its shift: measured side by side
 )
 # fmt: on
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ROWS}
@@ -75,19 +81,23 @@ STAGES = tuple(RECIPES)
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe `name` with `overrides` (field -> value, as typed or as text: "2e-5") applied and checked.
+    """Return the recipe `name` with `overrides` (field -> value, as typed or as text: "2e-5") applied and checked.
 
-    Raises UsageError for an unknown stage or field, a value of the wrong type, or one out of range.
+    Raises:
+        UsageError: an unknown stage or field, a value of the wrong type, or one out of range.
     """
     recipe = RECIPES.get(name)
     if recipe is None:
-        raise UsageError(f"--stage {name} is no training stage.", f"Use one of {', '.join(STAGES)}.")
+        raise UsageError(f"--stage {name} is not a training stage.", f"Use one of {', '.join(STAGES)}.")
     types = get_type_hints(Recipe)
+    fixed = ("name", "init_from", "text_encoder", "autoencoder", "scorer")  # these have options of their own
+    settable = [field.name for field in dataclasses.fields(Recipe) if field.name not in fixed]
     changes: dict[str, Any] = {}
     for field, value in (overrides or {}).items():
-        if field not in types or field in ("name", "before"):
-            known = ", ".join(f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "before"))
-            raise UsageError(f"--set {field}={value}: a recipe has no setting '{field}'.", f"Use one of {known}.")
+        if field not in settable:
+            raise UsageError(
+                f"--set {field}={value}: a recipe has no setting '{field}'.", f"Use one of {', '.join(settable)}."
+            )
         changes[field] = _coerce(field, value, types[field])
     recipe = dataclasses.replace(recipe, **changes)
     _check(recipe)
@@ -103,8 +113,8 @@ def _coerce(field: str, value: Any, kind: type) -> Any:
             return int(number)
         return kind(value)
     except (TypeError, ValueError, OverflowError) as error:
-        want = {int: "a whole number", float: "a number"}.get(kind, "text")
-        raise UsageError(f"--set {field}={value}: '{value}' is not {want}.", f"Write it as {field}=VALUE.") from error
+        expected = {int: "a whole number", float: "a number"}.get(kind, "text")
+        raise UsageError(f"--set {field}={value}: '{value}' is not {expected}.", f"Use {field}=VALUE.") from error
 
 
 def _check(recipe: Recipe) -> None:
@@ -112,44 +122,45 @@ def _check(recipe: Recipe) -> None:
         if not ok:
             raise UsageError(f"--set {field}={getattr(recipe, field)}: {field} must be {rule}.", "Change that value.")
 
-    need(recipe.optimiser in OPTIMISERS, "optimiser", "one of " + ", ".join(OPTIMISERS))
+    need(recipe.optimizer in OPTIMIZERS, "optimizer", "one of " + ", ".join(OPTIMIZERS))
     need(recipe.objective in OBJECTIVES, "objective", "one of " + ", ".join(OBJECTIVES))
-    for field in ("batch", "resolution", "steps", "layers", "heads", "head_dim", "micro", "patch"):
-        need(getattr(recipe, field) >= 1, field, "1 or more")
-    for field in ("lr", "interpolation", "clip", "shift", "epsilon"):
+    for field in ("batch", "resolution", "steps", "layers", "heads", "head_dim", "micro_batch", "patch"):
+        need(getattr(recipe, field) >= 1, field, "at least 1")
+    for field in ("lr", "interpolation", "max_grad_norm", "flow_shift", "epsilon"):
         need(0 < getattr(recipe, field) < float("inf"), field, "above 0")
     for field in ("ema", "beta1", "beta2"):
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
-    for field in ("dropout", "cooldown"):
+    for field in ("caption_dropout", "cooldown"):
         need(0 <= getattr(recipe, field) <= 1, field, "between 0 and 1")
     for field in ("warmup", "weight_decay", "spike"):
-        need(getattr(recipe, field) >= 0, field, "0 or more")
+        need(getattr(recipe, field) >= 0, field, "at least 0")
     need(recipe.width % 4 == 0, "head_dim", "such that heads * head_dim is a multiple of 4 (two sine axes)")
 
 
-def accumulation(recipe: Recipe, world: int) -> tuple[int, int]:
-    """(micro batch of one device, micro batches per optimiser step) for `world` devices; their product is the device's share.
+def accumulation(recipe: Recipe, world_size: int) -> tuple[int, int]:
+    """Return (micro batch of one device, gradient accumulation steps); their product is the device's share of the batch.
 
-    Raises UsageError where `world` does not divide the global batch, naming the nearest possible numbers of GPUs.
+    Raises:
+        UsageError: `world_size` does not divide the global batch; the nearest possible numbers of GPUs are named.
     """
-    if recipe.batch % world:
+    if recipe.batch % world_size:
         possible = [n for n in range(1, recipe.batch + 1) if recipe.batch % n == 0]
         below, above = (
-            max(n for n in possible if n < world or n == 1),
-            min((n for n in possible if n > world), default=0),
+            max(n for n in possible if n < world_size or n == 1),
+            min((n for n in possible if n > world_size), default=0),
         )
-        near = f"{below} or {above}" if above else f"{below}"
+        nearest = f"{below} or {above}" if above else f"{below}"
         raise UsageError(
-            f"--gpus {world} does not divide the global batch {recipe.batch} of stage {recipe.name}.",
-            f"Use {near} GPUs, or change the batch with --set batch={max(1, round(recipe.batch / world)) * world}.",
+            f"--gpus {world_size} does not divide the global batch {recipe.batch} of stage {recipe.name}.",
+            f"Use {nearest} GPUs, or change the batch with --set batch={max(1, round(recipe.batch / world_size)) * world_size}.",
         )
-    share = recipe.batch // world
-    micro = max(n for n in range(1, min(recipe.micro, share) + 1) if share % n == 0)
-    return micro, share // micro
+    share = recipe.batch // world_size
+    micro_batch = max(n for n in range(1, min(recipe.micro_batch, share) + 1) if share % n == 0)
+    return micro_batch, share // micro_batch
 
 
 def learning_rate(recipe: Recipe, progress: float, step: int) -> float:
-    """The rate of optimiser step `step` (counted from 0) when `progress` (0..1) of the run is over."""
+    """Return the rate of optimizer step `step` (counted from 0) when `progress` (0..1) of the run is over."""
     rate = recipe.lr
     if step < recipe.warmup:
         rate *= (step + 1) / recipe.warmup
@@ -159,7 +170,7 @@ def learning_rate(recipe: Recipe, progress: float, step: int) -> float:
 
 
 def table() -> str:
-    """The recipe table as aligned text, one row per stage."""
+    """Return the recipe table as aligned text, one row per stage."""
     names = [field.name for field in dataclasses.fields(Recipe)]
     rows = [names] + [[_cell(getattr(recipe, name)) for name in names] for recipe in _ROWS]
     widths = [max(len(row[i]) for row in rows) for i in range(len(names))]

@@ -17,7 +17,7 @@ from commonart.core.errors import UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
-# Optimisers whose state `--fsdp` cannot cut, and why.
+# Optimizers whose state `--fsdp` cannot cut, and why.
 UNCUT = {
     "CAME": "it keeps means of whole columns, and a process would have some of their rows",
     "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
@@ -49,7 +49,7 @@ class Settings:
     keep: int = 3
     workers: int = 2
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
-    clip: str = ""  # judge of the pictures of the grid, as `core.metrics.prompt_following` takes it; "": nano's own
+    clip: str = ""  # what scores the sample grid, as `core.metrics.prompt_following` takes it; "": the recipe's
     guidance: float = 4.5
     compile: bool = False
     checkpointing: bool = False
@@ -63,33 +63,43 @@ class Settings:
         return Path(self.out or f"runs/{self.stage}")
 
     @property
-    def before(self) -> Path:
-        """The run of the stage before."""
-        return self.run.parent / self.recipe.before
+    def text_encoder_name(self) -> str:
+        """The text encoder of captions that are not encoded yet."""
+        return self.text_encoder or self.recipe.text_encoder
+
+    @property
+    def autoencoder_name(self) -> str:
+        """The autoencoder of images that are not encoded yet."""
+        return self.autoencoder or self.recipe.autoencoder
+
+    @property
+    def previous_run(self) -> Path:
+        """The run of the stage that this one starts from."""
+        return self.run.parent / self.recipe.init_from
 
     @property
     def recipe(self) -> Recipe:
         return recipes.resolve(self.stage, self.overrides)
 
     def check(self) -> None:
-        """Raises UsageError for an unknown stage, or a value that no run can have."""
+        """Raise UsageError for an unknown stage, or a value that no run can have."""
         launch.check_gpus(self.gpus)
-        optimiser = self.recipe.optimiser  # raises for an unknown stage or a bad value
+        optimizer = self.recipe.optimizer  # raises for an unknown stage or a bad value
         for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} {getattr(self, name)} is below 0.", "Use 0 to turn it off.")
+                raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
         weights = self.languages.values()
         if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            told = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+            given = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
             raise UsageError(
-                f"--language {told}: weights are 0 or more, and one is above 0.",
-                "Name what is to be taken; a language that is not named is left out: --language ja=2 --language en=1.",
+                f"--language {given}: weights must be at least 0, and one of them above 0.",
+                "Name each language to train on, others are left out: --language ja=2 --language en=1.",
             )
         if self.clip and not self.sample_every:
-            raise UsageError(f"--clip {self.clip} has no pictures to judge.", "Add --sample-every STEPS.")
-        if self.fsdp and optimiser in UNCUT:
+            raise UsageError(f"--clip {self.clip} needs a sample grid to score.", "Add --sample-every STEPS.")
+        if self.fsdp and optimizer in UNCUT:
             raise UsageError(
-                f"--fsdp cannot cut the state of {optimiser}: {UNCUT[optimiser]}.",
-                "Leave --fsdp out, or train with --set optimiser=AdamW.",
+                f"--fsdp cannot cut the state of {optimizer}: {UNCUT[optimizer]}.",
+                "Leave --fsdp out, or train with --set optimizer=AdamW.",
             )

@@ -1,6 +1,6 @@
 """A trained model as a diffusers folder.
 
-commonart train --export runs/512 -o exported/
+commonart export runs/512 -o exported/
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class Exported:
     """What `export` wrote; `as_json` is the last line of stderr."""
 
     folder: Path
-    parts: list[str]
+    components: list[str]
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
         return {
             "stage": "export", "in": 1, "out": 1, "dropped": {}, "seconds": round(self.seconds, 3),
-            "folder": str(self.folder), "parts": self.parts,
+            "folder": str(self.folder), "components": self.components,
         }  # fmt: skip
 
 
@@ -37,13 +37,13 @@ def export(
     heads: int = 16,
     accept_terms: Sequence[str] = (),
 ) -> Exported:
-    """Writes the model `source` (see `core.generation.export.export`) to the folder `out`, `precision` auto: as it is stored."""
+    """Write the model `source` to the folder `out`, as `core.generation.export.export` says; precision auto keeps its own."""
     from commonart.core.generation import export as exporter
     from commonart.core.model.device import pick_dtype
 
     began = time.monotonic()
-    parts = exporter.export(
+    components = exporter.export(
         source, Path(out), text_encoder=text_encoder, autoencoder=autoencoder,
         dtype=None if precision == "auto" else pick_dtype(precision), heads=heads, accept_terms=accept_terms,
     )  # fmt: skip
-    return Exported(Path(out), parts, time.monotonic() - began)
+    return Exported(Path(out), components, time.monotonic() - began)

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data import jsonl, pool, stream
+from commonart.core.data import jsonl, stream, threads
 from commonart.core.data.download.client import DownloadClient, PendingDownload
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry_failed
@@ -26,7 +26,8 @@ from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
-from commonart.core.data.shards import manifest
+from commonart.core.data.shards.chunks import SHARD_SIZE
+from commonart.core.data.shards.manifest import finished
 from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
 from commonart.core.data.sources.hub import CARD
 from commonart.core.data.sources.listing import list_source
@@ -142,7 +143,7 @@ def fetch(
         return {**tried, "row": row}, got
 
     numbered = zip(count() if rows is None else rows, pairs, strict=False)
-    yield from drop.samples(pool.ordered(one, numbered, workers))
+    yield from drop.samples(threads.map_ordered(one, numbered, workers))
 
 
 def run(
@@ -153,7 +154,7 @@ def run(
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     max_pixels: int = MAX_PIXELS,
-    shard_size: int = stream.SHARD_SIZE,
+    shard_size: int = SHARD_SIZE,
     limit: int | None = None,
     seed: int = 0,
     size: int = 64,
@@ -161,6 +162,7 @@ def run(
     license: str = "",
     lang: str = "en",
     column_map: Mapping[str, str] | None = None,
+    flickr_key_file: str = "",
     **options: Any,
 ) -> Summary:
     """`listing` (when `list_only`) or `listing` and `fetch`, from SOURCE (`-`: records on stdin) to `out`.
@@ -181,6 +183,10 @@ def run(
             source, limit=limit, seed=seed, size=size, captions=captions, images=images, license=license, lang=lang,
             column_map=column_map, limits=limits,
         )  # fmt: skip
+    if flickr_key_file:
+        from commonart.core.data.sources.flickr import own_licenses
+
+        records = own_licenses(records, flickr_key_file, limits)
     if list_only:
         return stream.run(
             "fetch",
@@ -195,7 +201,7 @@ def run(
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
     def needs_shard(number: int) -> bool:
-        return task.owns(number) and (overwrite or not manifest.finished(folder / f"{number:05d}.tar"))
+        return task.owns(number) and (overwrite or not finished(folder / f"{number:05d}.tar"))
 
     def needs_download(record: Record) -> bool:
         local = images is not None and in_folder(record, images) is not None

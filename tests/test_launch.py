@@ -11,27 +11,28 @@ from collections.abc import Iterator
 import pytest
 from tiny_runs import refused
 
-from commonart.core import launch
+from commonart.core import launch, slurm
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
 
-STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_JOB_ID": "77"}  # fmt: skip
 
 
 def test_a_task_of_srun_becomes_a_rank() -> None:
     environ = {**STEP, "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
-    launch.adopt_srun(environ)
+    slurm.adopt_step(environ)
     assert {name: environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")} == {
         "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu07",
     }  # fmt: skip
     other = {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "gpu[07-08]"}
-    launch.adopt_srun(other)
-    assert other["MASTER_PORT"] == environ["MASTER_PORT"]
+    slurm.adopt_step(other)
+    assert other[slurm.PORTS] == environ[slurm.PORTS]
 
 
 def test_what_torchrun_set_stays_and_a_batch_script_is_no_task() -> None:
     for environ in ({**STEP, "WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {}):
         before = dict(environ)
-        launch.adopt_srun(environ)
+        slurm.adopt_step(environ)
         assert environ == before
     assert launch.world_size({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == 1
     assert launch.world_size(STEP) == 4 and launch.world_size({**STEP, "WORLD_SIZE": "2"}) == 2
@@ -45,11 +46,11 @@ def test_srun_must_have_started_as_many_as_were_asked_for() -> None:
 
 def test_no_host_is_refused() -> None:
     with pytest.raises(UsageError, match="names no host"):
-        launch.first_host("")
+        slurm.first_host("")
 
 
 def test_the_sbatch_file_word_by_word() -> None:
-    text = launch.sbatch_script(
+    text = slurm.sbatch_script(
         ["--stage", "512", "--data", "my shards/"], name="512", gpus=8, hours=12, partition="gpu"
     )
     assert text == GOLDEN
@@ -93,18 +94,18 @@ def test_a_script_queues_the_training_that_was_tried() -> None:
         "-o",
         "runs/a b",
     ]
-    assert "commonart train --stage 512 -o 'runs/a b' --gpus 8\n" in launch.sbatch_script(tried, name="512", gpus=8)
+    assert "commonart train --stage 512 -o 'runs/a b' --gpus 8\n" in slurm.sbatch_script(tried, name="512", gpus=8)
 
 
 SLOW_TO_SAVE = """
 import time
-from commonart.core import launch
+from commonart.core import launch, slurm
 with launch.stoppable("run") as stop:
-    stop.saves = True
+    stop.loop_saves = True
     print("ready", flush=True)
     while True:
         time.sleep(0.01)
-        print(stop.told, flush=True)
+        print(stop.exit_code, flush=True)
 """
 
 
@@ -118,7 +119,7 @@ def test_a_second_ctrl_c_ends_at_once_and_an_echo_is_no_second_one() -> None:
         while process.stdout.readline() != "130\n":
             pass
         process.send_signal(signal.SIGINT)  # the same one, passed on by a launcher
-        time.sleep(launch.SAME + 0.2)
+        time.sleep(launch.ECHO + 0.2)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1]
@@ -135,9 +136,9 @@ def terminal() -> Iterator[None]:
 
 def test_ctrl_c_that_came_when_all_was_done_still_ends_the_caller(terminal: None) -> None:
     with pytest.raises(KeyboardInterrupt), launch.stoppable("run") as stop:
-        stop.saves = True
+        stop.loop_saves = True
         signal.raise_signal(signal.SIGINT)
-        assert stop.told == 130
+        assert stop.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(KeyboardInterrupt), launch.stoppable("run"):
         signal.raise_signal(signal.SIGINT)  # nothing to save yet
@@ -157,15 +158,15 @@ CHILD = """
 import os, signal, sys
 from commonart.core import errors, launch
 rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
-assert size == "2" and os.environ["MASTER_PORT"]
+assert size == "2" and os.environ["COMMONART_STORE"]
 what = sys.argv[1]
 if what == "refused" and rank == "1":
-    launch.leave(errors.UsageError("That is wrong.", "Mend it."))
+    launch.report(errors.UsageError("That is wrong.", "Mend it."))
     sys.exit(2)
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "preempted":
-    launch.leave(errors.Preempted("Step 3 is saved.", "Again."))
+    launch.report(errors.Preempted("Step 3 is saved.", "Again."))
     sys.exit(75)
 """
 
@@ -187,13 +188,13 @@ def test_started_processes_that_end_well_and_numbers_that_disagree() -> None:
     torchrun = {"WORLD_SIZE": "4"}
     assert not launch.must_spawn(4, torchrun) and not launch.must_spawn(1, {}) and launch.must_spawn(2, {})
     refused(UsageError, 2, "--gpus 2, but torchrun started 4", "equal", lambda: launch.must_spawn(2, torchrun))
-    refused(UsageError, 2, "--gpus 0 is no number", "1 or more", lambda: launch.must_spawn(0, {}))
+    refused(UsageError, 2, "--gpus 0 must be at least 1", "1 or more", lambda: launch.must_spawn(0, {}))
 
 
 def test_the_sbatch_file_requeues_what_was_preempted() -> None:
-    text = launch.sbatch_script(["--stage", "512"], name="run", gpus=16)
+    text = slurm.sbatch_script(["--stage", "512"], name="run", gpus=16)
     assert "#SBATCH --nodes=2" in text and "#SBATCH --ntasks-per-node=8" in text
     assert "commonart train --stage 512 --gpus 16" in text and "-eq 75" in text and "scontrol requeue" in text
-    text = launch.sbatch_script([], name="run", gpus=12)
+    text = slurm.sbatch_script([], name="run", gpus=12)
     assert "#SBATCH --nodes=3" in text and "#SBATCH --ntasks-per-node=4" in text
-    assert [launch.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]
+    assert [slurm.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]

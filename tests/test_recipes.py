@@ -9,13 +9,13 @@ from commonart.core.errors import UsageError
 
 
 def test_the_stages_are_the_papers() -> None:
-    """CommonArt beta, doi 10.51094/jxiv.936: optimiser, global batch, learning rate; the chain from 256 to 512."""
+    """CommonArt beta, doi 10.51094/jxiv.936: optimizer, global batch, learning rate; the chain from 256 to 512."""
     rows = [recipes.RECIPES[name] for name in ("256-early", "256-mid", "256-late", "512")]
-    assert [row.optimiser for row in rows] == ["CAME", "AdamW8bit", "AdamW8bit", "AdamW8bit"]
+    assert [row.optimizer for row in rows] == ["CAME", "AdamW8bit", "AdamW8bit", "AdamW8bit"]
     assert [row.batch for row in rows] == [64, 1024, 256, 128]
-    assert [row.before for row in rows] == ["", "256-early", "256-mid", "256-late"]
+    assert [row.init_from for row in rows] == ["", "256-early", "256-mid", "256-late"]
     assert [(row.resolution, row.interpolation) for row in rows] == [(256, 0.5)] * 3 + [(512, 1.0)]
-    assert {(row.lr, row.epsilon, row.objective, row.clip, row.dropout) for row in rows} == {
+    assert {(row.lr, row.epsilon, row.objective, row.max_grad_norm, row.caption_dropout) for row in rows} == {
         (2e-5, 1e-8, "eps", 0.01, 0.1)
     }
     assert {(row.layers, row.width, row.warmup) for row in rows} == {(28, 1152, 1000)}
@@ -23,15 +23,15 @@ def test_the_stages_are_the_papers() -> None:
 
 
 def test_overrides_are_read_as_typed_text() -> None:
-    recipe = recipes.resolve("512", {"lr": "1e-4", "steps": "2e3", "optimiser": "AdamW", "ema": 0})
-    assert (recipe.lr, recipe.steps, recipe.optimiser, recipe.ema) == (1e-4, 2000, "AdamW", 0.0)
+    recipe = recipes.resolve("512", {"lr": "1e-4", "steps": "2e3", "optimizer": "AdamW", "ema": 0})
+    assert (recipe.lr, recipe.steps, recipe.optimizer, recipe.ema) == (1e-4, 2000, "AdamW", 0.0)
     assert recipes.RECIPES["512"].lr == 2e-5
 
 
 @pytest.mark.parametrize(
     ("stage", "overrides", "says"),
     [
-        ("513", {}, "--stage 513 is no training stage"),
+        ("513", {}, "--stage 513 is not a training stage"),
         ("512", {"lrr": 1}, "no setting 'lrr'"),
         ("512", {"name": "x"}, "no setting 'name'"),
         ("512", {"lr": "fast"}, "'fast' is not a number"),
@@ -39,10 +39,10 @@ def test_overrides_are_read_as_typed_text() -> None:
         ("512", {"steps": "inf"}, "'inf' is not a whole number"),
         ("512", {"lr": -1}, "lr must be above 0"),
         ("512", {"lr": "nan"}, "lr must be above 0"),
-        ("512", {"batch": 0}, "batch must be 1 or more"),
+        ("512", {"batch": 0}, "batch must be at least 1"),
         ("512", {"ema": 1}, "ema must be at least 0 and below 1"),
-        ("512", {"dropout": 2}, "dropout must be between 0 and 1"),
-        ("512", {"optimiser": "SGD"}, "optimiser must be one of CAME"),
+        ("512", {"caption_dropout": 2}, "caption_dropout must be between 0 and 1"),
+        ("512", {"optimizer": "SGD"}, "optimizer must be one of CAME"),
         ("512", {"objective": "v"}, "objective must be one of eps, flow"),
         ("512", {"heads": 1, "head_dim": 6}, "multiple of 4"),
     ],
@@ -62,8 +62,8 @@ def test_a_wrong_value_is_named(stage: str, overrides: dict[str, object], says: 
 )  # fmt: skip
 def test_accumulation_keeps_the_global_batch(stage: str, world: int, expected: tuple[int, int]) -> None:
     recipe = recipes.resolve(stage)
-    micro, parts = recipes.accumulation(recipe, world)
-    assert (micro, parts) == expected and micro * parts * world == recipe.batch
+    micro_batch, parts = recipes.accumulation(recipe, world)
+    assert (micro_batch, parts) == expected and micro_batch * parts * world == recipe.batch
 
 
 def test_a_number_of_gpus_that_does_not_divide_is_refused_with_the_nearest() -> None:

@@ -1,10 +1,10 @@
-"""Text-to-image pipelines of diffusers that are none of ours, so that others' models are drawn and judged alike.
+"""Text-to-image pipelines of diffusers that are not ours, so that others' models are sampled and scored alike.
 
     commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C -o out.png
     commonart sample "赤い円" --model rinna/japanese-stable-diffusion --allow-pickle -o out.png
 
-They keep their own scheduler. Noise comes from each picture's own seed, as with our models. What judges pictures
-afterwards (a safety checker) is neither downloaded nor run: whoever publishes pictures looks at them.
+They keep their own scheduler. Noise comes from each image's own seed, as with our models. What classifies images
+afterwards (a safety checker) is neither downloaded nor run: whoever publishes images looks at them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.pipeline import Job
+from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model.autoencoder import TILE_ABOVE
@@ -34,24 +34,29 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(slots=True)
 class DiffusersPipeline:
-    """Draws pictures with a pipeline of diffusers. Make one with `Foreign.open`."""
+    """Generates images with a pipeline of diffusers. Make one with `DiffusersPipeline.open`."""
 
-    parts: PipelineComponents
+    components: PipelineComponents
     device: torch.device
     dtype: torch.dtype
     size: int
     multiple: int
     cls: Any
     pipe: Any = None
-    quantize: str | None = None  # its parts stay as they are
+    quantize: str | None = None  # its components stay as they are
 
     @classmethod
-    def open(cls, parts: PipelineComponents, *, device: str = "auto", precision: str = "auto") -> DiffusersPipeline:
-        """Read the configurations; weights are loaded with the first picture.
+    def open(cls, components: PipelineComponents, spec: ModelSpec) -> DiffusersPipeline:
+        """Read the configurations; weights are loaded with the first image.
 
-        Raises CommonArtError for a pipeline that diffusers has not got, or that draws no picture from a text alone.
+        Raises:
+            UsageError: the spec sets what only our own models know.
+            CommonArtError: diffusers lacks the pipeline, or it needs more than a text.
         """
-        folder, where = parts.transformer, pick_device(device)
+        refuse_ours(
+            components, {"--quantize": spec.quantize, "--max-tokens": spec.max_tokens, "--compile": spec.compiled}
+        )
+        folder, device = components.transformer, pick_device(spec.device)
         vae = lookup.read_json(folder / "vae" / "config.json")
         net = lookup.read_json(folder / "unet" / "config.json") or lookup.read_json(
             folder / "transformer" / "config.json"
@@ -59,63 +64,65 @@ class DiffusersPipeline:
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
         side = net.get("sample_size") or 64
         return cls(
-            parts=parts,
-            device=where,
-            dtype=pick_dtype(precision, where),
+            components=components,
+            device=device,
+            dtype=pick_dtype(spec.precision, device),
             size=(side if isinstance(side, int) else max(side)) * factor,
             multiple=factor * int(net.get("patch_size") or 1),
-            cls=_class(parts),
+            cls=_class(components),
         )
 
-    def draw(
+    def generate(
         self,
-        jobs: Sequence[Job],
+        requests: Sequence[ImageRequest],
+        config: GenerationConfig = DEFAULT_CONFIG,
         *,
-        size: tuple[int, int] | None = None,
-        steps: int = 20,
-        guidance: float = 4.5,
         batch: int = 8,
-        sampler: str = "dpm++",
-        interval: tuple[float, float] = (0.0, 1.0),
-        rescale: float = 0.0,
-        tick: Callable[[int], Any] = lambda n: None,
-        step: Callable[[int], Any] = lambda number: None,
-    ) -> Iterator[tuple[int, Image.Image]]:
-        """As `Pipeline.draw`; raises UsageError for what only our own sampler does."""
-        refuse_ours(self.parts, {"--sampler": sampler != "dpm++", "--interval": interval != (0.0, 1.0)})
+        on_batch: Callable[[int], Any] = lambda count: None,
+        on_step: Callable[[int], Any] = lambda number: None,
+    ) -> Iterator[Image.Image]:
+        """Yield the images, as `core.generation.generator.ImageGenerator` says.
+
+        Raises:
+            UsageError: the config sets what only our own sampler does.
+        """
+        refuse_ours(
+            self.components, {"--sampler": config.sampler != "dpm++", "--interval": config.interval != (0.0, 1.0)}
+        )
         known = inspect.signature(self.cls.__call__).parameters
-        if rescale and "guidance_rescale" not in known:
-            raise UsageError(f"--rescale is unknown to a {self.parts.pipeline}.", "Leave it out.")
-        width, height = size or (self.size, self.size)
+        if config.rescale and "guidance_rescale" not in known:
+            raise UsageError(f"A {self.components.pipeline} does not support --rescale.", "Leave it out.")
+        width, height = pixels(config.size, self.size, self.multiple, config.aspect)
         pipe = self.loaded()
         if max(width, height) > TILE_ABOVE:
             with suppress(AttributeError):  # an autoencoder of another kind has no tiles
                 pipe.vae.enable_tiling()
-        for start in range(0, len(jobs), batch):
-            part = jobs[start : start + batch]
-            self._warn_of_cuts([job.prompt for job in part])
-            more: dict[str, Any] = {"guidance_rescale": rescale} if rescale else {}
+        for start in range(0, len(requests), batch):
+            part = requests[start : start + batch]
+            prompts = [request.prompt for request in part]
+            self._warn_of_cuts(prompts)
+            more: dict[str, Any] = {"guidance_rescale": config.rescale} if config.rescale else {}
             if "callback_on_step_end" in known:
-                more["callback_on_step_end"] = lambda pipe, number, time, values: (step(number), values)[1]
+                more["callback_on_step_end"] = lambda pipe, number, time, values: (on_step(number), values)[1]
             if "negative_prompt" in known:
-                more["negative_prompt"] = [job.negative for job in part]
+                more["negative_prompt"] = [config.negative] * len(part)
             images = pipe(
-                prompt=[job.prompt for job in part],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                prompt=prompts,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
                 width=width,
                 height=height,
-                generator=[torch.Generator("cpu").manual_seed(job.seed) for job in part],
+                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in part],
                 **more,
             ).images
-            tick(len(part))
-            yield from enumerate((image.convert("RGB") for image in images), start)
+            on_batch(len(part))
+            yield from (image.convert("RGB") for image in images)
 
     def loaded(self) -> Any:
-        """The pipeline on its device; part by part where it does not fit there as a whole."""
+        """Return the pipeline on its device; component by component where it does not fit there as a whole."""
         if self.pipe is not None:
             return self.pipe
-        folder = self.parts.transformer
+        folder = self.components.transformer
         taken = inspect.signature(self.cls.__init__).parameters
         left_out: dict[str, Any] = {name: None for name in LEFT_OUT if name in taken}
         if "requires_safety_checker" in taken:
@@ -127,7 +134,7 @@ class DiffusersPipeline:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CommonArtError(
-                f"The {self.parts.pipeline} in {folder} cannot be loaded: {reason}.",
+                f"The {self.components.pipeline} in {folder} cannot be loaded: {reason}.",
                 "It must be complete, in safetensors; download it again.",
             ) from error
         self.pipe.set_progress_bar_config(disable=True)
@@ -155,28 +162,37 @@ class DiffusersPipeline:
                 warn(f"a prompt of {len(prompt):,} characters was cut at {limit} tokens; kept: …{kept[-60:]}")
 
 
-def _class(parts: PipelineComponents) -> Any:
+def _class(components: PipelineComponents) -> Any:
     import diffusers
 
-    found = getattr(diffusers, ALIASES.get(parts.pipeline, parts.pipeline), None)
-    if found is None:
+    pipeline = getattr(diffusers, ALIASES.get(components.pipeline, components.pipeline), None)
+    if pipeline is None:
         raise CommonArtError(
-            f"{parts.name} is a {parts.pipeline}, which diffusers {diffusers.__version__} has not got.",
+            f"{components.name} is a {components.pipeline}, which diffusers {diffusers.__version__} does not have.",
             "Code from a repository is not run; name another model.",
         )
-    asked = inspect.signature(found.__call__).parameters
-    given = ("self", "prompt")
-    needed = [n for n, p in asked.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]
-    if "prompt" not in asked or needed or "num_frames" in asked or {"image", "audio_length_in_s"} & set(asked):
+    parameters = inspect.signature(pipeline.__call__).parameters
+    supplied = ("self", "prompt")
+    needed = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in supplied
+    ]
+    if (
+        "prompt" not in parameters
+        or needed
+        or "num_frames" in parameters
+        or {"image", "audio_length_in_s"} & set(parameters)
+    ):
         raise CommonArtError(
-            f"{parts.name} is a {parts.pipeline}, which does not draw a picture from a text alone.",
+            f"{components.name} is a {components.pipeline}, which needs more than a text to make an image.",
             "Name a text-to-image model.",
         )
-    return found
+    return pipeline
 
 
-def refuse_ours(parts: PipelineComponents, given: Mapping[str, object]) -> None:
-    """Raise UsageError for the first flag that is given although only our own models know it."""
-    for flag, value in given.items():
+def refuse_ours(components: PipelineComponents, options: Mapping[str, object]) -> None:
+    """Raise UsageError for the first option that is set although only our own models know it."""
+    for flag, value in options.items():
         if value:
-            raise UsageError(f"{flag} is for our own models; {parts.name} is a {parts.pipeline}.", "Leave it out.")
+            raise UsageError(
+                f"{flag} is for our own models; {components.name} is a {components.pipeline}.", "Leave it out."
+            )

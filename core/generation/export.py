@@ -1,11 +1,11 @@
 """A model as a diffusers folder, which `PixArtSigmaPipeline.from_pretrained` loads without remote code.
 
-    commonart train --export runs/512 -o exported/
-    commonart train --export runs/512/checkpoints/step-0010000 -o exported/     # any checkpoint
-    commonart train --export commonart-beta -o exported/                        # the old class made new
+    commonart export runs/512 -o exported/
+    commonart export runs/512/checkpoints/step-0010000 -o exported/     # any checkpoint
+    commonart export commonart-beta -o exported/                        # the old class made new
 
-The weights are those that `commonart sample` draws with: the moving average where there is one. A transformer whose text
-encoder or autoencoder nobody names is exported alone.
+The weights are those that `commonart sample` uses: the moving average where there is one. A transformer whose text encoder
+or autoencoder nobody names is exported alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import PipelineComponents, locate
+from commonart.core.generation.request import ModelSpec
 from commonart.core.model import pixart_checkpoint, sampler
 from commonart.core.model.diffusion import objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS
@@ -33,7 +34,7 @@ from commonart.core.training import checkpoint
 USAGE = """\
 # A text-to-image transformer, exported by commonart
 
-Trained as {name}, {revision}, objective {objective}. `commonart sample --model THIS_FOLDER` draws with it; so does diffusers:
+Trained as {name}, {revision}, objective {objective}. `commonart sample --model THIS_FOLDER` runs it; so does diffusers:
 
 ```python
 from diffusers import PixArtSigmaPipeline
@@ -57,37 +58,42 @@ def export(
     heads: int = 16,
     accept_terms: Sequence[str] = (),
 ) -> list[str]:
-    """Writes the model `source` to the folder `out`, which must be new or empty. The names of the parts that are in it.
+    """Write the model `source` to the folder `out`; return the names of the components that are in it.
 
     Args:
         source: a run, one of its checkpoints, a name of the registry, a hub id, a folder, or a .safetensors file with
             the names of PixArt's own repository.
+        out: must be new or empty.
         text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
         dtype: of the transformer; None keeps what is stored.
-        heads: of a transformer in a .safetensors file, which does not say it.
+        heads: attention heads of a transformer in a .safetensors file, which does not say it.
 
     Raises:
-        UsageError: `out` holds something already.
+        UsageError: `out` is not empty.
         CommonArtError: no such model, weights of another architecture, a full disk.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"-o {out} exists and is not empty.", "Name a new folder.")
+        raise UsageError(f"-o {out} already exists and is not empty.", "Name a new folder.")
     names = {"text-encoder": text_encoder, "autoencoder": autoencoder}
     if source.endswith(".safetensors"):
-        model, parts = _of_file(Path(source), heads), None
+        model, components = _of_file(Path(source), heads), None
         folders = {role: _resolve(name, role, accept_terms) for role, name in names.items() if name}
     else:
-        parts = _locate(source, names, accept_terms)
-        folders = {"text-encoder": parts.text_encoder, "autoencoder": parts.autoencoder} if parts else {}
-        model = PixArt.load(parts.transformer if parts else component_dir(Path(source), "transformer"))
-    objective = parts.objective if parts else objective_of(model.config.in_channels, model.config.out_channels)
-    scheduler = sampler.scheduler_config(objective, parts.shift if parts else 1.0)
+        components = _locate(source, names, accept_terms)
+        folders = {}
+        if components:
+            folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
+        model = PixArt.load(components.transformer if components else component_dir(Path(source), "transformer"))
+    objective = (
+        components.objective if components else objective_of(model.config.in_channels, model.config.out_channels)
+    )
+    scheduler = sampler.scheduler_config(objective, components.shift if components else 1.0)
     index: dict[str, Any] = {
         "_class_name": "PixArtSigmaPipeline",
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "transformer": ["diffusers", "PixArtTransformer2DModel"],
     }
-    tokens = parts.max_tokens if parts else MAX_TOKENS
+    tokens = components.max_tokens if components else MAX_TOKENS
     home = out.with_name(f".{out.name}.part")
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -101,10 +107,14 @@ def export(
             _copy_autoencoder(folders["autoencoder"], home / "vae")
         if len(folders) == 2:  # without them it is a transformer, not a pipeline
             write_json(home / "model_index.json", index)
-            about = {"name": parts.name if parts else source, "revision": parts.revision if parts else "as given"}
-            write_bytes(
-                home / "README.md", USAGE.format(**about, objective=objective, null=null, tokens=tokens).encode()
+            usage = USAGE.format(
+                name=components.name if components else source,
+                revision=components.revision if components else "as given",
+                objective=objective,
+                null=null,
+                tokens=tokens,
             )
+            write_bytes(home / "README.md", usage.encode())
         if out.exists():
             out.rmdir()
         os.rename(home, out)
@@ -114,22 +124,19 @@ def export(
 
 
 def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> PipelineComponents | None:
-    """Where the parts lie; None of a bare transformer that is to stay alone."""
+    """Find the components; None for a bare transformer that is to stay alone."""
     folder = Path(source)
-    chosen: dict[str, Any] = {
-        "text_encoder": names["text-encoder"] or None,
-        "autoencoder": names["autoencoder"] or None,
-    }
+    spec = ModelSpec(source, names["text-encoder"] or None, names["autoencoder"] or None, accept_terms)
     if folder.parent.name == "checkpoints" and (folder / checkpoint.STATE).is_file():
-        found = checkpoint.read(folder)
-        parts = locate(str(folder.parent.parent), **chosen, accept_terms=accept_terms)
-        return dataclasses.replace(parts, transformer=found.weights, revision=f"step-{found.step}")
+        chosen = checkpoint.read(folder)
+        components = locate(dataclasses.replace(spec, model=str(folder.parent.parent)))
+        return dataclasses.replace(components, transformer=chosen.weights, revision=f"step-{chosen.step}")
     bare = (component_dir(folder, "transformer") / "config.json").is_file() and not (
         folder / "model_index.json"
     ).is_file()
     if bare and not all(names.values()):
         return None
-    return locate(source, **chosen, accept_terms=accept_terms)
+    return locate(spec)
 
 
 def _of_file(file: Path, heads: int) -> PixArt:
@@ -149,15 +156,16 @@ def _of_file(file: Path, heads: int) -> PixArt:
 
 
 def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
-    row = find_model(name, role)
-    check_terms(row, accept_terms)
+    row = find_model(name, role, f"--{role}")
+    check_terms(row, accept_terms, f"--{role}")
     return hub.resolve_model(row).folder
 
 
 def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
-    """Text encoder, and tokenizer with the length of texts; their entries in model_index.json, and the text of the null token.
+    """Copy the text encoder, and the tokenizer with the length of texts.
 
-    The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
+    Returns their entries in model_index.json, and the text of the null token. The class is the model without its output
+    head: its first output is the last hidden state, which diffusers takes.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
@@ -180,7 +188,7 @@ def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[s
 
 
 def _copy_autoencoder(folder: Path, to: Path) -> None:
-    """The autoencoder, its shift of the latents folded into it: diffusers' pipeline for PixArt knows a scale alone."""
+    """Copy the autoencoder, its shift of the latents folded in: diffusers' pipeline for PixArt knows a scale alone."""
     from commonart.core.model.autoencoder import Autoencoder
 
     vae = Autoencoder.load(folder, device="cpu")
@@ -202,7 +210,7 @@ def _copy_autoencoder(folder: Path, to: Path) -> None:
 
 
 def _copy(folder: Path, to: Path, skip: str = "\0") -> None:
-    """The weights and JSON files of `folder`; links of the hub's cache become files."""
+    """Copy the weights and JSON files of `folder`; links of the hub's cache become files."""
     to.mkdir(parents=True)
     for path in sorted(folder.iterdir()):
         if (

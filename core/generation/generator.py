@@ -1,4 +1,4 @@
-"""What `commonart sample` and `commonart eval` ask of a model, whoever wrote its pipeline.
+"""What generates images, whichever pipeline the model has.
 
 commonart sample "a red circle" --model nano                             # ours: core/generation/pipeline.py
 commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffusers': core/generation/diffusers_pipeline.py
@@ -6,26 +6,56 @@ commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C   # diffu
 
 from __future__ import annotations
 
-from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.diffusers_pipeline import DiffusersPipeline, refuse_ours
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from commonart.core.generation.components import PipelineComponents, locate
+from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
 from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec
 
-ImageGenerator = Pipeline | DiffusersPipeline  # both draw jobs as `Pipeline.draw` says
+
+class ImageGenerator(Protocol):
+    """A model that is open; weights are loaded when they are needed.
+
+    Attributes:
+        quantize: the method by which the text encoder is quantized, None or "none" where it is not.
+        size: pixels on a side that the model was trained for.
+        multiple: pixels; an image's sides must be multiples of it.
+    """
+
+    components: PipelineComponents
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str | None
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def multiple(self) -> int: ...
+
+    def generate(
+        self,
+        requests: Sequence[ImageRequest],
+        config: GenerationConfig = DEFAULT_CONFIG,
+        *,
+        batch: int = 8,
+        on_batch: Callable[[int], Any] = lambda count: None,
+        on_step: Callable[[int], Any] = lambda number: None,
+    ) -> Iterator[Image.Image]:
+        """Yield the image of each request, in order, each batch as soon as it is finished.
+
+        Args:
+            on_batch: called with the number of images after each batch of the transformer.
+            on_step: called with the number of each step, from 0, of each batch; what it raises stops the generation.
+        """
 
 
-def open_generator(
-    parts: PipelineComponents,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    quantize: str | None = None,
-    max_tokens: int | None = None,
-    compiled: bool = False,
-) -> ImageGenerator:
-    """The engine that draws with `parts`; weights are loaded when they are needed. Raises as `Pipeline.open` does."""
-    if parts.pipeline:
-        refuse_ours(parts, {"--quantize": quantize, "--max-tokens": max_tokens, "--compile": compiled})
-        return DiffusersPipeline.open(parts, device=device, precision=precision)
-    return Pipeline.open(
-        parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
-    )
+def open_generator(spec: ModelSpec) -> ImageGenerator:
+    """Find and open a model. Raises as `locate`, `Pipeline.open` and `DiffusersPipeline.open` do."""
+    components = locate(spec)
+    return (DiffusersPipeline if components.pipeline else Pipeline).open(components, spec)

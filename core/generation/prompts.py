@@ -1,9 +1,9 @@
 """Prompts: from the command line, from a text file, or from records.
 
-    commonart sample --file prompts.txt --model nano -o pictures/
-    head -100 captions.jsonl | commonart sample --file - --lang ja --model nano -o pictures/
+    commonart sample --file prompts.txt --model nano -o images/
+    head -100 captions.jsonl | commonart sample --file - --lang ja --model nano -o images/
 
-A text file holds one a line. A record's is its `prompt`, else its first caption.
+A text file holds one per line. A record's is its `prompt`, else its first caption.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.record import captions, check
-from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text to draw, and the record that it came from ({} for plain text)."""
+    """A text, and the record that it came from ({} for plain text)."""
 
     text: str
     record: Mapping[str, Any]
 
 
-def given(prompts: Iterable[str | Mapping[str, Any]], lang: str | None = None) -> Iterator[Prompt]:
-    """Prompts as a caller gives them: texts or records.
+def from_values(prompts: Iterable[str | Mapping[str, Any]], lang: str | None = None) -> Iterator[Prompt]:
+    """Yield the prompts that a caller gives as texts or records.
 
     Raises:
         UsageError: one is empty, or a record has no prompt.
@@ -42,17 +41,17 @@ def given(prompts: Iterable[str | Mapping[str, Any]], lang: str | None = None) -
         text = prompt if isinstance(prompt, str) else text_of(prompt, lang)
         if not text.strip():
             name = f"record '{record['key']}'" if "key" in record else f"prompt {number}"
-            raise UsageError(f"{name} is empty.", "Say what the picture should show.")
+            raise UsageError(f"{name} is empty.", "Describe the image.")
         yield Prompt(text, record)
 
 
 def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
-    """The prompts of a file: `.jsonl[.gz|.zst]`, any other text file, or `-` for either on stdin.
+    """Yield the prompts of a file: `.jsonl[.gz|.zst]`, any other text file, or `-` for either on stdin.
 
-    Blank lines of a text file are passed over.
+    Blank lines of a text file are skipped.
 
     Raises:
-        CommonArtError: the file cannot be read, or is no UTF-8 text.
+        CommonArtError: the file cannot be read, or is not UTF-8 text.
         SchemaError: a record without a prompt, or one that breaks the schema.
     """
     if path.endswith(jsonl.SUFFIXES):
@@ -68,29 +67,24 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
                     try:
                         value = orjson.loads(text)
                     except orjson.JSONDecodeError as error:
-                        raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+                        raise SchemaError(name, line, "", f"is not valid JSON ({error})") from None
                     yield _of_value(value, name, line, lang)
                 elif text:
                     yield Prompt(text, {})
     except UnicodeDecodeError as error:
         raise CommonArtError(
-            f"{name}:{line}: this is no UTF-8 text ({error.reason}).", "Save the file as UTF-8."
+            f"{name}:{line}: the file is not UTF-8 text ({error.reason}).", "Save the file as UTF-8."
         ) from None
     except OSError as error:
         raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
 
 
-def lang_of(text: str) -> str:
-    """ "ja" of a text with kana or kanji, else "en"."""
-    return "ja" if language_of(text, "en") in ("ja", "zh") else "en"
-
-
 def text_of(record: Mapping[str, Any], lang: str | None = None) -> str:
-    """A record's `prompt`, else its first caption (in `lang`); "" when it has none."""
+    """Return a record's `prompt`, else its first caption (in `lang`); "" when it has none."""
     if isinstance(record.get("prompt"), str):
         return str(record["prompt"])
-    found = captions(dict(record), lang)
-    return str(found[0]["text"]) if found else ""
+    texts = captions(dict(record), lang)
+    return str(texts[0]["text"]) if texts else ""
 
 
 def _of_value(value: Any, name: str, line: int, lang: str | None) -> Prompt:
@@ -100,6 +94,6 @@ def _of_value(value: Any, name: str, line: int, lang: str | None) -> Prompt:
         raise SchemaError(name, line, "", "must be an object with a 'prompt'")
     text = text_of(value, lang)
     if not text.strip():
-        wanted = f"no caption in '{lang}'" if lang else "neither a 'prompt' nor a caption"
-        raise SchemaError(name, line, "", f"has {wanted}")
+        missing = f"no caption in '{lang}'" if lang else "neither a 'prompt' nor a caption"
+        raise SchemaError(name, line, "", f"has {missing}")
     return Prompt(text, value)

@@ -1,8 +1,8 @@
-"""A model that stays open and draws what it is asked for, into files: `commonart sample`, its loop and its page.
+"""A model that stays open and writes the images that it is asked for: `commonart sample`, its prompt and `commonart serve`.
 
-studio = Studio.open("nano")
-pictures = plan([Prompt("a red circle", {})], studio.shared(GenerationConfig()), seed=1, n=1, out="pictures", ending="png")
-list(studio.draw(pictures, GenerationConfig()))
+session = Session.open(ModelSpec("nano"))
+images = plan([Prompt("a red circle", {})], session.settings(config), seed=1, n=1, out="images", ending="png")
+list(session.generate(images, config))
 """
 
 from __future__ import annotations
@@ -16,172 +16,148 @@ import torch
 from PIL import Image
 
 from commonart.core.errors import CommonArtError
-from commonart.core.generation.components import locate
 from commonart.core.generation.generator import ImageGenerator, open_generator
-from commonart.core.generation.pipeline import Job
-from commonart.core.generation.request import GenerationConfig, Picture, already_drawn, is_there, pixels
+from commonart.core.generation.outputs import PlannedImage, find_finished, is_finished
+from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
-from commonart.core.output import c2pa
-from commonart.core.output import metadata as provenance
+from commonart.core.output import c2pa, metadata
+from commonart.core.output.metadata import DEFAULT_MARKS, MarkOptions
 
 
 @dataclass(slots=True)
 class Session:
-    """A model, open. Make one with `Studio.open`; weights are loaded with the first picture.
+    """A model, open. Make one with `Session.open`; weights are loaded with the first image.
 
     Attributes:
-        metadata, marked: what is written into each file: the settings, the mark of synthetic media.
-        sign: files of a certificate chain and its key, for C2PA.
-        chosen: what was named beside the model and changes its pictures; it stands in their settings.
-        drawn: pictures that were drawn since it was opened (not those that were found in their files).
+        chosen: what was named beside the model and changes its images; it stands in their settings.
+        generated: images that were generated since it was opened (not those that were found in their files).
     """
 
-    engine: ImageGenerator
-    metadata: bool = True
-    marked: bool = True
-    sign: tuple[str, str] | None = None
+    generator: ImageGenerator
+    marks: MarkOptions = DEFAULT_MARKS
     chosen: dict[str, Any] = field(default_factory=dict)
-    drawn: int = 0
+    generated: int = 0
 
     @classmethod
-    def open(
-        cls,
-        model: str,
-        *,
-        text_encoder: str | None = None,
-        autoencoder: str | None = None,
-        accept_terms: Sequence[str] = (),
-        allow_pickle: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-        quantize: str | None = None,
-        max_tokens: int | None = None,
-        compiled: bool = False,
-        no_metadata: bool = False,
-        unmarked: bool = False,
-        sign: tuple[str, str] | None = None,
-    ) -> Session:
-        """Find and open a model; arguments as `locate` and `open_generator` take them, errors as they raise them."""
-        if sign is not None:
-            c2pa.check(*sign)
-        parts = locate(
-            model,
-            text_encoder=text_encoder,
-            autoencoder=autoencoder,
-            accept_terms=accept_terms,
-            allow_pickle=allow_pickle,
-        )
-        engine = open_generator(
-            parts, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens, compiled=compiled
-        )
-        beside = {"text_encoder": text_encoder, "autoencoder": autoencoder, "max_tokens": max_tokens}
+    def open(cls, spec: ModelSpec, marks: MarkOptions = DEFAULT_MARKS) -> Session:
+        """Find and open a model. Raises as `open_generator` and `core.output.c2pa.check` do."""
+        if marks.sign is not None:
+            c2pa.check(*marks.sign)
+        beside = {name: getattr(spec, name) for name in ("text_encoder", "autoencoder", "max_tokens")}
         chosen = {name: value for name, value in beside.items() if value is not None}
-        return cls(engine, not no_metadata, not unmarked, sign, chosen)
+        return cls(open_generator(spec), marks, chosen)
 
-    def shared(self, how: GenerationConfig) -> dict[str, Any]:
-        """The settings that all pictures of one call have in common. Raises UsageError for sizes and samplers."""
-        sampler.order_of(how.sampler)
-        width, height = pixels(how.size, self.engine.size, self.engine.multiple, how.aspect)
-        parts = self.engine.parts
-        kind = {"pipeline": parts.pipeline} if parts.pipeline else {"objective": parts.objective}
-        arithmetic = {"precision": dtype_name(self.engine.dtype)}
-        if self.engine.quantize not in (None, "none"):
-            arithmetic["quantize"] = str(self.engine.quantize)
+    def settings(self, config: GenerationConfig) -> dict[str, Any]:
+        """Return the settings that all images of one call have in common. Raises UsageError for sizes and samplers."""
+        sampler.order_of(config.sampler)
+        width, height = pixels(config.size, self.generator.size, self.generator.multiple, config.aspect)
+        components = self.generator.components
+        kind = {"pipeline": components.pipeline} if components.pipeline else {"objective": components.objective}
+        arithmetic = {"precision": dtype_name(self.generator.dtype)}
+        if self.generator.quantize not in (None, "none"):
+            arithmetic["quantize"] = str(self.generator.quantize)
         return {
-            "model": parts.name, "revision": parts.revision, **kind, **self.chosen, **arithmetic, **how.said(),
-            "width": width, "height": height,
+            "model": components.name, "revision": components.revision, "fingerprint": components.fingerprint, **kind,
+            **self.chosen, **arithmetic, **config.as_settings(), "width": width, "height": height,
         }  # fmt: skip
 
-    def draw(
+    def generate(
         self,
-        pictures: Sequence[Picture],
-        how: GenerationConfig,
+        images: Sequence[PlannedImage],
+        config: GenerationConfig,
         *,
         batch: int = 8,
         overwrite: bool = False,
-        images: bool = True,
+        reopen: bool = True,
         quiet: bool = True,
-        step: Callable[[int], Any] = lambda number: None,
-    ) -> Iterator[tuple[Picture, Image.Image | None]]:
-        """Yield every picture that `plan` made of `shared(how)`, in order, as soon as its file is written.
+        on_step: Callable[[int], Any] = lambda number: None,
+    ) -> Iterator[tuple[PlannedImage, Image.Image | None]]:
+        """Yield every image that `plan` made of `settings(config)`, in order, as soon as its file is written.
 
         Args:
-            images: hand out the images too; without, one that was found in its file is not opened again.
-            step: called with the number of each step of each batch; what it raises stops the drawing.
+            reopen: hand out the images that were found in their files too; else None stands for each of them.
+            on_step: called with the number of each step of each batch; what it raises stops the generation.
         """
-        there = already_drawn(pictures, overwrite, metadata=self.metadata)
-        waiting = list({p.name: p for p in pictures if p.name not in there}.values())
-        if there:
-            known = f"{sum(p.name in there for p in pictures):,} of {len(pictures):,} pictures are there already"
-            say(known if waiting else f"{known}; another --seed draws others")
-        for picture in waiting:
-            if picture.path is not None:
-                provenance.check_room(picture.path, picture.settings if self.metadata else None, self.marked)
-        fresh = self._draw(waiting, how, batch, quiet, step)
-        again = {p.name for p in pictures} if len({p.name for p in pictures}) < len(pictures) else set()
+        finished = find_finished(images, overwrite=overwrite, with_settings=self.marks.settings)
+        waiting = list({image.name: image for image in images if image.name not in finished}.values())
+        if finished:
+            count = f"{sum(image.name in finished for image in images):,} of {len(images):,} images already exist"
+            say(count if waiting else f"{count}; another --seed gives others")
+        for image in waiting:
+            if image.path is not None:
+                settings = image.settings if self.marks.settings else None
+                metadata.check_room(image.path, settings, self.marks.synthetic)
+        fresh = self._generate(waiting, config, batch, quiet, on_step)
+        repeated = len({image.name for image in images}) < len(images)
         kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
-        for picture in pictures:
-            image = None
-            if picture.name not in there:
-                image = next(fresh)
-                there.add(picture.name)
-                self.drawn += 1
-                self._save(image, picture, overwrite)
-                if picture.path is None and picture.name in again:
-                    kept[picture.name] = image
-            elif images:
-                image = kept.get(picture.name) or _open(picture)
-            yield picture, image
+        for image in images:
+            made = None
+            if image.name not in finished:
+                made = next(fresh)
+                finished.add(image.name)
+                self.generated += 1
+                self._save(made, image, overwrite)
+                if image.path is None and repeated:
+                    kept[image.name] = made
+            elif reopen:
+                made = kept.get(image.name) or _open(image)
+            yield image, made
 
-    def _save(self, image: Image.Image, picture: Picture, overwrite: bool) -> None:
-        if picture.path is None:
+    def _save(self, made: Image.Image, image: PlannedImage, overwrite: bool) -> None:
+        if image.path is None:
             return
-        finish = partial(c2pa.sign, chain=self.sign[0], key=self.sign[1]) if self.sign else None
+        sign = self.marks.sign
         try:
-            provenance.save(
-                image,
-                picture.path,
-                settings=picture.settings if self.metadata else None,
-                marked=self.marked,
+            metadata.save(
+                made,
+                image.path,
+                settings=image.settings if self.marks.settings else None,
+                marked=self.marks.synthetic,
                 overwrite=overwrite,
-                finish=finish,
-                swept=True,  # by `already_drawn`
+                finish=partial(c2pa.sign, chain=sign[0], key=sign[1]) if sign else None,
+                cleaned=True,  # by `find_finished`
             )
         except CommonArtError:
-            if overwrite or not is_there(picture, self.metadata):  # else another process has drawn the very same
+            # Another process may have made the very same image in the meantime.
+            if overwrite or not is_finished(image, self.marks.settings):
                 raise
 
-    def _draw(
-        self, pictures: Sequence[Picture], how: GenerationConfig, batch: int, quiet: bool, step: Callable[[int], Any]
+    def _generate(
+        self,
+        images: Sequence[PlannedImage],
+        config: GenerationConfig,
+        batch: int,
+        quiet: bool,
+        on_step: Callable[[int], Any],
     ) -> Iterator[Image.Image]:
-        """The images of `pictures`, in batches that shrink where the device's memory runs out."""
-        jobs = [Job(p.settings["prompt"], p.settings["seed"], p.settings["negative"]) for p in pictures]
+        """Yield the pixels of `images`, in batches that shrink where the device's memory runs out."""
+        requests = [ImageRequest(image.settings["prompt"], image.settings["seed"]) for image in images]
+        device = self.generator.device
         done = 0
-        with progress("sample", total=len(jobs), unit=" images", quiet=quiet or not jobs) as tick:
-            while done < len(jobs):
-                size = (pictures[done].settings["width"], pictures[done].settings["height"])
+        with progress("sample", total=len(requests), unit=" images", quiet=quiet or not requests) as tick:
+            while done < len(requests):
                 try:
-                    rest = jobs[done:]
-                    for _, image in self.engine.draw(
-                        rest, size=size, batch=batch, tick=tick, step=step, **how.drawing()
+                    for made in self.generator.generate(
+                        requests[done:], config, batch=batch, on_batch=tick, on_step=on_step
                     ):
-                        yield image
+                        yield made
                         done += 1
                     return
                 except torch.OutOfMemoryError:
                     if batch == 1:
+                        width, height = (images[done].settings[side] for side in ("width", "height"))
                         raise CommonArtError(
-                            f"a picture of {size[0]}x{size[1]} does not fit into the memory of {self.engine.device}.",
-                            "Draw a smaller one with --size, or add --device cpu.",
+                            f"An image of {width}x{height} does not fit into the memory of {device}.",
+                            "Choose a smaller --size, or add --device cpu.",
                         ) from None
                     batch = max(1, batch // 2)
                     warn(f"out of memory: going on with batches of {batch}")
-                if self.engine.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
+                if device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
                     torch.cuda.empty_cache()
 
 
-def _open(picture: Picture) -> Image.Image:
-    with Image.open(str(picture.path)) as image:
-        return image.convert("RGB")
+def _open(image: PlannedImage) -> Image.Image:
+    with Image.open(str(image.path)) as file:
+        return file.convert("RGB")

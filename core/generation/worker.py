@@ -1,118 +1,148 @@
-"""What draws behind the page of `sample --serve`: one thread, a queue of jobs, and the pictures that it hands out.
+"""What generates behind the page of `commonart serve`: one request at a time, each stopped by its own browser.
 
-atelier = GenerationWorker(studio, GenerationConfig(), Path("pictures")); threading.Thread(target=atelier.work).start()
-atelier.jobs.put(Job("a red circle", GenerationConfig(), seed=1, n=2)); ...; atelier.close()
+worker = GenerationWorker(session, Path("images"), cache=Path("cache"))
+list(worker.generate("a red circle", GenerationConfig(), seed=1, count=2, browser="a", report=print)); worker.gallery()
 """
 
 from __future__ import annotations
 
-import queue
+import json
+import shutil
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.generation.outputs import PlannedImage, plan
 from commonart.core.generation.prompts import Prompt
-from commonart.core.generation.request import GenerationConfig, plan
+from commonart.core.generation.request import MAX_SEED, GenerationConfig
 from commonart.core.generation.session import Session
-from commonart.core.log import warn
 from commonart.core.output import metadata
 
-WAITING = 32  # jobs in the queue; more are refused
-TROUBLES = 5  # of the last errors are kept
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+GALLERY = 60  # images on the page, the newest first
+MAX_IMAGES = 16  # of one request
+MAX_CHARACTERS = 5000  # of a prompt
+MAX_AREA = 4  # times the model's own area: a larger image would keep everybody waiting
 
 
 class Stopped(Exception):
-    """Somebody has stopped the drawing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    prompt: str
-    how: GenerationConfig
-    seed: int
-    n: int
+    """Somebody has stopped the generation."""
 
 
 @dataclass(slots=True)
 class GenerationWorker:
-    """Draws job after job. `pictures` are the names that may be handed out: nothing else of the folder is shown.
+    """Generates for one request after another, and holds the images that the page shows.
 
     Attributes:
-        now: the job that is being drawn, `done` of its pictures and `step` of the steps of the next ones.
-        troubles: what went wrong, in sentences, the oldest first.
-        stop: ends the drawing that goes on, at its next step.
+        folder: where images are written.
+        cache: where the page finds copies of those that it shows, and nothing else.
+        images: name -> settings of the images on the page, the oldest first. Nothing else of the folder is shown.
+        running: session of a browser -> what stops its generation.
     """
 
-    studio: Session
+    session: Session
     folder: Path
+    cache: Path
     batch: int = 8
     ending: str = "png"
-    jobs: queue.Queue[Job | None] = field(default_factory=lambda: queue.Queue(WAITING))
-    now: Job | None = None
-    done: int = 0
-    step: int = 0
-    stop: threading.Event = field(default_factory=threading.Event)
-    troubles: deque[str] = field(default_factory=lambda: deque(maxlen=TROUBLES))
-    pictures: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> settings, the oldest first
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    running: dict[str, threading.Event] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def find(self, most: int) -> None:
-        """Take the newest `most` pictures of the folder."""
-        old = [p for p in self.folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
-        for path in sorted(old, key=lambda p: p.stat().st_mtime_ns)[-most:]:
+    @property
+    def name(self) -> str:
+        return self.session.generator.components.name
+
+    def find(self) -> None:
+        """Take the newest images of the folder."""
+        files = [
+            p for p in self.folder.iterdir() if p.suffix.lower() in metadata.FORMATS and not p.name.startswith(".")
+        ]
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)[-GALLERY:]:
             self.add(path)
 
     def add(self, path: Path) -> None:
-        """Take a picture, with what its marks say; one that is damaged, or whose name no page can write, is passed over."""
+        """Take an image; one that is damaged, or whose name is not Unicode, is skipped."""
         try:
             path.name.encode()
-            said = metadata.read(path).settings or {}
+            settings = metadata.read(path).settings or {}
         except (CommonArtError, UnicodeEncodeError):
             return
-        plain = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in said.items()}
-        self.pictures.pop(path.name, None)  # drawn again: it is the newest
-        self.pictures[path.name] = plain
+        shutil.copyfile(path, self.cache / path.name)
+        self.images.pop(path.name, None)  # generated again: it is the newest
+        text = json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace")  # surrogates would break the page
+        self.images[path.name] = json.loads(text)
 
-    def work(self) -> None:
-        """Draw job after job, until None comes."""
-        while (job := self.jobs.get()) is not None:
-            self.stop.clear()
-            self.now, self.done, self.step = job, 0, 0
-            try:
-                for path in self._draw(job):
-                    self.add(path)
-                    self.done += 1
-            except Stopped:
-                pass
-            except CommonArtError as error:
-                self.troubles.append(f"{job.prompt[:60]}: {error.what} {error.fix}")
-            except Exception as error:  # a bug must not end the page; its text goes to the terminal, whole
-                self.troubles.append(f"{job.prompt[:60]}: {type(error).__name__}: {error}")
-                warn(f"drawing failed: {self.troubles[-1]}")
-            finally:
-                self.now = None
+    def gallery(self) -> list[tuple[str, str]]:
+        """Return (file, caption) of the newest images, the newest first."""
+        newest = list(self.images.items())[: -GALLERY - 1 : -1]
+        return [(str(self.cache / n), f"{s.get('prompt', n)} (seed {s.get('seed', '?')})") for n, s in newest]
 
-    def close(self) -> None:
-        """Give up what goes on and what waits."""
-        while not self.jobs.empty():
-            self.jobs.get_nowait()
-        self.jobs.put(None)
-        self.stop.set()
+    def settings(self, number: int) -> dict[str, Any]:
+        """Return the settings of one image of the gallery."""
+        return list(self.images.values())[-1 - number] if number < len(self.images) else {}
 
-    def _draw(self, job: Job) -> Iterator[Path]:
-        shared = self.studio.shared(job.how)
-        wanted = plan(
-            [Prompt(job.prompt, {})], shared, seed=job.seed, n=job.n, out=f"{self.folder}/", ending=self.ending
-        )
-        for picture, _ in self.studio.draw(wanted, job.how, batch=self.batch, images=False, step=self._stepped):
-            if picture.path is not None:
-                yield picture.path
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig,
+        seed: int,
+        count: int,
+        browser: str,
+        report: Callable[[int, int], Any],
+    ) -> Iterator[None]:
+        """Generate images and add each as soon as it is written; `report` gets (finished images, finished steps).
 
-    def _stepped(self, number: int) -> None:
-        self.step = number + 1
-        if self.stop.is_set():
-            raise Stopped
+        Raises:
+            CommonArtError: in a sentence that the page shows.
+        """
+        images = self._plan(prompt, config, seed, count)
+        stop = self.running[browser] = threading.Event()
+        done = 0
+
+        def on_step(number: int) -> None:
+            if stop.is_set():
+                raise Stopped
+            report(done, number + 1)
+
+        try:
+            with self.lock:
+                report(0, 0)
+                for image, _ in self.session.generate(images, config, batch=self.batch, reopen=False, on_step=on_step):
+                    if image.path is not None:
+                        self.add(image.path)
+                    done += 1
+                    yield
+        except Stopped:
+            pass
+        finally:
+            self.running.pop(browser, None)
+
+    def stop(self, browser: str) -> None:
+        """End the generation of one browser at its next step."""
+        if browser in self.running:
+            self.running[browser].set()
+
+    def stop_all(self) -> None:
+        """End every generation at its next step."""
+        for browser in list(self.running):
+            self.stop(browser)
+
+    def _plan(self, prompt: str, config: GenerationConfig, seed: int, count: int) -> list[PlannedImage]:
+        if not prompt:
+            raise UsageError("The prompt is empty.", "Describe the image.")
+        if max(len(prompt), len(config.negative)) > MAX_CHARACTERS:
+            raise UsageError(f"The prompt is longer than {MAX_CHARACTERS:,} characters.", "Shorten it.")
+        if not 0 <= seed <= MAX_SEED - MAX_IMAGES:
+            raise UsageError(f"Seed {seed} must be from 0 to 2^62.", "For example 7.")
+        if not 1 <= count <= MAX_IMAGES:
+            raise UsageError(f"The number of images, {count}, must be from 1 to {MAX_IMAGES}.", "For example 4.")
+        config.check()
+        shared = self.session.settings(config)
+        if shared["width"] * shared["height"] > MAX_AREA * self.session.generator.size**2:
+            raise UsageError(
+                f"{shared['width']}x{shared['height']} is too large for this page.", "Choose a smaller size."
+            )
+        return plan([Prompt(prompt, {})], shared, seed=seed, n=count, out=f"{self.folder}/", ending=self.ending)

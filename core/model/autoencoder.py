@@ -19,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError
+from commonart.core.model import weights
 from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+from commonart.core.registry.lookup import require_plain_json
 
 TILE_ABOVE = 1024  # pixels of the longer side; SDXL's autoencoder was trained up to this size
 
@@ -65,10 +67,12 @@ class Autoencoder:
         device = pick_device(device) if isinstance(device, str) else device
         dtype = pick_precision(folder, dtype, device) if isinstance(dtype, str) else dtype
         path = _folder(folder)
+        require_plain_json(path)
         try:
             model, info = AutoencoderKL.from_pretrained(
-                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
+                path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
+                variant=weights.variant(path, weights.STEM),
+            )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CommonArtError(

@@ -90,14 +90,15 @@ class PixArtConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys of diffusers' config.json."""
+        """Return all keys of diffusers' config.json."""
         return {**_FIXED, **asdict(self), "cross_attention_dim": self.hidden}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], file: str | Path = CONFIG) -> PixArtConfig:
-        """Reads diffusers' keys, of `PixArtTransformer2DModel` or of the older `Transformer2DModel`.
+        """Read diffusers' keys, of `PixArtTransformer2DModel` or of the older `Transformer2DModel`.
 
-        Raises CommonArtError, naming `file` and the key, for a value that would need another architecture.
+        Raises:
+            CommonArtError: a value would need another architecture; `file` and the key are named.
         """
         kind = values.get("_class_name", _FIXED["_class_name"])
         if kind not in (_FIXED["_class_name"], "Transformer2DModel"):
@@ -136,18 +137,18 @@ class PixArtConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> PixArtConfig:
-        """Reads a config.json."""
+        """Read a config.json."""
         try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
+            values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise CommonArtError(f"{file} does not exist.", "Name the folder of a transformer.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CommonArtError(f"{file} is not JSON: {error}.", "Download or export the model again.") from None
         if not isinstance(values, dict):
-            raise CommonArtError(f"{file} holds no JSON object.", "Download or export the model again.")
+            raise CommonArtError(f"{file} does not hold a JSON object.", "Download or export the model again.")
         return cls.from_dict(values, file)
 
     def write(self, file: str | Path) -> None:
-        """Writes a config.json that diffusers reads."""
+        """Write a config.json that diffusers reads."""
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         write_bytes(file, text.encode())

@@ -1,4 +1,4 @@
-"""Where devices and number formats are chosen: the only such place, so that every stage decides alike.
+"""Devices and number formats are chosen here alone, so that every stage decides alike.
 
 `commonart train --device auto --precision auto` and the same options of encode-text, encode-image, sample and
 the captioners end here.
@@ -21,37 +21,36 @@ DTYPES = {
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`: auto, cpu, mps, cuda or cuda:N.
+    """Return the device called `name`: auto, cpu, mps, cuda or cuda:N.
 
     auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU.
-    Raises UsageError for an unknown name and for a device that this machine has not got.
+
+    Raises:
+        UsageError: an unknown name, or a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name} is no device.", "Give auto, cpu, cuda, cuda:N or mps.") from None
+        raise UsageError(f"--device {name} is not a device.", "Use auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         rank = int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
         index = rank if device.index is None else device.index
         if index >= count:
             raise UsageError(
-                f"--device {name} is not there: this machine shows {count} CUDA devices.",
+                f"--device {name} is not available: PyTorch sees {count} CUDA devices here.",
                 "Use --device cpu, or ask the scheduler for a GPU.",
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps is not there on this machine.", "Use --device cpu.")
+        raise UsageError("--device mps is not available on this machine.", "Use --device cpu.")
     return device
 
 
 def check_count(count: int, name: str = "auto") -> None:
-    """Whether this machine has `count` devices called `name`, so that as many processes can each have one: on CPU, a core.
-
-    Raises UsageError.
-    """
+    """Raise UsageError unless this machine has `count` devices called `name`, one for each process: on CPU, a core."""
     kind = pick_device(name).type
     named = kind != "cpu" and ":" in name  # one device, by its number
     have = 1 if named or kind == "mps" else torch.cuda.device_count() if kind == "cuda" else _cores()
@@ -69,7 +68,7 @@ def _cores() -> int:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products run in hardware (Ampere GPUs and later; AMX or AVX-512 BF16 CPUs)."""
+    """Return whether bfloat16 matrix products run in hardware (Ampere GPUs and later; AMX or AVX-512 BF16 CPUs)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
@@ -81,9 +80,12 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def pick_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """The dtype called `name`: auto, fp32, bf16 or fp16 (PyTorch's long names too).
+    """Return the dtype called `name`: auto, fp32, bf16 or fp16 (PyTorch's long names too).
 
-    auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32. Raises UsageError.
+    auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32.
+
+    Raises:
+        UsageError: an unknown name.
     """
     if name == "auto":
         device = device or pick_device()
@@ -91,15 +93,15 @@ def pick_dtype(name: str = "auto", device: torch.device | None = None) -> torch.
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise UsageError(f"--precision {name} is no precision.", "Give auto, fp32, bf16 or fp16.")
+        raise UsageError(f"--precision {name} is not a precision.", "Use auto, fp32, bf16 or fp16.")
     return DTYPES[name]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name that runs and feature caches record: "float32", "bfloat16" or "float16"."""
+    """Return the name that runs and feature caches record: "float32", "bfloat16" or "float16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Mixed precision in `dtype` on `device`; no context at all for float32."""
+    """Return mixed precision in `dtype` on `device`; no context at all for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

@@ -29,18 +29,18 @@ Model = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def out_channels(objective: Objective, in_channels: int = 4) -> int:
-    """Channels that the transformer must give: noise and variance for eps, velocity for flow."""
+    """Return the channels that the transformer must give: noise and variance for eps, velocity for flow."""
     return 2 * in_channels if check_objective(objective) == "eps" else in_channels
 
 
 def objective_of(in_channels: int, out_channels: int) -> Objective:
-    """The objective a transformer was built for: a learned variance doubles the channels."""
+    """Return the objective a transformer was built for: a learned variance doubles the channels."""
     return "eps" if out_channels == 2 * in_channels else "flow"
 
 
 def check_objective(objective: str) -> Objective:
     if objective not in OBJECTIVES:
-        raise CommonArtError(f"There is no objective {objective!r}.", "Choose eps or flow.")
+        raise CommonArtError(f"{objective!r} is not an objective.", "Choose eps or flow.")
     return objective  # type: ignore[return-value]
 
 
@@ -86,7 +86,7 @@ def loss(
     time_B: Tensor | None = None,
     shift: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of every sample (B,) and the model's timestep of each (B,), float32 in 0..1000. Take the mean yourself.
+    """Return the loss of every sample (B,) and the model's timestep of each (B,), float32 in 0..1000. Take the mean yourself.
 
     Noise and times come from `generator`, on its own device, unless given: `noise_BCHW`, and `time_B` as whole
     timesteps 0..999 (eps) or times in 0..1 (flow, before `shift`). `shift` > 1 moves flow's times towards noise,
@@ -104,15 +104,28 @@ def loss(
 
 
 def draw_times(count: int, objective: Objective, generator: torch.Generator | None = None) -> Tensor:
-    """Times (count,): uniform 0..999 for eps, the sigmoid of a normal number for flow. On the generator's device."""
+    """Draw times (count,): uniform 0..999 for eps, the sigmoid of a normal number for flow. On the generator's device."""
     device = torch.device("cpu") if generator is None else generator.device
     if objective == "eps":
         return torch.randint(STEPS, (count,), generator=generator, device=device)
     return torch.randn(count, generator=generator, device=device).sigmoid()
 
 
+def add_noise(data: Tensor, noise: Tensor, time_B: Tensor, objective: Objective) -> Tensor:
+    """Return the latents on the way from data to noise. `time_B`: whole timesteps 0..999 (eps), or times in 0..1 (flow)."""
+    if objective == "flow":
+        return torch.lerp(data, noise, time_B.view(-1, 1, 1, 1))
+    table = schedule(data.device)
+    return _at(table.signal, time_B) * data + _at(table.noise, time_B) * noise
+
+
+def target(data: Tensor, noise: Tensor, objective: Objective) -> Tensor:
+    """Return what a perfect prediction is: the velocity (flow), or the noise (eps)."""
+    return noise - data if objective == "flow" else noise
+
+
 def shift_time(time: Tensor, shift: float) -> Tensor:
-    """Moves times in 0..1 towards 1 (noise) for shift > 1."""
+    """Move times in 0..1 towards 1 (noise) for shift > 1."""
     return time if shift == 1 else shift * time / (1 + (shift - 1) * time)
 
 
@@ -125,18 +138,17 @@ def _flow(
     model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None, shift: float
 ) -> tuple[Tensor, Tensor]:
     time_B = shift_time(time_B.float(), shift)
-    noisy = torch.lerp(latents, noise, time_B.view(-1, 1, 1, 1))
+    noisy = add_noise(latents, noise, time_B, "flow")
     timestep_B = time_B * STEPS
     velocity = model(noisy, timestep_B, text, mask).float()
     _check_channels(velocity, latents, "flow")
-    return (velocity - (noise - latents)).square().flatten(1).mean(1), timestep_B
+    return (velocity - target(latents, noise, "flow")).square().flatten(1).mean(1), timestep_B
 
 
 def _eps(
     model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    table = schedule(latents.device)
-    noisy = _at(table.signal, time_B) * latents + _at(table.noise, time_B) * noise
+    noisy = add_noise(latents, noise, time_B, "eps")
     timestep_B = time_B.float()
     output = model(noisy, timestep_B, text, mask).float()
     _check_channels(output, latents, "eps")
@@ -147,7 +159,7 @@ def _eps(
 
 
 def bound(latents: Tensor, noisy: Tensor, predicted: Tensor, range_part: Tensor, time_B: Tensor) -> Tensor:
-    """Variational bound of one step, (B,) in bits per latent value, not rescaled by T.
+    """Return the variational bound of one step, (B,) in bits per latent value, not rescaled by T.
 
     KL of the true step from the model's for t > 0, likelihood of the data for t = 0 (DDPM, equations 5 and 13).
     `range_part` in -1..1 runs from the smallest to the largest log-variance (improved DDPM, equation 15).
@@ -181,9 +193,9 @@ def _at(values: Tensor, time_B: Tensor) -> Tensor:
 
 
 def _check_channels(output: Tensor, latents: Tensor, objective: Objective) -> None:
-    wanted = out_channels(objective, latents.shape[1])
-    if output.shape[1] != wanted:
+    expected = out_channels(objective, latents.shape[1])
+    if output.shape[1] != expected:
         raise CommonArtError(
-            f"The transformer gives {output.shape[1]} channels; the objective {objective} needs {wanted}.",
-            f"Set out_channels to {wanted}, or choose the other objective.",
+            f"The transformer gives {output.shape[1]} channels; the objective {objective} needs {expected}.",
+            f"Set out_channels to {expected}, or choose the other objective.",
         )

@@ -23,7 +23,7 @@ from commonart.core.model.config import NORM_EPS, TIME_CHANNELS, PixArtConfig
 def position_embedding(
     width: int, grid: tuple[int, int], base_size: int, interpolation_scale: float, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines of the two positions of every patch, (1, rows * columns, width), float32.
+    """Return sines and cosines of the two positions of every patch, (1, rows * columns, width), float32.
 
     Positions run over 0..base_size / interpolation_scale whatever the grid is (PixArt-alpha, section 2.4), so
     the same weights serve every size. First half of the channels: the column; second half: the row.
@@ -31,7 +31,7 @@ def position_embedding(
     rows, columns = (
         torch.arange(n, dtype=torch.float32, device=device) / (n / base_size) / interpolation_scale for n in grid
     )
-    # diffusers takes the angles in float64; so must we, to draw the same picture.
+    # diffusers takes the angles in float64; so must we, to sample the same image.
     frequencies = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64, device=device) / (width / 4))
 
     def encode(position: Tensor) -> Tensor:
@@ -190,12 +190,20 @@ def _small_on_cpu(q_BEPK: Tensor, k_BELK: Tensor) -> bool:
 
 
 def _attend_small(q_BEPK: Tensor, k_BELK: Tensor, v_BELK: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    if mask_B11L is not None:
+        v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
     with torch.autocast("cpu", enabled=False):
-        scores_BEPL = torch.matmul(q_BEPK * q_BEPK.shape[-1] ** -0.5, k_BELK.transpose(-1, -2))
-        if mask_B11L is not None:
-            scores_BEPL = scores_BEPL.masked_fill(~mask_B11L, -1e4)
-            v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
-        return torch.matmul(scores_BEPL.softmax(-1), v_BELK)
+        return plain_attention(q_BEPK, k_BELK, v_BELK, mask_B11L)
+
+
+def plain_attention(
+    q_BEPK: Tensor, k_BELK: Tensor, v_BELK: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attend by plain matrix products. `mask`: True where a key is read, or what is added to the scores."""
+    scores_BEPL = (q_BEPK * (q_BEPK.shape[-1] ** -0.5 if scale is None else scale)) @ k_BELK.transpose(-1, -2)
+    if mask is not None:
+        scores_BEPL = scores_BEPL.masked_fill(~mask, -1e4) if mask.dtype == torch.bool else scores_BEPL + mask
+    return scores_BEPL.softmax(-1).to(v_BELK.dtype) @ v_BELK
 
 
 class Gelu(nn.Module):
@@ -245,7 +253,7 @@ class Block(nn.Module):
 
 
 def modulate(x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    """The layer norm of every token, scaled and shifted."""
+    """Return the layer norm of every token, scaled and shifted."""
     out_BPD: Tensor = _Modulate.apply(x_BPD, shift_B1D, scale_B1D)
     return out_BPD
 

@@ -1,26 +1,24 @@
-"""How much memory there is, how much a part needs, and what it took: what lets large models run on small machines.
+"""How much memory is free, how much a model needs, and what it took: what lets large models run on small machines.
 
     commonart sample "赤い円" --model commonart-beta -o out.png    # on 8 GB the text encoder goes to 4 bits by itself
 
-`account` adds up the tensors that live at the same time. On the meta device it needs neither weights nor a GPU: that
-is how README's figures for machines that we have not got were computed.
+`free` is the one answer to "how much memory is free": training, sampling and --dry-run ask here.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from commonart.core.log import say
 from commonart.core.model.quantize import BITS
@@ -30,38 +28,90 @@ if TYPE_CHECKING:
 
 ROOM = 1.0e9  # bytes beside the text encoder's weights: activations of a batch of long prompts
 SPARE = 0.8  # of what is free, the share that is used: allocators and convolutions want some for themselves
-# The decoder's peak: this many numbers a pixel for each channel of its widest full-size layer (measured by `account`).
+# The decoder's peak: this many numbers a pixel for each channel of its widest full-size layer (tests/model/test_memory.py).
 DECODER = 4.0
 SMALLEST_TILE = 256  # pixels
 
 
-def free(device: torch.device) -> float:
-    """Bytes that may still be allocated on `device`; infinite where nobody can say."""
+def free(device: torch.device, root: Path = Path("/")) -> float:
+    """Return the bytes that this process may still allocate on `device`; infinite where the system does not tell.
+
+    Of a GPU: what its driver says, and what torch's allocator holds in reserve. Else the least of what the machine has
+    available and what every cgroup above this process (a container's, a Slurm job's or step's) leaves of its limit. The
+    training processes of one machine (LOCAL_WORLD_SIZE) share that equally. `root` is where /proc and /sys are found.
+    """
     if device.type == "cuda":
-        return (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
-    known = []
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    known = min((*_machine(root), *_cgroups(root)), default=math.inf)
+    return max(known, 0) / max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _machine(root: Path) -> Iterator[int]:
+    """What the machine has available: Linux counts what its page cache would give back, other systems only free pages."""
     with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        known.append(int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024)
-    with suppress(OSError, ValueError):  # a container's own limit
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text("ascii")) for name in ("max", "current"))
-        known.append(limit - used)
-    return min(known, default=math.inf)
+        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
+        yield int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+        return
+    for name, share in (
+        ("SC_AVPHYS_PAGES", 1.0),
+        ("SC_PHYS_PAGES", 0.5),
+    ):  # macOS tells its total alone: take half of it
+        with suppress(OSError, ValueError):
+            yield int(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") * share)
+            return
+
+
+# By file system: the files with a group's limits, the file with its use, and the line of memory.stat for the page cache in
+# that use which the kernel gives back before it kills.
+_CGROUP_FILES = {
+    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _cgroups(root: Path) -> Iterator[int]:
+    """What each group of this process leaves of its memory limit, from its own up to the one that is mounted."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in (root / "proc/self/mountinfo").read_text().splitlines()]
+    except OSError:
+        return
+    for fields in mounts:  # ID PARENT MAJOR:MINOR ROOT MOUNT OPTIONS [TAG...] - TYPE SOURCE OPTIONS
+        kind, _, options = fields[fields.index("-") + 1 :][:3] if "-" in fields[:-3] else ("", "", "")
+        if kind not in _CGROUP_FILES or (kind == "cgroup" and "memory" not in options.split(",")):
+            continue
+        own = "" if kind == "cgroup2" else "memory"  # controllers, as /proc/self/cgroup lists them
+        path = next((path for _, names, path in groups if own in names.split(",")), None)
+        if path is None:
+            continue
+        mounted = root / fields[4].lstrip("/")
+        # A container sees its own group mounted as the root, and may be told the path from the machine's root.
+        group = PurePosixPath(path)
+        inner = group.relative_to(fields[3]) if group.is_relative_to(fields[3]) else PurePosixPath()
+        for level in (inner, *inner.parents) if ".." not in inner.parts else (PurePosixPath(),):
+            yield from _left(mounted / level, *_CGROUP_FILES[kind])
+
+
+def _left(folder: Path, limits: tuple[str, ...], use: str, cache: str) -> Iterator[int]:
+    for name in limits:
+        with suppress(OSError, ValueError):  # "max", or a group without that controller
+            limit, used = int((folder / name).read_text()), int((folder / use).read_text())
+            with suppress(OSError, ValueError):
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used -= int(statistics.get(cache, 0))
+            yield limit - used
 
 
 def peak(device: torch.device) -> int:
-    """Bytes that this process has held at most: on a GPU its allocator's, else the whole process's."""
+    """Return the bytes that this process has held at most: on a GPU its allocator's, else the whole process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None) -> int:
-    """Bytes of a text encoder's weights once loaded, from the headers of its files alone. Its output head is left out."""
+    """Return the bytes of a text encoder's weights once loaded, without its output head, from the headers of its files alone."""
     inner = folder / "text_encoder"
     total = 0.0
     for file in (inner if inner.is_dir() else folder).glob("*.safetensors"):
@@ -74,7 +124,7 @@ def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None)
 
 
 def fitting(folder: Path, dtype: torch.dtype, device: torch.device) -> str | None:
-    """What the text encoder in `folder` must be stored in to fit into the memory of `device`: None for `dtype` itself."""
+    """Return what the text encoder in `folder` must be stored in to fit into the memory of `device`: None for `dtype` itself."""
     room = free(device) - ROOM
     whole = encoder_bytes(folder, dtype)
     if whole <= room:
@@ -88,7 +138,7 @@ def fitting(folder: Path, dtype: torch.dtype, device: torch.device) -> str | Non
 
 
 def largest_side(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
-    """Pixels of the longer side above which pictures of `size` are decoded in tiles, so that the decoder fits."""
+    """Return the pixels of the longer side above which images of `size` are decoded in tiles, so that the decoder fits."""
     from commonart.core.model.autoencoder import TILE_ABOVE
 
     channels = autoencoder.model.config.block_out_channels
@@ -98,45 +148,6 @@ def largest_side(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
     while side > SMALLEST_TILE and min(area, side * side) * each > room:
         side //= 2
     return side
-
-
-def account(work: Callable[[], Any], *held: torch.nn.Module) -> int:
-    """Bytes of all tensors that live at the same time, at most, while `work` runs, with the weights of `held`.
-
-    On the meta device attention is counted with its whole map of scores, which fused attention does not make: an
-    upper bound there. What allocators and libraries take beside the tensors is not counted.
-    """
-    with _Live() as live:
-        work()
-    weights = {t.untyped_storage()._cdata: t for module in held for t in (*module.parameters(), *module.buffers())}
-    return live.most + sum(t.untyped_storage().nbytes() for t in weights.values())
-
-
-class _Live(TorchDispatchMode):
-    """Watches every operation's results, and which of them are still there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[Any, int]] = {}
-        self.at_most = 0  # what of `alive` was there at its last sorting out, and all that came since
-        self.most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torch.multiprocessing.reductions import StorageWeakRef
-
-        known = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in known:  # else it is a view of what was there before
-                    self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-                    self.at_most += storage.nbytes()
-        if self.at_most > self.most:
-            self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
-            self.at_most = sum(size for _, size in self.alive.values())
-            self.most = max(self.most, self.at_most)
-        return result
 
 
 def _shapes(file: Path) -> list[tuple[str, list[int]]]:

@@ -2,7 +2,7 @@
 
     commonart sample "赤い円" --model nano --precision bf16 --device cpu
 
-In bfloat16 on a CPU a product of matrices begins by copying its weights into blocks. Weights that draw never change, so
+In bfloat16 on a CPU a product of matrices begins by copying its weights into blocks. Weights that only sample never change, so
 `pack` does that once, and lets the first half of each feed-forward end in its GELU: a guided step of PixArt-Sigma's width
 at 256 px is 10 % shorter (tests/benchmarks/sample.py), and where the product itself is faster the copy weighs more.
 """
@@ -19,7 +19,7 @@ from commonart.core.model.transformer import PixArt
 
 
 class PackedLinear(nn.Module):
-    """`linear`, and the GELU after it if `gelu`, for inference alone. Its weights are no parameters any more."""
+    """`linear`, and the GELU after it if `gelu`, for inference alone. Its weights are not parameters any more."""
 
     def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: PixArt) -> PixArt:
-    """`model` with the linear layers of its blocks packed, in place, if they are bfloat16 on a CPU with oneDNN."""
+    """Pack the linear layers of the blocks of `model`, in place, if they are bfloat16 on a CPU with oneDNN."""
     weight = model.proj_out.weight
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and known:

@@ -44,15 +44,17 @@ _LEFT_OUT = ("pos_embed", "y_embedder.y_embedding")
 
 
 def is_original(names: set[str]) -> bool:
-    """Whether these are the names of PixArt's own repository."""
+    """Return whether these are the names of PixArt's own repository."""
     return "x_embedder.proj.weight" in names
 
 
 def convert(state: dict[str, Tensor], file: Path, heads: int = 16) -> PixArt:
-    """The transformer whose tensors `state` holds under PixArt's own names; `heads` is not to be read from them.
+    """Return the transformer whose tensors `state` holds under PixArt's own names; `heads` is not to be read from them.
 
     Its resolution follows from the stored positions (PixArt-Sigma's sample_size / 64 as interpolation_scale).
-    Raises CommonArtError naming a tensor that a PixArt-Sigma transformer does not have, or lacks.
+
+    Raises:
+        CommonArtError: names a tensor that a PixArt-Sigma transformer does not have, or lacks.
     """
     from commonart.core.model import weights
 
@@ -61,12 +63,12 @@ def convert(state: dict[str, Tensor], file: Path, heads: int = 16) -> PixArt:
         if name in _LEFT_OUT:
             continue
         targets = _targets(name, file)
-        for target, part in zip(targets, tensor.chunk(len(targets)), strict=True):
-            renamed[target] = part.contiguous()
+        for target, chunk in zip(targets, tensor.chunk(len(targets)), strict=True):
+            renamed[target] = chunk.contiguous()
     config = _config(state, renamed, file, heads)
     with torch.device("meta"):
-        wanted = PixArt(config, initialize=False).state_dict()
-    weights.check(renamed, wanted, file)
+        expected = PixArt(config, initialize=False).state_dict()
+    weights.check(renamed, expected, file)
     model = PixArt(config, initialize=False)
     model.load_state_dict(renamed, assign=True)
     return model
@@ -100,7 +102,7 @@ def _config(state: dict[str, Tensor], renamed: dict[str, Tensor], file: Path, he
     layers = 1 + max(int(name.split(".")[1]) for name in renamed if name.startswith("transformer_blocks."))
     if width % heads:
         raise CommonArtError(
-            f"{file}: a width of {width} is not divided by {heads} heads.", "Say how many it has: --set heads=N."
+            f"{file}: its width {width} is not a multiple of {heads} heads.", "Set the number of heads: --set heads=N."
         )
     return PixArtConfig(
         num_attention_heads=heads, attention_head_dim=width // heads, num_layers=layers, in_channels=channels,

@@ -26,9 +26,11 @@ BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5
 
 
 def check(method: str | None) -> None:
-    """Raises UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
+    """Raise UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
     if method and method not in QUANTIZERS:
-        raise UsageError(f"--quantize {method} is not known.", f"Use {', '.join(QUANTIZERS)}, or leave it out.")
+        raise UsageError(
+            f"--quantize {method} is not a known method.", f"Use {', '.join(QUANTIZERS)}, or leave it out."
+        )
     if method == "torchao-int8":
         try:
             import torchao  # noqa: F401
@@ -40,12 +42,12 @@ def check(method: str | None) -> None:
 
 
 def quantize(model: nn.Module, method: str) -> None:
-    """Turns the linear layers of `model`, still on the CPU, into 8-bit ones by `method`, in place.
+    """Turn the linear layers of `model`, still on the CPU, into 8-bit ones by `method`, in place.
 
     Raises as `check` does.
     """
     check(method)
-    with redirect_stdout(sys.stderr):  # libraries say what they like there
+    with redirect_stdout(sys.stderr):  # some libraries print
         {"quanto-int8": _quanto, "bnb-int8": _bitsandbytes, "torchao-int8": _torchao}[method](model)
 
 
@@ -79,14 +81,17 @@ def _torchao(model: nn.Module) -> None:
 
 
 def precision_name(dtype: torch.dtype, method: str | None) -> str:
-    """What runs and caches record of an encoder's arithmetic: "bfloat16", "quanto-int8/bfloat16"."""
+    """Return what runs and caches record of an encoder's arithmetic: "bfloat16", "quanto-int8/bfloat16"."""
     return f"{method}/{dtype_name(dtype)}" if method else dtype_name(dtype)
 
 
-def settle(recorded: str, asked: str | None, of: str) -> tuple[str | None, str]:
-    """(quantize, dtype name) of an encoder whose states must fit those `of` a cache or a run, made in `recorded`.
+def resolve_precision(recorded: str, asked: str | None, of: str) -> tuple[str | None, str]:
+    """Return (quantize, dtype name) of an encoder whose states must fit those `of` a cache or a run, made in `recorded`.
 
-    "" as `recorded` leaves the choice to `asked`; the dtype is then "" too. Raises UsageError where `asked` differs.
+    "" as `recorded` leaves the choice to `asked`; the dtype is then "" too.
+
+    Raises:
+        UsageError: `asked` differs.
     """
     method, _, dtype = recorded.rpartition("/")
     if recorded and asked and asked != method:

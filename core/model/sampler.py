@@ -1,6 +1,6 @@
-"""Pictures from noise with DPM-Solver++ (arXiv 2211.01095): what `commonart sample` and `commonart eval` run.
+"""Latents from noise with DPM-Solver++ (arXiv 2211.01095): what `commonart sample` and `commonart eval` run.
 
-It draws what diffusers' DPMSolverMultistepScheduler draws with `scheduler_config(objective)`, for both objectives.
+It computes what diffusers' DPMSolverMultistepScheduler computes with `scheduler_config(objective)`, for both objectives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Callback = Callable[[int, Tensor], None]  # after step i (from 0): the latents
 
 
 def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]:
-    """scheduler_config.json with which diffusers draws the same pictures."""
+    """Return the scheduler_config.json with which diffusers makes the same images."""
     flow = check_objective(objective) == "flow"
     return {
         "_class_name": "DPMSolverMultistepScheduler",
@@ -43,13 +43,13 @@ def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]
 
 
 def timesteps_and_sigmas(objective: Objective, steps: int, shift: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Timesteps (steps,) int64, from noise to data, and sigmas (steps + 1,) float32, the last one 0.
+    """Return timesteps (steps,) int64, from noise to data, and sigmas (steps + 1,) float32, the last one 0.
 
     eps: sigma = noise / signal, timesteps evenly spaced. flow: sigma = time, timesteps cut to whole numbers as
     diffusers cuts them.
     """
     if not 1 <= steps < STEPS:
-        raise CommonArtError(f"--steps {steps} is not possible.", f"Take 1 to {STEPS - 1} steps; 20 is usual.")
+        raise CommonArtError(f"--steps {steps} must be from 1 to {STEPS - 1}.", "20 is usual.")
     if check_objective(objective) == "flow":
         time = 1.0 - np.linspace(1, 1 / STEPS, steps + 1)
         sigmas = np.flip(shift * time / (1 + (shift - 1) * time))[:-1]
@@ -73,7 +73,7 @@ def dpmpp_2m(
     order: int = 2,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (B, C, H, W) in float32 from unit normal noise, with `steps` calls of `model_fn`.
+    """Return latents (B, C, H, W) in float32 from unit normal noise, with `steps` calls of `model_fn`.
 
     Second order by the last two predictions of the data; first order at the first and the last step, or
     everywhere where `order` is 1.
@@ -103,12 +103,12 @@ def dpmpp_2m(
 
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
-    """Unit normal noise (len(seeds), *shape): each image from its own seed, drawn on CPU.
+    """Return unit normal noise (len(seeds), *shape): each image from its own seed, drawn on CPU.
 
-    So a picture depends on its seed alone, not on the batch it is in or on the device.
+    So an image depends on its seed alone, not on the batch it is in or on the device.
     """
-    drawn = [torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn).to(device)
+    noises = [torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    return torch.stack(noises).to(device)
 
 
 @torch.inference_mode()
@@ -116,7 +116,7 @@ def sample(
     model: PixArt,
     noise_BCHW: Tensor,
     text: Sequence[Tensor],
-    null: Tensor | Sequence[Tensor],
+    null: Tensor,
     steps: int = 20,
     guidance: float = 4.5,
     objective: Objective = "eps",
@@ -127,33 +127,31 @@ def sample(
     rescale: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (B, C, H, W), float32, for B texts of (L_i, T).
+    """Return latents (B, C, H, W), float32, for B texts of (L_i, T).
 
-    guidance 1 draws without the null text, at half the cost; otherwise both run as one batch of 2 B
+    guidance 1 leaves the null text out, at half the cost; otherwise both run as one batch of 2 B
     (arXiv 2207.12598: null + guidance * (text - null)).
 
     Args:
-        null: the text of no text (L_0, T), or B of them, where pictures have negative prompts of their own.
+        null: the text of no text, or of a negative prompt (L_0, T).
         sampler: one of SAMPLERS.
         interval: the share of the timesteps, 0 (data) to 1 (noise), that is guided; the others cost half
             (arXiv 2404.07724).
         rescale: 0..1, how far the spread of a guided prediction is drawn back to that of the unguided one, against
-            pictures that are too bright (arXiv 2305.08891, section 3.4).
+            images that are too bright (arXiv 2305.08891, section 3.4).
 
-    Raises CommonArtError when the counts differ.
+    Raises:
+        CommonArtError: the counts of texts and images differ.
     """
     count, channels = noise_BCHW.shape[:2]
     if len(text) != count:
         raise CommonArtError(f"{len(text)} texts do not fit {count} images.", "Give one text for each image.")
-    nulls = [null] * count if isinstance(null, Tensor) else list(null)
-    if len(nulls) != count:
-        raise CommonArtError(f"{len(nulls)} null texts do not fit {count} images.", "Give one, or one for each image.")
     weight = next(model.parameters())
     first, last = interval[0] * STEPS, interval[1] * STEPS
     # Decided beforehand: to read a timestep from a GPU is to wait for it.
     times = timesteps_and_sigmas(objective, steps, shift)[0].tolist()
     guided_at = iter([guidance != 1 and first <= time <= last for time in times])
-    texts = [*text, *(nulls if guidance != 1 else [])]
+    texts = [*text, *([null] * count if guidance != 1 else [])]
     text_BLT, mask_BL = stack_text([states.to(weight.device, weight.dtype) for states in texts])
     read = model.read_text(text_BLT)
     read_plain = [(key[:count], value[:count]) for key, value in read]
@@ -166,10 +164,10 @@ def sample(
         output = model(latents, timestep.expand(len(latents)), known, mask)[:, :channels]
         if not guided:
             return output
-        wanted, unwanted = output.float().chunk(2)
-        mixed = unwanted + guidance * (wanted - unwanted)
+        conditional, unconditional = output.float().chunk(2)
+        mixed = unconditional + guidance * (conditional - unconditional)
         if rescale:
-            spread = wanted.std(dim=(1, 2, 3), keepdim=True) / mixed.std(dim=(1, 2, 3), keepdim=True)
+            spread = conditional.std(dim=(1, 2, 3), keepdim=True) / mixed.std(dim=(1, 2, 3), keepdim=True)
             mixed = mixed * (rescale * spread + 1 - rescale)
         return mixed
 
@@ -178,7 +176,7 @@ def sample(
 
 
 def order_of(sampler: str) -> int:
-    """The order of a sampler by its name. Raises UsageError for an unknown one."""
+    """Return the order of a sampler by its name. Raises UsageError for an unknown one."""
     if sampler not in SAMPLERS:
-        raise UsageError(f"--sampler {sampler} is not known.", f"Choose from {', '.join(SAMPLERS)}.")
+        raise UsageError(f"--sampler {sampler} is unknown.", f"Choose from {', '.join(SAMPLERS)}.")
     return SAMPLERS[sampler]

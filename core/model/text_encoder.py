@@ -22,9 +22,10 @@ from torch import Tensor
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import on_terminal
 from commonart.core.model import quantize as quantizing
+from commonart.core.model import weights
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
-from commonart.core.registry.lookup import read_json
+from commonart.core.registry.lookup import read_json, require_plain_json
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
 # In tokenizer_config.json, which keeps what it does not know; `model_max_length` is the language model's own limit.
@@ -96,7 +97,7 @@ class TextEncoder:
         return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of every text, at most `max_tokens`, and whether each was cut.
+        """Return token ids of every text, at most `max_tokens`, and whether each was cut.
 
         A text without a token ("" under CALM2's tokenizer) is the null token.
         """
@@ -110,7 +111,7 @@ class TextEncoder:
         return [i or [self.null_id] for i in ids], cut
 
     def encode(self, texts: Sequence[str], batch: int = 32) -> list[Tensor]:
-        """The hidden states of every text, in the order given: a list of Tensor[L, D], L its number of tokens.
+        """Return the hidden states of every text, in the order given: a list of Tensor[L, D], L its number of tokens.
 
         The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of
         similar length, so little is spent on pads. Longer ones are cut at `max_tokens` and counted in
@@ -128,23 +129,23 @@ class TextEncoder:
         order = sorted(range(len(ids)), key=lambda n: len(ids[n]), reverse=True)
         states: list[Tensor] = [torch.empty(0)] * len(ids)
         for start in range(0, len(order), batch):
-            part = order[start : start + batch]
-            longest = len(ids[part[0]])
-            tokens_BL = torch.full((len(part), longest), self.null_id, dtype=torch.long)
-            mask_BL = torch.zeros((len(part), longest), dtype=torch.long)
-            for row, n in enumerate(part):
+            rows = order[start : start + batch]
+            longest = len(ids[rows[0]])
+            tokens_BL = torch.full((len(rows), longest), self.null_id, dtype=torch.long)
+            mask_BL = torch.zeros((len(rows), longest), dtype=torch.long)
+            for row, n in enumerate(rows):
                 tokens_BL[row, : len(ids[n])] = torch.tensor(ids[n], dtype=torch.long)
                 mask_BL[row, : len(ids[n])] = 1
             causal = {} if self.model.config.model_type in T5_FAMILY else {"use_cache": False}
             out = self.model(
                 input_ids=tokens_BL.to(self.device), attention_mask=mask_BL.to(self.device), **causal
             ).last_hidden_state
-            for row, n in enumerate(part):
+            for row, n in enumerate(rows):
                 states[n] = out[row, : len(ids[n])].clone()
         return states
 
     def null(self) -> Tensor:
-        """The state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
+        """Return the state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
 
         Defined once, here: the state of the single token `null_id`, which is the tokenizer's begin-of-text
         token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
@@ -153,17 +154,9 @@ class TextEncoder:
 
 
 def carried_tokens(folder: Path) -> int:
-    """The longest text that a transformer beside this text encoder was trained with, as `train --export` wrote it."""
-    said = read_json(_folders(folder)[1] / "tokenizer_config.json").get(LENGTH)
-    return said if isinstance(said, int) and said > 0 else MAX_TOKENS
-
-
-def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """A list of Tensor[L, D] as one batch: (text_BLD with zeros on the right, mask_BL, true at real tokens)."""
-    text_BLD = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
-    lengths = torch.tensor([len(s) for s in states], device=text_BLD.device)
-    mask_BL = torch.arange(text_BLD.shape[1], device=text_BLD.device)[None] < lengths[:, None]
-    return text_BLD, mask_BL
+    """Return the longest text that a transformer beside this text encoder was trained with, as an export wrote it."""
+    length = read_json(_folders(folder)[1] / "tokenizer_config.json").get(LENGTH)
+    return length if isinstance(length, int) and length > 0 else MAX_TOKENS
 
 
 def _folders(folder: Path) -> tuple[Path, Path]:
@@ -172,11 +165,13 @@ def _folders(folder: Path) -> tuple[Path, Path]:
         folder = folder / "text_encoder"
     if not (folder / "config.json").is_file():
         raise CommonArtError(
-            f"{folder} holds no text encoder: there is no config.json in it.",
-            "Give a folder with a transformers model and its tokenizer, or a name from `commonart models`.",
+            f"{folder} does not hold a text encoder: it has no config.json.",
+            "Use a folder with a transformers model and its tokenizer, or a name from `commonart models`.",
         )
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"))
-    return folder, folder if own else folder.parent / "tokenizer"
+    has_tokenizer = any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model")
+    )
+    return folder, folder if has_tokenizer else folder.parent / "tokenizer"
 
 
 def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[str, Any]) -> tuple[Any, Any]:
@@ -185,23 +180,26 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     offline = {"local_files_only": True, "trust_remote_code": False}
+    require_plain_json(folder)
+    require_plain_json(tokenizer_folder)
     try:
         config = AutoConfig.from_pretrained(folder, **offline)
         if config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:
             raise CommonArtError(
-                f"{folder} holds a '{config.model_type}' model, neither a causal language model nor T5.",
-                "Give a text encoder: `commonart models` lists those that are known to work.",
+                f"{folder} holds a '{config.model_type}' model, which is neither a causal language model nor T5.",
+                "Use a text encoder: `commonart models` lists those that are known to work.",
             )
         # AutoModel leaves the output head out: its last_hidden_state is the causal LM's hidden_states[-1].
         auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
         with _quiet():
             model, info = auto.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **offline, **more
-            )
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                variant=weights.variant(folder, "model"), key_mapping={r"^_orig_mod\.": ""}, **offline, **more,
+            )  # fmt: skip
         if not any(file for name in ("tokenizer*", "*vocab*", "*.model") for file in tokenizer_folder.glob(name)):
             raise CommonArtError(
-                f"{folder} holds no tokenizer, nor does {tokenizer_folder}.",
-                "Download the model again, or give the folder with all of it.",
+                f"Neither {folder} nor {tokenizer_folder} holds a tokenizer.",
+                "Download the model again, or use the folder that holds all of it.",
             )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
     # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.
@@ -225,14 +223,14 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
         raise CommonArtError(
             f"The weights in {folder} lack {len(info['missing_keys'])} tensors, among them "
             f"{min(info['missing_keys'])}.",
-            "Download the model again, or give the folder that holds all of it.",
+            "Download the model again, or use the folder that holds all of it.",
         )
     return model, tokenizer
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers reports the output head, which is left out on purpose, and draws bars into log files."""
+    """transformers reports the output head, which is left out on purpose, and prints progress bars into log files."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

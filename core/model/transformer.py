@@ -23,7 +23,7 @@ from commonart.core.model.layers import AdaLayerNormSingle, Block, Packed, Patch
 
 
 def stack_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Stacks texts of (L_i, T) into text (B, L, T) and mask (B, L), True where a token is real.
+    """Stack texts of (L_i, T) into text (B, L, T) and mask (B, L), True where a token is real.
 
     L is the longest length; the mask is None when all have that length. A text without tokens is an error:
     use the text encoder's null embedding.
@@ -60,7 +60,7 @@ class PixArt(nn.Module):
             initialize_weights(self)
 
     def read_text(self, text_BLT: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What every block's cross-attention makes of the text: `forward` takes it in place of `text_BLT`.
+        """Return what every block's cross-attention makes of the text: `forward` takes it in place of `text_BLT`.
 
         A sampler calls this once, and spares two products of matrices a block at each step.
         """
@@ -74,7 +74,7 @@ class PixArt(nn.Module):
         text_BLT: Tensor | list[tuple[Tensor, Tensor]],
         mask_BL: Tensor | None = None,
     ) -> Tensor:
-        """Prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
+        """Return the prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
         `text_BLT` are the text encoder's states; `mask_BL` (bool) is True where a token is real, None when all
         are. A row without any real token attends to nothing: its cross-attention adds the output bias alone
@@ -126,10 +126,12 @@ class PixArt(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> PixArt:
-        """Reads a diffusers folder, or a pipeline folder with `transformer/` in it: config.json and safetensors.
+        """Read a diffusers folder, or a pipeline folder with `transformer/` in it: config.json and safetensors.
 
-        `dtype` None keeps the precision of the file. Raises CommonArtError naming the file and the key where
-        something is missing, unknown or of another shape.
+        `dtype` None keeps the precision of the file.
+
+        Raises:
+            CommonArtError: something is missing, unknown or of another shape; the file and the key are named.
         """
         folder = Path(folder)
         if not (folder / CONFIG).exists() and (folder / "transformer" / CONFIG).exists():
@@ -143,7 +145,7 @@ class PixArt(nn.Module):
 
     @classmethod
     def of(cls, config: PixArtConfig, state: dict[str, Tensor], folder: Path = Path()) -> PixArt:
-        """The transformer with the weights `state` (of `folder`, for errors), which it takes as they are, not copied."""
+        """Return the transformer with the weights `state` (of `folder`, for errors), which it takes as they are, not copied."""
         with torch.device("meta"):
             model = cls(config, initialize=False)
         weights.check(state, model.state_dict(), folder)
@@ -155,10 +157,7 @@ class PixArt(nn.Module):
     def save(
         self, folder: str | Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None
     ) -> Path:
-        """Writes config.json and the weights, or others of the same names in `state`, as diffusers does (in `dtype`, if given).
-
-        Returns the folder.
-        """
+        """Write config.json and the weights, or those in `state`, as diffusers does (in `dtype`, if given); return the folder."""
         folder = Path(folder)
         state = self.state_dict() if state is None else state
         state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
@@ -168,7 +167,7 @@ class PixArt(nn.Module):
 
 
 def initialize_weights(model: PixArt) -> None:
-    """A start from nothing: Xavier, which at the paper's widths is the 0.02 that PixArt gives its embedders; zero at the end.
+    """Start from nothing: Xavier, which at the paper's widths is the 0.02 that PixArt gives its embedders; zero at the end.
 
     PixArt also begins with text cross-attention that adds nothing, so that blocks trained on classes go on unharmed. No
     such blocks are loaded here: with half of Xavier, text is heard from the first step (at nano size twice as much of it

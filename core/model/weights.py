@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from commonart.core.data.files import part_of
+from commonart.core.data.files import temporary_path
 from commonart.core.errors import CommonArtError
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = WEIGHTS + ".index.json"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+VARIANTS = ("fp16", "bf16")  # of a folder that holds its weights in half precision alone: STEM.fp16.safetensors
 
 
 def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of the folder, by name.
+    """Return all tensors of the folder, by name, without the prefixes that torch.compile and DistributedDataParallel leave.
 
     Raises:
         CommonArtError: no safetensors here, a part of them is missing, or a file cannot be read.
@@ -35,19 +38,31 @@ def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
             state.update(load_file(file, device=str(device)))
         except (SafetensorError, OSError) as error:
             raise CommonArtError(f"{file} cannot be read: {error}.", "Download or export it again.") from error
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
 
 
+def variant(folder: Path, stem: str) -> str | None:
+    """Return the variant ("fp16") in which alone a folder holds the weights called `stem`; None: they are there as usual."""
+    if any(folder.glob(f"{stem}*.safetensors")) and not (
+        (folder / f"{stem}.safetensors").exists() or (folder / f"{stem}.safetensors.index.json").exists()
+    ):
+        return next((name for name in VARIANTS if any(folder.glob(f"{stem}*.{name}*"))), None)
+    return None
+
+
 def write(state: dict[str, Tensor], folder: Path) -> None:
-    """Writes all tensors to one file. It is written beside and renamed: half of it never has the final name."""
+    """Write all tensors to one file. It is written beside and renamed: half of it never has the final name."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = part_of(folder / WEIGHTS)
+    part = temporary_path(folder / WEIGHTS)
     save(state, part)
     os.replace(part, folder / WEIGHTS)
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:
-    """Writes one safetensors file. A full disk is the OSError that it is, not the SafetensorError that hides it."""
+    """Write one safetensors file. A full disk is the OSError that it is, not the SafetensorError that hides it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -60,18 +75,20 @@ def save(state: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def check(found: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
-    """Raises CommonArtError unless the tensors `found` are those `wanted`, by name and shape; names the first other."""
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CommonArtError(f"{folder}: the weights lack {name}.", "Check num_layers in its config.json.")
-        if found[name].shape != tensor.shape:
+def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CommonArtError unless `state` holds the tensors `expected`, by name and shape; names the first other."""
+    for name, tensor in expected.items():
+        if name not in state:
             raise CommonArtError(
-                f"{folder}: {name} has the shape {tuple(found[name].shape)}; config.json means {tuple(tensor.shape)}.",
+                f"{folder}: the weights lack {name}.", "Use the config.json that belongs to them; see its num_layers."
+            )
+        if state[name].shape != tensor.shape:
+            raise CommonArtError(
+                f"{folder}: {name} has the shape {tuple(state[name].shape)}; config.json means {tuple(tensor.shape)}.",
                 "Use the config.json that belongs to the weights.",
             )
-    for name in found:
-        if name not in wanted:
+    for name in state:
+        if name not in expected:
             raise CommonArtError(
                 f"{folder}: the weights hold {name}, which this transformer does not have.",
                 "Name a PixArt-Sigma or CommonArt transformer.",
@@ -79,16 +96,19 @@ def check(found: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> 
 
 
 def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
+    half = variant(folder, STEM)
+    whole = folder / (f"{STEM}.{half}.safetensors" if half else WEIGHTS)
+    if whole.exists():
+        return [whole]
+    index = folder / (f"{WEIGHTS}.index.{half}.json" if half else INDEX)
+    if index.exists():
         try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
-            raise CommonArtError(f"{folder / INDEX} has no weight_map.", "Download the model again.") from error
+            raise CommonArtError(f"{index} has no weight_map.", "Download the model again.") from error
         for name in names:
             if Path(name).name != name or not (folder / name).exists():
-                raise CommonArtError(f"{folder / INDEX} names {name}, which is not there.", "Download it again.")
+                raise CommonArtError(f"{index} names {name}, which does not exist.", "Download it again.")
         return [folder / name for name in names]
     raise CommonArtError(
         f"{folder} has no {WEIGHTS}.", "Only safetensors are read: convert other formats, or name another folder."

@@ -1,11 +1,11 @@
-"""Marks in every picture that a model made: what it is, and how to make it again.
+"""Marks in every image that a model made: what it is, and how to make it again.
 
-    commonart sample --inspect out.png
+    commonart inspect out.png
 
 Two marks, in the file itself:
 
 - **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
-  pictures made by a trained model, which serves the EU AI Act's Art. 50(2).
+  images made by a trained model, which serves the EU AI Act's Art. 50(2).
 - **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk
   with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
 
@@ -53,8 +53,26 @@ _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
+class MarkOptions:
+    """What is written into each file.
+
+    Attributes:
+        settings: prompt and settings.
+        synthetic: the mark of synthetic media.
+        sign: files of a certificate chain and its key, for C2PA.
+    """
+
+    settings: bool = True
+    synthetic: bool = True
+    sign: tuple[str, str] | None = None
+
+
+DEFAULT_MARKS = MarkOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
-    """What a picture says about itself; None where it says nothing."""
+    """What an image says about itself; None where it says nothing."""
 
     digital_source_type: str | None
     settings: dict[str, Any] | None
@@ -64,23 +82,23 @@ class Marks:
         return self.digital_source_type == TRAINED_ALGORITHMIC_MEDIA
 
 
-def format_of(path: str | os.PathLike[str]) -> str:
-    """Pillow's format name for the ending of `path`.
+def format_of(path: str | os.PathLike[str], flag: str = "-o") -> str:
+    """Return Pillow's format name for the ending of `path`, which `flag` named.
 
     Raises:
-        UsageError: the ending is none that can carry the marks.
+        UsageError: a format of that ending cannot hold the marks.
     """
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         raise UsageError(
-            f"-o {path}: pictures are written as .png, .jpg or .webp, not as {ending or 'a name without an ending'}.",
-            "Give the file one of these endings, or name a folder.",
+            f"{flag} {path}: images are written as .png, .jpg or .webp, not as {ending or 'a name without an ending'}.",
+            "Use one of these endings" + (", or name a folder." if flag == "-o" else "."),
         )
     return FORMATS[ending]
 
 
 def packet(settings: Mapping[str, Any] | None = None) -> str:
-    """The XMP packet that marks a picture as made by a trained model; with `settings`, it carries them too."""
+    """Return the XMP packet that marks an image as made by a trained model; with `settings`, it holds them too."""
     ours = ""
     if settings is not None:
         text = escape(dump(settings), quote=False)
@@ -98,20 +116,20 @@ def packet(settings: Mapping[str, Any] | None = None) -> str:
 
 
 def dump(settings: Mapping[str, Any]) -> str:
-    """`settings` as one line of JSON that PNG, XML and UTF-8 can all hold; Japanese stays readable."""
+    """Return `settings` as one line of JSON that PNG, XML and UTF-8 can all hold; Japanese stays readable."""
     text = json.dumps(dict(settings), ensure_ascii=False, sort_keys=True)
     return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None, marked: bool = True) -> None:
-    """Raise before anything is drawn what `save` would raise of an ending, and of settings that are too long for it."""
+    """Raise beforehand what `save` would raise for an ending, or for settings that are too long for its format."""
     _options(format_of(path), Path(path), settings, marked, 95)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise CommonArtError before anything is drawn for a folder that nothing can be written to."""
+    """Raise CommonArtError beforehand for a folder that cannot be written to."""
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CommonArtError(f"{folder}: nothing can be written to this folder.", "Choose another one, or chmod it.")
+        raise CommonArtError(f"{folder}: the folder is not writable.", "Choose another one, or change its permissions.")
 
 
 def save(
@@ -123,33 +141,33 @@ def save(
     overwrite: bool = False,
     quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
-    swept: bool = False,
+    cleaned: bool = False,
 ) -> Path:
-    """Write `image` with its marks; no half picture ever has the final name.
+    """Write `image` with its marks; no partial image ever has the final name.
 
     Args:
-        image: a picture in RGB.
+        image: in RGB.
         path: ends in .png, .jpg, .jpeg or .webp. Its folder must exist.
-        settings: how the picture was made; None writes none.
+        settings: how the image was made; None writes none.
         marked: write the XMP DigitalSourceType.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
         quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
-        swept: as `core.data.files.atomic_write` takes it.
+        cleaned: as `core.data.files.atomic_write` takes it.
 
     Raises:
-        UsageError: an ending that is no picture's, or the path exists and `overwrite` is false.
+        UsageError: an ending that is not an image's, or the path exists and `overwrite` is false.
         CommonArtError: the folder cannot be written, the disk is full, the settings do not fit into a JPEG, or
             `finish` cannot sign.
     """
     path = Path(path)
     options = _options(format_of(path), path, settings, marked, quality)
     if path.exists() and not overwrite:
-        raise _exists(path)
+        raise already_exists(path)
     if not path.parent.is_dir():
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
-        with atomic_write(path, swept=swept) as file:
+        with atomic_write(path, cleaned=cleaned) as file:
             if finish is None:
                 image.save(file, **options)
             else:
@@ -157,36 +175,36 @@ def save(
                 image.save(whole, **options)
                 file.write(finish(whole.getvalue(), options["format"]))
             if path.exists() and not overwrite:  # taken by another process in the meantime
-                raise _exists(path)
+                raise already_exists(path)
     except OSError as problem:
         raise _unwritable(path, problem) from problem
     return path
 
 
 def read(path: str | os.PathLike[str]) -> Marks:
-    """The marks of a picture, from its header alone (no pixel is decoded).
+    """Return the marks of an image, from its header alone (no pixel is decoded).
 
     Raises:
-        CommonArtError: there is no such file, or it is no picture.
+        CommonArtError: the file does not exist, or is not an image.
     """
     try:
         with Image.open(path) as image:
             info = dict(image.info)
             described = image.getexif().get(_DESCRIPTION) if "exif" in info else None
     except FileNotFoundError:
-        raise CommonArtError(f"{path}: there is no such file.", "Name a picture.") from None
+        raise CommonArtError(f"{path} does not exist.", "Name an image.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
-        raise CommonArtError(f"{path}: this is no picture ({problem}).", "Name a PNG, JPEG or WebP file.") from problem
+        raise CommonArtError(f"{path} is not an image ({problem}).", "Name a PNG, JPEG or WebP file.") from problem
     source_type, settings = _parse(info.get("xmp") or info.get(XMP_KEYWORD))
     if SETTINGS_KEYWORD in info:
         settings = _settings(str(info[SETTINGS_KEYWORD])) or settings
-    elif settings is None and isinstance(described, str):  # what is unmarked, and no PNG
+    elif settings is None and isinstance(described, str):  # an unmarked JPEG or WebP
         settings = _settings(described)
     return Marks(source_type, settings)
 
 
 def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The settings in a picture's marks; None where it has none, or is no picture of ours."""
+    """Return the settings in an image's marks; None where it has none, or is not an image."""
     with suppress(CommonArtError):
         return read(path).settings
     return None
@@ -255,12 +273,11 @@ def _settings(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _exists(path: Path) -> UsageError:
-    return UsageError(f"-o {path}: this file is there already.", "Choose another name, or say --overwrite.")
+def already_exists(path: str | os.PathLike[str], flag: str = "-o") -> UsageError:
+    """Return the error for a file in the way, which `flag` named."""
+    return UsageError(f"{flag} {path} already exists.", "Choose another name, or pass --overwrite to replace it.")
 
 
 def _unwritable(path: Path, problem: OSError) -> CommonArtError:
     why = problem.strerror or str(problem)
-    return CommonArtError(
-        f"{path}: cannot be written ({why}).", "Choose a folder that exists, can be written and has room."
-    )
+    return CommonArtError(f"{path} cannot be written ({why}).", "Choose an existing, writable folder with free space.")

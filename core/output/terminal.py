@@ -1,6 +1,6 @@
-"""Pictures in a terminal: `commonart sample "赤い円" --model nano --show`.
+"""Images in a terminal: `commonart sample "赤い円" --model nano --show`.
 
-Terminals with kitty's or iTerm2's protocol get the picture itself; any other gets half blocks, two pixels a character,
+Terminals with kitty's or iTerm2's protocol get the image itself; any other gets half blocks, two pixels a character,
 in 24-bit colours or, where COLORTERM does not promise them, in the 256 of xterm.
 """
 
@@ -10,17 +10,21 @@ import base64
 import io
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from PIL import Image
 
-COLUMNS = 64  # of half blocks: a picture of 64 x 64 pixels as it is
+from commonart.core.errors import UsageError
+from commonart.core.log import on_terminal, say
+
+COLUMNS = 64  # of half blocks: an image of 64 x 64 pixels as it is
 _CHUNK = 4096  # bytes of base64 that kitty takes at a time
 _STEPS = (0, 95, 135, 175, 215, 255)  # xterm's colour cube
 
 
 def protocol(environment: Mapping[str, str] = os.environ) -> str:
-    """kitty, iterm2 or blocks, by what the terminal says of itself; inside tmux or screen only blocks survive."""
+    """Return kitty, iterm2 or blocks, by the terminal's environment; inside tmux or screen only blocks survive."""
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if environment.get("TMUX") or term.startswith(("screen", "tmux")):
         return "blocks"
@@ -31,16 +35,27 @@ def protocol(environment: Mapping[str, str] = os.environ) -> str:
     return "blocks"
 
 
-def drawn(image: Image.Image, way: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """The characters that show `image` (RGB) on a terminal, with a newline at the end."""
-    way = way or protocol(environment)
-    if way == "blocks":
+def viewer(required: bool) -> Callable[[Image.Image], Any] | None:
+    """Return what shows an image on the terminal; None where none can. Raises UsageError where it is `required`."""
+    dumb = os.environ.get("TERM") == "dumb"
+    if dumb or not on_terminal():
+        if required:
+            reason = "TERM=dumb has no colours" if dumb else "stderr is not one"
+            raise UsageError(f"--show needs a terminal, and {reason}.", "Leave it out, or do not redirect stderr.")
+        return None
+    return lambda image: say(render(image).rstrip("\n"))
+
+
+def render(image: Image.Image, method: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the characters that show `image` (RGB) on a terminal, with a newline at the end."""
+    method = method or protocol(environment)
+    if method == "blocks":
         width = min(COLUMNS, shutil.get_terminal_size((80, 24)).columns)
         return blocks(image, width, environment.get("COLORTERM") in ("truecolor", "24bit"))
     file = io.BytesIO()
     image.save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    if way == "iterm2":
+    if method == "iterm2":
         return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a\n"
     parts = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
     first = "a=T,f=100,"
@@ -52,7 +67,7 @@ def drawn(image: Image.Image, way: str | None = None, environment: Mapping[str, 
 
 
 def blocks(image: Image.Image, columns: int, true_color: bool) -> str:
-    """`image` in `columns` characters a line, the upper pixel as ink and the lower one as paper."""
+    """Return `image` in `columns` characters a line, the upper pixel as foreground, the lower one as background."""
     height = max(2, round(image.height * columns / image.width / 2) * 2)
     small = image.convert("RGB").resize((columns, height), Image.Resampling.BOX)
     data = small.tobytes()

@@ -1,7 +1,8 @@
 """Training data as batches of tensors: which rows, which caption of each, and the null embedding where a caption is dropped.
 
-A `Source` answers "these rows with these captions"; `Plan` says which ones step n takes, as a function of seed and step alone;
-`stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and restarts.
+A `Source` answers "these rows with these captions"; `BatchSampler` says which ones step n takes, as a function of seed and
+step alone; `stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and
+restarts.
 """
 
 from __future__ import annotations
@@ -51,53 +52,56 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchSampler:
     """Which rows and captions every step takes."""
 
     seed: int
     batch: int  # global
-    dropout: float
+    caption_dropout: float
 
-    def micro(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, captions) of samples first .. first + size - 1 of the global batch of `step`; each int64, (size,)."""
+    def indices(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (rows, captions) of samples first .. first + size - 1 of the batch of `step`; each int64, (size,)."""
         rows, epochs = order.batch_rows(self.seed, step, self.batch, source.buckets, first, size)
         captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)
-        captions[order.uniform(self.seed, epochs, rows, _DROP) < self.dropout] = NULL
+        captions[order.uniform(self.seed, epochs, rows, _DROP) < self.caption_dropout] = NULL
         return rows, captions
 
     def generator(self, step: int, device: torch.device) -> torch.Generator:
-        """The random numbers of one step: noise, times, posterior. Nothing else in training is random."""
+        """Return the random numbers of one step: noise, times, posterior. Nothing else in training is random."""
         return torch.Generator(device).manual_seed(int(order.mix(self.seed, step, 0x6E01) >> np.uint64(1)))
 
 
 def stream(
-    fetch: Callable[[int, int], Any], start: int, stop: int, parts: int, workers: int
+    fetch: Callable[[int, int], Any], start: int, stop: int, grad_accum_steps: int, workers: int
 ) -> Generator[Any, None, None]:
-    """fetch(step, part) for every part of every step from `start` on, in order, read ahead by `workers` threads (0: none)."""
-    jobs = ((step, part) for step in range(start, stop) for part in range(parts))
+    """Yield fetch(step, n) for every micro batch n of every step from `start` on, in order.
+
+    `workers` threads read ahead; 0: none.
+    """
+    jobs = ((step, n) for step in range(start, stop) for n in range(grad_accum_steps))
     if workers < 1:
-        for step, part in jobs:
-            yield fetch(step, part)
+        for step, n in jobs:
+            yield fetch(step, n)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
-        ahead: deque[Future[Any]] = deque()
+        pending: deque[Future[Any]] = deque()
         try:
             for job in jobs:
-                ahead.append(pool.submit(fetch, *job))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(fetch, *job))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in ahead:
+            for future in pending:
                 future.cancel()
 
 
 class ResidentDataset:
     """A source whose latents and text states lie in memory, ready to be gathered: no reading, no decoding, no padding.
 
-    `means`, `stds`: (N, C, H, W), or one of them for each bucket; row r is then `place[r]` of bucket `bucket[r]`. `texts`: the
-    states of all captions, row after row, each (L, T); `counts`: captions per row. `instead`: the row that is taken for each.
+    `means`, `stds`: (N, C, H, W), or one of them for each bucket; row r is then `position[r]` of bucket `bucket[r]`. `texts`: the
+    states of all captions, row after row, each (L, T); `counts`: captions per row. `replacement`: the row taken for each.
     """
 
     def __init__(
@@ -112,42 +116,42 @@ class ResidentDataset:
         *,
         buckets: order.Buckets | None = None,
         bucket: np.ndarray | None = None,
-        place: np.ndarray | None = None,
-        instead: np.ndarray | None = None,
+        position: np.ndarray | None = None,
+        replacement: np.ndarray | None = None,
     ) -> None:
         self.keys, self.weights, self.null = keys, weights, null
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.buckets = buckets or [[order.Part(len(keys))]]
         self._means = [means] if isinstance(means, Tensor) else means
         self._stds = [stds] if isinstance(stds, Tensor) else stds
-        self._bucket, self._place, self._instead = bucket, place, instead
+        self._bucket, self._position, self._replacement = bucket, position, replacement
         self._tokens = torch.cat([*texts, null.to(texts[0].dtype)])
         # The null embedding is the last text, so that NULL = -1 finds it.
         lengths = torch.tensor([*(len(text) for text in texts), len(null)])
         self._lengths, self._starts = lengths, torch.cumsum(lengths, 0) - lengths
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Batch:
-        if self._instead is not None:
-            taken = self._instead[rows]
+        if self._replacement is not None:
+            taken = self._replacement[rows]
             captions = np.where((taken == rows) | (captions == NULL), captions, self.offsets[taken])
             rows = taken
         caption_B = torch.from_numpy(captions)
         length_B, start_B = self._lengths[caption_B], self._starts[caption_B]
-        place_L = torch.arange(int(length_B.max()))
-        mask_BL = place_L < length_B[:, None]
-        # Pads repeat the last token: a place that exists, behind the mask.
-        index_BL = start_B[:, None] + torch.minimum(place_L, length_B[:, None] - 1)
+        position_L = torch.arange(int(length_B.max()))
+        mask_BL = position_L < length_B[:, None]
+        # Padding repeats the last token: an index that exists, behind the mask.
+        index_BL = start_B[:, None] + torch.minimum(position_L, length_B[:, None] - 1)
         text_BLT = self._tokens[index_BL].mul_(mask_BL[:, :, None])
         bucket = 0 if self._bucket is None else int(self._bucket[rows[0]])
-        row_B = torch.from_numpy(rows if self._place is None else self._place[rows])
+        row_B = torch.from_numpy(rows if self._position is None else self._position[rows])
         stds = None if self._stds is None else self._stds[bucket][row_B]
         batch = Batch(self._means[bucket][row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
         # Pinned, so that the copy to the device runs beside the step before.
         return _pinned(batch) if torch.cuda.is_available() else batch
 
     def batch(self, fetched: Batch, device: torch.device) -> Batch:
-        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in fetched))  # type: ignore[arg-type]
+        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in fetched))  # type: ignore[arg-type]
 
 
 def _pinned(batch: Batch) -> Batch:
-    return Batch(*(None if part is None else part.pin_memory() for part in batch))  # type: ignore[arg-type]
+    return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in batch))  # type: ignore[arg-type]

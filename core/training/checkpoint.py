@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, synced, hashed, renamed; the newest good one is found again.
+"""Checkpoints that are complete or absent: written beside, synced, hashed, renamed; the newest good one is found again.
 
     runs/512/checkpoints/step-0000100/{transformer/, ema/, optimizer.safetensors, state.json}
 
@@ -35,7 +35,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One good checkpoint: its folder, optimiser step and the values that the loop saved."""
+    """One good checkpoint: its folder, optimizer step and the values that the loop saved."""
 
     folder: Path
     step: int
@@ -54,52 +54,55 @@ class Checkpoint:
 
 
 def folder_of(run: str | os.PathLike[str]) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return where a run keeps its checkpoints."""
     return Path(run) / "checkpoints"
 
 
 def save(
     run: str | os.PathLike[str], step: int, write: Callable[[Path], None], values: Mapping[str, Any], keep: int = 3
 ) -> Path:
-    """Make `write(folder)` a checkpoint of `run`, and keep the newest `keep` up to it (0 keeps all). The folder's final path.
+    """Make what `write(folder)` writes a checkpoint of `run`; return its folder.
 
-    Those of later steps are damaged, else the run would have gone on from them: they stay until their step comes again.
+    The newest `keep` up to it are kept (0: all). Those of later steps are damaged, else the run would have continued from
+    them: they stay until their step comes again. A kill at any moment leaves the older checkpoints, and at most a folder
+    beside them that the next save removes.
 
-    A kill at any moment leaves the checkpoints that were there before, and at most a folder beside them that is cleared away
-    by the next save. Raises CommonArtError when the disk is full or the folder cannot be written; the old ones stand.
+    Raises:
+        CommonArtError: the disk is full or the folder cannot be written; the older checkpoints are kept.
     """
     home = folder_of(run)
-    final, part = home / f"step-{step:07d}", home / f".step-{step:07d}.part"
+    final, partial = home / f"step-{step:07d}", home / f".step-{step:07d}.part"
     try:
         home.mkdir(parents=True, exist_ok=True)
         _clear(home)
-        part.mkdir()
-        write(part)
-        _seal(part, step, values)
+        partial.mkdir()
+        write(partial)
+        _seal(partial, step, values)
         if final.exists():  # a damaged one of the same step
             _remove(final)
-        os.rename(part, final)
+        os.rename(partial, final)
         sync_folder(home)
         _prune(home, step, keep)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        shutil.rmtree(partial, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CommonArtError(
-            f"{final}: the checkpoint cannot be written ({error.strerror or error}); the ones before it stand.",
+            f"{final}: the checkpoint cannot be written ({error.strerror or error}); older ones are kept.",
             "Free some space and start the same command again."
-            if room
+            if full
             else "Make the folder writable and start again.",
         ) from error
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     return final
 
 
 def newest(run: str | os.PathLike[str], warn: Warn = lambda _: None) -> Checkpoint | None:
-    """The newest good checkpoint of `run`, None where there is none at all. Each damaged one that is newer is named to `warn`.
+    """Return the newest good checkpoint of `run`; None where there are none. Newer, damaged ones are named to `warn`.
 
-    Raises CommonArtError where all are damaged: to begin anew would cost what the run has learned and its metrics.
+    Raises:
+        CommonArtError: all are damaged; to begin anew would cost what the run has learned, and its metrics.
     """
     folders = _list(folder_of(run))
     for folder in reversed(folders):
@@ -110,13 +113,13 @@ def newest(run: str | os.PathLike[str], warn: Warn = lambda _: None) -> Checkpoi
     if folders:
         raise CommonArtError(
             f"Every checkpoint in {folder_of(run)} is damaged.",
-            "Bring one back, or start another run with -o; what is left may be of use: --init takes a transformer/ folder.",
+            "Restore one, or start another run with -o; --init takes a transformer/ folder, if one of them is undamaged.",
         )
     return None
 
 
 def read(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Check a checkpoint against its hashes and read its state. Raises CommonArtError where anything is missing or altered."""
+    """Check a checkpoint against its hashes and read its state. Raises CommonArtError where a file is missing or altered."""
     folder = Path(folder)
     damaged = "Use an older checkpoint of the same run."
     try:
@@ -126,8 +129,10 @@ def read(folder: str | os.PathLike[str]) -> Checkpoint:
             raise CommonArtError(f"The checkpoint {folder} is damaged: {STATE} is not what was saved.", damaged)
         with ThreadPoolExecutor(4) as pool:  # hashlib releases the interpreter's lock
             paths = [folder / name for name in state["files"]]
-            for path, found, expected in zip(paths, pool.map(sha256_file, paths), state["files"].values(), strict=True):
-                if found != expected:
+            for path, actual, expected in zip(
+                paths, pool.map(sha256_file, paths), state["files"].values(), strict=True
+            ):
+                if actual != expected:
                     raise CommonArtError(
                         f"The checkpoint {folder} is damaged: {path.name} is not what was saved.", damaged
                     )
@@ -165,8 +170,8 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 def _list(home: Path, last: float = math.inf) -> list[Path]:
     """The checkpoints up to step `last`, oldest first."""
-    found = [(int(match[1]), path) for path in _entries(home) if (match := _NAME.fullmatch(path.name))]
-    return [path for step, path in sorted(found) if step <= last]
+    steps = [(int(match[1]), path) for path in _entries(home) if (match := _NAME.fullmatch(path.name))]
+    return [path for step, path in sorted(steps) if step <= last]
 
 
 def _entries(home: Path) -> list[Path]:

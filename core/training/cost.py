@@ -1,46 +1,71 @@
-"""What a training run will cost, from its sizes alone: parameters, floating-point operations, memory, time.
+"""What a training run costs, from its sizes alone: parameters, floating-point operations, memory, time.
 
 commonart train --stage 512 --dry-run
+commonart train --stage 512 --quantize quanto-int8 --dry-run      # no features are there: encoded on the fly
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from commonart.core.errors import CommonArtError
+from commonart.core.model import memory as device_memory
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
-from commonart.core.recipes import Recipe
-from commonart.core.training.on_the_fly import Cost
+from commonart.core.model.quantize import BITS
+from commonart.core.recipes import Recipe, accumulation
+from commonart.core.training.distributed import World
 from commonart.core.training.optimizers import bytes_per_parameter
 
-# Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a part of them.
+# Dense bf16 rates in FLOP/s, from the makers' data sheets; training reaches a share of them.
 RATES = {"L4": 121e12, "A6000": 155e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}
-REACHED = 0.4  # of the data sheet's rate: model FLOPs utilisation of a good PixArt-sized training loop
+REACHED = 0.4  # of the data sheet's rate: model FLOPs utilization of a good PixArt-sized training loop
 # Bytes that a bf16 block keeps for its backward pass, of each channel of each token, and all that is left of it where blocks
 # are computed again: its input. Counted by tests/benchmarks/memory.py.
 ACTIVATIONS, INPUT = 47.5, 4
+SURE = 0.75  # of the estimated activations: what is refused does not fit even if the estimate is a third too high
+SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen for: allocators leave gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What memory and operations depend on, beside the transformer's configuration.
+
+    `side` of the latents; `tokens` of a usual caption; `shards`: parts that all but the activations are cut into.
+    """
+
+    side: int
+    tokens: int
+    checkpointing: bool = False
+    shards: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderCost:
+    """Bytes of a frozen encoder's weights, and its floating-point operations for an image."""
+
+    weights: int
+    flops: float
 
 
 def parameters(config: PixArtConfig) -> int:
-    """Number of weights of the transformer."""
+    """Return the number of weights of the transformer."""
     d, patch = config.hidden, config.patch_size**2
     block = 2 * (4 * d * d + 4 * d) + (8 * d * d + 5 * d) + 6 * d
     embed = patch * config.in_channels * d + d
     time = TIME_CHANNELS * d + d + d * d + d + 6 * d * d + 6 * d
     text = config.caption_channels * d + d + d * d + d
-    return (
-        config.num_layers * block
-        + embed
-        + time
-        + text
-        + 2 * d
-        + d * patch * config.out_channels
-        + patch * config.out_channels
-    )
+    end = 2 * d + d * patch * config.out_channels + patch * config.out_channels
+    return config.num_layers * block + embed + time + text + end
 
 
 def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
-    """Floating-point operations of one image forward, with latents of `side` x `side` and `text` tokens. A multiply-add is two."""
+    """Return the operations of one image forward, latents of `side` x `side` and `text` tokens. A multiply-add is two."""
     d, tokens = config.hidden, (side // config.patch_size) ** 2
     itself = tokens * 4 * d * d + 2 * tokens * tokens * d
     cross = tokens * 2 * d * d + text * 2 * d * d + 2 * tokens * text * d
@@ -50,59 +75,143 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
     return 2.0 * (config.num_layers * (itself + cross + feed) + ends + conditions)
 
 
-def memory(
-    config: PixArtConfig, recipe: Recipe, micro: int, side: int, text: int, checkpointing: bool = False, shards: int = 1
-) -> dict[str, int]:
-    """Bytes on one device while training in bf16: weights, gradients and average in float32, autocast's copies of the weights,
-    the optimiser's state, activations. A text encoder beside them is not among them.
+def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:
+    """Return the bytes on one device while training in bf16, by what they hold, and their "total".
 
-    `shards`: parts that all but the activations are cut into.
+    Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations. A text
+    encoder beside them is not among them.
     """
-    count, tokens = parameters(config) // shards, (side // config.patch_size) ** 2
-    block = ACTIVATIONS * tokens + 4 * text
-    kept = config.num_layers * INPUT * tokens + block if checkpointing else config.num_layers * block
-    parts = {
+    count, tokens = parameters(config) // sizes.shards, (sizes.side // config.patch_size) ** 2
+    block = ACTIVATIONS * tokens + 4 * sizes.tokens
+    kept = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
+    held = {
         "weights": 4 * count,
         "copies": 2 * count,
         "gradients": 4 * count,
-        "optimiser": int(bytes_per_parameter(recipe.optimiser) * count),
+        "optimizer": int(bytes_per_parameter(recipe.optimizer) * count),
         "ema": 4 * count if recipe.ema else 0,
-        "activations": int(micro * config.hidden * kept),
+        "activations": int(micro_batch * config.hidden * kept),
     }
-    return {**parts, "total": sum(parts.values())}
+    return {**held, "total": sum(held.values())}
+
+
+def fit_micro_batch(config: PixArtConfig, recipe: Recipe, world: World, sizes: Sizes) -> Recipe:
+    """Return `recipe` with the micro batch that fits the GPUs: its own, or else the largest below it. All processes agree.
+
+    Other devices take the recipe's own.
+    """
+    if world.device.type != "cuda":
+        return recipe
+    micro_batch, grad_accum_steps = accumulation(recipe, world.size)
+    free = SPARE * device_memory.free(world.device)
+    possible = [size for size in range(1, micro_batch + 1) if micro_batch * grad_accum_steps % size == 0]
+    fitting = [size for size in possible if memory(config, recipe, size, sizes)["total"] <= free]
+    (smallest,) = world.all_reduce_max(-max(fitting, default=1))
+    return replace(recipe, micro_batch=-int(smallest))
+
+
+def check_fits(config: PixArtConfig, recipe: Recipe, micro_batch: int, device: torch.device, sizes: Sizes) -> None:
+    """Refuse, before memory is taken, a run that surely needs more than the device has free.
+
+    Raises:
+        CommonArtError: it does not fit; the setting to lower is named.
+    """
+    free = device_memory.free(device)
+    need = memory(config, recipe, micro_batch, sizes)
+    if need["total"] - (1 - SURE) * need["activations"] <= free:
+        return
+    fixed = need["total"] - need["activations"]
+    most = int((free - fixed) / (SURE * need["activations"] / micro_batch))
+    gib = 2.0**30
+    raise CommonArtError(
+        f"Stage {recipe.name} needs about {need['total'] / gib:.1f} GiB on each device, of which {fixed / gib:.1f} whatever "
+        f"the batch; {device} has {free / gib:.1f} GiB free.",
+        f"Train with --set micro_batch={most}."
+        if most >= 1
+        else _lower(1, sizes.checkpointing)
+        if fixed <= free
+        else "Use a larger device, --set optimizer=AdamW8bit, or --set ema=0.",
+    )
+
+
+@contextmanager
+def out_of_memory(micro_batch: int, checkpointing: bool) -> Iterator[None]:
+    """Turn an allocator's error into a sentence that names the setting to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise CommonArtError(
+            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.",
+            _lower(micro_batch, checkpointing),
+        ) from error
+
+
+def _lower(micro_batch: int, checkpointing: bool) -> str:
+    ways = [
+        *([f"--set micro_batch={micro_batch // 2}"] if micro_batch > 1 else []),
+        *(["--checkpointing"] if not checkpointing else []),
+    ]
+    return f"Train with {' or '.join(ways)}; the batch of a step stays the same." if ways else "Use a larger device."
+
+
+def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> EncoderCost:
+    """Return the cost of a language model with this config.json that reads one caption of `tokens`, without output head."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(**config))
+    linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    rest = sum(parameter.numel() for parameter in model.parameters()) - linear
+    bits = BITS[quantize] if quantize else 16
+    return EncoderCost(int(linear * bits / 8 + rest * 2), 2.0 * linear * tokens)
+
+
+def autoencoder(config: Mapping[str, Any], resolution: int) -> EncoderCost:
+    """Return the cost of an AutoencoderKL with this config.json that encodes one square image, in 16 bits."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counted, torch.no_grad():
+        model: Any = AutoencoderKL.from_config(config)
+        model.encode(torch.empty(1, model.config["in_channels"], resolution, resolution))
+    return EncoderCost(2 * sum(parameter.numel() for parameter in model.parameters()), float(counted.get_total_flops()))
 
 
 def account(
-    config: PixArtConfig, recipe: Recipe, *, side: int, text: int, world: int, micro: int, shards: int = 1,
-    checkpointing: bool = False, measured: float | None = None, beside: Mapping[str, Cost] | None = None,
+    config: PixArtConfig, recipe: Recipe, sizes: Sizes, *, world_size: int, micro_batch: int,
+    measured: float | None = None, encoders: Mapping[str, EncoderCost] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The estimate as --dry-run prints it. `measured`: images/s of one device where it was timed; else data-sheet rates.
+    """Return the estimate as --dry-run prints it.
 
-    `beside`: the encoders that run on the fly; they are in all but what was measured.
+    Args:
+        measured: images/s of one device where it was timed; else data-sheet rates are taken.
+        encoders: those that run on the fly; they are in all but what was measured.
     """
-    beside = beside or {}
-    forward = flops_per_image(config, side, text)
+    encoders = encoders or {}
+    forward = flops_per_image(config, sizes.side, sizes.tokens)
     # A backward pass costs two forward ones; encoders are not trained.
-    step = (3 * forward + sum(cost.flops for cost in beside.values())) * recipe.batch
-    hours = {name: _hours(step * recipe.steps / (rate * REACHED * world)) for name, rate in RATES.items()}
-    held = memory(config, recipe, micro, side, text, checkpointing, shards)
-    weights = {name: cost.weights for name, cost in beside.items()}
-    said: dict[str, Any] = {
+    step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
+    hours = {name: _hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}
+    held = memory(config, recipe, micro_batch, sizes)
+    weights = {name: cost.weights for name, cost in encoders.items()}
+    estimate: dict[str, Any] = {
         "parameters": parameters(config),
         "flops_per_image_forward": forward,
-        **{f"flops_per_image_{name}": cost.flops for name, cost in beside.items()},
+        **{f"flops_per_image_{name}": cost.flops for name, cost in encoders.items()},
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
         "memory_bytes_per_device": {**held, **weights, "total": held["total"] + sum(weights.values())},
-        "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world)),
+        "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world_size)),
     }
-    said["hours_are"] = (
-        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world} of each GPU"
+    without = ", without the encoders" if encoders else ""
+    estimate["hours_are"] = (
+        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world_size} of each GPU"
         if measured is None
-        else f"at {measured:.3g} images/s, measured on this device{', without the encoders' if beside else ''}, on {world} of it"
+        else f"at {measured:.3g} images/s, measured on this device{without}, on {world_size} of it"
     )
-    return said
+    return estimate
 
 
 def _hours(seconds: float) -> float:
-    return float(f"{seconds / 3600:.3g}")  # of a short run, too
+    return float(f"{seconds / 3600:.3g}")  # three digits, of a short run too

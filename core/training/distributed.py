@@ -5,7 +5,6 @@ torchrun, srun or `commonart train --gpus N` start them; alone, nothing of accel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from commonart.core.launch import AGAIN, PeerGone
+from commonart.core.launch import AGAIN, PeerGone, world_size
 from commonart.core.model.device import pick_device
-from commonart.core.training import fsdp as sharding
+from commonart.core.training import fsdp as fsdp2
+from commonart.core.training import rendezvous
 
 # What gloo and NCCL say when the other side of a connection is no more.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out")
@@ -44,14 +44,14 @@ class World:
         return self.size if self.sharded else 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` on this world's device, with its gradients averaged over all processes."""
+        """Return `model` on this world's device, with its gradients averaged over all processes."""
         if self.sharded:  # part by part: the whole of it need not fit there
-            return sharding.shard(model, self.device, self.size)
+            return fsdp2.shard_model(model, self.device, self.size)
         model.to(self.device)
         return model if self.accelerator is None else self.accelerator.prepare_model(model)
 
@@ -64,29 +64,29 @@ class World:
             with self.accelerator.no_sync(model):
                 yield
 
-    def most(self, *values: float) -> tuple[float, ...]:
-        """The largest of each value over all processes: what they agree on."""
+    def all_reduce_max(self, *values: float) -> tuple[float, ...]:
+        """Return the largest of each value over all processes: what they agree on."""
         if self.accelerator is None:
             return values
-        together = torch.tensor(values, dtype=torch.float64)
-        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX, group=self.control)
-        return tuple(together.tolist())
+        reduced = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MAX, group=self.control)
+        return tuple(reduced.tolist())
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, on the CPU."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes, on the CPU."""
         values = values.detach().cpu().clone()
         if self.accelerator is not None:
             torch.distributed.all_reduce(values, group=self.control)
         return values
 
-    def wait(self) -> None:
-        """Until every process is here."""
+    def barrier(self) -> None:
+        """Wait until every process is here."""
         if self.accelerator is not None:
             torch.distributed.barrier(group=self.control)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Turns the transport's error after another process has ended into a sentence."""
+    def peer_errors(self) -> Iterator[None]:
+        """Turn the transport's error after another process has ended into a sentence."""
         try:
             yield
         except RuntimeError as error:
@@ -98,21 +98,28 @@ class World:
                 AGAIN,
             ) from error
 
-    def leave(self) -> None:
-        """Ends the group, so that the next run of this process can make its own."""
+    def shutdown(self) -> None:
+        """End the group, so that the next run of this process can make its own."""
         if self.accelerator is not None:
             self.accelerator.end_training()
 
 
 def join(device: str = "auto", fsdp: bool = False) -> World:
-    """The world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Return the world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone.
+
+    Raises:
+        CommonArtError: the processes do not find each other; UsageError: the environment says less than it must.
+    """
+    size = world_size()
+    if size == 1:
         return World(pick_device(device))
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    if not torch.distributed.is_initialized():
+        rendezvous.init_process_group("nccl" if chosen.type == "cuda" else "gloo", size)
     # Else the gradients are held twice: as they are, and in the buckets that are exchanged.
     once = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(cpu=chosen.type == "cpu", kwargs_handlers=[once])

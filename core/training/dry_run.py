@@ -2,84 +2,101 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from commonart.core import launch, recipes
-from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.device import pick_device, pick_dtype
-from commonart.core.model.diffusion import check_objective, out_channels
+from commonart.core.model.device import pick_device
+from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
+from commonart.core.registry import hub
+from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
-from commonart.core.training import calibrate, cost, encoders, gradient_guard, on_the_fly, trainer
+from commonart.core.training import batches, cost, encoders, run, trainer
 from commonart.core.training.distributed import World
 
-USUAL_TEXT = 77  # tokens of a caption, for estimates
+# Text channels and pixels of one latent, where no features are here to tell; others are taken to be as the paper's.
+WIDTHS, FACTORS = {"calm2-7b": 4096, "nano": 128}, {"sdxl-vae": 8, "nano": 4}
+WARM_UP, FEWEST = 2, 3  # steps of a calibration
 
 
-def plan(wanted: Settings, seconds: float = 0.0) -> dict[str, Any]:
-    """The resolved recipe, sizes, FLOPs, memory and time of a run. A plan for another machine, too: data and GPUs need not be
-    here. Reads notes, configurations and a few features. `seconds`: to time real steps for, on this device.
+def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
+    """Return the resolved recipe, sizes, FLOPs, memory and time of a run, from manifests, configurations and a few features.
 
-    Raises CommonArtError and UsageError as the run itself would.
+    A plan for another machine, too: data and GPUs need not be here. `calibrate`: seconds to time real steps for, on this
+    device.
+
+    Raises:
+        CommonArtError, UsageError: as the run itself would.
     """
-    images, size = _images(wanted.data)
-    recipe, world = wanted.recipe, wanted.gpus or launch.world_size()
-    micro, parts = recipes.accumulation(recipe, world)
-    text, image = encoders.beside(wanted) if size else (None, None)
+    images, size = _images(settings.data)
+    recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
+    micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
+    texts, latents = encoders.cached_features(settings) if size else ([], [])
     if size and all(size):
-        encoders.check_size(recipe, wanted.data, *size)
-    factor = int(image.meta.settings.get("factor", 8)) if image else (4 if recipe.name == "nano" else 8)
-    width = text.meta.width if text else (128 if recipe.name == "nano" else 4096)
-    side, channels = recipe.resolution // factor, image.meta.width if image else 4
-    config = config_of(recipe, (channels, side, side), width)
-    tokens = (text.usual_length() if text else 0) or min(wanted.max_tokens, USUAL_TEXT)
-    measured = _measured(wanted, config, (micro, parts), tokens, seconds) if seconds else None
-    # Where no data are here, what is named for the fly runs on the fly.
-    reads = text is None and bool(size or wanted.text_encoder or wanted.quantize)
-    looks = image is None and bool(size or wanted.autoencoder)
-    beside = on_the_fly.costs(wanted, reads, looks, tokens)
+        encoders.check_size(recipe, settings.data, *size)
+    factor = encoders.latent_factor(latents[0]) if latents else FACTORS.get(settings.autoencoder_name, 8)
+    width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
+    side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4
+    config = run.config_of(recipe, (channels, side, side), width)
+    tokens = (texts[0].usual_length() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
+    sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
+    measured = _measured(settings, config, micro_batch, grad_accum_steps, sizes, calibrate) if calibrate else None
+    # Where no data are here, what is named to be encoded on the fly is.
+    live_text = not texts and bool(size or settings.text_encoder or settings.quantize)
+    live_images = not latents and bool(size or settings.autoencoder)
+    live = _live_encoders(settings, live_text, live_images, tokens)
     return {
-        "run": str(wanted.run),
-        "recipe": asdict(recipe),
-        "world_size": world,
-        "micro_batch": micro,
-        "accumulation": parts,
-        "init": wanted.init or (f"newest checkpoint of {wanted.before}" if recipe.before else "none"),
-        "data": wanted.data,
+        "run": str(settings.run),
+        "recipe": dataclasses.asdict(recipe),
+        "world_size": world_size,
+        "micro_batch": micro_batch,
+        "grad_accum_steps": grad_accum_steps,
+        "init": settings.init or (f"newest checkpoint of {settings.previous_run}" if recipe.init_from else "none"),
+        "data": settings.data,
         "images": images,
-        "text": encoders.named(text) or _encoded(reads, "text_encoder" in beside),
-        "image": encoders.named(image) or _encoded(looks, "autoencoder" in beside),
+        "text": encoders.describe_features(next(iter(texts), None)) or _encoded(live_text, "text_encoder" in live),
+        "image": encoders.describe_features(next(iter(latents), None)) or _encoded(live_images, "autoencoder" in live),
         **cost.account(
-            config,
-            recipe,
-            side=side,
-            text=tokens,
-            world=world,
-            micro=micro,
-            shards=world if wanted.fsdp else 1,
-            checkpointing=wanted.checkpointing,
-            measured=measured,
-            beside=beside,
+            config, recipe, sizes, world_size=world_size, micro_batch=micro_batch, measured=measured, encoders=live
         ),
     }
 
 
-def _encoded(now: bool, counted: bool) -> dict[str, str]:
-    """How what is not in the features is said to be encoded."""
-    if not now:
+def _live_encoders(settings: Settings, text: bool, image: bool, tokens: float) -> dict[str, cost.EncoderCost]:
+    """What runs on the fly (`text`, `image`) costs, where the hub, its cache or a folder has its configuration."""
+    costs: dict[str, cost.EncoderCost] = {}
+    if text:
+        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder", "--text-encoder"))
+        if "model_type" in config:
+            costs["text_encoder"] = cost.text_encoder(config, settings.quantize, tokens)
+    if image:
+        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder", "--autoencoder"))
+        if "block_out_channels" in config:
+            costs["autoencoder"] = cost.autoencoder(config, settings.recipe.resolution)
+    return costs
+
+
+def _encoded(live: bool, counted: bool) -> dict[str, str]:
+    """How the plan says that something without features is encoded."""
+    if not live:
         return {"encoded": "unknown: the data are not here; counted as cached"}
     return {"encoded": "on the fly" if counted else "on the fly; not counted, its configuration is not here"}
 
 
 def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
-    """(images of all data sets, held-out ones too, by the notes beside their shards, or why that is not known; pixels of the
+    """(images of all data sets, held-out ones too, by the manifests beside their shards, or why that is not known; pixels of the
     first one, None where there are no data)."""
     try:
         tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
@@ -89,35 +106,51 @@ def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
     except CommonArtError as error:
         return f"unknown: {error.what}", None
     size = (first.get("width", 0), first.get("height", 0))
-    notes = [read_note(tar) for tar in tars]
-    bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
-    return f"unknown: {bare[0]} has no note." if bare else sum(int(note["out"]) for note in notes), size
+    manifests = [read_manifest(tar) for tar in tars]
+    bare = [str(tar) for tar, manifest in zip(tars, manifests, strict=True) if manifest is None]
+    return f"unknown: {bare[0]} has no manifest." if bare else sum(m.written for m in manifests if m), size
 
 
-def _measured(wanted: Settings, config: PixArtConfig, share: tuple[int, int], text: int, seconds: float) -> float:
+def _measured(
+    settings: Settings, config: PixArtConfig, micro_batch: int, grad_accum_steps: int, sizes: cost.Sizes, seconds: float
+) -> float:
     """Images per second of one device of this machine."""
-    world = World(pick_device(wanted.device))
-    micro, parts = share
-    gradient_guard.check_fits(
-        config, wanted.recipe, micro, config.sample_size, text, world.device, wanted.checkpointing
-    )
+    world = World(pick_device(settings.device))
+    alone = dataclasses.replace(sizes, side=config.sample_size, shards=1)
+    cost.check_fits(config, settings.recipe, micro_batch, world.device, alone)
     options = trainer.Options(
-        dtype=dtype_of(wanted, world), compile=wanted.compile, checkpointing=wanted.checkpointing, quiet=True
-    )
-    return calibrate.images_per_second(config, wanted.recipe, options, world, micro, parts, text, seconds)
-
-
-def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
-    """The transformer of `recipe` for latents of `shape` (C, side, side) and text states of `width` channels."""
-    return PixArtConfig(
-        num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,
-        in_channels=shape[0], out_channels=out_channels(check_objective(recipe.objective), shape[0]),
-        patch_size=recipe.patch, sample_size=shape[1], caption_channels=width, interpolation_scale=recipe.interpolation,
+        dtype=run.dtype_of(settings, world.device), compile=settings.compile, checkpointing=settings.checkpointing,
+        quiet=True,
     )  # fmt: skip
+    recipe = dataclasses.replace(settings.recipe, batch=micro_batch * grad_accum_steps, micro_batch=micro_batch)
+    return images_per_second(config, recipe, options, world, sizes.tokens, seconds)
 
 
-def dtype_of(wanted: Settings, world: World) -> torch.dtype:
-    """What the matrix products are computed in."""
-    dtype = pick_dtype(wanted.precision, world.device)
-    # No loss scaling here: gradients in float16 would underflow.
-    return torch.float32 if dtype == torch.float16 else dtype
+def images_per_second(
+    config: PixArtConfig, recipe: Recipe, options: trainer.Options, world: World, tokens: int, seconds: float
+) -> float:
+    """Time real steps of `recipe` on made-up data for about `seconds`, on this device alone."""
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        model = PixArt(config)
+        data = made_up(config, min(64, recipe.batch), tokens)
+        timed = trainer.Trainer(model, data, recipe, Path(folder), options, world)
+        micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, options.workers)
+        steps, began = 0, time.perf_counter()
+        while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
+            if steps == WARM_UP:
+                started = time.perf_counter()  # every step waits for the device once, at its end
+            timed.train_step(micro_batches, recipe.lr)
+            steps += 1
+        micro_batches.close()
+    return recipe.batch * (steps - WARM_UP) / (time.perf_counter() - started)
+
+
+def made_up(config: PixArtConfig, count: int, tokens: int) -> batches.ResidentDataset:
+    """Return `count` images with one caption of `tokens` each, all of them random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    side = config.sample_size
+    means = torch.randn(count, config.in_channels, side, side, generator=generator)
+    texts = [torch.randn(tokens, config.caption_channels, generator=generator) for _ in range(count)]
+    keys = [f"k{n}" for n in range(count)]
+    null = torch.zeros(1, config.caption_channels)
+    return batches.ResidentDataset(keys, means, means * 0.1, texts, [1] * count, np.ones(count), null)

@@ -21,7 +21,9 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
-            raise CommonArtError(f"The decay of the average is {decay}.", "Take a number from 0 to below 1.")
+            raise CommonArtError(
+                f"The decay of the average is {decay}; it must be at least 0 and below 1.", "Change ema."
+            )
         self.model = model
         self.decay = decay
         self.names = [name for name, _ in model.named_parameters()]
@@ -29,21 +31,21 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Call it once after every optimiser step."""
+        """Move the average towards the weights: once after every optimizer step."""
         weights = [parameter.detach().float() for parameter in self.model.parameters()]
         torch._foreach_lerp_(self.average, weights, 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by parameter name: a state dict of the model (which has no persistent buffers)."""
+        """Return the average by parameter name: a state dict of the model (which has no persistent buffers)."""
         return dict(zip(self.names, self.average, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores the average in place. Raises CommonArtError naming a missing, unknown or misshapen key."""
+        """Restore the average in place. Raises CommonArtError naming a missing, unknown or misshapen key."""
         for name, average in zip(self.names, self.average, strict=True):
             if name not in state or state[name].shape != average.shape:
                 what = "lacks" if name not in state else "has another shape for"
                 raise CommonArtError(f"The saved average {what} {name}.", "Resume with the transformer of the run.")
-            average.copy_(fsdp.like(state[name], average))
+            average.copy_(fsdp.shard_like(state[name], average))
         unknown = sorted(set(state) - set(self.names))
         if unknown:
             raise CommonArtError(
@@ -52,12 +54,12 @@ class Ema:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Writes the average into a model of the same shape, in that model's precision."""
+        """Write the average into a model of the same shape, in that model's precision."""
         torch._foreach_copy_([parameter.detach() for parameter in model.parameters()], self.average)
 
     @contextmanager
     def swap(self) -> Iterator[nn.Module]:
-        """The model with the average as its weights; the trained weights are back afterwards, bit for bit.
+        """Lend the model with the average as its weights; the trained weights are back afterwards, bit for bit.
 
         Enter it outside `torch.autocast`, which may hold on to casts of the trained weights.
         """

@@ -1,189 +1,190 @@
 """The encoders of a training run: cached features where they are, else the models, each loaded when it is first needed.
 
-encoders = Encoders(settings, world); opened = encoders.open(quiet=False)     # as stages/train.py does
+encoders = Encoders(settings, world.device); data = encoders.open_data(quiet=False)     # as stages/train.py does
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from commonart.core.data.features.format import Features
-from commonart.core.data.training_index import data_sets
+from commonart.core.data.training_index import data_sets, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
+from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.training.dataset import TrainingData
-    from commonart.core.training.distributed import World
+    from commonart.core.training.preview import Preview
 
 
 class Encoders:
-    """The encoders of a run: cached features where they are, else models; each model is loaded when it is first needed."""
+    """The text encoder and the autoencoder of one run, as features or as models."""
 
-    def __init__(self, wanted: Settings, world: World) -> None:
-        self.wanted, self.world = wanted, world
-        self.texts, self.images = cached(wanted)  # of each data set
-        self.text, self.image = next(iter(self.texts), None), next(iter(self.images), None)
-        self._loaded: dict[str, Any] = {}
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.text_features, self.image_features = cached_features(settings)  # of each data set
+        self._text: tuple[TextEncoder, hub.ResolvedModel] | None = None
+        self._image: tuple[Autoencoder, hub.ResolvedModel] | None = None
 
-    def open(self, quiet: bool) -> TrainingData:
-        """The data set, checked against the recipe's resolution."""
-        from commonart.core.data.training_index import read_index
+    def open_data(self, quiet: bool) -> TrainingData:
+        """Open the data sets, checked against the recipe's resolution."""
         from commonart.core.training.dataset import open_shards
 
-        wanted, recipe = self.wanted, self.wanted.recipe
-        index = read_index(wanted.data)  # data that cannot be trained on are refused before a model is fetched
-        if wanted.languages:
-            index.keep(index.told_in(wanted.languages), "no_caption_in_language")
-        opened = open_shards(
-            wanted.data, self.texts or self.encoder(), self.images or self.autoencoder(),
-            languages=wanted.languages or None, quiet=quiet, index=index,
+        settings = self.settings
+        index = read_index(settings.data)  # data that cannot be trained on are refused before a model is fetched
+        if settings.languages:
+            index.keep(index.told_in(settings.languages), "no_caption_in_language")
+        data = open_shards(
+            settings.data, self.text_features or self.text_encoder(), self.image_features or self.autoencoder(),
+            languages=settings.languages or None, quiet=quiet, index=index,
         )  # fmt: skip
-        factor = int(self.image.meta.settings["factor"]) if self.image else self.autoencoder().factor
-        for _, *sides in opened.shapes:
-            check_size(recipe, wanted.data, sides[1] * factor, sides[0] * factor)
-        return opened
+        factor = latent_factor(self.image_features[0]) if self.image_features else self.autoencoder().factor
+        for _, height, width in data.shapes:
+            check_size(settings.recipe, settings.data, width * factor, height * factor)
+        return data
 
-    def encoder(self) -> TextEncoder:
-        """The text encoder, in the precision of the features where there are any."""
-        from commonart.core.model.quantize import settle
-        from commonart.core.model.text_encoder import TextEncoder
-
-        def load() -> Any:
-            name = (
-                self.text.meta.model if self.text else self.wanted.text_encoder or default(self.wanted, "text-encoder")
-            )
-            row, found = self._resolve(name, "text-encoder")
-            quantize, dtype, tokens = self.wanted.quantize or None, "auto", self.wanted.max_tokens
-            if self.text:
-                meta = self.text.meta
-                if found.revision != meta.revision:
-                    raise CommonArtError(
-                        f"{self.text.folder} was made by {name} at {meta.revision}, and {found.folder} holds "
-                        f"{found.revision}.",
-                        "Put that one back, or encode again: commonart encode-text --overwrite.",
-                    )
-                quantize, dtype = settle(meta.precision, quantize, str(self.text.folder))
-                tokens = int(meta.settings.get("max_tokens", tokens))
-            loaded = TextEncoder.load(found.folder, dtype, quantize, device=self.world.device, max_tokens=tokens)
-            return loaded, row, found
-
-        return self._once("text", load)[0]
+    def text_encoder(self) -> TextEncoder:
+        """Return the text encoder, in the precision of the features where there are any."""
+        if self._text is None:
+            self._text = self._load_text_encoder()
+        return self._text[0]
 
     def autoencoder(self) -> Autoencoder:
-        """The autoencoder."""
+        """Return the autoencoder."""
         from commonart.core.model.autoencoder import Autoencoder
 
-        def load() -> Any:
-            name = (
-                self.image.meta.model if self.image else self.wanted.autoencoder or default(self.wanted, "autoencoder")
-            )
-            row, found = self._resolve(name, "autoencoder")
-            return Autoencoder.load(found.folder, device=self.world.device), row, found
-
-        return self._once("image", load)[0]
+        if self._image is None:
+            name = self.image_features[0].meta.model if self.image_features else self.settings.autoencoder_name
+            resolved = self._resolve(name, "autoencoder")
+            self._image = Autoencoder.load(resolved.folder, device=self.device), resolved
+        return self._image[0]
 
     def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(text_encoder, autoencoder) for run.json."""
-        if self.text:
-            text = named(self.text)
-        else:
-            encoder, row, found = self._loaded["text"]
+        """Return what run.json keeps of the (text encoder, autoencoder)."""
+        text = describe_features(next(iter(self.text_features), None))
+        image = describe_features(next(iter(self.image_features), None))
+        if self._text and not text:
+            encoder, resolved = self._text
             text = {
-                "name": row.name, "revision": found.revision, "precision": encoder.precision, "width": encoder.width,
-                "max_tokens": encoder.max_tokens, "cached": False,
+                "name": resolved.name, "revision": resolved.revision, "precision": encoder.precision,
+                "width": encoder.width, "max_tokens": encoder.max_tokens, "cached": False,
             }  # fmt: skip
-        if self.image:
-            return text, named(self.image)
-        vae, row, found = self._loaded["image"]
-        return text, {
-            "name": row.name, "revision": found.revision, "precision": vae.precision, "channels": vae.channels,
-            "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift, "cached": False,
-        }  # fmt: skip
+        if self._image and not image:
+            vae, resolved = self._image
+            image = {
+                "name": resolved.name, "revision": resolved.revision, "precision": vae.precision,
+                "channels": vae.channels, "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift,
+                "cached": False,
+            }  # fmt: skip
+        return text, image
 
-    def preview(self, prompts: Sequence[str], opened: TrainingData, recipe: Recipe, dtype: Any, **more: Any) -> Any:
-        """The function that draws the sample grid; `more` as `Preview` takes it."""
+    def preview(
+        self,
+        prompts: Sequence[str],
+        data: TrainingData,
+        dtype: torch.dtype,
+        scorer: Callable[[Sequence[Image.Image]], dict[str, float]] | None,
+        shown: int | None,
+    ) -> Preview:
+        """Return what samples the grid; `scorer` and `shown` as `Preview` takes them."""
         from commonart.core.training.preview import Preview
 
         preview = Preview(
-            prompts, self.wanted.run / "samples", self.encoder(), self.autoencoder(), recipe,
-            shape=opened.shape, dtype=dtype, guidance=self.wanted.guidance, **more,
+            prompts, self.settings.run / "samples", self.text_encoder(), self.autoencoder(), self.settings.recipe,
+            shape=data.shape, dtype=dtype, guidance=self.settings.guidance, scorer=scorer, shown=shown,
         )  # fmt: skip
-        if self.text:  # the prompts are read, and training has its features: 7 to 14 GB of CALM2 for nothing
-            del self._loaded["text"]
+        if (
+            self.text_features
+        ):  # the prompts are encoded, and training has its features: 7 to 14 GB of CALM2 for nothing
+            self._text = None
         return preview
 
-    def _resolve(self, name: str, role: str) -> tuple[Any, Any]:
-        from commonart.core.registry import hub
+    def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
+        from commonart.core.model.quantize import resolve_precision
+        from commonart.core.model.text_encoder import TextEncoder
 
-        row = find_model(name, role)
-        check_terms(row, self.wanted.accept_terms)
-        return row, hub.resolve_model(row)
+        settings = self.settings
+        quantize, dtype, max_tokens = settings.quantize or None, "auto", settings.max_tokens
+        if not self.text_features:
+            resolved = self._resolve(settings.text_encoder_name, "text-encoder")
+        else:
+            features = self.text_features[0]
+            meta = features.meta
+            resolved = self._resolve(meta.model, "text-encoder")
+            if resolved.revision != meta.revision:
+                raise CommonArtError(
+                    f"{features.folder} was made by {meta.model} at {meta.revision}, but {resolved.folder} holds "
+                    f"{resolved.revision}.",
+                    "Put that one back, or encode again: commonart encode-text --overwrite.",
+                )
+            quantize, dtype = resolve_precision(meta.precision, quantize, str(features.folder))
+            max_tokens = int(meta.settings.get("max_tokens", max_tokens))
+        encoder = TextEncoder.load(resolved.folder, dtype, quantize, device=self.device, max_tokens=max_tokens)
+        return encoder, resolved
 
-    def _once(self, name: str, load: Any) -> Any:
-        if name not in self._loaded:
-            self._loaded[name] = load()
-        return self._loaded[name]
+    def _resolve(self, name: str, role: str) -> hub.ResolvedModel:
+        row = find_model(name, role, f"--{role}")
+        check_terms(row, self.settings.accept_terms, f"--{role}")
+        return hub.resolve_model(row)
 
 
-def cached(wanted: Settings) -> tuple[list[Features], list[Features]]:
-    """The features beside the shards of each data set, (text, image); an empty list where they are encoded on the fly.
+def cached_features(settings: Settings) -> tuple[list[Features], list[Features]]:
+    """Return the features beside the shards of each data set, (text, image); an empty list: encoded on the fly.
 
-    Raises CommonArtError where they are of another encoder or precision than was asked for, or of several.
+    Raises:
+        CommonArtError: they are of another encoder or precision than was asked for, or of several.
     """
-    found: list[list[Features]] = []
-    for kind, name, option in (
-        ("text", wanted.text_encoder, "--text-encoder"),
-        ("image", wanted.autoencoder, "--autoencoder"),
-    ):
-        folders = [folder for folder, _ in data_sets(wanted.data)]
-        parts = [Features.beside(folder, kind) for folder in folders]
-        there = [part for part in parts if part is not None]
-        found.append(there)
-        if not there:
-            continue
-        if len(there) < len(parts):
+    texts = _features_of(settings, "text", settings.text_encoder, "--text-encoder")
+    images = _features_of(settings, "image", settings.autoencoder, "--autoencoder")
+    if texts and settings.quantize:
+        made_in = texts[0].meta.precision
+        if settings.quantize != made_in.rpartition("/")[0]:
             raise CommonArtError(
-                f"{there[0].folder} holds features, and {folders[parts.index(None)]} has none.",
-                f"Encode that one, too: commonart encode-{kind} {folders[parts.index(None)]}.",
+                f"{texts[0].folder} holds features made in {made_in}, but --quantize is {settings.quantize}.",
+                f"Leave --quantize out, or encode again: commonart encode-text --quantize {settings.quantize} --overwrite.",
             )
-        first = there[0].meta
-        for part in there:
-            own = asdict(part.meta)
-            if differ := [k for k, v in asdict(first).items() if k not in ("model", "store") and own[k] != v]:
-                raise CommonArtError(
-                    f"{part.folder} was made with another {' and '.join(differ)} than {there[0].folder}.",
-                    f"Encode one of them again: commonart encode-{kind} --overwrite.",
-                )
-            if name and name != part.meta.model:
-                raise CommonArtError(
-                    f"{part.folder} holds features of {part.meta.model}, but {option} is {name}.",
-                    f"Leave {option} out, or encode again: commonart encode-{kind} {part.folder.parent} "
-                    f"--model {name} --overwrite.",
-                )
-        made, asked = first.precision.rpartition("/")[0], wanted.quantize
-        if kind == "text" and asked and asked != made:
-            raise CommonArtError(
-                f"{there[0].folder} holds features made in {first.precision}, but --quantize is {asked}.",
-                f"Leave --quantize out, or encode again: commonart encode-text --quantize {asked} --overwrite.",
-            )
-    return found[0], found[1]
+    return texts, images
 
 
-def beside(wanted: Settings) -> tuple[Features | None, Features | None]:
-    """The first of each kind of `cached` features, whose descriptions are those of all."""
-    texts, images = cached(wanted)
-    return next(iter(texts), None), next(iter(images), None)
+def _features_of(settings: Settings, kind: str, name: str, option: str) -> list[Features]:
+    folders = [folder for folder, _ in data_sets(settings.data)]
+    beside = [Features.beside(folder, kind) for folder in folders]
+    features = [each for each in beside if each is not None]
+    if features and len(features) < len(folders):
+        bare = folders[beside.index(None)]
+        raise CommonArtError(
+            f"{features[0].folder} holds features, but {bare} has none.",
+            f"Encode that one, too: commonart encode-{kind} {bare}.",
+        )
+    for each in features:
+        first, own = asdict(features[0].meta), asdict(each.meta)
+        if differ := [key for key in first if key not in ("model", "store") and own[key] != first[key]]:
+            raise CommonArtError(
+                f"{each.folder} was made with another {' and '.join(differ)} than {features[0].folder}.",
+                f"Encode one of them again: commonart encode-{kind} --overwrite.",
+            )
+        if name and name != each.meta.model:
+            raise CommonArtError(
+                f"{each.folder} holds features of {each.meta.model}, but {option} is {name}.",
+                f"Leave {option} out, or encode again: commonart encode-{kind} {each.folder.parent} "
+                f"--model {name} --overwrite.",
+            )
+    return features
 
 
 def check_size(recipe: Recipe, data: str, width: int, height: int) -> None:
-    """Raises CommonArtError where images of this size are not what the recipe trains on."""
+    """Raise CommonArtError where images of this size are not what the recipe trains on."""
     square = height == width == recipe.resolution
     # A bucket has another shape and about the same area: the recipe's positions and its shift are of that area.
     if not square and (height == width or not 0.7 < height * width / recipe.resolution**2 < 1.4):
@@ -194,13 +195,13 @@ def check_size(recipe: Recipe, data: str, width: int, height: int) -> None:
         )
 
 
-def default(wanted: Settings, role: str) -> str:
-    if wanted.stage == "nano":
-        return "nano"
-    return {"text-encoder": "calm2-7b", "autoencoder": "sdxl-vae"}[role]
+def latent_factor(features: Features) -> int:
+    """Return the pixels of one latent on a side."""
+    return int(features.meta.settings["factor"])
 
 
-def named(features: Features | None) -> dict[str, Any]:
+def describe_features(features: Features | None) -> dict[str, Any]:
+    """Return what run.json and --dry-run say of features; {} where there are none."""
     if features is None:
         return {}
     meta = features.meta

@@ -1,6 +1,6 @@
-"""Weights, gradients, average and optimiser state in parts, one on each process: FSDP2 (arXiv 2304.11277, `fully_shard`).
+"""Weights, gradients, average and optimizer state in parts, one on each process: FSDP2 (arXiv 2304.11277, `fully_shard`).
 
-    commonart train --stage 512 --gpus 8 --fsdp --set optimiser=AdamW
+    commonart train --stage 512 --gpus 8 --fsdp --set optimizer=AdamW
 
 Each process holds its rows of every parameter; a block's are gathered for its forward and backward pass and let go after it.
 Checkpoints hold whole tensors all the same, so that a run goes on with or without it.
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
-    """`model` on `device`, cut into `size` parts block by block, in place; its parameters become DTensors."""
+def shard_model(model: nn.Module, device: torch.device, size: int) -> nn.Module:
+    """Put `model` on `device`, cut into `size` parts block by block, in place; its parameters become DTensors."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -28,29 +28,29 @@ def shard(model: nn.Module, device: torch.device, size: int) -> nn.Module:
     return model
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of `tensor`, or all of it where it is not cut."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this process's part of `tensor`, or all of it where it is not cut."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def like(whole: Tensor, part: Tensor) -> Tensor:
-    """`whole` on the device of `part`, and cut as that is."""
-    if not isinstance(part, DTensor) or whole.shape != part.shape:
-        return whole.to(part.device)
-    # Every process has read the whole: nothing has to be sent.
-    return distribute_tensor(whole.to(part.device), part.device_mesh, part.placements, src_data_rank=None)
+def shard_like(full: Tensor, shard: Tensor) -> Tensor:
+    """Return `full` on the device of `shard`, and cut as that is."""
+    if not isinstance(shard, DTensor) or full.shape != shard.shape:
+        return full.to(shard.device)
+    # Every process has read all of it: nothing has to be sent.
+    return distribute_tensor(full.to(shard.device), shard.device_mesh, shard.placements, src_data_rank=None)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`. Every process calls it together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return all of `tensor`. Every process calls it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The whole of each tensor, on the CPU where it was cut; nothing where not `keep`. Every process calls it together."""
-    wholes = {}
+    """Return each full tensor, on the CPU where it was cut; nothing where not `keep`. Every process calls it together."""
+    full = {}
     for name, tensor in tensors.items():
-        found = whole(tensor.detach())
+        gathered = full_tensor(tensor.detach())
         if keep:
-            wholes[name] = found.cpu() if isinstance(tensor, DTensor) else found
-    return wholes
+            full[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
+    return full

@@ -2,9 +2,9 @@
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
 
-    {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the pictures drawn at that step: core/metrics/prompt_following.py
+    {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the images sampled at that step: core/metrics/prompt_following.py
 
-`loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was drawn).
+`loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was among them).
 Where every step since the line before was skipped, `loss`, `grad_norm` and `tokens` are null.
 `mfu` is the share of the device's measured matrix rate that the model's own arithmetic reached; recomputed blocks do not count.
 """
@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import torch
@@ -27,7 +27,9 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.training import cost
 from commonart.core.training.distributed import World
-from commonart.core.training.tensorboard import Scalars
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")
@@ -49,7 +51,7 @@ class Meter:
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
     def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int, tokens: Tensor | int) -> None:
-        """The losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
+        """Add the losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
         loss = loss_B.to(self.sums.dtype)
         bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now[_LOSS] += loss.sum() / batch
@@ -58,39 +60,39 @@ class Meter:
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
     def step(self, norm: Tensor, used: bool, world: World) -> None:
-        """One optimiser step is over. `norm` is the same on every process, so only the first counts it.
+        """Close an optimizer step. `norm` is the same on every process, so only the first counts it.
 
         A step that was skipped (not `used`) is counted and leaves no NaN in the sums.
         """
         if used:
             self.sums += self._now
-        if world.first and used:
+        if world.is_main and used:
             self.sums[_NORM] += norm.to(self.sums.dtype)
             self.sums[_STEPS] += 1
-        elif world.first:
+        elif world.is_main:
             self.sums[_SKIPPED] += 1
         self._now.zero_()
 
     def gather(self, world: World) -> list[float]:
-        """The sums of all processes; from now on the first one holds them."""
-        total = world.total(self.sums)
-        self.sums.copy_(total) if world.first else self.sums.zero_()
+        """Return the sums of all processes; from now on the first one holds them."""
+        total = world.all_reduce_sum(self.sums)
+        self.sums.copy_(total) if world.is_main else self.sums.zero_()
         return [float(value) for value in total.tolist()]
 
     def loss(self) -> float:
-        """Mean loss since the last line, after `gather` on the first process; NaN without a step."""
+        """Return the mean loss since the last line, after `gather` on the first process; NaN without a step."""
         steps = float(self.sums[_STEPS])
         return float(self.sums[_LOSS]) / steps if steps else math.nan
 
     def restore(self, sums: list[float]) -> None:
-        """Puts back what `gather` gave."""
+        """Restore what `gather` returned."""
         if len(sums) == _SIZE:
             self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
 
     def line(
         self, step: int, rate: float, images: int, count: int, world: World, elapsed: float, paused: float
     ) -> Line:
-        """The line of `step`, and a new start. `count`: images of an epoch; `paused`: seconds in checkpoints and samples so far."""
+        """Return the line of `step`, and start anew. `count`: images of an epoch; `paused`: seconds in checkpoints and samples."""
         sums = self.gather(world)
         self.sums.zero_()
         now, (before, seen, rest) = time.monotonic(), self._window
@@ -123,9 +125,9 @@ class Speed:
         self.world, self.dtype, self._peak = world, dtype, 0.0
 
     def of(self, line: Line, progress: float) -> Line:
-        """`progress`: 0..1 of the run, by steps or by the time budget."""
+        """Return what to add to `line`. `progress`: 0..1 of the run, by steps or by the time budget."""
         rate = line["images_per_second"]
-        if not rate or not self.world.first:
+        if not rate or not self.world.is_main:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
         flops = 3 * cost.flops_per_image(self.config, self.side, line["tokens"] or 0)
@@ -135,7 +137,7 @@ class Speed:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of square matrix products on `device`, the best of a few: what MFU is a share of."""
+    """Measure the FLOP/s of square matrix products on `device`, the best of a few: what MFU is a share of."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = math.inf
@@ -161,27 +163,33 @@ class MetricsFile:
     def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
         self.path, self.active, self.tracker = path, active, tracker
         self.last: Line = {}  # of training
-        self.judged = -1  # step of the last scores
+        self.scored = -1  # step of the last scores
         self._step = 0
-        self._scalars: Scalars | None = None
+        self._events: SummaryWriter | None = None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one line: of training, which has a `loss`, or the scores of a step's pictures.
+        """Append one line: of training, which has a `loss`, or the scores of a step's images.
 
-        Raises CommonArtError when the file cannot be written.
+        Raises:
+            CommonArtError: the file cannot be written.
         """
         if "loss" in line:
             self.last = line
         else:
-            self.judged = line["step"]
+            self.scored = line["step"]
         if not self.active:
             return
+        from torch.utils.tensorboard import SummaryWriter
+
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            self._scalars = self._scalars or Scalars(self.path.parent / "tensorboard", self._step)
-            self._scalars.add(line["step"], _numbers(line))
+            # What an interrupted run wrote beyond its checkpoint, TensorBoard drops from there on.
+            self._events = self._events or SummaryWriter(self.path.parent / "tensorboard", purge_step=self._step + 1)
+            for name, value in _numbers(line).items():
+                self._events.add_scalar(name, value, line["step"])
+            self._events.flush()
             if self.tracker is not None:
                 self.tracker(_numbers(line), line["step"])
         except OSError as error:
@@ -191,19 +199,23 @@ class MetricsFile:
             ) from error
 
     def cut(self, step: int) -> None:
-        """Keeps the lines up to `step`: those after the checkpoint that is resumed are computed again."""
+        """Keep the lines up to `step`: those after the checkpoint that is resumed are computed again."""
         lines = [line for line in read(self.path) if line["step"] <= step]
         self.last = next((line for line in reversed(lines) if "loss" in line), {})
-        self.judged = max((line["step"] for line in lines if "loss" not in line), default=-1)
-        self._step, self._scalars = step, None
+        self.scored = max((line["step"] for line in lines if "loss" not in line), default=-1)
+        self._step, self._events = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 
 
 def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
-    """Where `--track NAME` sends every line: wandb or trackio, whose interfaces agree. Raises CommonArtError without it."""
+    """Return where `--track NAME` sends every line: wandb or trackio, whose interfaces agree.
+
+    Raises:
+        UsageError: another name; CommonArtError: it is not installed.
+    """
     if name not in TRACKERS:
-        raise UsageError(f"--track {name} is no tracker.", f"One of {', '.join(TRACKERS)}.")
+        raise UsageError(f"--track {name} is not a known tracker.", f"One of {', '.join(TRACKERS)}.")
     try:
         module = importlib.import_module(name)
     except ImportError as error:
@@ -220,7 +232,7 @@ def _numbers(line: Line) -> dict[str, float]:
 
 
 def read(path: str | Path) -> list[Line]:
-    """The lines of a metrics.jsonl; one that was cut off by a kill is left out. Empty where there is no file."""
+    """Return the lines of a metrics.jsonl without one that a kill cut off; [] where there is no file."""
     lines = []
     path = Path(path)
     for text in path.read_bytes().splitlines() if path.exists() else []:

@@ -1,8 +1,8 @@
-"""The optimisers of the recipe table, and their states as flat tensors (so that a checkpoint needs no pickle).
+"""The optimizers of the recipe table, and their states as flat tensors (so that a checkpoint needs no pickle).
 
-    optimiser = make(model.named_parameters(), recipe)
-    tensors, values = state_of(optimiser, names)      # -> safetensors and JSON
-    load_state(optimiser, names, tensors, values)     # bit for bit
+    optimizer = make(model.named_parameters(), recipe)
+    tensors, values = state_of(optimizer, names)      # -> safetensors and JSON
+    load_state(optimizer, names, tensors, values)     # bit for bit
 
 CAME: Luo et al. 2023, arXiv 2307.02047, algorithm 2. AdamW8bit: Dettmers et al. 2021 (bitsandbytes). AdamW: torch's fused one.
 """
@@ -24,7 +24,7 @@ Named = Iterable[tuple[str, nn.Parameter]]
 
 
 class CAME(torch.optim.Optimizer):
-    """Confidence-guided Adafactor-like optimiser (arXiv 2307.02047): second moments of matrices are kept as row and column means.
+    """Confidence-guided Adafactor-like optimizer (arXiv 2307.02047): second moments of matrices are kept as row and column means.
 
     `betas`: of the momentum, of the squared gradient and of the instability (g - m)^2. `eps`: added to the squared gradient and
     to the instability. `clip`: the root mean square of an update is cut to it. Weight decay is decoupled. States are float32
@@ -44,7 +44,7 @@ class CAME(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -94,45 +94,45 @@ def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tenso
 
 
 def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
+    """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
     params = [(name, param) for name, param in named if param.requires_grad]
     decayed = [param for _, param in params if param.dim() >= 2]
     free = [param for _, param in params if param.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     betas = (recipe.beta1, recipe.beta2)
-    if recipe.optimiser == "CAME":
+    if recipe.optimizer == "CAME":
         return CAME(groups, lr=recipe.lr)
-    if recipe.optimiser == "AdamW8bit":
+    if recipe.optimizer == "AdamW8bit":
         return _adamw8bit()(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon, fused=True)
 
 
 def _adamw8bit() -> Any:
-    # bitsandbytes logs optional kernels that it did not find as errors; they concern 4-bit inference, not the optimiser.
+    # bitsandbytes logs optional kernels that it did not find as errors; they concern 4-bit inference, not the optimizer.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise CommonArtError(
-            f"The optimiser AdamW8bit needs bitsandbytes, which does not import: {error}.",
-            "Reinstall commonart, or train with --set optimiser=AdamW.",
+            f"The optimizer AdamW8bit needs bitsandbytes, which does not import: {error}.",
+            "Reinstall commonart, or train with --set optimizer=AdamW.",
         ) from error
     return AdamW8bit
 
 
-def state_of(optimiser: torch.optim.Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's state as (tensors, JSON values), keyed "PARAMETER/ENTRY". Tensors that parameters share are stored once."""
+def state_of(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the optimizer's state as (tensors, JSON values), keyed "PARAMETER/ENTRY"; shared tensors are stored once."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
     for name, param in named:
-        for entry, value in optimiser.state.get(param, {}).items():
+        for entry, value in optimizer.state.get(param, {}).items():
             key = f"{name}/{entry}"
             if not isinstance(value, Tensor):
                 values[key] = value
                 continue
-            here = fsdp.local(value)
+            here = fsdp.local_shard(value)
             identity = (here.data_ptr(), value.shape, value.dtype)
             if here.numel() and identity in seen:
                 values[key] = {"same as": seen[identity]}
@@ -143,43 +143,43 @@ def state_of(optimiser: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
 
 
 def load_state(
-    optimiser: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]
+    optimizer: torch.optim.Optimizer, named: Named, tensors: dict[str, Tensor], values: dict[str, Any]
 ) -> None:
-    """Puts back what `state_of` gave, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
+    """Restore what `state_of` returned, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
     params = dict(named)
-    fused = {id(param): bool(group.get("fused")) for group in optimiser.param_groups for param in group["params"]}
+    fused = {id(param): bool(group.get("fused")) for group in optimizer.param_groups for param in group["params"]}
     shared: dict[str, Tensor] = {}
 
-    def place(key: str, tensor: Tensor, copy: bool) -> None:
+    def restore(key: str, tensor: Tensor, copy: bool) -> None:
         name, _, entry = key.rpartition("/")
         param = params.get(name)
         if param is None:
             raise CommonArtError(
-                f"The optimiser's state names the parameter {name}, which this transformer does not have.",
+                f"The optimizer's state names the parameter {name}, which this transformer does not have.",
                 "Start from the weights alone with --init, in another run folder.",
             )
         if copy:
             # torch keeps AdamW's step on the CPU unless the fused kernel needs it beside the parameter.
             stays = entry == "step" and not fused.get(id(param))
-            tensor = tensor.clone() if stays else fsdp.like(tensor, param).clone()
+            tensor = tensor.clone() if stays else fsdp.shard_like(tensor, param).clone()
             shared[key] = tensor
-        optimiser.state[param][entry] = tensor
+        optimizer.state[param][entry] = tensor
 
     for key, tensor in tensors.items():
-        place(key, tensor, copy=True)
+        restore(key, tensor, copy=True)
     for key, value in values.items():
         if isinstance(value, dict) and "same as" in value:
-            place(key, shared[value["same as"]], copy=False)
+            restore(key, shared[value["same as"]], copy=False)
         else:
-            place(key, value, copy=False)
+            restore(key, value, copy=False)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every group."""
-    for group in optimiser.param_groups:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def bytes_per_parameter(optimiser: str) -> float:
-    """State of the optimiser in bytes per parameter, for memory estimates."""
-    return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimiser]
+def bytes_per_parameter(optimizer: str) -> float:
+    """Return the bytes of the optimizer's state per parameter, for memory estimates."""
+    return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimizer]

@@ -1,9 +1,9 @@
-"""The grid of fixed prompts that training draws as it goes: runs/NAME/samples/step-0001000.png.
+"""The grid of fixed prompts that training samples as it goes: runs/NAME/samples/step-0001000.png.
 
     commonart train --stage 512 --sample-every 1000
 
 Same prompts and same noise every time, so that two grids differ by what the model has learned between them, and so do the
-scores that a judge gives to their pictures.
+scores of their images.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from commonart.core.model.transformer import PixArt
 from commonart.core.output import contact_sheet, metadata
 from commonart.core.recipes import Recipe
 
-GRID = 8  # pictures of the grid where no prompts are given, and of one batch
+GRID = 8  # images of the grid where no prompts are given, and of one batch
 
 
 class Preview:
-    """Draws `prompts` with the model it is called with. The encoders' work is done once, at the start.
+    """Samples `prompts` with the model it is called with. The encoders' work is done once, at the start.
 
-    `judge`: pictures of all prompts -> scores. `shown`: how many of the first ones stand in the grid.
+    `scorer`: images of all prompts -> scores. `shown`: how many of the first ones stand in the grid.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Preview:
         dtype: torch.dtype = torch.float32,
         steps: int = 20,
         guidance: float = 4.5,
-        judge: Callable[[Sequence[Image.Image]], dict[str, float]] | None = None,
+        scorer: Callable[[Sequence[Image.Image]], dict[str, float]] | None = None,
         shown: int | None = None,
     ) -> None:
         self.prompts, self.folder, self.recipe = list(prompts), folder, recipe
@@ -51,27 +51,27 @@ class Preview:
         self.null = text_encoder.null().float()
         self.autoencoder, self.shape, self.dtype = autoencoder, shape, dtype
         self.steps, self.guidance = steps, guidance
-        self.judge, self.shown = judge, shown or len(self.prompts)
+        self.scorer, self.shown = scorer, shown or len(self.prompts)
 
     def latents(self, model: PixArt, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """The latents (B, C, H, W) of the prompts from `first` to before `last`, of all by default."""
+        """Sample the latents (B, C, H, W) of the prompts from `first` to before `last`, of all by default."""
         device = next(model.parameters()).device
         texts = self.texts[first:last]
         noise = sampler.noise_for(range(first, first + len(texts)), self.shape, device)
         with autocast(device, self.dtype):
             return sampler.sample(
                 model, noise, texts, self.null, self.steps, self.guidance,
-                "flow" if self.recipe.objective == "flow" else "eps", shift=self.recipe.shift,
+                "flow" if self.recipe.objective == "flow" else "eps", shift=self.recipe.flow_shift,
             )  # fmt: skip
 
     def __call__(self, model: PixArt, step: int) -> dict[str, float]:
-        """Writes the grid of `step`, and gives the scores of its pictures."""
-        drawn: list[Image.Image] = []
+        """Write the grid of `step`, and return the scores of all images."""
+        images: list[Image.Image] = []
         for first in range(0, len(self.prompts), GRID):
-            drawn += to_images(self.autoencoder.decode(self.latents(model, first, first + GRID)))
+            images += to_images(self.autoencoder.decode(self.latents(model, first, first + GRID)))
         prompts = self.prompts[: self.shown]
-        sheet = contact_sheet.contact_sheet(drawn[: self.shown], prompts, columns=min(4, len(prompts)))
+        sheet = contact_sheet.contact_sheet(images[: self.shown], prompts, columns=min(4, len(prompts)))
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"step": step, "steps": self.steps, "guidance": self.guidance, "prompts": prompts}
         metadata.save(sheet.image, self.folder / f"step-{step:07d}.png", settings=settings, overwrite=True)
-        return self.judge(drawn) if self.judge else {}
+        return self.scorer(images) if self.scorer else {}

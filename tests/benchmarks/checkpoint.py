@@ -23,8 +23,9 @@ from machine import processor
 from commonart.core import recipes
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
-from commonart.core.training import calibrate, checkpoint, trainer
+from commonart.core.training import checkpoint, trainer
 from commonart.core.training.distributed import World
+from commonart.core.training.dry_run import made_up
 
 AT_ONCE = 1 << 24  # bytes that the plain loop writes
 
@@ -49,18 +50,16 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    recipe = recipes.resolve("512", {"layers": asked.layers, "batch": 1, "micro": 1})
+    recipe = recipes.resolve("512", {"layers": asked.layers, "batch": 1, "micro_batch": 1})
     config = PixArtConfig(num_layers=recipe.layers, sample_size=64, out_channels=8)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        source = calibrate.made_up(config, 1, 8)
-        made = trainer.Trainer(
-            PixArt(config), source, recipe, run, trainer.Options(keep=1), World(torch.device("cpu")), print
-        )
+        source = made_up(config, 1, 8)
+        made = trainer.Trainer(PixArt(config), source, recipe, run, trainer.Options(keep=1), World(torch.device("cpu")))
         for param in made.params:
             param.grad = torch.zeros_like(param)
-        made.optimiser.step()  # which makes its state
-        made.optimiser.zero_grad()
+        made.optimizer.step()  # which makes its state
+        made.optimizer.zero_grad()
         rounds = []
         for _ in range(asked.rounds):
             made.state.step += 1

@@ -26,13 +26,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from live_tensors import account
+
 from commonart.core import recipes
 from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
-from commonart.core.model.memory import account
 from commonart.core.model.transformer import PixArt
-from commonart.core.training import batches, cost, on_the_fly, trainer
+from commonart.core.training import batches, cost, trainer
 from commonart.core.training.distributed import World
 
 GPUS = {"256-early": 2, "256-mid": 8, "256-late": 32, "512": 32}  # of the paper
@@ -50,15 +53,15 @@ class Here(World):
 class Blank:
     """Batches without numbers."""
 
-    def __init__(self, config: PixArtConfig, micro: int) -> None:
-        self.keys, self.config, self.micro = ["k"] * micro, config, micro
+    def __init__(self, config: PixArtConfig, micro_batch: int) -> None:
+        self.keys, self.config, self.micro_batch = ["k"] * micro_batch, config, micro_batch
 
     def batch(self, _: Any, device: torch.device) -> batches.Batch:
-        latents = (self.micro, self.config.in_channels, self.config.sample_size, self.config.sample_size)
+        latents = (self.micro_batch, self.config.in_channels, self.config.sample_size, self.config.sample_size)
         half = {"dtype": torch.bfloat16, "device": device}
         text, mask = (
-            torch.empty(self.micro, TEXT, WIDTH, **half),
-            torch.ones(self.micro, TEXT, dtype=torch.bool, device=device),
+            torch.empty(self.micro_batch, TEXT, WIDTH, **half),
+            torch.ones(self.micro_batch, TEXT, dtype=torch.bool, device=device),
         )
         return batches.Batch(torch.empty(latents, **half), torch.empty(latents, **half), text, mask)
 
@@ -66,15 +69,17 @@ class Blank:
 def steps(
     config: PixArtConfig, recipe: recipes.Recipe, checkpointing: bool, device: torch.device, world: World
 ) -> None:
-    """Two steps: the second one has the optimiser's state."""
+    """Two steps: the second one has the optimizer's state."""
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         options = trainer.Options(dtype=torch.bfloat16, checkpointing=checkpointing, quiet=True)
-        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro), recipe, Path(folder), options, world, print)
+        made = trainer.Trainer(
+            PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world, print
+        )
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
-        stream = iter([(["k"], None)] * 2 * made.parts)
+        stream = iter([(["k"], None)] * 2 * made.grad_accum_steps)
         for _ in range(2):
-            made.step(stream, recipe.lr)
+            made.train_step(stream, recipe.lr)
 
 
 def fake(config: PixArtConfig, recipe: recipes.Recipe, checkpointing: bool) -> int:
@@ -107,25 +112,25 @@ def language_model() -> int:
     a few captions is less than a step's activations, which are not there then."""
     shape = {"vocab_size": 65024, "hidden_size": WIDTH, "intermediate_size": 11008, "num_hidden_layers": 32}
     config = {"model_type": "llama", **shape, "num_attention_heads": 32}
-    return on_the_fly.text_encoder(config, "quanto-int8", TEXT).weights
+    return cost.text_encoder(config, "quanto-int8", TEXT).weights
 
 
-def row(stage: str, gpus: int, micro: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:
+def row(stage: str, gpus: int, micro_batch: int, layer: int, checkpointing: bool, device: str) -> dict[str, Any]:
     recipe = recipes.resolve(stage, {"layers": layer} if layer else {})
     most, _ = recipes.accumulation(recipe, gpus)
-    micro = micro or most
+    micro_batch = micro_batch or most
     side = recipe.resolution // 8
     config = PixArtConfig(
         num_layers=recipe.layers, sample_size=side, interpolation_scale=recipe.interpolation, caption_channels=WIDTH,
         out_channels=out_channels(recipe.objective, 4),
     )  # fmt: skip
     here = dataclasses.replace(
-        recipe, micro=micro, batch=2 * micro
+        recipe, micro_batch=micro_batch, batch=2 * micro_batch
     )  # two micro batches: the gradients of the first stay
-    need = cost.memory(config, recipe, micro, side, TEXT, checkpointing)["total"]
+    need = cost.memory(config, recipe, micro_batch, cost.Sizes(side, TEXT, checkpointing))["total"]
     counted = fake(config, here, checkpointing)
     told: dict[str, Any] = {
-        "stage": stage, "gpus": gpus, "micro": micro, "layers": recipe.layers, "checkpointing": checkpointing,
+        "stage": stage, "gpus": gpus, "micro": micro_batch, "layers": recipe.layers, "checkpointing": checkpointing,
         "counted_gb": round(counted / 1e9, 2), "estimated_gb": round(need / 1e9, 2), "ratio": round(need / counted, 3),
     }  # fmt: skip
     if device == "cuda":

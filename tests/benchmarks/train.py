@@ -4,7 +4,7 @@
     python tests/benchmarks/train.py --side 64 --micro 8 --compile  # 512 px
     python tests/benchmarks/train.py --json tests/benchmarks/results/train-cpu.json
 
-Same weights' shapes, batch, latents, captions, optimiser, precision. The plain loop pads text to 300 tokens, as PixArt-Sigma's
+Same weights' shapes, batch, latents, captions, optimizer, precision. The plain loop pads text to 300 tokens, as PixArt-Sigma's
 pipeline does, and masks it; ours takes a batch's true lengths. Rounds alternate, and medians are compared, because machines
 are noisy. On a CPU the seconds are those of this process's threads (other work does not count). Runs from a clone with torch and
 numpy alone; without diffusers its side is left out, and that is said.
@@ -60,7 +60,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--text", type=int, default=4096, help="channels of the text")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="of a round; default 10 on a GPU, 1 on a CPU")
-    parser.add_argument("--optimiser", default="AdamW", choices=recipes.OPTIMISERS)
+    parser.add_argument("--optimizer", default="AdamW", choices=recipes.OPTIMIZERS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true", help="both sides through torch.compile")
@@ -89,12 +89,12 @@ def ours(
     keys = [str(n) for n in range(len(means))]
     null = torch.zeros(1, asked.text)
     source = batches.ResidentDataset(keys, means, None, texts, [1] * len(means), np.ones(len(means)), null)
-    overrides = {"batch": asked.micro, "micro": asked.micro, "optimiser": asked.optimiser, "ema": 0, "spike": 0}
+    overrides = {"batch": asked.micro, "micro_batch": asked.micro, "optimizer": asked.optimizer, "ema": 0, "spike": 0}
     recipe = recipes.resolve("256-early", overrides)
     habits = trainer.Options(dtype=dtype, compile=asked.compile, checkpointing=asked.checkpointing)
-    made = trainer.Trainer(PixArt(config), source, recipe, Path("."), habits, world, print)
+    made = trainer.Trainer(PixArt(config), source, recipe, Path("."), habits, world)
     stream = batches.stream(made.fetch, 0, 1_000_000, 1, 2 if world.device.type == "cuda" else 0)
-    return lambda: made.step(stream, recipe.lr)
+    return lambda: made.train_step(stream, recipe.lr)
 
 
 def plain(
@@ -110,8 +110,8 @@ def plain(
     model: Any = PixArtTransformer2DModel.from_config(config.to_dict()).to(device).train()
     if asked.checkpointing:
         model.enable_gradient_checkpointing()
-    recipe = recipes.resolve("256-early", {"optimiser": asked.optimiser})
-    optimiser = optimizers.make(list(model.named_parameters()), recipe)
+    recipe = recipes.resolve("256-early", {"optimizer": asked.optimizer})
+    optimizer = optimizers.make(list(model.named_parameters()), recipe)
     params = list(model.parameters())
     forward = torch.compile(model) if asked.compile else model
     text = torch.stack([F.pad(states, (0, 0, 0, PADDED - len(states))) for states in texts])
@@ -128,9 +128,9 @@ def plain(
                 torch.Generator(device).manual_seed(0),
             )  # fmt: skip
         loss_B.mean().backward()
-        torch.nn.utils.clip_grad_norm_(params, recipe.clip).item()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(params, recipe.max_grad_norm).item()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 

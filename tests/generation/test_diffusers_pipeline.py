@@ -13,6 +13,7 @@ import pytest
 import tiny_pipeline
 from hub_server import HubServer
 from PIL import Image
+from sampling import generate, sample
 from tiny_pipeline import as_pickles, files_of
 
 from commonart.cli.main import invoke
@@ -20,9 +21,10 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import locate
 from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
 from commonart.core.generation.generator import open_generator
-from commonart.core.generation.pipeline import Job, Pipeline
+from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import ModelSpec
 from commonart.core.output import metadata
-from commonart.stages.sample import inspect, sample
+from commonart.stages.inspect import inspect
 
 
 @pytest.fixture
@@ -35,10 +37,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 @pytest.fixture(scope="module")
 def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_pipeline.stable_diffusion(tmp_path_factory.mktemp("sd") / "sd")
-
-
-def draw(engine, jobs, **options) -> list[np.ndarray]:
-    return [np.asarray(image).astype(int) for _, image in engine.draw(jobs, **{"steps": 3, **options})]
 
 
 def test_the_command_of_the_readme_as_it_stands(hub, tmp_path, capfd):
@@ -73,12 +71,12 @@ def test_pixart_sigma_is_a_transformer_alone_and_t5_lies_elsewhere(hub, tmp_path
     hub.add("PixArt-alpha/PixArt-Sigma-XL-2-512-MS", files_of(sigma))
     hub.add("PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", files_of(rest))
     hub.add("stabilityai/sdxl-vae", files_of(rest / "vae"))
-    parts = locate("pixart-sigma")
+    parts = locate(ModelSpec("pixart-sigma"))
     assert parts.text_encoder.name == "text_encoder" and (parts.text_encoder.parent / "tokenizer").is_dir()
-    engine = Pipeline.open(parts, device="cpu", precision="fp32")
-    red, blue = draw(engine, [Job("a red circle", 1), Job("a zebra in a meadow", 1)])
+    pipeline = Pipeline.open(parts, ModelSpec(device="cpu", precision="fp32"))
+    red, blue = generate(pipeline, ("a red circle", 1), ("a zebra in a meadow", 1), steps=3)
     assert red.shape == (32, 32, 3) and np.abs(red - blue).max() > 1
-    assert engine.text_encoder().tokenize(["a red circle"])[0][0][-1] == 1, "T5 ends its texts with </s>"
+    assert pipeline.text_encoder().tokenize(["a red circle"])[0][0][-1] == 1, "T5 ends its texts with </s>"
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
@@ -105,25 +103,27 @@ def test_a_pipeline_of_diffusers_from_the_hub(hub, diffusion, layout, tmp_path):
     repo = hub.add(name, files)
     if layout == "bin":
         with pytest.raises(CommonArtError, match="only as pickles"):
-            locate(name)
-    parts = locate(name, allow_pickle=layout == "bin")
+            locate(ModelSpec(name))
+    parts = locate(ModelSpec(name, allow_pickle=layout == "bin"))
     assert (parts.name, parts.revision) == (name, repo.sha) and parts.pipeline.endswith("StableDiffusionPipeline")
     taken = hub.fetched()
     assert not any("safety" in f or ".fp16." in f for f in taken)
-    engine = open_generator(parts, device="cpu", precision="fp32")
-    assert isinstance(engine, DiffusersPipeline) and (engine.size, engine.multiple) == (32, 4)
-    assert draw(engine, [Job("赤い丸", 1)])[0].shape == (32, 32, 3)
+    spec = ModelSpec(name, allow_pickle=layout == "bin", device="cpu", precision="fp32")
+    generator = open_generator(spec)
+    assert isinstance(generator, DiffusersPipeline) and (generator.size, generator.multiple) == (32, 4)
+    assert generate(generator, ("赤い丸", 1), steps=3)[0].shape == (32, 32, 3)
 
 
 def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    engine = open_generator(locate(str(diffusion)), device="cpu", precision="fp32")
-    jobs = [Job("a red circle", 1), Job("b", 2), Job("a red circle", 1, "blue"), Job("a red circle", 3)]
-    alone = [draw(engine, [job])[0] for job in jobs]
-    for one, together in zip(alone, draw(engine, jobs, batch=4), strict=True):
+    generator = open_generator(ModelSpec(str(diffusion), device="cpu", precision="fp32"))
+    requests = [("a red circle", 1), ("b", 2), ("a red circle", 3)]
+    alone = [generate(generator, request, steps=3)[0] for request in requests]
+    alone.append(generate(generator, requests[0], steps=3, negative="blue")[0])
+    for one, together in zip(alone, generate(generator, *requests, batch=4, steps=3), strict=False):
         assert np.abs(one - together).max() <= 1
     assert np.abs(alone[0] - alone[2]).max() > 0 and np.abs(alone[0] - alone[3]).max() > 5
-    draw(engine, [Job("x" * 60, 1)])
+    generate(generator, ("x" * 60, 1), steps=3)
     assert "was cut at 32 tokens; kept" in capsys.readouterr().err
     (record,) = sample(["a"], model=str(diffusion), out="out.png", steps=2, seed=1, device="cpu", size="32x24")
     said = inspect("out.png")["settings"]
@@ -135,14 +135,14 @@ def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeyp
         with pytest.raises(UsageError, match="for our own models|keeps its own"):
             sample(["a"], model=str(diffusion), out="b.png", seed=1, **ours)
     with pytest.raises(CommonArtError, match="no PixArt transformer"):
-        Pipeline.open(locate(str(diffusion)))
+        Pipeline.open(locate(ModelSpec(str(diffusion))), ModelSpec())
 
 
 @pytest.mark.parametrize("kind", ["StableVideoDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "NoSuchPipeline"])
 def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
-    with pytest.raises(CommonArtError, match="from a text alone|has not got"):
-        open_generator(locate(str(tmp_path)), device="cpu")
+    with pytest.raises(CommonArtError, match="more than a text|does not have"):
+        open_generator(ModelSpec(str(tmp_path), device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_pipeline_that_draws_nothing_from_a_text(tmp_path, kind):
 )
 def test_what_is_no_text_to_image_model_is_not_downloaded(hub, config, kind):
     hub.add("owner/other", {"config.json": json.dumps(config).encode(), "model.safetensors": b"large"})
-    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, no text-to-image model"):
-        locate("owner/other")
+    with pytest.raises(CommonArtError, match=f"owner/other is a {kind}, not a text-to-image model"):
+        locate(ModelSpec("owner/other"))
     assert hub.fetched() == ["config.json"]
 
 
@@ -189,18 +189,18 @@ def test_a_folder_that_is_not_whole_says_what_it_lacks(tmp_path, gone, message):
 
 def test_the_name_of_a_text_model_says_what_it_is():
     with pytest.raises(UsageError, match="--model calm2-7b is a text-encoder model, not a transformer model"):
-        locate("calm2-7b")
+        locate(ModelSpec("calm2-7b"))
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
     """Its own client would ask six times for each small file: half a minute, with a line for each."""
     hub.broken = True
     with pytest.raises(CommonArtError, match="owner/model is not complete in the cache") as error:
-        locate("owner/model")
+        locate(ModelSpec("owner/model"))
     assert "--model nano" in error.value.fix
     assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err
 
 
 def test_a_repository_that_is_not_there(hub):
     with pytest.raises(CommonArtError, match="no model owner/none"):
-        locate("owner/none")
+        locate(ModelSpec("owner/none"))

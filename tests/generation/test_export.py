@@ -1,4 +1,4 @@
-"""A run as a diffusers folder: diffusers draws with it, without remote code, the picture that we draw."""
+"""A run as a diffusers folder: diffusers makes the same image of it, without remote code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import tiny_encoders as tiny
 import tiny_pipeline
 import torch
 from safetensors.torch import save_file
+from sampling import generate
 from transformers import AutoTokenizer
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import locate
 from commonart.core.generation.export import export
-from commonart.core.generation.pipeline import Job, Pipeline
+from commonart.core.generation.generator import open_generator
+from commonart.core.generation.request import ModelSpec
 from commonart.core.model import sampler
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
@@ -36,14 +38,14 @@ def run_of(folder: Path, objective: str, shift: float = 1.0) -> Path:
 
         checkpoint.save(folder / "run", step, write, {})
     said = {
-        "objective": objective, "shift": shift, "text_encoder": {"name": str(folder / "llama"), "max_tokens": 30},
+        "objective": objective, "flow_shift": shift, "text_encoder": {"name": str(folder / "llama"), "max_tokens": 30},
         "autoencoder": {"name": str(folder / "vae")},
     }  # fmt: skip
     (folder / "run" / "run.json").write_text(json.dumps(said))
     return folder / "run"
 
 
-def drawn_by_diffusers(folder: Path, prompt: str) -> np.ndarray:
+def made_by_diffusers(folder: Path, prompt: str) -> np.ndarray:
     """What the README.md of the folder says, with our noise."""
     from diffusers import PixArtSigmaPipeline
 
@@ -57,18 +59,18 @@ def drawn_by_diffusers(folder: Path, prompt: str) -> np.ndarray:
     return (image * 255).round().astype(int)
 
 
-def drawn_here(model: Path, prompt: str) -> np.ndarray:
-    engine = Pipeline.open(locate(str(model)), device="cpu", precision="fp32")
-    return np.asarray(next(engine.draw([Job(prompt, 7)], steps=6))[1]).astype(int)
+def made_here(model: Path, prompt: str, **options: Any) -> np.ndarray:
+    generator = open_generator(ModelSpec(str(model), device="cpu", precision="fp32", **options))
+    return generate(generator, (prompt, 7), steps=6)[0]
 
 
 @pytest.mark.parametrize(("objective", "shift"), [("eps", 1.0), ("flow", 3.0)])
-def test_diffusers_draws_what_we_draw(tmp_path: Path, objective: str, shift: float) -> None:
+def test_diffusers_generates_what_we_generate(tmp_path: Path, objective: str, shift: float) -> None:
     run = run_of(tmp_path, objective, shift)
     assert export(str(run), tmp_path / "out") == ["transformer", "text_encoder", "vae"]
-    theirs = drawn_by_diffusers(tmp_path / "out", "赤い丸 a red circle")
+    theirs = made_by_diffusers(tmp_path / "out", "赤い丸 a red circle")
     for model in (run, tmp_path / "out"):
-        ours = drawn_here(model, "赤い丸 a red circle")
+        ours = made_here(model, "赤い丸 a red circle")
         # The model's shift of its latents is folded into other weights, and diffusers pads: rounding differs.
         assert np.abs(ours - theirs).max() <= 2, model
     assert theirs.std() > 5
@@ -83,11 +85,10 @@ def test_a_long_prompt_is_cut_where_the_run_cut_it(tmp_path: Path, tokens: int) 
     (run / "run.json").write_text(json.dumps(said))
     export(str(run), tmp_path / "out")
     export(str(tmp_path / "out"), tmp_path / "twice")
-    pictures = [drawn_here(model, prompt) for model in (run, tmp_path / "out", tmp_path / "twice")]
+    pictures = [made_here(model, prompt) for model in (run, tmp_path / "out", tmp_path / "twice")]
     assert all(np.abs(pictures[0] - other).max() <= 2 for other in pictures[1:])
-    assert [locate(str(tmp_path / name)).max_tokens for name in ("out", "twice")] == [tokens, tokens]
-    other = Pipeline.open(locate(str(run)), device="cpu", precision="fp32", max_tokens=300)
-    longer = np.asarray(next(other.draw([Job(prompt, 7)], steps=6))[1]).astype(int)
+    assert [locate(ModelSpec(str(tmp_path / name))).max_tokens for name in ("out", "twice")] == [tokens, tokens]
+    longer = made_here(run, prompt, max_tokens=300)
     assert tokens > 300 or np.abs(pictures[0] - longer).max() > 2  # the length matters
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
     assert len(theirs(prompt)["input_ids"]) == 540 and theirs.model_max_length == 4096
@@ -113,8 +114,8 @@ def test_the_old_class_becomes_one_that_diffusers_has(tmp_path: Path) -> None:
     assert sum(p.numel() for p in theirs.parameters()) == PixArt.load(beta).parameters_count
     whole = export(str(beta), tmp_path / "whole", text_encoder=str(calm), autoencoder=str(sdxl))
     assert whole == ["transformer", "text_encoder", "vae"]
-    theirs_drawn = drawn_by_diffusers(tmp_path / "whole", "a zebra")
-    assert np.abs(drawn_here(tmp_path / "whole", "a zebra") - theirs_drawn).max() <= 2
+    theirs = made_by_diffusers(tmp_path / "whole", "a zebra")
+    assert np.abs(made_here(tmp_path / "whole", "a zebra") - theirs).max() <= 2
 
 
 def originals(model: PixArt) -> dict[str, torch.Tensor]:

@@ -14,7 +14,8 @@ import torch
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import locate
-from commonart.core.generation.pipeline import Job, Pipeline
+from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.onednn import PackedLinear, pack
 from commonart.core.model.transformer import PixArt
@@ -27,41 +28,49 @@ def folder(tmp_path_factory) -> Path:
     return tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def opened(folder, **options) -> Pipeline:
-    return Pipeline.open(locate(str(folder)), device="cpu", precision="fp32", **options)
+def opened(folder, keep: bool | None = None, **options) -> Pipeline:
+    spec = ModelSpec(str(folder), device="cpu", precision="fp32", **options)
+    return Pipeline.open(locate(spec), spec, keep=keep)
 
 
-def draw(engine, jobs, **options) -> list[np.ndarray]:
-    return [np.asarray(image) for _, image in engine.draw(jobs, **{"steps": 4, **options})]
+def generate(pipeline, requests, *, batch=8, **config) -> list[np.ndarray]:
+    images = pipeline.generate(requests, GenerationConfig(**{"steps": 4, **config}), batch=batch)
+    return [np.asarray(image) for image in images]
 
 
 def test_an_exported_folder(folder):
-    parts = locate(str(folder))
+    parts = locate(ModelSpec(str(folder)))
     assert (parts.objective, parts.shift) == ("flow", 1.0)
     assert parts.revision.startswith("sha256:")
-    engine = opened(folder)
-    assert (engine.size, engine.multiple, engine.keep) == (32, 8, True)
-    assert draw(engine, [Job("a red circle", 0)])[0].shape == (32, 32, 3)
+    pipeline = opened(folder)
+    assert (pipeline.size, pipeline.multiple, pipeline.keep) == (32, 8, True)
+    assert generate(pipeline, [ImageRequest("a red circle", 0)])[0].shape == (32, 32, 3)
 
 
 def test_the_scheduler_tells_objective_and_shift(tmp_path):
-    parts = locate(str(tiny_pipeline.pipeline(tmp_path / "a", "flow", shift=3.0)))
+    parts = locate(ModelSpec(str(tiny_pipeline.pipeline(tmp_path / "a", "flow", shift=3.0))))
     assert (parts.objective, parts.shift) == ("flow", 3.0)
     eps = tiny_pipeline.pipeline(tmp_path / "b", "eps")
-    assert locate(str(eps)).objective == "eps"
+    assert locate(ModelSpec(str(eps))).objective == "eps"
     (eps / "scheduler" / "scheduler_config.json").unlink()
-    assert locate(str(eps)).objective == "eps"  # by its channels
+    assert locate(ModelSpec(str(eps))).objective == "eps"  # by its channels
     (eps / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
     with pytest.raises(CommonArtError, match="v_prediction"):
-        locate(str(eps))
+        locate(ModelSpec(str(eps)))
 
 
 def test_a_picture_does_not_depend_on_batch_and_order(folder):
-    jobs = [Job("a red circle", 1), Job("赤い丸のある草原", 2), Job("a", 1), Job("", 3), Job("a red circle", 2)]
-    engine = opened(folder)
-    alone = [draw(engine, [job], batch=1)[0] for job in jobs]
-    together = draw(engine, jobs, batch=8)
-    reversed_ = draw(engine, jobs[::-1], batch=2)[::-1]
+    requests = [
+        ImageRequest("a red circle", 1),
+        ImageRequest("赤い丸のある草原", 2),
+        ImageRequest("a", 1),
+        ImageRequest("", 3),
+        ImageRequest("a red circle", 2),
+    ]
+    pipeline = opened(folder)
+    alone = [generate(pipeline, [job], batch=1)[0] for job in requests]
+    together = generate(pipeline, requests, batch=8)
+    reversed_ = generate(pipeline, requests[::-1], batch=2)[::-1]
     for one, two, three in zip(alone, together, reversed_, strict=True):
         # Matrix products of other shapes round otherwise: one level of 255 at most.
         assert np.abs(one.astype(int) - two).max() <= 1
@@ -71,11 +80,11 @@ def test_a_picture_does_not_depend_on_batch_and_order(folder):
 
 
 def test_parts_that_are_freed_draw_the_same(folder):
-    jobs = [Job("a red circle", 1), Job("a blue square", 2)]
-    engine = opened(folder, keep=False)
-    freed = draw(engine, jobs)
-    assert not engine._loaded
-    assert all(np.array_equal(a, b) for a, b in zip(freed, draw(opened(folder), jobs), strict=True))
+    requests = [ImageRequest("a red circle", 1), ImageRequest("a blue square", 2)]
+    pipeline = opened(folder, keep=False)
+    freed = generate(pipeline, requests)
+    assert not pipeline._loaded
+    assert all(np.array_equal(a, b) for a, b in zip(freed, generate(opened(folder), requests), strict=True))
 
 
 @pytest.mark.slow
@@ -83,11 +92,11 @@ def test_a_compiled_transformer_draws_the_same(folder, monkeypatch):
     """Traced as for a real backend, run eagerly: what a compiler would make of it is torch's business."""
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
-    jobs = [Job("a red circle", 1), Job("a blue square", 2)]
-    engine = opened(folder, compiled=True)
-    for one, two in zip(draw(engine, jobs), draw(opened(folder), jobs), strict=True):
+    requests = [ImageRequest("a red circle", 1), ImageRequest("a blue square", 2)]
+    pipeline = opened(folder, compiled=True)
+    for one, two in zip(generate(pipeline, requests), generate(opened(folder), requests), strict=True):
         assert np.abs(one.astype(int) - two).max() <= 1
-    assert type(engine.transformer()).__name__ == "OptimizedModule"
+    assert type(pipeline.transformer()).__name__ == "OptimizedModule"
 
 
 def test_packed_weights_draw_as_exactly_as_plain_ones():
@@ -106,21 +115,21 @@ def test_packed_weights_draw_as_exactly_as_plain_ones():
     assert errors[1] <= 1.1 * errors[0] < 0.05 * truth.std()
 
 
-def test_negative_prompts_differ_within_one_call(folder):
-    engine = opened(folder)
-    jobs = [Job("a red circle", 1), Job("a red circle", 1, "blue"), Job("a red circle", 1)]
-    plain, negative, again = draw(engine, jobs, batch=4)
-    assert np.abs(plain.astype(int) - again).max() <= 1 and np.abs(plain.astype(int) - negative).max() > 1
+def test_a_negative_prompt_makes_another_image(folder):
+    pipeline = opened(folder)
+    requests = [ImageRequest("a red circle", 1)]
+    plain, negative, again = (generate(pipeline, requests, negative=text)[0] for text in ("", "blue", ""))
+    assert np.array_equal(plain, again) and np.abs(plain.astype(int) - negative).max() > 1
 
 
 def test_other_sizes(folder):
-    assert draw(opened(folder), [Job("a", 0)], size=(48, 24))[0].shape == (24, 48, 3)
+    assert generate(opened(folder), [ImageRequest("a", 0)], size=(48, 24))[0].shape == (24, 48, 3)
 
 
 def test_a_long_prompt_is_cut_and_said(folder, capsys):
-    engine = opened(folder, max_tokens=10)
-    draw(engine, [Job("a red circle on a hill", 0)])
-    assert engine.cut == {"a red circle on a hill": "a red circ"}
+    pipeline = opened(folder, max_tokens=10)
+    generate(pipeline, [ImageRequest("a red circle on a hill", 0)])
+    assert pipeline.truncated == {"a red circle on a hill": "a red circ"}
     assert "cut at 10 tokens" in capsys.readouterr().err
 
 
@@ -132,19 +141,19 @@ def test_a_run_is_sampled_with_its_average(tmp_path, folder):
         tiny_pipeline.transformer(part / "ema", seed=2)
 
     checkpoint.save(run, 10, write, {})
-    said = {"objective": "flow", "shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
+    said = {"objective": "flow", "flow_shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
     (run / "run.json").write_text(json.dumps(said))
-    parts = locate(str(run))
+    parts = locate(ModelSpec(str(run)))
     assert parts.revision == "step-10" and parts.transformer.name == "ema"
     trained = PixArt.load(parts.transformer).state_dict()
     assert torch.equal(trained["proj_out.weight"], PixArt.load(run / "checkpoints/step-0000010/ema").proj_out.weight)
-    assert draw(opened(run), [Job("a", 0)])[0].shape == (32, 32, 3)
+    assert generate(opened(run), [ImageRequest("a", 0)])[0].shape == (32, 32, 3)
 
 
 def test_a_run_without_a_good_checkpoint(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(CommonArtError, match="no good checkpoint"):
-        locate(str(tmp_path))
+        locate(ModelSpec(str(tmp_path)))
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, folder, capsys):
@@ -154,7 +163,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, folder, ca
     (run / "run.json").write_text(json.dumps({"text_encoder": str(folder), "autoencoder": str(folder)}))
     weights = run / "checkpoints/step-0000020/transformer/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    assert locate(str(run)).revision == "step-10"
+    assert locate(ModelSpec(str(run))).revision == "step-10"
     assert "step-0000020" in capsys.readouterr().err
 
 
@@ -168,16 +177,16 @@ def test_the_published_layout_of_commonart_beta(tmp_path, monkeypatch):
         return hub.ResolvedModel(where[model.hub], commit, model.name, model)
 
     monkeypatch.setattr(hub, "resolve_model", resolve)
-    parts = locate("commonart-beta")
+    parts = locate(ModelSpec("commonart-beta"))
     assert (parts.objective, parts.revision, parts.text_encoder) == ("eps", commit, calm2)
-    engine = Pipeline.open(parts, device="cpu", precision="fp32")
-    assert draw(engine, [Job("草原のシマウマ", 0)])[0].shape == (32, 32, 3)
+    pipeline = Pipeline.open(parts, ModelSpec(device="cpu", precision="fp32"))
+    assert generate(pipeline, [ImageRequest("草原のシマウマ", 0)])[0].shape == (32, 32, 3)
 
 
 def test_without_a_hub_the_error_says_what_and_what_instead(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CommonArtError) as error:
-        locate("commonart-beta")
+        locate(ModelSpec("commonart-beta"))
     for part in ("aipicasso/commonart-beta", "cyberagent/calm2-7b", "stabilityai/sdxl-vae", "--model nano"):
         assert part in error.value.fix, part
 
@@ -185,9 +194,9 @@ def test_without_a_hub_the_error_says_what_and_what_instead(tmp_path, monkeypatc
 def test_a_bare_transformer_needs_the_others_named(tmp_path, folder):
     tiny_pipeline.transformer(tmp_path / "bare")
     with pytest.raises(UsageError, match="a transformer alone") as error:
-        locate(str(tmp_path / "bare"))
+        locate(ModelSpec(str(tmp_path / "bare")))
     assert "--text-encoder" in error.value.fix
-    parts = locate(str(tmp_path / "bare"), text_encoder=str(folder), autoencoder=str(folder))
+    parts = locate(ModelSpec(str(tmp_path / "bare"), text_encoder=str(folder), autoencoder=str(folder)))
     assert parts.objective == "flow"
 
 
@@ -195,9 +204,9 @@ def test_a_bare_transformer_needs_the_others_named(tmp_path, folder):
 def test_parts_that_do_not_fit(tmp_path, folder, kind):
     if kind == "text":
         tiny_encoders.llama(tmp_path / "other", width=64)
-        engine = Pipeline.open(locate(str(folder), text_encoder=str(tmp_path / "other")), device="cpu")
+        pipeline = opened(folder, text_encoder=str(tmp_path / "other"))
         with pytest.raises(CommonArtError, match="64 wide"):
-            draw(engine, [Job("a", 0)])
+            generate(pipeline, [ImageRequest("a", 0)])
     else:
         config = tiny_pipeline.copy(folder, tmp_path / "copy") / "vae" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_channels": 16}))
@@ -216,7 +225,7 @@ def test_a_damaged_file_is_named(tmp_path, folder, file, to):
     broken = tiny_pipeline.copy(folder, tmp_path / "broken") / file
     broken.write_bytes(broken.read_bytes()[:-20] if to == "cut" else b"")
     with pytest.raises(CommonArtError, match=file.split("/")[0]) as error:
-        draw(opened(tmp_path / "broken"), [Job("a", 0)], steps=1)
+        generate(opened(tmp_path / "broken"), [ImageRequest("a", 0)], steps=1)
     assert error.value.fix
 
 
@@ -229,16 +238,16 @@ def test_an_autoencoder_whose_config_makes_no_sense(tmp_path, folder, field, val
 
 
 def test_weights_that_are_not_finite_draw_nothing(folder):
-    engine = opened(folder)
-    engine.transformer().proj_out.weight.data.fill_(float("nan"))
+    pipeline = opened(folder)
+    pipeline.transformer().proj_out.weight.data.fill_(float("nan"))
     with pytest.raises(CommonArtError, match="not finite"):
-        draw(engine, [Job("a", 0)])
+        generate(pipeline, [ImageRequest("a", 0)])
 
 
 def test_what_is_no_text_to_image_model(tmp_path):
     tiny_encoders.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError):
-        locate(str(tmp_path / "llama"), text_encoder="nano", autoencoder="nano")
+        locate(ModelSpec(str(tmp_path / "llama"), text_encoder="nano", autoencoder="nano"))
     with pytest.raises(UsageError, match="not a transformer model"):
-        locate("no-such-model")
+        locate(ModelSpec("no-such-model"))
     assert "nano" in lookup.model_names("transformer")

@@ -22,7 +22,7 @@ def test_prompts_from_a_text_file_and_from_stdin(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no JSON"),
+        (b'{"prompt": "a"\n', r"in\.jsonl:1: is no.* JSON"),
         (b'{"prompt": "a"}\n{"key": "b c", "prompt": "x"}\n', r"in\.jsonl:2: field 'key'"),
         (b'{"key": "a"}\n', "neither a 'prompt' nor a caption"),
         (b"[1]\n", "must be an object"),
@@ -36,7 +36,7 @@ def test_bad_records_are_named(tmp_path, content, message):
 
 def test_bad_text_files(tmp_path):
     (tmp_path / "a.txt").write_bytes("赤".encode("shift_jis"))
-    with pytest.raises(CommonArtError, match="a.txt:1: this is no UTF-8"):
+    with pytest.raises(CommonArtError, match="a.txt:1: the file is not UTF-8"):
         list(read(str(tmp_path / "a.txt")))
     with pytest.raises(CommonArtError, match="none.txt cannot be read"):
         list(read(str(tmp_path / "none.txt")))

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from web_server import Served
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Repo:
         return hashlib.sha1(b"".join(k.encode() + v for k, v in sorted(self.files.items()))).hexdigest()
 
 
-class HubServer:
+class HubServer(Served):
     """The server, on a free port of 127.0.0.1; `log` holds "METHOD path" of every request."""
 
     TOKEN = "hf_test"
@@ -77,16 +77,6 @@ class HubServer:
         """The files that were downloaded, in order of name."""
         found = (re.search(rf"^{method} .*/resolve/[^/]+/(.+)$", line) for line in self.log)
         return sorted(m.group(1) for m in found if m)
-
-    def __enter__(self) -> HubServer:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

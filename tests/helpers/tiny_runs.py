@@ -11,18 +11,19 @@ import pytest
 
 from commonart.core.data.drops import Drop
 from commonart.core.data.features import format
-from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features import plan as feature_plan
 from commonart.core.data.features.format import Meta
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
+from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, logging
-from commonart.stages.train import Trained, train
+from commonart.stages import train as stage
 
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
 TINY = {
-    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 8, "steps": 6, "warmup": 2, "cooldown": 0,
+    "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "steps": 6, "warmup": 2, "cooldown": 0,
     "resolution": SIDE * FACTOR,
 }  # fmt: skip
 UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
@@ -44,11 +45,11 @@ def sha256(split: str) -> str:
 
 def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str = "m") -> None:
     """Features of `source` whose values `states` makes of a record: what encode-text and encode-image write."""
-    settings = {"model": model, "revision": "r1", "precision": "float32", "store": "bf16"}
-    work = feature_writer.plan(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
+    settings = {"revision": "r1", "precision": "float32", "store": "bf16"}
+    work = feature_plan.plan_features(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
     own = {"max_tokens": 8} if kind == "text" else {"factor": FACTOR, "scaling": 1.0, "shift": 0.0}
     meta = Meta(kind, model, "r1", "float32", "bf16", WIDTH if kind == "text" else 4, own)
-    feature_writer.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
+    feature_plan.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
 
     def of(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
         for one in records:
@@ -58,7 +59,7 @@ def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str 
                 mean = states(one)
                 yield one["key"], format.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
 
-    feature_writer.write(work, of)
+    feature_plan.write_features(work, of)
 
 
 def texts(record: Record) -> list[np.ndarray]:
@@ -89,7 +90,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("data") / "shards")
 
 
-def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Trained:
+def train(name: str, **settings: Any) -> stage.Summary:
+    """`commonart train --stage NAME`, with fields of `Settings`."""
+    done = stage.run(Settings(name, **settings))
+    assert done is not None
+    return done
+
+
+def dry_run(name: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
+    """`commonart train --stage NAME --dry-run`, with fields of `Settings`."""
+    return stage.dry_run(Settings(name, **settings), calibrate)
+
+
+def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.Summary:
     settings = {"log_every": 2, "device": "cpu", "precision": "fp32", "quiet": True, **settings}
     return train("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
 
@@ -110,7 +123,7 @@ def state(run: Path) -> dict[str, Any]:
         "ema/diffusion_pytorch_model.safetensors",
     }
     loop = {k: v for k, v in found.values["loop"].items() if k != "elapsed"}
-    return {**files, "step": found.step, "loop": loop, "optimiser": found.values["optimiser"]}
+    return {**files, "step": found.step, "loop": loop, "optimizer": found.values["optimizer"]}
 
 
 def refused(error: type[CommonArtError], code: int, what: str, fix: str, call: Callable[[], Any]) -> None:

@@ -13,8 +13,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -39,7 +38,21 @@ class _Server(http.server.ThreadingHTTPServer):
         """Nothing: clients that go away are part of the tests."""
 
 
-class Site:
+class Served:
+    """A server that answers, from a thread, as long as the `with` block lasts."""
+
+    server: http.server.ThreadingHTTPServer
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Site(Served):
     """The server, on a free port of `address`; use as a context manager."""
 
     def __init__(self, address: str = "127.0.0.1", every: Callable[[str], bytes | None] | None = None) -> None:
@@ -74,16 +87,6 @@ class Site:
 
         self.server = _Server((address, 0), Page)
         self.address, self.port = address, int(self.server.server_address[1])
-
-    def __enter__(self) -> Site:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def url(self, path: str) -> str:
         """The address of a path here."""

@@ -103,3 +103,12 @@ def test_bad_folders_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "VQModel"}')
     with pytest.raises(CommonArtError, match="a VQModel, not an AutoencoderKL"):
         Autoencoder.load(tmp_path, device="cpu")
+
+
+def test_half_precision_alone_is_read(tmp_path: Path) -> None:
+    tiny.vae(tmp_path)
+    expected = Autoencoder.load(tmp_path, torch.float32, device="cpu").encode(images())
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    file.rename(tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    found = Autoencoder.load(tmp_path, torch.float32, device="cpu").encode(images())
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

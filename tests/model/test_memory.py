@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_encoders
 import tiny_pipeline
 import torch
+from live_tensors import account
 
 from commonart.core.generation.components import locate
-from commonart.core.generation.pipeline import Job, Pipeline
-from commonart.core.generation.request import GenerationConfig
+from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
 from commonart.core.generation.session import Session
 from commonart.core.model import memory, sampler
 from commonart.core.model.autoencoder import TILE_ABOVE, Autoencoder
@@ -45,11 +47,11 @@ def test_the_account_adds_up_what_lives_at_the_same_time():
         view = c[:1000].view(10, 100)
         return b, c, view
 
-    assert memory.account(work) == 2 * MB
+    assert account(work) == 2 * MB
     layer = torch.nn.Linear(500, 500, bias=False)  # 1 MB, used twice
     x = torch.empty(500, 500)
     with torch.no_grad():
-        assert memory.account(lambda: layer(layer(x)), layer) == 3 * MB
+        assert account(lambda: layer(layer(x)), layer) == 3 * MB
 
 
 def test_the_size_of_an_encoder_is_that_of_its_weights_once_loaded(tmp_path):
@@ -81,12 +83,13 @@ def test_short_memory_chooses_the_precision_and_says_it(tmp_path, monkeypatch, c
     tiny_pipeline.pipeline(tmp_path / "tiny")
     half = memory.encoder_bytes(tmp_path / "tiny", torch.float32, "quanto-int8")
     monkeypatch.setattr(memory, "free", lambda device: memory.ROOM + (room if room > 1e6 else half * room))
-    engine = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32")
+    spec = ModelSpec(str(tmp_path / "tiny"), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec)
     assert engine.quantize == chosen
     assert ("--quantize none forbids it" in capsys.readouterr().err) == (chosen is not None)
-    settings = Session(engine).shared(GenerationConfig())
+    settings = Session(engine).settings(GenerationConfig())
     assert settings["precision"] == "float32" and settings.get("quantize") == chosen
-    forced = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32", quantize="none")
+    forced = Pipeline.open(locate(spec), replace(spec, quantize="none"))
     assert forced.text_encoder().precision == "float32"
 
 
@@ -102,14 +105,15 @@ def test_short_memory_decodes_in_tiles(monkeypatch):
 def test_the_decoders_rule_covers_what_the_account_finds():
     for side in (256, 512):
         decoder = sdxl(torch.float32)
-        found = memory.account(lambda d=decoder, s=side: d.decode(torch.empty(1, 4, s // 8, s // 8, device="meta")))
+        found = account(lambda d=decoder, s=side: d.decode(torch.empty(1, 4, s // 8, s // 8, device="meta")))
         rule = memory.DECODER * 256 * 4 * side * side
         assert found < rule < 1.5 * found
 
 
 def test_the_text_encoder_is_gone_before_the_transformer_comes(tmp_path, monkeypatch):
     tiny_pipeline.pipeline(tmp_path / "tiny")
-    engine = Pipeline.open(locate(str(tmp_path / "tiny")), device="cpu", precision="fp32", keep=False)
+    spec = ModelSpec(str(tmp_path / "tiny"), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec, keep=False)
     seen = []
     load = PixArt.load
 
@@ -118,9 +122,116 @@ def test_the_text_encoder_is_gone_before_the_transformer_comes(tmp_path, monkeyp
         return load(*args, **options)
 
     monkeypatch.setattr(PixArt, "load", watched)
-    list(engine.draw([Job("a", 1), Job("b", 2), Job("c", 3)], steps=2, batch=1))
+    requests = [ImageRequest("a", 1), ImageRequest("b", 2), ImageRequest("c", 3)]
+    list(engine.generate(requests, GenerationConfig(steps=2), batch=1))
     assert seen == [set()], "loaded once, into empty memory"
     assert not engine._loaded
+
+
+GIB = 2**30
+UNLIMITED = 9223372036854771712  # of a v1 group without a limit
+V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = (
+    "29 23 0:25 / /sys/fs/cgroup rw - tmpfs tmpfs ro,mode=755\n"
+    "33 29 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+    "35 29 0:31 {root} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+)
+
+
+def fake_root(root: Path, groups: str = "", mounts: str = "", meminfo: int = 64 * GIB, **files: dict[str, int | str]):
+    """A / whose machine has `meminfo` bytes available; `files`: group folder (slashes as __) -> file -> value."""
+    (root / "proc/self").mkdir(parents=True)
+    if meminfo:
+        (root / "proc/meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable:   {meminfo // 1024} kB\n")
+    (root / "proc/self/cgroup").write_text(groups)
+    (root / "proc/self/mountinfo").write_text("22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n" + mounts)
+    for group, values in files.items():
+        folder = root / "sys/fs/cgroup" / group.replace("__", "/")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in values.items():
+            (folder / name).write_text(f"{value}\n")
+    return root
+
+
+def v2(limit: int | str, current: int, inactive: int = 0, high: int | str = "max") -> dict[str, int | str]:
+    return {
+        "memory.max": limit,
+        "memory.high": high,
+        "memory.current": current,
+        "memory.stat": f"anon 5\ninactive_file {inactive}",
+    }
+
+
+def v1(limit: int, usage: int, inactive: int = 0) -> dict[str, int | str]:
+    stat = f"inactive_file 1\ntotal_inactive_file {inactive}"
+    return {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": usage, "memory.stat": stat}
+
+
+JOB = "system.slice/slurmstepd.scope/job_7/step_0/user/task_1"
+CASES = {
+    "no cgroup": ({}, 64 * GIB),
+    "v2, unlimited": ({"groups": "0::/a\n", "mounts": V2.format(root="/"), "a": v2("max", GIB)}, 64 * GIB),
+    "v2, its page cache can be had back": (
+        {"groups": "0::/a\n", "mounts": V2.format(root="/"), "a": v2(8 * GIB, 7 * GIB, inactive=2 * GIB)}, 3 * GIB,
+    ),
+    "v2, above memory.high it is slowed down": (
+        {"groups": "0::/a\n", "mounts": V2.format(root="/"), "a": v2(8 * GIB, GIB, high=4 * GIB)}, 3 * GIB,
+    ),
+    "v2, the limit of a Slurm job above the task's own group": (
+        {"groups": f"0::/{JOB}\n", "mounts": V2.format(root="/"),
+         "system.slice__slurmstepd.scope__job_7": v2(16 * GIB, 6 * GIB), JOB.replace("/", "__"): v2("max", 5 * GIB)},
+        10 * GIB,
+    ),
+    "v2, a container with a namespace of its own": (
+        {"groups": "0::/\n", "mounts": V2.format(root="/"), "": v2(2 * GIB, GIB)}, GIB,
+    ),
+    "v2, a container that is told the machine's path": (
+        {"groups": "0::/docker/abc\n", "mounts": V2.format(root="/docker/abc"), "": v2(2 * GIB, GIB)}, GIB,
+    ),
+    "v2, a group outside of what is mounted": (
+        {"groups": "0::/../../b\n", "mounts": V2.format(root="/"), "": v2(2 * GIB, GIB)}, GIB,
+    ),
+    "v1, Slurm": (
+        {"groups": "4:cpu:/x\n3:memory:/slurm/uid_0/job_7/step_0\n", "mounts": V1.format(root="/"),
+         "memory__slurm__uid_0__job_7": v1(12 * GIB, 3 * GIB, inactive=GIB),
+         "memory__slurm__uid_0__job_7__step_0": v1(UNLIMITED, 2 * GIB)},
+        10 * GIB,
+    ),
+    "v1, a container": (
+        {"groups": "3:memory:/docker/abc\n", "mounts": V1.format(root="/docker/abc"), "memory": v1(4 * GIB, GIB)}, 3 * GIB,
+    ),
+    "a group that has taken more than its limit": (
+        {"groups": "0::/a\n", "mounts": V2.format(root="/"), "a": v2(GIB, 2 * GIB)}, 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_free_memory_is_the_least_that_any_group_leaves(tmp_path, case):
+    files, expected = CASES[case]
+    assert memory.free(CPU, fake_root(tmp_path, **files)) == expected
+
+
+def test_processes_that_train_together_share_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    files = {"groups": "0::/a\n", "mounts": V2.format(root="/"), "a": v2(8 * GIB, 0)}
+    assert memory.free(CPU, fake_root(tmp_path, **files)) == 2 * GIB
+
+
+def test_free_memory_without_proc_and_without_free_pages(tmp_path, monkeypatch):
+    known = {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": 1000, "SC_PHYS_PAGES": 6000}
+
+    def sysconf(name):
+        if name not in known:
+            raise ValueError("unrecognized configuration name")
+        return known[name]
+
+    monkeypatch.setattr(memory.os, "sysconf", sysconf)
+    assert memory.free(CPU, tmp_path) == 4096 * 1000
+    del known["SC_AVPHYS_PAGES"]  # macOS
+    assert memory.free(CPU, tmp_path) == 4096 * 3000
+    known.clear()
+    assert memory.free(CPU, tmp_path) == float("inf")
 
 
 def test_what_is_free_and_what_was_used():
@@ -148,9 +259,9 @@ def test_8_gb_are_enough_for_commonart_beta_at_512_by_account(tmp_path):
     assert 4.0e9 < encoder < 4.4e9 and memory.encoder_bytes(Path(tmp_path), torch.bfloat16) > 13e9
     text_BLT = torch.empty(300, 4096, device="meta", dtype=torch.bfloat16)
     noise = torch.empty(8, 4, 64, 64, device="meta")
-    drawing = memory.account(lambda: sampler.sample(net, noise, [text_BLT] * 8, text_BLT[:1], 1, 4.5), net)
+    drawing = account(lambda: sampler.sample(net, noise, [text_BLT] * 8, text_BLT[:1], 1, 4.5), net)
     decoder = sdxl(torch.bfloat16)
-    decoding = memory.account(lambda: decoder.decode(torch.empty(1, 4, 64, 64, device="meta")), decoder.model)
+    decoding = account(lambda: decoder.decode(torch.empty(1, 4, 64, 64, device="meta")), decoder.model)
     together = sum(p.numel() * p.element_size() for p in net.parameters()) + decoding
     print(f"encoder {encoder / 1e9:.2f}, drawing 8 {drawing / 1e9:.2f}, decoding {together / 1e9:.2f} GB")
     assert max(encoder + memory.ROOM, drawing + decoding, together) < 7e9

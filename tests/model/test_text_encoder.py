@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.quantize import settle
-from commonart.core.model.text_encoder import TextEncoder, stack
+from commonart.core.model.quantize import resolve_precision
+from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.settings import QUANTIZERS
 
 TEXTS = ["a red circle", "青い四角の左に小さな星", "x", "", "a large green triangle at the top left of a white page"]
@@ -148,13 +148,13 @@ def test_an_absent_quantizer_says_what_to_install(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_a_recorded_precision_is_taken(recorded: str, asked: str | None, taken: tuple[str | None, str]) -> None:
-    assert settle(recorded, asked, "runs/512") == taken
+    assert resolve_precision(recorded, asked, "runs/512") == taken
 
 
 @pytest.mark.parametrize("recorded", ["bfloat16", "quanto-int8/bfloat16"])
 def test_another_precision_than_recorded_is_refused(recorded: str) -> None:
     with pytest.raises(UsageError, match=f"--quantize bnb-int8 does not fit: .* runs/512 were made in {recorded}"):
-        settle(recorded, "bnb-int8", "runs/512")
+        resolve_precision(recorded, "bnb-int8", "runs/512")
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Qwen2", "Gemma2", "Mistral"])
@@ -218,10 +218,16 @@ def test_pixart_sigmas_t5_is_read_as_it_lies_on_the_hub(tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.encode([""])[0], encoder.null())
 
 
-def test_stack_pads_on_the_right() -> None:
-    text, mask = stack([torch.ones(2, 3), torch.ones(4, 3)])
-    assert text.shape == (2, 4, 3) and mask.tolist() == [[True, True, False, False], [True] * 4]
-    assert float(text[0, 2:].abs().sum()) == 0
+@pytest.mark.parametrize("layout", ["half", "torch.compile"])
+def test_what_other_tools_leave_is_read(tmp_path: Path, layout: str) -> None:
+    tiny.llama(tmp_path)
+    expected = TextEncoder.load(tmp_path, "fp32", device="cpu").encode(["a red circle"])[0]
+    file = tmp_path / "model.safetensors"
+    if layout == "half":
+        file.rename(tmp_path / "model.fp16.safetensors")
+    else:
+        save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    torch.testing.assert_close(TextEncoder.load(tmp_path, "fp32", device="cpu").encode(["a red circle"])[0], expected)
 
 
 @pytest.mark.parametrize(

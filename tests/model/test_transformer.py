@@ -224,6 +224,36 @@ def test_broken_folders_are_said(tmp_path):
         PixArt.load(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["half", "half in parts", "torch.compile", "a compiled block", "DDP", "BOM"])
+def test_what_other_tools_leave_is_read(tmp_path, layout):
+    """Half precision alone, in one file or in several; prefixes of wrappers; a config.json that begins with a BOM."""
+    model = PixArt(tiny())
+    model.save(tmp_path)
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    renamed = {
+        "torch.compile": lambda name: f"_orig_mod.{name}",
+        "a compiled block": lambda name: name.replace("transformer_blocks.0.", "transformer_blocks.0._orig_mod."),
+        "DDP": lambda name: f"module.{name}",
+    }.get(layout, lambda name: name)
+    (tmp_path / WEIGHTS).unlink()
+    if layout == "half":
+        save_file(state, tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    elif layout == "half in parts":
+        names = sorted(state)
+        parts = {f"diffusion_pytorch_model-0000{n + 1}-of-00002.fp16.safetensors": names[n::2] for n in range(2)}
+        for file, own in parts.items():
+            save_file({name: state[name] for name in own}, tmp_path / file)
+        weight_map = {name: file for file, own in parts.items() for name in own}
+        (tmp_path / f"{WEIGHTS}.index.fp16.json").write_text(json.dumps({"weight_map": weight_map}))
+    else:
+        save_file({renamed(name): tensor for name, tensor in state.items()}, tmp_path / WEIGHTS)
+    if layout == "BOM":
+        config = tmp_path / "config.json"
+        config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    loaded = PixArt.load(tmp_path).state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
+
+
 # --- inputs ----------------------------------------------------------------------------------------------------
 
 

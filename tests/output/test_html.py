@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.output.html import Page
+from commonart.core.output.html import JAPANESE, Page
 
 
 class Seen(HTMLParser):
@@ -28,10 +28,7 @@ def build(text: str) -> str:
     page = Page(text, text)
     page.heading(text)
     page.text(text, soft=True)
-    page.picture(text, text)
-    page.picture(text, text, link=f"/{text}")
-    page.progress(1, 2, text)
-    page.frame(text, text)
+    page.image(text, text)
     page.table([text], [[text], [1], [2.5], [True]])
     page.chart([(0, 3.0), (1, 2.0)], text, text)
     return page.html()
@@ -45,7 +42,7 @@ def build(text: str) -> str:
 )
 def test_no_text_becomes_markup(text: str) -> None:
     plain, hostile = Seen(), Seen()
-    plain.feed(build("x"))
+    plain.feed(build("円" if JAPANESE.search(text) else "x"))
     hostile.feed(build(text))
     assert hostile.tags == plain.tags
 
@@ -59,6 +56,12 @@ def test_text_is_shown_and_the_page_is_whole(tmp_path: Path) -> None:
     page = Page("x")
     page.write(tmp_path / "index.html")
     assert (tmp_path / "index.html").read_text("utf-8") == page.html()
+
+
+def test_japanese_names_fonts_that_can_render_it_and_one_to_install() -> None:
+    html = build("草原")
+    assert '"Noto Sans CJK JP"' in html and '"Hiragino Sans"' in html and "fonts-noto-cjk" in html
+    assert "fonts-noto-cjk" not in build("a meadow")
 
 
 def test_numbers_stand_to_the_right() -> None:

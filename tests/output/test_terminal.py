@@ -42,7 +42,7 @@ def test_half_blocks_are_the_pixels():
 
 def test_kitty_gets_the_whole_png_in_chunks():
     image = Image.effect_noise((96, 96), 90).convert("RGB")
-    text = terminal.drawn(image, "kitty")
+    text = terminal.render(image, "kitty")
     parts = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
     assert len(parts) > 1 and parts[0][0] == "a=T,f=100,m=1" and parts[-1][0] == "m=0"
     assert all(len(data) <= 4096 for _, data in parts)
@@ -52,7 +52,7 @@ def test_kitty_gets_the_whole_png_in_chunks():
 
 def test_iterm2_gets_the_whole_png():
     image = Image.new("RGB", (8, 8), (1, 2, 3))
-    found = re.fullmatch(r"\x1b\]1337;File=inline=1;size=(\d+):(.*)\a\n", terminal.drawn(image, "iterm2"))
+    found = re.fullmatch(r"\x1b\]1337;File=inline=1;size=(\d+):(.*)\a\n", terminal.render(image, "iterm2"))
     assert found
     data = base64.b64decode(found[2])
     assert len(data) == int(found[1]) and Image.open(io.BytesIO(data)).size == (8, 8)

@@ -29,7 +29,7 @@ ANNOTATIONS = str(COCO / "captions.json")
 SPDX = {
     1: "CC-BY-NC-SA-2.0", 2: "CC-BY-NC-2.0", 3: "CC-BY-NC-ND-2.0", 4: "CC-BY-2.0", 5: "CC-BY-SA-2.0", 6: "CC-BY-ND-2.0",
 }  # fmt: skip
-SMALL = ("resolution=256", "patch=4", "layers=2", "heads=2", "batch=4", "micro=4", "steps=4", "warmup=1")
+SMALL = ("resolution=256", "patch=4", "layers=2", "heads=2", "batch=4", "micro_batch=4", "steps=4", "warmup=1")
 
 pytestmark = pytest.mark.skipif(not COCO.is_dir(), reason="the photographs of shared/data/coco-mini are not here")
 

@@ -17,8 +17,10 @@ from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import attacks, roc
 from commonart.core.metrics.attacks import ATTACKS, Denoiser
+from commonart.core.model import diffusion
 from commonart.core.output import metadata
-from commonart.stages.mia import mia, table, verdict
+from commonart.stages.mia import run as run_mia
+from commonart.stages.mia import table, verdict
 
 SHAPE = (4, 8, 8)
 
@@ -27,15 +29,15 @@ def memoriser(pictures: torch.Tensor, objective) -> Denoiser:
     """The ideal denoiser of a training set: the mean of its pictures, weighed by how likely each became x_t."""
 
     def predict(x: torch.Tensor, t: int) -> torch.Tensor:
-        signal, deviation = denoiser.scales(t, x.device)
-        deviation = max(deviation, 1e-3)
+        schedule = diffusion.schedule(x.device)
+        signal = 1 - t / 1000 if objective == "flow" else float(schedule.signal[t])
+        deviation = max(t / 1000 if objective == "flow" else float(schedule.noise[t]), 1e-3)
         distance = torch.cdist(x.flatten(1), signal * pictures.flatten(1)).square() / (2 * deviation**2)
         data = (torch.softmax(-distance, dim=1) @ pictures.flatten(1)).view_as(x)
         noise = (x - signal * data) / deviation
         return noise - data if objective == "flow" else noise
 
-    denoiser = Denoiser(predict, objective)
-    return denoiser
+    return Denoiser(predict, objective)
 
 
 @pytest.mark.parametrize("objective", ["eps", "flow"])
@@ -137,7 +139,7 @@ def attack(made, tmp_path, monkeypatch):
     }
 
     def run(**options):
-        return mia(made["model"], options.pop("data", made["data"]), judge=made["judge"], **{**small, **options})
+        return run_mia(made["model"], options.pop("data", made["data"]), judge=made["judge"], **{**small, **options})
 
     return run
 
@@ -178,6 +180,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
     from commonart.core.metrics import image_set
     from commonart.core.model import diffusion
     from commonart.core.model.autoencoder import to_pixels
@@ -186,7 +189,8 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")
     config = folder / "vae" / "config.json"  # an untrained autoencoder's latents are small beside the noise
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 5.0}))
-    engine = Pipeline.open(locate(str(folder)), device="cpu", precision="fp32")
+    spec = ModelSpec(str(folder), device="cpu", precision="fp32")
+    engine = Pipeline.open(locate(spec), spec)
     items = [i for i in image_set.collect(made["data"], split="train")]
     prompts = [item.record["captions"][0]["text"] for item in items]
     texts = engine.encode(prompts)
@@ -202,7 +206,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
         loss.mean().backward()
         optimiser.step()
     model.save(folder / "transformer")
-    result = mia(
+    result = run_mia(
         str(folder), made["data"], attacks=("loss",), replicate=0, out=None, device="cpu", precision="fp32",
         times=5, resamples=100, quiet=True,
     )  # fmt: skip
@@ -212,11 +216,12 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attacks": ("guess",)}, "no such attack"),
-        ({"n": 2}, "-n 2"),
-        ({"times": 0}, "--times 0"),
-        ({"replicate": -1}, "--replicate -1"),
+        ({"attacks": ("guess",)}, "--attacks guess is not an attack"),
+        ({"n": 2}, "-n must be at least 4, not 2"),
+        ({"times": 0}, "--times must be at least 1, not 0"),
+        ({"replicate": -1}, "--replicate must be at least 0, not -1"),
         ({"figure": "a.gif"}, r"\.png, \.jpg or \.webp"),
+        ({"seed": -1}, "--seed must be at least 0, not -1"),
         ({"figure": "a.png", "replicate": 0}, "--figure shows"),
     ],
 )
@@ -227,12 +232,12 @@ def test_bad_calls(attack, options, message):
 
 
 def test_too_few_held_out_pictures(attack, tmp_path):
-    with pytest.raises(CommonArtError, match="holds 2 pictures of the split heldout"):
+    with pytest.raises(CommonArtError, match="holds 2 images of the split heldout"):
         attack(data=shards(tmp_path / "few", heldout=2))
 
 
 def test_nothing_is_overwritten(attack):
     Path("mia.json").write_text("{}")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="mia.json already exists"):
         attack()
     assert Path("mia.json").read_text() == "{}"

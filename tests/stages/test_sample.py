@@ -1,4 +1,4 @@
-"""`sample`: what is written where, what is never overwritten, and what a picture says about itself."""
+"""`sample`: what is written where, what is never overwritten, and what an image says about itself."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tiny_pipeline
 from PIL import Image
+from sampling import sample
 
 from commonart.cli.main import run
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.output import metadata
-from commonart.stages.sample import inspect, sample, shower
+from commonart.core.output import metadata, terminal
+from commonart.stages.inspect import inspect
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +90,21 @@ def test_a_prompt_of_5000_characters_is_cut_and_what_was_kept_is_said(draw, caps
 
 def test_nothing_is_overwritten_unless_asked(draw):
     Path("out.png").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         draw(["a"], out="out.png")
     assert Path("out.png").read_bytes() == b"mine"
     draw(["a"], out="out.png", overwrite=True)
     draw(["a"], out="out.png")  # the very same picture: nothing to do
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         draw(["b"], out="out.png")
     assert inspect("out.png")["settings"]["prompt"] == "a"
 
 
-@pytest.mark.parametrize("flags", [{"no_metadata": True}, {"unmarked": True, "ending": "jpg"}])
+@pytest.mark.parametrize("flags", [{"settings": False}, {"synthetic": False, "ending": "jpg"}])
 def test_a_batch_with_fewer_marks_goes_on_too(draw, flags, capsys):
     first = draw(["a", "b"], out="x", **flags)
     assert draw(["a", "b", "c"], out="x", **flags)[:2] == first and len(files("x")) == 3
-    assert "2 of 3 pictures are there already" in capsys.readouterr().err
+    assert "2 of 3 images already exist" in capsys.readouterr().err
 
 
 def test_a_picture_that_another_process_has_drawn_meanwhile(draw, monkeypatch):
@@ -136,9 +137,9 @@ def test_a_slash_makes_a_folder_and_a_brace_no_record(draw):
 
 
 def test_metadata_and_mark_by_flag(draw):
-    draw(["a"], out="1.png", no_metadata=True)
-    draw(["a"], out="2.png", unmarked=True)
-    draw(["a"], out="3.png", unmarked=True, no_metadata=True)
+    draw(["a"], out="1.png", settings=False)
+    draw(["a"], out="2.png", synthetic=False)
+    draw(["a"], out="3.png", synthetic=False, settings=False)
     told = [inspect(f"{i}.png") for i in (1, 2, 3)]
     assert [t["synthetic"] for t in told] == [True, False, False]
     assert [t["settings"] is None for t in told] == [True, False, True]
@@ -166,7 +167,7 @@ def test_without_a_seed_the_same_command_goes_on(model, tmp_path, monkeypatch, c
         assert run(command) == 0 and len(files("x")) == 2
         assert {json.loads(line)["seed"] for line in capsys.readouterr().out.splitlines()} == {0}
     assert run(command) == 0 and len(files("x")) == 2
-    assert "2 of 2 pictures are there already; another --seed draws others" in capsys.readouterr().err
+    assert "2 of 2 images already exist; another --seed gives others" in capsys.readouterr().err
 
 
 def test_records_in_records_out(draw):
@@ -189,22 +190,22 @@ def test_records_in_records_out(draw):
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
-        ([], {"out": "a.png"}, "no prompt"),
+        ([], {"out": "a.png"}, "There is no prompt"),
         (["a", "  "], {"out": "x"}, "prompt 2 is empty"),
         (["a"], {}, "nowhere to write"),
-        (["a", "b"], {"out": "a.png"}, "names one file, and 2"),
+        (["a", "b"], {"out": "a.png"}, "names one file for 2 images"),
         (["a"], {"out": "a.gif"}, r"\.png, \.jpg or \.webp"),
         (["a"], {"out": "x", "ending": "bmp"}, r"\.png, \.jpg or \.webp"),
         (["a"], {"out": "a.png", "size": 30}, "multiples of 8"),
-        (["a"], {"out": "a.png", "size": "big"}, "is no size"),
+        (["a"], {"out": "a.png", "size": "big"}, "is not a valid size"),
         (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
-        (["a", "b"], {"out": "x", "n": 10**8}, "200,000,000 pictures are asked for"),
-        (["a"], {"out": "a.png", "grid": "none/g.png"}, "there is no folder none"),
-        (["\udcff"], {"out": "a.png"}, "is no UTF-8 text"),
+        (["a", "b"], {"out": "x", "n": 10**8}, "200,000,000 images are too many"),
+        (["a"], {"out": "a.png", "grid": "none/g.png"}, "the folder none does not exist"),
+        (["\udcff"], {"out": "a.png"}, "is not UTF-8 text"),
         (["a"], {"out": ""}, "-o is empty"),
         (["a"], {"out": "a.png", "grid": ""}, "--grid is empty"),
-        (["a"], {"out": "-"}, "-o - would put a picture among the records"),
+        (["a"], {"out": "-"}, "-o - would put an image among the records"),
         (["a"], {"out": "a.png", "grid": "a.png"}, "-o and --grid both name a.png"),
         (["a"], {"out": "a.png", "steps": 0}, "--steps 0"),
         (["a"], {"out": "a.png", "steps": 1000}, "--steps 1000"),
@@ -213,11 +214,11 @@ def test_records_in_records_out(draw):
         (["a"], {"out": "a.png", "sampler": "euler"}, "--sampler euler"),
         (["a"], {"out": "a.png", "interval": (0.8, 0.2)}, "--interval 0.8,0.2"),
         (["a"], {"out": "a.png", "rescale": 2.0}, "--rescale 2"),
-        (["a"], {"out": "a.png", "aspect": "wide"}, "--aspect wide is no aspect"),
-        (["a"], {"out": "a.png", "aspect": "0:3"}, "--aspect 0:3 is no aspect"),
+        (["a"], {"out": "a.png", "aspect": "wide"}, "--aspect wide is not a valid aspect"),
+        (["a"], {"out": "a.png", "aspect": "0:3"}, "--aspect 0:3 is not a valid aspect"),
         (["a"], {"out": "a.png", "quantize": "int3"}, "--quantize int3"),
         ([{"prompt": "a", "seed": "x"}], {"out": "a.png"}, "seed 'x'"),
-        ([{"key": "k", "prompt": "a"}, {"key": "k", "prompt": "b"}], {"out": "x"}, "two records have the key 'k'"),
+        ([{"key": "k", "prompt": "a"}, {"key": "k", "prompt": "b"}], {"out": "x"}, "different prompts share the key 'k'"),
     ],
 )  # fmt: skip
 def test_bad_requests_are_usage_errors_and_write_nothing(draw, prompts, options, message):
@@ -246,10 +247,10 @@ def test_unusual_settings_are_in_the_marks_and_in_the_name(draw):
 
 def test_speed_and_peak_memory_are_told(draw, capsys):
     draw(["a", "b"], out="x", seed=1)
-    assert re.search(r"2 pictures in [\d.]+ s, [\d.]+ images/s; peak memory [\d.]+ GB \(cpu\)", capsys.readouterr().err)
+    assert re.search(r"2 images in [\d.]+ s, [\d.]+ images/s; peak memory [\d.]+ GB \(cpu\)", capsys.readouterr().err)
     draw(["a", "b", "c"], out="x", seed=1, quiet=True)
     told = capsys.readouterr().err
-    assert "2 of 3 pictures are there already" in told and "images/s" not in told
+    assert "2 of 3 images already exist" in told and "images/s" not in told
 
 
 def test_pictures_are_shown_and_need_no_file(draw):
@@ -319,13 +320,9 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, in_proce
     ("arguments", "message"),
     [
         (["a", "--show"], "--show needs a terminal"),
-        (["a", "--serve", "8000"], "ask for prompts themselves"),
-        (["-i", "--serve", "8000"], "ask for prompts themselves"),
-        (["-i", "--grid", "x.png"], "--grid does nothing with -i"),
-        (["--serve", "8000", "--show"], "--show does nothing with --serve"),
-        (["--serve", "8000", "-n", "17"], "-n 17: the page draws at most 16"),
+        (["a", "-i"], "-i asks for prompts itself"),
+        (["-i", "--grid", "x.png"], "--grid has no effect with -i"),
         (["-", "b", "-o", "x"], "stands alone"),
-        (["a", "--inspect", "x.png"], "draws nothing"),
         (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two values"),
         (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two values"),
         (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),
@@ -337,18 +334,18 @@ def test_a_command_line_that_makes_no_sense(draw, capsys, arguments, message):
 
 
 def test_a_terminal_without_colours_gets_no_picture(monkeypatch):
-    monkeypatch.setattr("commonart.stages.sample.on_terminal", lambda: True)
+    monkeypatch.setattr(terminal, "on_terminal", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    assert shower(needed=True) is not None
+    assert terminal.viewer(required=True) is not None
     monkeypatch.setenv("TERM", "dumb")
-    assert shower(needed=False) is None
-    with pytest.raises(UsageError, match="TERM says that this one has no colours"):
-        shower(needed=True)
+    assert terminal.viewer(required=False) is None
+    with pytest.raises(UsageError, match="TERM=dumb has no colours"):
+        terminal.viewer(required=True)
 
 
 def test_an_unwritable_folder(draw):
     Path("file").write_text("")
-    with pytest.raises(CommonArtError, match="cannot be made"):
+    with pytest.raises(CommonArtError, match="cannot be created"):
         draw(["a"], out="file/pictures")
 
 
@@ -358,7 +355,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_anything_is_drawn(draw,
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == Path("locked") and not mode & os.W_OK)
     assert draw(["a"], out="x") == [first], "nothing is to be written"
     for asked in ({"out": "x"}, {"out": "locked/a.png"}, {"grid": "locked/g.png"}):
-        with pytest.raises(CommonArtError, match="nothing can be written to this folder"):
+        with pytest.raises(CommonArtError, match="the folder is not writable"):
             draw(["b"], **asked)
     assert len(files()) == 1
 
@@ -370,7 +367,7 @@ def test_a_grid_shows_every_picture_with_its_marks(draw):
     told = inspect("grid.png")
     assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
     first = array("grid.png")
-    # From the pictures that are there already: the same sheet.
+    # From the images that already exist: the same sheet.
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)
     assert np.array_equal(array("again.png"), first)
     draw(["a red circle", "a blue square", "c"], grid="alone.png", columns=3)
@@ -384,11 +381,11 @@ def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
     first = draw(**ask)
     before = (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes())
     assert draw(**ask) == first and (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes()) == before
-    assert "grid.png shows these pictures already" in capsys.readouterr().err
+    assert "grid.png already shows these images" in capsys.readouterr().err
     os.unlink(first[0]["image"])  # the sheet is kept where a picture has to be drawn again, too
     assert draw(**ask) == first and Path(first[0]["image"]).is_file()
-    for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"no_metadata": True}):
-        with pytest.raises(UsageError, match="--grid grid.png: this file is there already"):
+    for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"settings": False}):
+        with pytest.raises(UsageError, match="--grid grid.png already exists"):
             draw(**(ask | {"out": "y"} | other))
     assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
     draw(**(ask | {"columns": 1}), overwrite=True)

@@ -14,35 +14,35 @@ import pytest
 import tiny_encoders as tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import FACTOR, TINY, bright, dataset, lines, refused, shards, start, state
+from tiny_runs import FACTOR, TINY, bright, dataset, dry_run, lines, refused, shards, start, state
 
 from commonart.core import recipes
 from commonart.core.data.features.format import Features
 from commonart.core.data.record import Record
-from commonart.core.data.shards.manifest import note_of
+from commonart.core.data.shards.manifest import MadeFrom, write_manifest
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.generation.components import locate
+from commonart.core.generation.request import ModelSpec
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
-from commonart.core.training import checkpoint, cost, logging, on_the_fly, trainer
+from commonart.core.training import checkpoint, cost, logging, trainer
 from commonart.core.training.dataset import open_shards
-from commonart.stages.train import dry_run
 
 __all__ = ["shards"]  # the fixture
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Once, while step `step` is computed, `number` arrives."""
-    real = trainer.Trainer.step
+    real = trainer.Trainer.train_step
 
     def stepped(self: trainer.Trainer, *args: Any) -> None:
         real(self, *args)
         if self.state.step == step:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(trainer.Trainer, "step", stepped)
+    monkeypatch.setattr(trainer.Trainer, "train_step", stepped)
 
 
 def test_a_run_folder_and_a_falling_loss(shards: Path, tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_the_average_follows_the_weights(shards: Path, tmp_path: Path) -> None:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "AdamW": {},
-    "accumulated": {"micro": 2, "dropout": 0.5},
-    "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
+    "accumulated": {"micro_batch": 2, "caption_dropout": 0.5},
+    "CAME": {"optimizer": "CAME", "objective": "eps", "lr": 1e-3},
 }
 
 
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path, recipe:
 
 def test_reading_threads_change_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.training.dataset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.training.dataset._budget", lambda: 0)
     start(shards, tmp_path / "disk", workers=2)
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 
@@ -193,13 +193,13 @@ def test_a_run_that_diverged_stops_and_names_the_images(shards: Path, tmp_path: 
 
 def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = dry_run("nano", data=str(shards), out=str(run), overrides={**TINY, "micro": 2}, gpus=2)
+    told = dry_run("nano", data=str(shards), out=str(run), overrides={**TINY, "micro_batch": 2}, gpus=2)
     assert not run.exists()
-    assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (2, 2, 2)
+    assert (told["world_size"], told["micro_batch"], told["grad_accum_steps"]) == (2, 2, 2)
     assert (told["text"]["name"], told["image"]["factor"], told["init"]) == ("m", FACTOR, "none")
     assert told["recipe"]["head_dim"] == 16 and orjson.dumps(told)
-    assert "00000.tar has no note" in told["images"]
-    done = start(shards, run, {"micro": 2})
+    assert "00000.tar has no manifest" in told["images"]
+    done = start(shards, run, {"micro_batch": 2})
     assert done.checkpoint is not None
     assert told["parameters"] == PixArt.load(done.checkpoint / "transformer").parameters_count
 
@@ -207,19 +207,19 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
 def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
     calm2 = {"model_type": "llama", "vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 11008,
              "num_hidden_layers": 32, "num_attention_heads": 32}  # fmt: skip
-    eight, sixteen = (on_the_fly.text_encoder(calm2, how, 100) for how in ("quanto-int8", ""))
+    eight, sixteen = (cost.text_encoder(calm2, how, 100) for how in ("quanto-int8", ""))
     assert 7.1e9 < eight.weights < 7.3e9 and 13.4e9 < sixteen.weights < 13.6e9
     assert eight.flops == sixteen.flops == pytest.approx(100 * 2 * 6.48e9, rel=0.01)
     sdxl = {"block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
             "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2}  # fmt: skip
-    small, large = (on_the_fly.autoencoder(sdxl, side) for side in (256, 512))
+    small, large = (cost.autoencoder(sdxl, side) for side in (256, 512))
     assert (
         160e6 < small.weights < 170e6 and 4 <= large.flops / small.flops < 4.2  # attention grows faster
     )
     config, recipe = PixArtConfig(sample_size=64), recipes.resolve("512")
-    sizes: dict[str, Any] = {"side": 64, "text": 100, "world": 32, "micro": 4}
+    sizes: dict[str, Any] = {"sizes": cost.Sizes(64, 100), "world_size": 32, "micro_batch": 4}
     without = cost.account(config, recipe, **sizes)
-    told = cost.account(config, recipe, **sizes, beside={"text_encoder": eight, "autoencoder": large})
+    told = cost.account(config, recipe, **sizes, encoders={"text_encoder": eight, "autoencoder": large})
     more = told["memory_bytes_per_device"]["total"] - without["memory_bytes_per_device"]["total"]
     assert more == eight.weights + large.weights
     assert told["flops_per_step"] - without["flops_per_step"] == pytest.approx(128 * (eight.flops + large.flops))
@@ -240,11 +240,11 @@ def test_a_dry_run_refuses_images_of_another_size(tmp_path: Path) -> None:
 def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -> None:
     noted = dataset(tmp_path / "shards")
     for tar in noted.glob("*.tar"):
-        note_of(tar).write_text('{"out": 10}')
+        write_manifest(tar, MadeFrom("shard", "", {}), read=10, written=10, dropped={}, failed=0, sha256="")
     assert dry_run("nano", data=str(noted), overrides=TINY)["images"] == 20
     told = dry_run("512", data="nowhere/", gpus=32)
     assert told["images"] == "unknown: --data nowhere/ does not exist."
-    assert (told["world_size"], told["micro_batch"], told["accumulation"]) == (32, 4, 1)
+    assert (told["world_size"], told["micro_batch"], told["grad_accum_steps"]) == (32, 4, 1)
     assert 0.6e9 < told["parameters"] < 0.62e9
 
 
@@ -301,7 +301,7 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
     assert (about["text_encoder"]["name"], about["text_encoder"]["width"]) == (models["text_encoder"], tiny.WIDTH)
     assert (about["autoencoder"]["factor"], about["text_encoder"]["cached"]) == (4, False)
     assert done.checkpoint is not None
-    found = locate(str(run))
+    found = locate(ModelSpec(str(run)))
     assert found.transformer == done.checkpoint / "ema" and found.objective == "flow" and found.revision == "step-3"
     assert (found.text_encoder, found.autoencoder) == (tmp_path / "llama", tmp_path / "vae")
 
@@ -310,7 +310,7 @@ def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
     parts = [Features(shards / "text")], [Features(shards / "image")]
     assert parts[0][0].usual_length() == 3  # 2.6
     memory = open_shards(shards, *parts, quiet=True)
-    disk = open_shards(shards, *parts, memory=0, quiet=True)
+    disk = open_shards(shards, *parts, budget=0, quiet=True)
     assert (memory.resident, disk.resident) == (True, False)
     rows, chosen = np.array([3, 0, 19]), np.array([6, -1, 39])  # row 0 without its caption
     for a, b in zip(

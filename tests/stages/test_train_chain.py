@@ -1,4 +1,4 @@
-"""The paper's four stages at toy size, each from the one before: its optimisers, batches, rates and objective."""
+"""The paper's four stages at toy size, each from the one before: its optimizers, batches, rates and objective."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from tiny_runs import FACTOR, SIDE, dataset
+from tiny_runs import FACTOR, SIDE, dataset, dry_run, train
 
 from commonart.core import recipes
 from commonart.core.data.record import Record
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint
-from commonart.stages.train import dry_run, train
 
 STAGES = ("256-early", "256-mid", "256-late", "512")
-TOY = {"layers": 1, "heads": 2, "head_dim": 16, "steps": 2, "warmup": 1, "micro": 64}
+TOY = {"layers": 1, "heads": 2, "head_dim": 16, "steps": 2, "warmup": 1, "micro_batch": 64}
 
 
 def large(record: Record) -> np.ndarray:
@@ -37,13 +36,13 @@ def test_each_stage_starts_from_the_one_before(tmp_path: Path, monkeypatch: pyte
         overrides: dict[str, Any] = {**TOY, "resolution": side * FACTOR}
         settings: dict[str, Any] = {"data": str(data), "overrides": overrides, "device": "cpu", "precision": "fp32"}
         told = dry_run(stage, **settings)
-        assert told["init"] == (f"newest checkpoint of runs/{recipes.RECIPES[stage].before}" if before else "none")
+        assert told["init"] == (f"newest checkpoint of runs/{recipes.RECIPES[stage].init_from}" if before else "none")
         done = train(stage, **settings, quiet=True)
         recipe = recipes.RECIPES[stage]
         assert (done.step, done.images) == (2, 2 * recipe.batch)
         about = orjson.loads((tmp_path / "runs" / stage / "run.json").read_bytes())
-        assert about["init"] == ({"from": f"runs/{recipe.before}", "step": 2} if before else {"from": "nothing"})
-        assert (about["recipe"]["optimiser"], about["recipe"]["lr"]) == (recipe.optimiser, 2e-5)
+        assert about["init"] == ({"from": f"runs/{recipe.init_from}", "step": 2} if before else {"from": "nothing"})
+        assert (about["recipe"]["optimizer"], about["recipe"]["lr"]) == (recipe.optimizer, 2e-5)
         found = checkpoint.newest(tmp_path / "runs" / stage)
         assert found is not None
         model = PixArt.load(found.weights)

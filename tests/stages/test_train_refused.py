@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
-from tiny_runs import TINY, dataset, refused, sha256, shards, start
+from tiny_runs import TINY, dataset, refused, sha256, shards, start, train
 
-from commonart.core.data.files import held
+from commonart.core.data.files import lock
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.stages.train import _is_origin, train
+from commonart.core.training.run import is_origin
 
 __all__ = ["shards"]  # the fixture
 
@@ -38,13 +38,13 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
         CommonArtError, 1, "features of m, but --text-encoder is", "encode-text", lambda: start(shards, run, **other)
     )
     refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
-    refused(UsageError, 2, "--stage 128 is no training stage", "nano", lambda: train("128", data=str(shards)))
+    refused(UsageError, 2, "--stage 128 is not a training stage", "nano", lambda: train("128", data=str(shards)))
     refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
-    refused(UsageError, 2, "--clip nano has no pictures", "--sample-every", lambda: start(shards, run, clip="nano"))
-    refused(UsageError, 2, "--keep -1 is below 0", "0", lambda: start(shards, run, keep=-1))
+    refused(UsageError, 2, "--clip nano needs a sample grid", "--sample-every", lambda: start(shards, run, clip="nano"))
+    refused(UsageError, 2, "--keep -1 must be at least 0", "0", lambda: start(shards, run, keep=-1))
     larger = {"resolution": 32}
     refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
-    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimiser": "AdamW"}}
+    early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimizer": "AdamW"}}
     refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
     assert not run.exists()
 
@@ -90,7 +90,7 @@ def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None
 def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start(shards, run, {"steps": 2})
-    with held(run):
+    with lock(run):
         refused(CommonArtError, 1, f"in use by process {os.getpid()} on", "goes on", lambda: start(shards, run))
     assert start(shards, run).step == 6
 
@@ -98,18 +98,18 @@ def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path)
 def test_what_a_run_started_from_may_be_written_in_several_ways(tmp_path: Path) -> None:
     commit = "0" * 40
     hub = {"from": "commonart-beta", "revision": commit}
-    assert _is_origin("aipicasso/commonart-beta", hub) and _is_origin("commonart-beta", hub)
-    assert _is_origin(f"commonart-beta@{commit}", hub) and not _is_origin(f"commonart-beta@{'1' * 40}", hub)
-    assert not _is_origin("pixart-sigma", hub) and not _is_origin("no such thing", hub) and not _is_origin("none", hub)
+    assert is_origin("aipicasso/commonart-beta", hub) and is_origin("commonart-beta", hub)
+    assert is_origin(f"commonart-beta@{commit}", hub) and not is_origin(f"commonart-beta@{'1' * 40}", hub)
+    assert not is_origin("pixart-sigma", hub) and not is_origin("no such thing", hub) and not is_origin("none", hub)
     folder = {"from": "runs/256-late", "step": 5}
-    assert _is_origin("runs/../runs/256-late/", folder) and _is_origin(str(Path("runs/256-late").resolve()), folder)
-    assert _is_origin("none", {"from": "nothing"}) and not _is_origin("runs/256-late", {"from": "nothing"})
+    assert is_origin("runs/../runs/256-late/", folder) and is_origin(str(Path("runs/256-late").resolve()), folder)
+    assert is_origin("none", {"from": "nothing"}) and not is_origin("runs/256-late", {"from": "nothing"})
 
 
 def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = tmp_path / "256-mid", tmp_path / "256-late"
     stage = {"data": str(shards), "device": "cpu", "precision": "fp32", "quiet": True}
-    settings = {**TINY, "optimiser": "AdamW", "interpolation": 1.0}
+    settings = {**TINY, "optimizer": "AdamW", "interpolation": 1.0}
     train("256-mid", out=str(before), init="none", overrides=settings, **stage)
     known = orjson.loads((before / "run.json").read_bytes())
     known["text_encoder"]["revision"] = "r0"
@@ -123,4 +123,4 @@ def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("mix", [{"ja": 0.0}, {"ja": -1.0, "en": 1.0}, {"ja": math.inf}, {"ja": math.nan}])
 def test_weights_of_languages_that_mean_nothing(shards: Path, tmp_path: Path, mix: dict[str, float]) -> None:
-    refused(UsageError, 2, "weights are 0 or more", "--language", lambda: start(shards, tmp_path, languages=mix))
+    refused(UsageError, 2, "weights must be at least 0", "--language", lambda: start(shards, tmp_path, languages=mix))

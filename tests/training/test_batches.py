@@ -32,26 +32,39 @@ class Rows:
 
 @given(
     seed=st.integers(0, 2**31), count=st.integers(1, 200), first=st.integers(0, 1000), steps=st.integers(1, 3),
-    world=st.sampled_from([1, 2, 4, 8]), parts=st.integers(1, 3), micro=st.integers(1, 3), workers=st.integers(0, 8),
-    dropout=st.sampled_from([0.0, 0.1, 0.9]),
+    world=st.sampled_from([1, 2, 4, 8]), grad_accum_steps=st.integers(1, 3), micro_batch=st.integers(1, 3),
+    workers=st.integers(0, 8), dropout=st.sampled_from([0.0, 0.1, 0.9]),
 )  # fmt: skip
 def test_any_number_of_processes_and_readers_takes_the_same_samples(
-    seed: int, count: int, first: int, steps: int, world: int, parts: int, micro: int, workers: int, dropout: float
+    seed: int,
+    count: int,
+    first: int,
+    steps: int,
+    world: int,
+    grad_accum_steps: int,
+    micro_batch: int,
+    workers: int,
+    dropout: float,
 ) -> None:
-    source, batch = Rows(count, seed % 1000), world * parts * micro
-    plan = batches.Plan(seed, batch, dropout)
+    source, batch = Rows(count, seed % 1000), world * grad_accum_steps * micro_batch
+    sampler = batches.BatchSampler(seed, batch, dropout)
 
     def taken(rank: int) -> list[Any]:
         def fetch(step: int, part: int) -> Any:
-            rows, captions = plan.micro(source, step, (rank * parts + part) * micro, micro)
+            rows, captions = sampler.indices(source, step, (rank * grad_accum_steps + part) * micro_batch, micro_batch)
             return source.fetch(rows, captions)
 
-        return list(batches.stream(fetch, first, first + steps, parts, workers if rank == world - 1 else 0))
+        return list(batches.stream(fetch, first, first + steps, grad_accum_steps, workers if rank == world - 1 else 0))
 
     every = [taken(rank) for rank in range(world)]
     for step in range(steps):
-        together = [sample for rank in every for part in rank[step * parts : (step + 1) * parts] for sample in part]
-        assert together == source.fetch(*plan.micro(source, first + step, 0, batch))
+        together = [
+            sample
+            for rank in every
+            for part in rank[step * grad_accum_steps : (step + 1) * grad_accum_steps]
+            for sample in part
+        ]
+        assert together == source.fetch(*sampler.indices(source, first + step, 0, batch))
 
 
 def test_a_reader_that_fails_says_so_in_its_turn() -> None:

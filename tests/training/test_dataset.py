@@ -13,6 +13,7 @@ import orjson
 import pytest
 import tiny_encoders as tiny
 import torch
+from tiny_runs import train
 
 from commonart.core.data.features.format import Features
 from commonart.core.data.shards.reader import members
@@ -21,11 +22,10 @@ from commonart.core.data.training_index import read_index
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.autoencoder import Autoencoder
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.training.batches import NULL, Batch, Plan
+from commonart.core.training.batches import NULL, Batch, BatchSampler
 from commonart.core.training.dataset import TrainingData, open_shards
 from commonart.stages.encode_image import encode_image
 from commonart.stages.encode_text import encode_text
-from commonart.stages.train import train
 
 SIZES = [(32, 32), (48, 24), (24, 48)]
 CPU = torch.device("cpu")
@@ -58,10 +58,10 @@ def encode(data: Path, models: dict[str, str]) -> tuple[list[Features], list[Fea
 
 
 def steps(opened: TrainingData, count: int, batch: int = 4, dropout: float = 0.25) -> list[tuple[list[str], Batch]]:
-    plan, source = Plan(7, batch, dropout), opened.source
+    sampler, source = BatchSampler(7, batch, dropout), opened.source
     found = []
     for step in range(count):
-        rows, captions = plan.micro(source, step, 0, batch)
+        rows, captions = sampler.indices(source, step, 0, batch)
         found.append(([source.keys[row] for row in rows], source.batch(source.fetch(rows, captions), CPU)))
     return found
 
@@ -78,7 +78,7 @@ def alike(one: list[tuple[list[str], Batch]], other: list[tuple[list[str], Batch
 def test_memory_disk_and_on_the_fly_are_the_same_batches_in_buckets(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards")
     text, image = encode(data, models)
-    memory, disk = open_shards(data, text, image, quiet=True), open_shards(data, text, image, memory=0)
+    memory, disk = open_shards(data, text, image, quiet=True), open_shards(data, text, image, budget=0)
     live = open_shards(
         data, TextEncoder.load(models["text_encoder"], "fp32", device="cpu"),
         Autoencoder.load(models["autoencoder"], device="cpu"),
@@ -103,7 +103,7 @@ def test_several_sets_are_mixed_by_weight_in_one_batch(tmp_path: Path, models: d
     seen = Counter(key[0] for keys, _ in found for key in keys)
     assert seen["b"] / seen["a"] == pytest.approx(4 * 6 / 12, rel=0.03)
     assert sum(len({key[0] for key in keys}) == 2 for keys, _ in found) > 60
-    alike(found, steps(open_shards(f"{one},{two}:4", text, image, memory=0), 90), 0)
+    alike(found, steps(open_shards(f"{one},{two}:4", text, image, budget=0), 90), 0)
 
 
 def spoil(path: Path, member: str, at: int = 0, data: bytes = b"\xff" * 16) -> None:
@@ -124,7 +124,7 @@ def test_damaged_samples_are_named_counted_and_stood_in_for(
     spoil(data / "text" / "00000.tar", "k3.text.safetensors", **damage)
     spoil(data / "image" / "00001.tar", "k9.latent.safetensors", **damage)
     capsys.readouterr()
-    memory, disk = open_shards(data, text, image, quiet=True), open_shards(data, text, image, memory=0)
+    memory, disk = open_shards(data, text, image, quiet=True), open_shards(data, text, image, budget=0)
     said = capsys.readouterr().err
     assert f"{data}/00000.tar#k3 is damaged (broken text features)" in said and said.count("is damaged") == 2
     assert memory.damaged == {"broken text features": 1, "broken latents": 1}
@@ -146,7 +146,7 @@ def test_damaged_samples_are_named_counted_and_stood_in_for(
 def test_damaged_pictures_on_the_fly_and_the_summary(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     spoil(data / "00000.tar", "k2.jpg")
-    tiny_run = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 6, "micro": 3, "steps": 3, "resolution": 32}
+    tiny_run = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 6, "micro_batch": 3, "steps": 3, "resolution": 32}
     done = train(
         "nano",
         data=str(data),
@@ -172,7 +172,7 @@ def test_data_of_which_nothing_is_left(tmp_path: Path, models: dict[str, str]) -
 def test_a_run_on_buckets(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards")
     encode(data, models)
-    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro": 4, "steps": 5, "resolution": 32}
+    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 4, "steps": 5, "resolution": 32}
     settings: dict[str, Any] = {"data": str(data), "device": "cpu", "quiet": True, "precision": "fp32"}
     done = train("nano", out=str(tmp_path / "run"), overrides=small, **settings)
     assert done.step == 5 and np.isfinite(done.loss)
@@ -196,7 +196,7 @@ def test_a_disk_that_cannot_be_read_there_costs_one_sample(
 
     monkeypatch.setattr(Features, "read", failing)
     assert open_shards(data, text, image, quiet=True).damaged == {"broken text features": 1}
-    opened = open_shards(data, text, image, memory=0)
+    opened = open_shards(data, text, image, budget=0)
     (data / "image" / "00002.tar").rename(tmp_path / "gone")
     with pytest.raises(CommonArtError, match=r"image/00002\.tar cannot be read: No such file"):
         steps(opened, 27)
@@ -220,7 +220,7 @@ def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str])
     one, two = bucketed(tmp_path / "one", "a", 6), bucketed(tmp_path / "two", "b", 6)
     encode(one, models)
     settings: dict[str, Any] = {"out": str(tmp_path / "run"), "device": "cpu", "quiet": True}
-    with pytest.raises(CommonArtError, match=r"one/text holds features, and .*two has none"):
+    with pytest.raises(CommonArtError, match=r"one/text holds features, but .*two has none"):
         train("nano", data=f"{one},{two}", **settings)
     encode_text(str(two), model=models["text_encoder"], precision="bf16", device="cpu")
     encode_image(str(two), model=models["autoencoder"], device="cpu")
@@ -236,23 +236,24 @@ def test_an_encoder_that_changed_since_is_refused(tmp_path: Path) -> None:
     """By train, which needs it for its grid, and by sample, which needs it for every prompt."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
+    from commonart.core.generation.request import ModelSpec
 
     data = bucketed(tmp_path / "shards", count=6, sizes=[(32, 32)])
     tiny.llama(tmp_path / "llama")
     tiny.vae(tmp_path / "vae")
     encode(data, {"text_encoder": str(tmp_path / "llama"), "autoencoder": str(tmp_path / "vae")})
     run = tmp_path / "run"
-    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 4, "micro": 4, "steps": 1, "resolution": 32}
+    small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 4, "micro_batch": 4, "steps": 1, "resolution": 32}
     settings: dict[str, Any] = {"data": str(data), "overrides": small, "device": "cpu", "quiet": True}
     train("nano", out=str(run), **settings)
     with pytest.raises(UsageError, match=r"--quantize bnb-int8 does not fit: .* were made in float32"):
-        Pipeline.open(locate(str(run)), device="cpu", quantize="bnb-int8")
+        Pipeline.open(locate(ModelSpec(str(run))), ModelSpec(device="cpu", quantize="bnb-int8"))
     tiny.llama(tmp_path / "llama", seed=1)
     with pytest.raises(CommonArtError, match=r"text was made by .*llama at sha256:"):
         train("nano", out=str(tmp_path / "other"), sample_every=1, **settings)
     with pytest.raises(CommonArtError, match=r"run was trained with .*llama at sha256:"):
-        locate(str(run))
-    assert locate(str(run), text_encoder=str(tmp_path / "llama")).text_encoder == tmp_path / "llama"
+        locate(ModelSpec(str(run)))
+    assert locate(ModelSpec(str(run), text_encoder=str(tmp_path / "llama"))).text_encoder == tmp_path / "llama"
 
 
 def test_an_index_of_what_the_tests_use(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from commonart.core import launch, recipes
 from commonart.core.data import training_index as data_index
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, Preempted, UsageError
-from commonart.core.model import device
+from commonart.core.model import device, memory
 from commonart.core.model.config import PixArtConfig
-from commonart.core.training import checkpoint, cost, gradient_guard, logging, trainer
+from commonart.core.training import checkpoint, cost, encoders, gradient_guard, logging, trainer
 from commonart.core.training.distributed import World
 from commonart.core.training.gradient_guard import GradientGuard
 
@@ -43,7 +43,7 @@ def test_a_signal_while_the_data_is_read_ends_with_75(
         signal.raise_signal(number)
         return real(folder)
 
-    monkeypatch.setattr(data_index, "read_index", interrupted)
+    monkeypatch.setattr(encoders, "read_index", interrupted)
     with pytest.raises(Preempted, match="a signal came before training began") as told:
         start(shards, tmp_path / "run")
     assert told.value.code == 75 and signal.getsignal(number) == before and not (tmp_path / "run").exists()
@@ -54,7 +54,7 @@ import os, signal, sys
 if sys.argv[1] == "early" or os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGTERM)     # before it could listen
 from commonart.core import errors, launch
-launch.leave(errors.Preempted("Step 3 is saved.", "Again."))
+launch.report(errors.Preempted("Step 3 is saved.", "Again."))
 sys.exit(75)
 """
 
@@ -78,7 +78,7 @@ import os, signal, sys
 from commonart.core import launch
 if os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
-launch.leave(launch.PeerGone("Another training process has gone.", "Again."))
+launch.report(launch.PeerGone("Another training process has gone.", "Again."))
 sys.exit(1)
 """
 
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint(
 
 def test_more_readers_than_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(shards, tmp_path / "memory")
-    monkeypatch.setattr("commonart.core.training.dataset._free", lambda: 0)
+    monkeypatch.setattr("commonart.core.training.dataset._budget", lambda: 0)
     start(shards, tmp_path / "disk", workers=8)  # two shards
     assert state(tmp_path / "disk") == state(tmp_path / "memory")
 
@@ -159,17 +159,17 @@ def test_a_full_device_names_what_to_lower(shards: Path, tmp_path: Path, monkeyp
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(trainer.Trainer, "step", full)
+    monkeypatch.setattr(trainer.Trainer, "train_step", full)
     again = lambda **more: start(shards, tmp_path / "run", **more)  # noqa: E731
-    refused(CommonArtError, 1, "Tried to allocate 2.00 GiB", "--set micro=4 or --checkpointing", again)
-    smallest = lambda: again(more={"micro": 1}, checkpointing=True)  # noqa: E731
+    refused(CommonArtError, 1, "Tried to allocate 2.00 GiB", "--set micro_batch=4 or --checkpointing", again)
+    smallest = lambda: again(more={"micro_batch": 1}, checkpointing=True)  # noqa: E731
     refused(CommonArtError, 1, "memory is full", "larger device", smallest)
 
 
 def test_what_cannot_fit_is_refused_before_the_first_step(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(memory, "free", lambda device: 100_000)
     again = lambda: start(shards, tmp_path / "run")  # noqa: E731
     refused(CommonArtError, 1, "GiB free", "Use a larger device", again)
     assert not (tmp_path / "run").exists()
@@ -177,15 +177,16 @@ def test_what_cannot_fit_is_refused_before_the_first_step(
 
 def test_the_papers_stages_fit_their_hardware_and_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, l4 = torch.device("cpu"), 24 * 10**9 - 2**30
-    monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: l4)
-    recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
-    gradient_guard.check_fits(config, recipe, recipe.micro, 64, 77, cpu, False)
+    monkeypatch.setattr(memory, "free", lambda device: l4)
+    recipe, config, sizes = recipes.resolve("512"), PixArtConfig(sample_size=64), cost.Sizes(64, 77)
+    cost.check_fits(config, recipe, recipe.micro_batch, cpu, sizes)
     with pytest.raises(CommonArtError, match="512 needs about") as told:
-        gradient_guard.check_fits(config, recipe, 64, 64, 77, cpu, False)
-    most = int(re.findall(r"micro=(\d+)", told.value.fix)[0])
-    assert recipe.micro <= most < 64
-    gradient_guard.check_fits(config, recipe, most, 64, 77, cpu, False)
-    assert cost.memory(config, recipe, 64, 64, 77, True)["total"] < cost.memory(config, recipe, 64, 64, 77)["total"]
+        cost.check_fits(config, recipe, 64, cpu, sizes)
+    most = int(re.findall(r"micro_batch=(\d+)", told.value.fix)[0])
+    assert recipe.micro_batch <= most < 64
+    cost.check_fits(config, recipe, most, cpu, sizes)
+    small = cost.memory(config, recipe, 64, cost.Sizes(64, 77, checkpointing=True))
+    assert small["total"] < cost.memory(config, recipe, 64, sizes)["total"]
 
 
 def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside_them(
@@ -194,15 +195,15 @@ def test_a_gpu_takes_as_many_images_at_once_as_fit_and_the_language_model_beside
     recipe, config = recipes.resolve("512"), PixArtConfig(sample_size=64)
     gpu = World(torch.device("cuda"))
 
-    def micro(free: float, world: World = gpu, checkpointing: bool = False) -> int:
-        monkeypatch.setattr(gradient_guard, "free_bytes", lambda device: int(free))
-        return gradient_guard.fitting(config, recipe, world, 64, 77, checkpointing).micro
+    def micro_batch(free: float, world: World = gpu, checkpointing: bool = False) -> int:
+        monkeypatch.setattr(memory, "free", lambda device: free)
+        return cost.fit_micro_batch(config, recipe, world, cost.Sizes(64, 77, checkpointing)).micro_batch
 
     calm2 = 7.2e9  # in 8 bits
-    assert micro(140e9) == recipe.micro == 8
-    assert micro(23e9 - calm2) == 2 and micro(23e9 - calm2, checkpointing=True) == 8
-    assert micro(1e9) == 1  # which is then refused
-    assert micro(1e9, World(torch.device("cpu"))) == recipe.micro  # there a run is repeated bit for bit
+    assert micro_batch(140e9) == recipe.micro_batch == 8
+    assert micro_batch(23e9 - calm2) == 2 and micro_batch(23e9 - calm2, checkpointing=True) == 8
+    assert micro_batch(1e9) == 1  # which is then refused
+    assert micro_batch(1e9, World(torch.device("cpu"))) == recipe.micro_batch  # there a run is repeated bit for bit
 
 
 # --- real processes --------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ from commonart.core.training import trainer
 def step(self, *_):
     print("step", file=sys.stderr, flush=True)
     time.sleep(60)
-trainer.Trainer.step = step
+trainer.Trainer.train_step = step
 sys.exit(main.run(sys.argv[1:]))
 """
 
@@ -331,7 +332,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(shards: Path, tmp_path: Path
         while process.stderr.readline() != b"step\n":
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        time.sleep(launch.SAME + 0.2)
+        time.sleep(launch.ECHO + 0.2)
         assert process.poll() is None  # it waits for the step's end
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1].decode()
@@ -358,11 +359,11 @@ def test_a_device_that_is_not_there_and_more_processes_than_devices(
 ) -> None:
     again = lambda **more: start(shards, tmp_path / "run", **more)  # noqa: E731
     nowhere = lambda: start(tmp_path / "nowhere", tmp_path / "run", gpus=-1)  # noqa: E731
-    refused(UsageError, 2, "--gpus -1 is no number of GPUs", "1 or more", nowhere)
+    refused(UsageError, 2, "--gpus -1 must be at least 1", "1 or more", nowhere)
     monkeypatch.setattr(device, "_cores", lambda: 2)
     refused(UsageError, 2, "--gpus 8, but this machine has 2 cores", "srun --ntasks 8", lambda: again(gpus=8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(UsageError, 2, "--device cuda is not there", "--device cpu", lambda: again(device="cuda"))
+    refused(UsageError, 2, "--device cuda is not available", "--device cpu", lambda: again(device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name in ("auto", "cuda"):

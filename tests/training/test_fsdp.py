@@ -11,15 +11,15 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from tiny_runs import TINY, dataset, lines, refused, start, state
+from tiny_runs import TINY, dataset, dry_run, lines, refused, start, state, train
 
 from commonart.core import launch
 from commonart.core.errors import UsageError
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import resolve
-from commonart.core.training import calibrate, checkpoint, distributed, trainer
-from commonart.core.training import fsdp as sharding
-from commonart.stages.train import dry_run, train
+from commonart.core.training import checkpoint, distributed, trainer
+from commonart.core.training import fsdp as fsdp2
+from commonart.core.training.dry_run import made_up
 
 STEPS = 6
 RUNS = {  # (steps, cut over the processes?) of each call
@@ -27,15 +27,15 @@ RUNS = {  # (steps, cut over the processes?) of each call
     "cut, then whole": [(3, True), (STEPS, False)],
     "whole, then cut": [(3, False), (STEPS, True)],
 }
-MORE: dict[str, Any] = {"layers": 2, "head_dim": 32, "micro": 2}
+MORE: dict[str, Any] = {"layers": 2, "head_dim": 32, "micro_batch": 2}
 LAST = f"checkpoints/step-{STEPS:07d}"
 
 
 def trained(data: Path, home: Path) -> None:
     """What each of the two processes runs: all of it in one world, for a process cannot make a second."""
     both = distributed.join("cpu")
-    cut, leave = dataclasses.replace(both, fsdp=True), distributed.World.leave
-    distributed.World.leave = lambda self: None  # type: ignore[method-assign]
+    cut, leave = dataclasses.replace(both, fsdp=True), distributed.World.shutdown
+    distributed.World.shutdown = lambda self: None  # type: ignore[method-assign]
     distributed.join = lambda device, fsdp: cut if fsdp else both  # type: ignore[assignment]
     for name, calls in RUNS.items():
         for steps, fsdp in calls:
@@ -47,15 +47,15 @@ def trained(data: Path, home: Path) -> None:
     held = {}
     for name, one in {"again whole": both, "again cut": cut}.items():
         model = PixArt.load(found.transformer)
-        source, recipe = calibrate.made_up(model.config, 8, 3), resolve("nano", {**TINY, **MORE})
-        made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one, print)
+        source, recipe = made_up(model.config, 8, 3), resolve("nano", {**TINY, **MORE})
+        made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one)
         made.restore(found)
         made.save()
-        states = [value for entries in made.optimiser.state.values() for value in entries.values()]
-        parts = [sharding.local(each) for each in (*made.params, *made.ema.state_dict().values(), *states)]  # type: ignore[union-attr]
+        states = [value for entries in made.optimizer.state.values() for value in entries.values()]
+        parts = [fsdp2.local_shard(each) for each in (*made.params, *made.ema.state_dict().values(), *states)]  # type: ignore[union-attr]
         held[name] = sum(part.nbytes for part in parts)
         with made.averaged() as mean:
-            if one.first:
+            if one.is_main:
                 mean.save(home / name / "drawn with")
     (home / f"held-{both.rank}.json").write_bytes(orjson.dumps(held))
     leave(both)
@@ -101,14 +101,14 @@ def test_each_process_holds_its_part(runs: Path) -> None:
         assert 0.45 < held["again cut"] / held["again whole"] < 0.55
 
 
-@pytest.mark.parametrize("optimiser", ["CAME", "AdamW8bit"])
-def test_states_that_cannot_be_cut(tmp_path: Path, optimiser: str) -> None:
-    wanted: dict[str, Any] = {"data": str(tmp_path), "fsdp": True, "overrides": {"optimiser": optimiser}}
-    refused(UsageError, 2, f"cannot cut the state of {optimiser}", "optimiser=AdamW", lambda: train("nano", **wanted))
+@pytest.mark.parametrize("optimizer", ["CAME", "AdamW8bit"])
+def test_states_that_cannot_be_cut(tmp_path: Path, optimizer: str) -> None:
+    wanted: dict[str, Any] = {"data": str(tmp_path), "fsdp": True, "overrides": {"optimizer": optimizer}}
+    refused(UsageError, 2, f"cannot cut the state of {optimizer}", "optimizer=AdamW", lambda: train("nano", **wanted))
 
 
 def test_a_plan_counts_the_parts() -> None:
-    wanted: dict[str, Any] = {"data": "nowhere/", "gpus": 8, "overrides": {"optimiser": "AdamW"}}
+    wanted: dict[str, Any] = {"data": "nowhere/", "gpus": 8, "overrides": {"optimizer": "AdamW"}}
     whole, cut = (dry_run("512", fsdp=fsdp, **wanted)["memory_bytes_per_device"] for fsdp in (False, True))
     assert cut["weights"] * 8 == pytest.approx(whole["weights"]) and cut["activations"] == whole["activations"]
 

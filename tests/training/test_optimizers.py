@@ -14,57 +14,57 @@ def _model(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(4, 64, 2, 2), nn.Flatten(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1))
 
 
-def _steps(model: nn.Module, optimiser: torch.optim.Optimizer, first: int, last: int) -> list[float]:
+def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> list[float]:
     losses = []
     for step in range(first, last):
         generator = torch.Generator().manual_seed(step)
         x = torch.randn(16, 4, 2, 2, generator=generator)
         loss = (model(x)[:, 0] - x.sum(dim=(1, 2, 3))).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 
 
 def _make(model: nn.Module, name: str) -> torch.optim.Optimizer:
-    recipe = dataclasses.replace(recipes.resolve("nano"), optimiser=name, lr=1e-3)
+    recipe = dataclasses.replace(recipes.resolve("nano"), optimizer=name, lr=1e-3)
     return optimizers.make(model.named_parameters(), recipe)
 
 
-@pytest.mark.parametrize("name", recipes.OPTIMISERS)
-def test_every_optimiser_learns(name):
+@pytest.mark.parametrize("name", recipes.OPTIMIZERS)
+def test_every_optimizer_learns(name):
     model = _model()
     losses = _steps(model, _make(model, name), 0, 150)
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
 
 
-@pytest.mark.parametrize("name", recipes.OPTIMISERS)
+@pytest.mark.parametrize("name", recipes.OPTIMIZERS)
 def test_state_round_trips_exactly(name, tmp_path):
     from safetensors.torch import load_file, save_file
 
     straight = _model()
-    expected = _steps(straight, (optimiser := _make(straight, name)), 0, 5)
-    tensors, values = optimizers.state_of(optimiser, straight.named_parameters())
+    expected = _steps(straight, (optimizer := _make(straight, name)), 0, 5)
+    tensors, values = optimizers.state_of(optimizer, straight.named_parameters())
     save_file(tensors, tmp_path / "optimizer.safetensors")
     weights = {key: value.clone() for key, value in straight.state_dict().items()}
-    expected = _steps(straight, optimiser, 5, 12)
+    expected = _steps(straight, optimizer, 5, 12)
 
     resumed = _model(seed=9)
     resumed.load_state_dict(weights)
-    optimiser = _make(resumed, name)
-    optimizers.load_state(optimiser, resumed.named_parameters(), load_file(tmp_path / "optimizer.safetensors"), values)
-    assert _steps(resumed, optimiser, 5, 12) == expected
+    optimizer = _make(resumed, name)
+    optimizers.load_state(optimizer, resumed.named_parameters(), load_file(tmp_path / "optimizer.safetensors"), values)
+    assert _steps(resumed, optimizer, 5, 12) == expected
     for key, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
 def test_adamw8bit_really_keeps_eight_bits_and_its_shared_map_once():
     model = nn.Linear(128, 128)
-    optimiser = _make(model, "AdamW8bit")
+    optimizer = _make(model, "AdamW8bit")
     model(torch.randn(4, 128)).square().mean().backward()
-    optimiser.step()
-    tensors, values = optimizers.state_of(optimiser, model.named_parameters())
+    optimizer.step()
+    tensors, values = optimizers.state_of(optimizer, model.named_parameters())
     assert tensors["weight/state1"].dtype == torch.uint8
     assert values["weight/step"] == 1
 
@@ -90,21 +90,21 @@ def test_came_first_step_is_the_papers():
 def test_came_survives_zero_gradients():
     """Zero-initialised output layers give whole matrices a gradient of exactly zero at first."""
     weight = nn.Parameter(torch.randn(8, 8))
-    optimiser = optimizers.CAME([weight], lr=1e-3)
+    optimizer = optimizers.CAME([weight], lr=1e-3)
     for scale in (0.0, 0.0, 1e-12, 1.0):
         weight.grad = torch.randn(8, 8) * scale
-        optimiser.step()
+        optimizer.step()
     assert weight.isfinite().all()
 
 
 def test_weight_decay_reaches_matrices_only():
-    optimiser = _make(_model(), "AdamW")
-    decays = {param.dim(): group["weight_decay"] for group in optimiser.param_groups for param in group["params"]}
+    optimizer = _make(_model(), "AdamW")
+    decays = {param.dim(): group["weight_decay"] for group in optimizer.param_groups for param in group["params"]}
     assert decays == {4: 0.01, 2: 0.01, 1: 0.0}
 
 
 def test_state_of_another_model_is_refused():
     model = _model()
-    optimiser = _make(model, "AdamW")
+    optimizer = _make(model, "AdamW")
     with pytest.raises(CommonArtError, match=r"parameter 7\.weight"):
-        optimizers.load_state(optimiser, model.named_parameters(), {"7.weight/exp_avg": torch.zeros(2)}, {})
+        optimizers.load_state(optimizer, model.named_parameters(), {"7.weight/exp_avg": torch.zeros(2)}, {})

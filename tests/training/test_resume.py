@@ -17,20 +17,15 @@ from commonart.core.training import checkpoint
 
 # Width 32: matrices of 4096 weights, which AdamW8bit really keeps in 8 bits.
 RECIPES: dict[str, dict[str, Any]] = {
-    "CAME": {"optimiser": "CAME", "objective": "eps", "lr": 1e-3},
-    "AdamW8bit": {"optimiser": "AdamW8bit", "lr": 1e-3},
+    "CAME": {"optimizer": "CAME", "objective": "eps", "lr": 1e-3},
+    "AdamW8bit": {"optimizer": "AdamW8bit", "lr": 1e-3},
     "AdamW": {},
 }
 SETTINGS: dict[str, Any] = {"log_every": 2, "checkpoint_every": 5}
 
 
 def more_of(name: str, steps: int) -> dict[str, Any]:
-    return {**RECIPES[name], "head_dim": 32, "micro": 4, "dropout": 0.3, "steps": steps}
-
-
-def trained(data: str, out: str, name: str, steps: int) -> None:
-    """What the killed process runs."""
-    start(Path(data), Path(out), more_of(name, steps), **SETTINGS)
+    return {**RECIPES[name], "head_dim": 32, "micro_batch": 4, "caption_dropout": 0.3, "steps": steps}
 
 
 def kill_often(tmp_path: Path, name: str, steps: int, kills: int) -> None:
@@ -39,13 +34,13 @@ def kill_often(tmp_path: Path, name: str, steps: int, kills: int) -> None:
     start(data, tmp_path / "whole", more_of(name, steps), **SETTINGS)
     whole = state(tmp_path / "whole"), lines(tmp_path / "whole")
     forks = multiprocessing.get_context("forkserver")  # imports torch once
-    forks.set_forkserver_preload([__name__])
+    forks.set_forkserver_preload(["tiny_runs"])
     killed, turn, seconds = 0, 0, 1.0
     while killed < kills:
         run, turn = tmp_path / f"run{turn}", turn + 1
         reached, began = -1, time.monotonic()
         while reached < steps:
-            process = forks.Process(target=trained, args=(str(data), str(run), name, steps))
+            process = forks.Process(target=start, args=(data, run, more_of(name, steps)), kwargs=SETTINGS)
             process.start()
             assert process.pid is not None
             if killed < kills:

@@ -94,7 +94,7 @@ def list_urls(
     license: str,
     lang: str,
     column_map: Mapping[str, str],
-    keys: jsonl.Keys | None = None,
+    keys: jsonl.SeenKeys | None = None,
     *,
     images: str | None = None,
     root: Path | None = None,
@@ -118,7 +118,7 @@ def list_urls(
     """
     source = (root.resolve() if root else path).name.split(".")[0] or "list"
     table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path))
-    keys = jsonl.Keys() if keys is None else keys
+    keys = jsonl.SeenKeys() if keys is None else keys
     layouts: dict[tuple[str, ...], Layout] = {}  # rows of JSONL may each have other names
     partition = partition_values(path, root) if root else {}
     is_jsonl = path.name.endswith(jsonl.SUFFIXES)

@@ -1,0 +1,245 @@
+"""A training run on disk: what run.json keeps, the weights it starts from, and whether a command may continue it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from commonart.core import log
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.config import PixArtConfig
+from commonart.core.model.device import pick_dtype
+from commonart.core.model.diffusion import check_objective, out_channels
+from commonart.core.model.transformer import PixArt
+from commonart.core.recipes import Recipe
+from commonart.core.registry import hub
+from commonart.core.registry.lookup import check_terms, find_model
+from commonart.core.settings import Settings
+from commonart.core.training import checkpoint
+from commonart.core.training.checkpoint import Checkpoint
+
+USUAL_TOKENS = 77  # of a caption, for estimates
+# A run may be continued with other values of these; any other change would make it another run.
+MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
+SAME = {
+    "data": ("fingerprint",),
+    "text_encoder": ("name", "revision", "precision", "cached", "store"),
+    "autoencoder": ("name", "revision", "cached", "store"),
+}
+VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
+
+Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}
+
+
+def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArtConfig:
+    """Return the transformer of `recipe` for latents of `shape` (C, side, side) and text states of `width` channels."""
+    return PixArtConfig(
+        num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,
+        in_channels=shape[0], out_channels=out_channels(check_objective(recipe.objective), shape[0]),
+        patch_size=recipe.patch, sample_size=shape[1], caption_channels=width, interpolation_scale=recipe.interpolation,
+    )  # fmt: skip
+
+
+def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
+    """Return what the matrix products are computed in."""
+    dtype = pick_dtype(settings.precision, device)
+    # No loss scaling here: gradients in float16 would underflow.
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+# --- the weights to start from ----------------------------------------------------------------------------------
+
+
+def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | None) -> tuple[PixArt, Origin]:
+    """Return the transformer to train and where its weights come from; of a checkpoint of the run itself, {}.
+
+    Raises:
+        CommonArtError: `--init` or the stage before has no weights, or they are of another architecture.
+    """
+    if resume is not None:
+        model = PixArt.load(resume.transformer, dtype=torch.float32)
+        _check_architecture(model, config, resume.transformer)
+        return model, {}
+    folder, origin = _initial_weights(settings)
+    if folder is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            return PixArt(config), origin
+    loaded = PixArt.load(folder, dtype=torch.float32)
+    _check_architecture(loaded, config, folder)
+    # Positions depend on the stage's resolution and are computed, so that weights of 256 px serve 512 px as they are.
+    model = PixArt(config, initialize=False)
+    model.load_state_dict(loaded.state_dict())
+    return model, origin
+
+
+def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
+    name, before = settings.init, settings.recipe.init_from
+    if name == "none" or (not name and not before):
+        return None, {"from": "nothing"}
+    folder = Path(name) if name else settings.previous_run
+    if checkpoint.folder_of(folder).is_dir() or not name:
+        saved = checkpoint.newest(folder, log.warn)
+        if saved is None:
+            raise CommonArtError(
+                f"{folder} has no checkpoint, and stage {settings.stage} starts from it.",
+                f"Train {before or 'that run'} first, name weights with --init, or start anew with --init none.",
+            )
+        return saved.weights, {"from": str(folder), "step": saved.step}
+    row = find_model(name, "transformer", "--init")
+    check_terms(row, settings.accept_terms, "--init")
+    resolved = hub.resolve_model(row)
+    return resolved.folder, {"from": row.name, "revision": resolved.revision}
+
+
+def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> None:
+    options = {
+        "num_layers": "layers", "num_attention_heads": "heads", "attention_head_dim": "head_dim", "patch_size": "patch",
+        "out_channels": "objective", "in_channels": "", "caption_channels": "",
+    }  # fmt: skip
+    for key, option in options.items():
+        have, need = getattr(model.config, key), getattr(config, key)
+        if have == need:
+            continue
+        fix = {
+            "caption_channels": "Use features of the text encoder that it was trained with.",
+            "in_channels": "Use latents of the autoencoder that it was trained with.",
+            "out_channels": f"Train with --set objective={'eps' if have > model.config.in_channels else 'flow'}.",
+        }.get(key, f"Train with --set {option}={have}, or start from other weights with --init.")
+        raise CommonArtError(f"{folder}: this transformer has {key} {have}; stage and data ask for {need}.", fix)
+
+
+# --- run.json ---------------------------------------------------------------------------------------------------
+
+
+def describe(
+    settings: Settings, recipe: Recipe, data: Mapping[str, Any], text_encoder: Mapping[str, Any],
+    autoencoder: Mapping[str, Any], model: PixArt, origin: Origin, dtype: torch.dtype,
+) -> dict[str, Any]:  # fmt: skip
+    """Return run.json."""
+    return {
+        "schema": 1,
+        "stage": recipe.name,
+        "objective": recipe.objective,
+        "flow_shift": recipe.flow_shift,
+        "recipe": asdict(recipe),
+        "seed": settings.seed,
+        "precision": str(dtype).removeprefix("torch."),
+        "languages": dict(settings.languages),
+        "data": data,
+        "text_encoder": text_encoder,
+        "autoencoder": autoencoder,
+        "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
+        "init": origin or read(settings.run).get("init", {}),
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+
+
+def read(run: Path) -> dict[str, Any]:
+    """Return run.json of a run that was started before, else {}. Raises CommonArtError where it is damaged."""
+    path = run / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        values = orjson.loads(path.read_bytes())
+        if isinstance(values, dict) and all(isinstance(values.get(name), dict) for name in ("recipe", *SAME)):
+            return values
+    except orjson.JSONDecodeError:
+        pass
+    raise CommonArtError(f"{path} is damaged.", "Put it back, or use another run.")
+
+
+# --- may it go on? ----------------------------------------------------------------------------------------------
+
+
+def check_continues(settings: Settings, described: Mapping[str, Any], resume: Checkpoint | None) -> None:
+    """Refuse to continue a run as another one than it was started as.
+
+    Raises:
+        CommonArtError: names the first value that differs.
+    """
+    run = settings.run
+    old = {} if resume is None else read(run)
+    if not old:
+        return
+    origin = old.get("init", {})
+    if settings.init and not is_origin(settings.init, origin):
+        raise CommonArtError(
+            f"{run} was started from {origin.get('from', 'nothing')}, and now --init is {settings.init}.",
+            f"Leave --init out to continue, or start another run: -o OTHER --init {settings.init}.",
+        )
+    for name, now in described["recipe"].items():
+        before = old["recipe"].get(name, now)
+        if name not in MAY_CHANGE and before != now:
+            raise CommonArtError(
+                f"{run} was started with {name}={before}, and now it is {now}.",
+                f"Continue with --set {name}={before}, or start another run with -o.",
+            )
+    for part, names in SAME.items():
+        for name in names:
+            before, now = old[part].get(name), described[part].get(name)
+            if before != now:
+                what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
+                raise CommonArtError(
+                    f"{run} cannot go on: {what} since it was started.",
+                    f"Put them back, or start another run: -o OTHER --init {run}.",
+                )
+    for name in ("seed", "precision", "languages"):
+        if old.get(name) != described[name]:
+            raise CommonArtError(
+                f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",
+                "Continue as it was started, or start another run with -o.",
+            )
+
+
+def is_origin(name: str, origin: Origin) -> bool:
+    """Return whether `--init NAME` says what a run was started from: the same folder, row of the registry or hub id."""
+    before = origin.get("from", "nothing")
+    if name == "none" or before == "nothing":
+        return name == "none" and before == "nothing"
+    if Path(name).resolve() == Path(before).resolve():  # also where the folder is gone by now
+        return True
+    try:
+        row = find_model(name, "transformer")
+    except UsageError:
+        return False
+    return row.name == before and row.revision in (None, origin.get("revision"))
+
+
+def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origin, warn: Callable[[str], None]) -> None:
+    """Compare the encoders of the run whose weights are taken with those of this one.
+
+    Others are a warning where `--init` names that run, for the weights were trained on other states and latents.
+
+    Raises:
+        CommonArtError: they differ, and the stage before was taken by itself.
+    """
+    before = read(Path(origin["from"])) if "step" in origin else {}  # which only a run has
+    for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
+        if not before or before[part].get(name) == described[part].get(name):
+            continue
+        what = (
+            f"{origin['from']} was trained with {part} {before[part].get('name')} ({name} {before[part].get(name)}), and "
+            f"this run has {described[part].get('name')} ({described[part].get(name)})"
+        )
+        if not settings.init:
+            raise CommonArtError(f"{what}.", f"Use the same, or say that it is meant: --init {origin['from']}.")
+        warn(what)
+
+
+def beginning(settings: Settings, resume: Checkpoint | None, origin: Origin) -> str:
+    """Return where this call takes the run up, in a line."""
+    steps = settings.recipe.steps
+    if resume is not None:
+        return f"{settings.run} continues from step {resume.step:,} of {steps:,}"
+    if "step" not in origin:
+        return f"{settings.run} starts from {origin['from'] if origin['from'] != 'nothing' else 'new weights'}"
+    planned = read(Path(origin["from"])).get("recipe", {}).get("steps")
+    of = f" of {planned:,}" if planned else ""
+    return f"{settings.run} starts from {origin['from']}, step {origin['step']:,}{of}"
