@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data import pool
+from commonart.core.data import threads
 from commonart.core.data.drops import Drop, Summary
 from commonart.core.data.features import format
 from commonart.core.data.images.decode import DecodeError, decode, probe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from commonart.core.model.autoencoder import Autoencoder
-    from commonart.core.model.encode import Ready
+    from commonart.core.model.feature_encoding import LoadedEncoder
 
 WAITING = 4  # batches of pixels in memory that are not full yet
 
@@ -44,24 +44,24 @@ def encode_image(
     Args:
         model: a name of the registry, a local folder or a hub id; a diffusers AutoencoderKL.
         store: fp16, bf16 or fp32.
-        options: as `core.model.encode.features_of` takes them. Raises as it does.
+        options: as `core.model.feature_encoding.encode_features` takes them. Raises as it does.
     """
-    from commonart.core.model import encode
     from commonart.core.model.autoencoder import Autoencoder, pick_precision
     from commonart.core.model.device import dtype_name
+    from commonart.core.model.feature_encoding import LoadedEncoder, encode_features
 
     def pick(folder: Path, place: torch.device) -> dict[str, Any]:
         return {"precision": dtype_name(pick_precision(folder, precision, place))}
 
-    def load(folder: Path, place: torch.device) -> Ready:
+    def load(folder: Path, place: torch.device) -> LoadedEncoder:
         vae = Autoencoder.load(folder, pick_precision(folder, precision, place), device=place)
-        return encode.Ready(
+        return LoadedEncoder(
             vae.precision, vae.channels, {"factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift}, None,
             lambda records: sizes(records, vae, store),
             lambda records, drop: latents(records, drop, autoencoder=vae, store=store, batch=batch),
         )  # fmt: skip
 
-    return encode.features_of("encode-image", source, out, model=model, store=store, pick=pick, load=load, **options)
+    return encode_features("encode-image", source, out, model=model, store=store, pick=pick, load=load, **options)
 
 
 def latents(
@@ -93,7 +93,9 @@ def latents(
             except OverflowError as error:
                 drop.failure(shard[n], "not_finite", f"{error}; use --store bf16")
 
-    for n, image in zip(places, pool.ordered(_decoded, (shard[n] for n in places), pool.cpus()), strict=True):
+    for n, image in zip(
+        places, threads.map_ordered(_decoded, (shard[n] for n in places), threads.cpu_count()), strict=True
+    ):
         if isinstance(image, DecodeError):
             drop.failure(shard[n], image.reason, image.detail)
         elif any(side % autoencoder.factor for side in image.size):

@@ -22,7 +22,7 @@ from commonart.core.log import warn
 if TYPE_CHECKING:
     import torch
 
-    from commonart.core.model.encode import Ready
+    from commonart.core.model.feature_encoding import LoadedEncoder
     from commonart.core.model.text_encoder import TextEncoder
 
 WINDOW = 8  # batches that are sorted by length together, and held in memory
@@ -47,11 +47,11 @@ def encode_text(
         quantize: one of `core.settings.QUANTIZERS`.
         store: bf16, fp16, or int8 with one scale per token.
         precision: what the encoder runs in; recorded, and the same is needed to sample.
-        options: as `core.model.encode.features_of` takes them. Raises as it does.
+        options: as `core.model.feature_encoding.encode_features` takes them. Raises as it does.
     """
-    from commonart.core.model import encode
     from commonart.core.model import quantize as quantizing
     from commonart.core.model.device import pick_dtype
+    from commonart.core.model.feature_encoding import LoadedEncoder, encode_features
     from commonart.core.model.text_encoder import TextEncoder
 
     quantizing.check(quantize)
@@ -68,16 +68,16 @@ def encode_text(
         name = quantizing.precision_name(pick_dtype(precision, place), quantize)
         return {"precision": name, "max_tokens": max_tokens}
 
-    def load(folder: Path, place: torch.device) -> Ready:
+    def load(folder: Path, place: torch.device) -> LoadedEncoder:
         encoder = TextEncoder.load(folder, pick_dtype(precision, place), quantize, device=place, max_tokens=max_tokens)
         used.append(encoder)
-        return encode.Ready(
+        return LoadedEncoder(
             encoder.precision, encoder.width, {"max_tokens": max_tokens}, encoder.null().float().cpu().numpy(),
             lambda records: sizes(records, encoder, store),
             lambda records, drop: hidden_states(counted(records), drop, encoder=encoder, store=store, batch=batch),
         )  # fmt: skip
 
-    summary = encode.features_of("encode-text", source, out, model=model, store=store, pick=pick, load=load, **options)
+    summary = encode_features("encode-text", source, out, model=model, store=store, pick=pick, load=load, **options)
     for encoder in used:
         if encoder.truncated:
             warn(f"{encoder.truncated:,} of {encoder.texts:,} captions were cut at {max_tokens} tokens (--max-tokens).")

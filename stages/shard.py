@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core import log
-from commonart.core.data import jsonl, pool, stream
+from commonart.core.data import jsonl, stream, threads
 from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.drops import Drop, Problem, Sample, Summary
-from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
+from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest_bucket
 from commonart.core.data.images.decode import (
     MAX_PIXELS,
     RESAMPLES,
@@ -35,12 +35,14 @@ from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
 from commonart.core.data.record import Record, settled_split, split_of
 from commonart.core.data.shards import reader
+from commonart.core.data.shards.chunks import SHARD_SIZE, chunks
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, UsageError
 
 MIMES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 LOSSLESS_UP_TO = 128  # pixels: below it JPEG's 8 x 8 blocks show, and PNG is small anyhow
-BUCKET_STEP = 128  # with it every bucket's sides are multiples of 8, as the smallest autoencoder and its patches need
+BUCKET_STEP = 128  # of --size: each unit of the buckets is a multiple of 8 pixels
+SMALLEST_BUCKETS = 64  # and so it is here, with fewer buckets
 HASHED_AT = 64  # pixels: enough for a perceptual hash, and for most JPEGs an eighth of their size
 
 
@@ -57,7 +59,7 @@ class Picture:
 
     def size(self, width: int, height: int) -> Size:
         """What a picture of `width` x `height` is cut to."""
-        return self.sizes[0] if len(self.sizes) == 1 else nearest(width, height, self.sizes)
+        return self.sizes[0] if len(self.sizes) == 1 else nearest_bucket(width, height, self.sizes)
 
     def too_small(self, width: int, height: int) -> bool:
         """Whether it would have to be enlarged, or is below the least side."""
@@ -93,7 +95,7 @@ def shard(
                 yield record
 
     make = partial(_make, picture=picture)
-    yield from drop.samples(pool.ordered(make, wanted(), pool.cpus() if workers is None else workers))
+    yield from drop.samples(threads.map_ordered(make, wanted(), threads.cpu_count() if workers is None else workers))
 
 
 def run(
@@ -111,7 +113,7 @@ def run(
     blocklist: str | None = None,
     workers: int | None = None,
     task: Task | None = None,
-    shard_size: int = stream.SHARD_SIZE,
+    shard_size: int = SHARD_SIZE,
     quiet: bool = False,
     **options: Any,
 ) -> Summary:
@@ -130,9 +132,10 @@ def run(
     """
     if not 8 <= size <= 8192:
         raise UsageError(f"--size {size} is no size for a picture.", "Give 8 to 8192 pixels.")
-    if buckets and size % BUCKET_STEP:
+    if buckets and size % BUCKET_STEP and size != SMALLEST_BUCKETS:
         raise UsageError(
-            f"--buckets cannot be made of --size {size}.", f"Give a multiple of {BUCKET_STEP}, as 256 or 512."
+            f"--buckets cannot be made of --size {size}.",
+            f"Give {SMALLEST_BUCKETS} or a multiple of {BUCKET_STEP}, such as 256 or 512.",
         )
     if format not in ("auto", *MIMES):
         raise UsageError(f"--format {format} is unknown.", "Give auto, jpg, png or webp.")
@@ -168,7 +171,7 @@ def run(
             used = {name: settings[name] for name in ("size", "buckets", "min_size", "max_pixels", "blocklist")}
             with log.progress("hash", quiet=quiet) as tick:
                 copies = find_copies(
-                    partial(stream.chunks, source, shard_size), Path(out) / FOLDER, prints,
+                    partial(chunks, source, shard_size), Path(out) / FOLDER, prints,
                     settings=used, task=task, tick=tick,
                 )  # fmt: skip
         transform = partial(shard, picture=picture, copies=copies, blocklist=blocked, workers=workers)
@@ -179,7 +182,7 @@ def run(
 
 
 def _spooled(source: str, path: str) -> str:
-    with jsonl.Writer(path) as writer:
+    with jsonl.JsonlWriter(path) as writer:
         for record in jsonl.read(source):
             writer.write(record)
     return path
@@ -204,7 +207,7 @@ def _fingerprints(
     records: Iterable[Record], *, picture: Picture, blocklist: Blocklist | None, workers: int | None
 ) -> Iterator[tuple[Record, int]]:
     make = partial(_fingerprint, picture=picture, blocklist=blocklist)
-    yield from pool.ordered(make, records, pool.cpus() if workers is None else workers)
+    yield from threads.map_ordered(make, records, threads.cpu_count() if workers is None else workers)
 
 
 def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | None) -> tuple[Record, int]:

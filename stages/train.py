@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core import launch, log, recipes, slurm
-from commonart.core.data.files import held, write_json
+from commonart.core.data.files import lock, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.settings import Settings
@@ -129,7 +129,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Summar
     with ExitStack() as locks:
         exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
         if world.is_main and exists:
-            locks.enter_context(held(folder))
+            locks.enter_context(lock(folder))
 
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
@@ -142,7 +142,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Summar
             if not settings.quiet:
                 log.say(runs.beginning(settings, resume, origin))
             if not exists:
-                locks.enter_context(held(folder))
+                locks.enter_context(lock(folder))
                 if checkpoint.folder_of(folder).exists():
                     raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
             write_json(folder / "run.json", described)
@@ -171,7 +171,7 @@ def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torc
 
     name = settings.clip or settings.recipe.scorer
     prompts = list(settings.prompts) or data.index.prompts(SCORED if name else GRID)
-    scorer = prompt_following.open_judge(name, prompts, settings.accept_terms) if name else None
+    scorer = prompt_following.open_scorer(name, prompts, settings.accept_terms) if name else None
     return used.preview(prompts, data, dtype, scorer, None if settings.prompts else GRID)
 
 

@@ -18,6 +18,14 @@ class Sample(NamedTuple):
     ext: str
 
 
+class Feature(NamedTuple):
+    """What an encoder made of the record `key`: the bytes of one member of a shard, and its file extension."""
+
+    key: str
+    data: bytes
+    ext: str
+
+
 class Problem(NamedTuple):
     """Why a record is left out: `rule` by a rule of the stage, else because something failed."""
 
@@ -86,7 +94,7 @@ class Drop:
                 self.problem(record, result)
 
 
-Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample]]
+Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample | Feature]]
 
 
 @dataclass(slots=True)

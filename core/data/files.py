@@ -1,9 +1,8 @@
-"""Files that are whole or absent: written beside, synced, renamed. Every output of every stage goes through here."""
+"""Files that are whole or absent: written under a temporary name, synced, renamed. Every stage writes through here."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,36 +18,41 @@ import orjson
 
 from commonart.core.errors import CommonArtError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
-PART = ".part"  # `.NAME.HOST-PID-THREAD.part`: two runs to one name do not write into one another's file
-ABANDONED = (
-    24 * 3600
-)  # seconds after which a part of another machine, of whose processes nothing is known, is a dead run's
+TEMPORARY = ".part"  # `.NAME.HOST-PID-THREAD.part`: two runs to one name do not write into one another's file
+# After so many seconds a temporary file of another machine, of whose processes nothing is known, is a dead run's.
+ABANDONED_AFTER = 24 * 3600
 
 
-def part_of(path: str | os.PathLike[str], *, swept: bool = False) -> Path:
-    """Where this thread writes `path` until it is whole. What killed runs left of the same file is removed.
+def temporary_path(path: str | os.PathLike[str], *, cleaned: bool = False) -> Path:
+    """Return where this thread writes `path` until it is complete. What killed runs left of the same file is removed.
 
-    `swept`: the caller has removed it for the whole folder, which is listed for that.
+    Args:
+        cleaned: the caller has already removed it for the whole folder, which has to be listed for that.
     """
     final = Path(path)
-    if not swept:
-        sweep(final.parent, final.name)
-    return final.with_name(f".{final.name}.{_host()}-{os.getpid()}-{threading.get_ident():x}{PART}")
+    if not cleaned:
+        remove_abandoned(final.parent, final.name)
+    return final.with_name(f".{final.name}.{_host()}-{os.getpid()}-{threading.get_ident():x}{TEMPORARY}")
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed runs left in `folder` of the file `name`, or of any file."""
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed runs left in `folder`, of the file `name` or of any."""
     host = _host()
-    which = ".+" if name is None else re.escape(name)
-    ours = re.compile(rf"\.{which}\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]+{re.escape(PART)}")
-    with suppress(OSError), os.scandir(folder) as entries:  # no folder yet; or another run sweeps, too
+    final_name = ".+" if name is None else re.escape(name)
+    temporary = re.compile(rf"\.{final_name}\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]+{re.escape(TEMPORARY)}")
+    with suppress(OSError), os.scandir(folder) as entries:  # no folder yet; or another run does the same
         for entry in entries:
-            if (part := ours.fullmatch(entry.name)) is None:
+            if (match := temporary.fullmatch(entry.name)) is None:
                 continue
-            old = time.time() - entry.stat().st_mtime > ABANDONED
-            if old if part[1] != host else not _lives(int(part[2])):
+            old = time.time() - entry.stat().st_mtime > ABANDONED_AFTER
+            if old if match[1] != host else not _is_running(int(match[2])):
                 with suppress(OSError):
                     os.unlink(entry.path)
 
@@ -57,12 +61,12 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         pass
     return True
 
@@ -78,8 +82,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], *, swept: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file that takes the name `path` only when the block ends without an error; `swept`, as `part_of` takes it.
+def atomic_write(path: str | os.PathLike[str], *, cleaned: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file that takes the name `path` only when the block ends without an error.
+
+    Args:
+        cleaned: as for `temporary_path`.
 
     Raises:
         OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission), with the file's name; nothing is
@@ -89,50 +96,51 @@ def atomic_write(path: str | os.PathLike[str], *, swept: bool = False) -> Iterat
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists() and not final.is_file():
         # /dev/null, /dev/stdout or a named pipe: renaming a file over it would take it away from everybody.
-        with _named(final), open(final, "wb") as file:
+        with _naming(final), open(final, "wb") as file:
             yield file
         return
-    part = part_of(final, swept=swept)
+    temporary = temporary_path(final, cleaned=cleaned)
     try:
-        with _named(final), open(part, "wb", buffering=1 << 20) as file:
+        with _naming(final), open(temporary, "wb", buffering=1 << 20) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, final)
+        os.replace(temporary, final)
     except BaseException:
         with suppress(OSError):
-            part.unlink()
+            temporary.unlink()
         raise
     sync_folder(final.parent)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Say which file there was no room for: `write` only says that there was none."""
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name into the error of a full disk, where `write` leaves it out."""
     try:
         yield
     except OSError as error:
-        if error.errno in NO_ROOM and error.filename is None:
+        if error.errno in DISK_FULL and error.filename is None:
             error.filename = str(path)
         raise
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """While the block runs, no other process enters it with the same folder. The kernel lets go of what a dead one held.
+def lock(folder: Path) -> Iterator[None]:
+    """While the block runs, keep other processes out of the same folder. The kernel releases the lock of a dead process.
 
     Raises:
-        CommonArtError: another process is in it, named by number and host.
+        CommonArtError: another process has the lock, named by number and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise CommonArtError(
                 f"{folder} is in use by {file.read().decode(errors='replace') or 'another process'}.",
-                "Wait until that has ended, or end it: the same command then goes on.",
+                "Wait until it has ended, or end it; the same command then goes on.",
             ) from None
         except OSError:
             pass  # a file system without locks
@@ -143,7 +151,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a small file whole; several tasks of an array may do so at the same moment."""
+    """Write a small file, complete or not at all; several tasks of an array may do so at the same moment."""
     with atomic_write(path) as file:
         file.write(data)
 
@@ -154,6 +162,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -148,7 +148,7 @@ def _damaged(name: str, line: int, error: Exception) -> CommonArtError:
     return CommonArtError(f"{name} is damaged after line {line}: {error}.", "Fetch or write that file again.")
 
 
-class Keys:
+class SeenKeys:
     """The keys that were read: in two generations, so that memory stays constant."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ def read(path: str) -> Iterator[Record]:
     """
     name = "stdin" if path == "-" else path
     folder = "" if path == "-" else os.path.dirname(path)
-    keys = Keys()
+    keys = SeenKeys()
     for first, lines in _lines(path, name):
         batch = _usual(lines)
         if batch is None or not keys.add_new(list(map(_KEY, batch)), first):
@@ -229,7 +229,7 @@ def _from(folder: str, record: Record) -> Record:
     return record
 
 
-class Writer:
+class JsonlWriter:
     """Writes records one a line. To a file it is whole or absent; to stdout it is flushed twice a second.
 
     Use as a context manager. Raises ReaderGone when whoever read stdout has closed it.
@@ -241,7 +241,7 @@ class Writer:
         self.count = 0
         self._flushed = time.monotonic()
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> JsonlWriter:
         self._whole = None if self.path == "-" else atomic_write(self.path)
         if self._whole is None and sys.stdout is None:
             raise CommonArtError("stdout is closed.", "Give a file or a folder: -o FILE.jsonl.")

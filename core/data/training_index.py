@@ -58,7 +58,7 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
     return found
 
 
-class Keys(Sequence[str]):
+class KeyColumn(Sequence[str]):
     """The rows' keys in one block of bytes."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
@@ -94,7 +94,7 @@ class Index:
     sets: list[tuple[Path, float]]
     shards: list[Path] = field(default_factory=list)
     set_of: list[int] = field(default_factory=list)  # of each shard, into `sets`
-    keys: Keys = field(default_factory=Keys)
+    keys: KeyColumn = field(default_factory=KeyColumn)
     columns: dict[str, Any] = field(default_factory=lambda: {name: array(kind) for name, kind in COLUMNS.items()})
     languages: Any = field(default_factory=lambda: array("H"))  # of each caption, row after row, into `names`
     names: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Index:
         self.left_out[reason] += int((~having).sum())
         self.languages = self.languages[np.repeat(having, self.columns["captions"])]
         self.columns = {name: column[having] for name, column in self.columns.items()}
-        self.keys = Keys(self.keys[row] for row in np.flatnonzero(having))
+        self.keys = KeyColumn(self.keys[row] for row in np.flatnonzero(having))
 
     def path(self, row: int) -> Path:
         """The shard of a row."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.files import sweep
+from commonart.core.data.files import remove_abandoned
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import Prompt
 from commonart.core.generation.request import MAX_SEED
@@ -136,7 +136,7 @@ def find_finished(images: Sequence[PlannedImage], *, overwrite: bool, with_setti
         finished.add(image.name)
     for folder in {i.path.parent for i in images if i.path is not None and i.name not in finished}:
         metadata.check_folder(folder)
-        sweep(folder)  # once, for to list a folder of 30,000 takes longer than to write into it
+        remove_abandoned(folder)  # once, for to list a folder of 30,000 takes longer than to write into it
     return finished
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from commonart.core.data.images.aspect_buckets import WIDEST, bucket_sizes, nearest_bucket
 from commonart.core.errors import UsageError
 
 MAX_SIDE = 4096  # pixels
-WIDEST = 4  # to one: the last of PixArt-Sigma's buckets
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
 
@@ -119,7 +119,7 @@ def pixels(
                 f"--aspect {aspect}: models are trained from 1:{WIDEST} to {WIDEST}:1.",
                 "Give one between, or the pixels themselves: --size 1024x128.",
             )
-        return nearest_bucket(across / down, (width * height) ** 0.5, multiple)
+        return nearest_bucket(across, down, bucket_sizes(max(multiple, math.isqrt(width * height)), multiple))
     if width % multiple or height % multiple or not 0 < width <= MAX_SIDE or not 0 < height <= MAX_SIDE:
         near = "x".join(
             str(max(multiple, min(round(s / multiple), MAX_SIDE // multiple) * multiple)) for s in (width, height)
@@ -129,17 +129,6 @@ def pixels(
             f"The nearest is --size {near}.",
         )
     return width, height
-
-
-def nearest_bucket(ratio: float, side: float, multiple: int) -> tuple[int, int]:
-    """(width, height) nearest to `ratio` among PixArt-Sigma's buckets: 1:4 to 4:1, the area of `side` x `side`.
-
-    Heights go in steps of two multiples (32 pixels for SDXL's autoencoder), as in PixArt-Sigma's 40 ratios.
-    """
-    step = 2 * multiple
-    heights = range(max(step, round(side / 2 / step) * step), round(side * 2 / step) * step + 1, step)
-    buckets = [(max(step, round(side * side / height / step) * step), height) for height in heights]
-    return min(buckets, key=lambda b: abs(math.log(b[0] / b[1] / ratio)))
 
 
 def _sides(flag: str, fix: str, text: str | int | tuple[int, int]) -> tuple[int, int]:

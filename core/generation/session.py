@@ -117,7 +117,7 @@ class Session:
                 marked=self.marks.synthetic,
                 overwrite=overwrite,
                 finish=partial(c2pa.sign, chain=sign[0], key=sign[1]) if sign else None,
-                swept=True,  # by `find_finished`
+                cleaned=True,  # by `find_finished`
             )
         except CommonArtError:
             # Another process may have made the very same image in the meantime.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from commonart.core.data.files import part_of
+from commonart.core.data.files import temporary_path
 from commonart.core.errors import CommonArtError
 
 STEM = "diffusion_pytorch_model"
@@ -56,7 +56,7 @@ def variant(folder: Path, stem: str) -> str | None:
 def write(state: dict[str, Tensor], folder: Path) -> None:
     """Write all tensors to one file. It is written beside and renamed: half of it never has the final name."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = part_of(folder / WEIGHTS)
+    part = temporary_path(folder / WEIGHTS)
     save(state, part)
     os.replace(part, folder / WEIGHTS)
 

@@ -141,7 +141,7 @@ def save(
     overwrite: bool = False,
     quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
-    swept: bool = False,
+    cleaned: bool = False,
 ) -> Path:
     """Write `image` with its marks; no partial image ever has the final name.
 
@@ -153,7 +153,7 @@ def save(
         overwrite: replace an existing file.
         quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
-        swept: as `core.data.files.atomic_write` takes it.
+        cleaned: as `core.data.files.atomic_write` takes it.
 
     Raises:
         UsageError: an ending that is not an image's, or the path exists and `overwrite` is false.
@@ -167,7 +167,7 @@ def save(
     if not path.parent.is_dir():
         raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
-        with atomic_write(path, swept=swept) as file:
+        with atomic_write(path, cleaned=cleaned) as file:
             if finish is None:
                 image.save(file, **options)
             else:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from commonart.core import launch, recipes
-from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
@@ -78,11 +78,11 @@ def _live_encoders(settings: Settings, text: bool, image: bool, tokens: float) -
     """What runs on the fly (`text`, `image`) costs, where the hub, its cache or a folder has its configuration."""
     costs: dict[str, cost.EncoderCost] = {}
     if text:
-        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder"))
+        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder", "--text-encoder"))
         if "model_type" in config:
             costs["text_encoder"] = cost.text_encoder(config, settings.quantize, tokens)
     if image:
-        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder"))
+        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder", "--autoencoder"))
         if "block_out_channels" in config:
             costs["autoencoder"] = cost.autoencoder(config, settings.recipe.resolution)
     return costs
@@ -96,8 +96,8 @@ def _encoded(live: bool, counted: bool) -> dict[str, str]:
 
 
 def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
-    """(images of all data sets, held-out ones too, by their shards' manifests, or why that is not known; pixels of the first
-    one, None where there are no data)."""
+    """(images of all data sets, held-out ones too, by the manifests beside their shards, or why that is not known; pixels of the
+    first one, None where there are no data)."""
     try:
         tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
         first = next((record for tar in tars for record in read_shard(tar)), {})
@@ -106,9 +106,9 @@ def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
     except CommonArtError as error:
         return f"unknown: {error.what}", None
     size = (first.get("width", 0), first.get("height", 0))
-    notes = [read_note(tar) for tar in tars]
-    bare = [str(tar) for tar, note in zip(tars, notes, strict=True) if "out" not in note]
-    return f"unknown: {bare[0]} has no manifest." if bare else sum(int(note["out"]) for note in notes), size
+    manifests = [read_manifest(tar) for tar in tars]
+    bare = [str(tar) for tar, manifest in zip(tars, manifests, strict=True) if manifest is None]
+    return f"unknown: {bare[0]} has no manifest." if bare else sum(m.written for m in manifests if m), size
 
 
 def _measured(

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from commonart.core.data.features import format
-from commonart.core.data.features import writer as feature_writer
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError
+from commonart.core.model import feature_encoding
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.nano import grammar, scenes
 from commonart.core.registry import hub
@@ -58,14 +58,14 @@ def stores(folder: Path, model: str, exact: Sequence[np.ndarray]) -> dict[str, A
     found = {}
     for store in format.STORES["text"]:
         asked: list[int] = []
-        real = feature_writer.require_space
-        feature_writer.require_space = lambda out, needed, what: asked.append(needed)  # type: ignore[assignment]  # noqa: B023
+        real = feature_encoding.require_space
+        feature_encoding.require_space = lambda out, needed, what: asked.append(needed)  # type: ignore[assignment]  # noqa: B023
         try:
             encode_text(
                 str(folder), str(folder / store), model=model, store=store, precision="fp32", device="cpu", quiet=True
             )
         finally:
-            feature_writer.require_space = real
+            feature_encoding.require_space = real
         size = sum(path.stat().st_size for path in (folder / store).glob("*.tar"))
         read = format.Features(folder / store)
         states = [s for path in sorted(folder.glob("*.tar")) for r in read_shard(path) for s in read.text(path.stem, r)]

@@ -31,10 +31,10 @@ import orjson
 from machine import processor
 from PIL import Image, features
 
-from commonart.core.data import pool
+from commonart.core.data import threads
 from commonart.core.data.images.phash import copies
 from commonart.core.data.record import split_of
-from commonart.core.data.shards.manifest import write_note
+from commonart.core.data.shards.manifest import MadeFrom, write_manifest
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.stages import shard
 
@@ -75,9 +75,9 @@ def speed() -> dict[str, object]:
     """The medians of ROUNDS of each, in turns; of the parts, the medians of each round's."""
     pictures = [jpeg(seed) for seed in range(DIFFERENT)]
     data = [pictures[n % DIFFERENT] for n in range(COUNT)]
-    workers = pool.cpus()
+    workers = threads.cpu_count()
     rounds: dict[str, list[tuple[float, float]]] = {}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as threads:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as executor:
         raw = Path(folder) / "raw"
         for number in range(0, COUNT, PER_SHARD):
             tar = raw / f"{number:05d}.tar"
@@ -87,9 +87,9 @@ def speed() -> dict[str, object]:
                     record = {"key": f"k{n:06d}", "width": 640, "height": 480, "mime": "image/jpeg", "sha256": sha256}
                     writer.add_record({**record, "split": split_of(sha256)}, data[n], "jpg")
             counts: dict[str, Any] = {"read": PER_SHARD, "written": PER_SHARD, "dropped": {}, "failed": 0}
-            write_note(tar, {"stage": "fetch"}, **counts, sha256=writer.sha256)
+            write_manifest(tar, MadeFrom("fetch", "", {}), **counts, sha256=writer.sha256)
         ways: dict[str, Callable[[str], object]] = {
-            "bare loop": lambda out: sum(map(len, threads.map(bare, data))),
+            "bare loop": lambda out: sum(map(len, executor.map(bare, data))),
             "shard": lambda out: shard.run(str(raw), out, size=256, workers=workers, quiet=True),
             "shard --buckets": lambda out: shard.run(
                 str(raw), out, size=256, buckets=True, workers=workers, quiet=True
@@ -178,7 +178,7 @@ def main() -> None:
     result = {
         "benchmark": "tests/benchmarks/shard.py",
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{pool.cpus()} virtual cores of an {processor()}",
+        "hardware": f"{threads.cpu_count()} virtual cores of an {processor()}",
         "versions": {
             "python": platform.python_version(), "pillow": Image.__version__, "numpy": np.__version__,
             "libjpeg-turbo": features.version("libjpeg_turbo"),

@@ -28,12 +28,12 @@ def write(path: Path, data: bytes) -> str:
 def test_what_is_written_is_read(tmp_path: Path, suffix: str) -> None:
     path = str(tmp_path / f"a{suffix}")
     records = [{"key": f"k{i}", "title": "縞馬\n\u2028", "n": [i, None, 0.5]} for i in range(3000)]
-    with jsonl.Writer(path) as writer:
+    with jsonl.JsonlWriter(path) as writer:
         for record in records:
             writer.write(record)
     assert list(jsonl.read(path)) == records
     again = Path(path).read_bytes()
-    with jsonl.Writer(path) as writer:
+    with jsonl.JsonlWriter(path) as writer:
         for record in records:
             writer.write(record)
     assert Path(path).read_bytes() == again  # no time stamp inside
@@ -102,7 +102,7 @@ def test_image_counts_from_the_file_that_holds_the_record(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     os.makedirs("lists/deep")
     record = {"key": "a", "image": "raw/0.tar#a.jpg"}
-    with jsonl.Writer("lists/deep/a.jsonl") as writer:
+    with jsonl.JsonlWriter("lists/deep/a.jsonl") as writer:
         writer.write(record)
     assert orjson.loads(Path("lists/deep/a.jsonl").read_bytes())["image"] == "../../raw/0.tar#a.jpg"
     assert list(jsonl.read("lists/deep/a.jsonl")) == [record]
@@ -118,7 +118,7 @@ def test_a_file_name_that_looks_like_a_member_stays_where_it_is(tmp_path: Path) 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), jsonl.Writer(str(path)) as writer:
+    with pytest.raises(RuntimeError), jsonl.JsonlWriter(str(path)) as writer:
         writer.write({"key": "a"})
         raise RuntimeError
     assert path.read_bytes() == b"old"

@@ -45,7 +45,7 @@ def fail_on(*numbers: int) -> Transform:
 
 def make_jsonl(path: Path, count: int) -> str:
     (path.parent / "images").mkdir(exist_ok=True)
-    with jsonl.Writer(str(path)) as writer:
+    with jsonl.JsonlWriter(str(path)) as writer:
         for i in range(count):
             image = path.parent / "images" / f"k{i}.jpg"
             image.write_bytes(b"pixels %d" % i)
@@ -113,7 +113,7 @@ def test_other_input_or_settings_are_never_mixed(tmp_path: Path) -> None:
     source = make_jsonl(tmp_path / "in.jsonl", 5)
     out = str(tmp_path / "shards")
     stream.run("even", keep_even, source=source, out=out, settings={"size": 64})
-    with pytest.raises(CommonArtError, match="with other settings"):
+    with pytest.raises(CommonArtError, match="made with another size"):
         stream.run("even", keep_even, source=source, out=out, settings={"size": 128})
     make_jsonl(tmp_path / "in.jsonl", 6)
     with pytest.raises(CommonArtError, match="from other input"):
@@ -148,7 +148,7 @@ def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "empty").mkdir()
     for source, sentence in [
         ("nowhere", "does not exist"),
-        ("a.txt", "no folder, no .tar and no .jsonl"),
+        ("a.txt", "is not a folder, a .tar or a .jsonl"),
         ("empty", "holds no shards"),
     ]:
         with pytest.raises(CommonArtError, match=sentence):
@@ -213,7 +213,7 @@ def test_a_disk_that_fills_up_is_named_with_its_file(tmp_path: Path, out: str, n
     command = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *fetch, *["--list"][: out.endswith(".jsonl")]]
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 1 and b"Traceback" not in done.stderr
-    assert done.stderr.decode().startswith(f"Error: {name}: it grew larger than files may be here.")
+    assert done.stderr.decode().startswith(f"Error: {name}: the file is larger than allowed here.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -325,7 +325,7 @@ def test_a_picture_is_named_by_what_it_is_where_its_file_is_not(tmp_path: Path) 
         (folder / name).write_bytes(data)
 
     def passed(name: str, *pictures: str) -> str:
-        with jsonl.Writer(str(tmp_path / f"{name}.jsonl")) as writer:
+        with jsonl.JsonlWriter(str(tmp_path / f"{name}.jsonl")) as writer:
             for n, picture in enumerate(pictures):
                 writer.write({"key": f"k{n}", "image": str(folder / picture)})
         stream.run("pass", lambda records, drop: records, source=f"{tmp_path}/{name}.jsonl", out=f"{tmp_path}/{name}")
@@ -388,7 +388,7 @@ def test_two_runs_to_one_name_at_one_moment(tmp_path: Path) -> None:
 
 def test_parts_of_dead_runs_go_and_those_of_others_stay(tmp_path: Path) -> None:
     final = tmp_path / "a.jsonl"
-    own = files.part_of(final).name
+    own = files.temporary_path(final).name
     host, pid, _ = own.removeprefix(".a.jsonl.").split("-")
     with subprocess.Popen(["sleep", "60"]) as other:
         alive = f".a.jsonl.{host}-{other.pid}-7.part"

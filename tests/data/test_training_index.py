@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.training_index import Index, Keys, data_sets, read_index
+from commonart.core.data.training_index import Index, KeyColumn, data_sets, read_index
 from commonart.core.errors import CommonArtError, UsageError
 
 
@@ -132,7 +132,7 @@ def test_several_sets_are_named_with_weights(tmp_path: Path) -> None:
 
 
 def test_a_million_keys_are_a_block_of_bytes() -> None:
-    keys = Keys(f"commoncatalog_{n:07d}" for n in range(100_000))
+    keys = KeyColumn(f"commoncatalog_{n:07d}" for n in range(100_000))
     assert (
         len(keys) == 100_000
         and keys[99_999] == "commoncatalog_0099999"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commonart.core.data.files import part_of
+from commonart.core.data.files import temporary_path
 from commonart.core.errors import UsageError
 from commonart.core.generation.outputs import PlannedImage, find_finished, plan
 from commonart.core.generation.prompts import from_values
@@ -40,7 +40,7 @@ def test_what_is_there_is_known_by_its_marks(tmp_path):
 def test_a_folder_is_listed_once_and_not_at_each_picture(tmp_path, monkeypatch):
     """To list 30,000 files takes 20 ms. What a killed run left there is removed all the same."""
     images = planned(["a", "b", "c"], f"{tmp_path}/")
-    left = tmp_path / part_of(str(images[0].path)).name.replace(f"-{os.getpid()}-", "-999999999-")
+    left = tmp_path / temporary_path(str(images[0].path)).name.replace(f"-{os.getpid()}-", "-999999999-")
     left.write_bytes(b"half")
     listed: list[str] = []
     original = os.scandir
@@ -48,7 +48,7 @@ def test_a_folder_is_listed_once_and_not_at_each_picture(tmp_path, monkeypatch):
     find_finished(images, overwrite=False, with_settings=True)
     assert not left.exists()
     for image in images:
-        metadata.save(Image.new("RGB", (8, 8)), str(image.path), settings=image.settings, swept=True)
+        metadata.save(Image.new("RGB", (8, 8)), str(image.path), settings=image.settings, cleaned=True)
     assert listed == [str(tmp_path)] and len(list(tmp_path.glob(".*.part"))) == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from commonart.core.data.drops import Drop
 from commonart.core.data.features import format
-from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features import plan as feature_plan
 from commonart.core.data.features.format import Meta
 from commonart.core.data.record import HELDOUT_PERCENT, Record, captions, split_of
 from commonart.core.data.shards.writer import ShardWriter
@@ -45,11 +45,11 @@ def sha256(split: str) -> str:
 
 def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str = "m") -> None:
     """Features of `source` whose values `states` makes of a record: what encode-text and encode-image write."""
-    settings = {"model": model, "revision": "r1", "precision": "float32", "store": "bf16"}
-    work = feature_writer.plan(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
+    settings = {"revision": "r1", "precision": "float32", "store": "bf16"}
+    work = feature_plan.plan_features(f"encode-{kind}", kind, str(source), None, settings, Task(0, 1), False)
     own = {"max_tokens": 8} if kind == "text" else {"factor": FACTOR, "scaling": 1.0, "shift": 0.0}
     meta = Meta(kind, model, "r1", "float32", "bf16", WIDTH if kind == "text" else 4, own)
-    feature_writer.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
+    feature_plan.write_meta(work.out, meta, np.ones((1, WIDTH), np.float32) if kind == "text" else None, False)
 
     def of(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
         for one in records:
@@ -59,7 +59,7 @@ def encode(source: Path, kind: str, states: Callable[[Record], Any], model: str 
                 mean = states(one)
                 yield one["key"], format.pack_latent(mean, np.full_like(mean, 0.1), one, "bf16")
 
-    feature_writer.write(work, of)
+    feature_plan.write_features(work, of)
 
 
 def texts(record: Record) -> list[np.ndarray]:

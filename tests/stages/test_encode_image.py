@@ -11,7 +11,7 @@ import pytest
 import tiny_encoders as tiny
 import torch
 
-from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features import plan as feature_plan
 from commonart.core.data.features.format import Features
 from commonart.core.data.images.decode import decode
 from commonart.core.data.shards.reader import read_bytes, read_shard
@@ -73,7 +73,9 @@ def test_buckets_share_batches_and_keep_their_places(
 
     monkeypatch.setattr(Autoencoder, "encode", counted)
     asked: list[int] = []
-    monkeypatch.setattr(feature_writer, "require_space", lambda folder, needed, what: asked.append(needed))
+    monkeypatch.setattr(
+        "commonart.core.model.feature_encoding.require_space", lambda folder, needed, what: asked.append(needed)
+    )
     encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu", batch=4)
     assert sorted(batches) == sorted((n, *size) for size in sizes[:3] for n in (4, 1))
     read = Features(tmp_path / "shards" / "image")
@@ -104,7 +106,7 @@ def test_pixels_that_wait_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return real_encode(self, images, batch)
 
     monkeypatch.setattr(encode_stage, "decode", lambda data: decoded.append(1) or real_decode(data))
-    monkeypatch.setattr("commonart.core.data.pool.cpus", lambda: 1)
+    monkeypatch.setattr("commonart.core.data.threads.cpu_count", lambda: 1)
     monkeypatch.setattr(Autoencoder, "encode", counted)
     encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu", batch=3)
     assert len(decoded) == 12 and max(waiting) <= 4
@@ -153,7 +155,7 @@ def test_another_model_is_not_mixed_in(tmp_path: Path, source: Path) -> None:
 
 def test_a_short_disk_is_refused_at_once(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.vae(tmp_path / "vae")
-    monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(feature_plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(CommonArtError, match="The image features of all shards would take about"):
         encode_image(str(source), model=str(tmp_path / "vae"), device="cpu")
     assert not (source / "image").exists()

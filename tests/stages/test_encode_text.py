@@ -12,9 +12,9 @@ import orjson
 import pytest
 import tiny_encoders as tiny
 
-from commonart.core.data.features import writer as feature_writer
+from commonart.core.data.features import plan as feature_plan
 from commonart.core.data.features.format import Features
-from commonart.core.data.shards.manifest import write_note
+from commonart.core.data.shards.manifest import MadeFrom, write_manifest
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.tasks import Task
@@ -117,7 +117,7 @@ def test_records_without_captions_are_counted(tmp_path: Path, model: str) -> Non
 
 
 def test_a_short_disk_is_refused_at_once(source: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(feature_plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(CommonArtError, match=r"The text features of all shards would take about [0-9.]+ kB"):
         encode_text(str(source), model=model, device="cpu")
     assert not (source / "text").exists()
@@ -129,8 +129,8 @@ def test_the_size_is_known_beforehand(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, store: str, notes: bool
 ) -> None:
     """Within 10 %: shards of several lengths, captions of several lengths and numbers, more records than are sampled."""
-    monkeypatch.setattr(feature_writer, "SAMPLED_SHARDS", 3)
-    monkeypatch.setattr(feature_writer, "SAMPLED_RECORDS", 90)
+    monkeypatch.setattr(feature_plan, "SAMPLED_SHARDS", 3)
+    monkeypatch.setattr(feature_plan, "SAMPLED_RECORDS", 90)
     source, draw = tmp_path / "many", np.random.default_rng(0)
     for number, count in enumerate([60, 60, 60, 60, 60, 7]):
         path = source / f"{number:05d}.tar"
@@ -140,9 +140,13 @@ def test_the_size_is_known_beforehand(
                 said = [{"text": "x" * int(length), "lang": "en"} for length in lengths]
                 writer.add(f"k{number}-{n}", {"json": orjson.dumps({"key": f"k{number}-{n}", "captions": said})})
         if notes:
-            write_note(path, {}, read=count, written=count, dropped={}, failed=0, sha256=writer.sha256)
+            write_manifest(
+                path, MadeFrom("shard", "", {}), read=count, written=count, dropped={}, failed=0, sha256=writer.sha256
+            )
     asked: list[int] = []
-    monkeypatch.setattr(feature_writer, "require_space", lambda folder, needed, what: asked.append(needed))
+    monkeypatch.setattr(
+        "commonart.core.model.feature_encoding.require_space", lambda folder, needed, what: asked.append(needed)
+    )
     encode_text(str(source), model=model, store=store, device="cpu", task=Task(0, 2))
     encode_text(str(source), model=model, store=store, device="cpu")
     real = [p.stat().st_size for p in sorted((source / "text").glob("*.tar"))]

@@ -308,7 +308,7 @@ def test_what_was_sharded_before_is_on_its_side_too(tmp_path: Path) -> None:
     records = list(stream.read(str(tmp_path / "once")))
     held = {record["key"] for record in records if record["split"] == "heldout"}
     assert held
-    with jsonl.Writer(str(tmp_path / "bad.jsonl")) as writer:
+    with jsonl.JsonlWriter(str(tmp_path / "bad.jsonl")) as writer:
         for record in records:
             writer.write({**record, "split": "train"})
             writer.write({**record, "key": record["key"] + "2"})  # the same picture, whose split is right
@@ -326,7 +326,7 @@ def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
     source = written(tmp_path / "in", {key: picture(ord(key)) for key in "abc"})
     stream.run("fetch", lambda records, drop: records, source=source, out=str(raw))
     before = (raw / "00000.tar").read_bytes()
-    with jsonl.Writer(str(tmp_path / "list.jsonl")) as writer:
+    with jsonl.JsonlWriter(str(tmp_path / "list.jsonl")) as writer:
         for record in stream.read(str(raw)):
             writer.write(record)
     with pytest.raises(UsageError, match="SOURCE and -o are both"):
@@ -361,7 +361,7 @@ def test_a_blocklist_means_the_same_as_in_license_filter(tmp_path: Path) -> None
 def test_other_settings_never_mix_with_what_is_there(tmp_path: Path) -> None:
     source = written(tmp_path / "in", {"a": picture(1)})
     stage.run(source, str(tmp_path / "out"), size=32, quiet=True)
-    with pytest.raises(CommonArtError, match="other settings"):
+    with pytest.raises(CommonArtError, match="made with another size"):
         stage.run(source, str(tmp_path / "out"), size=48, quiet=True)
 
 

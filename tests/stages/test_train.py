@@ -19,7 +19,7 @@ from tiny_runs import FACTOR, TINY, bright, dataset, dry_run, lines, refused, sh
 from commonart.core import recipes
 from commonart.core.data.features.format import Features
 from commonart.core.data.record import Record
-from commonart.core.data.shards.manifest import note_of
+from commonart.core.data.shards.manifest import MadeFrom, write_manifest
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
@@ -240,7 +240,7 @@ def test_a_dry_run_refuses_images_of_another_size(tmp_path: Path) -> None:
 def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -> None:
     noted = dataset(tmp_path / "shards")
     for tar in noted.glob("*.tar"):
-        note_of(tar).write_text('{"out": 10}')
+        write_manifest(tar, MadeFrom("shard", "", {}), read=10, written=10, dropped={}, failed=0, sha256="")
     assert dry_run("nano", data=str(noted), overrides=TINY)["images"] == 20
     told = dry_run("512", data="nowhere/", gpus=32)
     assert told["images"] == "unknown: --data nowhere/ does not exist."

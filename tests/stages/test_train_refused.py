@@ -11,7 +11,7 @@ import orjson
 import pytest
 from tiny_runs import TINY, dataset, refused, sha256, shards, start, train
 
-from commonart.core.data.files import held
+from commonart.core.data.files import lock
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.training.run import is_origin
@@ -90,7 +90,7 @@ def test_a_run_goes_on_only_as_what_it_was(shards: Path, tmp_path: Path) -> None
 def test_a_run_is_trained_by_one_process_at_a_time(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start(shards, run, {"steps": 2})
-    with held(run):
+    with lock(run):
         refused(CommonArtError, 1, f"in use by process {os.getpid()} on", "goes on", lambda: start(shards, run))
     assert start(shards, run).step == 6
 

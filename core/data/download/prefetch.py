@@ -6,18 +6,19 @@ the images of the next ones are already on their way.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from commonart.core.data import jsonl
 from commonart.core.data.download.client import DownloadClient, PendingDownload
 from commonart.core.data.download.limits import TRANSIENT
 from commonart.core.data.drops import Drop, Sample, Summary
-from commonart.core.data.record import Record, rebase
-from commonart.core.data.shards import manifest, reader
+from commonart.core.data.record import Record
+from commonart.core.data.shards import reader
+from commonart.core.data.shards.manifest import finished, manifest_path, write_manifest
+from commonart.core.data.shards.runner import read_rejects, write_rejects
 from commonart.core.data.shards.writer import ShardWriter
 
 SHARDS_AHEAD = 2  # their bytes wait within Limits.buffer
@@ -89,12 +90,12 @@ class Prefetcher:
 def retry_failed(tars: Sequence[Path], summary: Summary, client: DownloadClient, resolve: Resolve) -> None:
     """Ask once more for everything in these shards that failed for a transient reason; `summary` is corrected."""
     waiting: deque[tuple[Path, list[Record], list[Pair]]] = deque()
-    unfinished = (tar for tar in tars if TRANSIENT & manifest.read_note(tar).get("dropped", {}).keys())
+    unfinished = (tar for tar in tars if (m := finished(tar)) is not None and TRANSIENT & m.dropped.keys())
     on_the_way = 0
     client.forget_errors()
     while True:
         while on_the_way < RETRIED_AT_ONCE and (tar := next(unfinished, None)) is not None:
-            rejects = [_rebased(record, tar) for _, record in jsonl.read_values(str(manifest.rejects_of(tar)))]
+            rejects = list(read_rejects(tar))
             if not all("row" in record for record in rejects):
                 continue  # not written by `fetch`: where an image belongs is not known
             retried: list[Pair] = [(_plain(r), client.submit(r["image_url"])) for r in rejects if _due(r)]
@@ -115,13 +116,10 @@ def _plain(record: Record) -> Record:
     return {name: value for name, value in record.items() if name not in REJECTED}
 
 
-def _rebased(record: Record, tar: Path) -> Record:
-    return {**record, "image": rebase(record["image"], str(tar.parent), "")} if "image" in record else record
-
-
 def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, resolve: Resolve) -> None:
     """Put what arrived into its place in the shard; nothing is written when nothing changed."""
-    old = manifest.read_note(tar)
+    old = finished(tar)
+    assert old is not None
     refused: list[Record] = []
     drop = Drop(refused.append)
     rows = [record["row"] for record in rejects if _due(record)]
@@ -132,31 +130,25 @@ def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary
     after = {row: record for row, record in before.items() if row not in rows} | {r["row"]: r for r in refused}
     if not arrived and all(after[row]["reason"] == before[row]["reason"] for row in rows):
         return
-    manifest.note_of(tar).unlink()  # from here to the new note the shard counts as unfinished
-    out = Drop()
+    manifest_path(tar).unlink()  # from here to the new manifest the shard counts as unfinished
     with reader.open_shard(str(tar)) as source, ShardWriter(tar) as writer:
         members = reader.read_members(tar)
-        for row in range(old["in"]):
+        for row in range(old.read):
             if row in arrived:
                 writer.add_record(*arrived[row])
             elif row not in after:
                 key, group = next(members)
                 writer.add(key, {ext: _read(source, *span) for ext, span in group.items()})
-    manifest.rejects_of(tar).unlink()
-    if after:
-        with jsonl.Writer(str(manifest.rejects_of(tar))) as file:
-            for row in sorted(after):
-                file.write(after[row])
-                out(after[row], after[row]["reason"])
-    failed = old["failed"] - len(rows) + drop.failures
-    made_from = {name: old[name] for name in ("stage", "input", "settings")}
-    new = manifest.write_note(
-        tar, made_from, read=old["in"], written=writer.count, dropped=out.reasons, failed=failed, sha256=writer.sha256
+    write_rejects(tar, (after[row] for row in sorted(after)))
+    failed = old.failed - len(rows) + drop.failures
+    dropped = Counter(record["reason"] for record in after.values())
+    new = write_manifest(
+        tar, old.made_from, read=old.read, written=writer.count, dropped=dropped, failed=failed, sha256=writer.sha256
     )
-    summary.written += new["out"] - old["out"]
-    summary.failures += new["failed"] - old["failed"]
-    summary.dropped.subtract(old["dropped"])
-    summary.dropped.update(new["dropped"])
+    summary.written += new.written - old.written
+    summary.failures += new.failed - old.failed
+    summary.dropped.subtract(old.dropped)
+    summary.dropped.update(new.dropped)
     summary.dropped = +summary.dropped  # reasons that are gone
 
 

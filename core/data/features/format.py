@@ -23,7 +23,7 @@ import orjson
 from commonart.core.data.features.tensors import loaded, pack, packed_size, stored, stored_layout, unpack
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record, captions
-from commonart.core.data.shards.manifest import read_note, shard_identity
+from commonart.core.data.shards.manifest import finished, shard_identity
 from commonart.core.data.shards.reader import list_shards, members
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -219,23 +219,20 @@ class Features:
         images = {path.name: path for path in list_shards(source)}
         for path in images.values():
             tar = self.folder / path.name
-            note = read_note(tar)
-            if not note or not tar.exists() or note.get("size") != tar.stat().st_size:
+            manifest = finished(tar)
+            if manifest is None:
                 raise CommonArtError(
                     f"{path} has no features in {self.folder}.",
                     f"Run commonart encode-{self.meta.kind} {source} again to finish them.",
                 )
-            if note.get("input") != (sha256_file(path) if full else shard_identity(path)):
+            if manifest.input != (sha256_file(path) if full else shard_identity(path)):
                 raise CommonArtError(
                     f"{tar} was made from another {path}.",
                     f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
                 )
-            settings = note.get("settings", {})
-            if differ := [
-                k for k in ("model", "revision", "precision", "store") if settings.get(k) != getattr(self.meta, k)
-            ]:
+            if changed := [k for k in IDENTITY if manifest.settings.get(k) != getattr(self.meta, k)]:
                 raise CommonArtError(
-                    f"{tar} was made with another {' and '.join(differ)} than {self.folder / META} says.",
+                    f"{tar} was made with another {' and '.join(changed)} than {self.folder / META} says.",
                     f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
                 )
         if others := [tar for tar in feature_tars(self.folder) if tar.name not in images]:

@@ -1,17 +1,20 @@
-"""Aspect buckets: the sizes that pictures are cut to, all of nearly one area, so that a wide one need not lose its sides.
+"""Aspect buckets: sizes of nearly one area, so that a wide image need not lose its sides.
 
     commonart shard raw/ -o shards/ --size 512 --buckets
+    commonart sample "a lighthouse" --size 512 --aspect 3:2
 
-At 256 and 512 they are the 40 sizes that PixArt-Sigma was trained on. A record's bucket is its `width` and `height`.
+At 256, 512 and 1024 they are the 40 sizes that PixArt-Sigma was trained on. A record's bucket is its `width` and `height`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 Size = tuple[int, int]  # width, height in pixels
 
 UNITS = 16  # on a side of the square
+FINEST = 8  # pixels of a unit at least, as the smallest autoencoder and its patches need
 LEAST_AREA = 0.9  # of the square's
 WIDEST = 4  # long side : short side
 # The rule gives 41 sizes; this one, 11:21, PixArt's table lacks, though it has its wide twin.
@@ -19,32 +22,39 @@ ABSENT = (11, 21)
 
 
 @lru_cache(maxsize=16)
-def bucket_sizes(resolution: int) -> tuple[Size, ...]:
-    """The 40 sizes around `resolution` x `resolution`, from upright to wide.
+def bucket_sizes(resolution: int, multiple: int = FINEST) -> tuple[Size, ...]:
+    """Return the sizes around `resolution` x `resolution`, from upright to wide: 40 of them from 256 pixels on.
 
-    Sides are multiples of resolution / 16, the ratio is at most 4, and the area 90 to 100 % of the square's.
+    Sides are multiples of resolution / 16 (of 8 at least), the ratio is at most 4, and the area 90 to 100 % of the square's.
+
+    Args:
+        multiple: only sizes whose sides are multiples of it, as a model may need.
 
     Raises:
-        ValueError: `resolution` is no multiple of 16.
+        ValueError: there are none.
 
     Source: ASPECT_RATIO_256, _512 and _1024 of PixArt-Sigma (diffusion/data/datasets/utils.py), derived here by rule.
     """
-    if resolution < UNITS or resolution % UNITS:
-        raise ValueError(f"{resolution} is no multiple of {UNITS}")
-    unit = resolution // UNITS
-    found = [
-        (width, height)
-        for width in range(1, 2 * UNITS + 1)
-        for height in range(1, 2 * UNITS + 1)
-        if LEAST_AREA * UNITS**2 <= width * height <= UNITS**2
+    unit = max(FINEST, resolution // UNITS // FINEST * FINEST)
+    area = (resolution / unit) ** 2
+    longest = int(resolution / unit * WIDEST**0.5)
+    sizes = [
+        (width * unit, height * unit)
+        for width in range(1, longest + 1)
+        for height in range(1, longest + 1)
+        if LEAST_AREA * area <= width * height <= area
         and max(width, height) <= WIDEST * min(width, height)
-        and (width, height) != ABSENT
+        and (area, (width, height)) != (UNITS**2, ABSENT)
     ]
-    found.sort(key=lambda size: size[0] / size[1])
-    return tuple((width * unit, height * unit) for width, height in found)
+    sizes = [size for size in sizes if size[0] % multiple == size[1] % multiple == 0]
+    if not sizes:
+        raise ValueError(
+            f"no size of the area of {resolution} x {resolution} has sides that are multiples of {multiple}"
+        )
+    return tuple(sorted(sizes, key=lambda size: size[0] / size[1]))
 
 
-def nearest(width: int, height: int, sizes: tuple[Size, ...]) -> Size:
-    """The size that keeps most of a picture of `width` x `height` when it is scaled to cover it and cut."""
+def nearest_bucket(width: int, height: int, sizes: Sequence[Size]) -> Size:
+    """Return the size that keeps most of an image of `width` x `height` when it is scaled to cover it and cut."""
     ratio = width / height
     return max(sizes, key=lambda size: min(ratio * size[1] / size[0], size[0] / (size[1] * ratio)))

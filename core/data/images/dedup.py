@@ -23,7 +23,7 @@ import orjson
 from commonart.core.data.files import write_bytes
 from commonart.core.data.images.phash import copies
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Chunk
+from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
 
@@ -111,7 +111,7 @@ def _ensure(
 
     path = folder / f"{chunk.name}.safetensors"
     made_from = orjson.dumps(
-        {"input": chunk.identity, "settings": dict(settings)}, option=orjson.OPT_SORT_KEYS
+        {"input": chunk.identity(), "settings": dict(settings)}, option=orjson.OPT_SORT_KEYS
     ).decode()
     if path.exists() and _made_from(path) == made_from:
         return

@@ -1,71 +1,119 @@
-"""The note beside a shard, `00000.json`: what it was made from and with, what was dropped, and its hash.
+"""The manifest beside a shard, `00000.json`: what it was made from and with, what was dropped, and its hash.
 
-A shard whose note stands and fits is finished; a shard without one is made again.
+It is the last file that is written of a shard: a shard whose manifest fits is finished, and one without is made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from commonart.core.data.files import sha256_file, write_json
+from commonart.core.errors import CommonArtError
+
+_JSON_NAMES = {"read": "in", "written": "out"}
 
 
-def shard_identity(path: Path) -> str:
-    """The hash of a shard's bytes: from the note beside it when that fits, else from the bytes."""
-    note = read_note(path)
-    if note.get("size") == path.stat().st_size and "sha256" in note:
-        return str(note["sha256"])
-    return sha256_file(path)
+@dataclass(frozen=True, slots=True)
+class MadeFrom:
+    """What a shard depends on: the stage, the hash of its input, and the stage's settings."""
+
+    stage: str
+    input: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, stage: str, input: str, settings: Mapping[str, Any]) -> MadeFrom:
+        """The same, with settings as JSON gives them back."""
+        return cls(stage, input, orjson.loads(orjson.dumps(dict(settings), default=str, option=orjson.OPT_SORT_KEYS)))
 
 
-def note_of(tar: Path) -> Path:
-    """The file beside a shard that says what it was made from: `00000.tar` -> `00000.json`."""
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished shard was made from, its counts of records, and the size and SHA-256 of its tar."""
+
+    stage: str
+    input: str
+    settings: dict[str, Any]
+    read: int
+    written: int
+    dropped: dict[str, int]
+    failed: int
+    size: int
+    sha256: str
+
+    @property
+    def made_from(self) -> MadeFrom:
+        """What the shard depends on."""
+        return MadeFrom(self.stage, self.input, self.settings)
+
+
+def manifest_path(tar: Path) -> Path:
+    """`00000.tar` -> `00000.json`."""
     return tar.with_suffix(".json")
 
 
-def read_note(tar: Path) -> dict[str, Any]:
-    """What the note beside a shard says; empty when there is none (a shard made elsewhere)."""
-    try:
-        value = orjson.loads(note_of(tar).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def finished(tar: Path) -> dict[str, Any]:
-    """The note of a shard that is whole; empty when the shard has to be made."""
-    note = read_note(tar)
-    return note if note and tar.exists() and note.get("size") == tar.stat().st_size else {}
-
-
-def write_note(
-    tar: Path,
-    made_from: Mapping[str, Any],
-    *,
-    read: int,
-    written: int,
-    dropped: Mapping[str, int],
-    failed: int,
-    sha256: str,
-) -> dict[str, Any]:
-    """Write the note that says that a shard is finished, and return it; the last thing that is written of a shard."""
-    note = {
-        **made_from,
-        "in": read,
-        "out": written,
-        "dropped": dict(sorted(dropped.items())),
-        "failed": failed,
-        "size": tar.stat().st_size,
-        "sha256": sha256,
-    }
-    write_json(note_of(tar), note)
-    return note
-
-
-def rejects_of(tar: Path) -> Path:
-    """The file beside a shard that keeps what was dropped on the way to it: `00000.tar` -> `00000.rejects.jsonl`."""
+def rejects_path(tar: Path) -> Path:
+    """The file that keeps what was dropped on the way to a shard: `00000.tar` -> `00000.rejects.jsonl`."""
     return tar.with_suffix(".rejects.jsonl")
+
+
+def read_manifest(tar: Path) -> Manifest | None:
+    """What stands in the manifest beside a shard, whether it still fits or not; None where there is none."""
+    try:
+        value = orjson.loads(manifest_path(tar).read_bytes())
+        return Manifest(**{name: value[_JSON_NAMES.get(name, name)] for name in Manifest.__dataclass_fields__})
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def write_manifest(
+    tar: Path, made_from: MadeFrom, *, read: int, written: int, dropped: Mapping[str, int], failed: int, sha256: str
+) -> Manifest:
+    """Write the manifest of a shard that is whole, which makes it a finished one, and return it."""
+    manifest = Manifest(
+        made_from.stage, made_from.input, made_from.settings, read, written, dict(sorted(dropped.items())), failed,
+        tar.stat().st_size, sha256,
+    )  # fmt: skip
+    write_json(manifest_path(tar), {_JSON_NAMES.get(name, name): value for name, value in asdict(manifest).items()})
+    return manifest
+
+
+def finished(tar: Path) -> Manifest | None:
+    """The manifest of a shard that is finished; None where it is to be made, or was made elsewhere."""
+    manifest = read_manifest(tar)
+    return manifest if manifest and tar.exists() and manifest.size == tar.stat().st_size else None
+
+
+def finished_as(tar: Path, wanted: MadeFrom, *, overwrite: bool = False) -> Manifest | None:
+    """The manifest of a shard that is finished as `wanted`; None where it is to be made.
+
+    Raises:
+        CommonArtError: another stage made it, and it may be all that there is of its work; or it was made from other input
+            or with other settings, and not `overwrite`.
+    """
+    manifest = finished(tar)
+    if manifest is None:
+        return None
+    if manifest.stage != wanted.stage:
+        raise CommonArtError(f"{tar} was made by '{manifest.stage}', not by '{wanted.stage}'.", "Give another -o.")
+    if overwrite:
+        return None
+    old, new = manifest.settings, wanted.settings
+    changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    if not changed and manifest.input == wanted.input:
+        return manifest
+    raise CommonArtError(
+        f"{tar} was made with another {' and '.join(changed)}." if changed else f"{tar} was made from other input.",
+        f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
+    )
+
+
+def shard_identity(tar: Path) -> str:
+    """The hash of a shard's bytes: from its manifest where that fits, else from the bytes."""
+    manifest = finished(tar)
+    return manifest.sha256 if manifest is not None else sha256_file(tar)

@@ -171,7 +171,7 @@ def _plain_file(path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, "no plain file of a picture's size", path)
 
 
-def read_picture(record: Record) -> tuple[bytes, str]:
+def read_image(record: Record) -> tuple[bytes, str]:
     """The bytes of a record's image, and the extension of its name, or of what it turns out to be.
 
     Raises:

@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from commonart.core.data.files import write_bytes
-from commonart.core.data.shards.manifest import read_note
+from commonart.core.data.shards.manifest import finished
 
 Members = dict[str, tuple[int, int]]  # member name -> (offset of its bytes, size)
 
@@ -27,7 +27,7 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension
 
 
-def index_of(tar: str | os.PathLike[str]) -> Path:
+def index_path(tar: str | os.PathLike[str]) -> Path:
     """`00000.tar` -> `00000.idx`."""
     return Path(tar).with_suffix(".idx")
 
@@ -38,18 +38,18 @@ def write_index(tar: Path, members: Members, sha256: str) -> None:
         " ".join(f"{split_name(name)[1]} {offset} {size} {name}" for name, (offset, size) in group)
         for _, group in groupby(members.items(), key=lambda item: split_name(item[0])[0])
     ]
-    write_bytes(index_of(tar), "\n".join([f"{VERSION} {len(lines)} {sha256}", *lines, ""]).encode())
+    write_bytes(index_path(tar), "\n".join([f"{VERSION} {len(lines)} {sha256}", *lines, ""]).encode())
 
 
 def read_index(tar: str | os.PathLike[str]) -> Members | None:
     """The members of a shard from its index; None where there is none, or it belongs to other bytes."""
-    note = read_note(Path(tar))
-    if "sha256" not in note or note.get("size") != os.path.getsize(tar):
+    manifest = finished(Path(tar))
+    if manifest is None:
         return None
     try:
-        head, *lines = index_of(tar).read_text("utf-8").splitlines()
+        head, *lines = index_path(tar).read_text("utf-8").splitlines()
         version, count, sha256 = head.split(" ")
-        if (version, sha256) != (VERSION, note["sha256"]) or int(count) != len(lines):
+        if (version, sha256) != (VERSION, manifest.sha256) or int(count) != len(lines):
             return None
         words = iter(" ".join(lines).split())
         found: Members = {}

@@ -1,7 +1,11 @@
 """The one writer of shards: tars in WebDataset naming, whole or absent, the same bytes on any machine and day.
 
-with ShardWriter("shards/00000.tar") as shard:
-    shard.add_record(record, jpeg, "jpg")
+    with ShardWriter("shards/00000.tar") as shard:
+        shard.add_record(record, jpeg, "jpg")
+
+By hand, because webdataset's TarWriter does not say where members begin, which the index needs, and takes 102 us for a sample
+of 16 kB instead of 32 (172 instead of 85 at 60 kB; hashing included, the same number of bytes, medians of 9 in turns, CPU
+seconds of one core of an x86 server, webdataset 1.0.2, November 2026). Its import also brings torch.
 """
 
 from __future__ import annotations

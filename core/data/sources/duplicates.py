@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from commonart.core.data.drops import PassedOver
-from commonart.core.data.jsonl import Keys
+from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record
 from commonart.core.errors import SchemaError
 
 
-def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record:
+def mark_duplicate(record: Record, keys: SeenKeys, name: str, number: int) -> Record:
     """Return the record, as `PassedOver` where `keys` has its key already; `number` is its row in `name`."""
+    if isinstance(record, PassedOver):
+        return record
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:
@@ -26,6 +28,6 @@ def mark_duplicate(record: Record, keys: Keys, name: str, number: int) -> Record
 
 def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
     """Yield the same records, as `PassedOver` where an earlier one has the key."""
-    keys = Keys()
+    keys = SeenKeys()
     for number, record in enumerate(records, 1):
         yield mark_duplicate(record, keys, name, number)

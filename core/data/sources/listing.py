@@ -16,7 +16,7 @@ from pathlib import Path
 
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.drops import PassedOver
-from commonart.core.data.jsonl import Keys
+from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import modified_at
 from commonart.core.data.sources.coco import list_coco
@@ -111,7 +111,7 @@ def _list_tables(
 ) -> Iterator[Record]:
     """The rows of a folder's tables, of the kind that comes first: another kind is a copy, or of some other use."""
     kind = next(suffix for suffix in (".parquet", *SUFFIXES) if any(table.name.endswith(suffix) for table in tables))
-    keys = Keys()
+    keys = SeenKeys()
     for table in tables:
         if table.name.endswith(kind):
             yield from list_urls(table, license, lang, column_map, keys, images=images, root=folder)

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from commonart.core.data.drops import Drop
-from commonart.core.data.features import format, tensors, writer
+from commonart.core.data.features import format, plan, tensors
 from commonart.core.data.features.format import Features, Meta
 from commonart.core.data.record import Record
-from commonart.core.data.shards.manifest import note_of
+from commonart.core.data.shards.manifest import manifest_path
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
 
-SETTINGS = {"model": "m", "revision": "r1", "precision": "float32", "store": "bf16"}
+SETTINGS = {"revision": "r1", "precision": "float32", "store": "bf16"}
 WHOLE = Task(0, 1)
 
 
@@ -38,14 +38,19 @@ def of_key(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]
 
 
 def encode(
-    source: Path, *, settings: dict[str, str] | None = None, task: Task = WHOLE, overwrite: bool = False
+    source: Path,
+    *,
+    settings: dict[str, str] | None = None,
+    model: str = "m",
+    task: Task = WHOLE,
+    overwrite: bool = False,
 ) -> Path:
     settings = settings or SETTINGS
-    work = writer.plan("encode-text", "text", str(source), None, settings, task, overwrite)
+    work = plan.plan_features("encode-text", "text", str(source), None, settings, task, overwrite)
     if work.todo or not work.described:
-        meta = Meta("text", settings["model"], settings["revision"], "float32", "bf16", 4)
-        writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
-    writer.write(work, of_key)
+        meta = Meta("text", model, settings["revision"], "float32", "bf16", 4)
+        plan.write_meta(work.out, meta, np.ones((1, 4), np.float32), overwrite)
+    plan.write_features(work, of_key)
     return work.out
 
 
@@ -84,9 +89,9 @@ def test_finished_shards_are_skipped(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards")
     out = encode(source)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     assert not work.todo and not work.unfinished
-    summary = writer.write(work, None)
+    summary = plan.write_features(work, None)
     assert (summary.read, summary.written) == (12, 12)
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
@@ -97,9 +102,9 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
     source = tiny.shards(tmp_path / "shards")
     expected = content(encode(source))
     shutil.rmtree(source / "text")
-    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     meta = Meta("text", "m", "r1", "float32", "bf16", 4)
-    writer.write_meta(work.out, meta, np.ones((1, 4), np.float32), False)
+    plan.write_meta(work.out, meta, np.ones((1, 4), np.float32), False)
     seen = 0
 
     def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
@@ -111,7 +116,7 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        writer.write(work, killed)
+        plan.write_features(work, killed)
     assert len(list((source / "text").glob("*.tar"))) == after // 4
     with pytest.raises(CommonArtError, match=r"has no features"):
         Features(source / "text").check(source)
@@ -121,12 +126,12 @@ def test_interrupted_runs_end_with_the_same_bytes(tmp_path: Path, after: int) ->
 SLOW = """
 import sys, time
 from tests.data.features import test_format as t
-from commonart.core.data.features import writer as w
+from commonart.core.data.features import plan as w
 def slow(records, drop):
     for item in t.of_key(records, drop):
         time.sleep(0.02)
         yield item
-w.write(w.plan("encode-text", "text", sys.argv[1], None, t.SETTINGS, t.WHOLE, False), slow)
+w.write_features(w.plan_features("encode-text", "text", sys.argv[1], None, t.SETTINGS, t.WHOLE, False), slow)
 """
 
 
@@ -163,7 +168,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
 def test_a_shard_without_its_note_is_made_again(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 2)
     expected = content(encode(source))
-    note_of(source / "text" / "00001.tar").unlink()  # killed after the rename of the tar
+    manifest_path(source / "text" / "00001.tar").unlink()  # killed after the rename of the tar
     (source / "text" / "00001.tar").write_bytes(b"other")
     assert content(encode(source)) == expected
 
@@ -195,7 +200,7 @@ def test_a_stale_shard_is_an_error_and_it_alone_can_be_made_again(tmp_path: Path
     with pytest.raises(CommonArtError, match=r"00001\.tar was made from another .*00001\.tar") as told:
         Features(out).check(source)
     assert f"Remove {out}/00001.* and run" in told.value.fix
-    with pytest.raises(CommonArtError, match=r"00001\.tar was made with another .*--overwrite") as told:
+    with pytest.raises(CommonArtError, match=r"00001\.tar was made from other input.*--overwrite") as told:
         encode(source)
     assert f"remove {out}/00001.*" in told.value.fix
     for path in out.glob("00001.*"):
@@ -218,8 +223,8 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
     source = tiny.shards(tmp_path / "shards", 3)
     encode(source)
     other = {**SETTINGS, "revision": "r2"}
-    work = writer.plan("encode-text", "text", str(source), None, other, WHOLE, True)
-    writer.write_meta(work.out, Meta("text", "m", "r2", "float32", "bf16", 4), np.ones((1, 4)), True)
+    work = plan.plan_features("encode-text", "text", str(source), None, other, WHOLE, True)
+    plan.write_meta(work.out, Meta("text", "m", "r2", "float32", "bf16", 4), np.ones((1, 4)), True)
 
     def killed(records: Iterable[Record], drop: Drop) -> Iterator[tuple[str, bytes]]:
         for item in of_key(records, drop):
@@ -228,7 +233,7 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        writer.write(work, killed)
+        plan.write_features(work, killed)
     done = (work.out / "00000.tar").stat().st_mtime_ns
     with pytest.raises(CommonArtError, match=r"00001\.tar has no features"):
         Features(work.out).check(source)
@@ -239,10 +244,10 @@ def test_an_interrupted_overwrite_is_finished_without_it(tmp_path: Path) -> None
 
 def test_what_is_replaced_counts_as_free(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 3)
-    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     fresh = work.estimate(lambda records: [500] * len(records))
     encode(source)
-    again = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, True)
+    again = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, True)
     assert len(again.todo) == 3 and again.estimate(lambda records: [500] * len(records)) == fresh // 3  # one beside it
 
 
@@ -280,7 +285,7 @@ def test_a_cache_from_before_checksums_is_read(tmp_path: Path) -> None:
     (out / "null.safetensors").write_bytes(save_safetensors({"null": torch.full((1, 4), 3.0)}))
     Features(out).check(source)
     assert np.array_equal(Features(out).null(), np.full((1, 4), 3))
-    assert writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False).described
+    assert plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False).described
 
 
 @pytest.mark.parametrize("spoil", [None, b"{", b"[]", b"{}"])
@@ -335,7 +340,7 @@ def test_another_model_never_mixes_in(tmp_path: Path) -> None:
 def test_the_same_model_under_another_name_is_the_same_model(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 1)
     before = content(encode(source))
-    assert content(encode(source, settings={**SETTINGS, "model": "./m"})) == before
+    assert content(encode(source, model="./m")) == before
 
 
 def test_half_replaced_features_are_noticed(tmp_path: Path) -> None:
@@ -365,10 +370,10 @@ def test_damaged_meta_is_a_sentence(tmp_path: Path, spoil: bytes) -> None:
 
 
 def test_a_short_disk_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    writer.require_space(tmp_path / "new" / "text", 10**9, "Features")
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    plan.require_space(tmp_path / "new" / "text", 10**9, "Features")
     with pytest.raises(CommonArtError, match=r"Features would take about 2\.0 GB, .* has 1\.0 GB free"):
-        writer.require_space(tmp_path / "new" / "text", 2 * 10**9, "Features")
+        plan.require_space(tmp_path / "new" / "text", 2 * 10**9, "Features")
     assert not (tmp_path / "new").exists()
 
 
@@ -381,9 +386,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
                 raise OSError(28, "No space left on device")
             yield item
 
-    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     with pytest.raises(OSError, match="No space left"):
-        writer.write(work, full)
+        plan.write_features(work, full)
     assert not list(work.out.iterdir())
 
 
@@ -395,9 +400,9 @@ def test_failures_are_counted_and_kept(tmp_path: Path) -> None:
             drop.failure(one, "not_finite", "overflow")
         yield from ()
 
-    work = writer.plan("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
+    work = plan.plan_features("encode-text", "text", str(source), None, SETTINGS, WHOLE, False)
     with pytest.raises(TooManyFailures, match="8 of 8") as error:
-        writer.write(work, failing, rejects=str(tmp_path / "rejects.jsonl"))
+        plan.write_features(work, failing, rejects=str(tmp_path / "rejects.jsonl"))
     assert error.value.summary.dropped == {"not_finite": 8}
     lines = [orjson.loads(line) for line in (tmp_path / "rejects.jsonl").read_bytes().splitlines()]
     assert [r["reason"] for r in lines] == ["not_finite"] * 8 and lines[0]["image"].endswith("00000.tar#k0_0.jpg")
@@ -408,10 +413,10 @@ def test_only_folders_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(UsageError, match="needs a folder of shards"):
-        writer.plan("encode-text", "text", source, None, SETTINGS, WHOLE, False)
+        plan.plan_features("encode-text", "text", source, None, SETTINGS, WHOLE, False)
 
 
 def test_out_is_not_the_source(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 1)
     with pytest.raises(UsageError, match="is the SOURCE itself"):
-        writer.plan("encode-text", "text", str(source), str(source), SETTINGS, WHOLE, False)
+        plan.plan_features("encode-text", "text", str(source), str(source), SETTINGS, WHOLE, False)

@@ -13,7 +13,7 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest
+from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest_bucket
 
 # Height : width of the 40 of PixArt-Sigma's training, as its table names them.
 RATIOS = (
@@ -51,7 +51,7 @@ def kept(picture: Size, size: Size) -> float:
 @given(st.integers(100, 4000), st.integers(100, 4000))
 def test_nothing_would_cut_less(width: int, height: int) -> None:
     sizes = bucket_sizes(512)
-    found = nearest(width, height, sizes)
+    found = nearest_bucket(width, height, sizes)
     assert math.isclose(kept((width, height), found), max(kept((width, height), size) for size in sizes))
     if 1 / 4 <= width / height <= 4:
         assert kept((width, height), found) > 0.88
@@ -59,14 +59,31 @@ def test_nothing_would_cut_less(width: int, height: int) -> None:
 
 def test_usual_cameras() -> None:
     sizes = bucket_sizes(512)
-    chosen = {ratio: nearest(*ratio, sizes) for ratio in ((1, 1), (4, 3), (3, 4), (3, 2), (16, 9), (9, 16), (10, 1))}
+    chosen = {
+        ratio: nearest_bucket(*ratio, sizes) for ratio in ((1, 1), (4, 3), (3, 4), (3, 2), (16, 9), (9, 16), (10, 1))
+    }
     assert chosen == {
         (1, 1): (512, 512), (4, 3): (576, 448), (3, 4): (448, 576), (3, 2): (608, 416), (16, 9): (672, 384),
         (9, 16): (384, 672), (10, 1): (1024, 256),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("resolution", [0, 8, 250])
-def test_a_resolution_without_buckets(resolution: int) -> None:
-    with pytest.raises(ValueError, match="multiple of 16"):
-        bucket_sizes(resolution)
+@pytest.mark.parametrize("resolution", [64, 128, 192, 320, 384])
+def test_sides_are_multiples_of_8_at_any_resolution(resolution: int) -> None:
+    sizes = bucket_sizes(resolution)
+    assert (resolution, resolution) in sizes and len(sizes) == len(set(sizes)) > 10
+    assert all(width % 8 == height % 8 == 0 and width * height <= resolution**2 for width, height in sizes)
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 256, 384, 512, 1024])
+@pytest.mark.parametrize("multiple", [8, 16, 32])
+def test_what_a_model_can_sample_is_what_shards_hold(resolution: int, multiple: int) -> None:
+    sizes = bucket_sizes(resolution, multiple)
+    assert set(sizes) <= set(bucket_sizes(resolution))
+    assert all(width % multiple == height % multiple == 0 for width, height in sizes)
+
+
+@pytest.mark.parametrize(("resolution", "multiple"), [(0, 8), (8, 16), (16, 32)])
+def test_an_area_without_buckets(resolution: int, multiple: int) -> None:
+    with pytest.raises(ValueError, match="no size of the area"):
+        bucket_sizes(resolution, multiple)

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from odd_images import bits_apart
 from PIL import Image, ImageEnhance
 
-from commonart.core.data import stream
 from commonart.core.data.images import dedup
 from commonart.core.data.images.dedup import Copies, find_copies
 from commonart.core.data.images.phash import NEAR, TELLING, copies, fingerprint, phash
 from commonart.core.data.record import Record
-from commonart.core.data.stream import Chunk
+from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
 
@@ -110,8 +109,8 @@ def source(count: int = 10, each: int = 7) -> list[Chunk]:
     return [
         Chunk(
             f"{n:05d}",
-            f"identity{n}",
             [{"key": f"k{i}", "print": 977 * (i % 30 + 1) * 0x9E3779B97F4A7C15 % 2**64} for i in part],
+            partial(str, f"identity{n}"),
         )
         for n, part in enumerate(numbers)
     ]
@@ -181,8 +180,7 @@ def test_tasks_at_the_same_time(tmp_path: Path) -> None:
 def test_nothing_at_all(tmp_path: Path) -> None:
     none = find_copies(lambda: [], tmp_path, Counted(), settings={}, task=ONLY, tick=lambda: None)
     assert len(none) == 0 and none.of("k") is None
-    empty = partial(stream.Chunk, "00000", "")
-    one = find_copies(lambda: [empty([])], tmp_path, Counted(), settings={}, task=ONLY, tick=lambda: None)
+    one = find_copies(lambda: [Chunk("00000", [], str)], tmp_path, Counted(), settings={}, task=ONLY, tick=lambda: None)
     assert len(one) == 0
 
 

@@ -56,8 +56,8 @@ def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
-    from commonart.core.data.shards.manifest import note_of, write_note
-    from commonart.core.data.shards.tar_index import index_of, read_index
+    from commonart.core.data.shards.manifest import MadeFrom, manifest_path, write_manifest
+    from commonart.core.data.shards.tar_index import index_path, read_index
 
     path = tmp_path / "00000.tar"
     long = "k" * 180  # its header takes three blocks
@@ -67,20 +67,20 @@ def test_the_index_says_what_the_headers_say(tmp_path: Path) -> None:
     assert read_index(path) is None  # nothing says yet that the shard is finished
     headers = reader.members(path)
     counts = {"read": 4, "written": 4, "dropped": {}, "failed": 0}
-    write_note(path, {}, **counts, sha256=writer.sha256)  # type: ignore[arg-type]
+    write_manifest(path, MadeFrom("test", "", {}), **counts, sha256=writer.sha256)  # type: ignore[arg-type]
     assert read_index(path) == headers and list(headers) == list(read_index(path) or ())
-    first, second, *_ = index_of(path).read_text().splitlines()
+    first, second, *_ = index_path(path).read_text().splitlines()
     assert first == f"v1.2 4 {writer.sha256}"
     assert second == f"json 512 11 a.json text.safetensors {headers['a.text.safetensors'][0]} 0 a.text.safetensors"
-    write_note(path, {}, **counts, sha256="0" * 64)  # type: ignore[arg-type]  # other bytes stand there now
+    write_manifest(path, MadeFrom("test", "", {}), **counts, sha256="0" * 64)  # type: ignore[arg-type]  # other bytes stand there now
     assert read_index(path) is None
-    write_note(path, {}, **counts, sha256=writer.sha256)  # type: ignore[arg-type]
+    write_manifest(path, MadeFrom("test", "", {}), **counts, sha256=writer.sha256)  # type: ignore[arg-type]
     for damaged in ("", "v1.2 4", "v9 1 x", f"v1.2 4 {writer.sha256}\njson x 11 a.json\n\n\n\n", "\xff"):
-        index_of(path).write_text(damaged, "latin-1")
+        index_path(path).write_text(damaged, "latin-1")
         assert read_index(path) is None
-    index_of(path).unlink()
+    index_path(path).unlink()
     assert read_index(path) is None and reader.members(path) == headers
-    note_of(path).unlink()
+    manifest_path(path).unlink()
 
 
 def test_one_sample_is_read_without_the_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

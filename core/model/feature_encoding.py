@@ -1,6 +1,6 @@
 """What encode-text and encode-image share: find the model, see what is left to do, measure the disk, write the features.
 
-summary = features_of("encode-image", "shards/", None, model="sdxl-vae", store="fp16", pick=..., load=...)
+summary = encode_features("encode-image", "shards/", None, model="sdxl-vae", store="fp16", pick=..., load=...)
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from commonart.core.data.drops import Summary
-from commonart.core.data.features import format, writer
+from commonart.core.data.features.format import Meta, check_store
+from commonart.core.data.features.plan import (
+    Encode,
+    image_shards,
+    plan_features,
+    require_space,
+    write_features,
+    write_meta,
+)
 from commonart.core.data.record import Record
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.model.device import pick_device
@@ -26,18 +34,18 @@ ROLES = {"text": "text-encoder", "image": "autoencoder"}
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A loaded encoder, as the shared part sees it."""
+class LoadedEncoder:
+    """A loaded text encoder or autoencoder, as far as feature shards are concerned."""
 
     precision: str
     width: int  # D of a hidden state, C of a latent
-    about: dict[str, Any]  # what else the values depend on: `Meta.settings`
-    null: np.ndarray | None  # [1, D]
+    settings: dict[str, Any]  # what else the values depend on: `Meta.settings`
+    null: np.ndarray | None  # the embedding of "no text" [1, D]
     sizes: Callable[[list[Record]], Sequence[int]]  # bytes of each record's member
-    encode: writer.Encode
+    encode: Encode
 
 
-def features_of(
+def encode_features(
     stage: str,
     source: str,
     out: str | None,
@@ -45,47 +53,44 @@ def features_of(
     model: str,
     store: str,
     pick: Callable[[Path, torch.device], dict[str, Any]],
-    load: Callable[[Path, torch.device], Ready],
+    load: Callable[[Path, torch.device], LoadedEncoder],
     device: str = "auto",
     task: Task | None = None,
     overwrite: bool = False,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
-    rejects: str | None = None,
-    max_failures: float = 0.5,
-    quiet: bool = False,
+    **options: Any,
 ) -> Summary:
     """Write the features of every shard of SOURCE to `out` (SOURCE/text or SOURCE/image), one feature shard for each.
 
     Args:
         pick: `precision` and other settings that the values depend on, from the model's folder and the device; known
             before it is loaded, so that a finished folder needs no model.
-        load: the encoder.
+        load: the encoder, from the model's folder, on the device.
+        options: `rejects`, `max_failures`, `quiet`, as `core.data.stream.run` takes them.
 
     Raises:
-        UsageError: an unknown store, model or device; a SOURCE that is no folder.
+        UsageError: an unknown store, model or device; a SOURCE that is not a folder.
         CommonArtError: no shards; features that are stale or were made otherwise; a disk that is too small; a model
             that cannot be loaded.
         TooManyFailures: more than `max_failures` of the records failed.
     """
     started = time.monotonic()
     kind = stage.removeprefix("encode-")
-    format.check_store(kind, store)
-    writer.shards_of(stage, source)
+    check_store(kind, store)
+    image_shards(stage, source)
     row = find_model(model, ROLES[kind])
     check_terms(row, accept_terms)
-    place = pick_device(device)
-    found = resolve_model(row, allow_pickle=allow_pickle)
-    settings = {
-        "model": found.name, "revision": found.revision, **pick(found.folder, place), "store": store,
-    }  # fmt: skip
-    work = writer.plan(stage, kind, source, out, settings, task or this_task(), overwrite)
+    torch_device = pick_device(device)
+    files = resolve_model(row, allow_pickle=allow_pickle)
+    settings = {"revision": files.revision, **pick(files.folder, torch_device), "store": store}
+    plan = plan_features(stage, kind, source, out, settings, task or this_task(), overwrite)
     encode = None
-    if work.todo or not work.described:
-        ready = load(found.folder, place)
-        meta = format.Meta(kind, found.name, found.revision, ready.precision, store, ready.width, ready.about)
-        if work.todo:
-            writer.require_space(work.out, work.estimate(ready.sizes), f"The {kind} features of all shards")
-        writer.write_meta(work.out, meta, ready.null, overwrite)
-        encode = ready.encode
-    return writer.write(work, encode, rejects=rejects, max_failures=max_failures, quiet=quiet, started=started)
+    if plan.todo or not plan.described:
+        encoder = load(files.folder, torch_device)
+        meta = Meta(kind, files.name, files.revision, encoder.precision, store, encoder.width, encoder.settings)
+        if plan.todo:
+            require_space(plan.out, plan.estimate(encoder.sizes), f"The {kind} features of all shards")
+        write_meta(plan.out, meta, encoder.null, overwrite)
+        encode = encoder.encode
+    return write_features(plan, encode, started=started, **options)

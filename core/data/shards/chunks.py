@@ -1,0 +1,70 @@
+"""A source of records, cut as its output shards will be: tar by tar, or so many records of a list."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from commonart.core.data import jsonl
+from commonart.core.data.record import Record
+from commonart.core.data.shards.manifest import shard_identity
+from commonart.core.data.shards.reader import list_shards, read_shard
+from commonart.core.errors import CommonArtError
+
+SHARD_SIZE = 1000  # records of a JSONL source that become one shard
+
+
+class Chunk(NamedTuple):
+    """The records that become one output shard. `identity()` changes when they do; to hash a tar takes a while."""
+
+    name: str
+    records: Iterable[Record]
+    identity: Callable[[], str]
+
+
+def chunks(source: str, size: int | None = SHARD_SIZE) -> Iterator[Chunk]:
+    """Split a SOURCE as its output shards will be: tar by tar, or `size` records of a JSONL (all of them for None).
+
+    Raises:
+        CommonArtError: the source is missing, or is nothing that records can be read from.
+    """
+    if source != "-" and not os.path.exists(source):
+        raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin.")
+    if source != "-" and (os.path.isdir(source) or source.endswith(".tar")):
+        for path in list_shards(source) if os.path.isdir(source) else [Path(source)]:
+            yield Chunk(path.stem, read_shard(path), partial(shard_identity, path))
+    elif source == "-" or source.endswith(jsonl.SUFFIXES):
+        yield from grouped(jsonl.read(source), size)
+    else:
+        raise CommonArtError(
+            f"{source} is not a folder, a .tar or a .jsonl.", "A .jsonl may also end in .jsonl.gz or .jsonl.zst."
+        )
+
+
+def grouped(records: Iterable[Record], size: int | None) -> Iterator[Chunk]:
+    """`size` records at a time, in memory; all of them as they come for None. At least one chunk, which may be empty."""
+    if size is None:
+        yield Chunk("00000", records, str)
+        return
+    group: list[Record] = []
+    number = 0
+    for record in records:
+        group.append(record)
+        if len(group) == size:
+            yield Chunk(f"{number:05d}", group, partial(_hash, group))
+            group, number = [], number + 1
+    if group or number == 0:
+        yield Chunk(f"{number:05d}", group, partial(_hash, group))
+
+
+def _hash(records: Iterable[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    return digest.hexdigest()
