@@ -126,7 +126,7 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
             partner = lookup.find_model(name, role, f"--{role}")
-            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms) else ()
+            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms, f"--{role}") else ()
             resolved = hub.resolve_model(partner, allow_pickle=spec.allow_pickle)
             partners[role] = resolved.folder
             contents.append(resolved.revision)
