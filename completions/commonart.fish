@@ -241,7 +241,7 @@ complete -c commonart -n "__fish_seen_subcommand_from export" -s o -r -d "New fo
 complete -c commonart -n "__fish_seen_subcommand_from export" -l out -r -d "New folder for the model"
 complete -c commonart -n "__fish_seen_subcommand_from export" -l text-encoder -x -a "nano calm2-7b t5-xxl" -d "Text encoder to add to a bare transformer"
 complete -c commonart -n "__fish_seen_subcommand_from export" -l autoencoder -x -a "nano sdxl-vae sdxl-vae-fp16-fix" -d "Autoencoder to add to a bare transformer"
-complete -c commonart -n "__fish_seen_subcommand_from export" -l precision -x -a "auto bf16 fp16 fp32" -d "Precision of the weights bf16, fp16, fp32, or auto for the stored one"
+complete -c commonart -n "__fish_seen_subcommand_from export" -l precision -x -a "auto bf16 fp16 fp32" -d "Precision bf16, fp16, fp32, or auto for the stored one"
 complete -c commonart -n "__fish_seen_subcommand_from export" -l heads -r -d "Attention heads of a .safetensors files transformer"
 complete -c commonart -n "__fish_seen_subcommand_from export" -l accept-terms -r -d "A refused model whose terms you take responsibility for (repeatable)"
 complete -c commonart -n "__fish_seen_subcommand_from export" -s q -d "No progress bar and no table"

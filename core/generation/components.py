@@ -181,7 +181,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role))
+        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role, f"--{role}"))
         trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
         if trained and partner.revision != trained:
             raise CommonArtError(
