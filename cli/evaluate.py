@@ -77,14 +77,15 @@ def evaluate(
     commonart eval pictures/ shards/ --split heldout
     """
     if model is not None and reference is None:
-        generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is what to draw from
+        generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is the reference
     from commonart.core.data.drops import Summary
     from commonart.stages import evaluate as stage
 
     started = time.monotonic()
-    result = stage.evaluate(
+    result = stage.run(
         generated,
         reference,
+        out,
         model=model,
         langs=options.split_names(langs),
         n=n,
@@ -99,7 +100,6 @@ def evaluate(
         guidance=guidance,
         batch=batch,
         pictures=pictures,
-        out=out,
         overwrite=overwrite,
         device=device,
         precision=precision,
@@ -110,6 +110,6 @@ def evaluate(
         quiet=quiet,
     )
     print(stage.table(result))
-    judged = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
-    done = Summary("eval", read=judged, written=judged, seconds=time.monotonic() - started)
-    options.finish(done, quiet)
+    images = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
+    summary = Summary("eval", images, images, seconds=time.monotonic() - started)
+    options.finish(summary, quiet)

@@ -39,6 +39,12 @@ def fetch(
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Column of a table that holds a field (repeatable)."),
     ] = None,
+    flickr_key_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="File with a key to Flickr's API, which is asked for each photo's own licence."
+        ),
+    ] = "",
     size: Annotated[int, typer.Option(min=8, help="Width and height of scenes, in pixels.")] = 64,
     seed: options.Seed = 0,
     bare: Annotated[bool, typer.Option("--bare", help="Scenes without captions.")] = False,
@@ -89,6 +95,7 @@ def fetch(
         license=license,
         lang=lang,
         column_map=options.parse_pairs("--column-map", column_map) or None,
+        flickr_key_file=flickr_key_file,
         limits=Limits(
             workers=workers,
             per_host=per_host,

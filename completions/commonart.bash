@@ -12,6 +12,7 @@ _commonart() {
             "fetch --license") words="" ;;
             "fetch --lang") words="" ;;
             "fetch --column-map") words="" ;;
+            "fetch --flickr-key-file") words="" ;;
             "fetch --size") words="" ;;
             "fetch --seed") words="" ;;
             "fetch --workers") words="" ;;
@@ -209,7 +210,7 @@ _commonart() {
             "quickstart --seed") words="" ;;
             *)
                 case "${COMP_WORDS[1]}" in
-                    fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
+                    fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;

@@ -162,6 +162,7 @@ def run(
     license: str = "",
     lang: str = "en",
     column_map: Mapping[str, str] | None = None,
+    flickr_key_file: str = "",
     **options: Any,
 ) -> Summary:
     """`listing` (when `list_only`) or `listing` and `fetch`, from SOURCE (`-`: records on stdin) to `out`.
@@ -182,6 +183,10 @@ def run(
             source, limit=limit, seed=seed, size=size, captions=captions, images=images, license=license, lang=lang,
             column_map=column_map, limits=limits,
         )  # fmt: skip
+    if flickr_key_file:
+        from commonart.core.data.sources.flickr import own_licenses
+
+        records = own_licenses(records, flickr_key_file, limits)
     if list_only:
         return stream.run(
             "fetch",

@@ -110,7 +110,7 @@ def serve(
         )  # fmt: skip
         guarded = Guard(app, loopback=_loopback(host), public=urlsplit(root_path).netloc)
         server = uvicorn.Server(
-            uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+            uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
         )
         say(f"{worker.name}: open http://{name}:{port}/ (Ctrl-C ends it); images go to {folder}/")
         if not _loopback(host):

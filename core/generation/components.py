@@ -125,8 +125,8 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
                     f"--model {spec.model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
-            partner = lookup.find_model(name, role)
-            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms) else ()
+            partner = lookup.find_model(name, role, f"--{role}")
+            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms, f"--{role}") else ()
             resolved = hub.resolve_model(partner, allow_pickle=spec.allow_pickle)
             partners[role] = resolved.folder
             contents.append(resolved.revision)
@@ -181,7 +181,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role))
+        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role, f"--{role}"))
         trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
         if trained and partner.revision != trained:
             raise CommonArtError(

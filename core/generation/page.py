@@ -140,7 +140,7 @@ def page(worker: GenerationWorker) -> gr.Blocks:
         end.click(stop, queue=False, cancels=[job], **hidden)
 
         def select(event: gr.SelectData) -> dict[str, Any]:
-            return worker.settings(event.index)
+            return worker.images.get(event.value["image"]["orig_name"], {})
 
         gallery.select(select, outputs=settings, queue=False, show_progress="hidden", **hidden)
         again.click(reuse, inputs=settings, outputs=form, queue=False, show_progress="hidden", **hidden)

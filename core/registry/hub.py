@@ -14,24 +14,27 @@ import dataclasses
 import fnmatch
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from commonart.core.errors import CommonArtError
 from commonart.core.registry.catalogue import SUBFOLDERS, Model, prompt_for
-from commonart.core.registry.lookup import component_dir, model_class, read_json
+from commonart.core.registry.lookup import component_dir, model_class, read_json, require_plain_json
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 # Where a repository holds the same weights several times, the first of these that is there is taken.
-_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
+_WEIGHTS = ("open_clip_model", "model", "diffusion_pytorch_model")
+_VARIANTS = ("", ".fp16", ".bf16")  # and the first of these; others than the first are loaded as a `variant`
+_INDEX = ".safetensors.index.json"
 _PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
-INDEX = ".safetensors.index.json"
 PIPELINE = "pipeline"  # a role of its own: all components of a diffusers pipeline of another class than ours
 NANO_HINT = "`--model nano` is part of this package and needs no download"
 
@@ -63,6 +66,8 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
                 f"{folder} holds no *.safetensors.",
                 "Save the model with save_pretrained, or give its hub id with --allow-pickle to have it converted.",
             )
+        if model.role != "transformer":  # which is read here, by `lookup.read_json`
+            require_plain_json(folder)
         # In a pipeline the tokenizer lies beside the text encoder: other tokens are other states.
         tokenizer = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
         return ResolvedModel(folder, content_hash(folder, *filter(Path.is_dir, tokenizer)), model.name, model)
@@ -112,14 +117,20 @@ def _folders(files: Iterable[str]) -> list[str]:
 def _of_folder(files: Iterable[str], folder: str) -> list[str]:
     names = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
     small = [f for f in names if _is_small(f)]
-    weights = [f for f in names if f.endswith(".safetensors")]
-    # Of `model.safetensors.index.json`: an index of another precision names that before its ending.
-    stems = tuple(f.removesuffix(INDEX) for f in small if f.endswith(INDEX))
-    if stems:
-        weights = [f for f in weights if f.startswith(tuple(s + "-" for s in stems))]
-    else:
-        weights = [next((f for f in _WEIGHTS if f in weights), *weights[:1])] if weights else []
-    return [folder + f for f in small + weights]
+    return [folder + f for f in small + _weights({f for f in names if f.endswith((".safetensors", ".json"))})]
+
+
+def _weights(names: set[str]) -> list[str]:
+    """The safetensors of a folder that hold its weights once: in plain files, or else in those of a variant."""
+    indexed = sorted(name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX))
+    for variant, stem in product(_VARIANTS, (*_WEIGHTS, *indexed)):
+        if f"{stem}.safetensors.index{variant}.json" in names:
+            shards = re.compile(re.escape(stem + variant) + r"-\d+-of-\d+\.safetensors|" + re.escape(stem)
+                                + r"-\d+-of-\d+" + re.escape(variant) + r"\.safetensors")  # fmt: skip
+            return sorted(filter(shards.fullmatch, names))
+        if f"{stem}{variant}.safetensors" in names:
+            return [f"{stem}{variant}.safetensors"]
+    return sorted(f for f in names if f.endswith(".safetensors"))[:1]
 
 
 def _is_small(name: str) -> bool:

@@ -213,7 +213,7 @@ def test_a_disk_that_fills_up_is_named_with_its_file(tmp_path: Path, out: str, n
     command = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *fetch, *["--list"][: out.endswith(".jsonl")]]
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 1 and b"Traceback" not in done.stderr
-    assert done.stderr.decode().startswith(f"Error: {name}: it grew larger than files may be here.")
+    assert done.stderr.decode().startswith(f"Error: {name}: the file is larger than allowed here.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

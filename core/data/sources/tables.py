@@ -100,13 +100,14 @@ def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[
     """
     csv.field_size_limit(MAX_CELL)
     lines, columns, number = _Lines(file), list[str](), 0
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     held: Row | Problem | None = None  # the row before this one
     held_is_quoted = False
     while True:
         lines.taken = []
         problem: Problem | None = None
         try:
-            cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
+            cells = next(reader)
         except StopIteration:
             break
         except csv.Error:
@@ -114,25 +115,26 @@ def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[
             problem = _AMBIGUOUS if len(lines.taken) > 1 else None
             lines.put_back()
             cells = lines.taken[0].rstrip("\r\n").split(delimiter)
+        is_quoted = '"' in lines.taken[0]
         if not columns:
             columns = _checked_columns(cells, name)
             continue
         if not any(cells):
             continue
-        text = "".join(lines.taken)
-        is_quoted = '"' in text
         if problem is None and len(cells) != len(columns):
             detail = f"it has {len(cells)} cells, and the table has {len(columns)} columns"
             problem = Problem("shifted_row", detail)
         elif problem is None and len(lines.taken) > 1 and _may_be_several_rows(cells, delimiter):
             problem = _AMBIGUOUS
-        if held_is_quoted and (problem or (is_quoted and _breaks_rules(cells, text))):
+        if held_is_quoted and (problem or (is_quoted and _breaks_rules(cells, "".join(lines.taken)))):
             held = _AMBIGUOUS
-        for _ in lines.taken if problem else lines.taken[:1]:
-            if held is not None:
-                number += 1
-                yield number, held
-            held = problem or dict(zip(columns, cells, strict=True))
+        if held is not None:
+            number += 1
+            yield number, held
+        held = problem or dict(zip(columns, cells, strict=True))
+        for _ in lines.taken[1:] if problem else ():
+            number += 1
+            yield number, held
         held_is_quoted = is_quoted
     if held is not None:
         yield number + 1, held
