@@ -6,7 +6,7 @@ The scripts are static: Tab starts no Python. A test keeps them the same as the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,43 +16,37 @@ from commonart.core import recipes
 from commonart.core.registry import catalogue, lookup
 from commonart.core.settings import QUANTIZERS
 
-POLICIES = ("strict", "paper")
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
-VALUES: dict[tuple[str, str], Callable[[], tuple[str, ...] | list[str]]] = {
-    ("license-filter", "--policy"): lambda: POLICIES,
-    ("caption", "--model"): lambda: lookup.model_names("caption"),
-    ("translate", "--model"): lambda: lookup.model_names("translate"),
-    ("translate", "--to"): lambda: ("ja", "en"),
-    ("encode-text", "--model"): lambda: lookup.model_names("text-encoder"),
-    ("encode-text", "--store"): lambda: ("bf16", "fp16", "int8"),
-    ("encode-text", "--quantize"): lambda: QUANTIZERS,
-    ("encode-image", "--model"): lambda: lookup.model_names("autoencoder"),
-    ("encode-image", "--store"): lambda: ("fp16", "bf16", "fp32"),
-    ("shard", "--format"): lambda: ("auto", "jpg", "png", "webp"),
-    ("train", "--stage"): lambda: recipes.STAGES,
-    ("train", "--quantize"): lambda: QUANTIZERS,
-    ("sample", "--model"): lambda: lookup.model_names("transformer"),
-    ("sample", "--sampler"): lambda: ("dpm++", "ddim"),
-    ("sample", "--quantize"): lambda: (*QUANTIZERS, "none"),
-    ("sample", "--format"): lambda: ("png", "jpg", "webp"),
-    ("sample", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
-    ("sample", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
-    ("serve", "--model"): lambda: lookup.model_names("transformer"),
-    ("serve", "--quantize"): lambda: (*QUANTIZERS, "none"),
-    ("serve", "--format"): lambda: ("png", "jpg", "webp"),
-    ("serve", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
-    ("serve", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
-    ("export", "MODEL"): lambda: lookup.model_names("transformer"),
-    ("export", "--text-encoder"): lambda: lookup.model_names("text-encoder"),
-    ("export", "--autoencoder"): lambda: lookup.model_names("autoencoder"),
-    ("eval", "--model"): lambda: lookup.model_names("transformer"),
-    ("mia", "--model"): lambda: lookup.model_names("transformer"),
-    ("models", "ROLE"): lambda: catalogue.ROLES,
-    ("", "--device"): lambda: DEVICES,
-    ("", "--precision"): lambda: PRECISIONS,
+VALUES: dict[tuple[str, str], Sequence[str]] = {
+    ("license-filter", "--policy"): ("strict", "paper"),
+    ("caption", "--model"): lookup.model_names("caption"),
+    ("translate", "--model"): lookup.model_names("translate"),
+    ("translate", "--to"): ("ja", "en"),
+    ("encode-text", "--model"): lookup.model_names("text-encoder"),
+    ("encode-text", "--store"): ("bf16", "fp16", "int8"),
+    ("encode-image", "--model"): lookup.model_names("autoencoder"),
+    ("encode-image", "--store"): ("fp16", "bf16", "fp32"),
+    ("shard", "--format"): ("auto", "jpg", "png", "webp"),
+    ("shard", "--resample"): ("lanczos", "area"),
+    ("train", "--stage"): recipes.STAGES,
+    ("train", "--track"): ("wandb", "trackio"),
+    ("sample", "--sampler"): ("dpm++", "ddim"),
+    ("sample", "--quantize"): (*QUANTIZERS, "none"),
+    ("serve", "--quantize"): (*QUANTIZERS, "none"),
+    ("eval", "--fid"): ("clean", "legacy_pytorch"),
+    ("eval", "--clip-mode"): ("paper", "hessel"),
+    ("eval", "--split"): ("train", "heldout"),
+    ("models", "ROLE"): catalogue.ROLES,
+    ("", "--model"): lookup.model_names("transformer"),
+    ("", "--text-encoder"): lookup.model_names("text-encoder"),
+    ("", "--autoencoder"): lookup.model_names("autoencoder"),
+    ("", "--clip"): lookup.model_names("clip"),
+    ("", "--clip-ja"): lookup.model_names("clip"),
+    ("", "--judge"): lookup.model_names("clip"),
+    ("", "--quantize"): QUANTIZERS,
+    ("", "--format"): ("png", "jpg", "webp"),
+    ("", "--device"): ("auto", "cpu", "cuda", "mps"),
+    ("", "--precision"): ("auto", "bf16", "fp16", "fp32"),
 }
 
 
@@ -96,9 +90,9 @@ def _commands(root: Any) -> Iterator[Command]:
             if parameter.param_type_name == "option" and "--help" not in parameter.opts:
                 spellings = (*parameter.opts, *parameter.secondary_opts)
                 known = [VALUES[key] for s in spellings for key in ((name, s), ("", s)) if key in VALUES]
-                values = tuple(known[0]()) if known else ()
+                values = tuple(known[0]) if known else ()
                 options.append(Option(spellings, not parameter.is_flag, values, _line(parameter.help)))
-        words = tuple(getattr(command, "commands", ())) or tuple(VALUES.get((name, "ROLE"), tuple)())
+        words = tuple(getattr(command, "commands", ())) or tuple(VALUES.get((name, "ROLE"), ()))
         yield Command(name, _line(command.help), tuple(options), words)
 
 

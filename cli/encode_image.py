@@ -17,7 +17,7 @@ def encode_image(
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Autoencoder (see commonart models).")] = "sdxl-vae",
     store: Annotated[str, typer.Option(help="Stored precision: fp16, bf16 or fp32.")] = "fp16",
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
+    batch: options.Batch = 16,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     accept_terms: options.AcceptTerms = None,

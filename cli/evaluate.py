@@ -21,7 +21,8 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model that makes the images to score, in place of GENERATED.")
+        str | None,
+        typer.Option(metavar="NAME", help="Model that generates the images to score, in place of GENERATED."),
     ] = None,
     langs: Annotated[str, typer.Option(metavar="LANG[,LANG]", help="Languages of the prompts.")] = "en,ja",
     n: Annotated[int | None, typer.Option("-n", min=2, help="Maximum number of images per language.")] = None,
@@ -42,7 +43,7 @@ def evaluate(
     ] = 0,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
+    batch: options.Batch = 16,
     pictures: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +67,7 @@ def evaluate(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score images, or a model that makes them first.
+    """Score images, or a model that generates them first.
 
     Every score is reported with its mode, resolution, split, seed and number of images.
 
@@ -76,14 +77,15 @@ def evaluate(
     commonart eval pictures/ shards/ --split heldout
     """
     if model is not None and reference is None:
-        generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is what to draw from
+        generated, reference = None, generated  # `eval --model M SOURCE`: the one argument is the reference
     from commonart.core.data.drops import Summary
     from commonart.stages import evaluate as stage
 
     started = time.monotonic()
-    result = stage.evaluate(
+    result = stage.run(
         generated,
         reference,
+        out,
         model=model,
         langs=options.split_names(langs),
         n=n,
@@ -98,7 +100,6 @@ def evaluate(
         guidance=guidance,
         batch=batch,
         pictures=pictures,
-        out=out,
         overwrite=overwrite,
         device=device,
         precision=precision,
@@ -109,6 +110,6 @@ def evaluate(
         quiet=quiet,
     )
     print(stage.table(result))
-    judged = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
-    done = Summary("eval", read=judged, written=judged, seconds=time.monotonic() - started)
-    options.finish(done, quiet)
+    images = sum({(score["lang"], score.get("set")): score["n"] for score in result["scores"]}.values())
+    summary = Summary("eval", images, images, seconds=time.monotonic() - started)
+    options.finish(summary, quiet)

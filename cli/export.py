@@ -11,14 +11,12 @@ from commonart.cli import options
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a model's name or folder, or a .safetensors.")
+        str, typer.Argument(metavar="MODEL", help="Run, checkpoint, name of the registry, folder or .safetensors file.")
     ],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="New folder to write to.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="New folder for the model.")],
     text_encoder: Annotated[str, typer.Option(metavar="NAME", help="Text encoder to add to a bare transformer.")] = "",
     autoencoder: Annotated[str, typer.Option(metavar="NAME", help="Autoencoder to add to a bare transformer.")] = "",
-    precision: Annotated[
-        str, typer.Option(help="Precision of the weights: bf16, fp16, fp32, or auto for the stored one.")
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision: bf16, fp16, fp32, or auto for the stored one.")] = "auto",
     heads: Annotated[int, typer.Option(min=1, help="Attention heads of a .safetensors file's transformer.")] = 16,
     accept_terms: options.AcceptTerms = None,
     quiet: options.Quiet = False,

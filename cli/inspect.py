@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 
-def inspect(file: Annotated[str, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP image.")]) -> None:
+def inspect(file: Annotated[str, typer.Argument(metavar="FILE", help="PNG, JPEG or WebP file.")]) -> None:
     """Print what an image's marks say.
 
     Whether a model made it, its settings, and who signed it.

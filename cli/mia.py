@@ -32,7 +32,7 @@ def mia(
     resamples: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap intervals.")] = 1000,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
+    batch: options.Batch = 16,
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="FILE", help="File for the results and their intervals.")
     ] = "mia.json",
@@ -56,15 +56,15 @@ def mia(
     \b
     commonart mia runs/512 --data shards/ -o mia.json --figure figure2.png
     """
-    from collections import Counter
-
     from commonart.core.data.drops import Summary
     from commonart.stages import mia as stage
 
     started = time.monotonic()
-    result = stage.mia(
+    result = stage.run(
         model,
         data,
+        out,
+        figure=figure,
         n=n,
         lang=lang,
         attacks=options.split_names(attacks),
@@ -77,8 +77,6 @@ def mia(
         seed=seed,
         resamples=resamples,
         batch=batch,
-        out=out,
-        figure=figure,
         overwrite=overwrite,
         device=device,
         precision=precision,
@@ -88,7 +86,8 @@ def mia(
         quiet=quiet,
     )
     print(stage.table(result))
-    attacked, twice = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
-    done = Summary("mia", read=attacked + twice, written=attacked, seconds=time.monotonic() - started)
-    done.dropped = Counter({"heldout_is_member": twice} if twice else {})
-    options.finish(done, quiet)
+    attacked, duplicates = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
+    summary = Summary("mia", attacked + duplicates, attacked, seconds=time.monotonic() - started)
+    if duplicates:
+        summary.dropped["heldout_is_member"] = duplicates
+    options.finish(summary, quiet)

@@ -28,7 +28,7 @@ def build(
 ) -> None:
     """Train all six nano models on generated scenes.
 
-    About two hours on two cores.
+    About four hours; it uses one core.
 
     \b
     commonart nano build -o weights/
@@ -38,8 +38,8 @@ def build(
 
     from commonart.stages import nano as stage
 
-    done = stage.build(out, only=options.split_names(only), seed=seed, quiet=quiet)
-    print(orjson.dumps(done, option=orjson.OPT_INDENT_2).decode())
+    summary = stage.build(out, only=options.split_names(only), seed=seed, quiet=quiet)
+    print(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode())
 
 
 @nano.command()
@@ -60,5 +60,5 @@ def measure(
 
     from commonart.stages import nano as stage
 
-    found = stage.measure(folder, n=n, only=options.split_names(only), seed=seed)
-    print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    table = stage.measure(folder, n=n, only=options.split_names(only), seed=seed)
+    print(orjson.dumps(table, option=orjson.OPT_INDENT_2).decode())

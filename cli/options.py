@@ -76,21 +76,19 @@ AcceptTerms = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="A refused model whose terms you take responsibility for (repeatable)."),
 ]
-Model = Annotated[
-    str, typer.Option(metavar="NAME", help="A model's name, a run's folder, an exported folder, or a hub id.")
-]
+Model = Annotated[str, typer.Option(metavar="NAME", help="Name of the registry, run, exported folder or hub id.")]
 QuantizeToFit = Annotated[
     str | None,
-    typer.Option(help="Text encoder in quanto-int8, bnb-nf4 or none (default: what fits into memory)."),
+    typer.Option(metavar="METHOD", help="Text encoder: quanto-int8, bnb-nf4 or none (default: what fits in memory)."),
 ]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest prompt; a longer one is cut, with a warning.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per prompt; longer ones are truncated.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the transformer: minutes once, then faster images.")]
-Batch = Annotated[int, typer.Option(min=1, help="Images generated together; it changes no image.")]
-Ending = Annotated[str, typer.Option("--format", help="png, jpg or webp, for images in a folder.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Format = Annotated[str, typer.Option("--format", help="File format of images in a folder: png, jpg or webp.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]
 Unmarked = Annotated[bool, typer.Option("--unmarked", help="No synthetic-media mark in the file.")]
 Sign = Annotated[
-    str | None, typer.Option(metavar="CHAIN,KEY", help="PEM files of a certificate chain and its key, to sign by C2PA.")
+    str | None, typer.Option(metavar="CHAIN,KEY", help="Certificate chain and key (PEM files) for a C2PA signature.")
 ]
 
 

@@ -28,4 +28,4 @@ def quickstart(
     """
     from commonart.stages import quickstart as stage
 
-    stage.quickstart(context.obj, out=out, scenes=scenes, seconds=seconds, seed=seed)
+    stage.run(context.obj, out, scenes=scenes, seconds=seconds, seed=seed)

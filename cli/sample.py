@@ -16,11 +16,11 @@ from commonart.cli import options
 def sample(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, or - for stdin.")] = None,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="OUT", help="An image's file, or a folder for many.")
+        str | None, typer.Option("-o", "--out", metavar="OUT", help="File for one image, or folder for many.")
     ] = None,
     model: options.Model = "commonart-beta",
     file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="More prompts: a text file, one per line, or a .jsonl.")
+        str | None, typer.Option(metavar="FILE", help="File of prompts: text, one per line, or a .jsonl of records.")
     ] = None,
     lang: Annotated[
         str | None, typer.Option(help="Which caption language to use as the prompt (default: the record's first).")
@@ -28,9 +28,9 @@ def sample(
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="Negative prompt.")] = "",
-    sampler: Annotated[str, typer.Option(help="dpm++ (second order) or ddim.")] = "dpm++",
+    sampler: Annotated[str, typer.Option(help="Sampler: dpm++ (second order) or ddim.")] = "dpm++",
     interval: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Noise levels to guide at; an unguided step costs half.")
+        str, typer.Option(metavar="LOW,HIGH", help="Noise levels at which to guide; other steps cost half.")
     ] = "0,1",
     rescale: Annotated[
         float,
@@ -47,14 +47,16 @@ def sample(
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="512, or 640x384 (default: the model's own).")
+        str | None, typer.Option(metavar="PIXELS", help="Image size: 512, or 640x384 (default: the model's own).")
     ] = None,
-    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Aspect ratio in --size's area: 3:2, 9:16.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Images of each prompt.")] = 1,
+    aspect: Annotated[
+        str | None, typer.Option(metavar="W:H", help="Aspect ratio at the area of --size: 3:2, 9:16.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Images per prompt.")] = 1,
     batch: options.Batch = 8,
     grid: Annotated[str | None, typer.Option(metavar="FILE", help="Labelled contact sheet of all images.")] = None,
     columns: Annotated[int | None, typer.Option(min=1, help="Columns of the contact sheet.")] = None,
-    ending: options.Ending = "png",
+    ending: options.Format = "png",
     text_encoder: options.TextEncoder = None,
     autoencoder: options.Autoencoder = None,
     quantize: options.QuantizeToFit = None,
@@ -74,7 +76,7 @@ def sample(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make images from prompts, marked as synthetic.
+    """Generate images from prompts, marked as synthetic.
 
     Each image carries the mark of synthetic media, its prompt, seed and settings.
 

@@ -11,12 +11,13 @@ from commonart.cli import options
 
 def serve(
     address: Annotated[
-        str, typer.Argument(metavar="[HOST:]PORT", help="Where to listen; a port alone is for this machine.")
+        str,
+        typer.Argument(metavar="[HOST:]PORT", help="Address to listen on; a port alone is open to this machine only."),
     ] = "127.0.0.1:8000",
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder of the images.")] = "images",
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the images.")] = "images",
     model: options.Model = "commonart-beta",
     batch: options.Batch = 8,
-    ending: options.Ending = "png",
+    ending: options.Format = "png",
     text_encoder: options.TextEncoder = None,
     autoencoder: options.Autoencoder = None,
     quantize: options.QuantizeToFit = None,
@@ -28,16 +29,15 @@ def serve(
     unmarked: options.Unmarked = False,
     sign: options.Sign = None,
     root_path: Annotated[
-        str, typer.Option(metavar="PATH|URL", help="Public path or address behind a reverse proxy: /art.")
+        str, typer.Option(metavar="PATH|URL", help="Public path or URL behind a reverse proxy, such as /art.")
     ] = "",
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Serve a web page to make images with.
+    """Serve a web page to generate images with.
 
-    In English or Japanese by the browser's language, until Ctrl-C.
-
-    Nothing is requested from elsewhere. Needs the extra `serve`: uv pip install 'commonart[serve]'.
+    It is in English or Japanese by the browser's language, and requests nothing from elsewhere. Ctrl-C ends it.
+    Needs the extra `serve`: uv pip install 'commonart[serve]'.
 
     \b
     commonart serve --model nano

@@ -1,9 +1,10 @@
-"""Write captions: every record that has an image gets one caption from every model asked.
+"""Write captions: every record that has an image gets one caption from each model.
 
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
     commonart caption --model nano raw/ | commonart translate --to ja > captions.jsonl
 
-A model that has already captioned a record is not asked again, so an interrupted command goes on where it stopped.
+A record that already has a model's caption is not captioned by it again, so an interrupted command continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -23,102 +24,111 @@ from commonart.core.errors import CommonArtError, UsageError
 if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
 
-ENOUGH = 768  # pixels on a side: no captioner here looks at more, so JPEGs may be decoded at a fraction of their size
-BATCH = 8
+MIN_SIDE = 768  # pixels; no captioner here sees more, so JPEGs may be decoded at a fraction of their size
 
 
-class Seen(NamedTuple):
-    """A record on its way through a batch: its picture, or why there is none; `todo`: the models still to be asked."""
+class DecodedRecord(NamedTuple):
+    """A record with its image, or with the reason why it has none."""
 
     record: Record
-    todo: tuple[int, ...]
-    image: Image.Image | None
+    pending: tuple[int, ...]  # the models that have not captioned it yet
+    image: Image.Image | None = None
     reason: str = ""
     detail: str = ""
 
 
-def open_models(names: str | Sequence[str], **options: object) -> list[Captioner]:
-    """The captioners of `--model NAME[,NAME]`, found once for a whole run and loaded when first asked.
+def open_models(
+    names: str,
+    *,
+    accept_terms: Sequence[str] = (),
+    allow_pickle: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[Captioner]:
+    """Find the captioners of `--model NAME[,NAME]`; each is loaded on first use.
 
-    Options are those of `open_captioner`.
+    Raises:
+        UsageError: A name is empty, unknown or given twice, or a model's terms are refused.
+        CommonArtError: A model's files cannot be found.
     """
-    from commonart.core.model.captioning.captioners import open_captioner
+    from commonart.core.model.captioning.captioners import Captioner
 
-    wanted = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]
-    if not all(wanted) or not wanted:
+    models = [name.strip() for name in names.split(",")]
+    if not all(models):
         raise UsageError("--model holds an empty name.", "Give NAME or NAME,NAME.")
-    if len(set(wanted)) != len(wanted):
+    if len(set(models)) != len(models):
         raise UsageError("--model names one model twice.", "Name every model once.")
-    return [open_captioner(name, **options) for name in wanted]  # type: ignore[arg-type]
+    return [
+        Captioner.open(name, accept_terms=accept_terms, allow_pickle=allow_pickle, device=device, precision=precision)
+        for name in models
+    ]
 
 
-def caption(
-    records: Iterable[Record], drop: Drop, *, models: Sequence[Captioner], batch: int = BATCH
-) -> Iterator[Record]:
+def caption(records: Iterable[Record], drop: Drop, *, models: Sequence[Captioner], batch: int = 8) -> Iterator[Record]:
     """Add one caption per model to each record, in the order of the records.
-
-    Args:
-        models: from `open_models`.
-        batch: images that a model sees at once; halved by itself where the device's memory runs out.
 
     Failures (counted against --max-failures): no_image, image_unreadable, the reason codes of `decode`, and
     empty_caption where no model wrote anything.
+
+    Args:
+        models: from `open_models`.
+        batch: images that a model sees at once; halved where the device's memory runs out.
+
+    Raises:
+        UsageError: `batch` is below 1.
     """
     if batch < 1:
-        raise UsageError(f"--batch {batch} is no batch.", "Give 1 or more.")
+        raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
     with ThreadPoolExecutor(4, thread_name_prefix="decode") as pool:
         waiting: list[Record] = []
-        todo = 0
+        images = 0
         for record in records:
             waiting.append(record)
-            todo += bool(_todo(record, models))
-            # Records that are finished wait their turn too: the order of the records is kept.
-            if todo == batch or len(waiting) >= 64 * batch:
-                yield from _batch(waiting, drop, models, pool)
-                waiting, todo = [], 0
-        yield from _batch(waiting, drop, models, pool)
+            images += bool(_pending(record, models))
+            # Finished records wait their turn as well, which keeps the order.
+            if images == batch or len(waiting) >= 64 * batch:
+                yield from _caption_batch(waiting, drop, models, pool)
+                waiting, images = [], 0
+        yield from _caption_batch(waiting, drop, models, pool)
 
 
-def _todo(record: Record, models: Sequence[Captioner]) -> tuple[int, ...]:
-    there = {c.get("model") for c in captions(record) if not c.get("translated_from")}
-    return tuple(i for i, model in enumerate(models) if model.name not in there)
+def _pending(record: Record, models: Sequence[Captioner]) -> tuple[int, ...]:
+    done = {c.get("model") for c in captions(record) if not c.get("translated_from")}
+    return tuple(i for i, model in enumerate(models) if model.name not in done)
 
 
-def _look(record: Record, todo: tuple[int, ...]) -> Seen:
-    if not todo:
-        return Seen(record, todo, None)
+def _decode(record: Record, pending: tuple[int, ...]) -> DecodedRecord:
+    if not pending:
+        return DecodedRecord(record, pending)
     if not record.get("image"):
-        return Seen(record, todo, None, "no_image")
+        return DecodedRecord(record, pending, reason="no_image")
     try:
-        return Seen(record, todo, decode(read_bytes(record["image"]), at_least=ENOUGH))
+        return DecodedRecord(record, pending, decode(read_bytes(record["image"]), at_least=MIN_SIDE))
     except DecodeError as error:
-        return Seen(record, todo, None, error.reason, error.detail)
+        return DecodedRecord(record, pending, reason=error.reason, detail=error.detail)
     except CommonArtError as error:
-        return Seen(record, todo, None, "image_unreadable", error.what)
+        return DecodedRecord(record, pending, reason="image_unreadable", detail=error.what)
 
 
-def _batch(
+def _caption_batch(
     records: Sequence[Record], drop: Drop, models: Sequence[Captioner], pool: ThreadPoolExecutor
 ) -> Iterator[Record]:
-    seen = list(pool.map(_look, records, (_todo(r, models) for r in records)))
-    written: set[int] = set()
+    decoded = list(pool.map(_decode, records, (_pending(record, models) for record in records)))
+    captioned: set[int] = set()
     for i, model in enumerate(models):
-        ask = [(n, s) for n, s in enumerate(seen) if i in s.todo and s.image is not None]
-        texts = model.caption([s.image for _, s in ask if s.image is not None])
-        for (n, s), text in zip(ask, texts, strict=True):
+        inputs = [(n, d.record, d.image) for n, d in enumerate(decoded) if i in d.pending and d.image is not None]
+        texts = model.caption([image for _, _, image in inputs])
+        for (n, record, _), text in zip(inputs, texts, strict=True):
             if text:
-                written.add(n)
-                _add(s.record, text, model)
-    for n, s in enumerate(seen):
-        if s.reason:
-            drop.failure(s.record, s.reason, s.detail)
-        elif s.todo and n not in written and len(s.todo) == len(models):
-            drop.failure(s.record, "empty_caption")
+                captioned.add(n)
+                add_caption(
+                    record, text, lang=model.lang, model=model.name, revision=model.revision,
+                    license=model.license, terms_accepted=model.accepted,
+                )  # fmt: skip
+    for n, d in enumerate(decoded):
+        if d.reason:
+            drop.failure(d.record, d.reason, d.detail)
+        elif d.pending and n not in captioned and len(d.pending) == len(models):
+            drop.failure(d.record, "empty_caption")
         else:
-            yield s.record
-
-
-def _add(record: Record, text: str, model: Captioner) -> None:
-    add_caption(record, text, lang=model.lang, model=model.name, revision=model.revision, license=model.license)
-    if model.accepted:
-        record["captions"][-1]["terms_accepted"] = True  # refused by the registry; the user answers for it
+            yield d.record

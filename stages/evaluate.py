@@ -1,11 +1,11 @@
-"""Scores of pictures, or of a model that draws them first.
+"""Scores of images, or of a model that generates them first.
 
     commonart eval pictures/ shards/ --split heldout
     commonart eval --model runs/nano shards/ -n 200 --scenes 100
 
-The first compares two sets of pictures, the second draws the captions of its SOURCE in each language. FD-nano-clip
-and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32` are the
-paper's metrics. Beside every score stand mode, resolution, split, seed and n, without which it means nothing.
+The first compares two sets of images; the second generates images from the captions of its SOURCE in each language.
+FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32`
+are the paper's metrics. Every score is recorded with the mode, resolution, split, seed and n that it depends on.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
+from commonart.core.data.record import captions
+from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.generation.prompts import lang_of, text_of
-from commonart.core.log import progress
+from commonart.core.generation.prompts import text_of
 from commonart.core.metrics import image_set, paper_table
 from commonart.core.metrics import scores as scoring
-from commonart.core.metrics.image_set import Item
-from commonart.core.metrics.scores import SMALLEST, Group
+from commonart.core.metrics.image_set import ImageRef
+from commonart.core.metrics.scores import MIN_IMAGES, ImageGroup
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from commonart.core.generation.generator import ImageGenerator
+    from commonart.core.generation.request import GenerationConfig
+    from commonart.core.generation.session import Session
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
 
 
-def evaluate(
+def run(
     generated: str | None = None,
     reference: str | None = None,
+    out: str | None = "eval.json",
     *,
     model: str | None = None,
     langs: Sequence[str] = LANGS,
@@ -49,10 +52,8 @@ def evaluate(
     scenes: int = 0,
     steps: int = 20,
     guidance: float = 4.5,
-    size: int | None = None,
     batch: int = 16,
     pictures: str | None = None,
-    out: str | None = "eval.json",
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -62,58 +63,48 @@ def evaluate(
     trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measure, write `out`, and return what it holds: {"schema", "model", "settings", "scores": [...]}.
+    """Measure, write `out`, and return its content: {"schema", "model", "settings", "scores": [...]}.
 
     Args:
-        generated: pictures that were drawn, as `core.metrics.image_set.collect` takes them; their prompts come from
-            the records or from the pictures' own marks. Not with `model`.
-        reference: real pictures; with `model`, records whose captions in each of `langs` are drawn.
-        model: anything that `sample` takes.
-        langs: of the captions that are drawn, and of the scenes' prompts.
-        n: at most so many pictures per language, drawn by `seed`.
+        generated: images as `core.metrics.image_set.collect` takes them; their prompts come from the records or from the
+            images' own metadata. Not with `model`.
+        reference: real images; with `model`, records whose captions in each of `langs` are the prompts.
+        out: file of the result; None writes none.
+        model: as `sample` takes it.
+        langs: languages of the captions and of the scenes' prompts.
+        n: the most images per language, chosen by `seed`.
         split: of the reference: "train" or "heldout".
-        fid: "clean" or "legacy_pytorch" measures FID as well.
-        clip, clip_ja: judges of English and of Japanese prompts, as `scoring.load_judges` takes them.
-        clip_mode: "paper" or "hessel", as `core.metrics.clip_score` says.
-        scenes: with `model`: so many prompts of scenes that no training has seen, and of colour-shape pairs that no
-            training has seen, in each language, judged by what the pixels show.
-        steps, guidance, size, batch: of the drawing, as `sample` takes them.
-        pictures: keep what was drawn in this folder; a second call goes on from there.
-        out: where the result is written; None writes none.
+        fid: "clean" or "legacy_pytorch" measures FID, too.
+        clip, clip_ja: dual encoders for English and for Japanese prompts, as `scoring.load_encoders` takes them.
+        clip_mode: "paper" or "hessel", as in `core.metrics.clip_score`.
+        scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
+            language, scored by what the pixels show.
+        steps, guidance, batch: of the generation, as `sample` takes them.
+        pictures: folder that keeps the generated images; a second call continues from there.
 
     Raises:
-        UsageError: flags that contradict each other, or `out` exists.
-        CommonArtError: pictures, models or weights that cannot be had.
+        UsageError: Options that contradict each other, or `out` exists.
+        CommonArtError: Images, models or weights that cannot be found, or nothing that can be scored.
     """
-    _check(generated, reference, model, langs, n, scenes, clip_mode, fid, out, overwrite)
-    said: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
+    _check(generated, reference, model, langs, n, scenes, batch, seed, clip_mode, fid, out, overwrite)
+    settings: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
         if model is not None:
-            from commonart.core.generation.generator import open_generator
-            from commonart.core.generation.request import ModelSpec
+            from commonart.core.generation.request import GenerationConfig, ModelSpec
+            from commonart.core.generation.session import Session
 
-            engine = open_generator(
+            session = Session.open(
                 ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
             )
-            parts = engine.components
-            side = size or engine.size
-            if side < 1 or side % engine.multiple:
-                raise UsageError(
-                    f"--size {side}: this model draws sides that are multiples of {engine.multiple}.",
-                    f"Its own size is {engine.size}.",
-                )
-            shared = {
-                "model": parts.name, "revision": parts.revision, "fingerprint": parts.fingerprint,
-                "objective": parts.objective, "steps": steps, "guidance": guidance, "negative": "", "width": side, "height": side,
-            }  # fmt: skip
-            said |= shared
-            wanted = _wanted(reference, langs, n, split, seed, scenes)
-            groups = _draw(engine, wanted, shared, seed, batch, Path(pictures) if pictures else work, quiet)
-            del engine
+            config = GenerationConfig(steps=steps, guidance=guidance)
+            settings |= session.settings(config)
+            groups = _prompts(reference, langs, n, split, seed, scenes)
+            _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
+            del session
         else:
-            groups = _given(str(generated), reference, n, split, seed)
-        judges = scoring.load_judges(
+            groups = _collect(str(generated), reference, n, split, seed)
+        encoders = scoring.load_encoders(
             [group.lang for group in groups], clip, clip_ja,
             device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
         )  # fmt: skip
@@ -124,114 +115,119 @@ def evaluate(
                 common["set"] = group.kind
             if group.reference:
                 common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
-            scores += scoring.by_judge(group, judges[group.lang], clip_mode, common)
+            scores += scoring.by_clip(group, encoders[group.lang], clip_mode, common)
             if fid is not None and group.reference:
                 scores.append(scoring.by_inception(group, fid, device, work, common))
             scores += scoring.by_scenes(group, common)
-    result = {"schema": 1, "model": said.get("model", generated), "settings": said, "scores": scores}
+    result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
     if out is not None:
         write_json(out, result)
     return result
 
 
 def table(result: dict[str, Any]) -> str:
-    """What the command prints: our scores, and the paper's table with our row where they are its metrics."""
+    """Return what the command prints: our scores, and the paper's table with our row where it has its metrics."""
     lines = []
     for score in result["scores"]:
-        where = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
+        group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
         if score["metric"] == "scenes":
-            facts = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
-            lines.append(f"{'prompt following':<18} {where:<24} {facts}  (n {score['n']:,})")
+            shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
+            lines.append(f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})")
         else:
-            between = f" [{score['low']:.2f}, {score['high']:.2f}]" if "low" in score else ""
-            aside = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
+            interval = f" [{score['low']:.2f}, {score['high']:.2f}]" if "low" in score else ""
+            reference = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
             name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
-            lines.append(f"{name:<18} {where:<24} {score['value']:.2f}{between}  (n {score['n']:,}{aside})")
-    known = paper_table.table(str(result["model"]), result["scores"])
-    return "\n".join(lines) + (f"\n\n{known}" if known else "")
+            lines.append(f"{name:<18} {group:<24} {score['value']:.2f}{interval}  (n {score['n']:,}{reference})")
+    papers = paper_table.table(str(result["model"]), result["scores"])
+    return "\n".join(lines) + (f"\n\n{papers}" if papers else "")
 
 
 def _check(
     generated: str | None, reference: str | None, model: str | None, langs: Sequence[str], n: int | None,
-    scenes: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
+    scenes: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    if (generated is None) == (model is None):
-        raise UsageError(
-            "name either pictures that were drawn or --model."
-            if model is None
-            else "pictures and --model exclude each other.",
-            "commonart eval pictures/ reference/, or commonart eval --model nano shards/.",
-        )
+    from commonart.core.metrics.clip_score import convention_of
+    from commonart.core.metrics.fid import check_mode
+
+    example = "commonart eval pictures/ reference/, or commonart eval --model nano shards/."
+    if generated is None and model is None:
+        raise UsageError("There is nothing to score: name images, or --model.", example)
+    if generated is not None and model is not None:
+        raise UsageError("Images and --model exclude each other.", example)
     if model is not None and reference is None and not scenes:
-        raise UsageError("--model has nothing to draw.", "Name records with captions, or say --scenes 100.")
+        raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
     if scenes and model is None:
-        raise UsageError("--scenes needs a model that draws them.", "Say --model NAME.")
-    if scenes < 0 or (n is not None and n < SMALLEST):
-        raise UsageError(f"-n {n} --scenes {scenes} is not possible.", f"-n counts from {SMALLEST}, --scenes from 0.")
+        raise UsageError("--scenes needs a model to generate them.", "Pass --model NAME.")
+    for flag, value, least in (
+        ("-n", n, MIN_IMAGES),
+        ("--scenes", scenes, 0),
+        ("--batch", batch, 1),
+        ("--seed", seed, 0),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
     for lang in langs:
         if lang not in LANGS:
-            raise UsageError(f"--lang {lang} cannot be judged.", f"Choose among {', '.join(LANGS)}.")
+            raise UsageError(f"--langs {lang} cannot be scored.", f"Choose among {', '.join(LANGS)}.")
     if fid is not None and reference is None:
-        raise UsageError(f"--fid {fid} needs real pictures to compare with.", "Name a reference.")
+        raise UsageError(f"--fid {fid} needs real images to compare with.", "Name a reference.")
     if out is not None and Path(out).exists() and not overwrite:
-        raise UsageError(f"-o {out}: this file is there already.", "Choose another name, or say --overwrite.")
-    from commonart.core.metrics.clip_score import convention_of
-    from commonart.core.metrics.fid import MODES
-
+        raise UsageError(f"-o {out} already exists.", "Choose another name, or pass --overwrite to replace it.")
     convention_of(clip_mode)
-    if fid is not None and fid not in MODES:
-        raise UsageError(f"--fid {fid}: there is no such mode.", f"Choose one of {', '.join(MODES)}.")
+    if fid is not None:
+        check_mode(fid)
 
 
-def _given(generated: str, reference: str | None, n: int | None, split: str | None, seed: int) -> list[Group]:
-    """Pictures that were drawn before, by the language of their prompts; "" for those that say none."""
-    items = image_set.collect(generated, limit=n, seed=seed)
+def _collect(generated: str, reference: str | None, n: int | None, split: str | None, seed: int) -> list[ImageGroup]:
+    """Return existing images by the language of their prompts, "" for those without a prompt."""
     real = image_set.collect(reference, split=split, limit=n, seed=seed) if reference else []
-    groups: dict[str, Group] = {}
-    for item in items:
+    groups: dict[str, ImageGroup] = {}
+    for item in image_set.collect(generated, limit=n, seed=seed):
         prompt = text_of(item.record)
         if not item.record:
             prompt = str((metadata.read(item.pointer).settings or {}).get("prompt", ""))
-        lang = lang_of(prompt) if prompt else ""
-        group = groups.setdefault(lang, Group(lang, [], [], real))
+        lang = language_of(prompt) if prompt else ""
+        group = groups.setdefault(lang, ImageGroup(lang, [], [], real))
         group.items.append(item)
         group.prompts.append(prompt)
         group.scenes.append(_scene(item))
+    if not real and groups.keys() == {""} and not any(groups[""].scenes):
+        raise CommonArtError(
+            f"{generated}: the images carry no prompts, and there is no reference to compare them with.",
+            "Name real images as REFERENCE, or score images that keep their prompts, as commonart sample writes them.",
+        )
     return [groups[lang] for lang in sorted(groups)]
 
 
-def _wanted(
+def _prompts(
     reference: str | None, langs: Sequence[str], n: int | None, split: str | None, seed: int, scenes: int
-) -> list[Group]:
-    """What a model is asked to draw: `items` are still empty."""
+) -> list[ImageGroup]:
+    """Return the prompts to generate images from: groups whose `items` are still empty."""
     groups = []
     real = image_set.collect(reference, split=split, seed=seed) if reference else []
     for lang in langs:
-        chosen = [(item, text) for item in real if (text := _caption(item, lang))][:n]
-        if chosen:
-            items = [item for item, _ in chosen]
-            prompts, facts = [text for _, text in chosen], [_scene(item) for item in items]
-            groups.append(Group(lang, [], prompts, items, facts, paired=True))
+        pairs = [(item, found[0]["text"]) for item in real if (found := captions(item.record, lang))][:n]
+        if pairs:
+            items = [item for item, _ in pairs]
+            facts = [_scene(item) for item in items]
+            groups.append(ImageGroup(lang, [], [text for _, text in pairs], items, facts, paired=True))
     if reference and not groups:
         raise CommonArtError(
-            f"{reference} has no captions in {' or '.join(langs)}.", "Caption it first: commonart caption, translate."
+            f"{reference} has no captions in {' or '.join(langs)}.",
+            "Add some with commonart caption and commonart translate.",
         )
     if scenes:
         from commonart.core.nano.grammar import eval_prompts
 
         for heldout, kind in ((False, "unseen"), (True, "held-out pairs")):
             for lang in langs:
-                pairs = eval_prompts(scenes, lang, seed, heldout)
-                facts = [scene for scene, _ in pairs]
-                groups.append(Group(lang, [], [text for _, text in pairs], scenes=facts, kind=kind))
+                prompts = eval_prompts(scenes, lang, seed, heldout)
+                facts = [scene for scene, _ in prompts]
+                groups.append(ImageGroup(lang, [], [text for _, text in prompts], scenes=facts, kind=kind))
     return groups
 
 
-def _caption(item: Item, lang: str) -> str:
-    return next((c["text"] for c in item.record.get("captions") or [] if c.get("lang") == lang), "")
-
-
-def _scene(item: Item) -> Scene | None:
+def _scene(item: ImageRef) -> Scene | None:
     if not isinstance(item.record.get("scene"), dict):
         return None
     from commonart.core.nano.scenes import scene_from_json
@@ -239,40 +235,30 @@ def _scene(item: Item) -> Scene | None:
     return scene_from_json(item.record["scene"])
 
 
-def _draw(
-    engine: ImageGenerator,
-    groups: list[Group],
-    shared: dict[str, Any],
+def _generate(
+    session: Session,
+    config: GenerationConfig,
+    groups: Sequence[ImageGroup],
     seed: int,
     batch: int,
     folder: Path,
     quiet: bool,
-) -> list[Group]:
-    """Draw every prompt that `folder` does not hold yet, each from a seed of its own, and fill the groups."""
-    from commonart.core.generation.request import GenerationConfig, ImageRequest
+) -> None:
+    """Fill the groups with images in `folder`, generating those that it does not hold with the very same settings."""
+    from commonart.core.generation.outputs import PlannedImage
+    from commonart.core.generation.prompts import Prompt
 
-    todo: list[tuple[Path, dict[str, Any]]] = []
+    shared = session.settings(config)
+    images = []
     for group in groups:
-        where = folder / "-".join(filter(None, (group.kind.replace(" ", "-"), group.lang)))
-        try:
-            where.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise CommonArtError(
-                f"{where}: cannot be made ({problem.strerror}).", "Choose another folder."
-            ) from problem
+        subfolder = folder / "-".join(filter(None, (group.kind.replace(" ", "-"), group.lang)))
         for number, prompt in enumerate(group.prompts):
             name = group.reference[number].name if group.paired else f"{number:05d}"
             settings = {"prompt": prompt, "seed": image_set.seed_for(seed, f"{group.lang}/{name}"), **shared}
-            path = where / f"{name}.png"
-            group.items.append(Item(str(path), {}))
-            if not path.exists() or metadata.read(path).settings != settings:
-                todo.append((path, settings))
-    jobs = [ImageRequest(settings["prompt"], settings["seed"]) for _, settings in todo]
-    config = GenerationConfig(
-        steps=shared["steps"], guidance=shared["guidance"], size=(shared["width"], shared["height"])
-    )
-    with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        drawn = engine.generate(jobs, config, batch=batch, on_batch=tick)
-        for (path, settings), image in zip(todo, drawn, strict=True):
-            metadata.save(image, path, settings=settings, overwrite=True)
-    return groups
+            path = subfolder / f"{name}.png"
+            if path.exists() and metadata.settings_of(path) not in (None, settings):
+                path.unlink()  # generated with other settings, or by a model that has been trained anew since
+            images.append(PlannedImage(Prompt(prompt, {}), settings, path))
+            group.items.append(ImageRef(str(path), {}))
+    for _ in session.generate(images, config, batch=batch, reopen=False, quiet=quiet):
+        pass

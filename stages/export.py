@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commonart.core.data.drops import Summary
+
 
 @dataclass(slots=True)
-class Exported:
-    """What `export` wrote; `as_json` is the last line of stderr."""
+class Exported(Summary):
+    """What `export` wrote."""
 
-    folder: Path
-    components: list[str]
-    seconds: float
+    folder: str = ""
+    components: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "stage": "export", "in": 1, "out": 1, "dropped": {}, "seconds": round(self.seconds, 3),
-            "folder": str(self.folder), "components": self.components,
-        }  # fmt: skip
+        return {**Summary.as_json(self), "folder": self.folder, "components": self.components}
 
 
 def export(
@@ -46,4 +44,4 @@ def export(
         source, Path(out), text_encoder=text_encoder, autoencoder=autoencoder,
         dtype=None if precision == "auto" else pick_dtype(precision), heads=heads, accept_terms=accept_terms,
     )  # fmt: skip
-    return Exported(Path(out), components, time.monotonic() - began)
+    return Exported("export", 1, 1, seconds=time.monotonic() - began, folder=out, components=components)

@@ -11,14 +11,15 @@ come from the embedded renderer (`scene`), from `--images FOLDER`, from a local 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl, stream, threads
-from commonart.core.data.download.client import DownloadClient
+from commonart.core.data.download.client import DownloadClient, PendingDownload
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry_failed
 from commonart.core.data.download.resolve_image import in_folder, resolve_image
@@ -37,6 +38,8 @@ from commonart.core.licenses.parse import normalize
 SCENES = 1000  # records of `scenes` without --limit
 READERS = 2  # threads that hash and judge what came; libcurl has its own
 FILE_READERS = 16  # for files, which may lie on a slow disk
+GONE = ("http_404", "http_410", "placeholder")  # an image for whose `fallback_url` it is time
+_PLACEHOLDER = re.compile(r"/photo_unavailable\w*\.\w+$")  # the picture to which Flickr leads where a photo is gone
 
 
 def listing(
@@ -94,6 +97,7 @@ def fetch(
     max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
     embedded: EmbeddedImages | None = None,
+    submit: Callable[[str], PendingDownload] | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
@@ -103,6 +107,7 @@ def fetch(
             given. A sample of given rows carries its own as `row`, for whoever gave them.
         images: a folder in which `file_name`, `source_id` or `key` (with any image suffix) names the file.
         embedded: what reads embedded images; one for a whole run does not read a row group twice.
+        submit: starts the download of a record's `fallback_url`, where its image is gone.
     """
     if images is not None and not os.path.isdir(images):
         raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
@@ -116,16 +121,26 @@ def fetch(
         address = embedded_address(record)
         return reader.read(address) if address else None
 
+    def resolve(record: Record, pending: PendingDownload | None) -> tuple[Record, Sample | Problem]:
+        record, got = resolve_image(
+            record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
+        )
+        if isinstance(got, Sample) and _PLACEHOLDER.search(got.record.get("fetched_url", "")):
+            return record, Problem("placeholder", got.record["fetched_url"])
+        return record, got
+
     def one(item: tuple[int, Pair]) -> tuple[Record, Sample | Problem]:
         row, (record, pending) = item
         if isinstance(record, PassedOver):
             return {**record, "row": row}, record.problem
-        record, got = resolve_image(
-            record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
-        )
+        tried, got = resolve(record, pending)
+        if submit is not None and isinstance(got, Problem) and got.reason in GONE and record.get("fallback_url"):
+            record = {name: value for name, value in record.items() if name != "fallback_url"}
+            record["image_url"] = tried["fallback_url"]
+            tried, got = resolve(record, submit(record["image_url"]))
         if rows is not None and isinstance(got, Sample):
             got.record["row"] = row
-        return {**record, "row": row}, got
+        return {**tried, "row": row}, got
 
     numbered = zip(count() if rows is None else rows, pairs, strict=False)
     yield from drop.samples(threads.map_ordered(one, numbered, workers))
@@ -147,6 +162,7 @@ def run(
     license: str = "",
     lang: str = "en",
     column_map: Mapping[str, str] | None = None,
+    flickr_key_file: str = "",
     **options: Any,
 ) -> Summary:
     """`listing` (when `list_only`) or `listing` and `fetch`, from SOURCE (`-`: records on stdin) to `out`.
@@ -167,6 +183,10 @@ def run(
             source, limit=limit, seed=seed, size=size, captions=captions, images=images, license=license, lang=lang,
             column_map=column_map, limits=limits,
         )  # fmt: skip
+    if flickr_key_file:
+        from commonart.core.data.sources.flickr import own_licenses
+
+        records = own_licenses(records, flickr_key_file, limits)
     if list_only:
         return stream.run(
             "fetch",
@@ -190,7 +210,9 @@ def run(
 
     with DownloadClient(limits) as client:
         prefetcher = Prefetcher(records, client, shard_size, needs_shard, needs_download)
-        resolve = partial(fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages())
+        resolve = partial(
+            fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages(), submit=client.submit
+        )
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS

@@ -1,11 +1,11 @@
-"""Does the model give away what it was trained on? Membership inference with controls, and replication.
+"""Does the model give away its training images? Membership inference with controls, and replication.
 
     commonart mia runs/nano --data shards/ -o mia.json --figure mia.png
 
-Members are the records of the split `train`, others those of `heldout`, which was fixed by a hash before training.
-Every attack comes with bootstrap intervals and with a negative control: the same attack between two halves of the
-held-out pictures, where nothing can be found. Replication: how near the pictures drawn from training captions come
-to training pictures, beside how near training pictures are to each other anyway.
+Members are the records of the split `train`, non-members those of `heldout`, which a hash fixed before training. Every
+attack comes with bootstrap intervals and with a negative control: the same attack between two halves of the held-out
+images, where nothing can be found. Replication measures how close images generated from training captions come to
+training images, compared with how close training images are to each other.
 """
 
 from __future__ import annotations
@@ -24,24 +24,28 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
 from commonart.core.metrics import image_set, roc
-from commonart.core.metrics.image_set import Item
+from commonart.core.metrics.image_set import ImageRef
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.metrics.attacks import Denoiser
 
 Floats = NDArray[np.float64]
-SMALLEST = 4  # pictures in each group: the control halves them
+MIN_IMAGES = 4  # of each group: the control splits one in halves
+FEW_IMAGES = 70  # below this, intervals are too wide for most conclusions
 FIGURE_ROWS = 3  # as the paper's figure 2
 
 
-def mia(
+def run(
     model: str,
     data: str = "shards/",
+    out: str | None = "mia.json",
     *,
+    figure: str | None = None,
     n: int = 500,
     lang: str | None = None,
     attacks: Sequence[str] = ("loss", "secmi", "pia", "clid"),
@@ -54,8 +58,6 @@ def mia(
     seed: int = 0,
     resamples: int = 1000,
     batch: int = 16,
-    out: str | None = "mia.json",
-    figure: str | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -64,59 +66,60 @@ def mia(
     accept_terms: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Attack `model` with the pictures of `data`, write `out` and `figure`, and return what `out` holds.
+    """Attack `model` with the images of `data`, write `out` and `figure`, and return the content of `out`.
 
     Args:
-        model: anything that `sample` takes; what it was trained on must be the split `train` of `data`.
+        model: as `sample` takes it; it must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        n: at most so many members and so many held-out pictures, drawn by `seed`.
-        lang: whose captions condition the model; default: each record's first caption.
+        out: file of the result; None writes none.
+        figure: file of an image like the paper's figure 2: caption and training image, generated image, nearest
+            training image.
+        n: the most members, and the most held-out images, chosen by `seed`.
+        lang: language of the captions that condition the model; default: each record's first caption.
         attacks: names of `core.metrics.attacks.ATTACKS`.
-        times, draws: timesteps, and noises at each, of `loss` and `clid`.
-        replicate: pictures that are drawn from training captions; 0 leaves replication out.
-        judge: the encoder whose features say how alike two pictures are.
-        steps, guidance: of that drawing.
+        times, draws: timesteps, and noise samples at each, of `loss` and `clid`.
+        replicate: images to generate from training captions; 0 skips replication.
+        judge: the dual encoder that measures the similarity of two images.
+        steps, guidance: of the generated images.
         resamples: of the bootstrap.
-        batch: pictures that are attacked together.
-        figure: a picture as the paper's figure 2: caption with training picture, drawn picture, nearest training
-            picture.
+        batch: images per batch.
 
     Raises:
-        UsageError: an unknown attack, impossible numbers, or `out` exists.
-        CommonArtError: too few members or held-out pictures, or models that cannot be had.
+        UsageError: An unknown attack, a number out of range, or `out` exists.
+        CommonArtError: Too few members or held-out images, or models that cannot be found or loaded.
     """
-    _check(attacks, n, times, draws, replicate, resamples, out, figure, overwrite)
-    members, others, doubled = _groups(data, n, lang, seed)
+    _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
+    members, heldout, duplicates = _split(data, n, lang, seed)
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import ModelSpec
 
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
-    parts = locate(spec)
-    engine = Pipeline.open(parts, spec)
+    components = locate(spec)
+    engine = Pipeline.open(components, spec)
     settings = {
         "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,
-        "objective": parts.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
+        "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
     }  # fmt: skip
-    found = _attack(engine, [*members, *others], attacks, lang, times, draws, seed, batch, quiet)
+    scores = _attack(engine, [*members, *heldout], attacks, lang, times, draws, seed, batch, quiet)
     rng = np.random.default_rng(seed)
     result: dict[str, Any] = {
         "schema": 1,
-        "model": parts.name,
-        "revision": parts.revision,
+        "model": components.name,
+        "revision": components.revision,
         "settings": settings,
         "members": len(members),
-        "heldout": len(others),
-        "heldout_dropped_as_members": doubled,
+        "heldout": len(heldout),
+        "heldout_dropped_as_members": duplicates,
         "attacks": {},
     }
-    shuffled = rng.permutation(len(others))
-    for attack, values in found.items():
-        inside, outside = values[: len(members)], values[len(members) :]
-        halves = np.array_split(outside[shuffled], 2)
-        attacked = roc.report(inside, outside, seed=seed, resamples=resamples)
+    shuffled = rng.permutation(len(heldout))
+    for attack, values in scores.items():
+        member_scores, heldout_scores = values[: len(members)], values[len(members) :]
+        halves = np.array_split(heldout_scores[shuffled], 2)
+        report = roc.report(member_scores, heldout_scores, seed=seed, resamples=resamples)
         control = roc.report(halves[0], halves[1], seed=seed, resamples=resamples)
-        result["attacks"][attack] = {**attacked, "control": control, "verdict": verdict(attacked, control)}
+        result["attacks"][attack] = {**report, "control": control, "verdict": verdict(report, control)}
     if replicate:
         result["replication"] = _replication(
             engine, data, members[:replicate], lang, judge, steps, guidance, seed, batch, figure, overwrite, quiet
@@ -126,28 +129,27 @@ def mia(
     return result
 
 
-def verdict(attacked: dict[str, Any], control: dict[str, Any]) -> str:
-    """What an attack's interval means: "leaks" or "no leak found"; "control failed" where the control finds a leak."""
+def verdict(report: dict[str, Any], control: dict[str, Any]) -> str:
+    """Return what an attack's interval means: "leaks", "no leak found", or "control failed" where the control leaks."""
     if not control["auc"]["low"] <= 0.5 <= control["auc"]["high"]:
         return "control failed"
-    return "leaks" if attacked["auc"]["low"] > 0.5 else "no leak found"
+    return "leaks" if report["auc"]["low"] > 0.5 else "no leak found"
 
 
 def table(result: dict[str, Any]) -> str:
-    """What the command prints."""
+    """Return the table that the command prints."""
     lines = [
-        f"{result['members']:,} members, {result['heldout']:,} held out; intervals hold 95 %",
+        f"{result['members']:,} members, {result['heldout']:,} held-out images; 95 % intervals",
         f"{'attack':<8} {'AUC':<22} {'accuracy':<22} {'TPR at 1 % FPR':<22} {'control AUC':<22} verdict",
     ]
     for name, row in result["attacks"].items():
         cells = [_cell(row[key]) for key in ("auc", "accuracy", "tpr@1%fpr")] + [_cell(row["control"]["auc"])]
         lines.append(f"{name:<8} {' '.join(f'{cell:<22}' for cell in cells)} {row['verdict']}")
-    copied = result.get("replication")
-    if copied:
+    if replication := result.get("replication"):
         lines.append(
-            f"replication: top-1 similarity of {copied['drawn']:,} drawn pictures to training pictures "
-            f"{copied['similarity']['mean']:.3f}, between training pictures {copied['background']['mean']:.3f}; "
-            f"{100 * copied['above_background']['value']:.1f} % are nearer than 95 % of the training pictures are"
+            f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
+            f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
+            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are"
         )
     return "\n".join(lines)
 
@@ -157,59 +159,67 @@ def _cell(value: dict[str, float]) -> str:
 
 
 def _check(
-    attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int,
+    attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int, batch: int, seed: int,
     out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.metrics.attacks import ATTACKS
 
     for attack in attacks:
         if attack not in ATTACKS:
-            raise UsageError(f"--attack {attack}: there is no such attack.", f"Choose among {', '.join(ATTACKS)}.")
+            raise UsageError(f"--attacks {attack} is not an attack.", f"Choose among {', '.join(ATTACKS)}.")
+    if not attacks:
+        raise UsageError("--attacks names no attack.", f"Choose among {', '.join(ATTACKS)}.")
     for flag, value, least in (
-        ("-n", n, SMALLEST),
+        ("-n", n, MIN_IMAGES),
         ("--times", times, 1),
         ("--draws", draws, 1),
         ("--replicate", replicate, 0),
         ("--resamples", resamples, 10),
+        ("--batch", batch, 1),
+        ("--seed", seed, 0),
     ):
         if value < least:
-            raise UsageError(f"{flag} {value} is not possible.", f"Give a whole number from {least} on.")
+            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
     if figure is not None:
         metadata.format_of(figure)
         if not replicate:
-            raise UsageError("--figure shows what replication draws.", "Leave --replicate 0 out.")
+            raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
     for flag, path in (("-o", out), ("--figure", figure)):
         if path is not None and Path(path).exists() and not overwrite:
-            raise UsageError(f"{flag} {path}: this file is there already.", "Choose another name, or say --overwrite.")
-
-
-def _groups(data: str, n: int, lang: str | None, seed: int) -> tuple[list[Item], list[Item], int]:
-    """Members, held-out pictures without those that are members too, and how many of these were left out."""
-    groups: dict[str, list[Item]] = {"train": [], "heldout": []}
-    for item in image_set.collect(data, seed=seed):
-        if split_of_record(item.record) in groups and text_of(item.record, lang):
-            groups[split_of_record(item.record)].append(item)
-    train = {mark for item in groups["train"] for mark in _marks(item)}
-    others = [item for item in groups["heldout"] if not _marks(item) & train]
-    for name, items in (("train", groups["train"]), ("heldout", others)):
-        if len(items) < SMALLEST:
-            captions = f" with a caption in '{lang}'" if lang else " with captions"
-            raise CommonArtError(
-                f"{data} holds {len(items)} pictures of the split {name}{captions}; {SMALLEST} are needed.",
-                "Name the shards that the model was trained on: about one in twenty is held out, so that 100 or more are needed.",
+            raise UsageError(
+                f"{flag} {path} already exists.", "Choose another name, or pass --overwrite to replace it."
             )
-    if min(len(groups["train"]), len(others)) < 70:
-        warn(f"{len(groups['train'])} members and {len(others)} held-out pictures are few: the intervals will be wide.")
-    return groups["train"][:n], others[:n], len(groups["heldout"]) - len(others)
 
 
-def _marks(item: Item) -> set[str]:
+def _split(data: str, n: int, lang: str | None, seed: int) -> tuple[list[ImageRef], list[ImageRef], int]:
+    """Return members, held-out images that are not members too, and the number of those that are."""
+    groups: dict[str, list[ImageRef]] = {"train": [], "heldout": []}
+    for item in image_set.collect(data, seed=seed):
+        split = split_of_record(item.record)
+        if split in groups and text_of(item.record, lang):
+            groups[split].append(item)
+    members = groups["train"]
+    member_hashes = {name for item in members for name in _hashes(item)}
+    heldout = [item for item in groups["heldout"] if not _hashes(item) & member_hashes]
+    for split, items in (("train", members), ("heldout", heldout)):
+        if len(items) < MIN_IMAGES:
+            captions = f"a caption in '{lang}'" if lang else "captions"
+            raise CommonArtError(
+                f"{data} holds {len(items)} images of the split {split} with {captions}; at least {MIN_IMAGES} are needed.",
+                "Name the shards that the model was trained on; about one image in twenty is held out.",
+            )
+    if min(len(members), len(heldout)) < FEW_IMAGES:
+        warn(f"with {len(members)} members and {len(heldout)} held-out images, the intervals will be wide.")
+    return members[:n], heldout[:n], len(groups["heldout"]) - len(heldout)
+
+
+def _hashes(item: ImageRef) -> set[str]:
     return {f"{name}:{item.record[name]}" for name in ("sha256", "phash") if item.record.get(name)}
 
 
 def _attack(
     engine: Pipeline,
-    items: Sequence[Item],
+    items: Sequence[ImageRef],
     attacks: Sequence[str],
     lang: str | None,
     times: int,
@@ -218,35 +228,38 @@ def _attack(
     batch: int,
     quiet: bool,
 ) -> dict[str, Floats]:
-    """The scores of all items by each attack. Members and others go through the same batches, in one shuffled order."""
+    """Score all items by each attack. Members and others share the same batches, in one shuffled order."""
     import torch
 
-    from commonart.core.metrics import attacks as membership
+    from commonart.core.metrics.attacks import even_times
+    from commonart.core.metrics.attacks import scores as attack_scores
     from commonart.core.model.autoencoder import to_pixels
 
     order = np.random.default_rng(seed + 1).permutation(len(items))
     texts = engine.encode([text_of(item.record, lang) for item in items])
-    found = {attack: np.zeros(len(items)) for attack in attacks}
-    grid = membership.even_times(times)
+    scores = {attack: np.zeros(len(items)) for attack in attacks}
+    timesteps = even_times(times)
     with progress("mia", total=len(items), unit=" images", quiet=quiet) as tick:
         for start in range(0, len(items), batch):
             rows = order[start : start + batch]
-            pictures = [_picture(items[row], engine.size) for row in rows]
-            latents = engine.autoencoder().encode(to_pixels(pictures))[0].to(engine.device, torch.float32)
-            own = _denoiser(engine, [texts[text_of(items[row].record, lang)] for row in rows])
-            null = _denoiser(engine, [texts[""]] * len(rows))
+            images = [_image(items[row], engine.size) for row in rows]
+            latents = engine.autoencoder().encode(to_pixels(images))[0].to(engine.device, torch.float32)
+            conditional = _denoiser(engine, [texts[text_of(items[row].record, lang)] for row in rows])
+            unconditional = _denoiser(engine, [texts[""]] * len(rows))
             for attack in attacks:
-                found[attack][rows] = membership.scores(attack, own, null, latents, times=grid, draws=draws, seed=seed)
+                scores[attack][rows] = attack_scores(
+                    attack, conditional, unconditional, latents, times=timesteps, draws=draws, seed=seed
+                )
             tick(len(rows))
-    return found
+    return scores
 
 
-def _picture(item: Item, size: int) -> Image.Image:
+def _image(item: ImageRef, size: int) -> Image.Image:
     image = image_set.open_image(item.pointer)
     return image if image.size == (size, size) else resize_crop(image, size)
 
 
-def _denoiser(engine: Pipeline, texts: Sequence[Any]) -> Denoiser:
+def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
     import torch
 
     from commonart.core.metrics.attacks import Denoiser
@@ -255,7 +268,7 @@ def _denoiser(engine: Pipeline, texts: Sequence[Any]) -> Denoiser:
     model = engine.transformer()
     text_BLT, mask_BL = stack_text([states.to(engine.device, engine.dtype) for states in texts])
 
-    def predict(x: torch.Tensor, t: int) -> torch.Tensor:
+    def predict(x: Tensor, t: int) -> Tensor:
         timestep_B = torch.full((len(x),), float(t), device=x.device)
         return model(x.to(engine.dtype), timestep_B, text_BLT, mask_BL)[:, : x.shape[1]].float()
 
@@ -265,7 +278,7 @@ def _denoiser(engine: Pipeline, texts: Sequence[Any]) -> Denoiser:
 def _replication(
     engine: Pipeline,
     data: str,
-    members: Sequence[Item],
+    members: Sequence[ImageRef],
     lang: str | None,
     judge: str,
     steps: int,
@@ -276,30 +289,45 @@ def _replication(
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Draw the captions of `members`, compare with all training pictures, and show the likest in `figure`."""
-    from commonart.core.generation.request import GenerationConfig, ImageRequest
+    """Generate images from the captions of `members` and compare them with all training images."""
+    from commonart.core.generation.outputs import PlannedImage
+    from commonart.core.generation.prompts import Prompt
+    from commonart.core.generation.request import GenerationConfig
+    from commonart.core.generation.session import Session
     from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
 
-    jobs = [ImageRequest(text_of(item.record, lang), image_set.seed_for(seed, item.name)) for item in members]
-    with progress("draw", total=len(jobs), unit=" images", quiet=quiet) as tick:
-        config = GenerationConfig(steps=steps, guidance=guidance)
-        drawn = list(engine.generate(jobs, config, batch=batch, on_batch=tick))
+    session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
+    shared = session.settings(config)
+    images = []
+    for item in members:
+        caption = text_of(item.record, lang)
+        settings = {"prompt": caption, "seed": image_set.seed_for(seed, item.name), **shared}
+        images.append(PlannedImage(Prompt(caption, {}), settings, path=None))
+    generated = [image for _, image in session.generate(images, config, batch=batch, quiet=quiet) if image is not None]
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-    encoder = DualEncoder.load(judge, device=str(engine.device))
-    known = encoder.images(_picture(item, engine.size) for item in train)
-    place = {item.name: row for row, item in enumerate(train)}
-    found = replication.compare(encoder.images(drawn), known, [place[item.name] for item in members])
+    encoder = DualEncoder.load(judge, device=str(engine.device), flag="--judge")
+    training_features = encoder.encode_images(_image(item, engine.size) for item in train)
+    row_of = {item.name: row for row, item in enumerate(train)}
+    source_rows = [row_of[item.name] for item in members]
+    similarities = replication.compare(encoder.encode_images(generated), training_features, source_rows)
     if figure is not None:
-        rows = []
-        for i in np.argsort(-found.own)[:FIGURE_ROWS]:
-            own, nearest = _picture(members[i], engine.size), _picture(train[found.nearest[i]], engine.size)
-            rows.append((jobs[i].prompt, own, drawn[i], float(found.own[i]), nearest, float(found.similarity[i])))
+        rows = [
+            replication.FigureRow(
+                caption=images[i].prompt.text,
+                source=_image(members[i], engine.size),
+                generated=generated[i],
+                to_source=float(similarities.to_source[i]),
+                nearest=_image(train[similarities.nearest[i]], engine.size),
+                similarity=float(similarities.similarity[i]),
+            )
+            for i in np.argsort(-similarities.to_source)[:FIGURE_ROWS]
+        ]
         replication.write_figure(figure, rows, overwrite=overwrite)
     return {
         "judge": encoder.name,
         "judge_revision": encoder.revision,
-        **found.report(seed),
+        **similarities.report(seed),
         "steps": steps,
         "guidance": guidance,
         "seed": seed,

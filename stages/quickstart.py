@@ -1,14 +1,17 @@
-"""The whole chain on the embedded default: `commonart quickstart`.
+"""Every stage once, on the embedded models.
 
-Every step is a command line, printed and then run in this process by the function that the shell would start, so that
-what a newcomer reads is what happened. What is finished is noted in `steps.json`; the same call goes on from there.
+    commonart quickstart
+
+Each step is a command line, printed and then run in this process through the same function as a command typed into the
+shell. Finished steps are recorded in `steps.json`, and the same command continues after the last of them.
 """
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,84 +36,83 @@ PROMPTS = (
     ("a large orange cross in the bottom left on grassland", "草原の左下にある大きなオレンジの十字"),
 )
 FACTS = ("color", "shape", "background", "place")
-# A quarter of the tokens, half of the layers, a third wider: three times the steps in the same seconds, each of which
-# teaches as much. Measured beside 4 layers of 3 heads: the same colours right in four fifths of the seconds.
+# A quarter of the tokens, half the layers, a third wider: three times as many steps in the same time. Measured against
+# 4 layers of 3 heads: the same share of colors right in four fifths of the time.
 SMALLER = ("--set", "patch=4", "--set", "layers=3", "--set", "heads=4", "--set", "lr=3e-3", "--set", "warmup=50")
-WARM_UP = 5.0  # seconds of training before the first score: what a model knows that has hardly begun
+WARM_UP = 5.0  # seconds of training before the first score, which shows where the model started
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command, what it is for, and the file or folder that it leaves."""
+    """One command, what it is for, and the file or folder that it writes."""
 
-    why: str
+    purpose: str
     arguments: tuple[str, ...]
-    leaves: str
+    output: str
 
     @property
-    def line(self) -> str:
-        """As a shell would take it."""
+    def command(self) -> str:
+        """The command line as typed into a shell."""
         return shlex.join(("commonart", *self.arguments))
 
 
 def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
-    """The chain, in order."""
-    at = Path(out)
+    """Return the chain, in order."""
 
     def path(name: str) -> str:
-        return str(at / name)
+        return str(Path(out) / name)
 
     shards, run = path("shards"), path("run")
-    # --overwrite: a step that was interrupted may have left one of its files.
+    # --overwrite: an interrupted step may have written one of its files.
     train = ("train", "--stage", "nano", *SMALLER, "--data", shards, "-o", run, "--seed", str(seed),
              "--sample-every", "500")  # fmt: skip
     grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1", "--overwrite")
     score = ("--scenes", "30", "--seed", str(seed), "--overwrite")
 
-    def step(why: str, leaves: str, *arguments: str) -> Step:
-        return Step(why, arguments, path(leaves))
+    def step(purpose: str, output: str, *arguments: str) -> Step:
+        return Step(purpose, arguments, path(output))
 
     return [
-        step("Pictures with licences, some of which will not do.", "raw",
+        step("Images with licences, some of which no policy allows.", "raw",
              "fetch", "scenes", "--bare", "--limit", str(scenes), "--seed", str(seed), "-o", path("raw")),
-        step("Only what the policy allows; the rest is kept apart, with reasons.", "kept.jsonl",
+        step("Only what the policy allows; the rest goes to a file of its own, with reasons.", "kept.jsonl",
              "license-filter", path("raw"), "--policy", "strict",
              "--rejects", path("refused.jsonl"), "-o", path("kept.jsonl")),
-        step("A synthetic English caption for each picture.", "captioned.jsonl",
+        step("A synthetic English caption for each image.", "captioned.jsonl",
              "caption", path("kept.jsonl"), "--model", "nano", "--batch", "64", "-o", path("captioned.jsonl")),
-        step("A Japanese one beside it.", "captions.jsonl",
+        step("A Japanese translation of each caption.", "captions.jsonl",
              "translate", path("captioned.jsonl"), "--to", "ja", "--model", "nano", "--batch", "128",
              "-o", path("captions.jsonl")),
-        step("Decoded safely, one size, reproducible.", "shards",
+        step("Training images of one size, in reproducible shards.", "shards",
              "shard", path("captions.jsonl"), "-o", shards, "--size", "64"),
-        step("Captions to hidden states of the language model.", "shards/text",
+        step("Captions encoded as hidden states of the language model.", "shards/text",
              "encode-text", shards, "--model", "nano", "--batch", "128"),
-        step("Pictures to latents.", "shards/image",
+        step("Images encoded as latents.", "shards/image",
              "encode-image", shards, "--model", "nano", "--batch", "64"),
-        step("The first seconds of training, from nothing.", "run",
+        step("The first seconds of training, from random weights.", "run",
              *train, "--max-seconds", f"{WARM_UP:g}"),
-        step("What it draws so far, read back from the pixels.", "before.json",
+        step("How well the model follows prompts so far, read back from the pixels.", "before.json",
              "eval", "--model", run, *score, "-o", path("before.json")),
-        step("The same command, with more time: it goes on where it stopped.", "run",
+        step("The same command with more time: training continues where it stopped.", "run",
              *train, "--max-seconds", f"{seconds:g}"),
-        step("Prompts in English and Japanese, side by side, with the weights that come with the package.", "samples.png",
+        step("Prompts in English and Japanese, side by side, with the weights of the package.", "samples.png",
              *grid, "--model", "nano", "--grid", path("samples.png")),
-        step("The same prompts with what was trained here.", "trained.png",
+        step("The same prompts with the model trained here.", "trained.png",
              *grid, "--model", run, "--grid", path("trained.png")),
-        step("Scores: prompt following, CLIP score, distance to held-out pictures.", "eval.json",
+        step("Scores: prompt following, CLIP score, distance to held-out images.", "eval.json",
              "eval", "--model", run, shards, "--split", "heldout", "-n", "60", *score, "-o", path("eval.json")),
-        step("The shipped weights on the same prompts.", "shipped.json",
+        step("The weights of the package on the same prompts.", "shipped.json",
              "eval", "--model", "nano", *score, "-o", path("shipped.json")),
-        step("Does it give away what it was trained on?", "mia.json",
+        step("Does the model give away what it was trained on?", "mia.json",
              "mia", run, "--data", shards, "-n", "60", "--replicate", "20", "--seed", str(seed), "-o", path("mia.json"),
              "--figure", path("figure2.png"), "--overwrite"),
     ]  # fmt: skip
 
 
-def quickstart(
-    invoke: Callable[[Sequence[str]], Any],
-    *,
+def run(
+    invoke: Callable[[Sequence[str]], object],
     out: str = "quickstart",
+    *,
     scenes: int = 1200,
     seconds: float = 150.0,
     seed: int = 0,
@@ -119,91 +121,96 @@ def quickstart(
 
     Args:
         invoke: runs one `commonart` command line in this process.
-        out: a folder; an unfinished chain in it is continued.
-        scenes: pictures to fetch.
-        seconds: how long to train.
-        seed: of every step that draws lots.
+        out: folder of everything that is written; an interrupted chain in it is continued.
+        scenes: images to fetch.
+        seconds: time to train.
+        seed: of every random choice.
 
     Raises:
-        CommonArtError: the folder holds a quickstart with other settings; and whatever a stage raises.
+        CommonArtError: `out` holds a quickstart with other settings; and whatever a stage raises.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     chain = steps(out, scenes, seconds, seed)
-    lines = [step.line for step in chain]
-    done = _finished(folder, lines)
+    commands = [step.command for step in chain]
+    durations = _finished(folder, commands)
     write_bytes(folder / "prompts.txt", "".join(f"{en}\n{ja}\n" for en, ja in PROMPTS).encode())
     started = time.monotonic()
     for number, step in enumerate(chain):
-        if number < len(done) and Path(step.leaves).exists():
-            log.say(f"# {step.line}  (finished before)")
+        if number < len(durations) and Path(step.output).exists():
+            log.say(f"# {step.command}  (already finished)")
             continue
-        done = done[:number]
-        log.say(f"\n# {step.why}\n$ {step.line}")
-        begun = time.monotonic()
+        durations = durations[:number]
+        log.say(f"\n# {step.purpose}\n$ {step.command}")
+        step_started = time.monotonic()
         invoke(step.arguments)
-        done.append(round(time.monotonic() - begun, 2))
-        write_json(folder / "steps.json", {"lines": lines, "seconds": done})
-    page(folder, chain, done)
+        durations.append(round(time.monotonic() - step_started, 2))
+        write_json(folder / "steps.json", {"lines": commands, "seconds": durations})
+    write_page(folder, chain, durations)
     log.say(f"\nDone in {time.monotonic() - started:.0f} s: open {folder / 'index.html'}")
 
 
-def _finished(folder: Path, lines: list[str]) -> list[float]:
-    """The seconds of the steps that an earlier call finished."""
+def _finished(folder: Path, commands: list[str]) -> list[float]:
+    """Return the durations of the steps that an earlier call finished."""
     try:
-        noted = orjson.loads((folder / "steps.json").read_bytes())
+        state = orjson.loads((folder / "steps.json").read_bytes())
     except FileNotFoundError:
         return []
     except orjson.JSONDecodeError:
-        noted = None
-    if not isinstance(noted, dict) or noted.get("lines") != lines:
+        state = None
+    if not isinstance(state, dict) or state.get("lines") != commands:
         raise CommonArtError(
-            f"{folder} holds a quickstart with other settings.", "Give another -o, or remove that folder."
+            f"{folder} holds a quickstart with other settings.", "Choose another -o, or remove that folder."
         )
-    return list(noted["seconds"])
+    return list(state["seconds"])
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def page(folder: Path, chain: Sequence[Step], seconds: Sequence[float]) -> None:
-    """`index.html`: what was done, what was kept and why, pictures, scores and audit."""
-    made = Page(
+def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) -> None:
+    """Write `index.html`: images, scores, the memorisation audit, licences, and the commands that made them."""
+    page = Page(
         "commonart quickstart",
-        "A copyright-respecting text-to-image model, from licensed pictures to its audit, on embedded nano models. "
+        "A copyright-respecting text-to-image model, from licensed images to its audit, on embedded nano models. "
         "They know only scenes: a few shapes, colours, places and backgrounds.",
     )
-    made.heading("Pictures / 生成結果")
-    made.image("samples.png", "Drawn by the weights that come with the package.")
-    made.image("trained.png", "The same prompts, drawn by the model that was trained here, from nothing, in seconds.")
-    made.heading("Prompt following / プロンプトへの忠実さ")
-    made.text("Share of prompts whose fact the pixels show, read back without any model.")
-    made.table(("model", "language", "prompts", *FACTS, "n"), _following(folder))
-    made.heading("Scores")
-    made.text(
-        "Of what was trained here, for captions of held-out pictures and for prompts of scenes that it never saw."
+    page.heading("Pictures / 生成結果")
+    page.image("samples.png", "By the weights of the package.")
+    page.image("trained.png", "The same prompts, by the model that was trained here from random weights.")
+    page.heading("Prompt following / プロンプトへの忠実さ")
+    page.text("Share of prompts whose facts the pixels show, read back without any model.")
+    page.table(("model", "language", "prompts", *FACTS, "n"), _prompt_following(folder))
+    page.heading("Scores")
+    page.text(
+        "Of the model that was trained here, on captions of held-out images and on prompts of scenes that it never saw."
     )
-    made.table(("metric", "language", "prompts", "judge", "value", "n"), _scores(folder))
-    made.heading("Training")
+    page.table(("metric", "language", "prompts", "judge", "value", "n"), _scores(folder))
+    page.heading("Training")
     metrics = [value for _, value in jsonl.read_values(str(folder / "run" / "metrics.jsonl"))]
-    made.chart([(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None], "step", "loss")
-    made.heading("Memorisation / 学習データの記憶")
+    page.chart([(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None], "step", "loss")
+    page.heading("Memorisation / 学習データの記憶")
     audit = _json(folder / "mia.json")
-    made.table(
+    page.table(
         ("attack", "AUC", "95 % interval", "control AUC", "verdict"),
         [
             (name, row["auc"]["value"], _interval(row["auc"]), row["control"]["auc"]["value"], row["verdict"])
             for name, row in audit["attacks"].items()
         ],
     )
-    made.image("figure2.png", "Caption and training picture, what the model draws, and the nearest training picture.")
-    made.heading("Licences / ライセンス")
-    made.table(("licence", "pictures"), _licences(folder))
-    made.text("Left out, by reason:", soft=True)
-    made.table(("reason", "pictures"), _refused(folder))
-    made.heading("Commands")
-    made.table(("command", "seconds"), [(step.line, spent) for step, spent in zip(chain, seconds, strict=True)])
-    made.write(folder / "index.html")
+    page.image(
+        "figure2.png",
+        "Caption and training image, what the model makes of the caption, and the nearest training image.",
+    )
+    page.heading("Licences / ライセンス")
+    page.table(("licence", "images"), _licences(folder))
+    page.text("Left out, by reason:", soft=True)
+    page.table(("reason", "images"), _refused(folder))
+    page.heading("Commands")
+    page.table(
+        ("command", "seconds"), [(step.command, duration) for step, duration in zip(chain, durations, strict=True)]
+    )
+    page.write(folder / "index.html")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -215,7 +222,7 @@ def _interval(value: dict[str, Any]) -> str:
     return f"{value['low']:.3f} to {value['high']:.3f}"
 
 
-def _following(folder: Path) -> list[tuple[object, ...]]:
+def _prompt_following(folder: Path) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     names = ((f"after {WARM_UP:g} s", "before.json"), ("trained here", "eval.json"), ("shipped", "shipped.json"))
     for name, file in names:
@@ -238,19 +245,13 @@ def _scores(folder: Path) -> list[tuple[object, ...]]:
     ]  # fmt: skip
 
 
-def _licences(folder: Path) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for record in stream.read(str(folder / "shards")):
-        counts[record["license"]] = counts.get(record["license"], 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])
+def _licences(folder: Path) -> Iterable[tuple[str, int]]:
+    return Counter(record["license"] for record in stream.read(str(folder / "shards"))).most_common()
 
 
-def _refused(folder: Path) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for _, record in jsonl.read_values(str(folder / "refused.jsonl")):
-        counts[record["reason"]] = counts.get(record["reason"], 0) + 1
+def _refused(folder: Path) -> Iterable[tuple[str, int]]:
+    counts = Counter(record["reason"] for _, record in jsonl.read_values(str(folder / "refused.jsonl")))
     for tar in list_shards(folder / "shards"):
         manifest = read_manifest(tar)
-        for reason, count in manifest.dropped.items() if manifest else ():
-            counts[reason] = counts.get(reason, 0) + count
-    return sorted(counts.items(), key=lambda item: -item[1])
+        counts.update(manifest.dropped if manifest else {})
+    return counts.most_common()

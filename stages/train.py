@@ -171,7 +171,7 @@ def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torc
 
     name = settings.clip or settings.recipe.scorer
     prompts = list(settings.prompts) or data.index.prompts(SCORED if name else GRID)
-    scorer = prompt_following.open_judge(name, prompts, settings.accept_terms) if name else None
+    scorer = prompt_following.open_scorer(name, prompts, settings.accept_terms) if name else None
     return used.preview(prompts, data, dtype, scorer, None if settings.prompts else GRID)
 
 

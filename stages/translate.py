@@ -2,9 +2,9 @@
 
     commonart translate --to ja --model cat-translate captioned/ -o translated/
 
-What is added names its original in `translated_from`, and is not added twice, so an interrupted command goes on where
-it stopped. A translation that is empty, loops, stays in the wrong script or is far too long is not added: the record
-stays with its original, and the number is said on stderr (`rejected`, by reason).
+A translation names its original in `translated_from` and is never added twice, so an interrupted command continues
+where it stopped. A translation that is empty, repeats itself, is in the wrong script or is far too long is not added:
+the record keeps its original, and a warning counts such translations by reason.
 """
 
 from __future__ import annotations
@@ -21,107 +21,120 @@ from commonart.core.errors import UsageError
 if TYPE_CHECKING:
     from commonart.core.model.captioning.translators import Translator
 
-BATCH = 32
 
-
-class Job(NamedTuple):
+class TranslationJob(NamedTuple):
     """One caption to translate."""
 
     record: Record
     text: str
     source: str  # language code
-    origin: str  # what `translated_from` will say
+    origin: str  # the value of `translated_from`
 
 
-def open_model(name: str, **options: object) -> Translator:
-    """The translator of `--model NAME`, found once for a whole run and loaded when first asked.
+def open_model(
+    name: str,
+    *,
+    accept_terms: Sequence[str] = (),
+    allow_pickle: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Translator:
+    """Find the translator of `--model NAME`; it is loaded on first use.
 
-    Options are those of `open_translator`.
+    Raises:
+        UsageError: The name is unknown, or the model's terms are refused.
+        CommonArtError: The model's files cannot be found.
     """
-    from commonart.core.model.captioning.translators import open_translator
+    from commonart.core.model.captioning.translators import Translator
 
-    return open_translator(name, **options)  # type: ignore[arg-type]
+    return Translator.open(
+        name, accept_terms=accept_terms, allow_pickle=allow_pickle, device=device, precision=precision
+    )
 
 
 def translate(
-    records: Iterable[Record], drop: Drop, *, model: Translator, to: str = "ja", batch: int = BATCH
+    records: Iterable[Record], drop: Drop, *, model: Translator, to: str = "ja", batch: int = 32
 ) -> Iterator[Record]:
-    """Add a caption in language `to` for every original caption in another language, in the order of the records.
+    """Add a caption in language `to` for every original caption in another language; records are never dropped.
 
     Args:
         model: from `open_model`.
         to: a code of `translators.LANGUAGES`.
-        batch: captions that the model sees at once; halved by itself where the device's memory runs out.
+        batch: captions that the model sees at once; halved where the device's memory runs out.
 
-    Records are never dropped here. Raises UsageError for an unknown language.
+    Raises:
+        UsageError: `to` is not a language of the translators, or `batch` is below 1.
     """
     from commonart.core.model.captioning.translators import LANGUAGES
 
     if to not in LANGUAGES:
-        raise UsageError(f"--to {to} is no language that we translate to.", f"Give {' or '.join(LANGUAGES)}.")
+        raise UsageError(f"--to {to} is not a supported language.", f"Choose one of {', '.join(LANGUAGES)}.")
     if batch < 1:
-        raise UsageError(f"--batch {batch} is no batch.", "Give 1 or more.")
+        raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
     rejected: Counter[str] = Counter()
     waiting: list[Record] = []
-    jobs: list[Job] = []
+    jobs: list[TranslationJob] = []
     for record in records:
         waiting.append(record)
         jobs += _jobs(record, model.name, to)
         if len(jobs) >= batch or len(waiting) >= 64 * batch:
-            _work(jobs, model, to, batch, rejected)
+            _translate_batch(jobs, model, to, batch, rejected)
             yield from waiting
             waiting, jobs = [], []
-    _work(jobs, model, to, batch, rejected)
+    _translate_batch(jobs, model, to, batch, rejected)
     yield from waiting
     if rejected:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(rejected.items()))
         log.warn(f"translate: {rejected.total()} translations were not added ({reasons}); their records are kept")
 
 
-def origins(found: Sequence[Caption]) -> list[str]:
-    """A name for each caption that holds however often the record is translated: its model, `#2` for its second."""
-    seen: Counter[str] = Counter()
-    named = []
-    for one in found:
-        name = one.get("model") or "source"
-        if one.get("translated_from"):
-            named.append("")
+def origins(all_captions: Sequence[Caption]) -> list[str]:
+    """Name each original caption by its model, and a model's second in one language with `#2`; "" for translations.
+
+    The names stay the same however often a record is translated.
+    """
+    counts: Counter[str] = Counter()
+    names = []
+    for caption in all_captions:
+        name = caption.get("model") or "source"
+        if caption.get("translated_from"):
+            names.append("")
             continue
-        key = f"{name}/{one.get('lang', '')}"
-        seen[key] += 1
-        named.append(name if seen[key] == 1 else f"{name}#{seen[key]}")
-    return named
+        key = f"{name}/{caption.get('lang', '')}"
+        counts[key] += 1
+        names.append(name if counts[key] == 1 else f"{name}#{counts[key]}")
+    return names
 
 
-def _jobs(record: Record, name: str, to: str) -> Iterator[Job]:
+def _jobs(record: Record, model: str, to: str) -> Iterator[TranslationJob]:
     from commonart.core.model.captioning.translators import LANGUAGES
 
-    found = captions(record)
-    there = {c.get("translated_from") for c in found if c.get("model") == name and c.get("lang") == to}
-    for one, origin in zip(found, origins(found), strict=True):
-        source = one.get("lang") or "en"
-        if origin and origin not in there and source != to and source in LANGUAGES and one["text"].strip():
-            yield Job(record, one["text"], source, origin)
+    all_captions = captions(record)
+    done = {c.get("translated_from") for c in all_captions if c.get("model") == model and c.get("lang") == to}
+    for caption, origin in zip(all_captions, origins(all_captions), strict=True):
+        source = caption.get("lang") or "en"
+        if origin and origin not in done and source != to and source in LANGUAGES and caption["text"].strip():
+            yield TranslationJob(record, caption["text"], source, origin)
 
 
-def _work(jobs: Sequence[Job], model: Translator, to: str, batch: int, rejected: Counter[str]) -> None:
+def _translate_batch(
+    jobs: Sequence[TranslationJob], model: Translator, to: str, batch: int, rejected: Counter[str]
+) -> None:
     from commonart.core.model.captioning.translators import problem
 
-    made: dict[tuple[str, str], str] = {}  # captions repeat themselves: each text is translated once
+    translations: dict[tuple[str, str], str] = {}  # captions repeat themselves: each text is translated once
     for source in sorted({job.source for job in jobs}):
         texts = sorted({job.text for job in jobs if job.source == source}, key=lambda t: (len(t), t))
-        for start in range(0, len(texts), batch):  # of like length, so that little is padding
+        for start in range(0, len(texts), batch):  # of similar length, so that little is padding
             part = texts[start : start + batch]
-            made |= {(source, t): new for t, new in zip(part, model.translate(part, source, to), strict=True)}
+            keys = [(source, text) for text in part]
+            translations |= zip(keys, model.translate(part, source, to), strict=True)
     for job in jobs:
-        text = made[job.source, job.text]
-        wrong = problem(text, job.text, job.source, to)
-        if wrong:
-            rejected[wrong] += 1
+        text = translations[job.source, job.text]
+        if reason := problem(text, job.text, job.source, to):
+            rejected[reason] += 1
             continue
         add_caption(
             job.record, text, lang=to, model=model.name, revision=model.revision, license=model.license,
-            translated_from=job.origin,
+            translated_from=job.origin, terms_accepted=model.accepted,
         )  # fmt: skip
-        if model.accepted:
-            job.record["captions"][-1]["terms_accepted"] = True

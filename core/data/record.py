@@ -196,19 +196,24 @@ def add_caption(
     license: str,
     synthetic: bool = True,
     translated_from: str | None = None,
+    terms_accepted: bool = False,
 ) -> None:
-    """Append one caption; those that are there stay as they are."""
-    record.setdefault("captions", []).append(
-        {
-            "text": text,
-            "lang": lang,
-            "model": model,
-            "revision": revision,
-            "license": license,
-            "synthetic": synthetic,
-            "translated_from": translated_from,
-        }
-    )
+    """Append one caption to the record's.
+
+    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
+    """
+    caption = {
+        "text": text,
+        "lang": lang,
+        "model": model,
+        "revision": revision,
+        "license": license,
+        "synthetic": synthetic,
+        "translated_from": translated_from,
+    }
+    if terms_accepted:
+        caption["terms_accepted"] = True
+    record.setdefault("captions", []).append(caption)
 
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:

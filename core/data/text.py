@@ -12,9 +12,11 @@ from typing import Any
 
 import orjson
 
-_KANA = re.compile(r"[\u3041-\u30ff\uff66-\uff9f]")  # hiragana, katakana, half-width katakana
+# Hiragana, katakana, half-width katakana, without the middle dot and the long-vowel mark that other scripts use as well.
+_KANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff6f\uff71-\uff9d]")
 _FULL_WIDTH_KANA = re.compile(r"[\u3041-\u30ff]")
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_HAN = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f]+")
 _HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -80,20 +82,32 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
-def language_of(text: str, default: str) -> str:
+def language_of(text: str, default: str = "en") -> str:
     """Return the language that the script of a text tells: ja, zh or ko; `default` for any other script.
 
-    Kana are Japanese. Han characters alone are Japanese where Shift JIS has them all (富士山), else Chinese (红色的圆).
+    Kana are Japanese. Han characters without kana are Japanese too (富士山), unless one of them is written in simplified
+    Chinese only (红色的圆), or they are a name among at least as many Latin words. Traditional Chinese without such a
+    character cannot be told from Japanese: `default` "zh" says so.
     """
+    if text.isascii():
+        return default
     if _KANA.search(text):
         return "ja"
     if _HANGUL.search(text):
         return "ko"
-    han = "".join(_HAN.findall(text))
-    if not han or default in ("ja", "zh"):
+    han = _HAN.findall(text)
+    if not han or default in ("ja", "zh") or len(han) < len(_LATIN_WORD.findall(text)):
         return default
+    return "zh" if any(map(_simplified_only, set(han))) else "ja"
+
+
+def _simplified_only(character: str) -> bool:
+    return _encodes(character, "gb2312") and not _encodes(character, "cp932")
+
+
+def _encodes(character: str, encoding: str) -> bool:
     try:
-        han.encode("shift_jis")
+        character.encode(encoding)
     except UnicodeEncodeError:
-        return "zh"
-    return "ja"
+        return False
+    return True

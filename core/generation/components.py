@@ -26,6 +26,7 @@ from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
 from commonart.core.registry import catalogue, hub, lookup
+from commonart.core.registry.repository_files import PIPELINE
 from commonart.core.training import checkpoint
 
 TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
@@ -91,7 +92,7 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
             f"--model {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
             "Leave --text-encoder and --autoencoder out.",
         )
-    whole = hub.resolve_model(replace(row, role=hub.PIPELINE), allow_pickle=spec.allow_pickle)
+    whole = hub.resolve_model(replace(row, role=PIPELINE), allow_pickle=spec.allow_pickle)
     return PipelineComponents(
         whole.name, whole.revision, whole.folder, whole.folder, whole.folder, "eps", (whole.revision,),
         terms=terms, pipeline=pipeline,
@@ -125,8 +126,8 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
                     f"--model {spec.model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
-            partner = lookup.find_model(name, role)
-            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms) else ()
+            partner = lookup.find_model(name, role, f"--{role}")
+            terms += (partner.name,) if lookup.check_terms(partner, spec.accept_terms, f"--{role}") else ()
             resolved = hub.resolve_model(partner, allow_pickle=spec.allow_pickle)
             partners[role] = resolved.folder
             contents.append(resolved.revision)
@@ -181,7 +182,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
-        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role))
+        partners[role] = partner = hub.resolve_model(lookup.find_model(name, role, f"--{role}"))
         trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
         if trained and partner.revision != trained:
             raise CommonArtError(

@@ -156,8 +156,8 @@ def _of_file(file: Path, heads: int) -> PixArt:
 
 
 def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
-    row = find_model(name, role)
-    check_terms(row, accept_terms)
+    row = find_model(name, role, f"--{role}")
+    check_terms(row, accept_terms, f"--{role}")
     return hub.resolve_model(row).folder
 
 

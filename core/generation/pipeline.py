@@ -175,10 +175,8 @@ class Pipeline:
         for prompt, tokens, was_cut in zip(unique, ids, cut, strict=True):
             if was_cut and prompt not in self.truncated:
                 self.truncated[prompt] = kept = encoder.tokenizer.decode(tokens, skip_special_tokens=True)
-                warn(
-                    f"a prompt of {len(prompt):,} characters was cut at {self.max_tokens} tokens; "
-                    f"kept: {kept[:60]}…{kept[-30:]}"
-                )
+                ends = f"{kept[:60]}…{kept[-30:]}" if len(kept) > 90 else kept
+                warn(f"a prompt of {len(prompt):,} characters was cut at {self.max_tokens} tokens; kept: {ends}")
         states = encoder.encode_ids(ids)
         texts = {prompt: s.cpu() for prompt, s in zip(unique, states, strict=True)}
         null = encoder.null().cpu()

@@ -19,7 +19,6 @@ import orjson
 
 from commonart.core.data import jsonl
 from commonart.core.data.record import captions, check
-from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
 
@@ -78,11 +77,6 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
         ) from None
     except OSError as error:
         raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
-
-
-def lang_of(text: str) -> str:
-    """Return "ja" for a text with kana or kanji, else "en"."""
-    return "ja" if language_of(text, "en") in ("ja", "zh") else "en"
 
 
 def text_of(record: Mapping[str, Any], lang: str | None = None) -> str:

@@ -71,18 +71,18 @@ class GenerationWorker:
         except (CommonArtError, UnicodeEncodeError):
             return
         shutil.copyfile(path, self.cache / path.name)
-        self.images.pop(path.name, None)  # generated again: it is the newest
         text = json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace")  # surrogates would break the page
+        self.images.pop(path.name, None)  # generated again: it is the newest
         self.images[path.name] = json.loads(text)
+        while len(self.images) > GALLERY:
+            oldest = next(iter(self.images))
+            del self.images[oldest]
+            (self.cache / oldest).unlink()
 
     def gallery(self) -> list[tuple[str, str]]:
-        """Return (file, caption) of the newest images, the newest first."""
-        newest = list(self.images.items())[: -GALLERY - 1 : -1]
-        return [(str(self.cache / n), f"{s.get('prompt', n)} (seed {s.get('seed', '?')})") for n, s in newest]
-
-    def settings(self, number: int) -> dict[str, Any]:
-        """Return the settings of one image of the gallery."""
-        return list(self.images.values())[-1 - number] if number < len(self.images) else {}
+        """Return (file, caption) of the images, the newest first."""
+        images = reversed(self.images.items())
+        return [(str(self.cache / n), f"{s.get('prompt', n)} (seed {s.get('seed', '?')})") for n, s in images]
 
     def generate(
         self,

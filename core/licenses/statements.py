@@ -22,6 +22,8 @@ from commonart.core.licenses.urls import WORK_PAGE
 
 Verdict = tuple[License | None, str]
 UNKNOWN, CONFLICT, RESTRICTED = "license_unknown", "license_conflict", "license_restricted"
+# Of a row or sidecar: what Wikimedia, Smithsonian Open Access and Europeana call their statements.
+STRUCTURED_FIELDS = ("extmetadata", "usage", "edmRights", "webResourceEdmRights")
 _SILENT = frozenset({"", "NOASSERTION"})
 
 

@@ -1,1 +1,1 @@
-"""Scores of image sets, membership-inference attacks, replication."""
+"""Scores of image sets, membership-inference attacks, and tests of replication."""

@@ -1,18 +1,18 @@
-"""Was this picture in the training set? Scores of single pictures, from what the denoiser makes of them.
+"""Membership inference: a score for each image that says how likely it was in the training set.
 
     commonart mia runs/512 --data shards/
 
-A larger score says that it is more likely.
+A larger score means that it is more likely.
 
-| attack | score (negated where lower means member) | source |
+| attack | score (negated where a lower value means member) | source |
 |---|---|---|
 | loss  | squared error of the prediction, over fixed times and noises | arXiv 2302.01316 |
 | secmi | squared distance after one deterministic step to t + 10 and back, at t = 100 | arXiv 2302.01316 |
 | pia   | sum of (e0 - prediction at x_t made with e0)^4, e0 the prediction at t = 0 | arXiv 2305.18355 |
 | clid  | loss without the caption minus loss with it | arXiv 2405.14800 |
 
-Written for noise-predicting models. For flow the same, with time in 0..1, the velocity (noise - data) in place of the
-noise, and Euler's step in place of DDIM's.
+The papers attack models that predict the noise. For flow matching, time runs in 0..1, the velocity (noise - data)
+takes the place of the noise, and Euler's step that of DDIM.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from commonart.core.errors import UsageError
 from commonart.core.model import diffusion
 from commonart.core.model.diffusion import STEPS, Objective
 from commonart.core.model.sampler import noise_for
@@ -48,65 +47,68 @@ class Denoiser:
     objective: Objective
 
     def noisy(self, data: Tensor, noise: Tensor, t: int) -> Tensor:
-        """The latents at timestep t on the way from data to this noise."""
+        """Return the latents at timestep t on the way from data to this noise."""
         time = torch.tensor([t / STEPS if self.objective == "flow" else t], device=data.device)
         return diffusion.add_noise(data, noise, time, self.objective)
 
     def noise_in(self, x: Tensor, prediction: Tensor, t: int) -> Tensor:
-        """The noise that a prediction at (x, t) means."""
+        """Return the noise that a prediction at (x, t) implies."""
         return x + (1 - t / STEPS) * prediction if self.objective == "flow" else prediction
 
     def step(self, x: Tensor, start: int, end: int) -> Tensor:
-        """One deterministic step along the model's own trajectory, in either direction: DDIM's, or Euler's for flow."""
+        """Take one deterministic step along the model's trajectory, in either direction: DDIM's, or Euler's for flow."""
         prediction = self.predict(x, start)
         if self.objective == "flow":
             return x + (end - start) / STEPS * prediction
-        table = diffusion.schedule(x.device)
-        data = (x - table.noise[start] * prediction) / table.signal[start]
+        schedule = diffusion.schedule(x.device)
+        data = (x - schedule.noise[start] * prediction) / schedule.signal[start]
         return self.noisy(data, prediction, end)
 
 
 @torch.inference_mode()
 def scores(
-    attack: str, with_text: Denoiser, without: Denoiser, latents: Tensor, *, times: Sequence[int], draws: int, seed: int
+    attack: str,
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    latents: Tensor,
+    *,
+    times: Sequence[int],
+    draws: int,
+    seed: int,
 ) -> Floats:
-    """The scores [B] of one batch of scaled latents (B, C, H, W); larger means member.
+    """Score one batch of scaled latents (B, C, H, W): [B], larger means member.
 
     Args:
         attack: one of ATTACKS.
-        with_text: conditioned on each picture's own caption.
-        without: conditioned on no text.
+        conditional: with each image's own caption.
+        unconditional: with the empty caption.
         times: timesteps of `loss` and `clid`, in 0..999.
-        draws: noises at each of them.
-        seed: of the noises, which are the same for every picture.
-
-    Raises:
-        UsageError: an unknown attack.
+        draws: noise samples at each of these timesteps.
+        seed: of the noise, which is the same for every image.
     """
     if attack == "loss":
-        lower = _losses(with_text, latents, times, draws, seed)
+        errors = _losses(conditional, latents, times, draws, seed)
     elif attack == "clid":
-        lower = _losses(with_text, latents, times, draws, seed) - _losses(without, latents, times, draws, seed)
+        errors = _losses(conditional, latents, times, draws, seed) - _losses(unconditional, latents, times, draws, seed)
     elif attack == "secmi":
-        lower = _secmi(with_text, latents)
+        errors = _secmi(conditional, latents)
     elif attack == "pia":
-        lower = _pia(with_text, latents)
+        errors = _pia(conditional, latents)
     else:
-        raise UsageError(f"--attack {attack}: there is no such attack.", f"Choose among {', '.join(ATTACKS)}.")
-    return -lower.double().cpu().numpy()
+        raise ValueError(f"{attack!r} is not one of {', '.join(ATTACKS)}")
+    return -errors.double().cpu().numpy()
 
 
 def even_times(count: int) -> list[int]:
-    """`count` timesteps in the middles of equal parts of 0..999."""
+    """Return `count` timesteps, each in the middle of one of `count` equal parts of 0..999."""
     return [int((i + 0.5) * STEPS / count) for i in range(count)]
 
 
 def _losses(denoiser: Denoiser, latents: Tensor, times: Sequence[int], draws: int, seed: int) -> Tensor:
     total = torch.zeros(len(latents), device=latents.device)
     for t, noise in _noises(latents, times, draws, seed):
-        error = denoiser.predict(denoiser.noisy(latents, noise, t), t) - diffusion.target(
-            latents, noise, denoiser.objective
-        )
+        target = diffusion.target(latents, noise, denoiser.objective)
+        error = denoiser.predict(denoiser.noisy(latents, noise, t), t) - target
         total += error.square().flatten(1).mean(1)
     return total / (len(times) * draws)
 
@@ -114,20 +116,21 @@ def _losses(denoiser: Denoiser, latents: Tensor, times: Sequence[int], draws: in
 def _noises(latents: Tensor, times: Sequence[int], draws: int, seed: int) -> Iterator[tuple[int, Tensor]]:
     for number, t in enumerate(times):
         for draw in range(draws):
-            one = noise_for([seed + number * draws + draw], latents.shape[1:], latents.device)
-            yield t, one.expand_as(latents)
+            noise = noise_for([seed + number * draws + draw], latents.shape[1:], latents.device)
+            yield t, noise.expand_as(latents)
 
 
 def _secmi(denoiser: Denoiser, latents: Tensor) -> Tensor:
     x = latents
     for t in range(0, SECMI_TIME, SECMI_STEP):
         x = denoiser.step(x, t, t + SECMI_STEP)
-    there = denoiser.step(x, SECMI_TIME, SECMI_TIME + SECMI_STEP)
-    back = denoiser.step(there, SECMI_TIME + SECMI_STEP, SECMI_TIME)
+    forward = denoiser.step(x, SECMI_TIME, SECMI_TIME + SECMI_STEP)
+    back = denoiser.step(forward, SECMI_TIME + SECMI_STEP, SECMI_TIME)
     return (back - x).square().flatten(1).sum(1)
 
 
 def _pia(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    first = denoiser.noise_in(latents, denoiser.predict(latents, 0), 0)
-    second = denoiser.predict(denoiser.noisy(latents, first, PIA_TIME), PIA_TIME)
-    return (diffusion.target(latents, first, denoiser.objective) - second).pow(4).flatten(1).sum(1)
+    noise = denoiser.noise_in(latents, denoiser.predict(latents, 0), 0)
+    prediction = denoiser.predict(denoiser.noisy(latents, noise, PIA_TIME), PIA_TIME)
+    target = diffusion.target(latents, noise, denoiser.objective)
+    return (target - prediction).pow(4).flatten(1).sum(1)

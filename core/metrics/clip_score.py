@@ -1,10 +1,10 @@
-"""CLIP scores: how well pictures fit their prompts, by a dual encoder that was trained on other data.
+"""CLIP scores: how well images fit their prompts, according to a CLIP model trained on other data.
 
     commonart eval pictures/ --clip clip-vit-b32 --clip-ja clip-japanese-base
 
-Two conventions share one formula, w * max(cos, 0). Numbers of two judges or two conventions cannot be compared.
+Two conventions share one formula, w * max(cos, 0). Scores of two models or of two conventions cannot be compared.
 
-- `paper`: w = 100, the prompt as it is (CommonArt's table 2).
+- `paper`: w = 100, the prompt unchanged (CommonArt's table 2).
 - `hessel`: w = 2.5, "A photo depicts " before the prompt (arXiv 2104.08718).
 """
 
@@ -14,7 +14,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,22 +24,23 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import weights
 from commonart.core.model.device import pick_device
 from commonart.core.registry import hub, lookup
 
 Floats = NDArray[np.float64]
+Item = TypeVar("Item")
 
-# convention -> (w, what stands before the prompt)
+# convention -> (w, prefix of the prompt)
 CONVENTIONS = {"paper": (100.0, ""), "hessel": (2.5, "A photo depicts ")}
 
 
 @dataclass(slots=True)
 class DualEncoder:
-    """A CLIP-like judge. Make one with `DualEncoder.load`."""
+    """A model like CLIP: one encoder for images and one for texts. Make one with `DualEncoder.load`."""
 
     name: str
     revision: str
-    device: torch.device
     embed_images: Callable[[list[Image.Image]], Tensor]
     embed_texts: Callable[[list[str]], Tensor]
 
@@ -50,48 +52,50 @@ class DualEncoder:
         device: str = "auto",
         accept_terms: Sequence[str] = (),
         trust_remote_code: bool = False,
+        flag: str = "--clip",
     ) -> DualEncoder:
-        """Load a judge.
+        """Load a model.
 
         Args:
-            name: a name of the registry, a local folder or a hub id, in open_clip's or transformers' format.
+            name: of the registry, a local folder or a hub id, in open_clip's or transformers' format.
             device: as `core.model.device.pick_device` takes it.
-            accept_terms: names of models that are used on the user's word.
-            trust_remote_code: run the code that a model brings along, at the commit that `name` gives.
+            accept_terms: names of refused models whose terms the user answers for.
+            trust_remote_code: run the model's own code, at the commit that `name` gives.
+            flag: the option that gave the name, for errors.
 
         Raises:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
-            CommonArtError: the hub is not there, or the folder holds no dual encoder.
+            CommonArtError: The hub cannot be reached, or the folder holds no dual encoder.
         """
-        row = lookup.find_model(name, "clip")
-        lookup.check_terms(row, accept_terms)
-        lookup.check_code(row, trust_remote_code)
-        where = pick_device(device)
+        row = lookup.find_model(name, "clip", flag)
+        lookup.check_terms(row, accept_terms, flag)
+        lookup.check_code(row, trust_remote_code, flag)
+        on = pick_device(device)
         if row.remote_code:
-            # Its own code has to be fetched with it, which `hub.resolve` never does.
-            return _transformers(row.name, str(row.revision or ""), row.hub, where, remote=True, commit=row.revision)
-        found = hub.resolve_model(row)
-        if (found.folder / "open_clip_config.json").is_file():
-            return _open_clip(found, where)
-        return _transformers(found.name, found.revision, str(found.folder), where)
+            # Its own code has to be fetched with it, which `hub.resolve_model` never does.
+            return _transformers(row.name, row.revision or "", row.hub, on, remote=True)
+        resolved = hub.resolve_model(row)
+        if (resolved.folder / "open_clip_config.json").is_file():
+            return _open_clip(resolved, on)
+        return _transformers(resolved.name, resolved.revision, str(resolved.folder), on)
 
     @torch.inference_mode()
-    def images(self, pictures: Iterable[Image.Image], batch: int = 64) -> Floats:
-        """Unit features [N, D] of pictures in RGB."""
-        return _rows(self.embed_images(part) for part in _batches(pictures, batch))
+    def encode_images(self, images: Iterable[Image.Image], batch: int = 64) -> Floats:
+        """Return unit features [N, D] of RGB images."""
+        return _unit_rows(self.embed_images(part) for part in _batches(images, batch))
 
     @torch.inference_mode()
-    def texts(self, texts: Iterable[str], batch: int = 256) -> Floats:
-        """Unit features [N, D] of texts; what is longer than the judge's context is cut by its tokenizer."""
-        return _rows(self.embed_texts(part) for part in _batches(texts, batch))
+    def encode_texts(self, texts: Iterable[str], batch: int = 256) -> Floats:
+        """Return unit features [N, D] of texts; the tokenizer truncates them to the model's context."""
+        return _unit_rows(self.embed_texts(part) for part in _batches(texts, batch))
 
 
 def scores(images_ND: Floats, texts_ND: Floats, convention: str = "paper") -> Floats:
-    """The score [N] of each picture with its own text: w * max(cos, 0).
+    """Return the score [N] of each image with its own text: w * max(cos, 0).
 
     Raises:
-        UsageError: an unknown convention.
-        ValueError: another number of pictures than of texts.
+        UsageError: An unknown convention.
+        ValueError: The numbers of images and texts differ.
     """
     weight, _ = convention_of(convention)
     if images_ND.shape != texts_ND.shape:
@@ -100,58 +104,51 @@ def scores(images_ND: Floats, texts_ND: Floats, convention: str = "paper") -> Fl
 
 
 def convention_of(name: str) -> tuple[float, str]:
-    """(w, prefix of the prompt) of a convention."""
+    """Return (w, prefix of the prompt) of a convention.
+
+    Raises:
+        UsageError: An unknown convention.
+    """
     if name not in CONVENTIONS:
-        raise UsageError(f"--clip-mode {name}: there is no such mode.", f"Choose one of {', '.join(CONVENTIONS)}.")
+        raise UsageError(f"--clip-mode {name} is not a mode.", f"Choose one of {', '.join(CONVENTIONS)}.")
     return CONVENTIONS[name]
 
 
-def score(
-    judge: DualEncoder, pictures: Iterable[Image.Image], texts: Sequence[str], convention: str = "paper"
-) -> Floats:
-    """`scores` of pictures and texts."""
-    _, prefix = convention_of(convention)
-    return scores(judge.images(pictures), judge.texts([prefix + text for text in texts]), convention)
-
-
-def _open_clip(found: hub.ResolvedModel, device: torch.device) -> DualEncoder:
+def _open_clip(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder:
     import open_clip
 
-    config = json.loads((found.folder / "open_clip_config.json").read_text(encoding="utf-8"))
-    if found.model.hub.endswith(".openai") and not config.get("model_cfg", {}).get("quick_gelu"):
-        # open_clip only warns: the scores would be a little wrong, and nobody would notice.
+    config = json.loads((resolved.folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    if resolved.model.hub.endswith(".openai") and not config.get("model_cfg", {}).get("quick_gelu"):
+        # open_clip only warns, and the scores would be slightly wrong.
         raise CommonArtError(
-            f"{found.folder}: OpenAI's weights were trained with QuickGELU, and its config does not say so.",
+            f"{resolved.folder}: OpenAI's weights were trained with QuickGELU, which this config does not set.",
             'Set "quick_gelu": true in the model_cfg of open_clip_config.json.',
         )
-    source = f"local-dir:{found.folder}"
+    source = f"local-dir:{resolved.folder}"
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(source, device=device)
         tokenizer = open_clip.get_tokenizer(source)
     except (RuntimeError, OSError, ValueError, TypeError, KeyError) as problem:
-        raise _unloadable(str(found.folder), problem) from problem
+        raise _unloadable(str(resolved.folder), problem) from problem
     model.eval().requires_grad_(False)
 
-    def embed_images(pictures: list[Image.Image]) -> Tensor:
-        pixels = torch.stack([preprocess(picture.convert("RGB")) for picture in pictures])
+    def embed_images(images: list[Image.Image]) -> Tensor:
+        pixels = torch.stack([preprocess(image.convert("RGB")) for image in images])
         return model.encode_image(pixels.to(device))
 
     def embed_texts(texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer(texts).to(device))
 
-    return DualEncoder(found.name, found.revision, device, embed_images, embed_texts)
+    return DualEncoder(resolved.name, resolved.revision, embed_images, embed_texts)
 
 
-def _transformers(
-    name: str, revision: str, source: str, device: torch.device, *, remote: bool = False, commit: str | None = None
-) -> DualEncoder:
+def _transformers(name: str, revision: str, source: str, device: torch.device, *, remote: bool = False) -> DualEncoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    options: dict[str, Any] = (
-        {"trust_remote_code": remote, "revision": commit} if remote else {"trust_remote_code": False}
-    )
+    options: dict[str, Any] = {"trust_remote_code": remote, **({"revision": revision} if remote else {})}
     try:
-        model = AutoModel.from_pretrained(source, use_safetensors=True, **options).to(device).eval()
+        variant = None if remote else weights.variant(Path(source), "model")
+        model = AutoModel.from_pretrained(source, use_safetensors=True, variant=variant, **options).to(device).eval()
         processor = AutoImageProcessor.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as problem:
@@ -161,37 +158,38 @@ def _transformers(
     model.requires_grad_(False)
     longest = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
 
-    def embed_images(pictures: list[Image.Image]) -> Tensor:
-        inputs = processor([picture.convert("RGB") for picture in pictures], return_tensors="pt").to(device)
+    def embed_images(images: list[Image.Image]) -> Tensor:
+        inputs = processor([image.convert("RGB") for image in images], return_tensors="pt").to(device)
         return _features(model.get_image_features(**inputs))
 
     def embed_texts(texts: list[str]) -> Tensor:
-        cut = {} if remote else {"truncation": True, "max_length": longest, "padding": True}
-        inputs = tokenizer(texts, return_tensors="pt", **cut).to(device)
+        truncate = {} if remote else {"truncation": True, "max_length": longest, "padding": True}
+        inputs = tokenizer(texts, return_tensors="pt", **truncate).to(device)
         return _features(model.get_text_features(**inputs))
 
-    return DualEncoder(name, revision, device, embed_images, embed_texts)
+    return DualEncoder(name, revision, embed_images, embed_texts)
 
 
 def _features(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output.pooler_output
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
 
 
 def _unloadable(source: str, problem: Exception) -> CommonArtError:
     reason = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
     return CommonArtError(
-        f"{source}: no dual encoder can be loaded from here ({reason}).",
+        f"{source} holds no dual encoder that can be loaded ({reason}).",
         "Name one from `commonart models`, or a folder in open_clip's or transformers' format.",
     )
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     remaining = iter(items)
     while part := list(islice(remaining, size)):
         yield part
 
 
-def _rows(parts: Iterable[Tensor]) -> Floats:
+def _unit_rows(parts: Iterable[Tensor]) -> Floats:
     rows = [torch.nn.functional.normalize(part.float(), dim=-1).cpu().numpy() for part in parts]
     if not rows:
         raise ValueError("nothing to embed")

@@ -1,14 +1,13 @@
-"""Fréchet distances between two sets of pictures: FID on Inception features, and FD on any others.
+"""Fréchet distances between two sets of images: FID on Inception features, and FD on any others.
 
     commonart eval generated/ reference/ --fid clean
 
-`FID` is only what is measured on the Inception-v3 of 2015 with one of clean-fid's ways of resizing:
+Only a distance on the features of the Inception-v3 of 2015 is called FID, with one of clean-fid's ways of resizing:
 
 - `clean`: PIL bicubic.
 - `legacy_pytorch`: bilinear without anti-aliasing, as pytorch-fid.
 
-A Fréchet distance on other features has another name here (`FD-nano-clip`), because its numbers cannot be compared
-with any FID.
+A Fréchet distance on other features has a name of its own (`FD-nano-clip`), because it cannot be compared with FID.
 
 Sources: Heusel et al., arXiv 1706.08500, eq. 6; Parmar et al., arXiv 2104.11222 (the resizing).
 """
@@ -22,12 +21,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Network = Callable[[Tensor], Tensor]
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +46,7 @@ MODES = {
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """A Gaussian fitted to features: mean [D], covariance [D, D] and how many pictures it came from."""
+    """A Gaussian fitted to features: mean [D], covariance [D, D] and the number of images."""
 
     mean: Floats
     covariance: Floats
@@ -48,28 +54,28 @@ class Gaussian:
 
 
 def fit(features: NDArray[Any]) -> Gaussian:
-    """The Gaussian of features [N, D], with the unbiased covariance that every FID implementation uses.
+    """Fit a Gaussian to features [N, D], with the unbiased covariance that every FID implementation uses.
 
     Raises:
-        ValueError: fewer than two rows, or a value that is not finite.
+        ValueError: Fewer than two rows, or a value that is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"a covariance needs at least two pictures, got features of shape {features.shape}")
+        raise ValueError(f"a covariance needs at least two images, got features of shape {features.shape}")
     if not np.isfinite(features).all():
         raise ValueError("a feature is not finite")
     return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
 
     The eigenvalues of C1 C2 are those of the symmetric S C2 S with S = C1^(1/2), so two symmetric
     eigenproblems give the trace without the complex, unstable square root of a product, and without an
-    epsilon when there are fewer pictures than features.
+    epsilon when there are fewer images than features.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of two kinds: {a.mean.shape} and {b.mean.shape}")
+        raise ValueError(f"features of two kinds, {a.mean.shape} and {b.mean.shape}")
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ b.covariance @ root)
@@ -83,16 +89,15 @@ def inception_features(
     *,
     device: str = "cpu",
     batch: int = 32,
-    workers: int = 0,
-    network: Callable[[Any], Any] | None = None,
+    network: Network | None = None,
 ) -> NDArray[np.float32]:
-    """Inception's pool features [N, 2048] of picture files, resized and read by clean-fid itself.
+    """Return Inception's pool features [N, 2048] of image files, read and resized by clean-fid itself.
 
     Args:
-        files: pictures on the disk.
+        files: images on disk.
         mode: "clean" or "legacy_pytorch".
-        batch: pictures at a time.
-        workers: processes that read and resize; 0 does it in this one.
+        device: of the network.
+        batch: images at a time.
         network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
     """
     import torch
@@ -104,7 +109,7 @@ def inception_features(
         return get_files_features(
             [str(file) for file in files],
             model=network,
-            num_workers=workers,
+            num_workers=0,
             batch_size=batch,
             device=torch.device(device),
             mode=mode,
@@ -112,30 +117,30 @@ def inception_features(
         )
 
 
-def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Any, str]:
-    """clean-fid's network for a mode, and the sha256 of the weights it runs on.
+def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Network, str]:
+    """Return clean-fid's network for a mode, and the sha256 of its weights.
 
-    Both files are what the FID is defined on and exist in no other form: a TorchScript archive (no Python code runs)
-    and a state dict that is read with `weights_only`.
+    FID is defined on these two files, which exist in no other form: a TorchScript archive (no Python code runs) and a
+    state dict that is read with `weights_only`.
 
     Args:
         mode: "clean" or "legacy_pytorch".
-        device: where it runs.
-        folder: holds the weights, or gets them; default: `commonart/inception` in the user's cache, never the shared
-            folder where clean-fid would put them.
+        device: of the network.
+        folder: of the weights, which are downloaded where they are missing; default: `commonart/inception` in the
+            user's cache (XDG_CACHE_HOME is honoured), not the shared temporary folder that clean-fid would use.
 
     Raises:
-        UsageError: an unknown mode.
-        CommonArtError: the weights are not there and cannot be downloaded.
+        UsageError: An unknown mode.
+        CommonArtError: The weights are missing and cannot be downloaded, or they are damaged.
     """
-    if mode not in MODES:
-        raise UsageError(f"--fid {mode}: there is no such mode.", f"Choose one of {', '.join(MODES)}.")
+    check_mode(mode)
     import pickle
 
     import torch
 
     name, size = MODES[mode]
-    folder = folder or cache() / "inception"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = folder or cache / "commonart" / "inception"
     path = folder / name
     if not path.is_file():
         _download(mode, path, size)
@@ -143,29 +148,31 @@ def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tup
         if mode == "clean":
             from cleanfid.inception_torchscript import InceptionV3W
 
-            network: Any = InceptionV3W(str(folder), download=False).to(device).eval()
+            model: torch.nn.Module = InceptionV3W(str(folder), download=False).to(device).eval()
         else:
-            network = _pytorch_inception(path).to(device).eval()
+            model = _pytorch_inception(path).to(device).eval()
     except (RuntimeError, OSError, KeyError, EOFError, pickle.UnpicklingError) as problem:
         raise CommonArtError(
-            f"{path}: these are not the Inception weights ({str(problem).splitlines()[0]}).",
+            f"{path} does not hold the Inception weights ({str(problem).splitlines()[0]}).",
             "Delete the file; the same command downloads it again.",
         ) from problem
 
-    def features(pixels: Any) -> Any:
+    def features(pixels: Tensor) -> Tensor:
         with torch.inference_mode():
-            return network(pixels) if mode == "clean" else network(pixels / 255)[0].flatten(1)
+            output: Tensor = model(pixels) if mode == "clean" else model(pixels / 255)[0].flatten(1)
+            return output
 
     return features, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def cache() -> Path:
-    """This project's folder in the user's cache (XDG_CACHE_HOME is honoured)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
+def check_mode(mode: str) -> None:
+    """Raise UsageError for an unknown mode."""
+    if mode not in MODES:
+        raise UsageError(f"--fid {mode} is not a mode.", f"Choose one of {', '.join(MODES)}.")
 
 
-def _pytorch_inception(path: Path) -> Any:
-    """clean-fid's InceptionV3, its own loader replaced by one that unpickles nothing but tensors."""
+def _pytorch_inception(path: Path) -> torch.nn.Module:
+    """Make clean-fid's InceptionV3, with its loader replaced by one that unpickles nothing but tensors."""
     import torch
     from cleanfid import inception_pytorch
 
@@ -175,7 +182,8 @@ def _pytorch_inception(path: Path) -> Any:
     original = inception_pytorch.load_state_dict_from_url
     inception_pytorch.load_state_dict_from_url = load
     try:
-        return inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+        model: torch.nn.Module = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+        return model
     finally:
         inception_pytorch.load_state_dict_from_url = original
 
@@ -187,9 +195,9 @@ def _download(mode: str, path: Path, size: str) -> None:
         from cleanfid.downloads_helper import inception_url as url
     else:
         from cleanfid.inception_pytorch import FID_WEIGHTS_URL as url
-    # The hash is a part of the second file's name; the first has none, so eval.json records what was used.
+    # Only the second file has a published hash, as a part of its name; eval.json records the sha256 of either.
     prefix = "6726825d" if mode == "legacy_pytorch" else None
-    print(f"downloading {path.name} ({size})", file=sys.stderr)
+    say(f"downloading {path.name} ({size})")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(path), hash_prefix=prefix, progress=sys.stderr.isatty())

@@ -1,9 +1,8 @@
-"""Pictures to be judged: a folder of image files, a folder of shards, or records.
+"""Images to score: a folder of image files, a folder of shards, or records.
 
     commonart eval pictures/ shards/ --split heldout
 
-Each has a pointer to its pixels and, where it is known, the record that it came with. Pixels are read one picture at
-a time, never all at once.
+Each is a pointer to its pixels and the record that it came with, if any. Pixels are read one image at a time.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from commonart.core.data.images.decode import DecodeError, decode
@@ -23,70 +21,73 @@ from commonart.core.data.shards.reader import read_bytes
 from commonart.core.data.stream import read
 from commonart.core.errors import CommonArtError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Item(NamedTuple):
-    """One picture: `pointer` is a path or TAR#MEMBER, `record` is {} for a plain file."""
+class ImageRef(NamedTuple):
+    """A pointer to one image, a path or TAR#MEMBER, and its record, {} for a plain file."""
 
     pointer: str
     record: Record
 
     @property
     def name(self) -> str:
+        """The record's key, or the file's name without its suffix."""
         return str(self.record.get("key") or Path(self.pointer).stem)
 
 
-def collect(source: str, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """The pictures of SOURCE, or `limit` of them drawn by `seed`, in an order that does not depend on the source's.
+def collect(source: str, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[ImageRef]:
+    """Return the images of SOURCE, or `limit` of them chosen by `seed`, in an order that depends on the seed alone.
 
     Args:
-        source: a folder of pictures, a folder of shards, a .tar, or records (.jsonl, -).
-        split: only the records of "train" or "heldout"; a record without one is of the split that its sha256 gives.
+        source: a folder of images, a folder of shards, a .tar, or records (.jsonl, -).
+        split: only the records of "train" or "heldout"; where a record names none, its sha256 decides.
 
     Raises:
-        CommonArtError: SOURCE is missing or holds no such picture.
+        CommonArtError: SOURCE is missing or holds no such image.
     """
     path = Path(source)
     if path.is_dir() and not any(path.glob("*.tar")):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
-        items = [Item(str(p), {}) for p in files]
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        items = [ImageRef(str(p), {}) for p in files]
         if split is not None and items:
-            raise CommonArtError(f"{source} is a folder of pictures, which have no split.", "Leave --split out.")
+            raise CommonArtError(f"{source} is a folder of image files, which have no split.", "Leave --split out.")
     else:
         items = [
-            Item(record["image"], record)
+            ImageRef(record["image"], record)
             for record in read(source)
             if record.get("image") and (split is None or split_of_record(record) == split)
         ]
     if not items:
         raise CommonArtError(
-            f"{source} holds no pictures{f' of the split {split}' if split else ''}.",
-            "Name a folder of pictures, a folder of shards, or records that point at pictures.",
+            f"{source} holds no images{f' of the split {split}' if split else ''}.",
+            "Name a folder of images, a folder of shards, or records that point at images.",
         )
-    items.sort(key=lambda item: _lot(seed, item.name))
+    items.sort(key=lambda item: _hash(seed, item.name))
     return items[:limit]
 
 
 def open_image(pointer: str) -> Image.Image:
-    """The pixels behind a pointer, upright, in sRGB.
+    """Decode an image, upright, in sRGB.
 
     Raises:
-        CommonArtError: it is missing or no picture.
+        CommonArtError: It is missing or damaged.
     """
     try:
         return decode(read_bytes(pointer))
     except DecodeError as problem:
-        raise CommonArtError(f"{pointer}: this is no picture ({problem}).", "Delete it, or make it again.") from problem
+        raise CommonArtError(
+            f"{pointer} is not a readable image ({problem}).", "Remove it, or make it again."
+        ) from problem
 
 
-def images(items: Sequence[Item]) -> Iterator[Image.Image]:
-    """The pictures of `items`, one at a time."""
+def images(items: Sequence[ImageRef]) -> Iterator[Image.Image]:
+    """Decode the images of `items`, one at a time."""
     return (open_image(item.pointer) for item in items)
 
 
-def files(items: Sequence[Item], folder: str | os.PathLike[str]) -> list[str]:
-    """A file for each picture; those inside a tar are written to `folder` as PNG, which changes no pixel."""
+def files(items: Sequence[ImageRef], folder: str | os.PathLike[str]) -> list[str]:
+    """Return a file for each image; those inside a tar are written to `folder` as PNG, which changes no pixel."""
     paths = []
     for number, item in enumerate(items):
         if "#" not in item.pointer:
@@ -98,22 +99,17 @@ def files(items: Sequence[Item], folder: str | os.PathLike[str]) -> list[str]:
     return paths
 
 
-def resolution(items: Sequence[Item], sample: int = 100) -> str:
-    """The size of the pictures as "64x64", the smallest and largest of the first `sample` where they differ."""
+def resolution(items: Sequence[ImageRef], sample: int = 100) -> str:
+    """Return the size of the images as "64x64", or the smallest and the largest of the first `sample`."""
     sizes = sorted({image.size for image in images(items[:sample])}, key=lambda size: (size[0] * size[1], size))
-    named = [f"{width}x{height}" for width, height in sizes]
-    return named[0] if len(named) == 1 else f"{named[0]}..{named[-1]}"
+    smallest, largest = (f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
+    return smallest if smallest == largest else f"{smallest}..{largest}"
 
 
 def seed_for(seed: int, name: str) -> int:
-    """A seed of its own for each picture of a set, the same whatever the others are."""
-    return _lot(seed, name) >> 33
+    """Return the seed of one image of a set, the same whatever the others are."""
+    return _hash(seed, name) >> 33
 
 
-def _lot(seed: int, name: str) -> int:
+def _hash(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
-
-
-def as_array(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """uint8 [H, W, 3]."""
-    return np.asarray(image.convert("RGB"))

@@ -1,9 +1,9 @@
 """How well a few fixed prompts are followed, again and again while a model is trained.
 
     commonart train --stage 512 --sample-every 1000 --clip clip-vit-b32
-    commonart train --stage nano --sample-every 200                        # judged by nano, and read back as scenes
+    commonart train --stage nano --sample-every 200        # scored by nano, and read back as scenes
 
-Few prompts say little of one step and much of a curve: the same ones, from the same noise, every time.
+A few prompts say little about one step and much about a curve: they are the same every time, from the same noise.
 """
 
 from __future__ import annotations
@@ -13,62 +13,65 @@ from statistics import fmean
 
 from PIL import Image
 
-from commonart.core.generation.prompts import lang_of
+from commonart.core.data.text import language_of
 from commonart.core.metrics import clip_score
-from commonart.core.metrics.scores import load_judges
+from commonart.core.metrics.scores import load_encoders
 from commonart.core.registry.lookup import find_model
 
-Judge = Callable[[Sequence[Image.Image]], dict[str, float]]
+Scorer = Callable[[Sequence[Image.Image]], dict[str, float]]
 
 
-def open_judge(names: str, prompts: Sequence[str], accept_terms: Sequence[str] = ()) -> Judge:
-    """What gives pictures of `prompts` their scores: {"clip_en": 0..100, "clip_ja": ..., "color_en": 0..1, ...}.
+def open_scorer(names: str, prompts: Sequence[str], accept_terms: Sequence[str] = ()) -> Scorer:
+    """Return a function that scores images of `prompts`: {"clip_en": 0..100, "color_en": 0..1, "clip_ja": ..., ...}.
+
+    With `nano`, what each prompt says of a scene is also read back from the pixels: the share of images with the right
+    colors, shapes, background or places, among the prompts that name them.
 
     Args:
-        names: a dual encoder, or two with a comma between them, the second for Japanese prompts, which have no score
-            without one. `nano` knows both languages, and what its prompts say of a scene is read back from the pixels:
-            the share of prompts whose colours, shapes, background or places are right, among those that tell them.
+        names: a dual encoder, or two separated by a comma, the second for Japanese prompts, which are not scored
+            without one. `nano` scores both languages.
 
     Raises:
-        UsageError, CommonArtError: as `clip_score.DualEncoder.load`.
+        UsageError, CommonArtError: As `clip_score.DualEncoder.load`.
     """
-    first, _, second = names.partition(",")
-    rows: dict[str, list[int]] = {}
+    name, _, name_ja = names.partition(",")
+    rows_by_lang: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        rows.setdefault(lang_of(prompt), []).append(row)
-    model = find_model(first, "clip")
-    if "ja" not in model.langs and not second:
-        rows.pop("ja", None)
-    # On the CPU: a few pictures take seconds there, and the device's memory is the training's.
-    judges = load_judges(rows, first, second or None, device="cpu", accept_terms=accept_terms)
-    texts = {lang: judges[lang].texts([prompts[row] for row in own]) for lang, own in rows.items()}
+        rows_by_lang.setdefault(language_of(prompt), []).append(row)
+    model = find_model(name, "clip", "--clip")
+    if "ja" not in model.langs and not name_ja:
+        rows_by_lang.pop("ja", None)
+    # On the CPU: a few images take seconds there, and the device's memory belongs to training.
+    encoders = load_encoders(rows_by_lang, name, name_ja or None, device="cpu", accept_terms=accept_terms)
+    texts = {lang: encoders[lang].encode_texts([prompts[row] for row in rows]) for lang, rows in rows_by_lang.items()}
 
-    def judge(pictures: Sequence[Image.Image]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for lang, own in rows.items():
-            drawn = [pictures[row] for row in own]
-            found[f"clip_{lang}"] = float(clip_score.scores(judges[lang].images(drawn), texts[lang]).mean())
+    def score(images: Sequence[Image.Image]) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for lang, rows in rows_by_lang.items():
+            generated = [images[row] for row in rows]
+            features = encoders[lang].encode_images(generated)
+            scores[f"clip_{lang}"] = float(clip_score.scores(features, texts[lang]).mean())
             if model.embedded:
-                pairs = zip((prompts[row] for row in own), drawn, strict=True)
-                found |= {f"{kind}_{lang}": share for kind, share in _read_back(list(pairs), lang).items()}
-        return found
+                pairs = list(zip((prompts[row] for row in rows), generated, strict=True))
+                scores |= {f"{kind}_{lang}": share for kind, share in _read_back(pairs, lang).items()}
+        return scores
 
-    return judge
+    return score
 
 
 def _read_back(pairs: Sequence[tuple[str, Image.Image]], lang: str) -> dict[str, float]:
-    """Shares of the prompts whose picture shows what they tell, for each kind of fact that any of them tells."""
-    from commonart.core.nano import grammar, scene_reader
+    """Return the share of images that show what their prompt says, for each kind of fact that any prompt names."""
+    from commonart.core.nano import facts, scene_reader
 
     right: dict[str, list[bool]] = {"color": [], "shape": [], "background": [], "place": []}
-    for prompt, picture in pairs:
-        told = grammar.facts(prompt, lang)
-        score = grammar.compare(told, scene_reader.read(picture))
-        if told.background:
+    for prompt, image in pairs:
+        expected = facts.parse(prompt, lang)
+        score = facts.compare(expected, scene_reader.read(image))
+        if expected.background:
             right["background"].append(score.background)
-        if told.things:
+        if expected.things:
             right["shape"].append(score.shape)
             for kind in ("color", "place"):
-                if all(getattr(thing, kind) for thing in told.things):
+                if all(getattr(thing, kind) for thing in expected.things):
                     right[kind].append(getattr(score, kind))
-    return {kind: fmean(each) for kind, each in right.items() if each}
+    return {kind: fmean(values) for kind, values in right.items() if values}

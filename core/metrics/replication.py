@@ -1,10 +1,10 @@
-"""Does the model copy? How near drawn pictures come to training pictures, by the features of a dual encoder.
+"""Does the model copy? How close generated images come to training images, by the features of a dual encoder.
 
     commonart mia runs/512 --data shards/ --replicate 50 --figure mia.png
 
-A similarity means something only beside the training set's own: pictures of one subject are alike without any
-copying. So each drawn picture's nearest training picture stands against each training picture's nearest other
-one, and what is counted is how many come nearer than 95 % of those do.
+Images of one subject are alike without any copying, so the training set itself is the baseline: the similarity of each
+generated image to its nearest training image is compared with that of each training image to its nearest other one.
+What is counted is how many generated images come closer than 95 % of the training images do.
 """
 
 from __future__ import annotations
@@ -24,62 +24,66 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Floats = NDArray[np.float64]
-LEVEL = 0.95  # quantile of the background above which a drawn picture counts
+LEVEL = 0.95  # quantile of the baseline above which a generated image counts
 
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """Cosine similarities of N drawn pictures to M training pictures.
+    """Cosine similarities of N generated images to M training images.
 
     Attributes:
-        similarity: [N], to the nearest training picture.
-        nearest: [N], which one that is.
-        own: [N], to the training picture whose caption was drawn.
-        background: [M], of each training picture to the nearest other one.
+        similarity: [N], to the nearest training image.
+        nearest: [N], the row of that image.
+        to_source: [N], to the training image whose caption was the prompt.
+        baseline: [M], of each training image to the nearest other one.
     """
 
     similarity: Floats
     nearest: NDArray[np.intp]
-    own: Floats
-    background: Floats
+    to_source: Floats
+    baseline: Floats
 
     def report(self, seed: int) -> dict[str, Any]:
-        """What mia.json says of it; `seed` draws the bootstrap."""
-        limit = float(np.quantile(self.background, LEVEL))
+        """Return the summary for mia.json; `seed` is that of the bootstrap."""
+        limit = float(np.quantile(self.baseline, LEVEL))
         above = (self.similarity > limit).astype(float)
         low, high = roc.bootstrap(above, lambda values: float(values.mean()), seed=seed)
         return {
             "drawn": len(self.similarity),
-            "training_pictures": len(self.background),
+            "training_pictures": len(self.baseline),
             "similarity": _spread(self.similarity),
-            "to_own_picture": _spread(self.own),
-            "background": _spread(self.background),
+            "to_own_picture": _spread(self.to_source),
+            "background": _spread(self.baseline),
             "limit": limit,
             "above_background": {"value": float(above.mean()), "low": low, "high": high},
         }
 
 
-def compare(drawn_ND: Floats, training_MD: Floats, own_N: Sequence[int]) -> Replication:
-    """Compare unit features of drawn and of training pictures; `own_N` is the row of each drawn one's own picture."""
-    similarity_NM = drawn_ND @ training_MD.T
-    rows = np.arange(len(drawn_ND))
+def compare(generated_ND: Floats, training_MD: Floats, source_N: Sequence[int]) -> Replication:
+    """Compare unit features of generated and training images.
+
+    Args:
+        source_N: the training row whose caption was the prompt of each generated image.
+    """
+    similarity_NM = generated_ND @ training_MD.T
+    rows = np.arange(len(generated_ND))
     nearest = similarity_NM.argmax(axis=1)
     return Replication(
         similarity=similarity_NM[rows, nearest],
         nearest=nearest,
-        own=similarity_NM[rows, np.asarray(own_N)],
-        background=_nearest_other(training_MD),
+        to_source=similarity_NM[rows, np.asarray(source_N)],
+        baseline=_nearest_other(training_MD),
     )
 
 
 def _nearest_other(features: Floats, rows: int = 1024) -> Floats:
-    """Each picture's similarity to the nearest other one, some rows at a time: all of them would fill the memory."""
-    found = []
+    """Return each image's similarity to the nearest other one, in parts: the whole matrix may not fit into memory."""
+    similarities = []
     for start in range(0, len(features), rows):
         part = features[start : start + rows] @ features.T
         part[np.arange(len(part)), np.arange(start, start + len(part))] = -np.inf
-        found.append(part.max(axis=1))
-    return np.concatenate(found)
+        similarities.append(part.max(axis=1))
+    return np.concatenate(similarities)
 
 
 def _spread(values: Floats) -> dict[str, float]:
@@ -91,27 +95,34 @@ def _spread(values: Floats) -> dict[str, float]:
     }
 
 
-def write_figure(
-    path: str,
-    rows: Sequence[tuple[str, Image.Image, Image.Image, float, Image.Image, float]],
-    *,
-    overwrite: bool = False,
-) -> None:
-    """A contact sheet as the paper's figure 2.
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """One generated image beside the training image of its prompt and the nearest training image."""
 
-    Args:
-        rows: caption, its training picture, drawn picture, how alike these are, nearest training picture, how alike
-            it and the drawn one are.
+    caption: str
+    source: Image.Image
+    generated: Image.Image
+    to_source: float
+    nearest: Image.Image
+    similarity: float
+
+
+def write_figure(path: str, rows: Sequence[FigureRow], *, overwrite: bool = False) -> None:
+    """Write a contact sheet like the paper's figure 2.
+
+    Raises:
+        UsageError: The path exists and `overwrite` is false.
+        CommonArtError: It cannot be written.
     """
     from commonart.core.output.contact_sheet import contact_sheet
 
     images: list[Image.Image] = []
     labels: list[str] = []
-    for caption, training, drawn, alike, nearest, nearer in rows:
-        images += [training, drawn, nearest]
-        labels += [caption, f"similarity {alike:.2f}", f"similarity {nearer:.2f}"]
-    sheet = contact_sheet(images, labels, columns=3, heads=("training picture", "drawn", "nearest training picture"))
+    for row in rows:
+        images += [row.source, row.generated, row.nearest]
+        labels += [row.caption, f"similarity {row.to_source:.2f}", f"similarity {row.similarity:.2f}"]
+    sheet = contact_sheet(images, labels, columns=3, heads=("training image", "generated", "nearest training image"))
     for number, caption in sheet.legend.items():
         say(f"  [{number}] {caption}")
-    settings = {"captions": [row[0] for row in rows]}
+    settings = {"captions": [row.caption for row in rows]}
     metadata.save(sheet.image, path, settings=settings, overwrite=overwrite)

@@ -21,6 +21,7 @@ from torch import Tensor
 from commonart.core.errors import CommonArtError
 from commonart.core.model import weights
 from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+from commonart.core.registry.lookup import require_plain_json
 
 TILE_ABOVE = 1024  # pixels of the longer side; SDXL's autoencoder was trained up to this size
 
@@ -66,6 +67,7 @@ class Autoencoder:
         device = pick_device(device) if isinstance(device, str) else device
         dtype = pick_precision(folder, dtype, device) if isinstance(dtype, str) else dtype
         path = _folder(folder)
+        require_plain_json(path)
         try:
             model, info = AutoencoderKL.from_pretrained(
                 path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,

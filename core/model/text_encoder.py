@@ -25,7 +25,7 @@ from commonart.core.model import quantize as quantizing
 from commonart.core.model import weights
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
-from commonart.core.registry.lookup import read_json
+from commonart.core.registry.lookup import read_json, require_plain_json
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
 # In tokenizer_config.json, which keeps what it does not know; `model_max_length` is the language model's own limit.
@@ -180,6 +180,8 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     offline = {"local_files_only": True, "trust_remote_code": False}
+    require_plain_json(folder)
+    require_plain_json(tokenizer_folder)
     try:
         config = AutoConfig.from_pretrained(folder, **offline)
         if config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:

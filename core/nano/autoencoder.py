@@ -2,9 +2,9 @@
 
     commonart nano build --only autoencoder
 
-L1 + MSE. In place of a KL term three of the four channels are held near a thumbnail, the average colour of each
-4 x 4 pixels, and the fourth is free. With a KL term alone one channel came to say everything as a single number: 33 dB,
-but a small error of the diffusion model turned one colour into another.
+The loss is L1 + MSE. In place of a KL term, three of the four channels are kept close to a thumbnail, the average color
+of each 4 x 4 pixels, and the fourth is free. With a KL term alone, one channel encoded everything as a single number:
+33 dB, but a small error of the diffusion model turned one color into another.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
+from commonart.core import log
+from commonart.core.nano.training import Log, SceneImages, images, optimize, require, unseen
 
-SPREAD = 0.05  # standard deviation of the posterior, and of the noise that the decoder has to stand
+SPREAD = 0.05  # standard deviation of the posterior, and of the noise that the decoder has to tolerate
 
 
-def new(channels: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
+def new() -> AutoencoderKL:
+    """Make an untrained autoencoder."""
+    channels = (16, 32, 64)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
@@ -36,10 +39,11 @@ def new(channels: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
     )
 
 
-def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000, say: Log = stderr) -> AutoencoderKL:
+def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000, say: Log = log.say) -> AutoencoderKL:
+    """Train the autoencoder."""
     torch.manual_seed(seed)
-    source = Pictures(scenes, seed).batches(batch)
-    judged = images(unseen(64, seed + 10_000).pixels)
+    source = SceneImages(scenes, seed).batches(batch)
+    test_images = images(unseen(64, seed + 10_000).pixels)
     model: Any = new()
     model.to(memory_format=torch.channels_last)
 
@@ -54,7 +58,7 @@ def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000,
         error = model.decode(z + SPREAD * torch.randn_like(z)).sample.float() - x
         return error.abs().mean() + 4.0 * error.square().mean() + anchor + 0.1 * free + 0.01 * spread
 
-    mean: Any = optimize(
+    average: Any = optimize(
         model,
         loss,
         steps=steps,
@@ -63,28 +67,36 @@ def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000,
         ema=0.998,
         name="autoencoder",
         say=say,
-        check=lambda m: f"PSNR {psnr(m, judged):.2f} dB",
+        check=lambda m: f"PSNR {psnr(m, test_images):.2f} dB",
         check_every=250,
     )
     with torch.no_grad():
-        std = mean.encode(images(Pictures(500, seed + 1).pixels)).latent_dist.mean.std().item()
-    mean.register_to_config(scaling_factor=round(1.0 / std, 5))
-    assert isinstance(mean, AutoencoderKL)
-    return mean
+        std = average.encode(images(SceneImages(500, seed + 1).pixels)).latent_dist.mean.std().item()
+    average.register_to_config(scaling_factor=round(1.0 / std, 5))
+    assert isinstance(average, AutoencoderKL)
+    return average
 
 
 @torch.no_grad()
 def psnr(model: Any, x: Tensor) -> float:
-    """Mean over the images of 10 log10(4 / MSE) in dB, x B x 3 x H x W in -1..1, decoded from the latents' mean."""
+    """Return the mean of 10 log10(4 / MSE) in dB over images [B, 3, H, W] in -1..1, decoded from the latents' mean."""
     model.eval()
     scores = []
     for part in x.split(50):
         y = model.decode(model.encode(part).latent_dist.mean).sample.float().clamp(-1, 1)
-        # Pixels are bytes in the end: round as a PNG would.
+        # Rounded to bytes, as in a PNG.
         y = ((y + 1) * 127.5).round() / 127.5 - 1
         scores += (4.0 / (y - part).square().mean(dim=(1, 2, 3))).log10().mul(10).tolist()
     return sum(scores) / len(scores)
 
 
-def save(model: Any, folder: Path) -> None:
-    model.half().save_pretrained(folder)
+def build(folder: Path, seed: int, short: bool, say: Log) -> None:
+    """Train the autoencoder and write it to `folder`; `short`: a few steps, to test the code."""
+    model: Any = train(seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    model.half().save_pretrained(folder / "vae")
+
+
+def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
+    """Measure the PSNR on `n` unseen scenes, in dB."""
+    model = AutoencoderKL.from_pretrained(require(folder, "vae", "autoencoder"), torch_dtype=torch.float32)
+    return {"autoencoder": {"psnr": psnr(model, images(unseen(n, seed).pixels))}}

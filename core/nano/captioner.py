@@ -2,7 +2,8 @@
 
     commonart nano build --only captioner
 
-Beside the caption loss, the features of the nine places have to tell what stands there; that head is thrown away.
+Beside the caption loss, an auxiliary head has to predict from the image features what is at each of the nine places; it
+is discarded afterwards.
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from commonart.core.nano import grammar, lexicon
-from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
-from commonart.core.nano.text_encoder import answers, pad
-from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, number
-from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
-from commonart.core.nano.translator import SameOrder, facts_kept
+from commonart.core import log
+from commonart.core.nano import facts, grammar, lexicon
+from commonart.core.nano import tokenizer as tokenizers
+from commonart.core.nano.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene
+from commonart.core.nano.text_encoder import pad, scene_labels
+from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, token_id
+from commonart.core.nano.training import Log, SceneImages, images, optimize, require, unseen
+from commonart.core.nano.translator import SameOrder
 
 WIDTH, GRID = 96, 8
 
 
-def new(words: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
+def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
+    """Make an untrained captioner."""
     ids = {
-        "pad_token_id": words.pad_token_id,
-        "bos_token_id": words.bos_token_id,
-        "eos_token_id": words.eos_token_id,
-        "decoder_start_token_id": words.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.eos_token_id,
     }
     config = Florence2Config(
-        image_token_id=number(words, IMAGE),
+        image_token_id=token_id(tokenizer, IMAGE),
         vision_config={
             "depths": [1, 1],
             "patch_size": [7, 3],
@@ -58,7 +62,7 @@ def new(words: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
         },
         text_config={
             "model_type": "bart",
-            "vocab_size": len(words),
+            "vocab_size": len(tokenizer),
             "d_model": WIDTH,
             "encoder_layers": 1,
             "decoder_layers": 2,
@@ -84,9 +88,9 @@ def new(words: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
     return model
 
 
-def processor(words: PreTrainedTokenizerFast) -> Florence2Processor:
-    """words: the tokenizer of kind "caption"."""
-    pictures: Any = CLIPImageProcessor(
+def processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
+    """Make the processor of images and text; `tokenizer` is of kind "caption"."""
+    image_processor: Any = CLIPImageProcessor(
         size={"height": 64, "width": 64},
         do_center_crop=False,
         do_resize=True,
@@ -94,125 +98,138 @@ def processor(words: PreTrainedTokenizerFast) -> Florence2Processor:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    pictures.image_seq_length = GRID * GRID + 1
-    return Florence2Processor(image_processor=pictures, tokenizer=words)
+    image_processor.image_seq_length = GRID * GRID + 1
+    return Florence2Processor(image_processor=image_processor, tokenizer=tokenizer)
 
 
-class Places(nn.Module):
-    """What stands at each of the nine places and behind them, told from the grid of image features."""
+class GridHead(nn.Module):
+    """Predict the background and what is at each of the nine places from the grid of image features."""
 
-    SIZES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
+    SIZES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.thing = nn.Linear(width, sum(self.SIZES))
         self.background = nn.Linear(width, len(BACKGROUNDS))
 
-    def forward(self, features: Tensor, truth: Tensor) -> Tensor:
-        """features B x 65 x D, truth B x 28 of `language.answers`."""
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of features [B, 65, D] and labels [B, 28] of `scene_labels`."""
         grid = features[:, 1:].unflatten(1, (GRID, GRID))
-        # The centres 14, 32 and 50 px lie in the middle of the cells 1-2, 3-4 and 5-6 of 8 px.
+        # The centres 14, 32 and 50 px are in the middle of the cells 1-2, 3-4 and 5-6 of 8 px.
         places = grid[:, 1:7, 1:7].unflatten(2, (3, 2)).unflatten(1, (3, 2)).mean((2, 4)).flatten(1, 2)
         logits = self.thing(places).float().split(self.SIZES, dim=-1)
-        loss = F.cross_entropy(self.background(features[:, 0]), truth[:, 0])
+        loss = F.cross_entropy(self.background(features[:, 0]), labels[:, 0])
         for i, each in enumerate(logits):
-            loss = loss + F.cross_entropy(each.flatten(0, 1), truth[:, 1 + 9 * i : 10 + 9 * i].flatten())
+            loss = loss + F.cross_entropy(each.flatten(0, 1), labels[:, 1 + 9 * i : 10 + 9 * i].flatten())
         return loss
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption in reading order that names every place, rather than telling one thing's from another's."""
+    """Write a caption in reading order that names every place and places no thing by another."""
     while True:
         text = grammar.caption(scene, "en", SameOrder(rng.bit_generator))
         if not any(token.kind in ("of", "it") for token in lexicon.tokens(text, "en")):
             return text
 
 
-def prompt(words: PreTrainedTokenizerFast) -> Tensor:
-    """What Florence2Processor makes of "<CAPTION>": image tokens, then the question. 1 x L."""
-    text = words.encode(CAPTION_QUESTION)
-    return torch.tensor([[number(words, IMAGE)] * (GRID * GRID + 1) + text])
+def prompt(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Return [1, L], what Florence2Processor makes of "<CAPTION>": image tokens, then the question."""
+    question = tokenizer.encode(CAPTION_QUESTION)
+    return torch.tensor([[token_id(tokenizer, IMAGE)] * (GRID * GRID + 1) + question])
 
 
 def train(
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     seed: int = 0,
     steps: int = 2500,
     batch: int = 32,
     scenes: int = 20_000,
-    say: Log = stderr,
+    say: Log = log.say,
 ) -> Florence2ForConditionalGeneration:
+    """Train the captioner; `tokenizer` is of kind "caption"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    source = Pictures(scenes, seed).batches(batch)
-    judged = unseen(60, seed + 10_000)
-    model, places = new(words), Places(WIDTH)
-    asked = prompt(words).expand(batch, -1)
-    seen: list[Tensor] = []
-    model.model.multi_modal_projector.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    source = SceneImages(scenes, seed).batches(batch)
+    test_images = unseen(60, seed + 10_000)
+    model, head = new(tokenizer), GridHead(WIDTH)
+    prompts = prompt(tokenizer).expand(batch, -1)
+    features: list[Tensor] = []
+    model.model.multi_modal_projector.register_forward_hook(lambda module, inputs, out: features.append(out))
 
     def loss() -> Tensor:
-        drawn, x = next(source)
-        texts = [describe(scene, rng) for scene in drawn]
-        labels = pad([[*e.ids, 2] for e in words.backend_tokenizer.encode_batch(texts, add_special_tokens=False)], -100)
-        seen.clear()
-        out = model(input_ids=asked, pixel_values=x, labels=labels)
-        return out.loss + 0.5 * places(seen[0], answers(drawn))
+        batch_scenes, x = next(source)
+        texts = [describe(scene, rng) for scene in batch_scenes]
+        encoded = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        labels = pad([[*e.ids, 2] for e in encoded], -100)
+        features.clear()
+        out = model(input_ids=prompts, pixel_values=x, labels=labels)
+        return out.loss + 0.5 * head(features[0], scene_labels(batch_scenes))
 
-    def check(mean: nn.Module) -> str:
-        assert isinstance(mean, Florence2ForConditionalGeneration)
-        told, example = right(mean, words, judged)
-        return f"facts {told:.3f}: {example}"
+    def check(average: nn.Module) -> str:
+        assert isinstance(average, Florence2ForConditionalGeneration)
+        share, example = facts_right(average, tokenizer, test_images)
+        return f"facts {share:.3f}: {example}"
 
-    mean = optimize(
+    average = optimize(
         model,
         loss,
         steps=steps,
         lr=1e-3,
         warmup=300,
-        extra=places,
+        extra=head,
         name="captioner",
         say=say,
         check=check,
         check_every=250,
     )
-    whole: Any
-    for whole in (model, mean):
-        whole.model.multi_modal_projector._forward_hooks.clear()
-    assert isinstance(mean, Florence2ForConditionalGeneration)
-    return mean
+    trained: Any
+    for trained in (model, average):
+        trained.model.multi_modal_projector._forward_hooks.clear()
+    assert isinstance(average, Florence2ForConditionalGeneration)
+    return average
 
 
 @torch.no_grad()
-def right(
-    model: Florence2ForConditionalGeneration, words: PreTrainedTokenizerFast, pictures: Pictures
+def facts_right(
+    model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scene_images: SceneImages
 ) -> tuple[float, str]:
-    """Share of the facts of the pictures that their captions tell rightly, and the last caption.
+    """Return the share of the images' facts that their captions state correctly, and the last caption.
 
-    The facts are background, and each thing's shape, colour and place; a size counts where the caption tells one.
+    The facts are the background, and each thing's shape, color and place; a size counts where the caption names one.
     """
-    good = total = 0
+    right = total = 0
     text = ""
     writer: Any = model
-    for at in range(0, len(pictures.scenes), 50):
-        x = images(pictures.pixels[at : at + 50])
-        made = writer.generate(input_ids=prompt(words).expand(len(x), -1), pixel_values=x, max_new_tokens=96)
-        texts = words.batch_decode(made, skip_special_tokens=True)
-        for scene, text in zip(pictures.scenes[at : at + 50], texts, strict=True):
-            seen = grammar.facts(text, "en")
-            sized = {thing.place: thing.size for thing in seen.things}
-            told = grammar.Facts(
+    for at in range(0, len(scene_images.scenes), 50):
+        x = images(scene_images.pixels[at : at + 50])
+        ids = writer.generate(input_ids=prompt(tokenizer).expand(len(x), -1), pixel_values=x, max_new_tokens=96)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for scene, text in zip(scene_images.scenes[at : at + 50], texts, strict=True):
+            seen = facts.parse(text, "en")
+            sizes = {thing.place: thing.size for thing in seen.things}
+            expected = facts.Facts(
                 scene.background,
                 tuple(
-                    grammar.ThingFacts(t.shape, t.color, t.size if sized.get(t.place) else None, t.place)
+                    facts.ThingFacts(t.shape, t.color, t.size if sizes.get(t.place) else None, t.place)
                     for t in scene.things
                 ),
             )
-            hit, all_ = facts_kept(told, seen)
-            good, total = good + hit, total + all_
-    return good / total, text.strip()
+            kept, count = facts.count_kept(expected, seen)
+            right, total = right + kept, total + count
+    return right / total, text.strip()
 
 
-def save(model: Florence2ForConditionalGeneration, words: PreTrainedTokenizerFast, folder: Path) -> None:
-    model.half().save_pretrained(folder)
-    processor(words).save_pretrained(folder)
+def build(folder: Path, seed: int, short: bool, say: Log) -> None:
+    """Train the captioner and write it to `folder`; `short`: a few steps, to test the code."""
+    tokenizer = tokenizers.load(folder, "caption")
+    model = train(tokenizer, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    model.half().save_pretrained(folder / "captioner")
+    processor(tokenizer).save_pretrained(folder / "captioner")
+
+
+def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
+    """Measure the share of facts that captions of `n` unseen scenes state correctly."""
+    folder = require(folder, "captioner", "captioner", "tokenizer.json")
+    model = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return {"captioner": {"facts": facts_right(model, tokenizer, unseen(n, seed))[0]}}

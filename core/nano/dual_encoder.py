@@ -1,9 +1,9 @@
-"""The nano dual encoder: open_clip's CustomTextCLIP, which brings a scene and its captions together.
+"""The nano dual encoder: open_clip's CustomTextCLIP, trained on scenes and their captions.
 
     commonart nano build --only clip
 
-Contrastive, with captions in English and Japanese. As in the text encoder, a reading head beside each tower has to tell
-the scene from the embedding and is thrown away afterwards: it teaches shapes and places long before the contrast would.
+Contrastive, with captions in English and Japanese. As in the text encoder, an auxiliary head on each tower has to predict
+the scene from the embedding and is discarded afterwards: it teaches shapes and places long before the contrast would.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 from open_clip import CustomTextCLIP
 from safetensors.torch import save_file
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from commonart.core import log
 from commonart.core.nano import grammar
-from commonart.core.nano.text_encoder import LANGUAGES, Reader, answers, pad
-from commonart.core.nano.training import Log, Pictures, images, optimize, stderr, unseen
+from commonart.core.nano import tokenizer as tokenizers
+from commonart.core.nano.text_encoder import SceneHead, pad, scene_labels
+from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, optimize, require, unseen
 
 CONTEXT = 64
 
 
 def config(vocabulary_size: int) -> dict[str, Any]:
-    """open_clip's own description of the model, as open_clip_config.json holds it."""
+    """Return open_clip's description of the model, as in open_clip_config.json."""
     return {
         "embed_dim": 96,
         "custom_text": True,
@@ -48,87 +51,102 @@ def config(vocabulary_size: int) -> dict[str, Any]:
 
 
 def new(vocabulary_size: int) -> CustomTextCLIP:
-    parts = config(vocabulary_size)
-    parts.pop("custom_text")
-    return CustomTextCLIP(**parts)
+    """Make an untrained dual encoder."""
+    arguments = config(vocabulary_size)
+    arguments.pop("custom_text")
+    return CustomTextCLIP(**arguments)
 
 
-class Readers(nn.Module):
+class SceneHeads(nn.Module):
+    """One auxiliary head for each tower."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.image, self.text = Reader(width), Reader(width)
+        self.image, self.text = SceneHead(width), SceneHead(width)
 
 
 def train(
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     seed: int = 0,
     steps: int = 1500,
     batch: int = 96,
     scenes: int = 20_000,
-    say: Log = stderr,
+    say: Log = log.say,
 ) -> CustomTextCLIP:
-    """words: the tokenizer of kind "clip"."""
+    """Train the dual encoder; `tokenizer` is of kind "clip"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    pictures = Pictures(scenes, seed)
-    source = pictures.batches(batch)
-    model = new(len(words))
-    readers = Readers(96)
-    judged = unseen(200, seed + 10_000)
+    source = SceneImages(scenes, seed).batches(batch)
+    model = new(len(tokenizer))
+    heads = SceneHeads(96)
+    test_images = unseen(200, seed + 10_000)
 
     def loss() -> Tensor:
-        drawn, x = next(source)
+        batch_scenes, x = next(source)
         langs = rng.integers(2, size=batch)
-        texts = [grammar.caption(scene, LANGUAGES[lang], rng) for scene, lang in zip(drawn, langs, strict=True)]
-        ids = pad([e.ids for e in words.backend_tokenizer.encode_batch(texts)], 1)
+        texts = [grammar.caption(scene, LANGUAGES[lang], rng) for scene, lang in zip(batch_scenes, langs, strict=True)]
+        ids = pad([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)], 1)
         image = model.encode_image(x)
         text = model.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1]), value=1))
         logits = model.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
         target = torch.arange(batch)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        truth = answers(drawn)
-        return contrast + 0.1 * (readers.image(image, truth) + readers.text(text, truth)).mean()
+        labels = scene_labels(batch_scenes)
+        return contrast + 0.1 * (heads.image(image, labels) + heads.text(text, labels)).mean()
 
-    def check(mean: nn.Module) -> str:
-        assert isinstance(mean, CustomTextCLIP)
-        tops = {lang: retrieval(mean, words, judged, lang, 100) for lang in LANGUAGES}
+    def check(average: nn.Module) -> str:
+        assert isinstance(average, CustomTextCLIP)
+        tops = {lang: retrieval(average, tokenizer, test_images, lang, 100) for lang in LANGUAGES}
         return " ".join(f"top-1 {lang} {top:.3f}" for lang, top in tops.items())
 
-    mean = optimize(
-        model, loss, steps=steps, lr=2e-3, extra=readers, name="clip", say=say, check=check, check_every=250
+    average = optimize(
+        model, loss, steps=steps, lr=2e-3, extra=heads, name="clip", say=say, check=check, check_every=250
     )
-    assert isinstance(mean, CustomTextCLIP)
-    return mean
+    assert isinstance(average, CustomTextCLIP)
+    return average
 
 
 @torch.no_grad()
 def retrieval(
     model: CustomTextCLIP,
-    words: PreTrainedTokenizerFast,
-    pictures: Pictures,
+    tokenizer: PreTrainedTokenizerFast,
+    scene_images: SceneImages,
     lang: str,
     among: int = 100,
     seed: int = 0,
 ) -> float:
-    """Share of captions whose own picture is the nearest of `among`; groups follow each other in `pictures`."""
+    """Return the share of captions whose own image is the nearest of `among`, in consecutive groups of the images."""
     rng = np.random.default_rng(seed)
-    texts = [grammar.caption(scene, lang, rng) for scene in pictures.scenes]
-    ids = pad([e.ids for e in words.backend_tokenizer.encode_batch(texts)], 1)
+    texts = [grammar.caption(scene, lang, rng) for scene in scene_images.scenes]
+    ids = pad([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)], 1)
     text = model.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1]), value=1), normalize=True)
-    image = torch.cat([model.encode_image(part, normalize=True) for part in images(pictures.pixels).split(100)])
+    image = torch.cat([model.encode_image(part, normalize=True) for part in images(scene_images.pixels).split(100)])
     right = [
         (t @ i.T).argmax(1) == torch.arange(len(t)) for t, i in zip(text.split(among), image.split(among), strict=True)
     ]
     return torch.cat(right).float().mean().item()
 
 
-def save(model: CustomTextCLIP, words: PreTrainedTokenizerFast, folder: Path) -> None:
+def build(folder: Path, seed: int, short: bool, say: Log) -> None:
+    """Train the dual encoder and write it to `folder`; `short`: a few steps, to test the code."""
+    tokenizer = tokenizers.load(folder, "clip")
+    model = train(tokenizer, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    folder = folder / "clip"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
-        "model_cfg": config(len(words)),
+        "model_cfg": config(len(tokenizer)),
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"},
     }
     (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(half, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    words.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
+    """Measure top-1 retrieval among 100 on `n` unseen scenes, for each language."""
+    folder = require(folder, "clip", "clip", "tokenizer.json")
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    scene_images = unseen(n, seed)
+    return {"clip": {lang: retrieval(model, tokenizer, scene_images, lang, min(n, 100)) for lang in LANGUAGES}}

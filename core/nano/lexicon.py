@@ -1,6 +1,7 @@
-"""The words of the scenes in English and Japanese, and the cutting of a text into the words that matter.
+"""The words for scenes in English and Japanese, and the tokens that matter in a text.
 
-The *_WORDS tables are what `grammar.caption` writes; the SYNONYMS are read besides, in what models and people write.
+`grammar.caption` writes the words of the *_WORDS tables; `facts.parse` also reads the synonyms, which models and people
+write.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from commonart.core.data.text import language_of
+
 Words = Mapping[str, Mapping[str, tuple[str, ...]]]  # language -> name -> ways to say it
 
-COLOUR_WORDS: Final[Words] = {
+COLOR_WORDS: Final[Words] = {
     "en": {name: (name,) for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")},
     "ja": {
         "red":    ("赤い", "赤い", "赤の"),
@@ -91,7 +94,7 @@ PLACE_WORDS: Final[Words] = {
     },
 }  # fmt: skip
 
-# (kind, name) -> words read besides those above.
+# (kind, name) -> words that are read but not written.
 _SYNONYMS: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     "en": {
         ("color", "purple"): "violet",
@@ -149,8 +152,12 @@ _EN_STEP: Final = {"above": "top", "over": "top", "below": "bottom", "under": "b
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word that matters. `kind`: colour, shape, size, background or place; or a relation, whose value is the
-    direction: of ("above X"), it ("above it"), after (「Xの上」)."""
+    """A word that matters.
+
+    Attributes:
+        kind: color, shape, size, background or place; or a relation, whose value is the direction: of ("above X"),
+            it ("above it"), after (「Xの上」).
+    """
 
     kind: str
     value: str
@@ -159,20 +166,20 @@ class Token:
 
 
 def tokens(text: str, lang: str | None = None) -> list[Token]:
-    """The words that matter, in order. `lang` None: Japanese where the text has kana or kanji, else English."""
+    """Return the words that matter, in order. `lang` None: the language that the text is in."""
     text = unicodedata.normalize("NFKC", text).casefold()
     if lang is None:
-        lang = "ja" if re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text) else "en"
+        lang = "ja" if language_of(text) == "ja" else "en"
     if lang not in ("en", "ja"):
-        raise ValueError(f"captions are in en or ja, not {lang!r}")
-    found = list(_words(text, lang))
-    return list(_en_places(found, text) if lang == "en" else _ja_places(found, text))
+        raise ValueError(f"captions are read in en or ja, not {lang!r}")
+    words = list(_words(text, lang))
+    return list(_en_places(words, text) if lang == "en" else _ja_places(words, text))
 
 
 @lru_cache(maxsize=2)
 def _lexicon(lang: str) -> tuple[re.Pattern[str], Mapping[str, tuple[str, str]]]:
     words: dict[str, tuple[str, str]] = {}
-    tables = (("color", COLOUR_WORDS), ("shape", SHAPE_WORDS), ("size", SIZE_WORDS))
+    tables = (("color", COLOR_WORDS), ("shape", SHAPE_WORDS), ("size", SIZE_WORDS))
     for kind, table in (*tables, ("background", BACKGROUND_WORDS)):
         if kind == "background" and lang == "en":
             continue  # the synonyms have its bare nouns
@@ -205,16 +212,16 @@ def _words(text: str, lang: str) -> Iterator[Token]:
         yield Token(kind, value, match.start(), match.end())
 
 
-def _en_places(found: list[Token], text: str) -> Iterator[Token]:
-    """Tell "on the left of the snow" (a place), "left of a circle" and "to its left" (relations) apart."""
-    for i, token in enumerate(found):
+def _en_places(words: list[Token], text: str) -> Iterator[Token]:
+    """Distinguish "on the left of the snow" (a place), "left of a circle" and "to its left" (relations)."""
+    for i, token in enumerate(words):
         if token.kind not in ("place", "step"):
             yield token
             continue
         after = re.compile(r"(?:[\s-]hand)?(?:\s(?:side|corner|edge|part|half|end))?(?:\s(of))?\s?(?:(it)\b)?").match(
             text, token.end
         )
-        following = found[i + 1] if i + 1 < len(found) else None
+        following = words[i + 1] if i + 1 < len(words) else None
         close = following is not None and not re.search(r"[,.;:]", text[token.end : following.start])
         of_thing = close and following is not None and following.kind in ("color", "shape", "size")
         its = re.search(r"\b(?:its|their)\s$", text[max(token.start - 8, 0) : token.start]) or (after and after[2])
@@ -229,14 +236,14 @@ def _en_places(found: list[Token], text: str) -> Iterator[Token]:
             yield token
 
 
-def _ja_places(found: list[Token], text: str) -> Iterator[Token]:
-    """Tell 「草原の左上」 (a place), 「丸の左上」「その左上」 (relations) and 「草原の上に」 ("on it") apart."""
-    for i, token in enumerate(found):
+def _ja_places(words: list[Token], text: str) -> Iterator[Token]:
+    """Distinguish 「草原の左上」 (a place), 「丸の左上」「その左上」 (relations) and 「草原の上に」 ("on it")."""
+    for i, token in enumerate(words):
         if token.kind != "place":
             yield token
             continue
         bare = token.end - token.start == 1
-        before = found[i - 1] if i else None
+        before = words[i - 1] if i else None
         joined = before is not None and text[before.end : token.start] == "の"
         if bare and re.match(r"[\u4e00-\u9fff](?<![側端隅寄辺部半])", text[token.end :]):
             continue  # 上着, 右手: part of another word

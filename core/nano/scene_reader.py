@@ -1,33 +1,35 @@
-"""Read a scene back from its pixels alone: the judge of everything that the nano models draw.
+"""Read a scene back from the pixels of an image: how `commonart eval` scores what the nano models generate.
 
-No model and no learning: the background by its colour, the things as connected areas that differ from it, each
-matched against drawn shapes of every size. Right on more than 99.5 % of rendered scenes, also after JPEG, blur and
-noise (tests/nano/test_scene_reader.py). `commonart eval` uses it on scenes; `read(image)` returns the scene.
+    read(image)             # Scene("snow", (Thing("circle", "red", "small", "left"),))
+    score(expected, image)  # which of its facts are right
+
+There is no model and no learning: the background is found by its color, and things are connected areas that differ from
+it, each matched against rendered shapes of every size. More than 99.5 % of rendered scenes are read correctly, also
+after JPEG, blur and noise (tests/nano/test_scene_reader.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from commonart.core.nano.grammar import compare
+from commonart.core.nano.facts import Score, compare
 from commonart.core.nano.scenes import (
     BACKGROUNDS,
-    COLOUR_RGB,
-    COLOURS,
+    COLOR_RGB,
+    COLORS,
     GRID,
     PLACES,
     SHAPES,
     SIZE_RADIUS,
     SIZES,
     Scene,
-    Score,
     Thing,
     coverage,
     in_order,
@@ -35,6 +37,7 @@ from commonart.core.nano.scenes import (
 )
 
 Floats = npt.NDArray[np.float64]
+AnyImage = npt.NDArray[np.uint8] | Image.Image
 
 SIDE: Final = 64  # every image is read at this size
 DIFFERENT: Final = 18.0  # CIELAB units from the background at which a pixel belongs to a thing; things have 37 or more
@@ -44,7 +47,7 @@ WINDOW: Final = 32  # pixels; the largest thing is 27 wide
 
 
 def lab(rgb: npt.ArrayLike) -> Floats:
-    """sRGB [..., 3] in 0..255 -> CIELAB, white point D65 (IEC 61966-2-1, CIE 15)."""
+    """Convert sRGB [..., 3] in 0..255 to CIELAB, white point D65 (IEC 61966-2-1, CIE 15)."""
     value = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     to_xyz = np.array(
@@ -56,10 +59,14 @@ def lab(rgb: npt.ArrayLike) -> Floats:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def read(image: npt.NDArray[np.uint8] | Image.Image) -> Scene:
-    """The scene that an image shows. image: uint8 [H, W, 3] of any size, or a PIL image.
+def read(image: AnyImage) -> Scene:
+    """Return the scene that an image shows, its things in reading order.
 
-    Things come in reading order; an image of nothing but background has none. ValueError for another shape or type.
+    Args:
+        image: uint8 [H, W, 3] of any size, or a PIL image.
+
+    Raises:
+        ValueError: An array of another shape or type.
     """
     rgb = _at_side(image)
     # A slight blur first: noise in the dark is large in CIELAB.
@@ -76,22 +83,17 @@ def read(image: npt.NDArray[np.uint8] | Image.Image) -> Scene:
     return in_order(Scene(BACKGROUNDS[k], tuple(things)))
 
 
-def score(expected: Scene, image: npt.NDArray[np.uint8] | Image.Image) -> Score:
-    """Which facts of `expected` the image shows, each for all things at once, things matched by best assignment.
-
-    A missing or an extra thing makes colour, shape, place and size wrong.
-    """
+def score(expected: Scene, image: AnyImage) -> Score:
+    """Return which facts of `expected` the image shows, as `facts.compare` does."""
     return compare(expected, read(image))
 
 
-def score_many(pairs: Iterable[tuple[Scene, Any]]) -> dict[str, float]:
-    """Fractions right over (expected scene, image) pairs: colour, shape, background, place, size, and `all` for
-    colour, shape, background and place together. Zeros for no pairs."""
-    return fractions(score(scene, image) for scene, image in pairs)
+def score_many(pairs: Iterable[tuple[Scene, AnyImage]]) -> dict[str, float]:
+    """Return the shares of (expected scene, image) pairs with the right color, shape, background, place and size.
 
-
-def fractions(scores: Iterable[Score]) -> dict[str, float]:
-    """Means of the fields of many scores, and `all` (colour, shape, background and place right together)."""
+    `all` counts the pairs where color, shape, background and place are right. Without pairs, every share is 0.
+    """
+    scores = (score(scene, image) for scene, image in pairs)
     rows = [(s.color, s.shape, s.background, s.place, s.size) for s in scores]
     table = np.array([(*row, all(row[:4])) for row in rows], dtype=np.float64).reshape(-1, 6)
     means = table.mean(axis=0) if len(table) else np.zeros(6)
@@ -99,10 +101,10 @@ def fractions(scores: Iterable[Score]) -> dict[str, float]:
     return {name: float(mean) for name, mean in zip(names, means, strict=True)}
 
 
-def _at_side(image: npt.NDArray[np.uint8] | Image.Image) -> Floats:
+def _at_side(image: AnyImage) -> Floats:
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ValueError(f"an image is uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
+        raise ValueError(f"an image must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
     if pixels.shape[:2] != (SIDE, SIDE):
         whole = pixels.shape[0] % SIDE == 0 and pixels.shape[1] % SIDE == 0
         kind = Image.Resampling.BOX if whole else Image.Resampling.BICUBIC
@@ -112,12 +114,12 @@ def _at_side(image: npt.NDArray[np.uint8] | Image.Image) -> Floats:
 
 @lru_cache(maxsize=1)
 def _backgrounds() -> Floats:
-    """The backgrounds without things, in CIELAB: [5, SIDE, SIDE, 3]."""
+    """Return the backgrounds without things, in CIELAB: [5, SIDE, SIDE, 3]."""
     return np.stack([lab(render(Scene(name, ()), SIDE)) for name in BACKGROUNDS])
 
 
 def _areas(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
-    """The areas of things: connected pixels, fragments in one place together, specks dropped."""
+    """Return the areas of things: connected pixels, with fragments in one place joined and specks dropped."""
     labels, count = ndimage.label(mask, np.ones((3, 3), int))
     by_place: dict[int, npt.NDArray[np.bool_]] = {}
     areas: list[npt.NDArray[np.bool_]] = []
@@ -136,7 +138,7 @@ def _areas(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
 
 
 def _clear(difference: Floats) -> bool:
-    """Whether an area differs as a thing does, and not as a stain on a generated or compressed background does."""
+    """Return whether an area differs as much as a thing does, unlike a stain of generation or compression."""
     return float(np.percentile(difference, 75)) > DIFFERENT + 8
 
 
@@ -149,7 +151,7 @@ def _extent(area: npt.NDArray[np.bool_]) -> int:
 
 
 def _place(row: float, column: float) -> int:
-    """Index in PLACES of the cell nearest to a centre in pixels."""
+    """Return the index in PLACES of the cell nearest to a centre in pixels."""
     y, x = (int(np.abs(np.array(GRID) - at).argmin()) for at in (row, column))
     return 3 * y + x
 
@@ -157,15 +159,15 @@ def _place(row: float, column: float) -> int:
 def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
     core = ndimage.binary_erosion(area)
     core = core if core.sum() >= 8 else area
-    own = np.median(rgb[core], axis=0)
-    # Blur and JPEG mix a thin thing with what is under it: look along the line to each colour, but not too far.
+    seen = np.median(rgb[core], axis=0)
+    # Blur and JPEG mix a thin thing with what is under it: look along the line to each color, but not too far.
     share = np.linspace(0.65, 1.0, 8)
     mixed = lab(under + share[:, None, None] * (_palette() - under))
-    miss = np.linalg.norm(mixed - lab(own), axis=-1) + 30 * (1 - share)[:, None]
-    color = COLOURS[int(miss.min(axis=0).argmin())]
+    miss = np.linalg.norm(mixed - lab(seen), axis=-1) + 30 * (1 - share)[:, None]
+    color = COLORS[int(miss.min(axis=0).argmin())]
 
-    # How much of each pixel the thing covers: where its colour lies between the background's and its own.
-    axis = own - under
+    # How much of each pixel the thing covers: where its color is between the background's and the thing's.
+    axis = seen - under
     alpha = np.clip(((rgb - under) * axis).sum(axis=-1) / max(float((axis * axis).sum()), 1.0), 0, 1)
     alpha = np.where(ndimage.binary_dilation(area), alpha, 0)
     rows, columns = np.nonzero(area)
@@ -175,45 +177,45 @@ def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
 
 
 def _fit(alpha: Floats, middle_y: int, middle_x: int) -> tuple[str, int, int, int]:
-    """(shape, radius in 1/128, row and column of the centre) of the drawn shape most like `alpha`.
+    """Return (shape, radius in 1/128, row and column of the centre) of the template most similar to `alpha`.
 
-    Likeness is 2ab / (aa + bb), one exactly where the two agree. First a few radii at every second pixel around the
-    middle of the box, then every radius around the best of them. einsum and not a matrix product: BLAS threads cost
-    more than they bring on products this small, much more on a busy machine.
+    Similarity is 2ab / (aa + bb), which is 1 only where the two agree. A few radii are tried at every second pixel
+    around the middle of the box, then every radius around the best of them. It is computed by einsum and not as a
+    matrix product: BLAS threads cost more than they save on products this small, much more on a busy machine.
     """
-    shapes, radii, drawn_NP, norms_N = _templates()
+    shapes, radii, templates_NP, norms_N = _templates()
     pad = WINDOW // 2 + REACH
     padded = np.pad(alpha.astype(np.float32), pad)
     around = padded[middle_y : middle_y + 2 * pad, middle_x : middle_x + 2 * pad]
     windows_YXHW = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))
-    own = np.float32((alpha * alpha).sum())
+    norm = np.float32((alpha * alpha).sum())
 
-    def likeness(windows_YXHW: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
+    def similarity(windows_YXHW: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
         windows = np.ascontiguousarray(windows_YXHW).reshape(*windows_YXHW.shape[:2], -1)
-        return 2 * np.einsum("yxp,np->yxn", windows, drawn_NP[::step]) / (own + norms_N[::step])
+        return 2 * np.einsum("yxp,np->yxn", windows, templates_NP[::step]) / (norm + norms_N[::step])
 
-    coarse = likeness(windows_YXHW[::2, ::2], 3)
+    coarse = similarity(windows_YXHW[::2, ::2], 3)
     y, x = (2 * int(at) for at in np.unravel_index(int(coarse.argmax()), coarse.shape)[:2])
     y0, x0 = max(y - 1, 0), max(x - 1, 0)
-    fine = likeness(windows_YXHW[y0 : y + 2, x0 : x + 2], 1)
+    fine = similarity(windows_YXHW[y0 : y + 2, x0 : x + 2], 1)
     dy, dx, best = (int(at) for at in np.unravel_index(int(fine.argmax()), fine.shape))
     return shapes[best], radii[best], middle_y + y0 + dy - REACH, middle_x + x0 + dx - REACH
 
 
 @lru_cache(maxsize=1)
 def _palette() -> Floats:
-    return np.array([COLOUR_RGB[name] for name in COLOURS], dtype=np.float64)
+    return np.array([COLOR_RGB[name] for name in COLORS], dtype=np.float64)
 
 
 @lru_cache(maxsize=1)
 def _templates() -> tuple[list[str], list[int], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Every shape at every radius, a little under small to a little over large: names, radii, [N, pixels], norms."""
-    shapes, radii, drawn = [], [], []
+    """Render every shape at radii from slightly below small to slightly above large: names, radii, [N, pixels], norms."""
+    shapes, radii, templates = [], [], []
     for shape in SHAPES:
         for radius in range(SIZE_RADIUS["small"] - 2, SIZE_RADIUS["large"] + 3):
             alpha = coverage(shape, radius, SIDE) / 255
             shapes.append(shape)
             radii.append(radius)
-            drawn.append(np.pad(alpha, (WINDOW - alpha.shape[0]) // 2).ravel())
-    table = np.stack(drawn).astype(np.float32)
+            templates.append(np.pad(alpha, (WINDOW - alpha.shape[0]) // 2).ravel())
+    table = np.stack(templates).astype(np.float32)
     return shapes, radii, table, (table * table).sum(axis=1)

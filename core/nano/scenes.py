@@ -1,14 +1,14 @@
-"""The embedded data source: small scenes of coloured shapes in a place, drawn from nothing but integers.
+"""The embedded data source: small scenes of colored shapes, rendered with integer arithmetic only.
 
-A scene is a background (grassland, sea, desert, snow, night sky) with one to three things on a 3x3 grid of
-places. `commonart fetch scenes -o raw/` writes them as records; the nano models are trained on them and judged
-on them. Pixels come from integer arithmetic only, so they are the same to the byte on every platform.
+    commonart fetch scenes -o raw/
+
+A scene is a background (grassland, sea, desert, snow, night sky) with one to three things on a 3x3 grid of places. The
+nano models are trained and measured on scenes, whose pixels are the same to the byte on every platform.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 Split = Literal["train", "heldout-scene"]
 
 # name -> sRGB. At least 40 CIELAB units from one another and 35 from every background (tests/nano/test_scenes.py).
-COLOUR_RGB: Final[Mapping[str, tuple[int, int, int]]] = {
+COLOR_RGB: Final[Mapping[str, tuple[int, int, int]]] = {
     "red":    (222,  38,  46),
     "orange": (250, 136,  16),
     "yellow": (252, 218,  28),
@@ -32,7 +32,7 @@ COLOUR_RGB: Final[Mapping[str, tuple[int, int, int]]] = {
     "pink":   (250, 128, 190),
     "brown":  (118,  66,  32),
 }  # fmt: skip
-# name -> sRGB of the first row and of the last row; the rows between are blended.
+# name -> sRGB of the first row and of the last row; the rows between are interpolated.
 BACKGROUND_RGB: Final[Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
     "grassland": ((202, 234, 178), (176, 219, 146)),
     "sea":       ((172, 227, 240), (138, 208, 230)),
@@ -43,7 +43,7 @@ BACKGROUND_RGB: Final[Mapping[str, tuple[tuple[int, int, int], tuple[int, int, i
 # name -> radius in 1/128 of the canvas, which is half pixels of the radius at 64 px: diameters 14, 19, 24.
 SIZE_RADIUS: Final[Mapping[str, int]] = {"small": 14, "medium": 19, "large": 24}
 
-COLOURS: Final[tuple[str, ...]] = tuple(COLOUR_RGB)
+COLORS: Final[tuple[str, ...]] = tuple(COLOR_RGB)
 SHAPES: Final[tuple[str, ...]] = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES: Final[tuple[str, ...]] = tuple(SIZE_RADIUS)
 BACKGROUNDS: Final[tuple[str, ...]] = tuple(BACKGROUND_RGB)
@@ -59,7 +59,7 @@ CORNER: Final[Mapping[str, float]] = {
 }  # fmt: skip
 GAP: Final[int] = 5
 
-# (colour, shape) that no training scene shows: whoever draws one has combined what it learnt apart.
+# (color, shape) that no training scene shows: a model that generates one has combined what it learned separately.
 HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
     {
         ("green", "circle"),
@@ -74,7 +74,7 @@ HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One coloured shape; every field is one of the names in SHAPES, COLOURS, SIZES, PLACES."""
+    """One coloured shape; every field is one of the names in SHAPES, COLORS, SIZES, PLACES."""
 
     shape: str
     color: str
@@ -90,30 +90,19 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Which facts of a scene were right, each for all of its things at once; see `reader.score`."""
-
-    color: bool
-    shape: bool
-    background: bool
-    place: bool
-    size: bool
-
-
 def cell(place: str) -> tuple[int, int]:
-    """(row, column), each 0..2, of a place."""
+    """Return the (row, column), each 0..2, of a place."""
     return divmod(PLACES.index(place), 3)
 
 
 def in_order(scene: Scene) -> Scene:
-    """The same scene with its things in reading order."""
+    """Return the same scene with its things in reading order."""
     things = sorted(scene.things, key=lambda thing: PLACES.index(thing.place))
     return Scene(scene.background, tuple(things))
 
 
 def apart(a: Thing, b: Thing) -> bool:
-    """Whether the circles around two things are at least GAP apart, whatever their shapes."""
+    """Return whether the circles around two things are at least GAP apart, whatever their shapes."""
     (row_a, column_a), (row_b, column_b) = cell(a.place), cell(b.place)
     dy, dx = GRID[row_a] - GRID[row_b], GRID[column_a] - GRID[column_b]
     reach = (SIZE_RADIUS[a.size] * CORNER[a.shape] + SIZE_RADIUS[b.size] * CORNER[b.shape]) / 2 + GAP
@@ -121,10 +110,10 @@ def apart(a: Thing, b: Thing) -> bool:
 
 
 def split_of(scene: Scene) -> Split:
-    """Which side of the fixed 9:1 split a scene is on: one tenth is reserved for evaluation.
+    """Return the side of the fixed 9:1 split that a scene is on: one tenth is reserved for evaluation.
 
-    The split is a hash of background, shapes, colours and places. Sizes are left out of it on purpose: two
-    scenes that differ in size only may have the same caption, and must not lie on both sides.
+    The split is a hash of background, shapes, colors and places. It leaves out the sizes because two scenes that differ
+    in size only may have the same caption, and must not be on different sides.
     """
     things = sorted(f"{thing.place}/{thing.color}/{thing.shape}" for thing in scene.things)
     digest = hashlib.sha256("|".join([scene.background, *things]).encode()).digest()
@@ -132,17 +121,20 @@ def split_of(scene: Scene) -> Split:
 
 
 def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split | None = "train") -> Scene:
-    """A scene: 60 % have one thing, 30 % two, 10 % three; no two of them touch or are the same.
+    """Return a random scene: 60 % have one thing, 30 % two, 10 % three; no two of them touch or are the same.
 
-    `heldout=False` never draws one of HELDOUT_PAIRS, and draws from the `split` asked for (None: from both).
-    `heldout=True` draws scenes in which at least one thing is one of HELDOUT_PAIRS; `split` has no meaning then,
-    because no picture of such a scene is ever trained on.
+    Args:
+        heldout: scenes with at least one of HELDOUT_PAIRS, whatever their split: no such scene is ever trained on. Else
+            scenes without any of them.
+        split: side of the split; None: both.
     """
-    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[int(rng.integers(10))]  # before the loop: refusals must not change the mix
+    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[
+        int(rng.integers(10))
+    ]  # before the loop: rejections must not change the shares
     layouts = _layouts(count)
     while True:
         cells = layouts[int(rng.integers(len(layouts)))]
-        pairs = [(COLOURS[int(rng.integers(8))], SHAPES[int(rng.integers(6))]) for _ in cells]
+        pairs = [(COLORS[int(rng.integers(8))], SHAPES[int(rng.integers(6))]) for _ in cells]
         if heldout:
             pairs[int(rng.integers(count))] = sorted(HELDOUT_PAIRS)[int(rng.integers(len(HELDOUT_PAIRS)))]
         elif any(pair in HELDOUT_PAIRS for pair in pairs):
@@ -159,7 +151,7 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
 
 
 def render(scene: Scene, size: int = 64) -> Pixels:
-    """The scene as sRGB pixels, uint8 [size, size, 3]; the same bytes on every platform."""
+    """Render a scene as sRGB pixels, uint8 [size, size, 3]; the same bytes on every platform."""
     image = _backdrop(scene.background, size).copy()
     for thing in scene.things:
         alpha = coverage(thing.shape, SIZE_RADIUS[thing.size], size)
@@ -169,39 +161,46 @@ def render(scene: Scene, size: int = 64) -> Pixels:
         y0, x0, y1, x1 = max(top, 0), max(left, 0), min(row + half, size), min(column + half, size)
         a = alpha[y0 - top : y1 - top, x0 - left : x1 - left, None].astype(np.int32)
         under = image[y0:y1, x0:x1].astype(np.int32)
-        color = np.array(COLOUR_RGB[thing.color], dtype=np.int32)
+        color = np.array(COLOR_RGB[thing.color], dtype=np.int32)
         image[y0:y1, x0:x1] = (under * (255 - a) + color * a + 127) // 255
     return image
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
-    """The record's field `scene`: {"background": name, "things": [{shape, colour, size, place}]}."""
+    """Return a record's field `scene`: {"background": name, "things": [{shape, color, size, place}]}."""
     things = [{"shape": t.shape, "color": t.color, "size": t.size, "place": t.place} for t in scene.things]
     return {"background": scene.background, "things": things}
 
 
-def scene_from_json(value: Mapping[str, Any] | str) -> Scene:
-    """The scene of a record's field (or of its JSON text); ValueError for a name that is none of ours."""
-    data = json.loads(value) if isinstance(value, str) else value
+def scene_from_json(data: Mapping[str, Any]) -> Scene:
+    """Return the scene of a record's field `scene`.
+
+    Raises:
+        ValueError: The field is not a scene.
+    """
     try:
         things = tuple(Thing(t["shape"], t["color"], t["size"], t["place"]) for t in data["things"])
         scene = Scene(data["background"], things)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"no scene: {value!r}") from error
+        raise ValueError(f"not a scene: {data!r}") from error
     known: list[tuple[str, tuple[str, ...]]] = [(scene.background, BACKGROUNDS)]
     for t in things:
-        known += [(t.shape, SHAPES), (t.color, COLOURS), (t.size, SIZES), (t.place, PLACES)]
+        known += [(t.shape, SHAPES), (t.color, COLORS), (t.size, SIZES), (t.place, PLACES)]
     for name, names in known:
         if name not in names:
-            raise ValueError(f"{name!r} is none of {', '.join(names)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(names)}")
     return scene
 
 
 @lru_cache(maxsize=1024)
 def coverage(shape: str, radius: int, size: int = 64) -> Pixels:
-    """How much of each pixel a shape covers, 0..255, as uint8 [2h, 2h] around the shape's centre.
+    """Return how much of each pixel a shape covers, 0..255, as uint8 [2h, 2h] around the shape's centre.
 
-    `radius` in 1/128 of the canvas, `size` the canvas in pixels. 8x8 samples a pixel, integers only.
+    Each pixel is sampled 8x8 times, with integers only.
+
+    Args:
+        radius: in 1/128 of the canvas.
+        size: of the canvas, in pixels.
     """
     samples, unit = 8, 1 << 16  # `unit` is the radius in the shape's own coordinates
     half = max(1, -(-radius * size * 9 // (128 * 8)))  # shapes reach at most 9/8 of their radius
@@ -235,7 +234,7 @@ def _inside(shape: str, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], unit
         arm, width = unit, unit * 36 // 100
         return ((abs(x) <= width) & (abs(y) <= arm)) | ((abs(x) <= arm) & (abs(y) <= width))
     if shape not in ("triangle", "star"):
-        raise ValueError(f"{shape!r} is none of {', '.join(SHAPES)}")
+        raise ValueError(f"{shape!r} is not one of {', '.join(SHAPES)}")
     corners = [(px * unit // 1000, py * unit // 1000) for px, py in (_TRIANGLE if shape == "triangle" else _STAR)]
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=np.bool_)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -260,11 +259,11 @@ def _backdrop(background: str, size: int) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _layouts(count: int) -> tuple[tuple[int, ...], ...]:
-    """Sets of cells, in reading order: any one; two that are no direct neighbours; three two steps apart."""
+    """Return sets of cells in reading order: any one; two that are not direct neighbours; three, two steps apart."""
 
-    def good(a: int, b: int) -> bool:
+    def fits(a: int, b: int) -> bool:
         rows, columns = abs(a // 3 - b // 3), abs(a % 3 - b % 3)
         return max(rows, columns) == 2 or (count == 2 and rows + columns == 2)
 
     cells = combinations(range(9), count)
-    return tuple(chosen for chosen in cells if all(good(a, b) for a, b in combinations(chosen, 2)))
+    return tuple(chosen for chosen in cells if all(fits(a, b) for a, b in combinations(chosen, 2)))

@@ -3,8 +3,8 @@
     commonart nano build --only text_encoder
 
 It is trained as a language model on pairs of captions of one scene, in every direction between English and Japanese
-("a <sep> b"), so that the second caption can only be foretold from what the first one means. Beside it a reading head,
-which is thrown away, has to tell from each state what is known of the scene so far: the last states, which the
+("a <sep> b"), so that the second caption can only be predicted from the meaning of the first. An auxiliary head, which
+is discarded, has to predict from each state what the text has said of the scene so far: the last states, which the
 diffusion transformer attends to, then mean the same in both languages.
 """
 
@@ -19,75 +19,78 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from commonart.core.nano import grammar, tokenizer
-from commonart.core.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
-from commonart.core.nano.training import Log, optimize, stderr
+from commonart.core import log
+from commonart.core.nano import grammar
+from commonart.core.nano import tokenizer as tokenizers
+from commonart.core.nano.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, random_scene
+from commonart.core.nano.training import LANGUAGES, Log, optimize
 
-LANGUAGES = ("en", "ja")
-OTHERS = 0.2  # of the scenes of the wider steps, those with a pair that pictures hold out; by chance it were 0.18
-SHORT = 0.2  # of their batches, those without places
+HELDOUT_SHARE = (
+    0.2  # of the scenes of the wider steps, those with a pair that images hold out; by chance it would be 0.18
+)
+SHORT_SHARE = 0.2  # of their batches, those without places
 
 
 def vocabulary(seed: int = 0, captions: int = 20_000) -> PreTrainedTokenizerFast:
-    """The tokenizer of the text encoder, learned from captions in both languages and from the adapters' prompts."""
+    """Learn the tokenizer of the text encoder, from captions in both languages and from the adapters' prompts."""
     rng = np.random.default_rng(seed)
     texts = []
     for i in range(captions):
         scene = random_scene(rng)
         texts.append(grammar.caption(scene, LANGUAGES[i % 2], rng))
-    prompts = [tokenizer.TRANSLATE_PROMPT.format(target=t, text="") for t in ("Japanese", "English")]
-    texts += [tokenizer.CAPTION_QUESTION, *prompts] * 50
-    return tokenizer.wrap(tokenizer.train(texts), "llm")
+    prompts = [tokenizers.TRANSLATE_PROMPT.format(target=t, text="") for t in ("Japanese", "English")]
+    texts += [tokenizers.CAPTION_QUESTION, *prompts] * 50
+    return tokenizers.wrap(tokenizers.train(texts), "llm")
 
 
-class Reader(nn.Module):
-    """From states ... x D: background, and colour, shape and size (or nothing) at each of the nine places."""
+class SceneHead(nn.Module):
+    """Predict from states [N, D] the background, and color, shape and size (or nothing) at each of the nine places."""
 
-    FIELDS = (("color", COLOURS), ("shape", SHAPES), ("size", SIZES))
+    FIELDS = (("color", COLORS), ("shape", SHAPES), ("size", SIZES))
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.background = nn.Linear(width, len(BACKGROUNDS))
         self.cells = nn.ModuleList(nn.Linear(width, len(PLACES) * (len(names) + 1)) for _, names in self.FIELDS)
 
-    def forward(self, states: Tensor, truth: Tensor) -> Tensor:
-        """Cross entropy per state. states N x D, truth N x 28 as `answers` makes it; returns N."""
-        loss = F.cross_entropy(self.background(states), truth[:, 0], reduction="none")
+    def forward(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy [N] of states [N, D] and labels [N, 28] of `scene_labels`."""
+        loss = F.cross_entropy(self.background(states), labels[:, 0], reduction="none")
         for i, head in enumerate(self.cells):
             logits = head(states).unflatten(-1, (len(PLACES), -1)).flatten(0, 1).float()
-            target = truth[:, 1 + 9 * i : 10 + 9 * i].flatten()
+            target = labels[:, 1 + 9 * i : 10 + 9 * i].flatten()
             loss = loss + F.cross_entropy(logits, target, reduction="none").unflatten(0, (-1, len(PLACES))).sum(1)
         return loss
 
-    def read(self, states: Tensor) -> Tensor:
-        """The likeliest answers, N x 28."""
-        parts = [self.background(states).argmax(-1, keepdim=True)]
-        parts += [head(states).unflatten(-1, (len(PLACES), -1)).argmax(-1) for head in self.cells]
-        return torch.cat(parts, 1)
+    def predict(self, states: Tensor) -> Tensor:
+        """Return the most likely labels, [N, 28]."""
+        labels = [self.background(states).argmax(-1, keepdim=True)]
+        labels += [head(states).unflatten(-1, (len(PLACES), -1)).argmax(-1) for head in self.cells]
+        return torch.cat(labels, 1)
 
 
-def answers(scenes: Sequence[Scene]) -> Tensor:
-    """What a Reader should say: background, then nine colours, nine shapes, nine sizes (0 = nothing there). B x 28."""
+def scene_labels(scenes: Sequence[Scene]) -> Tensor:
+    """Return the labels [B, 28] of scenes: background, then nine colors, shapes and sizes (0: nothing there)."""
     rows = []
     for scene in scenes:
         row = [BACKGROUNDS.index(scene.background)] + [0] * 27
         for thing in scene.things:
             at = 1 + PLACES.index(thing.place)
-            row[at] = 1 + COLOURS.index(thing.color)
+            row[at] = 1 + COLORS.index(thing.color)
             row[at + 9] = 1 + SHAPES.index(thing.shape)
             row[at + 18] = 1 + SIZES.index(thing.size)
         rows.append(row)
     return torch.tensor(rows)
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
-    """Rows of token ids as one tensor B x L, filled with `value`."""
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return rows of token ids as one tensor [B, L], filled up with `value` on the right."""
     length = max(map(len, rows))
-    fill = [[value] * (length - len(row)) for row in rows]
-    return torch.tensor([[*f, *r] if left else [*r, *f] for r, f in zip(rows, fill, strict=True)])
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
 def new(vocabulary_size: int) -> LlamaForCausalLM:
+    """Make an untrained text encoder."""
     config = LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=128,
@@ -107,88 +110,93 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
 
 
 def train(
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     seed: int = 0,
     steps: int = 10_000,
     batch: int = 32,
-    say: Log = stderr,
-    busy: float = 0.5,
+    say: Log = log.say,
+    skip_single: float = 0.5,
     wider: int = 2_500,
 ) -> LlamaForCausalLM:
-    """words: the tokenizer of kind "llm". busy: the share of scenes of one thing that are passed over, because which
-    colour belongs to which shape and place is learned from scenes of two and three.
+    """Train the text encoder.
 
-    wider: further steps in which it reads of every pair of colour and shape, as a large language model has (pictures
-    alone hold some out), and captions that leave places out. From the start they keep it from ever learning what
-    belongs to what (measured: 10,000 steps, 63 % of captions understood whole, where the other order reaches 100 %).
+    Args:
+        tokenizer: of kind "llm".
+        skip_single: share of the scenes of one thing that are skipped: which color belongs to which shape and place is
+            learned from scenes of two and three.
+        wider: further steps with every pair of color and shape, as a large language model has read of them (only images
+            hold some out), and with captions without places. Used from the start, these keep the model from learning
+            what belongs together (measured: 63 % of captions fully understood after 10,000 steps, against 100 %).
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = new(len(words))
-    reader = Reader(model.config.hidden_size)
-    separator = tokenizer.number(words, tokenizer.SEP)
+    model = new(len(tokenizer))
+    head = SceneHead(model.config.hidden_size)
+    separator = tokenizers.token_id(tokenizer, tokenizers.SEP)
 
     widened = False
 
-    def pairs(
-        count: int, tell: Callable[..., str] = grammar.caption
+    def caption_pairs(
+        count: int, write: Callable[..., str] = grammar.caption
     ) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
         scenes: list[Scene] = []
         while len(scenes) < count:
-            scene = random_scene(rng, heldout=bool(widened and rng.random() < OTHERS))
-            if len(scene.things) > 1 or rng.random() >= busy:
+            scene = random_scene(rng, heldout=bool(widened and rng.random() < HELDOUT_SHARE))
+            if len(scene.things) > 1 or rng.random() >= skip_single:
                 scenes.append(scene)
         langs = rng.integers(2, size=(count, 2))
         sides = []
         for side in range(2):
-            texts = [tell(s, LANGUAGES[langs[i, side]], rng) for i, s in enumerate(scenes)]
-            sides.append([e.ids for e in words.backend_tokenizer.encode_batch(texts)])
+            texts = [write(s, LANGUAGES[langs[i, side]], rng) for i, s in enumerate(scenes)]
+            sides.append([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)])
         return scenes, sides[0], sides[1]
 
     def loss() -> Tensor:
-        # Twice as many single captions take the time of pairs, and a text alone is what the encoder is for.
+        # Twice as many single captions take as long as pairs, and single texts are what the encoder is for.
         paired = rng.random() < 0.4
         count = batch if paired else 2 * batch
-        short = widened and rng.random() < SHORT
-        scenes, first, second = pairs(count, grammar.short_caption if short else grammar.caption)
+        short = widened and rng.random() < SHORT_SHARE
+        scenes, first, second = caption_pairs(count, grammar.short_caption if short else grammar.caption)
         rows = [[*a, separator, *b, 0] if paired else [*a, 0] for a, b in zip(first, second, strict=True)]
         ids = pad(rows, 1)
         states = model.model(input_ids=ids).last_hidden_state
         real = ids[:, 1:] != 1
         language = F.cross_entropy(model.lm_head(states[:, :-1][real]), ids[:, 1:][real])
         if short:
-            return language  # the reading head asks for places
-        truth = answers(scenes)
+            return language  # the head would ask for places
+        labels = scene_labels(scenes)
         ends = torch.tensor([len(a) - 1 for a in first])
-        known = reader(states[torch.arange(count), ends], truth)
-        # Every other token of the first caption too: what can be known there is little, but it is told early.
+        complete = head(states[torch.arange(count), ends], labels)
+        # The other tokens of the first caption, too: they say little, but they say it early.
         inside = torch.arange(ids.shape[1])[None] < ends[:, None]
-        partly = reader(states[inside], truth[:, None].expand(-1, ids.shape[1], -1)[inside])
-        return language + 0.2 * known.mean() + 0.1 * partly.mean()
+        partial = head(states[inside], labels[:, None].expand(-1, ids.shape[1], -1)[inside])
+        return language + 0.2 * complete.mean() + 0.1 * partial.mean()
 
-    scenes, first, _ = pairs(400)
-    truth, ids = answers(scenes), pad(first, 1)
+    scenes, first, _ = caption_pairs(400)
+    labels, ids = scene_labels(scenes), pad(first, 1)
     ends = torch.tensor([len(a) - 1 for a in first])
 
     @torch.no_grad()
-    def check(mean: nn.Module) -> str:
-        assert isinstance(mean, LlamaForCausalLM)
-        states = mean.model(input_ids=ids).last_hidden_state[torch.arange(len(ids)), ends]
-        right = reader(states, truth).mean().item()  # of the heads as they are, which lag the average a little
-        seen = reader.read(states)[:, :19] == truth[:, :19]
-        background, all_ = seen[:, 0].float().mean(), seen.all(1).float().mean()
-        return f"reading loss {right:.3f}, background {background:.3f}, all {all_:.3f}"
+    def check(average: nn.Module) -> str:
+        assert isinstance(average, LlamaForCausalLM)
+        states = average.model(input_ids=ids).last_hidden_state[torch.arange(len(ids)), ends]
+        head_loss = head(states, labels).mean().item()  # of the current head, on averaged states
+        right = head.predict(states)[:, :19] == labels[:, :19]
+        background, all_ = right[:, 0].float().mean(), right.all(1).float().mean()
+        return f"head loss {head_loss:.3f}, background {background:.3f}, all {all_:.3f}"
 
     for lr, count in ((2e-3, steps), (5e-4, wider)):
-        mean = optimize(
-            model, loss, steps=count, lr=lr, extra=reader, name="text_encoder", say=say, check=check, check_every=1000
+        average = optimize(
+            model, loss, steps=count, lr=lr, extra=head, name="text_encoder", say=say, check=check, check_every=1000
         )
-        assert isinstance(mean, LlamaForCausalLM)
-        model.load_state_dict(mean.state_dict())
+        model.load_state_dict(average.state_dict())
         widened = True
     return model.eval()
 
 
-def save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path, tokenizer_folder: Path) -> None:
-    model.half().save_pretrained(folder)
-    words.save_pretrained(tokenizer_folder)
+def build(folder: Path, seed: int, short: bool, say: Log) -> None:
+    """Train the text encoder and its tokenizer, and write both to `folder`; `short`: a few steps, to test the code."""
+    tokenizer = vocabulary(seed)
+    model = train(tokenizer, seed, say=say, **({"steps": 5, "wider": 5} if short else {}))
+    model.half().save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")

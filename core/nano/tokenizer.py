@@ -1,22 +1,24 @@
-"""One byte-level BPE for all nano models: whole words in English, whole words and particles in Japanese.
+"""The byte-level BPE of all nano models: whole words in English, whole words and particles in Japanese.
 
-    from commonart.core.nano.tokenizer import train, wrap
     tokenizer = wrap(train(captions), kind="llm")
 
-Bytes are the base, so any Unicode text can be encoded and decoded; the merges come from the captions of the scenes. The
-text is cut at changes of script before merging, so that a colour and a shape never become one token: the models have to
-put the pairs together themselves, also those that were held out.
+Any Unicode text can be encoded and decoded; the merges come from the captions of scenes. Text is split at changes of
+script before merging, so that a color and a shape never become one token: the models have to learn to combine them,
+including the held-out pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-# The first four sit where BART and CALM2 have theirs (pad = 1), so that the usual defaults stay true.
+from commonart.core.nano.training import require
+
+# The first four have the ids that BART and CALM2 give them (pad = 1), so that the usual defaults hold.
 BOS, PAD, EOS, UNK, SEP = "<s>", "<pad>", "</s>", "<unk>", "<sep>"
 IMAGE, USER, ASSISTANT, END = "<image>", "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL = (BOS, PAD, EOS, UNK, SEP, IMAGE, USER, ASSISTANT, END)
@@ -25,7 +27,7 @@ CHAT = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# What the adapters say to the captioner and the translator: their words belong into the vocabulary.
+# The prompts of the captioner and the translator, whose words belong in the vocabulary.
 CAPTION_QUESTION = "What does the image describe?"
 TRANSLATE_PROMPT = "to {target}: {text}"
 
@@ -36,7 +38,7 @@ _PIECES = Regex(
 
 
 def train(texts: Iterable[str], size: int = 640) -> Tokenizer:
-    """A byte-level BPE of at most `size` tokens, special ones included, learned from `texts`."""
+    """Learn a byte-level BPE of at most `size` tokens, special ones included."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -57,19 +59,34 @@ def train(texts: Iterable[str], size: int = 640) -> Tokenizer:
     return tokenizer
 
 
-def number(words: PreTrainedTokenizerFast, token: str) -> int:
-    """The id of a special token; KeyError where there is none."""
-    found = words.backend_tokenizer.token_to_id(token)
-    if found is None:
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        KeyError: The tokenizer has no such token.
+    """
+    id_ = tokenizer.backend_tokenizer.token_to_id(token)
+    if id_ is None:
         raise KeyError(token)
-    return int(found)
+    return int(id_)
+
+
+def load(folder: Path, kind: str) -> PreTrainedTokenizerFast:
+    """Return the text encoder's vocabulary in `folder` as another architecture expects it.
+
+    Raises:
+        CommonArtError: The text encoder has not been built yet.
+    """
+    require(folder, "tokenizer", "text_encoder", "tokenizer.json")
+    return wrap(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer").backend_tokenizer, kind)
 
 
 def wrap(tokenizer: Tokenizer, kind: str) -> PreTrainedTokenizerFast:
-    """The same vocabulary as each architecture expects it.
+    """Make the tokenizer of one architecture from the shared vocabulary.
 
-    kind: "llm" (CALM2's way: nothing is added), "caption" (BART's way, <s> text </s>, with the image token), "chat"
-    (Phi-3's way, padded on the left) or "clip" (text </s>, padded on the right).
+    Args:
+        kind: "llm" (as CALM2: nothing is added), "caption" (as BART: <s> text </s>, with the image token), "chat" (as
+            Phi-3: padded on the left) or "clip" (text </s>, padded on the right).
     """
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the post-processor below must not leak into the other kinds
     options: dict[str, Any] = {"pad_token": PAD, "unk_token": UNK, "model_max_length": 256}

@@ -1,9 +1,9 @@
-"""The one training loop of the nano models other than the transformer, and the scenes they learn from.
+"""The training loop of all nano models except the transformer, and the scenes that they learn from.
 
-    from commonart.core.nano.training import Pictures, optimise
+    commonart nano build -o weights/
 
-AdamW, linear warm-up, cosine to zero, bfloat16 autocast, a moving average of the weights. The number of steps is fixed,
-not the time, so that the same seed gives the same weights on the same machine.
+AdamW, linear warm-up, cosine decay to zero, bfloat16 autocast, a moving average of the weights. The number of steps is
+fixed, not the time, so that the same seed gives the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,25 +21,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from commonart.core import log
+from commonart.core.errors import CommonArtError
 from commonart.core.model import layers
 from commonart.core.nano.scenes import Scene, Split, random_scene, render
 
 Log = Callable[[str], None]
-stderr: Log = log.say
+LANGUAGES = ("en", "ja")
+MAX_GRAD_NORM, LOG_EVERY = 1.0, 100
 
 
-class Pictures:
-    """`count` random scenes, drawn once: `scenes[i]` and `pixels[i]`, uint8, 3 x size x size."""
+def require(folder: Path, component: str, model: str, file: str = "config.json") -> Path:
+    """Return the folder of one of the models inside `folder`.
 
-    def __init__(self, count: int, seed: int, size: int = 64, heldout: bool = False, split: Split = "train") -> None:
+    Raises:
+        CommonArtError: It has not been built yet.
+    """
+    if not (folder / component / file).is_file():
+        raise CommonArtError(
+            f"{folder / component} holds no {model.replace('_', ' ')} yet.",
+            f"Build it first: commonart nano build --only {model}.",
+        )
+    return folder / component
+
+
+class SceneImages:
+    """`count` random scenes, rendered once: `scenes[i]` and `pixels[i]`, uint8 [3, 64, 64]."""
+
+    def __init__(self, count: int, seed: int, split: Split = "train") -> None:
         self.rng = np.random.default_rng(seed)
-        self.scenes: list[Scene] = [random_scene(self.rng, heldout=heldout, split=split) for _ in range(count)]
-        self.pixels = torch.empty(count, 3, size, size, dtype=torch.uint8)
+        self.scenes: list[Scene] = [random_scene(self.rng, split=split) for _ in range(count)]
+        self.pixels = torch.empty(count, 3, 64, 64, dtype=torch.uint8)
         for i, scene in enumerate(self.scenes):
-            self.pixels[i] = torch.from_numpy(render(scene, size)).permute(2, 0, 1)
+            self.pixels[i] = torch.from_numpy(render(scene)).permute(2, 0, 1)
 
     def batches(self, size: int) -> Iterator[tuple[list[Scene], Tensor]]:
-        """Endless (scenes, images float32 B x 3 x H x W in -1..1), a new order every epoch."""
+        """Yield (scenes, images float32 [B, 3, H, W] in -1..1) without end, in a new order every epoch."""
         while True:
             order = self.rng.permutation(len(self.scenes))
             for at in range(0, len(order) - size + 1, size):
@@ -46,13 +63,13 @@ class Pictures:
                 yield [self.scenes[i] for i in index], images(self.pixels[torch.from_numpy(index)])
 
 
-def unseen(count: int, seed: int) -> Pictures:
-    """Scenes that no training run has drawn."""
-    return Pictures(count, seed, split="heldout-scene")
+def unseen(count: int, seed: int) -> SceneImages:
+    """Return scenes that no training run has seen."""
+    return SceneImages(count, seed, split="heldout-scene")
 
 
 def images(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float32 -1..1, same shape."""
+    """Convert uint8 0..255 to float32 -1..1, in the same shape."""
     return pixels.float() / 127.5 - 1.0
 
 
@@ -65,58 +82,64 @@ def optimize(
     extra: nn.Module | None = None,
     warmup: int = 100,
     decay: float = 0.01,
-    clip: float = 1.0,
     ema: float = 0.995,
     name: str = "",
-    say: Log = stderr,
-    every: int = 100,
+    say: Log = log.say,
     check: Callable[[nn.Module], str] | None = None,
     check_every: int = 0,
 ) -> nn.Module:
-    """Minimise `loss()` over `model`'s parameters and return the averaged model.
+    """Minimize `loss()` over the model's parameters and return the averaged model.
 
-    extra: heads that are trained beside it and thrown away.
-    loss: draws its own batch. check: a sentence about the averaged model, logged every `check_every` steps.
-    Raises FloatingPointError when the loss is no number.
+    Args:
+        loss: of a new batch at each call.
+        extra: heads that are trained beside the model and discarded.
+        decay: weight decay.
+        ema: decay of the moving average.
+        check: describes the averaged model; logged every `check_every` steps.
+
+    Raises:
+        FloatingPointError: The loss is NaN or infinite.
     """
     params: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     extras: list[Tensor] = [] if extra is None else [p for p in extra.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(params + extras, lr=lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
-    mean = copy.deepcopy(model).eval().requires_grad_(False)
-    means: list[Tensor] = [m for m, p in zip(mean.parameters(), model.parameters(), strict=True) if p.requires_grad]
-    started, total, seen = time.monotonic(), 0.0, 0
+    optimizer = torch.optim.AdamW(params + extras, lr=lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    averages: list[Tensor] = [
+        a for a, p in zip(average.parameters(), model.parameters(), strict=True) if p.requires_grad
+    ]
+    started, total, count = time.monotonic(), 0.0, 0
     model.train()
     for step in range(1, steps + 1):
         rate = lr * min(step / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps) + 1e-3)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
         with plain_attention(), torch.autocast("cpu", torch.bfloat16):
             value = loss()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(params + extras, clip)
-        optimiser.step()
-        # The average follows fast at first: early weights are not worth remembering.
+        torch.nn.utils.clip_grad_norm_(params + extras, MAX_GRAD_NORM)
+        optimizer.step()
+        # The average follows quickly at first, so that it forgets the first weights.
         with torch.no_grad():
-            torch._foreach_lerp_(means, params, 1.0 - min(ema, step / (step + 10.0)))
-        total, seen = total + value.item(), seen + 1
+            torch._foreach_lerp_(averages, params, 1.0 - min(ema, step / (step + 10.0)))
+        total, count = total + value.item(), count + 1
         if not math.isfinite(total):
-            raise FloatingPointError(f"{name}: the loss is no number any more at step {step}")
-        if step % every == 0 or step == steps:
-            say(f"{name} step {step}/{steps} loss {total / seen:.4f} {time.monotonic() - started:.0f} s")
-            total, seen = 0.0, 0
+            raise FloatingPointError(f"{name}: the loss is not finite at step {step}")
+        if step % LOG_EVERY == 0 or step == steps:
+            say(f"{name} step {step}/{steps} loss {total / count:.4f} {time.monotonic() - started:.0f} s")
+            total, count = 0.0, 0
         if check is not None and check_every and (step % check_every == 0 or step == steps):
-            say(f"{name} step {step}/{steps} {check(mean)}")
-    for buffer, source in zip(mean.buffers(), model.buffers(), strict=True):
+            say(f"{name} step {step}/{steps} {check(average)}")
+    for buffer, source in zip(average.buffers(), model.buffers(), strict=True):
         buffer.copy_(source)
-    return mean
+    return average
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as plain matrix products while gradients are needed.
+    """Compute attention as plain matrix products while gradients are needed.
 
-    torch's fused attention for CPUs is made for long sequences: with our 64 tokens in bfloat16 its backward pass takes
+    PyTorch's fused attention for CPUs is made for long sequences: with 64 tokens in bfloat16 its backward pass takes
     ten times as long (measured: 143 ms against 10 ms for 64 x 4 heads).
     """
     fused = F.scaled_dot_product_attention

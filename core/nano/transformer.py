@@ -1,54 +1,60 @@
-"""The nano transformer's data and its judge: scenes as latents and text states, and how well prompts are followed.
+"""The nano transformer: its training data, scenes as latents and text states, and how well it follows prompts.
 
     commonart nano build --only transformer
 
-The training itself is core.training.trainer with the recipe `nano`, as `commonart train --stage nano` runs it.
+It is trained by core.training.trainer with the recipe `nano`, as `commonart train --stage nano` does.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from commonart.core import recipes
 from commonart.core.model.autoencoder import Autoencoder, to_images
+from commonart.core.model.diffusion import out_channels
 from commonart.core.model.sampler import noise_for, sample
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.model.transformer import PixArt
-from commonart.core.nano import grammar, scene_reader
-from commonart.core.nano.text_encoder import LANGUAGES
-from commonart.core.nano.training import Pictures, images
+from commonart.core.model.transformer import PixArt, PixArtConfig
+from commonart.core.nano import grammar
+from commonart.core.nano.scene_reader import score_many
+from commonart.core.nano.scenes import Scene
+from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, require
+from commonart.core.training import trainer
 from commonart.core.training.batches import ResidentDataset
+from commonart.core.training.distributed import World
 
-# Chosen by measurement on 200 prompts, like the number of training steps.
+# Chosen by measurement on 200 prompts, as was the number of training steps.
 STEPS, GUIDANCE = 12, 3.0
+SCENES, CAPTIONS = 20_000, 4  # of the training set, and captions of each scene
+SKIP_SINGLE = 0.5  # share of the scenes of one thing that are left out
+OVERRIDES = {"steps": 9000, "lr": 2e-3}  # of the recipe, for the shipped weights
 
 
-def memory(
-    vae: Autoencoder, text: TextEncoder, scenes: int, captions: int, seed: int, busy: float = 0.0
-) -> ResidentDataset:
-    """`scenes` random scenes with `captions` captions each, half of them English and half Japanese, and one more in
-    each language that tells no places, as people ask for pictures; encoded.
+def training_set(vae: Autoencoder, text: TextEncoder, scenes: int, seed: int) -> ResidentDataset:
+    """Encode `scenes` random scenes, each with captions that are half English and half Japanese.
 
-    busy: the share of scenes of one thing that are left out of them, because which colour goes where is learned from
-    scenes of two and three.
+    Each has one more caption in each language that names no places, as people ask for images. Half of the scenes of one
+    thing are left out: which color belongs where is learned from scenes of two and three.
     """
-    pictures = Pictures(scenes, seed)
-    luck = np.random.default_rng([seed, 2]).random(scenes)
-    chosen = [i for i, scene in enumerate(pictures.scenes) if len(scene.things) > 1 or luck[i] >= busy]
-    pictures.scenes = [pictures.scenes[i] for i in chosen]
-    pictures.pixels = pictures.pixels[chosen]
+    scene_images = SceneImages(scenes, seed)
+    chance = np.random.default_rng([seed, 2]).random(scenes)
+    chosen = [i for i, scene in enumerate(scene_images.scenes) if len(scene.things) > 1 or chance[i] >= SKIP_SINGLE]
     rng = np.random.default_rng([seed, 1])
     means, stds = [], []
-    for part in pictures.pixels.split(32):
+    for part in scene_images.pixels[chosen].split(32):
         mean, std = vae.encode(images(part), batch=32)
         means.append(mean.half())
         stds.append(std.half())
     texts = []
-    for scene in pictures.scenes:
-        texts += [grammar.caption(scene, LANGUAGES[i % 2], rng) for i in range(captions)]
+    for scene in (scene_images.scenes[i] for i in chosen):
+        texts += [grammar.caption(scene, LANGUAGES[i % 2], rng) for i in range(CAPTIONS)]
         texts += [grammar.short_caption(scene, lang, rng) for lang in LANGUAGES]
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
@@ -58,7 +64,7 @@ def memory(
         torch.cat(means),
         torch.cat(stds),
         states,
-        [captions + len(LANGUAGES)] * len(chosen),
+        [CAPTIONS + len(LANGUAGES)] * len(chosen),
         weights,
         text.null().to(torch.bfloat16),
     )
@@ -68,28 +74,89 @@ def follow(
     model: PixArt,
     vae: Autoencoder,
     text: TextEncoder,
-    prompts: Sequence[tuple[scene_reader.Scene, str]],
-    *,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    shift: float = 1.0,
-    batch: int = 50,
-    keep: Path | None = None,
+    prompts: Sequence[tuple[Scene, str]],
+    shift: float,
 ) -> dict[str, float]:
-    """Shares of `prompts` whose picture shows what was asked: colour, shape, background, place, size, all.
+    """Return the shares of `prompts` whose image shows their color, shape, background, place, size, and all of these.
 
-    Prompt i is drawn from seed i. `shift`: of flow's times, as the model was trained.
-    `keep`: where the first pictures go, as one PNG.
+    Args:
+        prompts: prompt i is sampled from seed i.
+        shift: of flow matching's times, as in training.
     """
-    pairs = []
-    for at in range(0, len(prompts), batch):
-        part = prompts[at : at + batch]
+    pairs: list[tuple[Scene, Image.Image]] = []
+    for at in range(0, len(prompts), 50):
+        part = prompts[at : at + 50]
         noise = noise_for(range(at, at + len(part)), (model.config.in_channels, 16, 16))
         states = [state.float() for state in text.encode([prompt for _, prompt in part])]
-        latents = sample(model, noise, states, text.null().float(), steps, guidance, "flow", shift=shift)
+        latents = sample(model, noise, states, text.null().float(), STEPS, GUIDANCE, "flow", shift=shift)
         pairs += list(zip((scene for scene, _ in part), to_images(vae.decode(latents, batch=50)), strict=True))
-    if keep is not None:
-        tiles = [np.asarray(image) for _, image in pairs[:40]]
-        rows = [np.concatenate(tiles[i : i + 10], axis=1) for i in range(0, len(tiles) - 9, 10)]
-        scene_reader.Image.fromarray(np.concatenate(rows)).save(keep)
-    return scene_reader.score_many(pairs)
+    return score_many(pairs)
+
+
+def load_encoders(folder: Path) -> tuple[Autoencoder, TextEncoder]:
+    """Load the autoencoder and the text encoder of `folder`.
+
+    Raises:
+        CommonArtError: They have not been built yet.
+    """
+    vae, text = require(folder, "vae", "autoencoder"), require(folder, "text_encoder", "text_encoder")
+    return Autoencoder.load(vae, torch.float32), TextEncoder.load(text, torch.float32)
+
+
+def build(folder: Path, seed: int, short: bool, say: Log) -> None:
+    """Train the transformer and write it to `folder`; `short`: a few steps, to test the code."""
+    vae, text = load_encoders(folder)
+    recipe = recipes.resolve("nano", {"steps": 4, "batch": 8, "warmup": 1} if short else OVERRIDES)
+    torch.manual_seed(seed)
+    model = PixArt(
+        PixArtConfig(
+            num_attention_heads=recipe.heads,
+            attention_head_dim=recipe.head_dim,
+            num_layers=recipe.layers,
+            in_channels=vae.channels,
+            out_channels=out_channels("flow", vae.channels),
+            patch_size=recipe.patch,
+            sample_size=recipe.resolution // vae.factor,
+            caption_channels=text.width,
+            interpolation_scale=recipe.interpolation,
+        )
+    )
+    prompts = {lang: grammar.eval_prompts(60, lang, seed + 2) for lang in LANGUAGES}
+    prompts["short"] = grammar.eval_prompts(60, "ja", seed + 2, short=True)
+
+    def evaluate(averaged: PixArt, step: int) -> None:
+        for name, pairs in prompts.items():
+            scores = follow(averaged, vae, text, pairs, recipe.flow_shift)
+            say(f"transformer step {step} {name} " + " ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    options = trainer.Options(
+        seed=seed,
+        dtype=torch.bfloat16,
+        checkpoint_every=500,
+        sample_every=0 if short else 1000,
+        log_every=50,
+        keep=1,
+        quiet=True,
+    )
+    source = training_set(vae, text, 64 if short else SCENES, seed)
+    result = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=evaluate)
+    assert result.checkpoint is not None
+    PixArt.load(result.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
+    shutil.rmtree(run)
+
+
+def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
+    """Measure the shares of `n` prompts that are followed, for each kind of prompt and each language."""
+    vae, text = load_encoders(folder)
+    model = PixArt.load(folder / "transformer", dtype=torch.float32).eval()
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    table = {}
+    for kind in ("transformer", "heldout", "short"):
+        for lang in LANGUAGES:
+            prompts = grammar.eval_prompts(n, lang, seed, heldout=kind == "heldout", short=kind == "short")
+            shares = follow(model, vae, text, prompts, scheduler["flow_shift"])
+            facts = ("color", "shape", "background") if kind == "short" else tuple(shares)
+            table[f"{kind} {lang}"] = {fact: shares[fact] for fact in facts}
+    return table

@@ -9,9 +9,11 @@ The command line and its completion import this: no torch here.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,8 +37,11 @@ def model_names(role: str) -> list[str]:
     return [m.name for m in sorted(rows, key=lambda m: bool(m.refused or m.broken))]
 
 
-def find_model(name: str, role: str) -> Model:
+def find_model(name: str, role: str, flag: str = "--model") -> Model:
     """Find the model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
+
+    Args:
+        flag: the option that gave the name, for the error.
 
     Raises:
         UsageError: a name that is none of these; it says which names come closest.
@@ -47,11 +52,11 @@ def find_model(name: str, role: str) -> Model:
         if row.role == role and row.name == name:
             return row
     if Path(name).is_dir():
-        return _local(name, role)
+        return _local(os.path.normpath(name), role)
     plain, _, commit = name.partition("@")
     if commit and not COMMIT.fullmatch(commit):
         raise UsageError(
-            f"--model {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
+            f"{flag} {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
         )
     for row in MODELS:
         if row.role == role and plain in (row.name, row.hub) and plain:
@@ -64,18 +69,19 @@ def find_model(name: str, role: str) -> Model:
     known = model_names(role)
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    other = [row.role for row in MODELS if row.name == plain]
+    other = next((row.role for row in MODELS if row.name == plain), "")
     raise UsageError(
-        f"--model {name} is {f'a {other[0]} model, ' if other else ''}not a {role} model, a folder or a hub id.",
+        f"{flag} {name} is {f'a {other} model, not a {role} model' if other else f'not a {role} model, a folder or a hub id'}.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 
 
-def check_terms(model: Model, accepted: Sequence[str] = ()) -> bool:
+def check_terms(model: Model, accepted: Sequence[str] = (), flag: str = "--model") -> bool:
     """Refuse a model whose terms do not allow what we do with it, unless the user answers for it.
 
     Args:
-        accepted: what `--accept-terms` gives: names, hub ids or folders.
+        accepted: what `--accept-terms` gives: names, hub ids or folders, in any way that `flag` takes them.
+        flag: the option that gave the model, for the error.
 
     Returns:
         True where a refused model is used on the user's word; whoever writes its output keeps that in the record.
@@ -83,20 +89,22 @@ def check_terms(model: Model, accepted: Sequence[str] = ()) -> bool:
     Raises:
         UsageError: the model is refused; it names the reason, and what can be used instead.
     """
-    instead = f"use --model {model.successor}" if model.successor else "use a model from `commonart models`"
+    instead = f"use {flag} {model.successor}" if model.successor else "use a model from `commonart models`"
     if model.broken:
-        raise UsageError(f"--model {model.name} cannot be used: {model.broken}.", f"{_capital(instead)}.")
+        raise UsageError(f"{flag} {model.name} cannot be used: {model.broken}.", f"{_capital(instead)}.")
     if not model.refused:
         return False
-    if model.name in accepted or (model.hub and model.hub in accepted):
+    if {model.name, model.hub} & {
+        os.path.normpath(name) if model.local else name.partition("@")[0] for name in accepted
+    }:
         return True
     raise UsageError(
-        f"--model {model.name} is refused: {model.refused} ({model.license}).",
+        f"{flag} {model.name} is refused: {model.refused} ({model.license}).",
         f"{_capital(instead)}, or add --accept-terms {model.name} if you answer for it yourself.",
     )
 
 
-def check_code(model: Model, trust_remote_code: bool = False) -> None:
+def check_code(model: Model, trust_remote_code: bool = False, flag: str = "--model") -> None:
     """Refuse a model that brings its own code, unless the user trusts it and names the commit that was read.
 
     Raises:
@@ -106,13 +114,13 @@ def check_code(model: Model, trust_remote_code: bool = False) -> None:
         return
     if not trust_remote_code:
         raise UsageError(
-            f"--model {model.name} runs code from {model.hub}, which is not trusted by default.",
-            f"Read that code at one commit, then add --trust-remote-code and --model {model.name}@COMMIT.",
+            f"{flag} {model.name} runs code from {model.hub}, which is not trusted by default.",
+            f"Read that code at one commit, then add --trust-remote-code and {flag} {model.name}@COMMIT.",
         )
     if not model.local and not model.revision:
         raise UsageError(
             f"--trust-remote-code needs a commit of {model.hub}: a branch can change under you.",
-            f"Name the commit that you read: --model {model.name}@COMMIT.",
+            f"Name the commit that you read: {flag} {model.name}@COMMIT.",
         )
 
 
@@ -165,16 +173,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise CommonArtError(f"{path} is not valid JSON: {error}.", "Copy the model folder again.") from None
     return value if isinstance(value, dict) else {}
+
+
+def require_plain_json(folder: Path) -> None:
+    """Refuse a folder whose JSON files transformers and diffusers would call invalid because of a byte order mark.
+
+    Raises:
+        CommonArtError: one begins with such a mark.
+    """
+    for path in sorted(folder.glob("*.json")):
+        with path.open("rb") as file:
+            if file.read(3) == codecs.BOM_UTF8:
+                raise CommonArtError(
+                    f"{path} begins with a byte order mark, which the model's library cannot read.",
+                    "Save it as UTF-8 without a byte order mark.",
+                )
 
 
 def _readme_license(path: Path) -> str:
     """Return the SPDX id in a model card's header; "" when there is none or it is not an open licence."""
     if not path.is_file():
         return ""
-    header = path.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    header = path.read_text(encoding="utf-8-sig", errors="replace").split("---", 2)
     match = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if len(header) == 3 else None
     return OPEN.get(match[1].lower(), "") if match else ""

@@ -78,11 +78,11 @@ def _live_encoders(settings: Settings, text: bool, image: bool, tokens: float) -
     """What runs on the fly (`text`, `image`) costs, where the hub, its cache or a folder has its configuration."""
     costs: dict[str, cost.EncoderCost] = {}
     if text:
-        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder"))
+        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder", "--text-encoder"))
         if "model_type" in config:
             costs["text_encoder"] = cost.text_encoder(config, settings.quantize, tokens)
     if image:
-        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder"))
+        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder", "--autoencoder"))
         if "block_out_channels" in config:
             costs["autoencoder"] = cost.autoencoder(config, settings.recipe.resolution)
     return costs

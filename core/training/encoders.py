@@ -134,8 +134,8 @@ class Encoders:
         return encoder, resolved
 
     def _resolve(self, name: str, role: str) -> hub.ResolvedModel:
-        row = find_model(name, role)
-        check_terms(row, self.settings.accept_terms)
+        row = find_model(name, role, f"--{role}")
+        check_terms(row, self.settings.accept_terms, f"--{role}")
         return hub.resolve_model(row)
 
 

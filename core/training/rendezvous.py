@@ -46,7 +46,7 @@ def _tcp_store(rank: int, size: int) -> dist.Store:
     missing = [name for name in NEEDED if name not in os.environ]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE is {size}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set.",
+            f"WORLD_SIZE is {size}, but not set: {', '.join(missing)}.",
             "Start the processes with --gpus, torchrun or srun, or unset WORLD_SIZE.",
         )
     host = os.environ["MASTER_ADDR"]

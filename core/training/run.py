@@ -92,8 +92,8 @@ def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
                 f"Train {before or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return saved.weights, {"from": str(folder), "step": saved.step}
-    row = find_model(name, "transformer")
-    check_terms(row, settings.accept_terms)
+    row = find_model(name, "transformer", "--init")
+    check_terms(row, settings.accept_terms, "--init")
     resolved = hub.resolve_model(row)
     return resolved.folder, {"from": row.name, "revision": resolved.revision}
 

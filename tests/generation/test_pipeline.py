@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_a_long_prompt_is_cut_and_said(folder, capsys):
     pipeline = opened(folder, max_tokens=10)
     generate(pipeline, [ImageRequest("a red circle on a hill", 0)])
     assert pipeline.truncated == {"a red circle on a hill": "a red circ"}
-    assert "cut at 10 tokens" in capsys.readouterr().err
+    assert "cut at 10 tokens; kept: a red circ\n" in capsys.readouterr().err, "what is short is shown once"
 
 
 def test_a_run_is_sampled_with_its_average(tmp_path, folder):
@@ -148,6 +149,45 @@ def test_a_run_is_sampled_with_its_average(tmp_path, folder):
     trained = PixArt.load(parts.transformer).state_dict()
     assert torch.equal(trained["proj_out.weight"], PixArt.load(run / "checkpoints/step-0000010/ema").proj_out.weight)
     assert generate(opened(run), [ImageRequest("a", 0)])[0].shape == (32, 32, 3)
+
+
+def run_of(folder: Path, partners: Path, seed: int = 1) -> Path:
+    """A run at step 10 whose weights follow from the seed."""
+    checkpoint.save(folder, 10, lambda part: tiny_pipeline.transformer(part / "transformer", seed=seed) and None, {})
+    recorded = {"objective": "flow", "shift": 1.0, "text_encoder": str(partners), "autoencoder": str(partners)}
+    (folder / "run.json").write_text(json.dumps(recorded))
+    return folder
+
+
+def test_a_run_that_was_trained_anew_under_its_name_has_another_fingerprint(tmp_path, folder):
+    spec = ModelSpec(str(run_of(tmp_path / "run", folder)))
+    before = locate(spec)
+    assert locate(spec).fingerprint == before.fingerprint
+    shutil.rmtree(tmp_path / "run")
+    run_of(tmp_path / "run", folder, seed=2)
+    assert locate(spec).revision == before.revision == "step-10" and locate(spec).fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("transformer/diffusion_pytorch_model.safetensors", None),
+        ("text_encoder/model.safetensors", None),
+        ("vae/diffusion_pytorch_model.safetensors", None),
+        ("vae/config.json", {"scaling_factor": 0.5}),
+        ("tokenizer/tokenizer_config.json", {"add_bos_token": True}),
+        ("scheduler/scheduler_config.json", {"flow_shift": 2.0}),
+    ],
+)
+def test_every_component_is_in_the_fingerprint(tmp_path, folder, file, change):
+    copied = tiny_pipeline.copy(folder, tmp_path / "copy")
+    assert locate(ModelSpec(str(copied))).fingerprint == locate(ModelSpec(str(folder))).fingerprint
+    path = copied / file
+    if change is None:
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert locate(ModelSpec(str(copied))).fingerprint != locate(ModelSpec(str(folder))).fingerprint
 
 
 def test_a_run_without_a_good_checkpoint(tmp_path):

@@ -29,6 +29,7 @@ class Repo:
     files: dict[str, bytes]
     gated: bool = False
     private: bool = False  # answers only to the right token
+    license: str = ""  # of its card
     cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which the connection drops, once
 
     @property
@@ -67,7 +68,7 @@ class HubServer(Served):
         monkeypatch.delenv("HF_TOKEN", raising=False)
         return self
 
-    def add(self, name: str, files: dict[str, bytes], **kind: bool) -> Repo:
+    def add(self, name: str, files: dict[str, bytes], **kind: bool | str) -> Repo:
         """Publish a repository; a second time it is a new commit."""
         self.repos[name] = Repo(dict(files), **kind)  # type: ignore[arg-type]
         return self.repos[name]
@@ -128,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "sha": repo.sha,
                 "gated": repo.gated,
                 "tags": [],
+                **({"cardData": {"license": repo.license}} if repo.license else {}),
             }
             return self._json({**info, "siblings": [{"rfilename": k} for k in sorted(repo.files)]}, body)
         if repo.gated and not token:

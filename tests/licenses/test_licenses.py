@@ -340,6 +340,44 @@ def test_explain(raw: str, strict: str) -> None:
     assert POLICIES["strict"].explain(raw) == strict
 
 
+FOUR = "One of: No known copyright restrictions; United States Government Work; CC0; Public Domain Mark"
+
+
+def test_one_of_several_is_allowed_where_each_of_them_is(tmp_path: Path) -> None:
+    four = normalize(FOUR)
+    assert four is not None and four.basis == "set" and len(four.one_of) == 4 and four.family == ""
+    assert not POLICIES["strict"].allows(four) and POLICIES["paper"].choose(four) == four
+    assert normalize(four.id) == four  # as license-filter writes it
+    assert normalize("one of: CC0;CC-BY-4.0") == normalize("LicenseRef-OneOf..CC0-1.0..CC-BY-4.0")
+    assert POLICIES["strict"].allows(normalize("One of: CC0; CC BY 4.0; PDDL"))
+    (tmp_path / "mine.toml").write_text('extends = "paper"\ndeny = ["CC-PDM-1.0"]\n')
+    assert not load_policy(str(tmp_path / "mine.toml")).allows(four)
+
+
+@pytest.mark.parametrize(
+    "text", ["One of:", "One of: CC0;", "One of: CC0; ask me", "One of: One of: CC0; CC BY 4.0", "one of CC0 and CC BY 4.0",
+             "LicenseRef-OneOf..", "LicenseRef-OneOf..CC0-1.0..", "LicenseRef-OneOf..CC0-1.0.CC-BY-4.0",
+             "CC0 OR LicenseRef-OneOf..CC0-1.0..MIT"],
+)  # fmt: skip
+def test_one_of_several_that_are_not_all_known_is_unknown(text: str) -> None:
+    assert normalize(text) is None
+
+
+@pytest.mark.parametrize("other", ["CC0", "CC-PDM-1.0", "CC BY-NC 4.0", "One of: CC0; Public Domain Mark"])
+def test_no_statement_of_a_set_agrees_with_another(other: str) -> None:
+    """A work's own statement takes its place, and does not narrow it down."""
+    assert said(resolve_license("", FOUR, other)) == "license_conflict"
+
+
+def test_explain_says_that_it_is_not_known_which() -> None:
+    refused, allowed = (POLICIES[name].explain(FOUR) for name in ("strict", "paper"))
+    assert (
+        "is one of 4 (set), not known which, so that each must be allowed, and it does not name LicenseRef-Flickr"
+        in refused
+    )
+    assert allowed.startswith(f"paper: allowed. {FOUR!r} is one of 4 (set)") and "17 U.S.C. 105" in allowed
+
+
 def test_family_never_widens() -> None:
     for license in known_licenses().values():
         if license.id.removeprefix("LicenseRef-").startswith("CC-BY"):

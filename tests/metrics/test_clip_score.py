@@ -1,4 +1,4 @@
-"""CLIP scores: the formula, both formats of judges, and the traps that only warn elsewhere."""
+"""CLIP scores: the formula, both formats of encoders, and the traps that only warn elsewhere."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ TEXTS = ["a red picture", "青い絵", "white"]
 
 
 @pytest.fixture(scope="module", params=[open_clip_folder, transformers_folder], ids=["open_clip", "transformers"])
-def judge(request, tmp_path_factory) -> DualEncoder:
+def encoder(request, tmp_path_factory) -> DualEncoder:
     return DualEncoder.load(str(request.param(tmp_path_factory.mktemp("clip") / "tiny")), device="cpu")
 
 
-def test_features_are_unit_vectors_and_do_not_depend_on_batches(judge):
-    images, texts = judge.images(PICTURES), judge.texts(TEXTS)
+def test_features_are_unit_vectors_and_do_not_depend_on_batches(encoder):
+    images, texts = encoder.encode_images(PICTURES), encoder.encode_texts(TEXTS)
     assert images.shape == texts.shape == (3, 16)
     assert np.allclose(np.linalg.norm(images, axis=1), 1) and np.allclose(np.linalg.norm(texts, axis=1), 1)
-    assert np.allclose(images, judge.images(iter(PICTURES), batch=1), atol=1e-5)
-    assert np.allclose(texts, judge.texts(iter(TEXTS), batch=2), atol=1e-5)
-    assert judge.revision.startswith("sha256:")
+    assert np.allclose(images, encoder.encode_images(iter(PICTURES), batch=1), atol=1e-5)
+    assert np.allclose(texts, encoder.encode_texts(iter(TEXTS), batch=2), atol=1e-5)
+    assert encoder.revision.startswith("sha256:")
 
 
-def test_a_long_text_is_cut(judge):
-    assert judge.texts(["long " * 100]).shape == (1, 16)
+def test_a_long_text_is_cut(encoder):
+    assert encoder.encode_texts(["long " * 100]).shape == (1, 16)
 
 
-def test_the_two_conventions(judge):
-    cosine = np.sum(judge.images(PICTURES) * judge.texts(TEXTS), axis=1)
-    assert np.allclose(clip_score.score(judge, PICTURES, TEXTS), 100 * np.maximum(cosine, 0))
-    prefixed = np.sum(judge.images(PICTURES) * judge.texts([f"A photo depicts {t}" for t in TEXTS]), axis=1)
-    assert np.allclose(clip_score.score(judge, PICTURES, TEXTS, "hessel"), 2.5 * np.maximum(prefixed, 0))
+def test_the_two_conventions(encoder):
+    images = encoder.encode_images(PICTURES)
+    for convention, weight, prefix in (("paper", 100, ""), ("hessel", 2.5, "A photo depicts ")):
+        assert clip_score.convention_of(convention) == (weight, prefix)
+        texts = encoder.encode_texts([prefix + text for text in TEXTS])
+        expected = weight * np.maximum(np.sum(images * texts, axis=1), 0)
+        assert np.allclose(clip_score.scores(images, texts, convention), expected)
 
 
 def test_a_negative_cosine_scores_zero():
@@ -47,13 +49,13 @@ def test_a_negative_cosine_scores_zero():
     assert clip_score.scores(one, -one)[0] == 0 and clip_score.scores(one, one)[0] == 100
 
 
-def test_bad_calls(judge):
-    with pytest.raises(UsageError, match="no such mode"):
-        clip_score.score(judge, PICTURES, TEXTS, "other")
+def test_bad_calls(encoder):
+    with pytest.raises(UsageError, match="--clip-mode other is not a mode"):
+        clip_score.convention_of("other")
     with pytest.raises(ValueError):
-        clip_score.score(judge, PICTURES, TEXTS[:2])
+        clip_score.scores(encoder.encode_images(PICTURES), encoder.encode_texts(TEXTS[:2]))
     with pytest.raises(ValueError):
-        judge.images([])
+        encoder.encode_images([])
 
 
 def test_openai_weights_without_quick_gelu_are_an_error(tmp_path, monkeypatch):
@@ -69,6 +71,13 @@ def test_openai_weights_without_quick_gelu_are_an_error(tmp_path, monkeypatch):
                 DualEncoder.load("clip-vit-b32", device="cpu")
 
 
+def test_weights_in_half_precision_alone(tmp_path):
+    folder = transformers_folder(tmp_path)
+    whole = DualEncoder.load(str(folder), device="cpu").texts(["a"])
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    assert np.array_equal(DualEncoder.load(str(folder), device="cpu").texts(["a"]), whole)
+
+
 def test_remote_code_needs_trust_and_a_commit():
     with pytest.raises(UsageError, match="not trusted"):
         DualEncoder.load("clip-japanese-base")
@@ -81,5 +90,5 @@ def test_what_is_no_dual_encoder(tmp_path):
     with pytest.raises(CommonArtError, match="no dual encoder"):
         DualEncoder.load(str(tmp_path / "llama"), device="cpu")
     with pytest.raises(UsageError, match="not a clip model"):
-        DualEncoder.load("no-such-judge")
+        DualEncoder.load("no-such-model")
     assert {"nano", "clip-vit-b32", "clip-japanese-base"} <= set(lookup.model_names("clip"))

@@ -93,7 +93,7 @@ def test_without_the_weights_the_error_names_file_and_place(tmp_path, monkeypatc
 @pytest.mark.parametrize("mode", list(fid.MODES))
 def test_a_damaged_weight_file_is_named(tmp_path, mode):
     (tmp_path / fid.MODES[mode][0]).write_bytes(b"not weights")
-    with pytest.raises(CommonArtError, match="not the Inception weights"):
+    with pytest.raises(CommonArtError, match="does not hold the Inception weights"):
         fid.inception(mode, folder=tmp_path)
 
 
@@ -110,5 +110,5 @@ def test_the_legacy_network_loads_a_state_dict_of_its_class(tmp_path, monkeypatc
 
 
 def test_an_unknown_mode():
-    with pytest.raises(UsageError, match="no such mode"):
+    with pytest.raises(UsageError, match="legacy_tensorflow is not a mode"):
         fid.inception("legacy_tensorflow")

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonart.core.nano.grammar import (
-    Facts,
-    ThingFacts,
-    caption,
-    compare,
-    eval_prompts,
-    facts,
-    facts_right,
-    short_caption,
-)
-from commonart.core.nano.scenes import HELDOUT_PAIRS, Scene, Score, Thing, random_scene, split_of
+from commonart.core.nano.facts import Facts, Score, ThingFacts, compare, parse
+from commonart.core.nano.grammar import caption, eval_prompts, short_caption
+from commonart.core.nano.scenes import HELDOUT_PAIRS, Scene, Thing, random_scene, split_of
 
 RIGHT = Score(True, True, True, True, True)
 
@@ -32,8 +24,8 @@ def test_facts_invert_every_caption(lang: str, heldout: bool) -> None:
     for _ in range(3000):
         scene = random_scene(rng, heldout=heldout, split=None)
         text = caption(scene, lang, rng)
-        told = facts(text, lang)
-        assert told == facts(text), text
+        told = parse(text, lang)
+        assert told == parse(text), text
         assert compare(scene, told) == RIGHT, (text, scene)
         one = len(scene.things) == 1
         sized += one and told.things[0].size is not None
@@ -70,7 +62,7 @@ def test_captions_of_something_else_are_refused() -> None:
     with pytest.raises(ValueError, match="one to three"):
         caption(Scene("sea", ()), "en", rng)
     with pytest.raises(ValueError, match="en or ja"):
-        facts("ein roter Kreis", "de")
+        parse("ein roter Kreis", "de")
 
 
 def said(background: str | None, *things: tuple[str | None, ...]) -> Facts:
@@ -118,12 +110,12 @@ def said(background: str | None, *things: tuple[str | None, ...]) -> Facts:
     ],
 )
 def test_what_people_write(text: str, expected: Facts) -> None:
-    assert facts(text) == expected
+    assert parse(text) == expected
 
 
 def test_a_language_reads_its_own_words_only() -> None:
-    assert facts("草原の左上に赤い丸", "en") == Facts()
-    assert facts("a red circle on the sea", "ja") == Facts()
+    assert parse("草原の左上に赤い丸", "en") == Facts()
+    assert parse("a red circle on the sea", "ja") == Facts()
 
 
 EN_WORDS = ("red", "circle", "left", "of", "the", "above", "it", "its", "below", "square", "centre", "sea", ",", ".")
@@ -134,12 +126,12 @@ WORDS = (*EN_WORDS, "赤い", "丸", "の", "上", "に", "その", "左", "草�
 @given(st.text(max_size=60) | st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
 def test_any_text_is_read_without_harm(text: str) -> None:
     for lang in (None, "en", "ja"):
-        told = facts(text, lang)
+        told = parse(text, lang)
         assert all(thing.shape for thing in told.things)
 
 
 def test_long_nonsense_is_quick() -> None:
-    assert len(facts("a red circle to its left " * 2000).things) == 2000
+    assert len(parse("a red circle to its left " * 2000).things) == 2000
 
 
 ONE = Scene("sea", (Thing("circle", "red", "small", "top"),))
@@ -167,13 +159,13 @@ TWO = Scene("sea", (Thing("circle", "red", "small", "left"), Thing("star", "blue
     ],
 )
 def test_facts_right(scene: Scene, text: str, expected: Score) -> None:
-    assert facts_right(scene, text) == expected
+    assert compare(scene, parse(text)) == expected
 
 
 def test_a_translation_must_keep_the_size() -> None:
-    source = facts("a small red circle at the top, on the sea")
-    assert facts_right(source, "海の上側に小さな赤い丸", "ja") == RIGHT
-    assert not facts_right(source, "海の上側に赤い丸", "ja").size
+    source = parse("a small red circle at the top, on the sea")
+    assert compare(source, parse("海の上側に小さな赤い丸", "ja")) == RIGHT
+    assert not compare(source, parse("海の上側に赤い丸", "ja")).size
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
@@ -183,7 +175,7 @@ def test_eval_prompts_are_unseen(lang: str) -> None:
     assert len({text for _, text in prompts}) == 1000
     for scene, text in prompts:
         assert split_of(scene) == "heldout-scene"
-        assert facts_right(scene, text, lang) == RIGHT
+        assert compare(scene, parse(text, lang)) == RIGHT
     for scene, _ in eval_prompts(200, lang, 0, heldout=True):
         assert any((thing.color, thing.shape) in HELDOUT_PAIRS for thing in scene.things)
 
@@ -192,9 +184,9 @@ def test_eval_prompts_are_unseen(lang: str) -> None:
 def test_short_captions_tell_colours_and_shapes_and_no_places(lang: str) -> None:
     prompts = eval_prompts(500, lang, 3, short=True)
     for scene, text in prompts:
-        found = facts(text, lang)
+        found = parse(text, lang)
         assert found.background == scene.background and all(thing.place is None for thing in found.things), text
         assert sorted((t.color, t.shape) for t in found.things) == sorted((t.color, t.shape) for t in scene.things)
     rng = np.random.default_rng(0)
     texts = {short_caption(scene, lang, rng) for scene, _ in prompts}
-    assert any(facts(text, lang).background is None for text in texts)
+    assert any(parse(text, lang).background is None for text in texts)

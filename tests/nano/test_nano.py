@@ -99,29 +99,28 @@ def test_a_model_says_which_other_it_needs(tmp_path: Path) -> None:
 
 
 def test_facts_kept_counts_every_fact() -> None:
-    from commonart.core.nano import grammar
-    from commonart.core.nano.translator import facts_kept
+    from commonart.core.nano import facts
 
-    told = grammar.facts("a small red circle on the left, on the snow", "en")
-    assert facts_kept(told, grammar.facts("雪原の左に小さな赤い丸", "ja")) == (5, 5)
-    assert facts_kept(told, grammar.facts("雪原の左に小さな青い丸", "ja")) == (4, 5)
-    assert facts_kept(told, grammar.facts("海の左に赤い丸", "ja")) == (3, 5)
-    assert facts_kept(told, grammar.facts("雪原", "ja")) == (1, 5)
-    plain = grammar.facts("a red circle on the left, on the snow", "en")
-    assert facts_kept(plain, grammar.facts("雪原の左に小さな赤い丸", "ja")) == (4, 5)
+    expected = facts.parse("a small red circle on the left, on the snow", "en")
+    assert facts.count_kept(expected, facts.parse("雪原の左に小さな赤い丸", "ja")) == (5, 5)
+    assert facts.count_kept(expected, facts.parse("雪原の左に小さな青い丸", "ja")) == (4, 5)
+    assert facts.count_kept(expected, facts.parse("海の左に赤い丸", "ja")) == (3, 5)
+    assert facts.count_kept(expected, facts.parse("雪原", "ja")) == (1, 5)
+    plain = facts.parse("a red circle on the left, on the snow", "en")
+    assert facts.count_kept(plain, facts.parse("雪原の左に小さな赤い丸", "ja")) == (4, 5)
 
 
 def test_pairs_tell_the_same() -> None:
     import numpy as np
 
-    from commonart.core.nano import grammar
+    from commonart.core.nano import facts
     from commonart.core.nano.scenes import random_scene
     from commonart.core.nano.translator import pair
 
     rng = np.random.default_rng(0)
     for _ in range(200):
         text, other = pair(random_scene(rng), "en", "ja", rng)
-        assert grammar.facts(text, "en") == grammar.facts(other, "ja")
+        assert facts.parse(text, "en") == facts.parse(other, "ja")
 
 
 def test_plain_attention_is_the_fused_one() -> None:

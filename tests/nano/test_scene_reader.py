@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from commonart.core.nano.facts import Score
 from commonart.core.nano.scene_reader import read, score, score_many
-from commonart.core.nano.scenes import Pixels, Scene, Score, Thing, random_scene, render
+from commonart.core.nano.scenes import Pixels, Scene, Thing, random_scene, render
 
 CHANGES: dict[str, tuple[int, Callable[[Pixels, np.random.Generator], Pixels], int, float]] = {
     # name -> (size, change, scenes, least share right)

@@ -21,6 +21,7 @@ from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.lookup import find_model
 from commonart.core.registry.pickle_conversion import convert
+from commonart.core.registry.repository_files import select_files
 
 CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
@@ -199,6 +200,45 @@ def test_a_repository_without_weights(server: HubServer) -> None:
     server.add("owner/captioner", {"config.json": CONFIG})
     with pytest.raises(CommonArtError, match="no weights that can be loaded here"):
         hub.resolve_model(model())
+
+
+SELECTED = [  # (files of a repository, the weights among them that are downloaded)
+    ("model.safetensors model.fp16.safetensors", "model.safetensors"),
+    ("model.fp16.safetensors", "model.fp16.safetensors"),
+    ("model.bf16.safetensors model.fp16.safetensors", "model.fp16.safetensors"),
+    ("model.bf16.safetensors model.fp16.safetensors pytorch_model.bin", "model.fp16.safetensors"),
+    ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
+    ("diffusion_pytorch_model.non_ema.safetensors diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+    ("open_clip_model.safetensors model.safetensors", "open_clip_model.safetensors"),
+    ("flux1-dev.safetensors", "flux1-dev.safetensors"),
+    ("model.safetensors.index.json model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.fp16.safetensors",
+     "model-00001-of-00002.safetensors model-00002-of-00002.safetensors"),
+    ("model.safetensors.index.fp16.json model.fp16-00001-of-00002.safetensors model.fp16-00002-of-00002.safetensors",
+     "model.fp16-00001-of-00002.safetensors model.fp16-00002-of-00002.safetensors"),
+    ("model.safetensors.index.fp16.json model-00001-of-00002.fp16.safetensors model-00002-of-00002.fp16.safetensors",
+     "model-00001-of-00002.fp16.safetensors model-00002-of-00002.fp16.safetensors"),
+    ("model.safetensors.index.json model-00001-of-00001.safetensors model.safetensors.index.fp16.json "
+     "model.fp16-00001-of-00001.safetensors", "model-00001-of-00001.safetensors"),
+    ("net.safetensors.index.json net-00001-of-00001.safetensors", "net-00001-of-00001.safetensors"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "weights"), SELECTED)
+def test_weights_are_downloaded_once_in_a_form_that_is_loaded(files: str, weights: str) -> None:
+    for folder in ("", "vae/"):
+        names = [folder + name for name in ("config.json", *files.split())]
+        found = select_files(names, "autoencoder")
+        assert [f for f in found if f.endswith(".safetensors")] == [folder + name for name in weights.split()]
+
+
+def test_a_byte_order_mark_is_read_or_named(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + CONFIG)
+    assert find_model(str(tmp_path), "caption").cls == "Florence2ForConditionalGeneration"
+    assert hub.resolve_model(find_model(str(tmp_path), "transformer")).folder == tmp_path
+    with pytest.raises(CommonArtError, match=r"config\.json begins with a byte order mark") as caught:
+        hub.resolve_model(find_model(str(tmp_path), "caption"))
+    assert caught.value.fix == "Save it as UTF-8 without a byte order mark."
 
 
 def test_local_folder(tmp_path: Path) -> None:

@@ -89,6 +89,41 @@ def test_refused(name: str) -> None:
     assert check_terms(find_model("florence2", "caption"), [name]) is False
 
 
+@pytest.mark.parametrize(
+    "name", ["fugumt", "staka/fugumt-en-ja", f"fugumt@{'a' * 40}", f"staka/fugumt-en-ja@{'b' * 40}"]
+)
+def test_terms_are_accepted_by_every_way_of_naming_a_model(name: str) -> None:
+    for given in ("fugumt", "staka/fugumt-en-ja", f"fugumt@{'a' * 40}"):
+        assert check_terms(find_model(given, "translate"), [name])
+    with pytest.raises(UsageError):
+        check_terms(find_model("gemma", "translate"), [name])
+
+
+@pytest.mark.parametrize("given", ["models/mine", "models/mine/", "./models/mine", "models//mine"])
+def test_terms_of_a_folder_are_accepted_by_every_way_of_writing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for accepted in ("models/mine", "models/mine/", "./models/mine"):
+        assert check_terms(find_model(given, "caption"), [accepted])
+    with pytest.raises(UsageError, match="--model models/mine is refused"):
+        check_terms(find_model(given, "caption"), ["models/other"])
+
+
+def test_errors_name_the_option_that_was_given() -> None:
+    with pytest.raises(UsageError, match="--init nowhere is not a transformer model, a folder or a hub id"):
+        find_model("nowhere", "transformer", "--init")
+    with pytest.raises(UsageError, match="--clip nano@main: 'main' is not a commit"):
+        find_model("nano@main", "clip", "--clip")
+    with pytest.raises(UsageError, match="--clip clip-japanese-base runs code") as caught:
+        check_code(find_model("clip-japanese-base", "clip"), flag="--clip")
+    assert "--clip clip-japanese-base@COMMIT" in caught.value.fix
+    with pytest.raises(UsageError, match="--judge fugumt is refused") as caught:
+        check_terms(find_model("fugumt", "translate"), flag="--judge")
+    assert "Use --judge cat-translate" in caught.value.fix
+
+
 def test_broken_cannot_be_accepted() -> None:
     with pytest.raises(UsageError, match="does not run on transformers 5") as caught:
         check_terms(find_model("phi3-vision", "caption"), ["phi3-vision"])

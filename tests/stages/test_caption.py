@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate
-from commonart.core.model.captioning.captioners import Captioner, open_captioner
+from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find_model
 from commonart.stages.caption import caption, open_models
@@ -74,7 +75,7 @@ def run(records: Iterable[Record], *models: object, batch: int = 2) -> tuple[lis
 @pytest.mark.parametrize("name", tiny.CAPTIONERS)
 def test_every_family(name: str, folders: dict[str, Path]) -> None:
     """A batch of pictures of several shapes gives what each gives alone, and the same again."""
-    captioner = open_captioner(str(folders[name]), precision="fp32", max_new_tokens=12)
+    captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=12)
     together = captioner.caption(pictures())
     assert len(together) == 3 and len(set(together)) > 1, "the picture must matter"
     assert together == [captioner.caption([picture])[0] for picture in pictures()]
@@ -91,29 +92,31 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
     with torch.inference_mode():
         written = model.generate(**inputs, max_new_tokens=12, num_beams=3, do_sample=False)
     expected = generate.tidy(processor.batch_decode(written, skip_special_tokens=True)[0])
-    captioner = open_captioner(str(folder), precision="fp32", max_new_tokens=12)
+    captioner = Captioner.open(str(folder), precision="fp32", max_new_tokens=12)
     assert captioner.caption(pictures()[:1]) == [expected]
 
 
 def test_the_table_s_classes_have_adapters() -> None:
-    from commonart.core.model.captioning.captioners import FAMILIES
     from commonart.core.registry.catalogue import MODELS
 
     rows = [m for m in MODELS if m.role == "caption" and not m.broken]
-    assert {m.cls for m in rows} <= set(FAMILIES)
-    assert all(hasattr(transformers, cls) for cls in FAMILIES)
+    assert {m.cls for m in rows} <= set(ADAPTERS)
+    assert all(hasattr(transformers, cls) for cls in ADAPTERS)
 
 
 def test_half_precision(folders: dict[str, Path]) -> None:
-    captioner = open_captioner(str(folders["florence2"]), precision="bf16", max_new_tokens=4)
+    captioner = Captioner.open(str(folders["florence2"]), precision="bf16", max_new_tokens=4)
     assert captioner.loaded.model.dtype == torch.bfloat16
     assert len(captioner.caption(pictures())) == 3
 
 
-def test_out_of_memory_halves_the_batch(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    captioner = open_captioner(str(folders["florence2"]), precision="fp32", max_new_tokens=4)
+def test_out_of_memory_halves_the_batch(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = Captioner.open(str(folders["florence2"]), precision="fp32", max_new_tokens=4)
     expected = captioner.caption(pictures() * 2)
-    real, sizes = captioner._write, []
+    family = "Florence2ForConditionalGeneration"
+    real, sizes = ADAPTERS[family], []
 
     def scarce(loaded: object, images: Sequence[Image.Image], *rest: object) -> list[str]:
         sizes.append(len(images))
@@ -121,7 +124,7 @@ def test_out_of_memory_halves_the_batch(folders: dict[str, Path], capsys: pytest
             raise torch.OutOfMemoryError("no memory")
         return real(loaded, images, *rest)  # type: ignore[arg-type]
 
-    captioner._write = scarce  # type: ignore[assignment]
+    monkeypatch.setitem(ADAPTERS, family, scarce)
     assert captioner.caption(pictures() * 2) == expected
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
     assert captioner.caption(pictures()) == expected[:3]
@@ -131,7 +134,7 @@ def test_out_of_memory_halves_the_batch(folders: dict[str, Path], capsys: pytest
     def none(*_: object) -> list[str]:
         raise torch.OutOfMemoryError("no memory")
 
-    captioner._write = none
+    monkeypatch.setitem(ADAPTERS, family, none)
     with pytest.raises(CommonArtError, match="does not fit into the memory of cpu"):
         captioner.caption(pictures())
 
@@ -139,16 +142,16 @@ def test_out_of_memory_halves_the_batch(folders: dict[str, Path], capsys: pytest
 def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) -> None:
     wrong = tiny.llama(tmp_path / "llama")
     with pytest.raises(CommonArtError, match="is a LlamaForCausalLM, which has no adapter for caption"):
-        open_captioner(str(wrong))
+        Captioner.open(str(wrong))
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in folders["florence2"].iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(CommonArtError, match="cannot be loaded from"):
-        open_captioner(str(broken)).caption(pictures())
+        Captioner.open(str(broken)).caption(pictures())
     with pytest.raises(UsageError, match="blip2-opt is refused"):
-        open_captioner("blip2-opt")
+        Captioner.open("blip2-opt")
 
 
 @pytest.mark.skipif(not (hub.NANO_WEIGHTS / "captioner").is_dir(), reason="the nano weights are not built")
@@ -156,6 +159,16 @@ def test_nano_goes_through_the_same_adapter() -> None:
     captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
     assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_weights_in_half_precision_alone(tmp_path: Path, folders: dict[str, Path], variant: str) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(folders["florence2"], half)
+    (half / "model.safetensors").rename(half / f"model.{variant}.safetensors")
+    assert Captioner.open(str(half)).caption(pictures()) == Captioner.open(str(folders["florence2"])).caption(
+        pictures()
+    )
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------

@@ -10,16 +10,19 @@ import pytest
 import tiny_clip
 import tiny_encoders
 import tiny_pipeline
+import torch
 from PIL import Image
 
 from commonart.core.data.jsonl import JsonlWriter
 from commonart.core.data.record import split_of
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import fid, paper_table
+from commonart.core.model.transformer import PixArt
 from commonart.core.nano import scenes
 from commonart.core.nano.grammar import caption
 from commonart.core.output import metadata
-from commonart.stages.evaluate import evaluate, table
+from commonart.stages.evaluate import run as run_eval
+from commonart.stages.evaluate import table
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def run(made, tmp_path, monkeypatch):
     tiny = {"clip": made["judge"], "clip_ja": made["judge"], "device": "cpu", "precision": "fp32", "steps": 2}
 
     def call(*args, **options):
-        return evaluate(*args, **{**tiny, "quiet": True, **options})
+        return run_eval(*args, **{**tiny, "quiet": True, **options})
 
     return call
 
@@ -83,6 +86,28 @@ def test_a_second_call_draws_only_what_is_missing(run, made):
     again = run(None, made["shards"], model=made["model"], n=3, pictures="drawn", langs=("en",), overwrite=True)
     assert again["scores"] == first["scores"]
     assert [path.stat().st_mtime_ns for path in paths[1:]] == times
+
+
+def test_images_of_a_model_that_was_trained_anew_are_not_taken_for_its_own(run, made, tmp_path):
+    model = tiny_pipeline.copy(Path(made["model"]), tmp_path / "retrained")
+    options = {"model": str(model), "scenes": 2, "langs": ("en",), "pictures": "pictures"}
+    first = run(**options)
+    before = {path: path.read_bytes() for path in sorted(Path("pictures").rglob("*.png"))}
+    transformer = PixArt.load(model / "transformer")
+    with torch.no_grad():
+        transformer.proj_out.weight.add_(0.5)
+    transformer.save(model / "transformer")
+    again = run(**options, overwrite=True)
+    assert len(before) == 4 and all(path.read_bytes() != data for path, data in before.items())
+    assert again["settings"]["fingerprint"] != first["settings"]["fingerprint"]
+    assert run(**options, overwrite=True) == again
+
+
+def test_a_file_of_somebody_else_is_not_replaced(run, made):
+    Path("pictures/unseen-en").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("pictures/unseen-en/00000.png")
+    with pytest.raises(UsageError, match="00000.png already exists"):
+        run(model=made["model"], scenes=2, langs=("en",), pictures="pictures")
 
 
 def test_scene_prompts_are_judged_by_their_pixels(run, made):
@@ -173,15 +198,16 @@ def test_the_papers_table_gets_our_row_only_from_its_own_metrics():
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
-        ((), {}, "name either"),
+        ((), {}, "nothing to score"),
         (("a", "b"), {"model": "nano"}, "exclude each other"),
-        ((), {"model": "nano"}, "nothing to draw"),
+        ((), {"model": "nano"}, "--model has no prompts"),
         (("a",), {"scenes": 5}, "--scenes needs a model"),
-        (("a",), {"n": 1}, "-n 1"),
-        (("a",), {"langs": ("fr",)}, "--lang fr"),
-        (("a",), {"fid": "clean"}, "needs real pictures"),
-        (("a", "b"), {"fid": "odd"}, "no such mode"),
-        (("a",), {"clip_mode": "odd"}, "no such mode"),
+        (("a",), {"n": 1}, "-n must be at least 2, not 1"),
+        (("a",), {"langs": ("fr",)}, "--langs fr"),
+        (("a",), {"fid": "clean"}, "needs real images"),
+        (("a", "b"), {"fid": "odd"}, "--fid odd is not a mode"),
+        (("a",), {"seed": -1}, "--seed must be at least 0, not -1"),
+        (("a",), {"clip_mode": "odd"}, "--clip-mode odd is not a mode"),
     ],
 )
 def test_bad_calls(run, args, options, message):
@@ -189,26 +215,28 @@ def test_bad_calls(run, args, options, message):
         run(*args, **options)
 
 
-def test_a_size_that_the_model_cannot_draw(run, made):
-    with pytest.raises(UsageError, match="multiples of 8"):
-        run(model=made["model"], scenes=1, size=30)
+def test_images_without_prompts_and_without_a_reference_are_an_error(run):
+    with pytest.raises(CommonArtError, match="carry no prompts, and there is no reference"):
+        run(picture_folder(Path("a"), [""] * 3))
+    assert not Path("eval.json").exists()
+    assert by_metric(run(picture_folder(Path("b"), ["", "a red circle", "red"])), "CLIP")["n"] == 2
 
 
 def test_bad_sources(run, made):
     Path("empty").mkdir()
-    for source, message in (("empty", "holds no pictures"), ("none", "none")):
+    for source, message in (("empty", "holds no images"), ("none", "none")):
         with pytest.raises(CommonArtError, match=message):
             run(source)
     Path("bad").mkdir()
     Path("bad/a.png").write_bytes(b"no picture")
-    with pytest.raises(CommonArtError, match="no picture"):
+    with pytest.raises(CommonArtError, match="is not an image"):
         run("bad")
     drawn = picture_folder(Path("p"), ["a"] * 2)
     empty = "heldout" if split_of("a" * 64) == "train" else "train"  # all of the shards have this one hash
-    with pytest.raises(CommonArtError, match=f"no pictures of the split {empty}"):
+    with pytest.raises(CommonArtError, match=f"no images of the split {empty}"):
         run(drawn, made["shards"], split=empty)
     with pytest.raises(CommonArtError, match="have no split"):
         run(drawn, drawn, split="train")
     Path("eval.json").write_text("{}")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="eval.json already exists"):
         run("p")

@@ -90,6 +90,32 @@ def test_paper_allows_what_megalith_needs() -> None:
     assert dict(drop.reasons) == {"license_not_allowed:CC-BY-SA-4.0": 1}
 
 
+FOUR = "One of: No known copyright restrictions; United States Government Work; CC0; Public Domain Mark"
+SET = {"license_basis": "set", "license_url": "https://huggingface.co/datasets/madebyollin/megalith-10m"}
+
+
+def test_what_a_set_states_is_not_promoted_to_the_works_own() -> None:
+    tally = Tally()
+    records = [
+        {**SET, "license_raw": FOUR},
+        {**SET, "license_raw": "CC0"},
+        {"license_raw": "CC0"},
+        {**SET, "license_raw": "CC BY-NC"},
+    ]
+    kept, drop, _ = filtered(*records, policy="paper", tally=tally)
+    assert [(record["license_basis"], record["license_url"]) for record in kept[:2]] == [
+        ("set", SET["license_url"])
+    ] * 2
+    assert kept[0]["license"].startswith("LicenseRef-OneOf..") and kept[1]["license"] == "CC0-1.0"
+    assert kept[2]["license_basis"] == "dedication" and drop.reasons == {"license_not_allowed:LicenseRef-CC-BY-NC": 1}
+    assert {row[1]: row[2:] for row in tally.rows()} == {
+        f"{kept[0]['license']} (set)": (1, 1), "CC0-1.0 (set)": (1, 1), "CC0-1.0": (1, 1), "LicenseRef-CC-BY-NC (set)": (1, 0),
+    }  # fmt: skip
+    again, _, _ = filtered(*kept, policy="paper")
+    assert again == kept
+    assert [record["license"] for record in filtered(*kept)[0]] == ["CC0-1.0", "CC0-1.0"]  # strict
+
+
 @pytest.mark.parametrize("order", [("CC BY 4.0", "CC BY-NC 4.0"), ("CC BY-NC 4.0", "CC BY 4.0")])
 def test_one_records_verdict_is_not_anothers(order: tuple[str, str]) -> None:
     kept, _, _ = filtered(*({"license_raw": raw} for raw in order * 3))

@@ -19,7 +19,8 @@ from commonart.core.metrics import attacks, roc
 from commonart.core.metrics.attacks import ATTACKS, Denoiser
 from commonart.core.model import diffusion
 from commonart.core.output import metadata
-from commonart.stages.mia import mia, table, verdict
+from commonart.stages.mia import run as run_mia
+from commonart.stages.mia import table, verdict
 
 SHAPE = (4, 8, 8)
 
@@ -138,7 +139,7 @@ def attack(made, tmp_path, monkeypatch):
     }
 
     def run(**options):
-        return mia(made["model"], options.pop("data", made["data"]), judge=made["judge"], **{**small, **options})
+        return run_mia(made["model"], options.pop("data", made["data"]), judge=made["judge"], **{**small, **options})
 
     return run
 
@@ -205,7 +206,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
         loss.mean().backward()
         optimiser.step()
     model.save(folder / "transformer")
-    result = mia(
+    result = run_mia(
         str(folder), made["data"], attacks=("loss",), replicate=0, out=None, device="cpu", precision="fp32",
         times=5, resamples=100, quiet=True,
     )  # fmt: skip
@@ -215,11 +216,12 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attacks": ("guess",)}, "no such attack"),
-        ({"n": 2}, "-n 2"),
-        ({"times": 0}, "--times 0"),
-        ({"replicate": -1}, "--replicate -1"),
+        ({"attacks": ("guess",)}, "--attacks guess is not an attack"),
+        ({"n": 2}, "-n must be at least 4, not 2"),
+        ({"times": 0}, "--times must be at least 1, not 0"),
+        ({"replicate": -1}, "--replicate must be at least 0, not -1"),
         ({"figure": "a.gif"}, r"\.png, \.jpg or \.webp"),
+        ({"seed": -1}, "--seed must be at least 0, not -1"),
         ({"figure": "a.png", "replicate": 0}, "--figure shows"),
     ],
 )
@@ -230,12 +232,12 @@ def test_bad_calls(attack, options, message):
 
 
 def test_too_few_held_out_pictures(attack, tmp_path):
-    with pytest.raises(CommonArtError, match="holds 2 pictures of the split heldout"):
+    with pytest.raises(CommonArtError, match="holds 2 images of the split heldout"):
         attack(data=shards(tmp_path / "few", heldout=2))
 
 
 def test_nothing_is_overwritten(attack):
     Path("mia.json").write_text("{}")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="mia.json already exists"):
         attack()
     assert Path("mia.json").read_text() == "{}"

@@ -18,7 +18,7 @@ from commonart.core.data import jsonl, stream
 from commonart.core.errors import CommonArtError
 from commonart.core.training import checkpoint
 from commonart.core.training import logging as metrics
-from commonart.stages.quickstart import FACTS, quickstart, steps
+from commonart.stages.quickstart import FACTS, run, steps
 
 ARGUMENTS = ("quickstart", "--scenes", "240", "--seconds", "12")
 
@@ -31,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Path) -> None:
     done = commonart(*ARGUMENTS, cwd=folder)
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    shown = done.stderr.decode()
+    assert done.returncode == 0, shown
     for step in steps("quickstart", 240, 12.0, 0):
-        assert f"$ {step.line}" in said
-        assert (folder / step.leaves).exists()
+        assert f"$ {step.command}" in shown
+        assert (folder / step.output).exists()
     out = folder / "quickstart"
     before = (out / "run" / "metrics.jsonl").read_bytes()
     (out / "mia.json").unlink()  # as if it had been interrupted there
@@ -74,7 +74,7 @@ def test_the_chain_runs_and_a_second_call_resumes(commonart: Command, folder: Pa
 def test_a_damaged_list_of_steps_is_no_traceback(tmp_path: Path, noted: str) -> None:
     (tmp_path / "steps.json").write_text(noted)
     with pytest.raises(CommonArtError, match="other settings"):
-        quickstart(lambda line: None, out=str(tmp_path))
+        run(lambda line: None, str(tmp_path))
 
 
 TRAINS_ONLY = """

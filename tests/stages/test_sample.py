@@ -88,6 +88,19 @@ def test_a_prompt_of_5000_characters_is_cut_and_what_was_kept_is_said(draw, caps
     assert inspect(record["image"])["settings"]["prompt"] == prompt[:5000], "the marks hold what was asked"
 
 
+def test_images_of_a_model_that_changed_under_its_name_are_not_taken(draw, model, tmp_path, capsys):
+    """A run that was trained anew, an exported folder that was written again: same name, same prompt, other weights."""
+    named = str(tiny_pipeline.copy(Path(model), tmp_path / "named"))
+    first = draw([{"key": "k", "prompt": "a"}, "b"], model=named, out="x", grid="g.png")
+    assert draw([{"key": "k", "prompt": "a"}, "b"], model=named, out="x", grid="g.png") == first
+    tiny_pipeline.transformer(Path(named) / "transformer", seed=5)
+    (other,) = draw(["b"], model=named, out="x")
+    assert other["image"] != first[1]["image"] and np.abs(array(other["image"]) - array(first[1]["image"])).max() > 1
+    for again in ({"prompts": [{"key": "k", "prompt": "a"}], "out": "x"}, {"prompts": ["b"], "grid": "g.png"}):
+        with pytest.raises(UsageError, match="already exists"):
+            draw(**again, model=named)
+
+
 def test_nothing_is_overwritten_unless_asked(draw):
     Path("out.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="already exists"):
@@ -312,7 +325,8 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, in_proce
     assert (one["key"], one["image"], two["seed"]) == ("one", "out/one.png", 3)
     assert all((tmp_path / r["image"]).is_file() for r in (one, two))
     told = done.stderr.decode().splitlines()
-    assert (json.loads(told[-1])["in"], json.loads(told[-1])["out"]) == (3, 2)
+    summary = json.loads(told[-1])
+    assert (summary["in"], summary["out"], summary["dropped"]) == (3, 2, {"duplicate": 1})
     assert "images/s; peak memory" in told[-2]
 
 
@@ -323,6 +337,11 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, in_proce
         (["a", "-i"], "-i asks for prompts itself"),
         (["-i", "--grid", "x.png"], "--grid has no effect with -i"),
         (["-", "b", "-o", "x"], "stands alone"),
+        (["a", "--grid", "g.txt"], "--grid g.txt: images are written as .png"),
+        (
+            ["a", "-o", "a.png", "--model", "nano", "--text-encoder", "nona"],
+            "--text-encoder nona is not a text-encoder model",
+        ),
         (["a", "-o", "x.png", "--interval", "3"], "--interval 3 is not two values"),
         (["a", "-o", "x.png", "--sign", "a.pem"], "--sign a.pem is not two values"),
         (["a", "-o", "x.png", "--sign", "none.pem,key.pem", "--model", "nano"], "none.pem cannot be read"),

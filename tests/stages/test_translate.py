@@ -14,7 +14,7 @@ import transformers
 from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.captioning.translators import FAMILIES, Translator, open_translator, problem
+from commonart.core.model.captioning.translators import Translator, problem
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find_model
 from commonart.stages.translate import origins, translate
@@ -58,7 +58,7 @@ def run(records: Iterable[Record], model: object, to: str = "ja", batch: int = 4
 def test_every_family(family: str, tmp_path: Path) -> None:
     """A batch of texts of several lengths gives what each gives alone, and the same again."""
     made = tiny.phi3(tmp_path) if family == "phi3" else tiny.llama(tmp_path, chat=family == "llama")
-    translator = open_translator(str(made), precision="fp32", max_new_tokens=12)
+    translator = Translator.open(str(made), precision="fp32", max_new_tokens=12)
     together = translator.translate(TEXTS, "en", "ja")
     assert len(set(together)) > 1
     assert together == [translator.translate([text], "en", "ja")[0] for text in TEXTS]
@@ -67,7 +67,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
 
 
 def test_phi3_is_what_transformers_says(folder: Path) -> None:
-    translator = open_translator(str(folder), precision="fp32", max_new_tokens=12)
+    translator = Translator.open(str(folder), precision="fp32", max_new_tokens=12)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = translator.model.prompt.format(text="a cat", source="English", target="Japanese")
@@ -84,15 +84,15 @@ def test_the_table_s_classes_have_adapters() -> None:
     from commonart.core.registry.catalogue import MODELS
 
     usable = [m for m in MODELS if m.role == "translate" and not (m.refused or m.broken)]
-    assert {m.cls for m in usable} <= set(FAMILIES)
-    assert all(hasattr(transformers, cls) for cls in FAMILIES)
+    assert {m.cls for m in usable} <= set(Translator.MODEL_CLASSES)
+    assert all(hasattr(transformers, cls) for cls in Translator.MODEL_CLASSES)
 
 
 def test_a_refused_translator_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="share-alike"):
-        open_translator("fugumt")
+        Translator.open("fugumt")
     with pytest.raises(CommonArtError, match="has no adapter for translate"):
-        open_translator(str(tiny.florence2(tmp_path)))
+        Translator.open(str(tiny.florence2(tmp_path)))
 
 
 @pytest.mark.skipif(not (hub.NANO_WEIGHTS / "translator").is_dir(), reason="the nano weights are not built")
@@ -112,6 +112,9 @@ def test_nano_goes_through_the_same_adapter() -> None:
         ("白い背景に赤い丸", "a red circle on white", "en", "ja", ""),
         ("東京", "Tokyo", "en", "ja", ""),
         ("a red circle", "白い背景に赤い丸", "ja", "en", ""),
+        ("富士山", "Mount Fuji", "en", "ja", ""),
+        ("红色的圆形", "a red circle", "en", "ja", "wrong_script"),
+        ("红色的圆形", "赤い丸", "ja", "en", "wrong_script"),
         ("", "a cat", "en", "ja", "empty"),
         ("a dog", "a cat", "en", "ja", "wrong_script"),
         ("赤い丸", "白い背景に赤い丸", "ja", "en", "wrong_script"),
@@ -194,5 +197,5 @@ def test_the_user_s_word_is_kept_in_the_record() -> None:
 def test_bad_options() -> None:
     with pytest.raises(UsageError, match="--to fr"):
         run([], Fake(), to="fr")
-    with pytest.raises(UsageError, match="--batch 0"):
+    with pytest.raises(UsageError, match="--batch must be at least 1, not 0"):
         run([], Fake(), batch=0)

@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
+import idna
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 # What `is_global` takes for public: site-local (RFC 3879), documentation (RFC 9637), 6to4's relays (RFC 7526), and the
 # address at which Azure's machines find their host's services.
@@ -71,8 +73,8 @@ def split_url(url: str) -> Target:
     if not host:
         raise AddressError("bad_url", "no host")
     try:
-        name = host if ":" in host else host.encode("idna").decode("ascii")
-    except UnicodeError as error:
+        name = host if ":" in host else ascii_host(host)
+    except (UnicodeError, ValueError) as error:
         raise AddressError("bad_url", f"host {host!r}") from error
     if any(c.isspace() or c in "/?#@%<>\"'`{}|^[]" for c in name):
         raise AddressError("bad_url", f"host {host!r}")
@@ -84,6 +86,29 @@ def split_url(url: str) -> Target:
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
     return Target(https, name, (443 if https else 80) if port is None else port, path)
+
+
+def ascii_host(host: str) -> str:
+    """Return the name that is asked for a host, as browsers and curl do: UTS 46 without transitional processing.
+
+    `faß.de` is xn--fa-hia.de. To IDNA 2003, and so to Python's own codec, it would be fass.de, which is somebody else's.
+
+    Raises:
+        UnicodeError: no such name can exist.
+    """
+    if host.isascii():
+        return host.encode("idna").decode("ascii")  # checks the length of its labels, and changes nothing
+    labels = idna.uts46_remap(host, std3_rules=False, transitional=False).split(".")
+    for number, label in enumerate(labels):
+        if label.isascii():
+            continue
+        idna.check_initial_combiner(label)
+        idna.check_bidi(label)
+        joiners = (index for index, character in enumerate(label) if character in "\u200c\u200d")
+        if label.startswith("xn--") or not all(idna.valid_contextj(label, index) for index in joiners):
+            raise UnicodeError(f"{label!r} cannot be encoded")
+        labels[number] = "xn--" + label.encode("punycode").decode("ascii")
+    return ".".join(labels).encode("idna").decode("ascii")
 
 
 def plain_path(path: str) -> str:

@@ -26,6 +26,7 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 _MINING = re.compile(rb"\0?".join(re.escape(b"%c" % c) for c in b"DMI-PROHIBITED") + rb"(?:\0?[A-Z-])*")
 _MAX_TEXT = 1 << 24  # bytes of a PNG's text that are unpacked: an XMP packet has a few thousand
 _MAX_CHUNKS = 100_000
+_PROFILES = (b"XML:com.adobe.xmp\0", b"Raw profile type")  # keywords of a PNG's texts that hold metadata
 _IN_QUERY = re.compile("%(2F|3A|3F|40|21|27|28|29|2C|3B)")  # / : ? @ ! ' ( ) , ; separate nothing in a query
 _SLASHES = re.compile(r"//+")
 _MAX_RULES = 10_000
@@ -155,7 +156,7 @@ def _prohibitions(data: bytes) -> list[bytes]:
 
 
 def _png_texts(data: bytes) -> Iterator[bytes]:
-    """The text of a PNG that is not plain to read: compressed (iTXt, zTXt), or in the hexadecimal of `Raw profile type`.
+    """The metadata in a PNG's text that are compressed (iTXt, zTXt), or in the hexadecimal of `Raw profile type`.
 
     Chunks may stand behind the pixels, which are stepped over by their length. What is unpacked is bounded in sum.
     """
@@ -164,7 +165,8 @@ def _png_texts(data: bytes) -> Iterator[bytes]:
         size, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
         if kind in (b"", b"IEND") or room <= 0:
             return
-        if kind in (b"iTXt", b"zTXt", b"tEXt"):
+        # Others hold prompts and workflows, megabytes of them, and no rights.
+        if kind in (b"iTXt", b"zTXt", b"tEXt") and data.startswith(_PROFILES, offset + 8):
             keyword, _, text = data[offset + 8 : offset + 8 + size].partition(b"\0")
             if kind == b"zTXt":
                 text = _unpacked(text[1:], room)  # behind the number of the method

@@ -80,6 +80,8 @@ def resolve_image(
     sha256 = hashlib.sha256(data).hexdigest()
     if (record.get("sha256") or sha256).lower() != sha256:
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
+    if record.get("md5") and (md5 := hashlib.md5(data, usedforsecurity=False).hexdigest()) != record["md5"].lower():
+        return record, Problem("changed", f"md5 is {md5}, the record says {record['md5']}")
     completed = {**record, "width": info.width, "height": info.height, "mime": info.mime, "sha256": sha256}
     completed.setdefault("opt_out", [])
     completed["split"], conflict = settled_split(record, sha256)

@@ -16,12 +16,13 @@ from contextlib import suppress
 from urllib.parse import urljoin
 
 from commonart.core.data.download.addresses import AddressError, split_url
+from commonart.core.data.download.content_encoding import decode
 from commonart.core.data.download.event_loop import EventLoop
 from commonart.core.data.download.hosts import ADDRESS_SECONDS, RULES_BYTES, Host, Resolver, forget_idle
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import header_signals
 from commonart.core.data.download.request import Request
-from commonart.core.data.download.transfer import MOVED, Transfer, parse_retry_after
+from commonart.core.data.download.transfer import MOVED, Transfer, is_complete, parse_retry_after
 
 
 class Scheduler:
@@ -223,16 +224,22 @@ class Scheduler:
             self._retry(request, error)
         elif status in MOVED and headers.get("location"):
             self._redirect(request, headers["location"][0])
-        elif status != (206 if request.byte_range else 200):
+        elif not (status == 206 if request.byte_range else is_complete(status, headers, len(body))):
             pause = parse_retry_after(headers.get("retry-after", [""])[0])
             self._retry(request, DownloadError(f"http_{status}", pause=pause))
-        elif (encoding := headers.get("content-encoding", ["identity"])[0].lower()) not in ("identity", ""):
-            self._retry(request, DownloadError("encoded", encoding[:80]))
         else:
-            request.signals += header_signals(headers)
-            total = headers.get("content-range", [""])[0].rpartition("/")[2] if request.byte_range else ""
-            self._answer(request, body, int(total) if total.isdecimal() else 0)
+            self._received(request, headers, body)
         self._prepare(host)
+
+    def _received(self, request: Request, headers: dict[str, list[str]], body: bytes) -> None:
+        encodings = headers.get("content-encoding", [])
+        try:
+            data = body if request.byte_range else decode(body, encodings, request.max_bytes, cut=request.for_rules)
+        except DownloadError as error:
+            return self._retry(request, error)
+        request.signals += header_signals(headers)
+        total = headers.get("content-range", [""])[0].rpartition("/")[2] if request.byte_range else ""
+        self._answer(request, data, int(total) if total.isdecimal() else 0)
 
     def _redirect(self, request: Request, location: str) -> None:
         request.redirects += 1

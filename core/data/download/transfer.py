@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 import pycurl
@@ -153,6 +154,12 @@ class Transfer:
         if self.header_bytes > MAX_HEADERS:
             return DownloadError("bad_answer", "more than 64 KiB of headers")
         return DownloadError(_REASONS.get(code, "connection_lost"), message[:200])
+
+
+def is_complete(status: int, headers: Mapping[str, Sequence[str]], size: int) -> bool:
+    """Whether an answer of `size` bytes is the whole file: 200, 203 (a proxy changed its headers), or 206 of all bytes."""
+    content_range = "".join(headers.get("content-range", ())).lower().replace(" ", "")
+    return status in (200, 203) or (status == 206 and content_range == f"bytes0-{size - 1}/{size}")
 
 
 def parse_retry_after(retry_after: str) -> float:

@@ -60,7 +60,7 @@ def list_coco(
         if isinstance(annotation.get("caption"), str):
             texts[cell_text(annotation["image_id"])].append(annotation["caption"])
     file = CocoFile(path, license, lang, images, named, modified_at(path))
-    ids = set[str]()
+    names = dict[str, str]()  # of the files, by the ids of the images
     for number, entry in enumerate(_entries(path, data, "images", "id")):
         place = f"images[{number}]"
         if not isinstance(entry.get("file_name"), str) or not isinstance(
@@ -76,9 +76,10 @@ def list_coco(
                 record["source"], place, "bad_row", f"field {error.field!r} {error.problem}", rule=False
             )
             continue
-        if image_id in ids:  # whose captions they are is not known
+        if (
+            names.setdefault(image_id, record["file_name"]) != record["file_name"]
+        ):  # whose captions they are is not known
             record = PassedOver(record, "duplicate_id", f"{path}#{place}: an earlier image has the id {image_id}")
-        ids.add(image_id)
         yield record
 
 

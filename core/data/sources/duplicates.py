@@ -17,6 +17,8 @@ from commonart.core.errors import SchemaError
 
 def mark_duplicate(record: Record, keys: SeenKeys, name: str, number: int) -> Record:
     """Return the record, as `PassedOver` where `keys` has its key already; `number` is its row in `name`."""
+    if isinstance(record, PassedOver):
+        return record
     try:
         keys.add(record["key"], name, number)
     except SchemaError as error:

@@ -71,7 +71,8 @@ class EmbeddedImages:
         self._path, self._file, self._rows, self._batches = "", None, {}, None
         if self._raw is not None:
             self._raw.close()
-        self._raw = open_remote(path, READ_AHEAD) if path.startswith(SCHEME) else open(path, "rb")  # noqa: SIM115  # open until the next file
+        remote = path.startswith(SCHEME)
+        self._raw = open_remote(path, READ_AHEAD) if remote else open(path, "rb")  # noqa: SIM115 - closed at the next one
         self._path = path
         return self._raw
 

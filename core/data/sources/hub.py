@@ -17,7 +17,7 @@ from commonart.core.data.sources import parquet
 from commonart.core.data.sources.attribution import SetStatement
 from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote
 from commonart.core.data.sources.named import HUB_SOURCES, LOOKED_AT, HubSource
-from commonart.core.data.sources.url_list import COLUMNS, Table, find_columns, row_record
+from commonart.core.data.sources.url_list import COLUMNS, Table, find_layout, row_record
 from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.core.licenses.parse import normalize
@@ -87,15 +87,15 @@ def _parquet_records(address: str, file_name: str, table: Table, named: HubSourc
         names = parquet.text_columns(schema, _TEXT_NAMES)
         image = parquet.image_column(schema, table.column_map.get("image", ""), _TEXT_NAMES)
         of_file = replace(table, name=f"{table.name}/{file_name}", needs=() if image else ("image_url",))
-        columns = find_columns(of_file, names)
+        layout = find_layout(of_file, names)
         for index, row in enumerate(parquet.read_table(file, of_file.name, _TEXT_NAMES)):
             name = f"{file_name.removesuffix('.parquet')}/{index}"
             if isinstance(row, Problem):
                 yield PassedOver.named(table.source, name, row.reason, row.detail, rule=False)
                 continue
             row.pop("key", None)  # what some tool named its files, not unique over the files of the set
-            record = row_record(row, columns, of_file, index)
-            if "source_id" not in columns:
+            record = row_record(row, layout, of_file, index)
+            if "source_id" not in layout.columns:
                 record["source_id"] = _id_in_addresses(record, named.id_pattern) or name
                 record["key"] = make_key(table.source, record["source_id"])
             if image:

@@ -22,8 +22,7 @@ from commonart.core.errors import CommonArtError
 SUFFIXES = (".csv", ".tsv", ".parquet", *jsonl.SUFFIXES)
 MAX_LINES = 256  # that one quoted cell may span; a quotation mark that opens a longer one was part of a text
 MAX_CELL = 1 << 24  # characters
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
-_OPEN = re.compile(r'"(?:[^"]|"")*')
+_IMAGE = re.compile(r"://|\.(?:jpe?g|png|webp|gif|tiff?)\b", re.IGNORECASE)
 _AMBIGUOUS = Problem("ambiguous_row", "a quotation mark may join it to its neighbours")
 
 Row = dict[str, Any]
@@ -47,7 +46,7 @@ def read_rows(path: Path, binary: Sequence[str] = ()) -> Iterator[tuple[int, Row
     else:
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
-                yield from (_tsv_rows if name.endswith(".tsv") else _csv_rows)(file, name)
+                yield from _delimited_rows(file, name, "\t" if name.endswith(".tsv") else ",")
         except (csv.Error, UnicodeError) as error:
             raise CommonArtError(f"{path} cannot be read as a table: {error}.", "Save it as UTF-8 text.") from error
 
@@ -72,27 +71,6 @@ def _jsonl_rows(name: str) -> Iterator[tuple[int, Row | Problem]]:
         yield number, row if isinstance(row, dict) else Problem("bad_row", "it is not a JSON object")
 
 
-def _tsv_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, Row | Problem]]:
-    """The rows of a table with tabs, line by line: most tools write no quotation marks around its cells, some do.
-
-    Both readings of a line give the same cells, unless a cell opens with a quotation mark that its line does not close.
-    """
-    columns: list[str] = []
-    for number, line in enumerate(file):
-        cells = line.rstrip("\r\n").replace("\0", " ").split("\t")
-        if not number:
-            columns = _checked_columns(cells, name)
-        elif any(cells):
-            if len(cells) != len(columns):
-                yield number, _shifted(cells, columns)
-            elif '"' in line and any(map(_OPEN.fullmatch, cells)):
-                yield number, _AMBIGUOUS
-            else:
-                if '"' in line:
-                    cells = [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
-                yield number, dict(zip(columns, cells, strict=True))
-
-
 class _Lines:
     """The lines of a file. `taken` are those since it was emptied; `put_back` returns all of them but the first."""
 
@@ -113,39 +91,63 @@ class _Lines:
         del self.taken[1:]
 
 
-def _csv_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, Row | Problem]]:
-    """The rows of a table with commas, whose cells are quoted as RFC 4180 has it, or begin with a stray quotation mark."""
+def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, Row | Problem]]:
+    """The rows of a table whose cells are quoted as RFC 4180 has it, or hold quotation marks as they come.
+
+    Where the rules of quoting cannot hold, the quotation mark was part of a text, and the next line is a row of its own.
+    Where they can, and the cell may as well be the rest of one row and the beginning of another, none of the lines is taken.
+    A row that breaks the rules may be the rest of the one before it, which is not taken either if it is quoted.
+    """
     csv.field_size_limit(MAX_CELL)
     lines, columns, number = _Lines(file), list[str](), 0
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    held: Row | Problem | None = None  # the row before this one
+    held_is_quoted = False
     while True:
         lines.taken = []
         problem: Problem | None = None
         try:
-            cells = next(csv.reader(lines, strict=True))
+            cells = next(reader)
         except StopIteration:
-            return
-        except (
-            csv.Error
-        ):  # no table that is quoted reads so: the next line is a row of its own, and so is this one if alone
+            break
+        except csv.Error:
+            # Of a single line both readings have the same cells, if as many; of several, the first may be cut anywhere.
             problem = _AMBIGUOUS if len(lines.taken) > 1 else None
             lines.put_back()
-            cells = lines.taken[0].rstrip("\r\n").split(",")
+            cells = lines.taken[0].rstrip("\r\n").split(delimiter)
+        is_quoted = '"' in lines.taken[0]
         if not columns:
             columns = _checked_columns(cells, name)
             continue
         if not any(cells):
             continue
         if problem is None and len(cells) != len(columns):
-            problem = _shifted(cells, columns)
-        elif problem is None and len(lines.taken) > 1 and _may_be_several_rows(cells, len(columns)):
+            detail = f"it has {len(cells)} cells, and the table has {len(columns)} columns"
+            problem = Problem("shifted_row", detail)
+        elif problem is None and len(lines.taken) > 1 and _may_be_several_rows(cells, delimiter):
             problem = _AMBIGUOUS
-        for _ in lines.taken if problem else lines.taken[:1]:
+        if held_is_quoted and (problem or (is_quoted and _breaks_rules(cells, "".join(lines.taken)))):
+            held = _AMBIGUOUS
+        if held is not None:
             number += 1
-            yield number, problem or dict(zip(columns, cells, strict=True))
+            yield number, held
+        held = problem or dict(zip(columns, cells, strict=True))
+        for _ in lines.taken[1:] if problem else ():
+            number += 1
+            yield number, held
+        held_is_quoted = is_quoted
+    if held is not None:
+        yield number + 1, held
+
+
+def _breaks_rules(cells: list[str], text: str) -> bool:
+    """Whether a cell of a row holds quotation marks that are not doubled inside of a quoted one."""
+    doubled = ('"' + cell.replace('"', '""') + '"' for cell in cells if '"' in cell)
+    return any(cell not in text for cell in doubled)
 
 
 def _checked_columns(cells: list[str], name: str) -> list[str]:
-    columns = [cell.strip().removeprefix('"').removesuffix('"') for cell in cells]
+    columns = [cell.strip() for cell in cells]
     if repeated := {column for column in columns if columns.count(column) > 1}:
         raise CommonArtError(
             f"{name} has two columns {min(repeated)!r}.", "Rename one of them: which one counts is not known."
@@ -153,20 +155,15 @@ def _checked_columns(cells: list[str], name: str) -> list[str]:
     return columns
 
 
-def _shifted(cells: list[str], columns: list[str]) -> Problem:
-    return Problem("shifted_row", f"it has {len(cells)} cells, and the table has {len(columns)} columns")
+def _may_be_several_rows(cells: list[str], delimiter: str) -> bool:
+    """Whether a cell that holds line breaks may be the rest of one row and the beginning of another.
 
-
-def _may_be_several_rows(cells: list[str], width: int) -> bool:
-    """Whether a cell that holds line breaks may be the end of one row and the beginning of another.
-
-    Two stray quotation marks in one column do that. The cell then holds the commas behind that column, a line break, and
-    those before it; and the address of an image, where the table has addresses.
+    Two stray quotation marks do that. Such a cell holds the address or the file of an image, where the table has them, and
+    delimiters; a caption of several lines seldom holds the first, and never tabs.
     """
-    for column, cell in enumerate(cells):
-        first, line_break, rest = cell.partition("\n")
-        if line_break and first.count(",") >= width - 1 - column and rest.rpartition("\n")[2].count(",") >= column:
-            addresses = any("://" in other for other in (*cells[:column], *cells[column + 1 :]))
-            if "://" in cell or not addresses:
+    for cell in cells:
+        if "\n" in cell and (_IMAGE.search(cell) or delimiter in cell):
+            others = any(_IMAGE.search(other) for other in cells if other is not cell)
+            if _IMAGE.search(cell) or delimiter == "\t" or not others:
                 return True
     return False

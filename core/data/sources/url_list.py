@@ -28,6 +28,7 @@ from commonart.core.data.sources.attribution import (
 from commonart.core.data.sources.duplicates import mark_duplicate
 from commonart.core.data.sources.tables import Row, partition_values, read_rows
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core.licenses.statements import STRUCTURED_FIELDS
 
 MAX_LAYOUTS = 1000  # sets of column names that are remembered
 MAX_EXACT = 1 << 53  # a whole number beyond it may have lost digits where a table holds it as a float
@@ -70,6 +71,15 @@ class Table:
     revision: str = ""  # of the data set
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the columns of a row are; rows with the same names share it."""
+
+    columns: Mapping[str, str]  # record field -> column
+    rights: tuple[str, ...]  # columns that may state a licence
+    extras: tuple[str, ...]  # columns that a record keeps as they are
+
+
 def check_column_map(column_map: Mapping[str, str]) -> None:
     """Raise UsageError where `--column-map` names a field that no column can be mapped to."""
     for name in column_map:
@@ -109,29 +119,36 @@ def list_urls(
     source = (root.resolve() if root else path).name.split(".")[0] or "list"
     table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path))
     keys = jsonl.SeenKeys() if keys is None else keys
-    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # rows of JSONL may each have other names
+    layouts: dict[tuple[str, ...], Layout] = {}  # rows of JSONL may each have other names
     partition = partition_values(path, root) if root else {}
     is_jsonl = path.name.endswith(jsonl.SUFFIXES)
     image = _image_of(path, table) if path.suffix == ".parquet" else ""
     names_of_bytes = [*column_map.values(), *(name for names in COLUMNS.values() for name in names)]
+    first_problem: CommonArtError | None = None
     for number, row in read_rows(path, names_of_bytes):
         name = f"{path.name}:{number}"
         if isinstance(row, Problem):
-            if is_jsonl and not layouts:  # not a list, rather than a list with a bad row
-                raise SchemaError(str(path), number, "", row.detail)
+            first_problem = first_problem or SchemaError(str(path), number, "", row.detail)
             yield PassedOver.named(source, name, row.reason, row.detail, rule=False)
         elif is_jsonl and "key" in row and "source" in row:  # a record, as `--list` and every other command write it
             check(row, str(path), number)
             keys.add(row["key"], str(path), number)
-            layouts[()] = {}
+            layouts[()] = Layout({}, (), ())
             yield row
         else:
             if partition:
                 row = {**partition, **row}
             names = tuple(row)
             if names not in layouts:
-                found = find_columns(table, names, strict=not layouts and not image)
-                layouts = {**layouts, names: found} if len(layouts) < MAX_LAYOUTS else {names: found}
+                try:
+                    layout = find_layout(table, names, strict=not layouts and not image)
+                except CommonArtError as error:
+                    if not is_jsonl:
+                        raise
+                    first_problem = first_problem or error
+                    yield PassedOver.named(source, name, "bad_row", error.what, rule=False)
+                    continue
+                layouts = {**layouts, names: layout} if len(layouts) < MAX_LAYOUTS else {names: layout}
             record = row_record(row, layouts[names], table, number)
             if image:
                 record["image"] = f"{path}#{image}/{number - 1}"
@@ -145,6 +162,8 @@ def list_urls(
                 yield mark_duplicate(check(record, str(path), number), keys, str(path), number)
             except SchemaError as error:
                 yield PassedOver.named(source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+    if first_problem is not None and not layouts:  # not a list, rather than a list with bad rows
+        raise first_problem
 
 
 def _image_of(path: Path, table: Table) -> str:
@@ -153,13 +172,13 @@ def _image_of(path: Path, table: Table) -> str:
     text = {name for names in COLUMNS.values() for name in names}
     if table.column_map.get("image"):
         return parquet.image_column(schema, table.column_map["image"])
-    columns = find_columns(table, parquet.text_columns(schema, [*text]), strict=False)
-    has_address = any(columns.get(name) for name in table.needs)
+    layout = find_layout(table, parquet.text_columns(schema, [*text]), strict=False)
+    has_address = any(name in layout.columns for name in table.needs)
     return parquet.image_column(schema, "", [*text], guess=not has_address)
 
 
-def find_columns(table: Table, names: Sequence[str], strict: bool = True) -> dict[str, str]:
-    """Return record field -> the column of this table that holds it.
+def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layout:
+    """Return which column of this table holds which field of a record.
 
     Raises:
         CommonArtError: two columns differ in case alone; and where `strict`, a column that `--column-map` names is not there,
@@ -186,11 +205,17 @@ def find_columns(table: Table, names: Sequence[str], strict: bool = True) -> dic
             f"{table.name} {what}; its columns are {', '.join(names)}.",
             "Say which column is which: --column-map image_url=NAME, or file_name=NAME with --images FOLDER.",
         )
-    return {field: column for field, column in found.items() if column}
+    columns = {field: column for field, column in found.items() if column}
+    # Where the user has looked which column states the licence, the others of these names do not count.
+    rights = [name for name in names if name.lower() in LICENSE_NAMES and "license_raw" not in table.column_map]
+    used = {*columns.values(), *(column for column, *_ in table.captions), "key", ""}
+    extras = [name for name in names if name not in used and name not in FIELDS and not is_personal(name)]
+    return Layout(columns, (*rights, *(name for name in STRUCTURED_FIELDS if name in names)), tuple(extras))
 
 
-def row_record(row: Row, columns: Mapping[str, str], table: Table, number: int) -> Record:
+def row_record(row: Row, layout: Layout, table: Table, number: int) -> Record:
     """Return the record of one row."""
+    columns = layout.columns
     cells = {field: cell_text(row.get(column)) for field, column in columns.items()}
     url = cells.get("image_url") or cells.get("file_name", "")
     # The row makes the key unique, the URL's hash shows when a row has moved.
@@ -203,21 +228,16 @@ def row_record(row: Row, columns: Mapping[str, str], table: Table, number: int) 
     }
     record |= {field: cells[field] for field in _TEXT_FIELDS if cells.get(field)}
     raw, page = cells.get("license_raw", ""), cells.get("license_url", "")
-    stated = row
-    if "license_raw" in table.column_map:  # the user has looked which column states it
-        stated = {name: value for name, value in row.items() if name.lower() not in LICENSE_NAMES}
     default = "" if page or table.set_statement else table.license
+    stated = {name: row[name] for name in layout.rights if name in row}
     set_license(record, raw or default, page, table.observed_at, stated, table.set_statement)
     if captions := _captions(row, columns, table, cells.get("lang") or table.lang):
         record["captions"] = captions
     if table.revision:
         record["source_revision"] = table.revision
-    used = {*columns.values(), *(column for column, *_ in table.captions), "key", ""}
-    record |= {
-        name: value
-        for name, value in row.items()
-        if name not in used and name not in FIELDS and not is_personal(name) and _is_json(value)
-    }
+    for name in layout.extras:
+        if _is_json(value := row.get(name)):
+            record[name] = value
     return record
 
 

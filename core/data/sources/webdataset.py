@@ -19,7 +19,7 @@ from commonart.core.data.shards.tar import Member, headers
 from commonart.core.data.shards.tar_index import split_name
 from commonart.core.data.sources.attribution import source_caption
 from commonart.core.data.sources.sidecars import MAX_BYTES, SUFFIXES, Sidecar
-from commonart.core.data.sources.url_list import Table, find_columns, row_record
+from commonart.core.data.sources.url_list import Table, find_layout, row_record
 from commonart.core.errors import CommonArtError, SchemaError
 
 
@@ -52,9 +52,9 @@ def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterat
             yield PassedOver.named(table.source, name, *sample.problem, rule=False)
             continue
         fields = {name: value for name, value in sample.sidecar.fields.items() if name != "key"}
-        columns = find_columns(table, list(fields), strict=False)
-        record = row_record(fields, columns, table, number)
-        if "source_id" not in columns:
+        layout = find_layout(table, list(fields), strict=False)
+        record = row_record(fields, layout, table, number)
+        if "source_id" not in layout.columns:
             record["source_id"] = name
         record["key"] = make_key(table.source, record["source_id"])
         if sample.sidecar.captions and "captions" not in record:

@@ -1,17 +1,17 @@
-"""What captioners and translators share: a model by its name, loading it, and batches that shrink when memory runs out.
+"""What captioners and translators share: opening a model by name, loading it, and batches that shrink to fit memory.
 
     commonart caption --model qwen2-vl --batch 64 raw/    # halves the batch by itself where 64 do not fit
 
-Weights come from safetensors and from this machine alone; nothing in a model's folder is run.
+Weights are safetensors on this machine's disk; no code of a model's folder is run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.registry.catalogue import Model
+from commonart.core.model import weights
 from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
 
@@ -27,127 +27,152 @@ Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
-class Loaded:
-    """A model with its processor (or tokenizer) on the device where it runs."""
+class LoadedModel:
+    """A model with its processor (or tokenizer), on the device where it runs."""
 
-    resolved: ResolvedModel
-    model: Any  # transformers.PreTrainedModel; its generate() is not typed
+    name: str
+    model: Any  # transformers.PreTrainedModel, whose generate() is not typed
     processor: Any  # ProcessorMixin, or PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
-    fits: int = field(default=1 << 30)  # the largest batch known to fit
+    max_batch: int = 1 << 30  # the largest batch that is not known to exceed the memory
 
-    def to_device(self, inputs: Any) -> dict[str, Any]:
-        """A processor's output on the model's device, floating point in the model's dtype."""
-        return {
-            k: v.to(self.device, self.dtype if v.is_floating_point() else None) if torch.is_tensor(v) else v
-            for k, v in inputs.items()
+    def generate(self, inputs: Any, **options: Any) -> torch.Tensor:
+        """Generate token ids from a processor's output, moved to the model's device and dtype."""
+        moved = {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            if torch.is_tensor(value)
+            else value
+            for name, value in inputs.items()
         }
+        ids: torch.Tensor = self.model.generate(**moved, do_sample=False, **options)
+        return ids
+
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        """Decode rows of token ids to texts without special tokens."""
+        texts: list[str] = self.processor.batch_decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
 
 
-class Writer:
-    """A model that writes text, and what records keep about it.
+class TextGenerator:
+    """A model that writes text, and what a record keeps about it.
 
-    It is loaded when it is first asked: a run whose shards are all finished never does.
+    It is loaded on first use: a run whose shards are all finished never loads it.
     """
+
+    ROLE: ClassVar[str]  # of its rows in the registry
+    PROCESSOR: ClassVar[str]  # the Auto class of its processor or tokenizer
+    MODEL_CLASSES: ClassVar[Collection[str]]  # classes of transformers that have an adapter
+    MAX_NEW_TOKENS: ClassVar[int]
 
     def __init__(
         self,
         resolved: ResolvedModel,
-        classes: Iterable[str],
-        auto: str,
-        max_new_tokens: int,
         *,
         device: str = "auto",
         precision: str = "auto",
+        max_new_tokens: int | None = None,
         accepted: bool = False,
     ) -> None:
-        """`classes` of transformers that are known here; `auto`, as `load` takes it. Raises as `need_adapter` does."""
-        need_adapter(resolved, classes)
-        self.resolved, self.auto, self.device, self.precision = resolved, auto, device, precision
-        self.model: Model = resolved.model
-        self.name, self.revision, self.license = resolved.name, resolved.revision, resolved.model.license
-        self.accepted = accepted  # used although refused, on the user's word
-        self.max_new_tokens = max_new_tokens
+        """Check that there is an adapter for the model's class.
+
+        Args:
+            resolved: the registry's row and the folder of its files.
+            device, precision: as `core.model.device` takes them.
+            max_new_tokens: default: the class's MAX_NEW_TOKENS.
+            accepted: the registry refuses the model, and the user answers for its terms.
+
+        Raises:
+            CommonArtError: There is no adapter for the model's class.
+        """
+        model = resolved.model
+        if model.cls not in self.MODEL_CLASSES:
+            raise CommonArtError(
+                f"{resolved.name} is a {model.cls or 'model of unknown class'}, which has no adapter for {model.role}.",
+                f"Choose a model of one of these classes: {', '.join(sorted(self.MODEL_CLASSES))}.",
+            )
+        self.resolved, self.model = resolved, model
+        self.name, self.revision, self.license = resolved.name, resolved.revision, model.license
+        self.device, self.precision, self.accepted = device, precision, accepted
+        self.max_new_tokens = max_new_tokens or self.MAX_NEW_TOKENS
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        accept_terms: Sequence[str] = (),
+        allow_pickle: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+        max_new_tokens: int | None = None,
+    ) -> Self:
+        """Find the model that `--model NAME` names.
+
+        Raises:
+            UsageError: The name is unknown, or the model's terms are refused.
+            CommonArtError: Its files cannot be found, or there is no adapter for its class.
+        """
+        model = find_model(name, cls.ROLE)
+        accepted = check_terms(model, accept_terms)
+        resolved = resolve_model(model, allow_pickle=allow_pickle)
+        return cls(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
 
     @cached_property
-    def loaded(self) -> Loaded:
-        """The model on its device. Raises CommonArtError where its files do not make one."""
-        return load(self.resolved, self.auto, self.device, self.precision)
+    def loaded(self) -> LoadedModel:
+        """The model on its device.
 
+        Raises:
+            CommonArtError: Its files do not make a model.
+        """
+        import transformers
 
-def found(name: str, role: str, accept_terms: Sequence[str], allow_pickle: bool) -> tuple[ResolvedModel, bool]:
-    """What `--model NAME` means, and whether it is used although refused. Raises UsageError and CommonArtError."""
-    model = find_model(name, role)
-    accepted = check_terms(model, accept_terms)
-    return resolve_model(model, allow_pickle=allow_pickle), accepted
-
-
-def need_adapter(resolved: ResolvedModel, classes: Iterable[str]) -> None:
-    """Raise CommonArtError for a model whose class is none of `classes`."""
-    cls = resolved.model.cls
-    if cls not in classes:
-        raise CommonArtError(
-            f"{resolved.name} is a {cls or 'model of no known class'}, which has no adapter for {resolved.model.role}.",
-            f"Give a model of one of these classes: {', '.join(sorted(classes))}.",
-        )
-
-
-def load(resolved: ResolvedModel, auto: str, device: str, precision: str) -> Loaded:
-    """Load a resolved model with its own class, and its processor or tokenizer with the `auto` class.
-
-    Only safetensors and only local files: `resolved` is where the hub ends. Raises CommonArtError for files that do not
-    make a model.
-    """
-    import transformers
-
-    if not log.on_terminal():
-        transformers.utils.logging.disable_progress_bar()
-    where = devices.pick_device(device)
-    dtype = devices.pick_dtype(precision, where)
-    try:
-        model = getattr(transformers, resolved.model.cls).from_pretrained(
-            resolved.folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-        processor = getattr(transformers, auto).from_pretrained(
-            resolved.folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise CommonArtError(
-            f"{resolved.name} cannot be loaded from {resolved.folder}: {type(error).__name__}: {first[:300]}",
-            "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
-        ) from error
-    return Loaded(resolved, model.eval().to(where), processor, where, dtype)
-
-
-def halving(loaded: Loaded, items: Sequence[Item], work: Callable[[Sequence[Item]], list[str]]) -> list[str]:
-    """`work` over `items`, in halves of halves where the device's memory runs out, and no larger from then on.
-
-    Raises CommonArtError when one item alone does not fit.
-    """
-    done: list[str] = []
-    while len(done) < len(items):
-        part = items[len(done) : len(done) + loaded.fits]
+        if not log.on_terminal():
+            transformers.utils.logging.disable_progress_bar()
+        folder, device = self.resolved.folder, devices.pick_device(self.device)
+        dtype = devices.pick_dtype(self.precision, device)
+        local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            with torch.inference_mode():
-                made = work(part)
-        except torch.OutOfMemoryError:
-            if len(part) == 1:
-                raise CommonArtError(
-                    f"{loaded.resolved.name} does not fit into the memory of {loaded.device}.",
-                    "Use a smaller model, --precision bf16, or --device cpu.",
-                ) from None
-            loaded.fits = max(1, len(part) // 2)
-            log.warn(f"{loaded.resolved.name}: out of memory, going on with batches of {loaded.fits}")
-        else:
-            done += made
-            continue
-        if loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
-            torch.cuda.empty_cache()
-    return done
+            model = getattr(transformers, self.model.cls).from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"), **local
+            )
+            processor = getattr(transformers, self.PROCESSOR).from_pretrained(folder, **local)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            raise CommonArtError(
+                f"{self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",
+                "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
+            ) from error
+        return LoadedModel(self.name, model.eval().to(device), processor, device, dtype)
+
+    def _generate(self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[str]]) -> list[str]:
+        """Run `batch` over `items`, in smaller and smaller parts where memory runs out; texts on one line each.
+
+        Raises:
+            CommonArtError: One item alone does not fit into memory.
+        """
+        texts: list[str] = []
+        while len(texts) < len(items):
+            part = items[len(texts) : len(texts) + self.loaded.max_batch]
+            try:
+                with torch.inference_mode():
+                    texts += batch(part)
+                continue
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise CommonArtError(
+                        f"{self.name} does not fit into the memory of {self.loaded.device}.",
+                        "Use a smaller model, --precision bf16, or --device cpu.",
+                    ) from None
+                self.loaded.max_batch = len(part) // 2
+                log.warn(f"{self.name}: out of memory, continuing with batches of {self.loaded.max_batch}")
+            if self.loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
+                torch.cuda.empty_cache()
+        return [tidy(text) for text in texts]
 
 
 def tidy(text: str) -> str:
-    """Generated text on one line, without surrounding space."""
+    """Return generated text on one line, without surrounding space."""
     return re.sub(r"\s+", " ", text).strip()

@@ -1,69 +1,67 @@
-"""Models that translate captions: chat models through their own chat template, behind one call.
+"""Models that translate captions: chat models, asked through their own chat template.
 
     commonart translate --to ja --model cat-translate captions.jsonl
 
-The embedded nano translator is a Phi-3 and goes through the same code as Phi-3 Medium.
+The embedded nano translator is a Phi-3 and runs through the same code as Phi-3 Medium.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from commonart.core.model.captioning import generate
-from commonart.core.model.captioning.generate import Loaded, Writer
-from commonart.core.registry.hub import ResolvedModel
+from commonart.core.data.text import language_of
+from commonart.core.model.captioning.generate import TextGenerator
 
-MAX_NEW_TOKENS = 256
 LANGUAGES = {"en": "English", "ja": "Japanese"}
-FAMILIES = ("Phi3ForCausalLM", "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
-
-_KANA = re.compile(r"[\u3040-\u30ff]")
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]")
-_LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # five times the same: greedy decoding that ran into a loop
+_LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # a piece five times in a row: greedy decoding ran into a loop
 
 
-class Translator(Writer):
-    """One model. `translate` is all that a stage needs beside what records keep about it."""
+class Translator(TextGenerator):
+    """A chat model that translates texts."""
 
-    def __init__(self, resolved: ResolvedModel, *, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> None:
-        super().__init__(resolved, FAMILIES, "AutoTokenizer", max_new_tokens, **options)
+    ROLE = "translate"
+    PROCESSOR = "AutoTokenizer"
+    MODEL_CLASSES = (
+        "Phi3ForCausalLM",
+        "LlamaForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "MistralForCausalLM",
+    )
+    MAX_NEW_TOKENS = 256
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """One translation for each text, in order, from language `source` to `target` (codes of LANGUAGES)."""
-        if not texts:
-            return []
-        asked = [
-            self.model.prompt.format(
-                text=text, source=LANGUAGES.get(source, source), target=LANGUAGES.get(target, target)
-            )
-            for text in texts
-        ]
+        """Translate texts from language `source` to `target` (codes of LANGUAGES): one translation each, in order."""
+        languages = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
+        return self._generate([self.model.prompt.format(text=text, **languages) for text in texts], self._reply)
 
-        def work(part: Sequence[str]) -> list[str]:
-            return _chat(self.loaded, part, self.max_new_tokens)
-
-        return [generate.tidy(text) for text in generate.halving(self.loaded, asked, work)]
-
-
-def open_translator(
-    name: str,
-    *,
-    accept_terms: Sequence[str] = (),
-    allow_pickle: bool = False,
-    **options: Any,
-) -> Translator:
-    """The translator that `--model NAME` means. Raises UsageError (unknown, refused) and CommonArtError."""
-    resolved, accepted = generate.found(name, "translate", accept_terms, allow_pickle)
-    return Translator(resolved, accepted=accepted, **options)
+    def _reply(self, prompts: Sequence[str]) -> list[str]:
+        tokenizer, config = self.loaded.processor, self.loaded.model.generation_config
+        if tokenizer.chat_template:
+            prompts = [
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                )
+                for prompt in prompts
+            ]
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        inputs = tokenizer(
+            list(prompts), return_tensors="pt", padding=True, padding_side="left",
+            # The template writes the special tokens itself; the model has never seen a second BOS.
+            add_special_tokens=not tokenizer.chat_template, return_token_type_ids=False,
+        )  # fmt: skip
+        pad = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
+        ids = self.loaded.generate(inputs, num_beams=1, max_new_tokens=self.max_new_tokens, pad_token_id=pad)
+        return self.loaded.decode(ids[:, inputs["input_ids"].shape[1] :])
 
 
 def problem(text: str, original: str, source: str, target: str) -> str:
-    """Why a translation is not kept, as a code, or "" when nothing is wrong with it.
+    """Return why a translation is not kept, or "" when nothing is wrong with it.
 
-    empty; repetition (five times the same piece); unchanged (the original given back); wrong_script (Japanese without
-    one kana or Han character, or another language that is mostly those); too_long (more than eight times the original).
+    The reasons: empty; repetition (a piece five times in a row); unchanged (the original again); too_long (more than
+    eight times the original); wrong_script (not in the letters of `target`).
     """
     if not text:
         return "empty"
@@ -71,37 +69,8 @@ def problem(text: str, original: str, source: str, target: str) -> str:
         return "repetition"
     if text.casefold() == original.casefold() and source != target:
         return "unchanged"
-    japanese = len(_CJK.findall(text))
-    if target == "ja" and not japanese:
-        return "wrong_script"
-    if target != "ja" and source == "ja" and (_KANA.search(text) or 2 * japanese > len(text)):
-        return "wrong_script"
     if len(text) > 8 * max(len(original), 16):
         return "too_long"
-    return ""
-
-
-def _chat(loaded: Loaded, asked: Sequence[str], max_new_tokens: int) -> list[str]:
-    tokenizer, generation = loaded.processor, loaded.model.generation_config
-    if tokenizer.chat_template:
-        asked = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-            for text in asked
-        ]
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    inputs = tokenizer(
-        list(asked), return_tensors="pt", padding=True, padding_side="left",
-        # The template writes the special tokens itself; a second BOS would be a prompt that it never saw.
-        add_special_tokens=not tokenizer.chat_template, return_token_type_ids=False,
-    )  # fmt: skip
-    written = loaded.model.generate(
-        **loaded.to_device(inputs), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
-        pad_token_id=generation.pad_token_id if generation.pad_token_id is not None else tokenizer.pad_token_id,
-    )  # fmt: skip
-    texts: list[str] = tokenizer.batch_decode(
-        written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return texts
+    if target == "ja":  # names and numbers may stay in Latin letters
+        text = re.sub("[A-Za-z]+", "", text)
+    return "" if language_of(text) == target else "wrong_script"

@@ -198,6 +198,35 @@ def test_url_is_taken_apart_as_it_is_sent() -> None:
         assert isinstance(found, Download) and site.asked == ["/b/x.jpg?q=%C3%A4"]
 
 
+HOSTS = [  # as browsers and curl ask (UTS 46, non-transitional); "" is refused
+    ("faß.de", "xn--fa-hia.de"), ("FAẞ.de", "xn--fa-hia.de"), ("βόλος.com", "xn--nxasmm1c.com"), ("βόλοσ.com", "xn--nxasmq6b.com"),
+    ("نامه‌ای.com", "xn--mgba3gch31f060k.com"), ("ශ්‍රී.com", "xn--10cl1a0b660p.com"), ("bücher.example", "xn--bcher-kva.example"),
+    ("BÜCHER.example.", "xn--bcher-kva.example."), ("日本語。ＪＰ", "xn--wgv71a119e.jp"), ("ｅｘ．com", "ex.com"),
+    ("☃.net", "xn--n3h.net"),
+    ("💩.la", "xn--ls8h.la"), ("my_host.ü.de", "my_host.xn--tda.de"), ("xn--fa-hia.de", "xn--fa-hia.de"),
+    ("A_b-.Example", "a_b-.example"),
+    ("a\u0300.com", "xn--0ca.com"), ("a\u200cb.com", ""), ("\u0300a.com", ""), ("xn--bücher.de", ""),
+    (".ü.com", ""), ("ü..com", ""),
+    ("\u00ad.com", ""), ("0א.com", ""), ("ü" * 60 + ".com", ""), ("a" * 64 + ".com", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "asked"), HOSTS)
+def test_no_name_is_asked_of_another_host(host: str, asked: str) -> None:
+    if asked:
+        assert split_url(f"https://{host}/x.jpg").host == asked
+    else:
+        with pytest.raises(AddressError, match="bad_url"):
+            split_url(f"https://{host}/x.jpg")
+
+
+def test_a_redirect_to_another_alphabet_keeps_its_host(no_name_server: list[str]) -> None:
+    with Site() as site:
+        site.image("/a.jpg", b"", 302, Location="http://faß.example/a.jpg".encode().decode("latin-1"))
+        assert outcome(site.url("/a.jpg"), limits=Limits(allow_private=True, attempts=1)) == ["dns_unknown"]
+    assert "xn--fa-hia.example" in no_name_server and "fass.example" not in no_name_server
+
+
 @pytest.mark.parametrize(
     "path", ["/%70rivate/1.jpg", "/ok/%2e%2e/private/1.jpg", "/ok/../private/1.jpg", "/privat%65/1.jpg"]
 )

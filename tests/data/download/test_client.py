@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import select
 import selectors
 import shutil
@@ -9,6 +10,8 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from web_server import Handler, Site, answer, picture
 
 from commonart.core.data.download.client import DownloadClient
@@ -171,6 +175,72 @@ def test_broken_answers_have_reasons(site: Site, reason: str, data: bytes) -> No
     site.pages["/a.jpg"] = raw(data)
     (found,) = get(site.url("/a.jpg"), limits=replace(LOCAL, attempts=1))
     assert found in ((reason, "incomplete") if reason == "connection_lost" else (reason,))
+
+
+DATA = picture(3)
+RAW_DEFLATE = zlib.compress(DATA)[2:-4]
+CODED = [  # (Content-Encoding, body): the image is what the body holds
+    ("aws-chunked", DATA), ("none", DATA), ("binary", DATA), ("UTF-8", DATA), ("identity, identity", DATA), ("", DATA),
+    ("8bit", DATA), ("image/jpeg", DATA), ("gzip", gzip.compress(DATA)), ("x-gzip", gzip.compress(DATA)),
+    ("GZIP", gzip.compress(DATA)), ("aws-chunked,gzip", gzip.compress(DATA)), ("gzip, gzip", gzip.compress(gzip.compress(DATA))),
+    ("gzip", gzip.compress(DATA[:500]) + gzip.compress(DATA[500:])), ("gzip", gzip.compress(DATA) + bytes(20)),
+    ("deflate", zlib.compress(DATA)), ("deflate", RAW_DEFLATE), ("zstd", zstandard.compress(DATA)),
+    ("deflate, gzip", gzip.compress(zlib.compress(DATA))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "body"), CODED)
+def test_content_encodings_that_real_hosts_state(site: Site, encoding: str, body: bytes) -> None:
+    url = site.image("/a.jpg", body, Content_Encoding=encoding)
+    assert get(url) == [Download(DATA, url, [])]
+
+
+BAD_CODES = [
+    ("gzip", gzip.compress(DATA)[:-20], "encoded"),
+    ("gzip", DATA, "encoded"),
+    ("deflate", zlib.compress(DATA)[:-20], "encoded"),
+    ("zstd", DATA, "encoded"),
+    ("br", DATA, "encoded"),
+    ("gzip", gzip.compress(bytes(1 << 24)), "too_many_bytes"),
+    ("gzip, gzip", gzip.compress(gzip.compress(bytes(1 << 24))), "too_many_bytes"),
+    ("deflate", zlib.compress(bytes(1 << 24)), "too_many_bytes"),
+    ("zstd", zstandard.compress(bytes(1 << 24)), "too_many_bytes"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "body", "reason"), BAD_CODES)
+def test_damaged_and_swollen_encodings_have_reasons(site: Site, encoding: str, body: bytes, reason: str) -> None:
+    url = site.image("/a.jpg", body, Content_Encoding=encoding)
+    tracemalloc.start()
+    assert get(url, limits=replace(LOCAL, max_bytes=1 << 20)) == [reason]
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "reason"),
+    [
+        (203, "", ""),
+        (206, "bytes 0-{last}/{size}", ""),
+        (206, "bytes 0-{last}/*", "http_206"),
+        (206, "bytes 0-{last}/99999999", "http_206"),
+        (206, "bytes 1-{last}/{size}", "http_206"),
+        (206, "", "http_206"),
+        (201, "", "http_201"),
+    ],
+)
+def test_other_states_of_success(site: Site, status: int, content_range: str, reason: str) -> None:
+    headers = {"Content_Range": content_range.format(last=len(DATA) - 1, size=len(DATA))} if content_range else {}
+    url = site.image("/a.jpg", DATA, status, **headers)
+    assert get(url) == [reason or Download(DATA, url, [])]
+
+
+def test_a_range_is_taken_as_it_is_stored(site: Site) -> None:
+    packed = gzip.compress(DATA)
+    headers = {"Content_Range": f"bytes 0-9/{len(packed)}", "Content_Encoding": "gzip"}
+    url = site.image("/a.zip", packed[:10], 206, **headers)
+    with DownloadClient(LOCAL) as client:
+        assert client.submit(url, "0-9").result() == Download(packed[:10], url, [], len(packed))
 
 
 def test_early_hints_are_no_answer(site: Site) -> None:

@@ -305,11 +305,21 @@ def test_iptc_in_utf_16(format: str, encoding: str) -> None:
 
 
 def test_what_a_png_unpacks_to_is_bounded() -> None:
-    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26), 9)) * 20
+    bomb = chunk(b"zTXt", b"Raw profile type xmp\0\0" + zlib.compress(bytes(1 << 26), 9)) * 20
     tracemalloc.start()
     assert embedded_signals(picture(1, "PNG")[:33] + bomb) == []
     assert tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
+
+
+def test_long_texts_before_the_metadata_hide_nothing() -> None:
+    """As every diffusion UI writes them: a prompt and a workflow of many megabytes."""
+    data = picture(1, "PNG")
+    texts = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"a prompt " * 3_000_000))
+    texts += chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"[1]" * 6_000_000))
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP % b"DMI-PROHIBITED"))
+    assert embedded_signals(data[:33] + texts + xmp + data[33:]) == ["iptc:DMI-PROHIBITED"]
+    assert embedded_signals(data[:33] + texts + data[33:]) == []
 
 
 def test_hostile_bytes_have_no_signals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -14,12 +15,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import Command
+from commands import Command, filtered
 from hub_server import HubServer
 from huggingface_hub import HfFileSystem, constants
 from web_server import Site, answer, picture
 
-from commonart.core.data import stream
+from commonart.core.data import jsonl, stream
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.shards import reader
 from commonart.core.data.sources import named
@@ -138,33 +139,172 @@ def test_one_id_in_two_files_is_one_record_unless_places_make_the_keys(
         assert (done.returncode, len(done.stdout.splitlines()), said["dropped"]) == (0, out, dropped), done.stderr
 
 
-def test_artbench_and_smithsonian(hub: HubServer, tmp_path: Path) -> None:
+PAGE = "https://huggingface.co/datasets/"
+FOUR = "One of: No known copyright restrictions; United States Government Work; CC0; Public Domain Mark"
+
+
+def megalith(count: int, first: int = 50000000000) -> bytes:
+    """Rows as Megalith-10M has them: three addresses, and nothing else."""
+    server = "https://live.staticflickr.com/65535/"
+    return parquet([
+        {"url": f"{server}{n}_0a1b2c.jpg", "url_highres": f"{server}{n}_9f8e7d_o.jpg",
+         "url_source": f"https://www.flickr.com/photos/ada/{n}"} for n in range(first, first + count)
+    ])  # fmt: skip
+
+
+def test_megalith_states_its_licence_for_the_set_alone(hub: HubServer) -> None:
+    hub.add("madebyollin/megalith-10m", {"a.parquet": megalith(3)})
+    records = list(stage.listing("megalith-10m"))
+    first = records[0]
+    assert (first["key"], first["source_id"]) == ("megalith-10m_50000000000", "50000000000")
+    assert first["source_url"] == "https://www.flickr.com/photos/ada/50000000000"
+    assert first["image_url"].endswith("_o.jpg") and first["fallback_url"].endswith("_0a1b2c.jpg")
+    assert (first["license_basis"], first["license_url"], first["license_raw"]) == (
+        "set", f"{PAGE}madebyollin/megalith-10m", FOUR,
+    )  # fmt: skip
+    assert (
+        first["license_observed_at"] == named.LOOKED_AT
+        and first["source_revision"] == hub.repos["madebyollin/megalith-10m"].sha
+    )
+    assert filtered(*records)[0] == []  # strict does not allow each of the four
+    kept, _, _ = filtered(*records, policy="paper")
+    assert [record["license_basis"] for record in kept] == ["set"] * 3
+
+
+def test_a_row_that_states_its_licence_is_not_overruled_by_the_set(hub: HubServer) -> None:
+    rows = [{"url_highres": f"https://live.staticflickr.com/65535/5000000000{n}_a_o.jpg", "license": license}
+            for n, license in enumerate(["CC-BY-NC-2.0", "CC0", "", "?"])]  # fmt: skip
+    hub.add("madebyollin/megalith-10m", {"a.parquet": parquet(rows)})
+    records = list(stage.listing("megalith-10m"))
+    assert [(record["license"][:20], record["license_basis"]) for record in records] == [
+        ("CC-BY-NC-2.0", "licence"), ("CC0-1.0", "dedication"), ("LicenseRef-OneOf..Li", "set"), ("", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", ["404", "410", "placeholder"])
+def test_the_smaller_file_comes_where_the_larger_one_is_gone(tmp_path: Path, gone: str) -> None:
+    with Site() as site:
+        small = site.image("/small.jpg", picture(1))
+        site.image("/img/photo_unavailable.png", picture(2, "PNG"))
+        site.pages["/large.jpg"] = lambda handler: (
+            answer(handler, 302, b"", Location=site.url("/img/photo_unavailable.png"))
+            if gone == "placeholder"
+            else answer(handler, int(gone), b"")
+        )
+        record = {"key": "a", "source": "s", "image_url": site.url("/large.jpg"), "fallback_url": small}
+        (tmp_path / "list.jsonl").write_bytes(orjson.dumps(record) + b"\n")
+        summary = stage.run(str(tmp_path / "list.jsonl"), str(tmp_path / "raw"), limits=LOCAL, quiet=True)
+    assert summary.written == 1
+    (arrived,) = stream.read(str(tmp_path / "raw"))
+    assert reader.read_bytes(arrived["image"]) == picture(1)
+    assert arrived["image_url"] == small and "fallback_url" not in arrived
+
+
+def test_artbench_keeps_the_statement_of_its_set(hub: HubServer) -> None:
     image = [{"image": {"bytes": photo(n), "path": f"{n}.jpg"}, "captions": ["one", "two"], "artist": "Turner",
               "url": f"https://www.wikiart.org/{n}"} for n in range(12)]  # fmt: skip
     hub.add("alfredplpl/artbench-pd-256x256", {"data/train.parquet": parquet(image)})
     listed = list(stage.listing("artbench-pd"))
     assert listed[3]["author"] == "Turner" and listed[3]["source_url"] == "https://www.wikiart.org/3"
-    assert [c["text"] for c in listed[3]["captions"]] == ["one", "two"] and listed[3]["license"] == "CC0-1.0"
+    assert [c["text"] for c in listed[3]["captions"]] == ["one", "two"]
+    assert (listed[3]["license"], listed[3]["license_basis"]) == ("CC0-1.0", "set")
+    assert listed[3]["license_url"] == f"{PAGE}alfredplpl/artbench-pd-256x256"
+    kept, _, _ = filtered(*listed)
+    assert {(record["license"], record["license_basis"]) for record in kept} == {("CC0-1.0", "set")}  # no work's own
+
+
+def test_smithsonian_in_both_revisions(hub: HubServer, tmp_path: Path) -> None:
     alone = [{"image": {"bytes": photo(n), "path": None}} for n in range(12)]
-    hub.add("aipicasso/soa-full-florence2", {"data/0.parquet": parquet(alone), "metadata.csv": b"caption\na\nb\n"})
+    older = {"data/0.parquet": parquet(alone), "metadata.csv": b"caption\na\nb\n"}
+    sha = hub.add("aipicasso/soa-full-florence2", older).sha
     listed = list(stage.listing("smithsonian-oa"))
     assert len({record["key"] for record in listed}) == 12
     assert not any("captions" in record for record in listed)  # a join by position is refused
+    assert {record["source_revision"] for record in listed} == {sha}
     summary = stage.run("smithsonian-oa", str(tmp_path / "raw"), shard_size=5, quiet=True)
     assert summary.written == 12
     assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(12)]
+    rows = [{**row, "url_source": f"https://www.si.edu/object/{n}", "caption": f"a vase {n}", "width": 320, "height": 240}
+            for n, row in enumerate(alone)]  # fmt: skip
+    newer = hub.add("aipicasso/soa-full-florence2", {"data/0.parquet": parquet(rows)}).sha
+    first = next(iter(stage.listing("smithsonian-oa")))
+    assert (first["source_url"], first["source_revision"]) == ("https://www.si.edu/object/0", newer)
+    assert [(c["text"], c["model"], c["synthetic"]) for c in first["captions"]] == [("a vase 0", "florence2", True)]
+    assert (first["license"], first["license_basis"]) == ("CC0-1.0", "set")
+    with pytest.raises(CommonArtError, match="no such revision"):
+        list(stage.listing(f"smithsonian-oa@{'1' * 40}"))
+
+
+@pytest.mark.parametrize("name", ["pd12m", "pd3m"])
+def test_pd12m_checks_the_hash_on_arrival(hub: HubServer, tmp_path: Path, name: str) -> None:
+    with Site() as site:
+        rows = [
+            {"id": f"{n:08x}", "url": site.image(f"/{n}.jpg", photo(n)), "caption": f"a lake {n}", "width": 320, "height": 240,
+             "mime_type": "image/jpeg", "hash": hashlib.md5(photo(n if n != 2 else 9)).hexdigest(),
+             "license": "https://creativecommons.org/publicdomain/" + ("mark/1.0/" if n == 1 else "zero/1.0/"),
+             "source": "wikicommons"} for n in range(4)
+        ]  # fmt: skip
+        hub.add(f"Spawning/{name.upper()}", {"metadata/0.parquet": parquet(rows)})
+        first, second, *_ = stage.listing(name)
+        summary = stage.run(name, str(tmp_path / "raw"), limits=LOCAL, quiet=True)
+    assert (first["key"], first["license"], second["license"]) == (f"{name}_00000000", "CC0-1.0", "CC-PDM-1.0")
+    assert first["collection"] == "wikicommons" and first["license_basis"] == "dedication"
+    caption = first["captions"][0]
+    assert (caption["text"], caption["model"], caption["license"]) == ("a lake 0", "florence2", "CDLA-Permissive-2.0")
+    assert (summary.written, dict(summary.dropped)) == (3, {"changed": 1})
+
+
+def test_art_museums_and_a_set_whose_columns_only_the_user_knows(hub: HubServer) -> None:
+    note = {"Title": "A Vase", "source": "met", "License": "CC0", "URL": "https://www.metmuseum.org/art/1"}
+    hub.add("Mitsua/art-museums-pd-440k", {"a.tar": packed([("1.jpg", photo(1)), ("1.json", orjson.dumps(note))])})
+    (record,) = stage.listing("art-museums-pd")
+    assert (record["title"], record["license"], record["collection"]) == ("A Vase", "CC0-1.0", "met")
+    assert record["source_url"] == note["URL"] and record["image_url"].startswith("hf://datasets/Mitsua/")
+    rows = [
+        {"image": {"bytes": photo(1), "path": None}, "what": "a pond", "terms": "CC0", "site": "https://c.example/1"}
+    ]
+    hub.add("Mitsua/safe-commons-pd-3m", {"a.parquet": parquet(rows)})
+    columns = {"caption": "what", "license_raw": "terms", "source_url": "site"}
+    (record,) = stage.listing("hf:Mitsua/safe-commons-pd-3m", column_map=columns)
+    assert (record["license"], record["captions"][0]["text"], record["source_url"]) == (
+        "CC0-1.0",
+        "a pond",
+        "https://c.example/1",
+    )
+
+
+def test_what_a_card_states_is_taken_only_where_the_user_says_so(hub: HubServer) -> None:
+    """The `license:` of a card is mostly that of the list: Megalith's says MIT."""
+    hub.add("owner/set", {"a.parquet": parquet([{"url": "https://example.org/1.jpg"}])}, license="cc0-1.0")
+    (record,) = stage.listing("hf:owner/set")
+    assert (record["license"], record["license_basis"]) == ("", "")
+    (record,) = stage.listing("hf:owner/set", license="card")
+    assert (record["license"], record["license_basis"], record["license_url"]) == ("CC0-1.0", "set", f"{PAGE}owner/set")
+    hub.add("owner/other", {"a.parquet": parquet([{"url": "https://example.org/1.jpg"}])}, license="other")
+    with pytest.raises(CommonArtError, match="the card of owner/other states 'other'"):
+        list(stage.listing("hf:owner/other", license="card"))
+
+
+def packed(members: list[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return out.getvalue()
 
 
 def tar(samples: int) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as file:
-        for n in range(samples):
-            note = orjson.dumps({"url": f"https://example.org/{n}.jpg", "license": "CC BY 4.0", "latitude": 1.0})
-            for ending, data in (("jpg", photo(n)), ("json", note), ("txt", f"text {n}".encode())):
-                info = tarfile.TarInfo(f"{n:05d}.{ending}")
-                info.size = len(data)
-                file.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    note = [
+        orjson.dumps({"url": f"https://example.org/{n}.jpg", "license": "CC BY 4.0", "latitude": 1.0})
+        for n in range(samples)
+    ]
+    return packed([
+        (f"{n:05d}.{ending}", data)
+        for n in range(samples)
+        for ending, data in (("jpg", photo(n)), ("json", note[n]), ("txt", f"text {n}".encode()))
+    ])  # fmt: skip
 
 
 def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
@@ -182,20 +322,71 @@ def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_webdataset_with_long_and_japanese_names(hub: HubServer, tmp_path: Path, kind: int) -> None:
-    names, out = ["猫", "犬", "a/鳥", "x" * 180], io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=kind) as file:
-        for n, name in enumerate(names):
-            note = orjson.dumps({"license": ("CC0-1.0", "CC BY-NC 4.0")[n % 2]})
-            for ending, data in (("json", note), ("jpg", photo(n)))[n == 2 :]:  # the bird has no note
-                info = tarfile.TarInfo(f"{name}.{ending}")
-                info.size = len(data)
-                file.addfile(info, io.BytesIO(data))
-    hub.add("owner/names", {"00000.tar": out.getvalue()})
+    names = ["猫", "犬", "a/鳥", "x" * 180]
+    members = []
+    for n, name in enumerate(names):
+        note = orjson.dumps({"license": ("CC0-1.0", "CC BY-NC 4.0")[n % 2]})
+        members += [(f"{name}.json", note), (f"{name}.jpg", photo(n))][n == 2 :]  # the bird has no note
+    hub.add("owner/names", {"00000.tar": packed(members, kind)})
     listed = list(stage.listing("hf:owner/names"))
     assert [record["source_id"] for record in listed] == [f"00000/{name}" for name in names]
     assert [record["license"] for record in listed] == ["CC0-1.0", "CC-BY-NC-4.0", "", "CC-BY-NC-4.0"]
     assert stage.run("hf:owner/names", str(tmp_path / "raw"), quiet=True).written == 4
     assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [photo(n) for n in range(4)]
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_tars_that_other_tools_packed(hub: HubServer, tmp_path: Path, local: bool) -> None:
+    """A Mac's `._` files, NaN, a cut surrogate, a note that is no JSON, and members that do not follow each other."""
+    note = b'{"license": "CC-BY-4.0", "caption": "noise", "similarity": %s}'
+    apple = b"\0\5\x16\7" + bytes(60)
+    members = [("._1.jpg", apple), ("1.jpg", photo(1)), ("._1.json", apple), ("1.json", note % b"NaN"),
+               ("2.jpg", photo(2)), ("2.json", note.replace(b"noise", b"\\ud83d") % b"0"), ("3.jpg", photo(3)), ("3.json", b"{not"),
+               ("4.jpg", photo(4)), ("5.jpg", photo(5)), ("4.json", note % b"1"), ("5.json", note % b"1")]  # fmt: skip
+    if local:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "a.tar").write_bytes(packed(members))
+    else:
+        hub.add("owner/set", {"a.tar": packed(members)})
+    out = tmp_path / "list.jsonl"
+    source = str(tmp_path / "set") if local else "hf:owner/set"
+    summary = stage.run(source, str(out), list_only=True, rejects=str(tmp_path / "no.jsonl"), quiet=True)
+    assert dict(summary.dropped) == {"bad_sidecar": 1, "unsorted_tar": 2} and summary.failures == 3
+    listed = list(jsonl.read(str(out)))
+    assert [(record["source_id"], record["license"]) for record in listed] == [
+        ("a/1", "CC-BY-4.0"), ("a/2", "CC-BY-4.0"), ("a/4", ""), ("a/5", ""),
+    ]  # fmt: skip
+    assert [record["captions"][0]["text"] for record in listed[:2]] == ["noise", "\ufffd"]
+    refused = [value for _, value in jsonl.read_values(str(tmp_path / "no.jsonl"))]
+    assert [value["source_id"] for value in refused] == ["a/3", "a/4", "a/5"] and "--sort=name" in refused[1][
+        "reason_detail"
+    ]
+    assert stage.run(str(out), str(tmp_path / "raw"), quiet=True).written == 4
+    assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [
+        photo(n) for n in (1, 2, 4, 5)
+    ]
+
+
+@pytest.mark.parametrize("part", ["", "data", "data/train-00000-of-00001.parquet"])
+def test_a_data_set_that_was_downloaded(tmp_path: Path, part: str) -> None:
+    """The same parquet with the same images, from a folder or file here; the list can be moved."""
+    rows = [
+        {"image": {"bytes": photo(n), "path": f"{n}.jpg"}, "text": f"noise {n}", "license": "CC-BY-4.0"}
+        for n in range(4)
+    ]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").write_bytes(parquet(rows, group=2))
+    (tmp_path / "set" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    (tmp_path / "set" / ".cache").mkdir()
+    (tmp_path / "lists").mkdir()
+    stage.run(str(tmp_path / "set" / part), str(tmp_path / "lists" / "a.jsonl"), list_only=True, quiet=True)
+    summary = stage.run(str(tmp_path / "lists" / "a.jsonl"), str(tmp_path / "raw"), quiet=True)
+    assert summary.written == 4
+    records = list(stream.read(str(tmp_path / "raw")))
+    assert [reader.read_bytes(record["image"]) for record in records] == [photo(n) for n in range(4)]
+    assert [(record["license"], record["captions"][0]["text"]) for record in records] == [
+        ("CC-BY-4.0", f"noise {n}") for n in range(4)
+    ]
 
 
 def test_revisions(hub: HubServer) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from commands import fetched
+from commands import Command, fetched, filtered
 from web_server import picture
 
 from commonart.cli import main
@@ -18,7 +23,10 @@ from commonart.core.data import jsonl, stream
 from commonart.core.data.drops import PassedOver
 from commonart.core.data.record import Record
 from commonart.core.data.shards import reader
+from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES
+from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core.generation.prompts import lang_of
 from commonart.stages import fetch as stage
 
 BY4 = "https://creativecommons.org/licenses/by/4.0/"
@@ -172,6 +180,178 @@ def test_any_ending_of_a_picture_is_found_in_the_folder(tmp_path: Path, ending: 
     assert len(made) == 1
 
 
+# --- what other tools leave in a folder
+
+
+def passed_over(source: str, **options: Any) -> dict[str, tuple[str, str]]:
+    """source_id -> (reason, detail) of what a source passes over."""
+    records = [record for record in stage.listing(source, **options) if isinstance(record, PassedOver)]
+    return {record["source_id"]: record.problem[:2] for record in records}
+
+
+def test_images_are_known_by_any_suffix_or_by_how_they_begin(tmp_path: Path) -> None:
+    names = ["plain.jpg", "chrome.jfif", "old.JPE", "twitter.jpg_large", "noext", "photo.jpg.png", "x.orig"]
+    for n, name in enumerate(names):
+        (tmp_path / name).write_bytes(picture(n, "PNG" if name.endswith("png") else "JPEG"))
+    for name, data in {"cam.jxl": b"\xff\x0a" + bytes(100), "iphone.HEIC": b"\0\0\0\x18ftypheic" + bytes(200),
+                       "scan.bmp": b"BM" + bytes(60), "unnamed": b"\0\0\0\x20ftypavif" + bytes(60)}.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "Thumbs.db").write_bytes(bytes(20))
+    summary = stage.run(
+        str(tmp_path), str(tmp_path.parent / "raw"), rejects=str(tmp_path.parent / "no.jsonl"), quiet=True
+    )
+    arrived = {record["source_id"] for record in stream.read(str(tmp_path.parent / "raw"))}
+    refused = {value["source_id"] for _, value in jsonl.read_values(str(tmp_path.parent / "no.jsonl"))}
+    assert set(names) <= arrived and summary.read == len(names) + 5 == len(arrived) + len(refused)
+    assert "Thumbs.db" in refused and summary.dropped["other_file"] == 1
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "set" / "a" / "1.jpg").write_bytes(picture(1))
+    (tmp_path / "store" / "2.jpg").write_bytes(picture(2))
+    (tmp_path / "set" / "b").symlink_to("../store")
+    (tmp_path / "set" / "c").symlink_to("../store")
+    (tmp_path / "set" / "a" / "up").symlink_to("..")
+    assert [record["source_id"] for record in listed(str(tmp_path / "set"))] == ["a/1.jpg", "b/2.jpg"]
+    assert {name: reason for name, (reason, _) in passed_over(str(tmp_path / "set")).items()} == {
+        "a/up": "linked_twice", "c": "linked_twice",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["X.txt", "X.TXT", "X.caption", "X.jpg.txt", "X.JPG.txt"])
+def test_sidecars_by_every_name(tmp_path: Path, name: str) -> None:
+    image = "X.JPG" if "JPG" in name else "X.jpg"
+    (tmp_path / image).write_bytes(picture(1))
+    (tmp_path / name).write_text("a lighthouse")
+    (record,) = stage.listing(str(tmp_path))
+    assert [caption["text"] for caption in record["captions"]] == ["a lighthouse"]
+
+
+TEXT = "砂浜に立つ赤い灯台"
+
+
+@pytest.mark.parametrize(
+    ("data", "captions"),
+    [
+        (TEXT.encode(), [TEXT]),
+        (b"\xef\xbb\xbf" + TEXT.encode(), [TEXT]),
+        (TEXT.encode("cp932"), [TEXT]),
+        (TEXT.encode("utf-16"), [TEXT]),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), [TEXT]),
+        (f"a red lighthouse\r\n{TEXT}\r\n".encode(), ["a red lighthouse", TEXT]),
+        (b"one\rtwo", ["one", "two"]),
+        (b"\xef\xbb\xbf\r\n", []),
+        (b"a red lighthouse\x00\x00\x00", ["a red lighthouse"]),
+        ("one caption with a\u2028separator and a \x0b tab".encode(), ["one caption with a separator and a   tab"]),
+        ("un café près du phare".encode("latin-1"), None),
+        ("deux cafés".encode("latin-1"), None),
+        (b"\xff\xfe\x00", None),
+    ],
+)
+@pytest.mark.parametrize("way", ["folder", "tar"])
+def test_the_encoding_of_a_caption(tmp_path: Path, data: bytes, captions: list[str] | None, way: str) -> None:
+    """Read, or passed over by name: never replacement characters."""
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "a.txt").write_bytes(data)
+    source = tmp_path
+    if way == "tar":
+        source = tmp_path / "set.tar"
+        with tarfile.open(source, "w") as tar:
+            for name in ("a.jpg", "a.txt"):
+                tar.add(tmp_path / name, name)
+    (record,) = stage.listing(str(source))
+    if captions is None:
+        assert isinstance(record, PassedOver) and record.problem.reason == "bad_sidecar"
+        assert (
+            record.problem.detail == "a.txt: it is not UTF-8, UTF-16 or cp932 text" or "utf-16" in record.problem.detail
+        )
+    else:
+        assert [caption["text"] for caption in record.get("captions", [])] == captions
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_image_folders_of_the_hub(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
+    names = ["0.jpg", "1.jpg", "gone.jpg", "../../outside.jpg", "2.jpg", "2.jpg"]
+    for name in (*names, "3.jpg"):
+        if name != "gone.jpg":
+            (folder / name).write_bytes(picture(1))
+    rows = [
+        {"file_name": name, "text": f"noise {n}", "license": "CC BY 4.0" if n != 5 else "CC0"}
+        for n, name in enumerate(names)
+    ]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+    else:
+        lines = [orjson.dumps(row).decode() for row in rows] if kind == "jsonl" else [
+            "file_name,text,license", *(",".join(row.values()) for row in rows)]  # fmt: skip
+        (folder / f"metadata.{kind}").write_text("\n".join(lines))
+    records = listed(str(tmp_path / "set"))
+    assert [(record["source_id"], record["license"]) for record in records] == [
+        ("train/0.jpg", "CC-BY-4.0"), ("train/1.jpg", "CC-BY-4.0"), ("train/3.jpg", ""),
+    ]  # fmt: skip
+    assert records[1]["captions"][0]["text"] == "noise 1" and "captions" not in records[2]
+    reasons = {name: reason for name, (reason, _) in passed_over(str(tmp_path / "set")).items()}
+    assert reasons == {
+        f"train/metadata.{kind}:3": "no_image", f"train/metadata.{kind}:4": "no_image", "train/2.jpg": "bad_sidecar",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [None, "set"])
+def test_a_table_of_file_names_is_a_list(tmp_path: Path, images: str | None) -> None:
+    """As `metadata.jsonl` is, given by its name; without `--images` its files lie beside it."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "0.jpg").write_bytes(picture(1))
+    (tmp_path / "secret.jpg").write_bytes(picture(2))
+    path = tmp_path / ("set" if images is None else ".") / "metadata.jsonl"
+    rows = [
+        {"file_name": name, "text": "noise", "license": "CC0"}
+        for name in ("0.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"))
+    ]
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    folder = None if images is None else str(tmp_path / images)
+    summary = stage.run(str(path), str(tmp_path / "raw"), images=folder, max_failures=1.0, quiet=True)
+    assert (summary.written, dict(summary.dropped)) == (1, {"no_image": 2})
+    (record,) = stream.read(str(tmp_path / "raw"))
+    assert reader.read_bytes(record["image"]) == picture(1) and record["license"] == "CC0-1.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "lang"),
+    [
+        ("富士山", "ja"), ("東京駅夜景", "ja"), ("夕焼けの海", "ja"), ("ｶﾀｶﾅ", "ja"), ("カタカナ", "ja"), ("红色的圆", "zh"),
+        ("빨간 원", "ko"), ("a red circle", "en"), ("Mt. Fuji (富士山)", "ja"), ("ein Kreis", "en"), ("", "en"),
+    ],
+)  # fmt: skip
+def test_the_script_of_a_caption_tells_its_language(text: str, lang: str) -> None:
+    assert language_of(text, "en") == lang
+    assert lang_of(text) == ("ja" if lang in ("ja", "zh") else "en")  # of a prompt, by the same letters
+
+
+@pytest.mark.parametrize("column_map", [{"license": "terms"}, {"captions": "what"}, {"foo": "url"}])
+def test_a_field_that_no_column_can_be_mapped_to_is_named(tmp_path: Path, column_map: dict[str, str]) -> None:
+    (tmp_path / "list.csv").write_text("url,what,terms\nhttps://a.example/1.jpg,a dog,CC0\n")
+    with pytest.raises(UsageError, match=f"{next(iter(column_map))!r} is not a field of a list") as caught:
+        list(stage.listing(str(tmp_path / "list.csv"), column_map=column_map))
+    assert "license_raw" in caught.value.fix and "caption" in caught.value.fix
+
+
+def test_a_column_map_is_of_no_use_to_a_folder_of_images(photos: Path) -> None:
+    with pytest.raises(UsageError, match="--column-map is for tables"):
+        list(stage.listing(str(photos), column_map={"caption": "text"}))
+
+
+def test_the_sources_by_name_are_printed_with_what_each_policy_says(commonart: Command) -> None:
+    lines = commonart("fetch", "--list-sources").stdout.decode().splitlines()
+    cells = {line.split()[0]: re.split("  +", line)[1:4] for line in lines[1:]}
+    assert set(cells) == {*HUB_SOURCES, *COCO_SOURCES}
+    assert cells["megalith-10m"] == ["10 M", "none", "all"] and cells["artbench-pd"] == ["46.3 k", "all", "all"]
+    assert cells["commoncatalog-cc-by"] == ["14.6 M", "row by row", "row by row"]
+
+
 # --- COCO's format ---------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +424,43 @@ def test_a_coco_licence_of_nothing_is_none(tmp_path: Path) -> None:
     path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), **nothing}))
     first = next(iter(stage.listing(str(path))))
     assert not first["license"] and "None" not in str(first.get("license_raw")) + str(first.get("license_url"))
+
+
+def test_ids_as_strings_and_as_numbers_are_the_same(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    data = orjson.loads(path.read_bytes())
+    data["images"][0] |= {"id": "7", "license": "4"}
+    data["annotations"][1]["image_id"] = 7.0
+    path.write_bytes(orjson.dumps(data))
+    first = next(iter(stage.listing(str(path))))
+    assert (first["source_id"], first["license"]) == ("7", "CC-BY-2.0")
+    assert [caption["text"] for caption in first["captions"]] == ["A man.", "草原"]
+
+
+def test_a_coco_file_with_nan_is_read_and_doubled_ids_state_nothing(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    data = orjson.loads(path.read_bytes())
+    data["licenses"].append({"id": 4, "name": "Attribution-NonCommercial License", "url": ""})
+    data["images"].append({**data["images"][0], "file_name": "other.jpg"})
+    path.write_text(json.dumps({**data, "info": {"score": float("nan")}}))
+    first, _, again = stage.listing(str(path))
+    assert first["license"] == "" and filtered(first)[1].reasons == {"license_unknown": 1}
+    assert isinstance(again, PassedOver) and again.problem.reason == "duplicate_id"
+
+
+@pytest.mark.parametrize("name", ["../private/passport.jpg", "{}/private/passport.jpg", "link.jpg"])
+def test_no_file_name_of_a_coco_file_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    for folder in ("images/deep", "private"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("images/deep/1.jpg", "private/passport.jpg"):
+        (tmp_path / file).write_bytes(picture(1))
+    (tmp_path / "images" / "link.jpg").symlink_to("../private/passport.jpg")
+    names = ["deep/1.jpg", name.format(tmp_path)]
+    images = [{"id": n, "file_name": file, "license": 1} for n, file in enumerate(names)]
+    path = tmp_path / "coco.json"
+    path.write_bytes(orjson.dumps({"licenses": [{"id": 1, "name": "CC0-1.0"}], "images": images}))
+    summary = stage.run(str(path), str(tmp_path / "raw"), images=str(tmp_path / "images"), quiet=True)
+    assert (summary.written, dict(summary.dropped)) == (1, {"no_image": 1})
 
 
 def test_images_must_be_a_folder(tmp_path: Path) -> None:
