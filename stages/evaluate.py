@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from commonart.core.data.files import write_json
 from commonart.core.data.record import captions
 from commonart.core.data.text import language_of
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.metrics import image_set, paper_table
 from commonart.core.metrics import scores as scoring
@@ -167,8 +167,7 @@ def _check(
         ("--batch", batch, 1),
         ("--seed", seed, 0),
     ):
-        if value is not None and value < least:
-            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
+        check_at_least(flag, value, least)
     for lang in langs:
         if lang not in LANGS:
             raise UsageError(f"--langs {lang} cannot be scored.", f"Choose among {', '.join(LANGS)}.")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.record import split_of_record
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
 from commonart.core.metrics import image_set, roc
@@ -183,8 +183,7 @@ def _check(
         ("--batch", batch, 1),
         ("--seed", seed, 0),
     ):
-        if value < least:
-            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
+        check_at_least(flag, value, least)
     if figure is not None:
         metadata.format_of(figure, "--figure")
         if not replicate:

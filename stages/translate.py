@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from commonart.core import log
 from commonart.core.data.drops import Drop
 from commonart.core.data.record import Caption, Record, add_caption, captions
-from commonart.core.errors import UsageError
+from commonart.core.errors import UsageError, check_at_least
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.translators import Translator
@@ -68,8 +68,7 @@ def translate(
         UsageError: `to` is not a language of the translators, or `batch` is below 1.
     """
     _check_language(to)
-    if batch < 1:
-        raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
+    check_at_least("--batch", batch, 1)
     rejected: Counter[str] = Counter()
     waiting: list[Record] = []
     jobs: list[TranslationJob] = []
