@@ -100,7 +100,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
         ),
         (["license-filter", "nokey.jsonl"], 1, "Error: nokey.jsonl:1: field 'key' is missing."),
         (["license-filter", "double.jsonl"], 1, "Error: double.jsonl:2: field 'key' 'a' stands on line 1 too."),
-        (["license-filter", "cut.tar"], 1, "Error: cut.tar is no whole tar: truncated header."),
+        (["license-filter", "cut.tar"], 1, "Error: cut.tar is not a complete tar: truncated header."),
         (["license-filter", "good.jsonl", "-o", "a.txt"], 2, "Error: -o a.txt is a file, and not a .jsonl."),
         (["train"], 2, "Error: --stage is missing."),
         (["train", "--stage", "1024"], 2, "Error: --stage 1024 is not a training stage."),

@@ -333,7 +333,7 @@ def test_a_picture_is_named_by_what_it_is_where_its_file_is_not(tmp_path: Path) 
 
     found = list(stream.read(passed("good", "pic", "x.png (1)")))
     assert [record["image"].rpartition("#")[2] for record in found] == ["k0.png", "k1.png"]
-    with pytest.raises(CommonArtError, match="text has no image's name"):
+    with pytest.raises(CommonArtError, match="text is not an image"):
         passed("bad", "text")
 
 
