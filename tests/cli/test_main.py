@@ -96,7 +96,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
         (
             ["license-filter", "bad.jsonl"],
             1,
-            "Error: bad.jsonl:2: is no JSON (invalid literal, expected 'null': line 1 column 1 (char 0)).",
+            "Error: bad.jsonl:2: is not JSON (invalid literal, expected 'null': line 1 column 1 (char 0)).",
         ),
         (["license-filter", "nokey.jsonl"], 1, "Error: nokey.jsonl:1: field 'key' is missing."),
         (["license-filter", "double.jsonl"], 1, "Error: double.jsonl:2: field 'key' 'a' stands on line 1 too."),

@@ -19,6 +19,7 @@ import orjson
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shards.tar import headers
 from commonart.core.data.shards.tar_index import Members, Span, read_index, split_name
+from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
@@ -110,9 +111,13 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
             offset, size = sample["json"]
             file.seek(offset)
             name = f"{stem}.json"
+            data = file.read(size)
             try:
-                value = orjson.loads(file.read(size))
-            except orjson.JSONDecodeError as error:
+                try:
+                    value = orjson.loads(data)
+                except orjson.JSONDecodeError:
+                    value = parse_json(data)  # as other tools write it
+            except ValueError as error:
                 raise SchemaError(path, name, "", f"is not JSON ({error})") from None
             record = check(value, path, name)
             key = record["key"]
