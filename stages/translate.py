@@ -33,20 +33,22 @@ class TranslationJob(NamedTuple):
 
 def open_model(
     name: str,
+    to: str,
     *,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
     device: str = "auto",
     precision: str = "auto",
 ) -> Translator:
-    """Find the translator of `--model NAME`; it is loaded on first use.
+    """Find the translator of `--model NAME` to language `to`; it is loaded on first use.
 
     Raises:
-        UsageError: The name is unknown, or the model's terms are refused.
+        UsageError: The name or the language is unknown, or the model's terms are refused.
         CommonArtError: The model's files cannot be found.
     """
     from commonart.core.model.captioning.translators import Translator
 
+    _check_language(to)
     return Translator.open(
         name, accept_terms=accept_terms, allow_pickle=allow_pickle, device=device, precision=precision
     )
@@ -65,10 +67,7 @@ def translate(
     Raises:
         UsageError: `to` is not a language of the translators, or `batch` is below 1.
     """
-    from commonart.core.model.captioning.translators import LANGUAGES
-
-    if to not in LANGUAGES:
-        raise UsageError(f"--to {to} is not a supported language.", f"Choose one of {', '.join(LANGUAGES)}.")
+    _check_language(to)
     if batch < 1:
         raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
     rejected: Counter[str] = Counter()
@@ -86,6 +85,13 @@ def translate(
     if rejected:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(rejected.items()))
         log.warn(f"translate: {rejected.total()} translations were not added ({reasons}); their records are kept")
+
+
+def _check_language(to: str) -> None:
+    from commonart.core.model.captioning.translators import LANGUAGES
+
+    if to not in LANGUAGES:
+        raise UsageError(f"--to {to} is not a supported language.", f"Choose one of {', '.join(LANGUAGES)}.")
 
 
 def origins(all_captions: Sequence[Caption]) -> list[str]:
