@@ -115,8 +115,12 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
     """Rename options to the parameters of their functions, in place; of a group such as `nano`, command by command."""
     for name, table in tables.items():
         command = group.get_command(None, name)
-        if command is None or not isinstance(table, dict):
+        if command is None:
             raise UsageError(f"{path}: [{name}] is not a subcommand.", f"One of: {', '.join(sorted(group.commands))}.")
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"{path}: {name} is not a table.", f"Write [{name}] on a line of its own, and options below."
+            )
         if hasattr(command, "commands"):
             _rename_options(command, table, path)
             continue

@@ -207,6 +207,7 @@ def test_defaults_come_from_the_file_and_a_flag_wins(commonart: Command, tmp_pat
     [
         ("[license-filter]\ncolour = 1\n", "Error: commonart.toml: license-filter has no option 'colour'."),
         ("[paint]\n", "Error: commonart.toml: [paint] is not a subcommand."),
+        ("fetch = 1\n", "Error: commonart.toml: fetch is not a table."),
         ("= 1", "Error: commonart.toml is not valid TOML"),
         ("[nano]\nfolder = 1\n", "Error: commonart.toml: [folder] is not a subcommand."),
         ("[nano.build]\ncolour = 1\n", "Error: commonart.toml: build has no option 'colour'."),
