@@ -29,7 +29,6 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.request import ModelSpec
 from commonart.core.log import say, warn
 from commonart.core.output import metadata
-from commonart.core.output.html import FONTS
 from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def serve(
         import uvicorn
         from fastapi import FastAPI
 
-        from commonart.core.generation.page import TEXTS, page
+        from commonart.core.generation.page import FONTS, TEXTS, font_face, page
         from commonart.core.generation.worker import GenerationWorker
 
         worker = GenerationWorker(session, folder, Path(cache).resolve(), batch, ending)
@@ -106,7 +105,7 @@ def serve(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page(worker), path="/", server_name=host,
             server_port=port, footer_links=[], run_history=False, root_path=root_path or None, ssr_mode=False,
             pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**TEXTS),
-            theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")), max_file_size=0,
+            theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face(), max_file_size=0,
         )  # fmt: skip
         guarded = Guard(app, loopback=_loopback(host), public=urlsplit(root_path).netloc)
         server = uvicorn.Server(

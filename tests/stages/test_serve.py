@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import re
 import socket
 import threading
 import time
@@ -88,6 +89,8 @@ def test_other_sites_can_neither_read_nor_generate(session: Session, folder: Pat
         for path in (f"{folder}/notes.txt", f"{folder.parent}/secret.png", "/etc/passwd"):
             status, text, _ = ask(url, f"/gradio_api/file={path}")
             assert status in (403, 404) and "hidden words" not in text, path
+        (font,) = set(re.findall(r"gradio_api/file=[^'\"]+\.ttf", ask(url)[1]))
+        assert ask(url, f"/{font}")[0] == 200, "this machine's Japanese font, for browsers that have none"
         assert ask(url, "/gradio_api/info")[0] in (200, 404) and "generate" not in ask(url, "/gradio_api/info")[1]
 
 
