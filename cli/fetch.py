@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from commonart.cli import options
-from commonart.core.errors import ReaderGone
 
 
 def fetch(
@@ -22,7 +21,7 @@ def fetch(
     out: options.Out = None,
     list_only: Annotated[bool, typer.Option("--list", help="Records only, without pixels.")] = False,
     list_sources: Annotated[
-        bool, typer.Option("--list-sources", help="The sources by name, and what each policy says of them; no SOURCE.")
+        bool, typer.Option("--list-sources", help="Table of the sources by name, and of what each policy allows.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of records.")] = None,
     images: Annotated[
@@ -78,10 +77,7 @@ def fetch(
     if list_sources:
         from commonart.core.data.sources.named import source_table
 
-        try:
-            print(*source_table(), sep="\n", flush=True)
-        except BrokenPipeError:
-            raise ReaderGone from None
+        print(*source_table(), sep="\n")
         return
     from commonart.core.data.download.limits import Limits
     from commonart.core.data.tasks import this_task

@@ -45,14 +45,10 @@ def license_filter(
     """
     from commonart.core import log
     from commonart.core.data.tasks import this_task
-    from commonart.core.errors import ReaderGone
     from commonart.stages import license_filter as stage
 
     if explain is not None:
-        try:
-            print(*stage.explain(explain, policy), sep="\n", flush=True)
-        except BrokenPipeError:
-            raise ReaderGone from None
+        print(*stage.explain(explain, policy), sep="\n")
         return
     summary = stage.run(
         source,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, ReaderGone, UsageError
 
 DEFAULTS_FILE = "commonart.toml"
 # name: (module, the line of `commonart --help`, which is also the first line of the command's own help)
@@ -115,8 +115,12 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
     """Rename options to the parameters of their functions, in place; of a group such as `nano`, command by command."""
     for name, table in tables.items():
         command = group.get_command(None, name)
-        if command is None or not isinstance(table, dict):
+        if command is None:
             raise UsageError(f"{path}: [{name}] is not a subcommand.", f"One of: {', '.join(sorted(group.commands))}.")
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"{path}: {name} is not a table.", f"Write [{name}] on a line of its own, and options below."
+            )
         if hasattr(command, "commands"):
             _rename_options(command, table, path)
             continue
@@ -129,16 +133,20 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run one command line in this process, and let its errors through as they were raised."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     group = typer.main.get_command(app)
-    settings: dict[str, Any] = {}
     # A broken file must not hide the help.
-    if os.path.exists(DEFAULTS_FILE) and "--help" not in (sys.argv[1:] if arguments is None else arguments):
-        settings["default_map"] = read_defaults(group)
-    # quickstart runs further command lines: it gets this function as its context's `obj`.
-    code = group.main(args=arguments, prog_name="commonart", standalone_mode=False, obj=invoke, **settings)
-    if code == 128 + signal.SIGINT:  # what typer returns for Ctrl-C, which must end a quickstart's chain too
-        raise KeyboardInterrupt
-    return code if isinstance(code, int) else 0
+    defaults = read_defaults(group) if os.path.exists(DEFAULTS_FILE) and "--help" not in words else None
+    try:
+        # quickstart runs further command lines: it gets this function as its context's `obj`.
+        with group.make_context("commonart", words, obj=invoke, default_map=defaults) as context:
+            group.invoke(context)
+        code = 0
+    except typer.Exit as done:  # --help, --version
+        code = done.exit_code
+    if sys.stdout is not None:
+        sys.stdout.flush()  # a reader that has gone, or a full disk, is an error here rather than at exit
+    return code
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -160,6 +168,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _print_error(ReaderGone())
+        return ReaderGone.code
     except OSError as error:
         known = DISK_ERRORS.get(error.errno or 0)
         if known is None:

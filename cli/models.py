@@ -32,7 +32,7 @@ def models(
     from commonart.core.registry.catalogue import MODELS, ROLES
 
     if role is not None and role not in ROLES:
-        raise UsageError(f"{role} is no role.", f"One of: {', '.join(ROLES)}.")
+        raise UsageError(f"{role} is not a role.", f"Choose one of {', '.join(ROLES)}.")
     rows = [model for model in MODELS if role in (None, model.role)]
     if json:
         for model in rows:
@@ -40,9 +40,8 @@ def models(
         return
     cells = [("NAME", "ROLE", "HUB", "LICENCE", "OUTPUTS", "")]
     for model in rows:
-        why = model.refused or model.broken
-        hub = model.hub or "in the package"
-        cells.append((model.name, model.role, hub, model.license, model.outputs, f"refused: {why}" if why else ""))
+        note = f"refused: {model.refused}" if model.refused else f"cannot run: {model.broken}" if model.broken else ""
+        cells.append((model.name, model.role, model.hub or "in the package", model.license, model.outputs, note))
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     for row in cells:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip())

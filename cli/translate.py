@@ -38,7 +38,7 @@ def translate(
     from commonart.stages import translate as stage
 
     translator = stage.open_model(
-        model, accept_terms=accept_terms or (), allow_pickle=allow_pickle, device=device, precision=precision
+        model, to, accept_terms=accept_terms or (), allow_pickle=allow_pickle, device=device, precision=precision
     )
     summary = stream.run(
         "translate",

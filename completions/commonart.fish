@@ -6,7 +6,7 @@ complete -c commonart -n "__fish_seen_subcommand_from fetch" -l help -d "Show th
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -s o -r -d "Folder for shards, .jsonl, or - for JSONL on stdout (the default)"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l out -r -d "Folder for shards, .jsonl, or - for JSONL on stdout (the default)"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l list -d "Records only, without pixels"
-complete -c commonart -n "__fish_seen_subcommand_from fetch" -l list-sources -d "The sources by name, and what each policy says of them; no SOURCE"
+complete -c commonart -n "__fish_seen_subcommand_from fetch" -l list-sources -d "Table of the sources by name, and of what each policy allows"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l limit -r -d "Maximum number of records"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l images -r -d "Folder of the image files that a list names"
 complete -c commonart -n "__fish_seen_subcommand_from fetch" -l license -r -d "Licence of images that come without one, or card for that of the data sets card; your own responsibility"

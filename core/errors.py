@@ -39,6 +39,12 @@ class UsageError(CommonArtError):
     code = EXIT_USAGE
 
 
+def check_at_least(flag: str, value: float | None, least: float) -> None:
+    """Raise UsageError for a number of an option that is too small."""
+    if value is not None and value < least:
+        raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
+
+
 class SchemaError(CommonArtError):
     """A record that breaks the schema: names the file, the line (or the tar member) and the field."""
 

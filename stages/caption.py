@@ -19,7 +19,7 @@ from commonart.core.data.drops import Drop
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards.reader import read_bytes
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
@@ -77,8 +77,7 @@ def caption(records: Iterable[Record], drop: Drop, *, models: Sequence[Captioner
     Raises:
         UsageError: `batch` is below 1.
     """
-    if batch < 1:
-        raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
+    check_at_least("--batch", batch, 1)
     with ThreadPoolExecutor(4, thread_name_prefix="decode") as pool:
         waiting: list[Record] = []
         images = 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from commonart.core.data.files import write_json
 from commonart.core.data.record import captions
 from commonart.core.data.text import language_of
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.metrics import image_set, paper_table
 from commonart.core.metrics import scores as scoring
@@ -100,14 +100,17 @@ def run(
             config = GenerationConfig(steps=steps, guidance=guidance)
             settings |= session.settings(config)
             groups = _prompts(reference, langs, n, split, seed, scenes)
-            _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
-            del session
         else:
             groups = _collect(str(generated), reference, n, split, seed)
+        # Before any image is generated: a model that is missing or refused is an error at once.
         encoders = scoring.load_encoders(
             [group.lang for group in groups], clip, clip_ja,
             device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
         )  # fmt: skip
+        inception = scoring.load_inception(fid, device) if fid is not None else None
+        if model is not None:
+            _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
+            del session
         scores: list[dict[str, Any]] = []
         for group in groups:
             common = {"lang": group.lang, "seed": seed, "resolution": image_set.resolution(group.items)}
@@ -116,8 +119,8 @@ def run(
             if group.reference:
                 common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
             scores += scoring.by_clip(group, encoders[group.lang], clip_mode, common)
-            if fid is not None and group.reference:
-                scores.append(scoring.by_inception(group, fid, device, work, common))
+            if inception is not None and group.reference:
+                scores.append(scoring.by_inception(group, inception, work, common))
             scores += scoring.by_scenes(group, common)
     result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
     if out is not None:
@@ -164,15 +167,14 @@ def _check(
         ("--batch", batch, 1),
         ("--seed", seed, 0),
     ):
-        if value is not None and value < least:
-            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
+        check_at_least(flag, value, least)
     for lang in langs:
         if lang not in LANGS:
             raise UsageError(f"--langs {lang} cannot be scored.", f"Choose among {', '.join(LANGS)}.")
     if fid is not None and reference is None:
         raise UsageError(f"--fid {fid} needs real images to compare with.", "Name a reference.")
-    if out is not None and Path(out).exists() and not overwrite:
-        raise UsageError(f"-o {out} already exists.", "Choose another name, or pass --overwrite to replace it.")
+    if out is not None:
+        metadata.check_output(out, "-o", overwrite)
     convention_of(clip_mode)
     if fid is not None:
         check_mode(fid)

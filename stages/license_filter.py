@@ -188,7 +188,9 @@ def license_filter(
                     drop(record, "split_conflict", conflict)
                     continue
                 record["split"] = split
-            if get("split") == "heldout":
+            else:
+                split = get("split", "")
+            if split == "heldout":
                 tally.heldout += 1
             record["license"] = license.id
             record["license_basis"] = decision.basis

@@ -11,7 +11,6 @@ training images, compared with how close training images are to each other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.record import split_of_record
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
 from commonart.core.metrics import image_set, roc
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.metrics.attacks import Denoiser
+    from commonart.core.metrics.clip_score import DualEncoder
 
 Floats = NDArray[np.float64]
 MIN_IMAGES = 4  # of each group: the control splits one in halves
@@ -101,6 +101,11 @@ def run(
         "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,
         "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
     }  # fmt: skip
+    encoder = None
+    if replicate:  # loaded before the attacks: a judge that is missing or refused is an error at once
+        from commonart.core.metrics.clip_score import DualEncoder
+
+        encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
     scores = _attack(engine, [*members, *heldout], attacks, lang, times, draws, seed, batch, quiet)
     rng = np.random.default_rng(seed)
     result: dict[str, Any] = {
@@ -120,9 +125,9 @@ def run(
         report = roc.report(member_scores, heldout_scores, seed=seed, resamples=resamples)
         control = roc.report(halves[0], halves[1], seed=seed, resamples=resamples)
         result["attacks"][attack] = {**report, "control": control, "verdict": verdict(report, control)}
-    if replicate:
+    if encoder is not None:
         result["replication"] = _replication(
-            engine, data, members[:replicate], lang, judge, steps, guidance, seed, batch, figure, overwrite, quiet
+            engine, encoder, data, members[:replicate], lang, steps, guidance, seed, batch, figure, overwrite, quiet
         )
     if out is not None:
         write_json(out, result)
@@ -178,17 +183,14 @@ def _check(
         ("--batch", batch, 1),
         ("--seed", seed, 0),
     ):
-        if value < least:
-            raise UsageError(f"{flag} must be at least {least}, not {value}.", "Leave it out for the default.")
+        check_at_least(flag, value, least)
     if figure is not None:
-        metadata.format_of(figure)
+        metadata.format_of(figure, "--figure")
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
     for flag, path in (("-o", out), ("--figure", figure)):
-        if path is not None and Path(path).exists() and not overwrite:
-            raise UsageError(
-                f"{flag} {path} already exists.", "Choose another name, or pass --overwrite to replace it."
-            )
+        if path is not None:
+            metadata.check_output(path, flag, overwrite)
 
 
 def _split(data: str, n: int, lang: str | None, seed: int) -> tuple[list[ImageRef], list[ImageRef], int]:
@@ -277,10 +279,10 @@ def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
 
 def _replication(
     engine: Pipeline,
+    encoder: DualEncoder,
     data: str,
     members: Sequence[ImageRef],
     lang: str | None,
-    judge: str,
     steps: int,
     guidance: float,
     seed: int,
@@ -295,7 +297,6 @@ def _replication(
     from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
     from commonart.core.metrics import replication
-    from commonart.core.metrics.clip_score import DualEncoder
 
     session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
     shared = session.settings(config)
@@ -306,7 +307,6 @@ def _replication(
         images.append(PlannedImage(Prompt(caption, {}), settings, path=None))
     generated = [image for _, image in session.generate(images, config, batch=batch, quiet=quiet) if image is not None]
     train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-    encoder = DualEncoder.load(judge, device=str(engine.device), flag="--judge")
     training_features = encoder.encode_images(_image(item, engine.size) for item in train)
     row_of = {item.name: row for row, item in enumerate(train)}
     source_rows = [row_of[item.name] for item in members]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from commonart.core import log
 from commonart.core.data.drops import Drop
 from commonart.core.data.record import Caption, Record, add_caption, captions
-from commonart.core.errors import UsageError
+from commonart.core.errors import UsageError, check_at_least
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.translators import Translator
@@ -33,20 +33,22 @@ class TranslationJob(NamedTuple):
 
 def open_model(
     name: str,
+    to: str,
     *,
     accept_terms: Sequence[str] = (),
     allow_pickle: bool = False,
     device: str = "auto",
     precision: str = "auto",
 ) -> Translator:
-    """Find the translator of `--model NAME`; it is loaded on first use.
+    """Find the translator of `--model NAME` to language `to`; it is loaded on first use.
 
     Raises:
-        UsageError: The name is unknown, or the model's terms are refused.
+        UsageError: The name or the language is unknown, or the model's terms are refused.
         CommonArtError: The model's files cannot be found.
     """
     from commonart.core.model.captioning.translators import Translator
 
+    _check_language(to)
     return Translator.open(
         name, accept_terms=accept_terms, allow_pickle=allow_pickle, device=device, precision=precision
     )
@@ -65,12 +67,8 @@ def translate(
     Raises:
         UsageError: `to` is not a language of the translators, or `batch` is below 1.
     """
-    from commonart.core.model.captioning.translators import LANGUAGES
-
-    if to not in LANGUAGES:
-        raise UsageError(f"--to {to} is not a supported language.", f"Choose one of {', '.join(LANGUAGES)}.")
-    if batch < 1:
-        raise UsageError(f"--batch must be at least 1, not {batch}.", "Leave it out for the default.")
+    _check_language(to)
+    check_at_least("--batch", batch, 1)
     rejected: Counter[str] = Counter()
     waiting: list[Record] = []
     jobs: list[TranslationJob] = []
@@ -86,6 +84,13 @@ def translate(
     if rejected:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(rejected.items()))
         log.warn(f"translate: {rejected.total()} translations were not added ({reasons}); their records are kept")
+
+
+def _check_language(to: str) -> None:
+    from commonart.core.model.captioning.translators import LANGUAGES
+
+    if to not in LANGUAGES:
+        raise UsageError(f"--to {to} is not a supported language.", f"Choose one of {', '.join(LANGUAGES)}.")
 
 
 def origins(all_captions: Sequence[Caption]) -> list[str]:

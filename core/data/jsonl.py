@@ -19,10 +19,11 @@ import orjson
 
 from commonart.core.data.files import atomic_write
 from commonart.core.data.record import Record, all_fit, check, rebase, split_pointer
+from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-DEEPEST = 250  # brackets within brackets: orjson reads more than it writes
+MAX_DEPTH = 250  # brackets within brackets: orjson reads more than it writes
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
 BLOCK = 32 << 10  # bytes that are read, and records of so many that are checked, at once: more leave the cache
 FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
@@ -107,15 +108,25 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, list[bytes]]]:
         raise
 
 
+def _parse(text: bytes) -> Any:
+    """JSON; the few lines that other tools wrote less strictly are parsed once more."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if not text or text.startswith(codecs.BOM_UTF8):  # it belongs to the start of a file
+            raise
+        return parse_json(text)
+
+
 def _values(lines: list[bytes], name: str, first: int) -> Iterator[tuple[int, Any]]:
     for line, text in enumerate(lines, first):
         try:
-            value = orjson.loads(text)
-            if text.count(b"[") + text.count(b"{") > DEEPEST:
-                orjson.dumps(value)  # what could not be written again is no record
-        except orjson.JSONDecodeError as error:
+            value = _parse(text)
+            if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+                orjson.dumps(value)  # what could not be written again is not a record
+        except ValueError as error:
             if text.strip():
-                raise SchemaError(name, line, "", f"is no JSON ({error})") from None
+                raise SchemaError(name, line, "", f"is not JSON ({error})") from None
             continue
         except TypeError:
             raise SchemaError(name, line, "", "is nested too deeply") from None
@@ -136,7 +147,7 @@ def read_values(path: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) for each line that is not blank.
 
     Raises:
-        SchemaError: a line that is no JSON, by file and line.
+        SchemaError: a line that is not JSON, by file and line.
         CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
     """
     name = "stdin" if path == "-" else path
@@ -181,7 +192,7 @@ def read(path: str) -> Iterator[Record]:
     `image` is rebased from the file's folder to the working folder.
 
     Raises:
-        SchemaError: a line that is no JSON or no record, or a key that was there before.
+        SchemaError: a line that is not a record, or whose key an earlier one has.
         CommonArtError: a file that cannot be read to its end.
     """
     name = "stdin" if path == "-" else path
@@ -230,22 +241,32 @@ def _from(folder: str, record: Record) -> Record:
 
 
 class JsonlWriter:
-    """Writes records one a line. To a file it is whole or absent; to stdout it is flushed twice a second.
+    """Writes records, one a line. A file is complete or absent; stdout is flushed twice a second.
 
-    Use as a context manager. Raises ReaderGone when whoever read stdout has closed it.
+    Use as a context manager.
+
+    Args:
+        path: a file, or `-` for stdout.
+        overwrite: replace a file that exists. Without it such a file is only confirmed, so that the same command may run
+            again: the first record that differs from it is an error. An empty one, as `mktemp` makes it, is replaced.
+
+    Raises:
+        CommonArtError: the file holds other records, and not `overwrite`.
+        ReaderGone: whoever read stdout has closed it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, overwrite: bool = True) -> None:
         self.path = path
         self.folder = "" if path == "-" else os.path.dirname(path)
         self.count = 0
+        self._confirmed = None if overwrite or not _holds_records(path) else read_lines(path)
         self._flushed = time.monotonic()
 
     def __enter__(self) -> JsonlWriter:
-        self._whole = None if self.path == "-" else atomic_write(self.path)
-        if self._whole is None and sys.stdout is None:
+        if self.path == "-" and sys.stdout is None:
             raise CommonArtError("stdout is closed.", "Give a file or a folder: -o FILE.jsonl.")
-        self._file: Any = sys.stdout.buffer if self._whole is None else self._whole.__enter__()
+        self._target = _stdout() if self.path == "-" else atomic_write(self.path)
+        self._file = self._target.__enter__()
         self._out: Any = _compressor(self.path, self._file)
         return self
 
@@ -258,9 +279,11 @@ class JsonlWriter:
             record["image"] = pointer
         else:
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if self._confirmed is not None and next(self._confirmed, (0, b""))[1] != line[:-1]:
+            raise self._holds_others()
         try:
             self._out.write(line)
-            if self._whole is None and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
+            if self.path == "-" and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
                 self._file.flush()
                 self._flushed = now
         except BrokenPipeError:
@@ -268,15 +291,32 @@ class JsonlWriter:
         self.count += 1
 
     def __exit__(self, *error: Any) -> None:
+        if error[0] is None and self._confirmed is not None and next(self._confirmed, None) is not None:
+            problem = self._holds_others()
+            self._target.__exit__(type(problem), problem, None)
+            raise problem
         if error[0] is None and self._out is not self._file:
             self._out.close()
-        if self._whole is not None:
-            self._whole.__exit__(*error)
-        elif error[0] is None:
-            try:
-                self._file.flush()
-            except BrokenPipeError:
-                raise ReaderGone from None
+        self._target.__exit__(*error)
+
+    def _holds_others(self) -> CommonArtError:
+        return CommonArtError(
+            f"{self.path} already exists, and holds other records.",
+            "Pass --overwrite to replace it, or give another -o.",
+        )
+
+
+@contextmanager
+def _stdout() -> Iterator[IO[bytes]]:
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def _holds_records(path: str) -> bool:
+    return path != "-" and os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def _compressor(path: str, file: IO[bytes]) -> Any:

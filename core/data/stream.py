@@ -22,7 +22,7 @@ from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import Tick, counted, read_rejects, run_shards
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
-from commonart.core.log import progress
+from commonart.core.log import progress, warn
 
 
 def takes_jsonl(out: str) -> bool:
@@ -101,7 +101,7 @@ def run(
         with progress(stage, quiet=quiet) as tick:
             if as_jsonl:
                 mine = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
-                _to_jsonl(summary, transform, mine, out, rejects, tick)
+                _to_jsonl(summary, transform, mine, out, rejects, overwrite, tick)
             else:
                 with redirect_stdout(sys.stderr):
                     tars = run_shards(
@@ -114,6 +114,8 @@ def run(
                     with jsonl.JsonlWriter(rejects) as writer:
                         for record in chain.from_iterable(map(read_rejects, tars)):
                             writer.write(record)
+        if not summary.read and task.count == 1:
+            warn(f"{stage}: there are no records in {_source_name(source, records)}.")
         if summary.read and summary.failures / summary.read > max_failures:
             raise TooManyFailures(
                 f"{stage}: {summary.failures} of {summary.read} records failed; --max-failures allows {max_failures:.0%}.",
@@ -127,6 +129,10 @@ def run(
     return summary
 
 
+def _source_name(source: str | None, records: Iterable[Record] | None) -> str:
+    return "the source" if records is not None else "stdin" if source in (None, "-") else str(source)
+
+
 def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl: bool) -> None:
     """Raise UsageError where two of SOURCE, -o and --rejects are one file or folder."""
     folder = os.path.dirname(source) or "." if source and source.endswith(".tar") and not as_jsonl else source
@@ -138,11 +144,17 @@ def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl:
 
 
 def _to_jsonl(
-    summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, tick: Tick
+    summary: Summary,
+    transform: Transform,
+    records: Iterable[Record],
+    out: str,
+    rejects: str | None,
+    overwrite: bool,
+    tick: Tick,
 ) -> None:
     # Libraries print to stdout as they please; only records may stand there.
     with (
-        jsonl.JsonlWriter(out) as writer,
+        jsonl.JsonlWriter(out, overwrite=overwrite) as writer,
         jsonl.JsonlWriter(rejects) if rejects else nullcontext() as keep,
         redirect_stdout(sys.stderr),
     ):

@@ -26,6 +26,7 @@ from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
 from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
 from commonart.core.registry import catalogue, hub, lookup
+from commonart.core.registry.repository_files import PIPELINE
 from commonart.core.training import checkpoint
 
 TRANSFORMERS = ("PixArtTransformer2DModel", "Transformer2DModel")  # today's class and the one of commonart-beta
@@ -91,7 +92,7 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
             f"--model {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
             "Leave --text-encoder and --autoencoder out.",
         )
-    whole = hub.resolve_model(replace(row, role=hub.PIPELINE), allow_pickle=spec.allow_pickle)
+    whole = hub.resolve_model(replace(row, role=PIPELINE), allow_pickle=spec.allow_pickle)
     return PipelineComponents(
         whole.name, whole.revision, whole.folder, whole.folder, whole.folder, "eps", (whole.revision,),
         terms=terms, pipeline=pipeline,

@@ -22,7 +22,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import PipelineComponents
 from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
-from commonart.core.model import memory
+from commonart.core.model import memory, weights
 from commonart.core.model.autoencoder import TILE_ABOVE
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.registry import lookup
@@ -127,9 +127,15 @@ class DiffusersPipeline:
         left_out: dict[str, Any] = {name: None for name in LEFT_OUT if name in taken}
         if "requires_safety_checker" in taken:
             left_out["requires_safety_checker"] = False
+        found = (weights.variant(part, stem) for part in folder.iterdir() for stem in ("model", weights.STEM))
         try:
             self.pipe = self.cls.from_pretrained(
-                folder, torch_dtype=self.dtype, use_safetensors=True, local_files_only=True, **left_out
+                folder,
+                torch_dtype=self.dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                variant=next(filter(None, found), None),
+                **left_out,
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -138,8 +144,8 @@ class DiffusersPipeline:
                 "It must be complete, in safetensors; download it again.",
             ) from error
         self.pipe.set_progress_bar_config(disable=True)
-        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        if self.device.type == "cuda" and weights > memory.free(self.device) * memory.SPARE:
+        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        if self.device.type == "cuda" and size > memory.free(self.device) * memory.SPARE:
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import weights
 from commonart.core.model.device import pick_device
 from commonart.core.registry import hub, lookup
 
@@ -145,7 +147,8 @@ def _transformers(name: str, revision: str, source: str, device: torch.device, *
 
     options: dict[str, Any] = {"trust_remote_code": remote, **({"revision": revision} if remote else {})}
     try:
-        model = AutoModel.from_pretrained(source, use_safetensors=True, **options).to(device).eval()
+        variant = None if remote else weights.variant(Path(source), "model")
+        model = AutoModel.from_pretrained(source, use_safetensors=True, variant=variant, **options).to(device).eval()
         processor = AutoImageProcessor.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as problem:

@@ -43,6 +43,16 @@ class ImageGroup:
     kind: str = ""  # "unseen" or "held-out pairs" for prompts of the scene grammar, which have no reference
 
 
+@dataclass(frozen=True, slots=True)
+class Inception:
+    """Inception for one mode of FID, and the sha256 of its weights."""
+
+    mode: str
+    device: str
+    network: frechet.Network
+    sha256: str
+
+
 def load_encoders(
     langs: Iterable[str],
     clip: str,
@@ -122,28 +132,32 @@ def by_clip(
     }
 
 
-def by_inception(group: ImageGroup, mode: str, device: str, work: Path, common: dict[str, Any]) -> dict[str, Any]:
-    """Return FID against the group's reference.
+def load_inception(mode: str, device: str) -> Inception:
+    """Load Inception for a mode of FID, "clean" or "legacy_pytorch".
 
-    Args:
-        mode: clean-fid's, "clean" or "legacy_pytorch".
-        work: folder for copies of images that are inside tars.
+    Raises:
+        UsageError, CommonArtError: As `core.metrics.fid.inception`.
     """
     from commonart.core.model.device import pick_device
 
     network_device = str(pick_device(device))
-    network, digest = frechet.inception(mode, network_device)
+    return Inception(mode, network_device, *frechet.inception(mode, network_device))
+
+
+def by_inception(group: ImageGroup, inception: Inception, work: Path, common: dict[str, Any]) -> dict[str, Any]:
+    """Return FID against the group's reference; `work` is a folder for copies of images that are inside tars."""
     gaussians = []
     for name, items in (("generated", group.items), ("real", group.reference)):
         folder = work / f"{name}-{group.lang}"
         folder.mkdir(exist_ok=True)
         paths = image_set.files(items, folder)
-        gaussians.append(_gaussian(frechet.inception_features(paths, mode, device=network_device, network=network)))
+        features = frechet.inception_features(paths, inception.mode, device=inception.device, network=inception.network)
+        gaussians.append(_gaussian(features))
     return {
         "metric": "FID",
         "value": frechet.frechet(*gaussians),
-        "mode": mode,
-        "weights_sha256": digest,
+        "mode": inception.mode,
+        "weights_sha256": inception.sha256,
         "n": len(group.items),
         "n_reference": len(group.reference),
         **common,

@@ -18,7 +18,6 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from commonart.core import log
 from commonart.core.nano.training import Log, SceneImages, images, optimize, require, unseen
 
 SPREAD = 0.05  # standard deviation of the posterior, and of the noise that the decoder has to tolerate
@@ -39,10 +38,10 @@ def new() -> AutoencoderKL:
     )
 
 
-def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000, say: Log = log.say) -> AutoencoderKL:
+def train(seed: int, say: Log, steps: int = 1800, scenes: int = 12_000) -> AutoencoderKL:
     """Train the autoencoder."""
     torch.manual_seed(seed)
-    source = SceneImages(scenes, seed).batches(batch)
+    source = SceneImages(scenes, seed).batches(8)
     test_images = images(unseen(64, seed + 10_000).pixels)
     model: Any = new()
     model.to(memory_format=torch.channels_last)
@@ -59,17 +58,9 @@ def train(seed: int = 0, steps: int = 1800, batch: int = 8, scenes: int = 12000,
         return error.abs().mean() + 4.0 * error.square().mean() + anchor + 0.1 * free + 0.01 * spread
 
     average: Any = optimize(
-        model,
-        loss,
-        steps=steps,
-        lr=2e-3,
-        decay=0.0,
-        ema=0.998,
-        name="autoencoder",
-        say=say,
-        check=lambda m: f"PSNR {psnr(m, test_images):.2f} dB",
-        check_every=250,
-    )
+        model, loss, steps=steps, lr=2e-3, decay=0.0, ema=0.998, name="autoencoder", say=say,
+        check=lambda m: f"PSNR {psnr(m, test_images):.2f} dB", check_every=250,
+    )  # fmt: skip
     with torch.no_grad():
         std = average.encode(images(SceneImages(500, seed + 1).pixels)).latent_dist.mean.std().item()
     average.register_to_config(scaling_factor=round(1.0 / std, 5))
@@ -92,7 +83,7 @@ def psnr(model: Any, x: Tensor) -> float:
 
 def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     """Train the autoencoder and write it to `folder`; `short`: a few steps, to test the code."""
-    model: Any = train(seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    model: Any = train(seed, say, **({"steps": 5, "scenes": 200} if short else {}))
     model.half().save_pretrained(folder / "vae")
 
 

@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from commonart.core import log
 from commonart.core.nano import facts, grammar, lexicon
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene
@@ -32,7 +31,7 @@ from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, token_id
 from commonart.core.nano.training import Log, SceneImages, images, optimize, require, unseen
 from commonart.core.nano.translator import SameOrder
 
-WIDTH, GRID = 96, 8
+WIDTH, GRID, BATCH = 96, 8, 32
 
 
 def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
@@ -139,20 +138,15 @@ def prompt(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast,
-    seed: int = 0,
-    steps: int = 2500,
-    batch: int = 32,
-    scenes: int = 20_000,
-    say: Log = log.say,
+    tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 2500, scenes: int = 20_000
 ) -> Florence2ForConditionalGeneration:
     """Train the captioner; `tokenizer` is of kind "caption"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    source = SceneImages(scenes, seed).batches(batch)
+    source = SceneImages(scenes, seed).batches(BATCH)
     test_images = unseen(60, seed + 10_000)
     model, head = new(tokenizer), GridHead(WIDTH)
-    prompts = prompt(tokenizer).expand(batch, -1)
+    prompts = prompt(tokenizer).expand(BATCH, -1)
     features: list[Tensor] = []
     model.model.multi_modal_projector.register_forward_hook(lambda module, inputs, out: features.append(out))
 
@@ -222,7 +216,7 @@ def facts_right(
 def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     """Train the captioner and write it to `folder`; `short`: a few steps, to test the code."""
     tokenizer = tokenizers.load(folder, "caption")
-    model = train(tokenizer, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    model = train(tokenizer, seed, say, **({"steps": 5, "scenes": 200} if short else {}))
     model.half().save_pretrained(folder / "captioner")
     processor(tokenizer).save_pretrained(folder / "captioner")
 

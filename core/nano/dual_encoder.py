@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from commonart.core import log
 from commonart.core.nano import grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.text_encoder import SceneHead, pad, scene_labels
 from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, optimize, require, unseen
 
-CONTEXT = 64
+CONTEXT, BATCH = 64, 96
 
 
 def config(vocabulary_size: int) -> dict[str, Any]:
@@ -66,30 +65,25 @@ class SceneHeads(nn.Module):
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast,
-    seed: int = 0,
-    steps: int = 1500,
-    batch: int = 96,
-    scenes: int = 20_000,
-    say: Log = log.say,
+    tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 1500, scenes: int = 20_000
 ) -> CustomTextCLIP:
     """Train the dual encoder; `tokenizer` is of kind "clip"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    source = SceneImages(scenes, seed).batches(batch)
+    source = SceneImages(scenes, seed).batches(BATCH)
     model = new(len(tokenizer))
     heads = SceneHeads(96)
     test_images = unseen(200, seed + 10_000)
 
     def loss() -> Tensor:
         batch_scenes, x = next(source)
-        langs = rng.integers(2, size=batch)
+        langs = rng.integers(2, size=BATCH)
         texts = [grammar.caption(scene, LANGUAGES[lang], rng) for scene, lang in zip(batch_scenes, langs, strict=True)]
         ids = pad([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)], 1)
         image = model.encode_image(x)
         text = model.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1]), value=1))
         logits = model.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-        target = torch.arange(batch)
+        target = torch.arange(BATCH)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         labels = scene_labels(batch_scenes)
         return contrast + 0.1 * (heads.image(image, labels) + heads.text(text, labels)).mean()
@@ -130,7 +124,7 @@ def retrieval(
 def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     """Train the dual encoder and write it to `folder`; `short`: a few steps, to test the code."""
     tokenizer = tokenizers.load(folder, "clip")
-    model = train(tokenizer, seed, say=say, **({"steps": 5, "scenes": 200} if short else {}))
+    model = train(tokenizer, seed, say, **({"steps": 5, "scenes": 200} if short else {}))
     folder = folder / "clip"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {

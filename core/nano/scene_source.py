@@ -1,4 +1,4 @@
-"""The embedded generator as a source of records: scenes with their truth, captions and licences.
+"""Generated scenes as a source of records, with their facts, captions and licences.
 
 commonart fetch scenes --limit 1000 -o raw/
 """
@@ -9,12 +9,12 @@ import hashlib
 import io
 from collections.abc import Iterator
 
-from commonart.core.data.record import Record
+from commonart.core.data.record import Record, add_caption
 from commonart.core.data.sources.attribution import set_license
 from commonart.core.errors import UsageError
 
-# What the generator says about rights, by the hundredth that a record's hash falls into. All scenes are ours and free:
-# the others stand for what real sources mix in, so that the licence filter has work on the embedded default too.
+# (hundredths of the records, statement about rights). All scenes are free; the other statements stand for what real
+# sources contain, so that the licence filter has something to reject.
 SCENE_LICENSES: tuple[tuple[int, str], ...] = (
     (60, "https://creativecommons.org/publicdomain/zero/1.0/"),
     (28, "https://creativecommons.org/licenses/by/4.0/"),
@@ -24,17 +24,17 @@ SCENE_LICENSES: tuple[tuple[int, str], ...] = (
     (2,  "All rights reserved"),
     (1,  "see the author's page"),
 )  # fmt: skip
-OBSERVED_AT = "2026-01-01T00:00:00Z"  # a constant: the generator's answer does not depend on the day
+OBSERVED_AT = "2026-01-01T00:00:00Z"  # a constant, so that records do not depend on the day
 
 
 def list_scenes(count: int, seed: int, size: int, captions: bool) -> Iterator[Record]:
-    """Yield `count` scenes of one seed; `size` is their side in pixels, `captions` whether the grammar describes them."""
+    """Yield `count` scenes of one seed, `size` pixels wide and high, with captions of the grammar if `captions`."""
     import numpy as np
 
     from commonart.core.nano import grammar, scenes
 
     if not 8 <= size <= 4096:
-        raise UsageError(f"--size {size} is no size for a scene.", "Give 8 to 4096 pixels.")
+        raise UsageError(f"--size {size} must be from 8 to 4096 pixels for scenes.", "64 is the default.")
     for index in range(count):
         rng = np.random.default_rng([seed, index])  # so that a record does not depend on how many there are
         scene = scenes.random_scene(rng)
@@ -50,33 +50,23 @@ def list_scenes(count: int, seed: int, size: int, captions: bool) -> Iterator[Re
         }
         raw = _license(f"{seed}/{index}")
         set_license(record, raw, raw if "://" in raw else "", OBSERVED_AT)
-        if captions:
-            record["captions"] = [
-                {
-                    "text": grammar.caption(scene, lang, rng),
-                    "lang": lang,
-                    "model": "scenes-grammar",
-                    "revision": "1",
-                    "license": "CC0-1.0",
-                    "synthetic": True,
-                    "translated_from": None,
-                }
-                for lang in ("en", "ja")
-            ]
+        for lang in ("en", "ja") if captions else ():
+            text = grammar.caption(scene, lang, rng)
+            add_caption(record, text, lang=lang, model="scenes-grammar", revision="1", license="CC0-1.0")
         yield record
 
 
 def _license(name: str) -> str:
-    place = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 100
+    hundredth = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 100
     for share, raw in SCENE_LICENSES:
-        place -= share
-        if place < 0:
+        hundredth -= share
+        if hundredth < 0:
             return raw
     raise AssertionError("SCENE_LICENSES adds up to 100")
 
 
 def render(record: Record) -> bytes:
-    """The PNG of a record that `list_scenes` made."""
+    """Render the PNG of a record of `list_scenes`."""
     from PIL import Image
 
     from commonart.core.nano import scenes

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from commonart.core import log
 from commonart.core.nano import grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, random_scene
 from commonart.core.nano.training import LANGUAGES, Log, optimize
 
-HELDOUT_SHARE = (
-    0.2  # of the scenes of the wider steps, those with a pair that images hold out; by chance it would be 0.18
-)
+BATCH = 32
+SKIP_SINGLE = 0.5  # of the scenes of one thing: which color belongs to which shape is learned from two and three
+# Of the scenes of the wider steps, those with a pair that images hold out; by chance it would be 0.18.
+HELDOUT_SHARE = 0.2
 SHORT_SHARE = 0.2  # of their batches, those without places
 
 
@@ -110,20 +110,12 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast,
-    seed: int = 0,
-    steps: int = 10_000,
-    batch: int = 32,
-    say: Log = log.say,
-    skip_single: float = 0.5,
-    wider: int = 2_500,
+    tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 10_000, wider: int = 2_500
 ) -> LlamaForCausalLM:
     """Train the text encoder.
 
     Args:
         tokenizer: of kind "llm".
-        skip_single: share of the scenes of one thing that are skipped: which color belongs to which shape and place is
-            learned from scenes of two and three.
         wider: further steps with every pair of color and shape, as a large language model has read of them (only images
             hold some out), and with captions without places. Used from the start, these keep the model from learning
             what belongs together (measured: 63 % of captions fully understood after 10,000 steps, against 100 %).
@@ -142,7 +134,7 @@ def train(
         scenes: list[Scene] = []
         while len(scenes) < count:
             scene = random_scene(rng, heldout=bool(widened and rng.random() < HELDOUT_SHARE))
-            if len(scene.things) > 1 or rng.random() >= skip_single:
+            if len(scene.things) > 1 or rng.random() >= SKIP_SINGLE:
                 scenes.append(scene)
         langs = rng.integers(2, size=(count, 2))
         sides = []
@@ -154,7 +146,7 @@ def train(
     def loss() -> Tensor:
         # Twice as many single captions take as long as pairs, and single texts are what the encoder is for.
         paired = rng.random() < 0.4
-        count = batch if paired else 2 * batch
+        count = BATCH if paired else 2 * BATCH
         short = widened and rng.random() < SHORT_SHARE
         scenes, first, second = caption_pairs(count, grammar.short_caption if short else grammar.caption)
         rows = [[*a, separator, *b, 0] if paired else [*a, 0] for a, b in zip(first, second, strict=True)]
@@ -197,6 +189,6 @@ def train(
 def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     """Train the text encoder and its tokenizer, and write both to `folder`; `short`: a few steps, to test the code."""
     tokenizer = vocabulary(seed)
-    model = train(tokenizer, seed, say=say, **({"steps": 5, "wider": 5} if short else {}))
+    model = train(tokenizer, seed, say, **({"steps": 5, "wider": 5} if short else {}))
     model.half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")

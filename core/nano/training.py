@@ -39,7 +39,7 @@ def require(folder: Path, component: str, model: str, file: str = "config.json")
     if not (folder / component / file).is_file():
         raise CommonArtError(
             f"{folder / component} holds no {model.replace('_', ' ')} yet.",
-            f"Build it first: commonart nano build --only {model}.",
+            f"Build it first: commonart nano build -o {folder} --only {model}.",
         )
     return folder / component
 

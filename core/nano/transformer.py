@@ -18,10 +18,9 @@ from PIL import Image
 
 from commonart.core import recipes
 from commonart.core.model.autoencoder import Autoencoder, to_images
-from commonart.core.model.diffusion import out_channels
 from commonart.core.model.sampler import noise_for, sample
 from commonart.core.model.text_encoder import TextEncoder
-from commonart.core.model.transformer import PixArt, PixArtConfig
+from commonart.core.model.transformer import PixArt
 from commonart.core.nano import grammar
 from commonart.core.nano.scene_reader import score_many
 from commonart.core.nano.scenes import Scene
@@ -29,6 +28,7 @@ from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, re
 from commonart.core.training import trainer
 from commonart.core.training.batches import ResidentDataset
 from commonart.core.training.distributed import World
+from commonart.core.training.run import config_of
 
 # Chosen by measurement on 200 prompts, as was the number of training steps.
 STEPS, GUIDANCE = 12, 3.0
@@ -59,23 +59,13 @@ def training_set(vae: Autoencoder, text: TextEncoder, scenes: int, seed: int) ->
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
     weights = np.ones(len(texts), dtype=np.float64)
     keys = [f"scene_{seed}_{i:06d}" for i in chosen]
-    return ResidentDataset(
-        keys,
-        torch.cat(means),
-        torch.cat(stds),
-        states,
-        [CAPTIONS + len(LANGUAGES)] * len(chosen),
-        weights,
-        text.null().to(torch.bfloat16),
-    )
+    counts = [CAPTIONS + len(LANGUAGES)] * len(chosen)
+    null = text.null().to(torch.bfloat16)
+    return ResidentDataset(keys, torch.cat(means), torch.cat(stds), states, counts, weights, null)
 
 
 def follow(
-    model: PixArt,
-    vae: Autoencoder,
-    text: TextEncoder,
-    prompts: Sequence[tuple[Scene, str]],
-    shift: float,
+    model: PixArt, vae: Autoencoder, text: TextEncoder, prompts: Sequence[tuple[Scene, str]], shift: float
 ) -> dict[str, float]:
     """Return the shares of `prompts` whose image shows their color, shape, background, place, size, and all of these.
 
@@ -108,19 +98,8 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     vae, text = load_encoders(folder)
     recipe = recipes.resolve("nano", {"steps": 4, "batch": 8, "warmup": 1} if short else OVERRIDES)
     torch.manual_seed(seed)
-    model = PixArt(
-        PixArtConfig(
-            num_attention_heads=recipe.heads,
-            attention_head_dim=recipe.head_dim,
-            num_layers=recipe.layers,
-            in_channels=vae.channels,
-            out_channels=out_channels("flow", vae.channels),
-            patch_size=recipe.patch,
-            sample_size=recipe.resolution // vae.factor,
-            caption_channels=text.width,
-            interpolation_scale=recipe.interpolation,
-        )
-    )
+    side = recipe.resolution // vae.factor
+    model = PixArt(config_of(recipe, (vae.channels, side, side), text.width))
     prompts = {lang: grammar.eval_prompts(60, lang, seed + 2) for lang in LANGUAGES}
     prompts["short"] = grammar.eval_prompts(60, "ja", seed + 2, short=True)
 
@@ -132,14 +111,9 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     options = trainer.Options(
-        seed=seed,
-        dtype=torch.bfloat16,
-        checkpoint_every=500,
-        sample_every=0 if short else 1000,
-        log_every=50,
-        keep=1,
+        seed=seed, dtype=torch.bfloat16, checkpoint_every=500, sample_every=0 if short else 1000, log_every=50, keep=1,
         quiet=True,
-    )
+    )  # fmt: skip
     source = training_set(vae, text, 64 if short else SCENES, seed)
     result = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=evaluate)
     assert result.checkpoint is not None

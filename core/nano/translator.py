@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from commonart.core import log
 from commonart.core.nano import facts, grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import Scene, random_scene
@@ -27,6 +26,8 @@ from commonart.core.nano.training import LANGUAGES, Log, optimize, require
 
 LANGUAGE_NAMES = {"en": "English", "ja": "Japanese"}
 DIRECTIONS = (("en", "ja"), ("ja", "en"))
+# Share of the scenes of one thing that are replaced by another scene: the model confuses the facts of several things.
+REDRAW_SINGLE = 0.6
 
 
 class SameOrder(np.random.Generator):
@@ -94,22 +95,9 @@ def prompt(tokenizer: PreTrainedTokenizerFast, text: str, target: str) -> str:
 
 
 def train(
-    llama: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    seed: int = 0,
-    steps: int = 3000,
-    batch: int = 32,
-    say: Log = log.say,
-    redraw_single: float = 0.6,
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 3000
 ) -> Phi3ForCausalLM:
-    """Train the translator.
-
-    Args:
-        llama: the text encoder, whose weights it starts from.
-        tokenizer: of kind "chat".
-        redraw_single: share of the scenes of one thing that are replaced by another scene: the facts of several things
-            are what the model confuses.
-    """
+    """Train the translator from the weights of the text encoder `llama`; `tokenizer` is of kind "chat"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = new(llama, tokenizer)
@@ -121,7 +109,7 @@ def train(
         for i in range(count):
             source, target = LANGUAGES if i % 2 else LANGUAGES[::-1]
             scene = random_scene(rng)
-            if len(scene.things) == 1 and rng.random() < redraw_single:
+            if len(scene.things) == 1 and rng.random() < REDRAW_SINGLE:
                 scene = random_scene(rng)
             text, other = pair(scene, source, target, rng)
             sources.append(text.join(prompts[target]))
@@ -131,7 +119,7 @@ def train(
         return encoded[:count], [[*ids, end] for ids in encoded[count:]]
 
     def loss() -> Tensor:
-        sources, targets = random_pairs(batch)
+        sources, targets = random_pairs(32)
         ids = pad([a + b for a, b in zip(sources, targets, strict=True)], 1)
         position = torch.arange(ids.shape[1] - 1)[None]
         first = torch.tensor([[len(a) - 1] for a in sources])
@@ -178,7 +166,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     text_encoder = require(folder, "text_encoder", "text_encoder")
     llama = LlamaForCausalLM.from_pretrained(text_encoder, dtype=torch.float32)
     tokenizer = tokenizers.load(folder, "chat")
-    model = train(llama, tokenizer, seed, say=say, **({"steps": 5} if short else {}))
+    model = train(llama, tokenizer, seed, say, **({"steps": 5} if short else {}))
     model.half().save_pretrained(folder / "translator")
     tokenizer.save_pretrained(folder / "translator")
 

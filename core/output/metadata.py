@@ -132,6 +132,22 @@ def check_folder(folder: Path) -> None:
         raise CommonArtError(f"{folder}: the folder is not writable.", "Choose another one, or change its permissions.")
 
 
+def check_output(path: str | os.PathLike[str], flag: str, overwrite: bool) -> None:
+    """Check, before work begins, that a file can be written at the end of it.
+
+    Raises:
+        UsageError: the file exists and `overwrite` is false.
+        CommonArtError: its folder is missing or not writable.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise already_exists(path, flag)
+    if not path.parent.is_dir():
+        raise CommonArtError(f"{flag} {path}: there is no folder {path.parent}.", "Create it, or choose another one.")
+    if not path.is_char_device() and not path.is_fifo():
+        check_folder(path.parent)
+
+
 def save(
     image: Image.Image,
     path: str | os.PathLike[str],

@@ -11,31 +11,20 @@ process of their own (core/registry/pickle_conversion.py), into safetensors in t
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from commonart.core.errors import CommonArtError
-from commonart.core.registry.catalogue import SUBFOLDERS, Model, prompt_for
+from commonart.core.registry.catalogue import Model, prompt_for
 from commonart.core.registry.lookup import component_dir, model_class, read_json, require_plain_json
+from commonart.core.registry.repository_files import PIPELINE, is_small, select_files, select_pickles
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
-# Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
-_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
-# Where a repository holds the same weights several times, the first of these that is there is taken.
-_WEIGHTS = ("open_clip_model", "model", "diffusion_pytorch_model")
-_VARIANTS = ("", ".fp16", ".bf16")  # and the first of these; others than the first are loaded as a `variant`
-_INDEX = ".safetensors.index.json"
-_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")
-PIPELINE = "pipeline"  # a role of its own: all components of a diffusers pipeline of another class than ours
 NANO_HINT = "`--model nano` is part of this package and needs no download"
 
 
@@ -83,67 +72,10 @@ def content_hash(*folders: Path) -> str:
     total = hashlib.sha256()
     for folder, path in ((f, p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if path.suffix == ".safetensors" or any(fnmatch.fnmatch(path.name, glob) for glob in _SMALL):
+        if path.suffix == ".safetensors" or is_small(path.name):
             with open(path, "rb") as file:
                 total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()[:16]}"
-
-
-def select_files(files: Iterable[str], role: str) -> list[str]:
-    """Select the files of a repository that a role needs: each weight once, in safetensors, and the small text files.
-
-    Of a diffusers pipeline only the role's own sub-folder, with its tokenizer and scheduler; for the role "pipeline"
-    all of it, but for what judges pictures afterwards.
-    """
-    files = sorted(files)
-    if role == PIPELINE:
-        small = [f for f in files if "/" not in f and f.endswith(".json")]
-        return small + [name for folder in _folders(files) for name in _of_folder(files, folder)]
-    subfolder = SUBFOLDERS[role] + "/"
-    # PixArt-Sigma at 512 px is published as a pipeline's transformer/ alone, without an index.
-    pipeline = any(f.startswith(subfolder) for f in files) and (
-        "model_index.json" in files or "config.json" not in files
-    )
-    globs = ("model_index.json", "tokenizer/*", "scheduler/*") if pipeline else ()
-    extra = [f for f in files for glob in globs if fnmatch.fnmatch(f, glob) and _is_small(f)]
-    return _of_folder(files, subfolder if pipeline else "") + extra
-
-
-def _folders(files: Iterable[str]) -> list[str]:
-    folders = {f.split("/")[0] + "/" for f in files if f.count("/") == 1}
-    return sorted(folders - {"safety_checker/", "feature_extractor/", "image_encoder/"})
-
-
-def _of_folder(files: Iterable[str], folder: str) -> list[str]:
-    names = [f[len(folder) :] for f in files if f.startswith(folder) and "/" not in f[len(folder) :]]
-    small = [f for f in names if _is_small(f)]
-    return [folder + f for f in small + _weights({f for f in names if f.endswith((".safetensors", ".json"))})]
-
-
-def _weights(names: set[str]) -> list[str]:
-    """The safetensors of a folder that hold its weights once: in plain files, or else in those of a variant."""
-    indexed = sorted(name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX))
-    for variant, stem in product(_VARIANTS, (*_WEIGHTS, *indexed)):
-        if f"{stem}.safetensors.index{variant}.json" in names:
-            shards = re.compile(re.escape(stem + variant) + r"-\d+-of-\d+\.safetensors|" + re.escape(stem)
-                                + r"-\d+-of-\d+" + re.escape(variant) + r"\.safetensors")  # fmt: skip
-            return sorted(filter(shards.fullmatch, names))
-        if f"{stem}{variant}.safetensors" in names:
-            return [f"{stem}{variant}.safetensors"]
-    return sorted(f for f in names if f.endswith(".safetensors"))[:1]
-
-
-def _is_small(name: str) -> bool:
-    return any(fnmatch.fnmatch(name, glob) for glob in _SMALL)
-
-
-def _pickles(files: Iterable[str], role: str) -> list[str]:
-    files = sorted(files)
-    if role != PIPELINE:
-        names = [f for f in files if any(fnmatch.fnmatch(f, glob) for glob in _PICKLES)]
-        return sorted(names + [f for f in files if f.endswith(".bin.index.json") and "/" not in f])
-    bare = [d for d in _folders(files) if not any(f.startswith(d) and f.endswith(".safetensors") for f in files)]
-    return [f for f in files for d in bare if f in (d + "pytorch_model.bin", d + "diffusion_pytorch_model.bin")]
 
 
 def read_config(model: Model, name: str = "config.json") -> dict[str, Any]:
@@ -199,7 +131,7 @@ def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
             raise _unreachable(model, error) from None
     selected = select_files(files, model.role)
     complete = any(f.endswith(".safetensors") for f in selected) and model.role != PIPELINE
-    pickles = [] if complete else _pickles(files, model.role)
+    pickles = [] if complete else select_pickles(files, model.role)
     if pickles and not pickles_allowed:
         raise CommonArtError(
             f"{repo} holds its weights only as pickles ({pickles[0]}), which can run code when they are loaded.",

@@ -69,9 +69,9 @@ def find_model(name: str, role: str, flag: str = "--model") -> Model:
     known = model_names(role)
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    other = [row.role for row in MODELS if row.name == plain]
+    other = next((row.role for row in MODELS if row.name == plain), "")
     raise UsageError(
-        f"{flag} {name} is {f'a {other[0]} model, ' if other else ''}not a {role} model, a folder or a hub id.",
+        f"{flag} {name} is {f'a {other} model, not a {role} model' if other else f'not a {role} model, a folder or a hub id'}.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 

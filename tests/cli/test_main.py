@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import shlex
@@ -22,6 +23,7 @@ from typer.main import get_command
 
 from commonart.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 RECORD = {"key": "a", "license": "CC0-1.0", "captions": [{"text": "草原の赤い丸", "lang": "ja"}]}
 LINE = orjson.dumps(RECORD) + b"\n"
 
@@ -67,6 +69,12 @@ def test_every_number_has_a_range() -> None:
     assert [name for name, kind in numbers.items() if getattr(kind, "min", None) is None] == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda path: path.name)
+def test_a_command_passes_its_options_on_by_name(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "locals"] == []
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "1e999"])
 def test_no_number_is_nan_or_infinite(value: str) -> None:
     floats = {name: p for name, p in OPTIONS.items() if p.type.name.startswith("float")}
@@ -88,11 +96,11 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
         (
             ["license-filter", "bad.jsonl"],
             1,
-            "Error: bad.jsonl:2: is no JSON (invalid literal, expected 'null': line 1 column 1 (char 0)).",
+            "Error: bad.jsonl:2: is not JSON (invalid literal, expected 'null': line 1 column 1 (char 0)).",
         ),
         (["license-filter", "nokey.jsonl"], 1, "Error: nokey.jsonl:1: field 'key' is missing."),
         (["license-filter", "double.jsonl"], 1, "Error: double.jsonl:2: field 'key' 'a' stands on line 1 too."),
-        (["license-filter", "cut.tar"], 1, "Error: cut.tar is no whole tar: truncated header."),
+        (["license-filter", "cut.tar"], 1, "Error: cut.tar is not a complete tar: truncated header."),
         (["license-filter", "good.jsonl", "-o", "a.txt"], 2, "Error: -o a.txt is a file, and not a .jsonl."),
         (["train"], 2, "Error: --stage is missing."),
         (["train", "--stage", "1024"], 2, "Error: --stage 1024 is not a training stage."),
@@ -199,6 +207,7 @@ def test_defaults_come_from_the_file_and_a_flag_wins(commonart: Command, tmp_pat
     [
         ("[license-filter]\ncolour = 1\n", "Error: commonart.toml: license-filter has no option 'colour'."),
         ("[paint]\n", "Error: commonart.toml: [paint] is not a subcommand."),
+        ("fetch = 1\n", "Error: commonart.toml: fetch is not a table."),
         ("= 1", "Error: commonart.toml is not valid TOML"),
         ("[nano]\nfolder = 1\n", "Error: commonart.toml: [folder] is not a subcommand."),
         ("[nano.build]\ncolour = 1\n", "Error: commonart.toml: build has no option 'colour'."),
@@ -273,9 +282,20 @@ def test_a_file_where_a_folder_should_go_is_a_sentence(commonart: Command, tmp_p
     assert done.stderr == b"Error: taken: a file of this name already exists.\nChoose another path.\n"
 
 
-def test_whoever_asks_for_an_explanation_may_go_before_it_comes(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m commonart.cli.main license-filter --explain 'CC BY 4.0' | true"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, cwd=tmp_path, check=False)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "fetch --help",
+        "fetch --list-sources",
+        "license-filter --explain 'CC BY 4.0'",
+        "models",
+        "train --list",
+    ],
+)
+def test_a_reader_may_go_before_anything_is_printed(tmp_path: Path, command: str) -> None:
+    line = f"{sys.executable} -m commonart.cli.main {command} | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 141 and done.stderr == b""
 
 

@@ -13,6 +13,7 @@ from typer import Exit, TyperException
 from typer.main import get_command
 
 from commonart.cli import main
+from commonart.core.data.sources.named import source_table
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(
@@ -55,12 +56,14 @@ def code_lines(text: str) -> Iterator[str]:
                 line = ""
 
 
-def command_lines(text: str) -> Iterator[list[str]]:
-    """Yield the arguments of each `commonart` in code blocks and code spans, inside pipes and quotes too."""
-    spans = [span for span in SPAN.findall(text) if span.startswith(("commonart ", "uv run commonart "))]
-    lines = [line for line in code_lines(text) if not line.startswith(("{", "warning:"))]
-    for line in (*lines, *spans):
-        yield from _calls(line)
+def command_lines(text: str) -> Iterator[tuple[list[str], bool]]:
+    """Yield the arguments of each `commonart`, in pipes and quotes too, and whether it stands in a code block."""
+    for line in code_lines(text):
+        if not line.startswith(("{", "warning:")):  # output
+            yield from ((call, True) for call in _calls(line))
+    for span in SPAN.findall(text):
+        if span.startswith(("commonart ", "uv run commonart ")):
+            yield from ((call, False) for call in _calls(span))
 
 
 def _calls(line: str) -> Iterator[list[str]]:
@@ -91,7 +94,7 @@ def _calls(line: str) -> Iterator[list[str]]:
 def wrong_command_lines(text: str) -> list[str]:
     """Return the command lines that `commonart` would refuse, each with what it would say."""
     wrong = []
-    for arguments in command_lines(text):
+    for arguments, block in command_lines(text):
         name = arguments[0]
         if name.isupper() or name.startswith("--"):  # `commonart COMMAND --help`
             continue
@@ -101,8 +104,8 @@ def wrong_command_lines(text: str) -> list[str]:
                 command, arguments = command.get_command(None, arguments[1]), arguments[1:]
             if command is None:
                 wrong.append(f"{' '.join(arguments)}: no such command")
-                continue
-            command.make_context(name, list(arguments[1:]))
+            elif len(arguments) > 1 or block:  # in prose a name alone is no command line
+                command.make_context(name, list(arguments[1:]))
         except Exit:
             pass  # --help
         except TyperException as error:
@@ -208,6 +211,11 @@ def test_links_and_modules_exist(name: str) -> None:
 
 def test_every_command_and_option_is_in_the_reference() -> None:
     assert undocumented(TEXTS["stages/README.md"]) == []
+
+
+def test_the_table_of_sources_is_the_one_that_fetch_prints() -> None:
+    table = "".join(f"    {line}\n" for line in source_table())
+    assert f"    $ commonart fetch --list-sources\n{table}" in TEXTS["stages/README.md"]
 
 
 def test_readme_lists_every_command_in_both_languages() -> None:

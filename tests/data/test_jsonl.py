@@ -46,8 +46,8 @@ def test_damaged_compression_is_said(tmp_path: Path, suffix: str, pack, damage: 
     half = len(data) // 2
     data = data[:half] if damage == "cut" else data[:half] + bytes([data[half] ^ 255]) + data[half + 1 :]
     path = write(tmp_path / f"a.jsonl{suffix}", data)
-    # A flipped bit may also surface as a line that is no JSON, before the checksum is reached.
-    with pytest.raises(CommonArtError, match=r"damaged after line|is no JSON"):
+    # A flipped bit may also surface as a line that is not JSON, before the checksum is reached.
+    with pytest.raises(CommonArtError, match=r"damaged after line|is not JSON"):
         list(jsonl.read(path))
 
 
@@ -69,19 +69,19 @@ def test_a_byte_order_mark_is_skipped_at_the_start_alone(tmp_path: Path, suffix:
     path = write(tmp_path / f"a{suffix}", pack(bom + b'{"key":"a"}\r\n{"key":"b"}\r\n'))
     assert [record["key"] for record in jsonl.read(path)] == ["a", "b"]
     assert list(jsonl.read(write(tmp_path / f"b{suffix}", pack(bom)))) == []
-    with pytest.raises(SchemaError, match="c.jsonl.*:2: is no JSON"):
+    with pytest.raises(SchemaError, match="c.jsonl.*:2: is not JSON"):
         list(jsonl.read(write(tmp_path / f"c{suffix}", pack(b'{"key":"a"}\n' + bom + b'{"key":"b"}\n'))))
 
 
 def test_no_json_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b'{"key":"a"}\n\n{"key":\n')
-    with pytest.raises(SchemaError, match=r"a\.jsonl:3: is no JSON"):
+    with pytest.raises(SchemaError, match=r"a\.jsonl:3: is not JSON"):
         list(jsonl.read(path))
 
 
 def test_a_last_line_cut_short_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", LINES[:-10])
-    with pytest.raises(SchemaError, match=r":5000: is no JSON"):
+    with pytest.raises(SchemaError, match=r":5000: is not JSON"):
         list(jsonl.read(path))
 
 
@@ -183,3 +183,27 @@ def test_what_could_not_be_written_again_is_no_record(tmp_path: Path) -> None:
     deep.write_text('{"key":"a","x":' + "[" * 400 + "]" * 400 + "}\n")
     with pytest.raises(SchemaError, match="deep.jsonl:1: is nested too deeply"):
         list(jsonl.read(str(deep)))
+
+
+def test_what_python_writes_is_read(tmp_path: Path) -> None:
+    """NaN becomes null, half an emoji U+FFFD; the records behind such a line are read, too."""
+    lines = (b'{"key":"a","similarity":NaN}', b'{"key":"b","title":"cut \\ud83d"}', b'{"key":"c"}')
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    assert list(jsonl.read(str(tmp_path / "a.jsonl"))) == [
+        {"key": "a", "similarity": None}, {"key": "b", "title": "cut \ufffd"}, {"key": "c"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [b'{"key":"a\xff"}', b'{"key":"a","title":"\xe9t\xe9"}', b'{"key":"a"', b"\xff\xfe{"])
+def test_bytes_that_are_not_utf_8_are_an_error_that_names_the_line(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"key":"x"}\n' + line + b"\n")
+    with pytest.raises(SchemaError, match=r"a\.jsonl:2: "):
+        list(jsonl.read(str(tmp_path / "a.jsonl")))
+
+
+def test_a_name_twice_in_one_object_is_not_guessed(tmp_path: Path) -> None:
+    """Where the line needs the careful reading anyhow: which licence holds is not known."""
+    line = b'{"key":"a","license":"CC0-1.0","license":"CC-BY-NC-4.0","similarity":NaN}'
+    (tmp_path / "a.jsonl").write_bytes(line)
+    with pytest.raises(SchemaError, match="'license' twice"):
+        list(jsonl.read(str(tmp_path / "a.jsonl")))

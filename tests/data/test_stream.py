@@ -135,11 +135,11 @@ def test_failures_count_and_drops_by_rule_do_not(tmp_path: Path) -> None:
     out = str(tmp_path / "out.jsonl")
     assert stream.run("s", fail_on(1, 2, 3, 4, 5), source=source, out=out).failures == 5
     with pytest.raises(TooManyFailures) as error:
-        stream.run("s", fail_on(1, 2, 3, 4, 5, 6), source=source, out=out)
+        stream.run("s", fail_on(1, 2, 3, 4, 5, 6), source=source, out=out, overwrite=True)
     assert error.value.code == 3
     assert error.value.summary.dropped == {"broken": 6}
     assert len(list(jsonl.read(out))) == 4  # what did not fail was written
-    dropped = stream.run("s", keep_even, source=source, out=out, max_failures=0.0)
+    dropped = stream.run("s", keep_even, source=source, out=out, max_failures=0.0, overwrite=True)
     assert dropped.dropped == {"odd": 5}
 
 
@@ -333,7 +333,7 @@ def test_a_picture_is_named_by_what_it_is_where_its_file_is_not(tmp_path: Path) 
 
     found = list(stream.read(passed("good", "pic", "x.png (1)")))
     assert [record["image"].rpartition("#")[2] for record in found] == ["k0.png", "k1.png"]
-    with pytest.raises(CommonArtError, match="text has no image's name"):
+    with pytest.raises(CommonArtError, match="text is not an image"):
         passed("bad", "text")
 
 
@@ -413,3 +413,54 @@ def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="are both"):
             stream.run("even", keep_even, source=source, overwrite=True, **options)
     assert len(list(jsonl.read(source))) == 4
+
+
+def test_a_file_is_not_replaced_without_overwrite(tmp_path: Path) -> None:
+    """The same command again finds its own work; another one stops at the first record that differs."""
+    source, out = make_jsonl(tmp_path / "in.jsonl", 10), tmp_path / "out.jsonl"
+
+    def run(stage: Transform = keep_even, **options: bool) -> Summary:
+        return stream.run("even", stage, source=source, out=str(out), **options)
+
+    out.touch()  # as mktemp leaves it
+    run()
+    before = out.read_bytes()
+    assert run().written == 5 and out.read_bytes() == before
+    seen: list[Record] = []
+
+    def everything(records: Iterable[Record], drop: Drop) -> Iterator[Record]:
+        for record in records:
+            seen.append(record)
+            yield record
+
+    with pytest.raises(CommonArtError, match=r"out\.jsonl already exists, and holds other records.*--overwrite"):
+        run(everything)
+    assert len(seen) == 2 and out.read_bytes() == before  # k0 is the same, k1 is not
+    make_jsonl(tmp_path / "in.jsonl", 6)
+    with pytest.raises(CommonArtError, match="already exists"):
+        run()  # fewer than there were
+    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["images", "in.jsonl", "out.jsonl"]
+    assert run(everything, overwrite=True).written == 6
+    assert [record["n"] for record in jsonl.read(str(out))] == list(range(6))
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst"])
+def test_a_packed_file_is_confirmed_by_what_it_holds(tmp_path: Path, ending: str) -> None:
+    source, out = make_jsonl(tmp_path / "in.jsonl", 10), str(tmp_path / f"out.{ending}")
+    for _ in range(2):
+        assert stream.run("even", keep_even, source=source, out=out).written == 5
+    with pytest.raises(CommonArtError, match="already exists"):
+        stream.run("all", lambda records, drop: iter(records), source=source, out=out)
+
+
+def test_rejects_are_written_again_by_the_same_command(tmp_path: Path) -> None:
+    source, rejects = make_jsonl(tmp_path / "in.jsonl", 10), tmp_path / "no.jsonl"
+    rejects.write_bytes(b'{"key":"old"}\n')
+    stream.run("even", keep_even, source=source, out=str(tmp_path / "out"), rejects=str(rejects))
+    assert [record["n"] for record in jsonl.read(str(rejects))] == [1, 3, 5, 7, 9]
+
+
+def test_an_empty_list_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.jsonl").touch()
+    assert stream.run("even", keep_even, source=str(tmp_path / "in.jsonl"), out=str(tmp_path / "out")).written == 0
+    assert f"even: there are no records in {tmp_path}/in.jsonl." in capsys.readouterr().err

@@ -114,6 +114,17 @@ def test_a_pipeline_of_diffusers_from_the_hub(hub, diffusion, layout, tmp_path):
     assert generate(generator, ("赤い丸", 1), steps=3)[0].shape == (32, 32, 3)
 
 
+def test_a_pipeline_of_diffusers_in_half_precision_alone(hub, diffusion):
+    files = files_of(diffusion)
+    plain = [name for name in files if name.endswith(".safetensors")]
+    assert {name.split("/")[0] for name in plain} >= {"unet", "vae", "text_encoder"}
+    for name in plain:
+        files[name.replace(".safetensors", ".fp16.safetensors")] = files.pop(name)
+    hub.add("owner/half", files)
+    generator = open_generator(ModelSpec("owner/half", device="cpu", precision="fp32"))
+    assert generate(generator, ("赤い丸", 1), steps=1)[0].shape == (32, 32, 3)
+
+
 def test_a_foreign_pipeline_keeps_the_rules_of_ours(diffusion, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     generator = open_generator(ModelSpec(str(diffusion), device="cpu", precision="fp32"))

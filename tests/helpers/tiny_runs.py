@@ -102,9 +102,16 @@ def dry_run(name: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any
     return stage.dry_run(Settings(name, **settings), calibrate)
 
 
-def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.Summary:
+def settings_of(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Settings:
+    """A run of a second on `data`; `more` overrides its recipe."""
     settings = {"log_every": 2, "device": "cpu", "precision": "fp32", "quiet": True, **settings}
-    return train("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
+    return Settings("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
+
+
+def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.Summary:
+    done = stage.run(settings_of(data, out, more, **settings))
+    assert done is not None
+    return done
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

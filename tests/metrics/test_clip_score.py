@@ -71,6 +71,13 @@ def test_openai_weights_without_quick_gelu_are_an_error(tmp_path, monkeypatch):
                 DualEncoder.load("clip-vit-b32", device="cpu")
 
 
+def test_weights_in_half_precision_alone(tmp_path):
+    folder = transformers_folder(tmp_path)
+    whole = DualEncoder.load(str(folder), device="cpu").encode_texts(["a"])
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    assert np.array_equal(DualEncoder.load(str(folder), device="cpu").encode_texts(["a"]), whole)
+
+
 def test_remote_code_needs_trust_and_a_commit():
     with pytest.raises(UsageError, match="not trusted"):
         DualEncoder.load("clip-japanese-base")

@@ -21,6 +21,7 @@ from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.lookup import find_model
 from commonart.core.registry.pickle_conversion import convert
+from commonart.core.registry.repository_files import select_files
 
 CONFIG = json.dumps({"architectures": ["Florence2ForConditionalGeneration"]}).encode()
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
@@ -226,7 +227,7 @@ SELECTED = [  # (files of a repository, the weights among them that are download
 def test_weights_are_downloaded_once_in_a_form_that_is_loaded(files: str, weights: str) -> None:
     for folder in ("", "vae/"):
         names = [folder + name for name in ("config.json", *files.split())]
-        found = hub.select_files(names, "autoencoder")
+        found = select_files(names, "autoencoder")
         assert [f for f in found if f.endswith(".safetensors")] == [folder + name for name in weights.split()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -158,6 +159,16 @@ def test_nano_goes_through_the_same_adapter() -> None:
     captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
     assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_weights_in_half_precision_alone(tmp_path: Path, folders: dict[str, Path], variant: str) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(folders["florence2"], half)
+    (half / "model.safetensors").rename(half / f"model.{variant}.safetensors")
+    assert Captioner.open(str(half)).caption(pictures()) == Captioner.open(str(folders["florence2"])).caption(
+        pictures()
+    )
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------

@@ -103,6 +103,17 @@ def test_images_of_a_model_that_was_trained_anew_are_not_taken_for_its_own(run, 
     assert run(**options, overwrite=True) == again
 
 
+def test_what_cannot_be_used_is_an_error_before_an_image_is_generated(run, made):
+    options = {"model": made["model"], "scenes": 2, "pictures": "pictures"}
+    with pytest.raises(UsageError, match="--clip nowhere is not a clip model"):
+        run(**options, clip="nowhere")
+    with pytest.raises(UsageError, match="--clip-ja nowhere is not a clip model"):
+        run(**options, clip_ja="nowhere")
+    with pytest.raises(CommonArtError, match="-o missing/eval.json: there is no folder missing"):
+        run(**options, out="missing/eval.json")
+    assert not Path("pictures").exists()
+
+
 def test_a_file_of_somebody_else_is_not_replaced(run, made):
     Path("pictures/unseen-en").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save("pictures/unseen-en/00000.png")

@@ -139,7 +139,7 @@ def attack(made, tmp_path, monkeypatch):
     }
 
     def run(**options):
-        return run_mia(made["model"], options.pop("data", made["data"]), judge=made["judge"], **{**small, **options})
+        return run_mia(made["model"], options.pop("data", made["data"]), **{"judge": made["judge"], **small, **options})
 
     return run
 
@@ -229,6 +229,18 @@ def test_bad_calls(attack, options, message):
     with pytest.raises(UsageError, match=message):
         attack(**options)
     assert not list(Path().iterdir())
+
+
+def test_what_cannot_be_used_is_an_error_before_the_attacks(attack, monkeypatch):
+    from commonart.stages import mia as stage
+
+    monkeypatch.setattr(stage, "_attack", lambda *_: pytest.fail("the attacks ran"))
+    with pytest.raises(UsageError, match="--judge nowhere is not a clip model"):
+        attack(judge="nowhere")
+    with pytest.raises(CommonArtError, match="-o missing/mia.json: there is no folder missing"):
+        attack(out="missing/mia.json")
+    with pytest.raises(UsageError, match="--figure f.pdf: images are written as"):
+        attack(figure="f.pdf")
 
 
 def test_too_few_held_out_pictures(attack, tmp_path):

@@ -17,7 +17,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning.translators import Translator, problem
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find_model
-from commonart.stages.translate import origins, translate
+from commonart.stages.translate import open_model, origins, translate
 
 TEXTS = ["a cat", "a very long text about two dogs and a house", "雨"]
 
@@ -195,6 +195,8 @@ def test_the_user_s_word_is_kept_in_the_record() -> None:
 
 
 def test_bad_options() -> None:
+    with pytest.raises(UsageError, match="--to fr is not a supported language"):
+        open_model("phi3-medium", "fr")  # before the model is looked for
     with pytest.raises(UsageError, match="--to fr"):
         run([], Fake(), to="fr")
     with pytest.raises(UsageError, match="--batch must be at least 1, not 0"):

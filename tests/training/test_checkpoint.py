@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path):
         _write(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(CommonArtError, match=r"No space left on device.*the ones before it stand") as caught:
+    with pytest.raises(CommonArtError, match=r"No space left on device.*older ones are kept") as caught:
         checkpoint.save(tmp_path, 2, full, {})
     assert "Free some space" in caught.value.fix
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-0000001"]

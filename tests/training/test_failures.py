@@ -105,7 +105,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full)
         again = lambda: start(shards, tmp_path / "run", checkpoint_every=3)  # noqa: E731
-        refused(CommonArtError, 1, "No space left on device); the ones before it stand", "Free some space", again)
+        refused(CommonArtError, 1, "No space left on device); older ones are kept", "Free some space", again)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000003"]
     start(shards, tmp_path / "run", checkpoint_every=3)
     assert state(tmp_path / "run") == state(tmp_path / "whole")

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from tiny_runs import TINY, dataset, dry_run, lines, refused, start, state, train
+from tiny_runs import TINY, dataset, dry_run, lines, refused, settings_of, start, state, train
 
 from commonart.core import launch
 from commonart.core.errors import UsageError
@@ -20,6 +20,7 @@ from commonart.core.recipes import resolve
 from commonart.core.training import checkpoint, distributed, trainer
 from commonart.core.training import fsdp as fsdp2
 from commonart.core.training.dry_run import made_up
+from commonart.stages import train as stage
 
 STEPS = 6
 RUNS = {  # (steps, cut over the processes?) of each call
@@ -40,7 +41,7 @@ def trained(data: Path, home: Path) -> None:
     for name, calls in RUNS.items():
         for steps, fsdp in calls:
             again = {"fsdp": fsdp, "checkpointing": name == "whole, then cut", "log_every": 1}
-            start(data, home / name, {**MORE, "steps": steps}, **again)
+            stage.run(settings_of(data, home / name, {**MORE, "steps": steps}, **again))
 
     found = checkpoint.newest(home / "cut, then whole")
     assert found is not None

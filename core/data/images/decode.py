@@ -2,23 +2,27 @@
 
     commonart shard raw/ -o shards/ --size 256
 
-Formats: JPEG, PNG, WebP, GIF and TIFF, one picture each. Pixels come out upright (EXIF), in sRGB (ICC), 8 bits, with
-transparency on white. Limits are errors, truncation too: nothing is filled in and nothing is guessed. No torch.
+Formats: JPEG, PNG, WebP, GIF, TIFF, AVIF and BMP, and with the extra `heic` HEIC; one picture each. Pixels come
+out upright (EXIF), in sRGB (ICC), 8 bits, with transparency on white. Limits are errors, truncation too: nothing is
+filled in and nothing is guessed. No torch.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from commonart.core.data.images.color import UnsupportedMode, to_srgb
 from commonart.core.data.images.integrity import jpeg_is_whole, png_chunks, png_is_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
 # Format by Pillow's name -> (MIME type, file extension). MPO is a JPEG with further pictures behind the first.
 MIMES = {
     "JPEG": ("image/jpeg", "jpg"),
@@ -27,6 +31,9 @@ MIMES = {
     "WEBP": ("image/webp", "webp"),
     "GIF":  ("image/gif", "gif"),
     "TIFF": ("image/tiff", "tif"),
+    "AVIF": ("image/avif", "avif"),
+    "BMP":  ("image/bmp", "bmp"),
+    "HEIF": ("image/heic", "heic"),
 }  # fmt: skip
 EXTENSIONS = dict(MIMES.values())
 RESAMPLES = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
@@ -43,9 +50,24 @@ _UPRIGHT = {
 }
 _ORIENTATION = 0x0112
 _SAYING = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the chunks of a PNG that may hold EXIF or XMP
+_HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)(?!.{4,40}avif)", re.DOTALL)
+# How files of formats begin that are not read.
+_NOT_READ = {
+    "HEIC": _HEIC,
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n"),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "PSD": re.compile(rb"8BPS"),
+    "PDF": re.compile(rb"%PDF"),
+}
+_NCLX = re.compile(
+    rb"colrnclx(..)(..)", re.DOTALL
+)  # ISO/IEC 14496-12, 12.1.5: primaries and transfer (ISO/IEC 23091-2)
+_SRGB_CODES = ({1, 2}, {1, 2, 6, 13, 14, 15})  # and what is not stated; curves of video are shown as sRGB's
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
+# WebUI and ComfyUI write whole workflows into their PNGs; of all text together Pillow still takes 64 MiB at most.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 # What Pillow warns of is an error here, or does not touch the pixels; a million records would print it a million times.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -133,6 +155,8 @@ class ProbedImage:
                 image.load()
                 if jpeg and not jpeg_is_whole(self._data, image, draft):
                     raise DecodeError("truncated", "the JPEG ends before its picture")
+                if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
+                    _check_srgb(self._data)
                 if image.format == "PNG" and not png_is_whole(self._data):
                     raise DecodeError("damaged", "a checksum does not fit")
                 pixels = to_srgb(image)
@@ -187,9 +211,12 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise DecodeError("empty")
+    formats = _formats_of(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if data[4:12] in (b"ftypavif", b"ftypavis") or formats != FORMATS:
+            raise DecodeError("damaged", "it begins as an AVIF or HEIC, and cannot be read") from error
         raise DecodeError("not_an_image", _looks_like(data)) from error
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from error
@@ -212,15 +239,34 @@ def _reading(error: Exception, data: bytes) -> DecodeError:
     return DecodeError(reason, text or type(error).__name__)
 
 
+def _formats_of(data: bytes) -> Sequence[str]:
+    """The formats to try: HEIC alone where the bytes begin like it and the package that reads it is installed."""
+    if _HEIC.match(data):
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+            return ("HEIF",)
+    return FORMATS
+
+
 def _looks_like(data: bytes) -> str:
+    if format := next((name for name, start in _NOT_READ.items() if start.match(data)), ""):
+        return (
+            f"{format}: {'pillow-heif reads it (the extra heic), or convert it' if format == 'HEIC' else 'convert it'}"
+        )
     head = data[:256].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
         return "a page or XML"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer: git lfs pull downloads the file"
     return f"begins with {data[:8].hex()}"
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
     try:
+        if image.format == "HEIF":  # its reader has turned the pixels
+            return 1
         if image.format == "PNG":
             if not any(kind in _SAYING for kind, _, _ in png_chunks(data)):
                 return 1
@@ -230,6 +276,14 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
+
+
+def _check_srgb(data: bytes) -> None:
+    """Raise UnsupportedMode where an AVIF or HEIC states other primaries or another transfer curve than sRGB's."""
+    if match := _NCLX.search(data, 0, 1 << 16):
+        codes = [int.from_bytes(code, "big") for code in match.groups()]
+        if any(code not in known for code, known in zip(codes, _SRGB_CODES, strict=True)):
+            raise UnsupportedMode("HDR or wide-gamut pixels without an ICC profile")
 
 
 def _several(image: Image.Image) -> bool:

@@ -18,10 +18,11 @@ import orjson
 
 from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shards.tar import headers
-from commonart.core.data.shards.tar_index import Members, read_index, split_name
+from commonart.core.data.shards.tar_index import Members, Span, read_index, split_name
+from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, SchemaError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
 MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
 
 
@@ -29,13 +30,13 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
     """The `.tar` files of a folder, by name.
 
     Raises:
-        CommonArtError: the folder is missing, is no folder, or holds no shard.
+        CommonArtError: the folder does not exist, is not one, or holds no shard.
     """
     path = Path(folder)
     if not path.exists():
         raise CommonArtError(f"{path} does not exist.", "Give a folder of shards (.tar).")
     if not path.is_dir():
-        raise CommonArtError(f"{path} is no folder.", "Give a folder of shards (.tar).")
+        raise CommonArtError(f"{path} is not a folder.", "Give a folder of shards (.tar).")
     shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
     if not shards:
         raise CommonArtError(f"{path} holds no shards (*.tar).", "Make some: commonart shard raw/ -o shards/.")
@@ -46,13 +47,13 @@ def members(path: str | os.PathLike[str]) -> Members:
     """Where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
 
     Raises:
-        CommonArtError: the tar is missing, cut short or damaged, or holds a member that is no plain file.
+        CommonArtError: the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
     """
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    return _members(os.fspath(path), about.st_size, about.st_mtime_ns)
+    return _members(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -64,40 +65,34 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
     try:
         with open(path, "rb") as file:
             for member in headers(file):
-                if not member.plain:
-                    raise CommonArtError(
-                        f"{path} holds '{member.name}', which is no plain file.",
-                        "Give a tar of plain files only.",
-                    )
+                name = member.name.removeprefix("./")  # as `tar -C folder .` writes it
+                # Folders and links hold no bytes, and bsdtar writes a Mac's attributes as `._NAME` before each NAME.
+                if not member.plain or name.rpartition("/")[2].startswith("._"):
+                    continue
                 if member.size > MAX_MEMBER:
                     raise CommonArtError(
-                        f"{path} holds '{member.name}' of {member.size:,} bytes.", "No sample is that large."
+                        f"{path} holds '{name}' of {member.size:,} bytes.", f"A sample has at most {MAX_MEMBER:,}."
                     )
-                if member.name in found:
-                    raise CommonArtError(f"{path} holds '{member.name}' twice.", "Make that shard again.")
-                found[member.name] = (member.offset, member.size)
+                if name in found:
+                    raise CommonArtError(f"{path} holds '{name}' twice.", "Make that shard again.")
+                found[name] = (member.offset, member.size)
     except tarfile.TarError as error:
-        raise CommonArtError(f"{path} is no whole tar: {error}.", "Make or fetch that shard again.") from error
+        raise CommonArtError(f"{path} is not a complete tar: {error}.", "Make or fetch that shard again.") from error
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
     return found
 
 
-def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Yield (key, {extension: (offset, size)}) for each sample of a shard, in the order of its members.
+def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Span]]]:
+    """Yield (stem, {extension: span}) for each sample of a shard, by its first member; the others may stand anywhere.
 
-    The key is the name up to its first dot, as WebDataset has it.
+    The stem is the name up to its first dot, with its folders, as WebDataset has it.
     """
-    key, group = "", dict[str, tuple[int, int]]()
-    for name, place in members(path).items():
+    samples = dict[str, dict[str, Span]]()
+    for name, span in members(path).items():
         stem, extension = split_name(name)
-        if stem != key and group:
-            yield key, group
-            group = {}
-        key = stem
-        group[extension] = place
-    if group:
-        yield key, group
+        samples.setdefault(stem, {})[extension] = span
+    yield from samples.items()
 
 
 def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -110,24 +105,30 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
     path = os.fspath(path)
     seen = set[str]()
     with open_shard(path) as file:
-        for key, group in read_members(path):
-            if "json" not in group:
-                raise SchemaError(path, key, "", "has no .json beside it")
-            file.seek(group["json"][0])
-            name = f"{key}.json"
+        for stem, sample in read_members(path):
+            if "json" not in sample:
+                raise SchemaError(path, stem, "", "has no .json beside it")
+            offset, size = sample["json"]
+            file.seek(offset)
+            name = f"{stem}.json"
+            data = file.read(size)
             try:
-                value = orjson.loads(file.read(group["json"][1]))
-            except orjson.JSONDecodeError as error:
-                raise SchemaError(path, name, "", f"is no JSON ({error})") from None
+                try:
+                    value = orjson.loads(data)
+                except orjson.JSONDecodeError:
+                    value = parse_json(data)  # as other tools write it
+            except ValueError as error:
+                raise SchemaError(path, name, "", f"is not JSON ({error})") from None
             record = check(value, path, name)
-            if record["key"] != key:
-                raise SchemaError(path, name, "key", f"is {record['key']!r}, but the member is named {key!r}")
+            key = record["key"]
+            if key != stem.rpartition("/")[2]:
+                raise SchemaError(path, name, "key", f"is {key!r}, but the member is named {stem!r}")
             if key in seen:
                 raise SchemaError(path, name, "key", f"{key!r} stands in this shard twice")
             seen.add(key)
-            extension = next((e for e in group if e.lower() in IMAGE_EXTENSIONS), None)
+            extension = next((e for e in sample if e.lower() in IMAGE_EXTENSIONS), None)
             if extension is not None:
-                record["image"] = f"{path}#{key}.{extension}"
+                record["image"] = f"{path}#{stem}.{extension}"
             yield record
 
 
@@ -146,29 +147,30 @@ def read_bytes(pointer: str) -> bytes:
     path, member = split_pointer(pointer)
     try:
         if member is None:
-            with open(path, "rb", opener=_plain_file) as file:
+            with open(path, "rb", opener=_regular_file) as file:
                 return file.read()
-        place = members(path).get(member)
-        if place is None:
+        span = members(path).get(member)
+        if span is None:
             raise CommonArtError(
-                f"{path} holds no '{member}'.", "The record points at another shard: write both again."
+                f"{path} does not hold '{member}'.", "The record belongs to another shard: write both again."
             )
+        offset, size = span
         with open(path, "rb", buffering=0) as file:  # one read: a buffer would only be copied
-            file.seek(place[0])
-            return file.read(place[1])
+            file.seek(offset)
+            return file.read(size)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
-        said = getattr(error, "strerror", None) or error
-        raise CommonArtError(f"{path!r} cannot be read: {said}.", "Check the record's image.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CommonArtError(f"{path!r} cannot be read: {reason}.", "Check the record's image.") from error
 
 
-def _plain_file(path: str, flags: int) -> int:
-    """Open a file, and no device or pipe that a record names: those may never end, or never begin."""
-    handle = os.open(path, flags | os.O_NONBLOCK)
-    about = os.fstat(handle)
-    if stat.S_ISREG(about.st_mode) and about.st_size <= MAX_MEMBER:
+def _regular_file(path: str, flags: int) -> int:
+    """Open a file, but not a device or pipe that a record names: those may never end, or never begin."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_MEMBER:
         return handle
     os.close(handle)
-    raise OSError(errno.EINVAL, "no plain file of a picture's size", path)
+    raise OSError(errno.EINVAL, "not a regular file, or too large for an image", path)
 
 
 def read_image(record: Record) -> tuple[bytes, str]:
@@ -194,6 +196,4 @@ def _extension_of(data: bytes, pointer: str) -> str:
     try:
         return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
     except DecodeError as error:
-        raise CommonArtError(
-            f"{pointer} has no image's name, and what it holds is none: {error.detail}.", "Leave that record out."
-        ) from None
+        raise CommonArtError(f"{pointer} is not an image: {error.detail}.", "Leave that record out.") from None

@@ -15,7 +15,8 @@ from pathlib import Path
 from commonart.core.data.files import write_bytes
 from commonart.core.data.shards.manifest import finished
 
-Members = dict[str, tuple[int, int]]  # member name -> (offset of its bytes, size)
+Span = tuple[int, int]  # offset and size of a member's bytes
+Members = dict[str, Span]  # by name
 
 VERSION = "v1.2"
 

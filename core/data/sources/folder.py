@@ -28,8 +28,8 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a\x
 _BOXES = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1", b"JXL \r\n", b"jP  \r\n")
 
 
-def list_folder(folder: Path, license: str = "", lang: str = "en") -> Iterator[Record]:
-    """Yield the images of a folder and its sub-folders in the order of their names, with what the files beside them say.
+def list_folder(folder: Path, entries: Mapping[Path, Problem | None], license: str, lang: str) -> Iterator[Record]:
+    """Yield the images among the `entries` of a folder, see `walk`, with what the files beside them say.
 
     An image is a file with the suffix of one, or with another that begins like one. Its sidecars are `NAME.json`, `NAME.txt`
     and `NAME.caption`, where NAME is with or without its suffix, and its row in the `metadata.jsonl`, `.csv` or `.parquet` of
@@ -39,10 +39,11 @@ def list_folder(folder: Path, license: str = "", lang: str = "en") -> Iterator[R
         CommonArtError: the folder holds no image.
     """
     source = _printable(folder.resolve().name or "folder")
-    entries = dict(sorted(_walk(folder).items()))
     images = [path for path, problem in entries.items() if problem is None and _is_image(path)]
     if not images:
-        raise CommonArtError(f"{folder} holds no images.", f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
+        raise CommonArtError(
+            f"{folder} holds no images, tables or tars.", f"Images end in {', '.join(IMAGE_SUFFIXES)}."
+        )
     stems = Counter(path.with_suffix("") for path in images)
     beside = _sidecars(images, entries)
     metadata = [path for path in entries if path.name in METADATA]
@@ -69,8 +70,12 @@ def list_folder(folder: Path, license: str = "", lang: str = "en") -> Iterator[R
         yield PassedOver.named(source, name, problem.reason, problem.detail, rule=False)
 
 
-def _walk(folder: Path) -> dict[Path, Problem | None]:
-    """The files of a folder, linked folders among them, each with the reason why it is not looked at."""
+def walk(folder: Path) -> dict[Path, Problem | None]:
+    """Return the files of a folder and its sub-folders, linked ones too, by name; each with why it is not looked at, or None.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
 
     def refused(error: OSError) -> None:
         raise error  # a folder that may not be read would be left out without a word
@@ -91,7 +96,7 @@ def _walk(folder: Path) -> dict[Path, Problem | None]:
             elif name not in folders:
                 entries[Path(parent, name)] = None
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return entries
+    return dict(sorted(entries.items()))
 
 
 def _is_image(path: Path) -> bool:

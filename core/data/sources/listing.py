@@ -21,7 +21,7 @@ from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import modified_at
 from commonart.core.data.sources.coco import list_coco
 from commonart.core.data.sources.duplicates import mark_duplicates
-from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder
+from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder, walk
 from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
 from commonart.core.data.sources.tables import SUFFIXES
@@ -91,7 +91,8 @@ def _list_directory(
     folder: Path, license: str, lang: str, column_map: Mapping[str, str], images: str | None
 ) -> Iterator[Record]:
     """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
-    files = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder)) and path.is_file()]
+    entries = walk(folder)
+    files = [path for path, problem in entries.items() if problem is None]
     tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in METADATA]
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
     if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
@@ -103,7 +104,7 @@ def _list_directory(
     if tars and not has_images:
         listed = chain.from_iterable(_list_tar(tar, folder, license, lang, column_map) for tar in tars)
         return mark_duplicates(listed, str(folder))
-    return list_folder(folder, license, lang)
+    return list_folder(folder, entries, license, lang)
 
 
 def _list_tables(
@@ -125,10 +126,6 @@ def _list_tar(path: Path, root: Path, license: str, lang: str, column_map: Mappi
     table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path), needs=())
     with open(path, "rb") as raw:
         yield from tar_records(raw, str(path), path.relative_to(root).as_posix().removesuffix(".tar"), table)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _no_column_map(column_map: Mapping[str, str], source: str) -> None:

@@ -45,28 +45,33 @@ def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterat
     Raises:
         CommonArtError: the tar is damaged.
     """
-    local = "://" not in address
     for number, sample in enumerate(_samples(raw, table.name)):
         name = f"{stem}/{sample.key}"
         if sample.problem[0]:
             yield PassedOver.named(table.source, name, *sample.problem, rule=False)
             continue
-        fields = {name: value for name, value in sample.sidecar.fields.items() if name != "key"}
-        layout = find_layout(table, list(fields), strict=False)
-        record = row_record(fields, layout, table, number)
-        if "source_id" not in layout.columns:
-            record["source_id"] = name
-        record["key"] = make_key(table.source, record["source_id"])
-        if sample.sidecar.captions and "captions" not in record:
-            record["captions"] = [source_caption(text, table.lang, table.source) for text in sample.sidecar.captions]
-        if sample.image is not None and local:
-            record["image"] = f"{address}#{sample.image.name}"
-        elif sample.image is not None:
-            record["image_url"] = f"{address}#{sample.image.offset}+{sample.image.size}"
         try:
-            yield check(record, table.name, name)
+            yield check(_record(sample, name, number, address, table), table.name, name)
         except SchemaError as error:
             yield PassedOver.named(table.source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+        except CommonArtError as error:  # of names that differ in case alone
+            yield PassedOver.named(table.source, name, "bad_row", error.what, rule=False)
+
+
+def _record(sample: TarSample, name: str, number: int, address: str, table: Table) -> Record:
+    fields = {field: value for field, value in sample.sidecar.fields.items() if field != "key"}
+    layout = find_layout(table, list(fields), strict=False)
+    record = row_record(fields, layout, table, number)
+    if "source_id" not in layout.columns:
+        record["source_id"] = name
+    record["key"] = make_key(table.source, record["source_id"])
+    if sample.sidecar.captions and "captions" not in record:
+        record["captions"] = [source_caption(text, table.lang, table.source) for text in sample.sidecar.captions]
+    if sample.image is not None and "://" not in address:
+        record["image"] = f"{address}#{sample.image.name}"
+    elif sample.image is not None:
+        record["image_url"] = f"{address}#{sample.image.offset}+{sample.image.size}"
+    return record
 
 
 def _samples(raw: IO[bytes], name: str) -> Iterator[TarSample]:

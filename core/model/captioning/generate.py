@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
+from commonart.core.model import weights
 from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
 
@@ -135,7 +136,7 @@ class TextGenerator:
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             model = getattr(transformers, self.model.cls).from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, **local
+                folder, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"), **local
             )
             processor = getattr(transformers, self.PROCESSOR).from_pretrained(folder, **local)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

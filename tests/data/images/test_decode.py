@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("format", "mime"),
-    [(name, f"image/{name.lower()}") for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")],
+    [(name, f"image/{name.lower()}") for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")],
 )
 def test_formats(format: str, mime: str) -> None:
     data = saved(picture(), format)
@@ -50,7 +51,7 @@ def test_limit_of_pixels_holds_before_pixels_are_read() -> None:
             reader(data, max_pixels=64 * 48 - 1)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(format: str, orientation: int) -> None:
     upright = picture(64, 32)
@@ -59,7 +60,9 @@ def test_orientation(format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if format in ("JPEG", "WEBP") else {}
-    data = saved(stored, format, exif=exif, **options)
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    data = saved(stored, format, exif=exif.tobytes(), **options)
     assert probe(data)[:2] == upright.size
     image = decode(data)
     assert image.size == upright.size
@@ -161,3 +164,18 @@ def test_damaged_bytes_never_raise_anything_else(format: str, data: st.DataObjec
         assert decode(cut).mode == "RGB"
     except DecodeError as error:
         assert error.reason
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC: pillow-heif reads it"),
+        (b"\xff\x0a\xfb\x06\0", "JPEG XL: convert it"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000: convert it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer: git lfs pull"),
+    ],
+)
+def test_what_is_not_read_is_named(monkeypatch: pytest.MonkeyPatch, start: bytes, sentence: str) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where the extra is not installed
+    with pytest.raises(DecodeError, match=sentence):
+        decode(start + bytes(100))

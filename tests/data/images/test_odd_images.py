@@ -41,7 +41,7 @@ from odd_images import (
     tiff,
     ycck,
 )  # fmt: skip
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from commonart.core.data.images.decode import DecodeError, decode, probe
 
@@ -91,13 +91,27 @@ ODD: dict[str, tuple[Callable[[], bytes], Shown | str]] = {
     "zeros":                            (lambda: bytes(5000), "not_an_image"),
     "page named .jpg":                  (lambda: b"<!DOCTYPE html><html>404</html>", "not_an_image"),
     "SVG":                              (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
-    "BMP":                              (lambda: saved(scene(), "BMP"), "not_an_image"),
     "ICO":                              (lambda: saved(scene(), "ICO"), "not_an_image"),
     "EPS":                              (lambda: saved(scene(), "EPS"), "not_an_image"),
     "PDF":                              (lambda: saved(scene(), "PDF"), "not_an_image"),
-    "AVIF":                             (lambda: saved(scene(), "AVIF"), "not_an_image"),
+    "PSD":                              (lambda: b"8BPS\0\1" + bytes(100), "not_an_image"),
+    "Git LFS pointer":                  (lambda: b"version https://git-lfs.github.com/spec/v1\n", "not_an_image"),
     "JPEG 2000":                        (lambda: saved(scene(), "JPEG2000"), "not_an_image"),
     "PPM":                              (lambda: saved(scene(), "PPM"), "not_an_image"),
+    # BMP, AVIF, HEIC, JPEG XL
+    "BMP":                              (lambda: saved(scene(), "BMP"), AS_IT_IS),
+    "BMP, palette":                     (lambda: saved(scene().quantize(16), "BMP"), NEARLY),
+    "BMP, cut":                         (lambda: saved(scene(), "BMP")[:2000], "truncated"),
+    "AVIF":                             (lambda: saved(scene(), "AVIF", quality=95), NEARLY),
+    "AVIF, transparent":                (lambda: saved(_half(), "AVIF", quality=95), Shown((RED, GREEN, WHITE, WHITE), 8)),
+    "AVIF, sRGB is stated":             (lambda: _avif(1, 13), NEARLY),
+    "AVIF, HDR":                        (lambda: _avif(9, 16), "unsupported"),
+    "AVIF, Display P3 without profile": (lambda: _avif(12, 13), "unsupported"),
+    "AVIF, cut":                        (lambda: saved(scene(), "AVIF", quality=95)[:-100], "damaged"),
+    "AVIF, two images":                 (lambda: frames("AVIF", 2), "animated"),
+    "HEIC":                             (lambda: _heic(), NEARLY),
+    "JPEG XL":                          (lambda: b"\xff\x0a\xfb\x06\0" + bytes(100), "not_an_image"),
+    "HEIC, cut":                        (lambda: _heic()[:-100], "truncated"),
     # JPEG
     "JPEG, progressive":                (lambda: jpeg(progressive=True), NEARLY),
     "JPEG, colour at a quarter":        (lambda: jpeg(subsampling=2), NEARLY),
@@ -185,6 +199,9 @@ ODD: dict[str, tuple[Callable[[], bytes], Shown | str]] = {
     "PNG, no pixels wide":              (lambda: png(rgb()[:, :0], color=2), "not_an_image"),
     "PNG, garbage behind it":           (lambda: saved(scene(), "PNG") + bytes(99), AS_IT_IS),
     "PNG, pixel bomb":                  (pixel_bomb, "too_many_pixels"),
+    "PNG, 2 MB of packed text":         (lambda: _long_text("zTXt"), AS_IT_IS),
+    "PNG, 2 MB of packed UTF-8":        (lambda: _long_text("iTXt"), AS_IT_IS),
+    "PNG, a profile of 2 MB":           (lambda: saved(scene(), "PNG", icc_profile=_large_profile()), AS_IT_IS),
     "PNG, text bomb":                   (text_bomb, "damaged"),
     "PNG, profile bomb":                (profile_bomb, "damaged"),
     "PNG, moving":                      (lambda: frames("PNG", duration=100), "animated"),
@@ -248,6 +265,30 @@ def _idat(data: bytes) -> bytes:
 
 def _with_text(png: bytes) -> bytes:
     return png[:-12] + chunk(b"tEXt", b"Comment\0none") + png[-12:]
+
+
+def _long_text(kind: str) -> bytes:
+    """As WebUI (parameters) and ComfyUI (a workflow) write it."""
+    notes = PngImagePlugin.PngInfo()
+    (notes.add_itxt if kind == "iTXt" else notes.add_text)("workflow", "a prompt " * 250_000, zip=True)
+    return saved(scene(), "PNG", pnginfo=notes)
+
+
+def _large_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + bytes(2_000_000)
+
+
+def _avif(primaries: int, transfer: int) -> bytes:
+    """An AVIF that states these codes of ISO/IEC 23091-2."""
+    data = saved(scene(), "AVIF", quality=95, subsampling="4:4:4")
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + primaries.to_bytes(2, "big") + transfer.to_bytes(2, "big") + data[at + 4 :]
+
+
+def _heic() -> bytes:
+    """What the extra `heic` reads."""
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    return saved(scene(), "HEIF", quality=95)
 
 
 def _half() -> Image.Image:

@@ -113,14 +113,14 @@ def test_a_tar_cut_short_is_an_error(tmp_path: Path, cut: int) -> None:
     whole = make(tmp_path / "a.tar").read_bytes().rstrip(b"\0")
     path = tmp_path / "b.tar"
     path.write_bytes(whole[:-cut] if cut < len(whole) else b"")
-    with pytest.raises(CommonArtError, match=r"b.tar is no whole tar"):
+    with pytest.raises(CommonArtError, match=r"b.tar is not a complete tar"):
         list(reader.read_shard(path))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"no tar at all", b"\xff" * 2048])
 def test_no_tar(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "b.tar").write_bytes(garbage)
-    with pytest.raises(CommonArtError, match=r"b.tar is no whole tar"):
+    with pytest.raises(CommonArtError, match=r"b.tar is not a complete tar"):
         list(reader.read_shard(tmp_path / "b.tar"))
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_header_in_the_middle(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[1024 + 10] ^= 0xFF  # the name in the second member's header: its checksum fails
     path.write_bytes(data)
-    with pytest.raises(CommonArtError, match="is no whole tar"):
+    with pytest.raises(CommonArtError, match="is not a complete tar"):
         list(reader.read_shard(path))
 
 
@@ -148,10 +148,10 @@ def test_random_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, data
     ("files", "sentence"),
     [
         ({"k.jpg": b"x"}, "#k: has no .json beside it"),
-        ({"k.json": b"{"}, "#k.json: is no JSON"),
+        ({"k.json": b"{"}, "#k.json: is not JSON"),
         ({"k.json": b'{"key":"j"}'}, "field 'key' is 'j', but the member is named 'k'"),
         ({"a.b.json": b'{"key":"a.b"}'}, "has no .json beside it"),
-        ({"k.json": b'{"key":"k"}', "j.json": b'{"key":"j"}', "k.jpg": b"x"}, "has no .json beside it"),
+        ({"a/k.json": b'{"key":"k"}', "b/k.json": b'{"key":"k"}'}, "'k' stands in this shard twice"),
     ],
 )
 def test_samples_that_break_the_schema(tmp_path: Path, files: dict[str, bytes], sentence: str) -> None:
@@ -160,14 +160,39 @@ def test_samples_that_break_the_schema(tmp_path: Path, files: dict[str, bytes], 
     assert sentence in error.value.what
 
 
-def test_links_and_doubles_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as tar:
-        info = tarfile.TarInfo("k.json")
+@pytest.mark.parametrize("command", ["-C src .", "src", "-C src --sort=name .", "--format=pax src"])
+def test_tars_that_tar_makes(tmp_path: Path, command: str) -> None:
+    """With entries for folders and links among the files, and the members of a sample in the order of the disk."""
+    (tmp_path / "src").mkdir()
+    for n in range(3):
+        (tmp_path / "src" / f"k{n}.json").write_bytes(b'{"key":"k%d"}' % n)
+        (tmp_path / "src" / f"k{n}.jpg").write_bytes(b"pixels %d" % n)
+        (tmp_path / "src" / f"._k{n}.jpg").write_bytes(b"Mac OS X")
+    (tmp_path / "src" / "linked").symlink_to("k0.jpg")
+    subprocess.run(f"tar -cf x.tar {command}", shell=True, check=True, cwd=tmp_path)
+    records = sorted(reader.read_shard(tmp_path / "x.tar"), key=lambda record: record["key"])
+    assert [record["key"] for record in records] == ["k0", "k1", "k2"]
+    assert [reader.read_bytes(record["image"]) for record in records] == [b"pixels %d" % n for n in range(3)]
+
+
+def test_members_of_one_sample_may_stand_apart(tmp_path: Path) -> None:
+    """As `tar` without --sort=name leaves them."""
+    files = {"k.json": b'{"key":"k"}', "j.json": b'{"key":"j"}', "k.jpg": b"x", "j.jpg": b"y"}
+    records = list(reader.read_shard(tar_of(tmp_path / "a.tar", files)))
+    assert [reader.read_bytes(record["image"]) for record in records] == [b"x", b"y"]
+
+
+def test_an_image_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", {"k.json": b'{"key":"k"}'})
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("k.jpg")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(CommonArtError, match="no plain file"):
-        list(reader.read_shard(path))
+    assert list(reader.read_shard(path)) == [{"key": "k"}]
+
+
+def test_doubled_keys_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b.tar"
     with pytest.raises(CommonArtError, match="two records have the key 'k'"), ShardWriter(path) as writer:
         writer.add("k", {"json": b"{}"})
         writer.add("k", {"json": b"{}"})
@@ -175,7 +200,7 @@ def test_links_and_doubles_are_refused(tmp_path: Path) -> None:
 
 def test_missing_member_and_file(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar")
-    with pytest.raises(CommonArtError, match="holds no 'zebra.jpg'"):
+    with pytest.raises(CommonArtError, match="does not hold 'zebra.jpg'"):
         reader.read_bytes(f"{path}#zebra.jpg")
     with pytest.raises(CommonArtError, match="cannot be read: No such file"):
         reader.read_bytes(str(tmp_path / "gone.jpg"))

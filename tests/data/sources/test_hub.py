@@ -22,6 +22,7 @@ from web_server import Site, answer, picture
 
 from commonart.core.data import jsonl, stream
 from commonart.core.data.download.limits import Limits
+from commonart.core.data.drops import PassedOver
 from commonart.core.data.shards import reader
 from commonart.core.data.sources import named
 from commonart.core.errors import CommonArtError, UsageError
@@ -365,6 +366,18 @@ def test_tars_that_other_tools_packed(hub: HubServer, tmp_path: Path, local: boo
     assert [reader.read_bytes(r["image"]) for r in stream.read(str(tmp_path / "raw"))] == [
         photo(n) for n in (1, 2, 4, 5)
     ]
+
+
+def test_one_sample_with_names_that_differ_in_case_costs_no_other(hub: HubServer) -> None:
+    members = []
+    for n, note in enumerate(
+        [b'{"license": "CC0"}', b'{"License": "CC0", "license": "CC-BY-NC-4.0"}', b'{"license": "CC0"}']
+    ):
+        members += [(f"{n}.jpg", photo(n)), (f"{n}.json", note)]
+    hub.add("owner/set", {"a.tar": packed(members)})
+    records = list(stage.listing("hf:owner/set"))
+    assert [record.get("license") for record in records] == ["CC0-1.0", None, "CC0-1.0"]
+    assert isinstance(records[1], PassedOver) and "differ in case alone" in records[1].problem.detail
 
 
 @pytest.mark.parametrize("part", ["", "data", "data/train-00000-of-00001.parquet"])

@@ -26,7 +26,6 @@ from commonart.core.data.shards import reader
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES
 from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
-from commonart.core.generation.prompts import lang_of
 from commonart.stages import fetch as stage
 
 BY4 = "https://creativecommons.org/licenses/by/4.0/"
@@ -328,7 +327,6 @@ def test_a_table_of_file_names_is_a_list(tmp_path: Path, images: str | None) -> 
 )  # fmt: skip
 def test_the_script_of_a_caption_tells_its_language(text: str, lang: str) -> None:
     assert language_of(text, "en") == lang
-    assert lang_of(text) == ("ja" if lang in ("ja", "zh") else "en")  # of a prompt, by the same letters
 
 
 @pytest.mark.parametrize("column_map", [{"license": "terms"}, {"captions": "what"}, {"foo": "url"}])
