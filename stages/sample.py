@@ -17,7 +17,7 @@ from commonart.core.errors import UsageError
 from commonart.core.generation import prompts as prompt_files
 from commonart.core.generation.outputs import PlannedImage, is_folder, plan, record_of
 from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ModelSpec
-from commonart.core.log import say, warn
+from commonart.core.log import say
 from commonart.core.output import metadata
 from commonart.core.output.metadata import DEFAULT_MARKS, MarkOptions
 
@@ -113,32 +113,12 @@ def sample(
     if grid is not None:
         labels = [image.prompt.text for image in images]
         settings = sheet if marks.settings else None
-        write_grid(grid, shown, labels, columns, settings=settings, marked=marks.synthetic, overwrite=overwrite)
-    return records
+        from commonart.core.output.contact_sheet import write_sheet
 
-
-def write_grid(
-    path: str,
-    images: Sequence[Image.Image],
-    labels: Sequence[str],
-    columns: int | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    marked: bool = True,
-    overwrite: bool = False,
-) -> None:
-    """Write a labelled contact sheet with its marks, and print the legend of the labels that no font here can render."""
-    from commonart.core.output.contact_sheet import contact_sheet
-
-    sheet = contact_sheet(images, labels, columns=columns)
-    if sheet.legend:
-        warn(
-            f"no installed font can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
-            "Install a Japanese font (fonts-noto-cjk on Debian), or name one with COMMONART_FONT."
+        write_sheet(
+            grid, shown, labels, columns=columns, settings=settings, marked=marks.synthetic, overwrite=overwrite
         )
-        for number, label in sheet.legend.items():
-            say(f"  [{number}] {label}")
-    metadata.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
+    return records
 
 
 def _sheet_settings(shared: Mapping[str, Any], images: Sequence[PlannedImage], columns: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page of `commonart serve`, drawn by Gradio: prompt, settings, progress, and a gallery with each image's settings.
+"""The page of `commonart serve`, built with Gradio: prompt, settings, progress, and a gallery with each image's settings.
 
 page(worker) is a `gradio.Blocks`; `commonart.stages.serve` mounts it with THEME and the texts of both languages.
 """

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commonart.core.log import say
 from commonart.core.metrics import roc
-from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,15 +112,13 @@ def write_figure(path: str, rows: Sequence[FigureRow], *, overwrite: bool = Fals
         UsageError: The path exists and `overwrite` is false.
         CommonArtError: It cannot be written.
     """
-    from commonart.core.output.contact_sheet import contact_sheet
+    from commonart.core.output.contact_sheet import write_sheet
 
     images: list[Image.Image] = []
     labels: list[str] = []
     for row in rows:
         images += [row.source, row.generated, row.nearest]
         labels += [row.caption, f"similarity {row.to_source:.2f}", f"similarity {row.similarity:.2f}"]
-    sheet = contact_sheet(images, labels, columns=3, heads=("training image", "generated", "nearest training image"))
-    for number, caption in sheet.legend.items():
-        say(f"  [{number}] {caption}")
+    heads = ("training image", "generated", "nearest training image")
     settings = {"captions": [row.caption for row in rows]}
-    metadata.save(sheet.image, path, settings=settings, overwrite=overwrite)
+    write_sheet(path, images, labels, columns=3, heads=heads, settings=settings, overwrite=overwrite)

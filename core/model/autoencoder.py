@@ -99,16 +99,16 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, [B, C, H/f, W/f] in float32 each.
+        """Encode images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, [B, C, H/f, W/f] in float32 each.
 
         A sample of the posterior is `mean + std * noise`. Images above `tile_above` pixels run in tiles.
 
         Raises:
-            ValueError: H or W is no multiple of f.
+            ValueError: H or W is not a multiple of f.
         """
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor:
-            raise ValueError(f"{width}x{height} pixels are no multiple of the autoencoder's {self.factor}")
+            raise ValueError(f"{width}x{height} pixels are not a multiple of the autoencoder's {self.factor}")
         self._tile(max(height, width))
         means, stds = [], []
         for part in images.split(batch):
@@ -119,7 +119,7 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
-        """Scaled latents [B, C, h, w] to images [B, 3, h f, w f] in -1..1, float32."""
+        """Decode scaled latents [B, C, h, w] to images [B, 3, h f, w f] in -1..1, float32."""
         self._tile(max(latents.shape[-2:]) * self.factor)
         parts = []
         for part in latents.split(batch):
@@ -135,7 +135,7 @@ class Autoencoder:
 
 
 def pick_precision(folder: str | Path, name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `--precision NAME` means for the autoencoder in `folder`.
+    """Return the dtype that `--precision NAME` means for the autoencoder in `folder`.
 
     auto is float32, except on a GPU for weights that say they survive float16 (`force_upcast: false`, as
     madebyollin/sdxl-vae-fp16-fix does; SDXL's own overflow there).
@@ -148,7 +148,7 @@ def pick_precision(folder: str | Path, name: str, device: torch.device) -> torch
 
 
 def _folder(folder: str | Path) -> Path:
-    """The folder of the model itself. Raises CommonArtError where it is no AutoencoderKL's."""
+    """Return the folder of the model itself. Raises CommonArtError where it is not an AutoencoderKL's."""
     path = Path(folder)
     if (path / "vae" / "config.json").is_file():
         path = path / "vae"
@@ -157,7 +157,7 @@ def _folder(folder: str | Path) -> Path:
         name = config.get("_class_name", "AutoencoderKL")
     except (OSError, ValueError, AttributeError):
         raise CommonArtError(
-            f"{path} holds no autoencoder: there is no config.json in it that can be read.",
+            f"{path} holds no autoencoder: its config.json is missing or cannot be read.",
             "Give a folder with a diffusers AutoencoderKL, or a name from `commonart models`.",
         ) from None
     if name != "AutoencoderKL":

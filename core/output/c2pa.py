@@ -1,4 +1,4 @@
-"""C2PA: a signed statement in a picture that a trained model made it, and who says so.
+"""C2PA: a signed statement in an image that a trained model made it, and who says so.
 
     uv pip install 'commonart[c2pa]'
     commonart sample "赤い円" --model nano -o out.png --sign chain.pem,key.pem
@@ -24,7 +24,7 @@ MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 def check(chain: str, key: str) -> None:
-    """Raise before anything is drawn: UsageError for files that are not there, CommonArtError for what cannot sign."""
+    """Sign a trial image. Raises UsageError for files that cannot be read, CommonArtError for what cannot sign."""
     from PIL import Image
 
     trial = io.BytesIO()
@@ -33,9 +33,10 @@ def check(chain: str, key: str) -> None:
 
 
 def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
-    """The picture `data` of Pillow's format `kind` with a signed C2PA manifest in it.
+    """Return the image `data` of Pillow's format `kind` with a signed C2PA manifest in it.
 
-    Raises CommonArtError where the certificate cannot sign.
+    Raises:
+        CommonArtError: the certificate cannot sign.
     """
     signer = _signer(chain, key)
     import c2pa
@@ -59,7 +60,7 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What a picture's C2PA manifest says: {"state", "signer", "actions"}; None without one, or without the package.
+    """Return what an image's C2PA manifest says: {"state", "signer", "actions"}; None without one, or without the package.
 
     `state` is the library's own: Valid (whole, by a signer nobody here vouches for), Trusted, or Invalid.
     """
@@ -115,14 +116,14 @@ def _algorithm(pem: bytes, name: str) -> bytes:
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
-        raise CommonArtError(f"--sign: {name} is no private key in PEM without a password.", str(error)) from error
+        raise CommonArtError(f"--sign: {name} is not a PEM private key without a password.", str(error)) from error
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return {256: b"es256", 384: b"es384", 521: b"es512"}.get(key.key_size, b"es256")
     if isinstance(key, rsa.RSAPrivateKey):
         return b"ps256"
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return b"ed25519"
-    raise CommonArtError(f"--sign: {name} is a key that C2PA does not know.", "Use ECDSA, RSA or Ed25519.")
+    raise CommonArtError(f"--sign: {name} is a kind of key that C2PA does not support.", "Use ECDSA, RSA or Ed25519.")
 
 
 def _cannot(chain: str, error: Exception) -> CommonArtError:

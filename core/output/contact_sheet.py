@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows, their prompts under them, in every language that a font here can write.
+"""Contact sheets: images in rows, their prompts under them, in every language that an installed font can render.
 
     commonart sample "草原のシマウマ" "a zebra in a meadow" --model nano --grid samples.png
 
@@ -8,7 +8,7 @@ Pillow's own font knows no Japanese. A Japanese font is taken from, in this orde
 2. the package `matplotlib-fontja` (IPAexGothic under the IPA Font License), of which only the font file is read,
 3. the system.
 
-Where none is found, a label that cannot be written becomes a number, and the caller gets the legend.
+Where none is found, a label that cannot be rendered becomes a number, and the caller gets the legend.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from commonart.core.errors import UsageError
+from commonart.core.log import say, warn
+from commonart.core.output import metadata
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
-MARGIN = 8  # pixels around and between pictures
+BACKGROUND, FOREGROUND, SECONDARY = (255, 255, 255), (25, 25, 25), (110, 110, 110)
+MARGIN = 8  # pixels around and between images
 LABEL_SIZE = 13  # pixels
 MAX_LINES = 4  # of one label; what is longer ends in an ellipsis
-SMALLEST_CELL = 128  # pixels; smaller pictures are enlarged without smoothing, so that 64 px can be judged by eye
+SMALLEST_CELL = 128  # pixels; smaller images are enlarged without smoothing, so that 64 px can be judged by eye
 
 _PACKAGES = (("matplotlib_fontja", "fonts/ipaexg.ttf"), ("japanize_matplotlib", "fonts/ipaexg.ttf"))
 _SYSTEM = (
@@ -49,41 +52,41 @@ _SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A contact sheet, and what the numbers on it stand for: {"1": prompt}; empty when every label was written out."""
+    """A contact sheet, and what the numbers on it stand for: {"1": prompt}; empty where every label could be rendered."""
 
     image: Image.Image
     legend: dict[str, str]
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     labels: Sequence[str],
     *,
     columns: int | None = None,
     heads: Sequence[str] = (),
 ) -> Sheet:
-    """All pictures in rows of `columns` (default: about square), each with its label under it.
+    """Arrange images in rows of `columns` (default: about square), each with its label under it.
 
     Args:
-        pictures: RGB, of any sizes; each is fitted into a cell of the largest one's size.
+        images: RGB, of any sizes; each is fitted into a cell of the largest one's size.
         labels: one for each picture; "" writes none.
         heads: titles over the columns.
 
     Raises:
-        ValueError: no pictures, or another number of labels.
+        ValueError: no images, or another number of labels.
     """
-    if not pictures or len(pictures) != len(labels):
-        raise ValueError(f"{len(pictures)} pictures and {len(labels)} labels")
-    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
-    largest = max(max(p.size) for p in pictures)
+    if not images or len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    largest = max(max(p.size) for p in images)
     scale = max(1, math.ceil(SMALLEST_CELL / largest))
-    width = max(p.width for p in pictures) * scale
-    height = max(p.height for p in pictures) * scale
+    width = max(p.width for p in images) * scale
+    height = max(p.height for p in images) * scale
     legend: dict[str, str] = {}
-    texts = [_writable(label, number, legend) for number, label in enumerate(labels, 1)]
+    texts = [_renderable(label, number, legend) for number, label in enumerate(labels, 1)]
     lines = [wrap(text, width) for text in texts]
     line_height = LABEL_SIZE + 5
-    rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
+    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     row_lines = [max(len(lines[i]) for i in row) for row in rows]
     top = line_height + MARGIN if heads else 0
     sheet = Image.new(
@@ -92,26 +95,54 @@ def contact_sheet(
             MARGIN + columns * (width + MARGIN),
             MARGIN + top + sum(height + n * line_height + MARGIN for n in row_lines),
         ),
-        PAPER,
+        BACKGROUND,
     )
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads[:columns]):
-        draw.text((MARGIN + column * (width + MARGIN), MARGIN), head, FAINT, font=font_for(head))
+        draw.text((MARGIN + column * (width + MARGIN), MARGIN), head, SECONDARY, font=font_for(head))
     y = MARGIN + top
     for row, count in zip(rows, row_lines, strict=True):
         for column, i in enumerate(row):
             x = MARGIN + column * (width + MARGIN)
-            picture = pictures[i].convert("RGB")
-            picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-            sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+            image = images[i].convert("RGB")
+            image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+            sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
             for n, line in enumerate(lines[i]):
-                draw.text((x, y + height + 3 + n * line_height), line, INK, font=font_for(line))
+                draw.text((x, y + height + 3 + n * line_height), line, FOREGROUND, font=font_for(line))
         y += height + count * line_height + MARGIN
     return Sheet(sheet, legend)
 
 
+def write_sheet(
+    path: str,
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    *,
+    columns: int | None = None,
+    heads: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    marked: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Write a contact sheet with its marks, and print the legend of the labels that no font here can render.
+
+    Raises:
+        UsageError: the path exists and `overwrite` is false.
+        CommonArtError: it cannot be written.
+    """
+    sheet = contact_sheet(images, labels, columns=columns, heads=heads)
+    if sheet.legend:
+        warn(
+            f"no installed font can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
+            "Install a Japanese font (fonts-noto-cjk on Debian), or name one with COMMONART_FONT."
+        )
+        for number, label in sheet.legend.items():
+            say(f"  [{number}] {label}")
+    metadata.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
+
+
 def wrap(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` pixels: broken at spaces, and between any two characters of Japanese."""
+    """Break `text` into lines of at most `width` pixels: at spaces, and between any two characters of Japanese."""
     font = font_for(text)
     lines, line = [], ""
     for piece in _pieces(text[: width * (MAX_LINES + 1)]):  # no character is narrower than a pixel
@@ -136,24 +167,26 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def font_for(text: str, size: int = LABEL_SIZE) -> Font:
-    """Pillow's own font where it can write `text`, else a Japanese one where there is one."""
+    """Return Pillow's own font where it can render `text`, else a Japanese one where one is installed."""
     plain = _plain(size)
     path = japanese_font()
-    return plain if path is None or can_write(plain, text) else _load(path, size)
+    return plain if path is None or can_render(plain, text) else _load(path, size)
 
 
 def japanese_font() -> str | None:
-    """The file of a font that can write Japanese, or None.
+    """Return the file of a font that can render Japanese, or None.
 
     Raises:
-        UsageError: COMMONART_FONT names no font.
+        UsageError: COMMONART_FONT does not name a font.
     """
     chosen = os.environ.get("COMMONART_FONT")
     if chosen:
         try:
             ImageFont.truetype(chosen, LABEL_SIZE)
         except OSError:
-            raise UsageError(f"COMMONART_FONT={chosen} is no font file.", "Name a .ttf, .otf or .ttc file.") from None
+            raise UsageError(
+                f"COMMONART_FONT={chosen} is not a font file.", "Name a .ttf, .otf or .ttc file."
+            ) from None
         return chosen
     return _found_font()
 
@@ -178,23 +211,23 @@ def _found_font() -> str | None:
         if (
             path.endswith((".ttf", ".otf", ".ttc"))
             and Path(path).is_file()
-            and can_write(_load(path, 13), "草のシマ円")
+            and can_render(_load(path, 13), "草のシマ円")
         ):
             return path
     return None
 
 
-def can_write(font: Font, text: str) -> bool:
-    """Whether the font has a glyph for every character: none looks like that of a character which no font has."""
+def can_render(font: Font, text: str) -> bool:
+    """Tell whether the font has a glyph for every character: none looks like that of a character which no font has."""
     if not isinstance(font, ImageFont.FreeTypeFont):
         return text.isascii()
     missing = {bytes(font.getmask(mark)) for mark in ("\U0010fffe", "\uffff")}
     return all(not (shape := bytes(font.getmask(c))) or shape not in missing for c in set(text) if c.isprintable())
 
 
-def _writable(label: str, number: int, legend: dict[str, str]) -> str:
+def _renderable(label: str, number: int, legend: dict[str, str]) -> str:
     label = " ".join(label.split())
-    if can_write(font_for(label), label):
+    if can_render(font_for(label), label):
         return label
     legend[str(number)] = label
     return f"[{number}]"

@@ -7,13 +7,12 @@ from PIL import Image
 
 from commonart.core.errors import UsageError
 from commonart.core.output import contact_sheet
-from commonart.stages.sample import write_grid
 
 
-def test_labels_that_no_font_can_write_become_numbers_with_a_legend(tmp_path, monkeypatch, capsys):
+def test_labels_that_no_font_can_render_become_numbers_with_a_legend(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contact_sheet, "_found_font", lambda: None)
     monkeypatch.delenv("COMMONART_FONT", raising=False)
-    write_grid(tmp_path / "grid.png", [Image.new("RGB", (8, 8))] * 2, ["a red circle", "赤い丸"])
+    contact_sheet.write_sheet(tmp_path / "grid.png", [Image.new("RGB", (8, 8))] * 2, ["a red circle", "赤い丸"])
     assert "[2] 赤い丸" in capsys.readouterr().err
 
 
@@ -22,7 +21,7 @@ def test_a_japanese_font_is_used_where_there_is_one():
     if font is None:
         pytest.skip("no Japanese font on this machine")
     sheet = contact_sheet.contact_sheet([Image.new("RGB", (64, 64))], ["草原のシマウマ"])
-    assert sheet.legend == {} and contact_sheet.can_write(contact_sheet.font_for("草原の"), "草原の")
+    assert sheet.legend == {} and contact_sheet.can_render(contact_sheet.font_for("草原の"), "草原の")
 
 
 def test_lines_are_never_wider_than_the_picture_and_lose_nothing():
