@@ -24,6 +24,12 @@ UNCUT = {
 }
 
 
+def check_quantizer(name: str) -> None:
+    """Raise UsageError for a method that does not exist; "" is none."""
+    if name and name not in QUANTIZERS:
+        raise UsageError(f"--quantize {name} is not a known method.", f"Use {', '.join(QUANTIZERS)}, or leave it out.")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a run is started with. Defaults are those of the command line."""
@@ -84,6 +90,7 @@ class Settings:
     def check(self) -> None:
         """Raise UsageError for an unknown stage, or a value that no run can have."""
         launch.check_gpus(self.gpus)
+        check_quantizer(self.quantize)
         optimizer = self.recipe.optimizer  # raises for an unknown stage or a bad value
         for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
             if getattr(self, name) < 0:

@@ -19,7 +19,7 @@ from torch import nn
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.device import dtype_name
-from commonart.core.settings import QUANTIZERS  # bnb-nf4 is in 4 bits, while the weights are read
+from commonart.core.settings import check_quantizer
 
 # Bits of a weight with its share of the scales, the gentlest first.
 BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5}
@@ -27,10 +27,7 @@ BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5
 
 def check(method: str | None) -> None:
     """Raise UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
-    if method and method not in QUANTIZERS:
-        raise UsageError(
-            f"--quantize {method} is not a known method.", f"Use {', '.join(QUANTIZERS)}, or leave it out."
-        )
+    check_quantizer(method or "")
     if method == "torchao-int8":
         try:
             import torchao  # noqa: F401

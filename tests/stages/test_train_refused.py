@@ -39,6 +39,7 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
     )
     refused(UsageError, 2, "--gpus 3 does not divide the global batch 8", "2 or 4", lambda: start(shards, run, gpus=3))
     refused(UsageError, 2, "--stage 128 is not a training stage", "nano", lambda: train("128", data=str(shards)))
+    refused(UsageError, 2, "--quantize nope is not a known", "quanto", lambda: start(shards, run, quantize="nope"))
     refused(UsageError, 2, "no setting 'rate'", "lr", lambda: start(shards, run, {"rate": 1}))
     refused(UsageError, 2, "--clip nano needs a sample grid", "--sample-every", lambda: start(shards, run, clip="nano"))
     refused(UsageError, 2, "--keep -1 must be at least 0", "0", lambda: start(shards, run, keep=-1))
