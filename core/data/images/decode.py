@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -239,7 +238,7 @@ def _reading(error: Exception, data: bytes) -> DecodeError:
     return DecodeError(reason, text or type(error).__name__)
 
 
-def _formats_of(data: bytes) -> Sequence[str]:
+def _formats_of(data: bytes) -> tuple[str, ...]:
     """The formats to try: HEIC alone where the bytes begin like it and the package that reads it is installed."""
     if _HEIC.match(data):
         with suppress(ImportError):
