@@ -50,11 +50,11 @@ def encode_image(
     from commonart.core.model.device import dtype_name
     from commonart.core.model.feature_encoding import LoadedEncoder, encode_features
 
-    def pick(folder: Path, place: torch.device) -> dict[str, Any]:
-        return {"precision": dtype_name(pick_precision(folder, precision, place))}
+    def pick(folder: Path, device: torch.device) -> dict[str, Any]:
+        return {"precision": dtype_name(pick_precision(folder, precision, device))}
 
-    def load(folder: Path, place: torch.device) -> LoadedEncoder:
-        vae = Autoencoder.load(folder, pick_precision(folder, precision, place), device=place)
+    def load(folder: Path, device: torch.device) -> LoadedEncoder:
+        vae = Autoencoder.load(folder, pick_precision(folder, precision, device), device=device)
         return LoadedEncoder(
             vae.precision, vae.channels, {"factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift}, None,
             lambda records: sizes(records, vae, store),
@@ -78,12 +78,12 @@ def latents(
     from commonart.core.model.autoencoder import to_pixels
 
     shard = list(records)
-    places = sorted(range(len(shard)), key=lambda n: (shard[n].get("width", 0), shard[n].get("height", 0), n))
-    waiting: defaultdict[tuple[int, int], dict[int, Image.Image]] = defaultdict(dict)  # size -> place -> pixels
+    rows = sorted(range(len(shard)), key=lambda n: (shard[n].get("width", 0), shard[n].get("height", 0), n))
+    batches: defaultdict[tuple[int, int], dict[int, Image.Image]] = defaultdict(dict)  # size -> row -> pixels
     done: dict[int, bytes] = {}
 
     def encode(size: tuple[int, int]) -> None:
-        alike = waiting.pop(size)
+        alike = batches.pop(size)
         for n, mean, std in zip(alike, *autoencoder.encode(to_pixels(list(alike.values())), batch), strict=True):
             if not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
                 drop.failure(shard[n], "not_finite", f"{autoencoder.precision} overflows; try --precision fp32")
@@ -94,22 +94,22 @@ def latents(
                 drop.failure(shard[n], "not_finite", f"{error}; use --store bf16")
 
     for n, image in zip(
-        places, threads.map_ordered(_decoded, (shard[n] for n in places), threads.cpu_count()), strict=True
+        rows, threads.map_ordered(_decoded, (shard[n] for n in rows), threads.cpu_count()), strict=True
     ):
         if isinstance(image, DecodeError):
             drop.failure(shard[n], image.reason, image.detail)
         elif any(side % autoencoder.factor for side in image.size):
             # Cropping here would part the latents from the size and the captions in the record.
             width, height = image.size
-            problem = f"{width}x{height} is no multiple of {autoencoder.factor}: run commonart shard first"
+            problem = f"{width}x{height} is not a multiple of {autoencoder.factor}: run commonart shard first"
             drop.failure(shard[n], "size", problem)
         else:
-            waiting[image.size][n] = image
-            if len(waiting[image.size]) == batch:
+            batches[image.size][n] = image
+            if len(batches[image.size]) == batch:
                 encode(image.size)
-            elif sum(map(len, waiting.values())) > WAITING * batch:  # records that do not say their sizes
-                encode(max(waiting, key=lambda size: len(waiting[size])))
-    for size in list(waiting):
+            elif sum(map(len, batches.values())) > WAITING * batch:  # records that do not say their sizes
+                encode(max(batches, key=lambda size: len(batches[size])))
+    for size in list(batches):
         encode(size)
     for n in sorted(done):
         yield shard[n]["key"], done[n]
@@ -127,13 +127,13 @@ def _decoded(record: Record) -> Image.Image | DecodeError:
 
 def sizes(records: list[Record], autoencoder: Autoencoder, store: str) -> list[int]:
     """The bytes that each record's member will have; 0 for an image that cannot be read."""
-    found = []
+    sizes = []
     for record in records:
         try:
             side = record if "width" in record and "height" in record else probe(read_bytes(record["image"]))._asdict()
         except (DecodeError, KeyError):
-            found.append(0)
+            sizes.append(0)
             continue
         shape = (autoencoder.channels, side["height"] // autoencoder.factor, side["width"] // autoencoder.factor)
-        found.append(format.latent_size(shape, record, store))
-    return found
+        sizes.append(format.latent_size(shape, record, store))
+    return sizes

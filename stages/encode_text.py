@@ -55,22 +55,24 @@ def encode_text(
     from commonart.core.model.text_encoder import TextEncoder
 
     quantizing.check(quantize)
-    used: list[TextEncoder] = []
-    blank = 0
+    encoders: list[TextEncoder] = []
+    empty = 0
 
     def counted(records: Iterable[Record]) -> Iterator[Record]:
-        nonlocal blank
+        nonlocal empty
         for record in records:
-            blank += sum(not c["text"].strip() for c in captions(record))
+            empty += sum(not c["text"].strip() for c in captions(record))
             yield record
 
-    def pick(folder: Path, place: torch.device) -> dict[str, Any]:
-        name = quantizing.precision_name(pick_dtype(precision, place), quantize)
+    def pick(folder: Path, device: torch.device) -> dict[str, Any]:
+        name = quantizing.precision_name(pick_dtype(precision, device), quantize)
         return {"precision": name, "max_tokens": max_tokens}
 
-    def load(folder: Path, place: torch.device) -> LoadedEncoder:
-        encoder = TextEncoder.load(folder, pick_dtype(precision, place), quantize, device=place, max_tokens=max_tokens)
-        used.append(encoder)
+    def load(folder: Path, device: torch.device) -> LoadedEncoder:
+        encoder = TextEncoder.load(
+            folder, pick_dtype(precision, device), quantize, device=device, max_tokens=max_tokens
+        )
+        encoders.append(encoder)
         return LoadedEncoder(
             encoder.precision, encoder.width, {"max_tokens": max_tokens}, encoder.null().float().cpu().numpy(),
             lambda records: sizes(records, encoder, store),
@@ -78,11 +80,11 @@ def encode_text(
         )  # fmt: skip
 
     summary = encode_features("encode-text", source, out, model=model, store=store, pick=pick, load=load, **options)
-    for encoder in used:
+    for encoder in encoders:
         if encoder.truncated:
             warn(f"{encoder.truncated:,} of {encoder.texts:,} captions were cut at {max_tokens} tokens (--max-tokens).")
-    if blank:
-        warn(f"Empty captions, encoded as they are: {blank:,}. Leave them out before commonart shard.")
+    if empty:
+        warn(f"Empty captions, encoded as they are: {empty:,}. Leave them out before commonart shard.")
     if summary.read and summary.dropped.get("no_captions") == summary.read:
         warn(f"No record of {source} has a caption: commonart caption --model NAME, then commonart shard.")
     return summary
@@ -96,14 +98,14 @@ def hidden_states(
     while window := list(islice(remaining, WINDOW * batch)):
         states = iter(encoder.encode([c["text"] for record in window for c in captions(record)], batch))
         for record in window:
-            own = [s.float().cpu().numpy() for s in islice(states, len(captions(record)))]
-            if not own:
+            of_record = [s.float().cpu().numpy() for s in islice(states, len(captions(record)))]
+            if not of_record:
                 drop(record, "no_captions")
-            elif not all(bool(np.isfinite(s).all()) for s in own):
+            elif not all(bool(np.isfinite(s).all()) for s in of_record):
                 drop.failure(record, "not_finite", f"{encoder.precision} overflows; try --precision bf16 or fp32")
             else:
                 try:
-                    yield record["key"], format.pack_text(own, record, store)
+                    yield record["key"], format.pack_text(of_record, record, store)
                 except OverflowError as error:
                     drop.failure(record, "not_finite", f"{error}; use --store bf16")
 
@@ -112,8 +114,8 @@ def sizes(records: list[Record], encoder: TextEncoder, store: str) -> list[int]:
     """The bytes that each record's member will have; 0 for one without captions."""
     ids, _ = encoder.tokenize([c["text"] for record in records for c in captions(record)])
     lengths = iter(map(len, ids))
-    found = []
+    sizes = []
     for record in records:
-        own = list(islice(lengths, len(captions(record))))
-        found.append(format.text_size(own, encoder.width, record, store) if own else 0)
-    return found
+        of_record = list(islice(lengths, len(captions(record))))
+        sizes.append(format.text_size(of_record, encoder.width, record, store) if of_record else 0)
+    return sizes

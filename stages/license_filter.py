@@ -21,7 +21,7 @@ from typing import Any
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.drops import Drop, Summary
-from commonart.core.data.record import Record, settled_split
+from commonart.core.data.record import Record, check_split
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
@@ -180,7 +180,7 @@ def license_filter(
                 continue
             if sha256 := get("sha256"):
                 try:
-                    split, conflict = settled_split(record, sha256)
+                    split, conflict = check_split(record, sha256)
                 except ValueError:
                     drop.failure(record, "sha256_malformed", sha256)
                     continue

@@ -33,7 +33,7 @@ from commonart.core.data.images.decode import (
 )
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
-from commonart.core.data.record import Record, settled_split, split_of
+from commonart.core.data.record import Record, check_split, split_of
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks
 from commonart.core.data.tasks import Task, this_task
@@ -131,7 +131,7 @@ def run(
         CommonArtError: as `stream.run`.
     """
     if not 8 <= size <= 8192:
-        raise UsageError(f"--size {size} is no size for a picture.", "Give 8 to 8192 pixels.")
+        raise UsageError(f"--size {size} is out of range.", "Give 8 to 8192 pixels.")
     if buckets and size % BUCKET_STEP and size != SMALLEST_BUCKETS:
         raise UsageError(
             f"--buckets cannot be made of --size {size}.",
@@ -216,7 +216,7 @@ def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | Non
         return record, 0
     seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "sha256")]
     if all(seen):  # sharded before: it was looked at then
-        left_out = picture.too_small(record["width"], record["height"]) or settled_split(record, record["sha256"])[1]
+        left_out = picture.too_small(record["width"], record["height"]) or check_split(record, record["sha256"])[1]
         return record, 0 if left_out else fingerprint(record["phash"], record["sha256"])
     got = _read(record, picture)
     if isinstance(got, Problem):
@@ -247,7 +247,7 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, ProbedImage, str] | 
     expected = record.get("shard_sha256") or record.get("sha256")
     if expected and str(expected).lower() != sha256:
         return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
-    conflict = settled_split(record, record.get("sha256") or sha256)[1]
+    conflict = check_split(record, record.get("sha256") or sha256)[1]
     if conflict:
         return Problem("split_conflict", conflict, rule=True)
     return data, opened, sha256

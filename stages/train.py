@@ -134,7 +134,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Summar
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
-        described = runs.describe(settings, recipe, data.index.about(), *used.describe(), model, origin, dtype)
+        described = runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype)
         runs.check_continues(settings, described, resume)
         runs.check_origin(settings, described, origin, warn)
 

@@ -68,7 +68,7 @@ def read_blocklist(path: str) -> Blocklist:
     """Read a blocklist; see above for what its lines mean.
 
     Raises:
-        CommonArtError: the file cannot be read, or an entry is none. Silence here would let through what somebody asked
+        CommonArtError: the file cannot be read, or an entry is not valid. Silence here would let through what somebody asked
             to remove.
     """
     hashes, kinds, count = array("q"), set[str](), 0
@@ -77,7 +77,7 @@ def read_blocklist(path: str) -> Blocklist:
             count += 1
             for kind, value in kinds_of(entry):
                 if kind == "sha256" and not _SHA256.fullmatch(value):
-                    raise CommonArtError(f"{path}:{line}: {value!r} is no sha256.", "Write 64 hexadecimal digits.")
+                    raise CommonArtError(f"{path}:{line}: {value!r} is not a SHA-256.", "Write 64 hexadecimal digits.")
                 hashes.append(_hash(kind, value))
                 kinds.add(kind)
         digest = sha256_file(path)

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 class PassedOver(Record):
-    """A place in a listing that gives no record to work on: a file that is no image, a row that cannot be read.
+    """A place in a listing that gives no record to work on: a file that is not an image, a row that cannot be read.
 
     It travels among the records that a source lists, in its place, so that it is counted once, in the shard that it belongs
     to, by a run that was interrupted and by tasks that share the work as well. `fetch` drops it before anything else.
@@ -99,7 +99,7 @@ Transform = Callable[[Iterable[Record], Drop], Iterator[Record | Sample | Featur
 
 @dataclass(slots=True)
 class Summary:
-    """What a stage did; the last line of stderr when that is no terminal."""
+    """What a stage did; the last line of stderr, unless that is a terminal."""
 
     stage: str
     read: int = 0

@@ -32,7 +32,7 @@ _KEY = itemgetter("key")
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
+def _open(path: str) -> Iterator[IO[bytes]]:
     if path == "-":
         if sys.stdin is None:
             raise CommonArtError("stdin is closed.", "Pipe records in, or give a SOURCE.")
@@ -83,7 +83,7 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, list[bytes]]]:
     line = 1
     rest: list[bytes] = []  # of a line whose end has not come yet
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             while block := file.read1(BLOCK):  # type: ignore[attr-defined]
                 whole, end, tail = block.rpartition(b"\n")
                 if not end:
@@ -199,19 +199,19 @@ def read(path: str) -> Iterator[Record]:
     folder = "" if path == "-" else os.path.dirname(path)
     keys = SeenKeys()
     for first, lines in _lines(path, name):
-        batch = _usual(lines)
+        batch = _parse_uniform(lines)
         if batch is None or not keys.add_new(list(map(_KEY, batch)), first):
             for line, value in _values(lines, name, first):
                 record = check(value, name, line)
                 keys.add(record["key"], name, line)
-                yield _from(folder, record)
+                yield _rebased(folder, record)
         else:
             if folder and "image" in batch[0]:
-                _all_from(folder, batch)
+                _rebase_all(folder, batch)
             yield from batch
 
 
-def _usual(lines: list[bytes]) -> list[Record] | None:
+def _parse_uniform(lines: list[bytes]) -> list[Record] | None:
     """The records of these lines where all are what they mostly are: whole, alike in their fields, and fitting the schema."""
     try:
         records = list(map(orjson.loads, lines))
@@ -220,8 +220,8 @@ def _usual(lines: list[bytes]) -> list[Record] | None:
     return records if all_fit(records) else None
 
 
-def _all_from(folder: str, batch: list[Record]) -> None:
-    """`_from` for records that all have an image, most of them in the tar of the one before."""
+def _rebase_all(folder: str, batch: list[Record]) -> None:
+    """`_rebased` for records that all have an image, most of them in the tar of the one before."""
     there, here = "\n", ""  # which no pointer begins with
     for record in batch:
         pointer = record["image"]
@@ -234,7 +234,7 @@ def _all_from(folder: str, batch: list[Record]) -> None:
                 there, here = f"{path}#", f"{split_pointer(record['image'])[0]}#"
 
 
-def _from(folder: str, record: Record) -> Record:
+def _rebased(folder: str, record: Record) -> Record:
     if folder and "image" in record:
         record["image"] = rebase(record["image"], folder, "")
     return record

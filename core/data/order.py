@@ -86,7 +86,7 @@ def turns(seed: int, rates: Sequence[float], first: int, size: int) -> tuple[np.
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SampleGroup:
     """Samples that are drawn alike: one data set's images of one size."""
 
     count: int
@@ -94,7 +94,7 @@ class Part:
     rows: np.ndarray | None = None  # int64, (count,); None: 0 .. count - 1
 
 
-Buckets = Sequence[Sequence[Part]]  # the samples of one bucket may share a batch
+Buckets = Sequence[Sequence[SampleGroup]]  # the samples of one bucket may share a batch
 
 
 def batch_rows(
@@ -109,16 +109,16 @@ def batch_rows(
     """
     size = batch - first if size is None else size
     if isinstance(buckets, int):
-        buckets = [[Part(buckets)]]
+        buckets = [[SampleGroup(buckets)]]
     bucket, turn = turns(seed, [sum(part.count * part.weight for part in parts) for parts in buckets], step, 1)
     parts = buckets[int(bucket[0])]
     who, nth = turns(seed, [part.count * part.weight for part in parts], int(turn[0]) * batch + first, size)
     rows, epochs = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
     for number, part in enumerate(parts):
         here = who == number
-        epochs[here], place = np.divmod(nth[here], part.count)
-        place = permute(place, part.count, seed, epochs[here])
-        rows[here] = place if part.rows is None else part.rows[place]
+        epochs[here], positions = np.divmod(nth[here], part.count)
+        positions = permute(positions, part.count, seed, epochs[here])
+        rows[here] = positions if part.rows is None else part.rows[positions]
     return rows, epochs
 
 

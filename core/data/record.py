@@ -54,11 +54,11 @@ def _captions(value: Any) -> str:
         return "must be a list"
     for i, caption in enumerate(value):
         if type(caption) is not dict:
-            return f"holds something that is no object at {i}"
+            return f"must hold objects, not {type(caption).__name__} at {i}"
         if type(caption.get("text")) is not str:
-            return f"has no 'text' at {i}"
+            return f"must hold a string in 'text' at {i}"
         if type(caption.get("lang", "")) is not str:
-            return f"has a 'lang' that is no string at {i}"
+            return f"must hold a string in 'lang' at {i}"
     return ""
 
 
@@ -173,7 +173,7 @@ def split_of_record(record: Record) -> str:
     return str(record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else ""))
 
 
-def settled_split(record: Record, sha256: str) -> tuple[str, str]:
+def check_split(record: Record, sha256: str) -> tuple[str, str]:
     """(the split of the image with this hash, how the record contradicts it or "")."""
     split = split_of(sha256)
     said = record.get("split", split)

@@ -85,4 +85,6 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     try:
         return int(environ.get(name, 0))
     except ValueError:
-        raise UsageError(f"{name}={environ[name]} is no whole number.", "Give --task-index and --num-tasks.") from None
+        raise UsageError(
+            f"{name}={environ[name]} is not a whole number.", "Give --task-index and --num-tasks."
+        ) from None

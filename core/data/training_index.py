@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from commonart.core.data.order import Part
-from commonart.core.data.record import Record, captions, settled_split, split_of_record
+from commonart.core.data.order import SampleGroup
+from commonart.core.data.record import Record, captions, check_split, split_of_record
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
+from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
-Place = tuple[int, int]  # offset and size in a shard
 ABSENT = (1 << 64) - 1
 PROMPTS = 256  # captions that are kept for sample grids
 
@@ -35,8 +35,8 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
     """`A,B:0.5` -> [(A, 1.0), (B, 0.5)]: folders of shards and how often an image of each is taken.
 
     Raises:
-        UsageError: a weight that is no positive number.
-        CommonArtError: a folder that does not exist, or stands there twice.
+        UsageError: a weight that is not a positive number.
+        CommonArtError: a folder that does not exist, or is named twice.
     """
     found: list[tuple[Path, float]] = []
     for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:
@@ -48,7 +48,7 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
             except ValueError:
                 weight = 0.0
             if not 0 < weight < float("inf"):
-                raise UsageError(f"--data {text}: {number!r} is no weight.", "Give a number above 0: FOLDER:0.5.")
+                raise UsageError(f"--data {text}: {number!r} is not a weight.", "Give a number above 0: FOLDER:0.5.")
             text = name
         if not text or not Path(text).exists():
             raise CommonArtError(f"--data {text} does not exist.", "Make shards: commonart shard -o shards/.")
@@ -159,11 +159,11 @@ class Index:
             raise CommonArtError(f"{self.path(row)} became shorter while it was used.", "Put the shards back.")
         return data
 
-    def odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
+    def caption_odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
         """How likely each caption of a row is beside the others, float32, caption after caption.
 
         `mix` weighs languages, shared by an image's captions in that language; every row has a caption in one of them
-        (`told_in`). Without `mix` all captions of an image are equally likely.
+        (`has_language`). Without `mix` all captions of an image are equally likely.
         """
         if not mix:
             return np.ones(len(self.languages), np.float32)
@@ -173,7 +173,7 @@ class Index:
         odds = np.array([mix.get(name, 0.0) for name in self.names])[self.languages] / counts[where]
         return odds.astype(np.float32)
 
-    def told_in(self, mix: Mapping[str, float]) -> np.ndarray:
+    def has_language(self, mix: Mapping[str, float]) -> np.ndarray:
         """Which rows have a caption in a language that `mix` gives weight to; bool, one a row.
 
         Raises CommonArtError for a language that no caption has.
@@ -187,18 +187,18 @@ class Index:
         row = np.repeat(np.arange(len(self.keys)), self.columns["captions"])
         return np.bincount(row, weights[self.languages], len(self.keys)) > 0
 
-    def buckets(self) -> list[list[Part]]:
+    def buckets(self) -> list[list[SampleGroup]]:
         """Rows by size in pixels, and by set in each: what `order.batch_rows` takes."""
         sizes = self.columns["width"].astype(np.int64) << 32 | self.columns["height"]
         if len(self.sets) == 1 and (sizes == sizes[0]).all():
-            return [[Part(len(sizes))]]
+            return [[SampleGroup(len(sizes))]]
         sets = np.asarray(self.set_of, np.int64)[self.columns["shard"]]
         rows = {
             size: [np.flatnonzero((sizes == size) & (sets == number)) for number in range(len(self.sets))]
             for size in np.unique(sizes)
         }
         return [
-            [Part(len(own), weight, own) for own, (_, weight) in zip(parts, self.sets, strict=True) if len(own)]
+            [SampleGroup(len(own), weight, own) for own, (_, weight) in zip(parts, self.sets, strict=True) if len(own)]
             for parts in rows.values()
         ]
 
@@ -215,7 +215,7 @@ class Index:
         turns = [text for turn in zip_longest(*by_language) for text in turn if text]
         return list(dict.fromkeys(turns))[:count]
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What run.json keeps of the data."""
         return {
             "folder": self.folder, "shards": len(self.shards), "images": len(self.keys),
@@ -257,7 +257,7 @@ def read_index(data: str | Path) -> Index:
     )
 
 
-def _groups(path: Path) -> Iterator[dict[str, Place]]:
+def _groups(path: Path) -> Iterator[dict[str, Span]]:
     return (group for _, group in read_members(path))
 
 
@@ -277,9 +277,9 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
                 found[key] = path
 
 
-def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], codes: dict[str, int]) -> None:
+def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], codes: dict[str, int]) -> None:
     found = captions(record)
-    if (sha256 := record.get("sha256")) and settled_split(record, sha256)[1]:
+    if (sha256 := record.get("sha256")) and check_split(record, sha256)[1]:
         index.left_out["split_conflict"] += 1
         return
     if split_of_record(record) == "heldout":
@@ -290,7 +290,7 @@ def _add(index: Index, shard: int, record: Record, group: Mapping[str, Place], c
     if not found or not record.get("image"):
         index.left_out["no_image" if found else "no_captions"] += 1
         return
-    image = next((place for name, place in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
+    image = next((span for name, span in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
     index.keys.append(record["key"])
     values = (
         shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(found)

@@ -121,7 +121,7 @@ class ResidentDataset:
     ) -> None:
         self.keys, self.weights, self.null = keys, weights, null
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.buckets = buckets or [[order.Part(len(keys))]]
+        self.buckets = buckets or [[order.SampleGroup(len(keys))]]
         self._means = [means] if isinstance(means, Tensor) else means
         self._stds = [stds] if isinstance(stds, Tensor) else stds
         self._bucket, self._position, self._replacement = bucket, position, replacement

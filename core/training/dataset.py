@@ -100,7 +100,7 @@ def open_shards(
         )
     texts: TextSource = CachedText(index, text) if isinstance(text, Sequence) else LiveText(index, text)
     latents: LatentSource = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
-    dataset = ShardDataset(index, texts, latents, index.odds(languages))
+    dataset = ShardDataset(index, texts, latents, index.caption_odds(languages))
     source: Source = dataset
     if isinstance(texts, CachedText) and isinstance(latents, CachedLatents):
         needed = texts.features.nbytes() + latents.features.nbytes()

@@ -50,7 +50,7 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
     side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4
     config = run.config_of(recipe, (channels, side, side), width)
-    tokens = (texts[0].usual_length() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
+    tokens = (texts[0].mean_caption_tokens() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
     sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
     measured = _measured(settings, config, micro_batch, grad_accum_steps, sizes, calibrate) if calibrate else None
     # Where no data are here, what is named to be encoded on the fly is.

@@ -44,7 +44,7 @@ class Encoders:
         settings = self.settings
         index = read_index(settings.data)  # data that cannot be trained on are refused before a model is fetched
         if settings.languages:
-            index.keep(index.told_in(settings.languages), "no_caption_in_language")
+            index.keep(index.has_language(settings.languages), "no_caption_in_language")
         data = open_shards(
             settings.data, self.text_features or self.text_encoder(), self.image_features or self.autoencoder(),
             languages=settings.languages or None, quiet=quiet, index=index,

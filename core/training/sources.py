@@ -101,7 +101,7 @@ def _locations(index: Index, features: Sequence[Features]) -> tuple[np.ndarray, 
     offset, size = np.zeros(len(shard), np.uint64), np.zeros(len(shard), np.uint32)
     edges = np.searchsorted(shard, np.arange(len(index.shards) + 1))
     for number, path in enumerate(index.shards):
-        members = features[index.set_of[number]].places(path.stem)
+        members = features[index.set_of[number]].spans(path.stem)
         for row in range(edges[number], edges[number + 1]):
             offset[row], size[row] = members.get(index.keys[row], (0, 0))
     return offset, size

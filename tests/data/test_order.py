@@ -97,11 +97,11 @@ def test_turns_follow_the_rates_and_leave_none_out() -> None:
     assert not np.array_equal(who, order.turns(4, list(rates), 0, 20_000)[0])
 
 
-def buckets() -> list[list[order.Part]]:
+def buckets() -> list[list[order.SampleGroup]]:
     """Rows 0..99 in three buckets of 7, 30 and 63, the last of two data sets of 13 and 50, which one weighs double."""
     rows = np.split(np.random.default_rng(0).permutation(100), [7, 37, 50])
-    return [[order.Part(7, 1.0, rows[0])], [order.Part(30, 1.0, rows[1])],
-            [order.Part(13, 2.0, rows[2]), order.Part(50, 1.0, rows[3])]]  # fmt: skip
+    return [[order.SampleGroup(7, 1.0, rows[0])], [order.SampleGroup(30, 1.0, rows[1])],
+            [order.SampleGroup(13, 2.0, rows[2]), order.SampleGroup(50, 1.0, rows[3])]]  # fmt: skip
 
 
 def test_a_batch_is_of_one_bucket_and_no_remainder_is_dropped() -> None:

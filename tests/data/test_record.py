@@ -64,8 +64,8 @@ def test_full_record_passes_unchanged() -> None:
         ({"sha256": "abc"}, "f.jsonl:7: field 'sha256' must be 64 hexadecimal digits."),
         ({"opt_out": "noai"}, "f.jsonl:7: field 'opt_out' must be a list of strings."),
         ({"captions": "a dog"}, "f.jsonl:7: field 'captions' must be a list."),
-        ({"captions": ["a dog"]}, "f.jsonl:7: field 'captions' holds something that is no object at 0."),
-        ({"captions": [{"lang": "en"}]}, "f.jsonl:7: field 'captions' has no 'text' at 0."),
+        ({"captions": ["a dog"]}, "f.jsonl:7: field 'captions' must hold objects, not str at 0."),
+        ({"captions": [{"lang": "en"}]}, "f.jsonl:7: field 'captions' must hold a string in 'text' at 0."),
     ],
 )
 def test_each_broken_field_is_named(change: dict, sentence: str) -> None:

@@ -113,7 +113,7 @@ def test_other_input_or_settings_are_never_mixed(tmp_path: Path) -> None:
     source = make_jsonl(tmp_path / "in.jsonl", 5)
     out = str(tmp_path / "shards")
     stream.run("even", keep_even, source=source, out=out, settings={"size": 64})
-    with pytest.raises(CommonArtError, match="made with another size"):
+    with pytest.raises(CommonArtError, match=r"with other settings \(size\)"):
         stream.run("even", keep_even, source=source, out=out, settings={"size": 128})
     make_jsonl(tmp_path / "in.jsonl", 6)
     with pytest.raises(CommonArtError, match="from other input"):

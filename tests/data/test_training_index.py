@@ -42,7 +42,7 @@ def test_rows_are_read_where_they_lie(tmp_path: Path) -> None:
     assert (index.image(0), index.image(1)) == (b"pixels of a", b"pixels of d")
     assert index.name(1) == f"{tmp_path}/00001.tar#d"
     assert index.prompts(2) == ["b as it is"]  # of the held-out one
-    about = index.about()
+    about = index.describe()
     assert (about["images"], about["captions"], about["shards"]) == (2, 2, 2) and orjson.dumps(about)
 
 
@@ -81,19 +81,19 @@ def test_languages_by_weight(tmp_path: Path) -> None:
         {"key": "c", "captions": said("fr", "fr")},
     ]  # fmt: skip
     index = read_index(shard(tmp_path / "00000.tar", records))
-    assert index.odds().tolist() == [1] * 6
+    assert index.caption_odds().tolist() == [1] * 6
     mix = {"en": 1.0, "ja": 3.0}
-    assert index.told_in(mix).tolist() == [True, True, False] and index.told_in({"ja": 1}).tolist() == [
+    assert index.has_language(mix).tolist() == [True, True, False] and index.has_language({"ja": 1}).tolist() == [
         True,
         False,
         False,
     ]
     with pytest.raises(CommonArtError, match="--language jp: no caption") as told:
-        index.told_in({"en": 1, "jp": 1})
+        index.has_language({"en": 1, "jp": 1})
     assert "en, fr, ja" in told.value.fix
-    index.keep(index.told_in(mix), "no_caption_in_language")
+    index.keep(index.has_language(mix), "no_caption_in_language")
     # Half of a's weight for English is each of its English captions'.
-    assert index.odds(mix).tolist() == [0.5, 3, 0.5, 1] and index.left_out == {"no_caption_in_language": 1}
+    assert index.caption_odds(mix).tolist() == [0.5, 3, 0.5, 1] and index.left_out == {"no_caption_in_language": 1}
 
 
 def test_a_record_that_says_another_split_than_its_hash_is_left_out(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_several_sets_are_named_with_weights(tmp_path: Path) -> None:
     assert data_sets(tmp_path / "c:2") == [(tmp_path / "c:2", 1.0)]  # a folder's own name goes first
     assert data_sets(tmp_path / "d,e") == [(tmp_path / "d,e", 1.0)]
     for weight in ("0", "-1", "x", "nan", "inf"):
-        with pytest.raises(UsageError, match=f"'{weight}' is no weight"):
+        with pytest.raises(UsageError, match=f"'{weight}' is not a weight"):
             data_sets(f"{a}:{weight}")
     with pytest.raises(CommonArtError, match="nowhere does not exist"):
         data_sets(f"{a},{tmp_path / 'nowhere'}")

@@ -68,7 +68,7 @@ def test_two_tasks_of_srun_train_together(whole: Path) -> None:
 def test_srun_with_another_number_is_a_sentence(cluster: slurm.Cluster, whole: Path) -> None:
     done = cluster.run("srun", "-n1", "commonart", *ARGUMENTS, "-o", "runs/wrong", cwd=whole, check=False)
     assert done.returncode == 2
-    assert "--gpus 2, but srun started 1 processes" in done.stderr
+    assert "--gpus 2, but srun started 1 process" in done.stderr
 
 
 def test_a_warning_signal_saves_requeues_and_the_curve_is_the_uninterrupted_one(

@@ -147,7 +147,7 @@ def test_another_model_is_not_mixed_in(tmp_path: Path, source: Path) -> None:
     tiny.vae(tmp_path / "a")
     tiny.vae(tmp_path / "b", scaling_factor=0.25)
     encode_image(str(source), model=str(tmp_path / "a"), device="cpu")
-    with pytest.raises(CommonArtError, match=r"another revision.*--overwrite"):
+    with pytest.raises(CommonArtError, match=r"other settings .revision.*--overwrite"):
         encode_image(str(source), model=str(tmp_path / "b"), device="cpu")
     encode_image(str(source), str(tmp_path / "other"), model=str(tmp_path / "b"), device="cpu")
     Features(tmp_path / "other").check(source)

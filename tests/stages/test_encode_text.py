@@ -82,7 +82,7 @@ def test_tasks_and_an_interruption_give_the_same_bytes(source: Path, model: str)
 
 def test_another_precision_is_not_mixed_in(source: Path, model: str) -> None:
     encode_text(str(source), model=model, precision="fp32", device="cpu", task=Task(0, 2))
-    with pytest.raises(CommonArtError, match=r"another precision.*--overwrite"):
+    with pytest.raises(CommonArtError, match=r"other settings .precision.*--overwrite"):
         encode_text(str(source), model=model, precision="bf16", device="cpu")
     encode_text(str(source), model=model, precision="bf16", device="cpu", overwrite=True)
     assert Features(source / "text").meta.precision == "bfloat16"
@@ -92,7 +92,7 @@ def test_another_precision_is_not_mixed_in(source: Path, model: str) -> None:
 def test_eight_bit_encoder_is_recorded_and_not_mixed_in(source: Path, model: str) -> None:
     encode_text(str(source), model=model, quantize="quanto-int8", precision="fp32", device="cpu", task=Task(0, 2))
     assert Features(source / "text").meta.precision == "quanto-int8/float32"
-    with pytest.raises(CommonArtError, match=r"another precision.*--overwrite"):
+    with pytest.raises(CommonArtError, match=r"other settings .precision.*--overwrite"):
         encode_text(str(source), model=model, quantize="bnb-int8", precision="fp32", device="cpu")
 
 

@@ -265,7 +265,7 @@ def test_blocklist(tmp_path: Path, entry: str, by: str) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"sha256: abc\n", "list.txt:1: 'abc' is no sha256."),
+        (b"sha256: abc\n", "list.txt:1: 'abc' is not a SHA-256."),
         (b"J\xffane\n", "cannot be read"),
         (None, "cannot be read"),
     ],
@@ -369,7 +369,7 @@ def test_shards_that_were_finished_before_are_told_apart(commonart: Command, tmp
     again = orjson.loads(commonart(*arguments).stderr.splitlines()[-1])
     assert (again["in"], again["out"]) == (3, 3) and again["sources"] == {"s": {"CC0-1.0": {"in": 1, "out": 1}}}
     other = commonart(*arguments, "--observed-after", "2020-01-01")
-    assert other.returncode == 1 and b"made with another observed_after" in other.stderr
+    assert other.returncode == 1 and b"with other settings (observed_after)" in other.stderr
 
 
 # --- --explain

@@ -308,7 +308,7 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
 
 def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
     parts = [Features(shards / "text")], [Features(shards / "image")]
-    assert parts[0][0].usual_length() == 3  # 2.6
+    assert parts[0][0].mean_caption_tokens() == 3  # 2.6
     memory = open_shards(shards, *parts, quiet=True)
     disk = open_shards(shards, *parts, budget=0, quiet=True)
     assert (memory.resident, disk.resident) == (True, False)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commonart.core.data.order import Part
+from commonart.core.data.order import SampleGroup
 from commonart.core.training import batches
 
 
@@ -21,7 +21,7 @@ class Rows:
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.weights = np.random.default_rng(seed + 1).random(int(counts.sum())) + 0.1
         self.null, self.keys = torch.zeros(1, 1), [str(n) for n in range(count)]
-        self.buckets = [[Part(count)]]
+        self.buckets = [[SampleGroup(count)]]
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
         return list(zip(rows.tolist(), captions.tolist(), strict=True))

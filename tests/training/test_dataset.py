@@ -186,7 +186,7 @@ def test_a_disk_that_cannot_be_read_there_costs_one_sample(
 ) -> None:
     data = bucketed(tmp_path / "shards")
     text, image = encode(data, models)
-    lost = text[0].places("00000")["k3"]
+    lost = text[0].spans("00000")["k3"]
     read = Features.read
 
     def failing(self: Features, shard: str, place: tuple[int, int]) -> bytes:
@@ -228,7 +228,7 @@ def test_features_that_must_not_be_mixed(tmp_path: Path, models: dict[str, str])
         train("nano", data=f"{one},{two}", **settings)
     with pytest.raises(CommonArtError, match=r"made in float32, but --quantize is quanto-int8"):
         train("nano", data=str(one), quantize="quanto-int8", **settings)
-    with pytest.raises(UsageError, match="'0' is no weight"):
+    with pytest.raises(UsageError, match="'0' is not a weight"):
         train("nano", data=f"{one}:0", **settings)
 
 

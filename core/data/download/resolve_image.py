@@ -15,7 +15,7 @@ from commonart.core.data.download.opt_out import embedded_signals
 from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
 from commonart.core.data.paths import file_inside
-from commonart.core.data.record import Record, settled_split
+from commonart.core.data.record import Record, check_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.errors import CommonArtError
@@ -84,7 +84,7 @@ def resolve_image(
         return record, Problem("changed", f"md5 is {md5}, the record says {record['md5']}")
     completed = {**record, "width": info.width, "height": info.height, "mime": info.mime, "sha256": sha256}
     completed.setdefault("opt_out", [])
-    completed["split"], conflict = settled_split(record, sha256)
+    completed["split"], conflict = check_split(record, sha256)
     if conflict:
         return record, Problem("split_conflict", conflict, rule=True)
     return record, Sample(completed, data, EXTENSIONS[info.mime])

@@ -25,6 +25,7 @@ from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record, captions
 from commonart.core.data.shards.manifest import finished, shard_identity
 from commonart.core.data.shards.reader import list_shards, members
+from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
 VERSION = 1
@@ -245,7 +246,7 @@ class Features:
 
     def keys(self, shard: str) -> list[str]:
         """The keys of a shard ("00000"), in its order; records that were dropped are absent."""
-        return list(self.places(shard))
+        return list(self.spans(shard))
 
     def text(self, shard: str, record: Record) -> list[np.ndarray]:
         """The states of one record's captions, float32 [L, D] each, in the captions' order.
@@ -254,8 +255,8 @@ class Features:
             KeyError: that record has no features (it had no captions).
             CommonArtError: its captions are not those that were encoded.
         """
-        place = self.places(shard)[record["key"]]
-        states, hashes = self._unpacked(unpack_text, shard, record["key"], self.read(shard, place))
+        span = self.spans(shard)[record["key"]]
+        states, hashes = self._unpacked(unpack_text, shard, record["key"], self.read(shard, span))
         if hashes != [caption_hash(c["text"]) for c in captions(record)]:
             tar = self.folder / f"{shard}.tar"
             raise CommonArtError(
@@ -264,19 +265,19 @@ class Features:
             )
         return states
 
-    def usual_length(self, count: int = 64) -> int:
+    def mean_caption_tokens(self, count: int = 64) -> int:
         """Tokens of a caption: the mean of those of the first `count` records; 0 where nothing is encoded yet."""
         lengths: list[int] = []
         for tar in feature_tars(self.folder)[:1]:
-            for place in list(self.places(tar.stem).values())[:count]:
+            for span in list(self.spans(tar.stem).values())[:count]:
                 with suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is trained on
-                    lengths += map(len, unpack_text(self.read(tar.stem, place))[0])
+                    lengths += map(len, unpack_text(self.read(tar.stem, span))[0])
         return round(sum(lengths) / len(lengths)) if lengths else 0
 
     def latent(self, shard: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
-        place = self.places(shard)[key]
-        mean, std = self._unpacked(unpack_latent, shard, key, self.read(shard, place))
+        span = self.spans(shard)[key]
+        mean, std = self._unpacked(unpack_latent, shard, key, self.read(shard, span))
         return mean, std
 
     def read_text(self, shard: str) -> dict[str, list[np.ndarray]]:
@@ -287,20 +288,20 @@ class Features:
         """All of a shard: key -> (mean, std), float32 [C, h, w]."""
         return {key: self._unpacked(unpack_latent, shard, key, data) for key, data in self._read_all(shard)}
 
-    def places(self, shard: str) -> dict[str, tuple[int, int]]:
+    def spans(self, shard: str) -> dict[str, Span]:
         """Where each record's features lie in a shard: key -> (offset, size)."""
         suffix = f".{EXTENSIONS[self.meta.kind]}"
-        return {name.removesuffix(suffix): place for name, place in members(self.folder / f"{shard}.tar").items()}
+        return {name.removesuffix(suffix): span for name, span in members(self.folder / f"{shard}.tar").items()}
 
-    def read(self, shard: str, place: tuple[int, int]) -> bytes:
-        """The member at a place, as `unpack_text` and `unpack_latent` take it."""
+    def read(self, shard: str, span: Span) -> bytes:
+        """The member at a span, as `unpack_text` and `unpack_latent` take it."""
         with open(self.folder / f"{shard}.tar", "rb") as file:
-            file.seek(place[0])
-            return file.read(place[1])
+            file.seek(span[0])
+            return file.read(span[1])
 
     def _read_all(self, shard: str) -> list[tuple[str, bytes]]:
         data = memoryview((self.folder / f"{shard}.tar").read_bytes())
-        return [(key, data[o : o + s].tobytes()) for key, (o, s) in self.places(shard).items()]
+        return [(key, data[o : o + s].tobytes()) for key, (o, s) in self.spans(shard).items()]
 
     def _unpacked(self, unpack: Callable[[bytes], Any], shard: str, key: str, data: bytes) -> Any:
         try:

@@ -65,7 +65,7 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote before checksums.
 
     Raises:
-        ValueError: the bytes are no such file, or not those that were written.
+        ValueError: the bytes are not such a file, or not those that were written.
     """
     if data[8:_CRC_AT] == _CRC and data[_CRC_AT : _CRC_AT + 8] != b"%08x" % _crc(data):
         raise ValueError("its checksum does not fit")

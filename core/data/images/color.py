@@ -29,14 +29,14 @@ _EXIF_IFD, _INTEROP_IFD, _COLOUR_SPACE, _INTEROP_INDEX, _UNCALIBRATED = 0x8769, 
 
 
 class UnsupportedMode(ValueError):
-    """Pixels whose white is not defined, or whose mode is none that pictures have."""
+    """Pixels whose white is not defined, or whose mode no image has."""
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB in sRGB on white, same size; `image` itself where it is that already. `image` is loaded.
 
     Raises:
-        UnsupportedMode: 32-bit or floating-point pixels, or a mode that is none of a picture.
+        UnsupportedMode: 32-bit or floating-point pixels, or a mode that no image has.
     """
     profile = image.info.get("icc_profile") or _implied_profile(image)
     image = _eight_bits(image)

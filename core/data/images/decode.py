@@ -18,7 +18,7 @@ from typing import NamedTuple
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from commonart.core.data.images.color import UnsupportedMode, to_srgb
-from commonart.core.data.images.integrity import jpeg_is_whole, png_chunks, png_is_whole
+from commonart.core.data.images.integrity import jpeg_is_complete, png_chunks, png_is_complete
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
@@ -152,11 +152,11 @@ class ProbedImage:
                 if draft is not None:
                     image.draft(None, draft)
                 image.load()
-                if jpeg and not jpeg_is_whole(self._data, image, draft):
+                if jpeg and not jpeg_is_complete(self._data, image, draft):
                     raise DecodeError("truncated", "the JPEG ends before its picture")
                 if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
                     _check_srgb(self._data)
-                if image.format == "PNG" and not png_is_whole(self._data):
+                if image.format == "PNG" and not png_is_complete(self._data):
                     raise DecodeError("damaged", "a checksum does not fit")
                 pixels = to_srgb(image)
                 # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
@@ -203,7 +203,7 @@ def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
     elif format == "webp":
         image.save(out, "WEBP", quality=quality, lossless=quality == 100, method=4)
     else:
-        raise ValueError(f"{format} is none of jpg, png, webp")
+        raise ValueError(f"format must be jpg, png or webp, not {format}")
     return out.getvalue()
 
 
@@ -286,7 +286,7 @@ def _check_srgb(data: bytes) -> None:
 
 
 def _several(image: Image.Image) -> bool:
-    """Whether there is more than one picture. A camera's depth map or thumbnail behind its photograph is none."""
+    """Whether there is more than one picture. A camera's depth map or thumbnail behind its photograph does not count."""
     count = getattr(image, "n_frames", 1)
     if count == 1 or image.format == "MPO":  # an MPO's first picture is the photograph, whatever follows
         return False

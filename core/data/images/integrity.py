@@ -15,11 +15,11 @@ from PIL import Image
 
 _SOF2, _SOS, _END = 0xC2, b"\xff\xda", b"\xff\xd9"
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-MOST_CHUNKS = 100_000  # libpng cuts 800 MB of data into so many
+MAX_CHUNKS = 100_000  # libpng cuts 800 MB of data into so many
 _NOISE = bytes(range(1, 255, 7)) * 2048
 
 
-def png_is_whole(data: bytes) -> bool:
+def png_is_complete(data: bytes) -> bool:
     """Whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
     return all(
         zlib.crc32(memoryview(data)[start:end]) == int.from_bytes(data[end : end + 4], "big")
@@ -31,19 +31,19 @@ def png_is_whole(data: bytes) -> bool:
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, end) of a PNG's chunks to the last, from kind to checksum. A file that ends early just ends.
 
-    Raises ValueError above MOST_CHUNKS of them: a picture has few, and each one costs a turn of this loop.
+    Raises ValueError above MAX_CHUNKS of them: a picture has few, and each one costs a turn of this loop.
     """
-    place, kind, count = 8, b"", 0
-    while place + 12 <= len(data) and kind != b"IEND":
-        if (count := count + 1) > MOST_CHUNKS:
+    offset, kind, count = 8, b"", 0
+    while offset + 12 <= len(data) and kind != b"IEND":
+        if (count := count + 1) > MAX_CHUNKS:
             raise ValueError("a PNG of too many parts")
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
-        yield kind, place + 4, end
-        place = end + 4
+        end = offset + 8 + int.from_bytes(data[offset : offset + 4], "big")
+        kind = data[offset + 4 : offset + 8]
+        yield kind, offset + 4, end
+        offset = end + 4
 
 
-def jpeg_is_whole(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
+def jpeg_is_complete(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
     """Whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling in."""
     if image.info.get("progressive"):
         return _all_scans(data)
@@ -69,25 +69,25 @@ def _all_scans(data: bytes) -> bool:
 
     Source: ITU-T T.81, B.2.2, B.2.3 and G.1.1.
     """
-    components, place = 0, 2
-    while place + 4 <= len(data) and data[place] == 0xFF:  # the segments before the first scan
-        marker = data[place + 1]
+    components, offset = 0, 2
+    while offset + 4 <= len(data) and data[offset] == 0xFF:  # the segments before the first scan
+        marker = data[offset + 1]
         if marker == _SOF2:
-            components = data[place + 9]
+            components = data[offset + 9]
         elif marker == _SOS[1]:
             break
-        place += 2 if marker in _ALONE or marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        offset += 2 if marker in _ALONE or marker == 0xFF else 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     exact = set[tuple[int, int]]()  # (component, coefficient) that has its last bit
     names = set[int]()
     # In entropy-coded data every 0xFF is followed by 0 or a restart marker, so this finds scans only.
-    while (place := data.find(_SOS, place)) >= 0 and place + 6 < len(data):
-        count = data[place + 4]
-        scan = data[place + 5 : place + 8 + 2 * count]
+    while (offset := data.find(_SOS, offset)) >= 0 and offset + 6 < len(data):
+        count = data[offset + 4]
+        scan = data[offset + 5 : offset + 8 + 2 * count]
         if len(scan) < 2 * count + 3:
             break
         names.update(scan[0 : 2 * count : 2])
         first, last, bits = scan[2 * count], scan[2 * count + 1], scan[2 * count + 2]
         if bits & 0x0F == 0:
             exact.update((name, k) for name in scan[0 : 2 * count : 2] for k in range(first, min(last, 63) + 1))
-        place += 2
+        offset += 2
     return len(names) == components and len(exact) == 64 * components

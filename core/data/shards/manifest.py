@@ -108,7 +108,9 @@ def finished_as(tar: Path, wanted: MadeFrom, *, overwrite: bool = False) -> Mani
     if not changed and manifest.input == wanted.input:
         return manifest
     raise CommonArtError(
-        f"{tar} was made with another {' and '.join(changed)}." if changed else f"{tar} was made from other input.",
+        f"{tar} was made with other settings ({', '.join(changed)})."
+        if changed
+        else f"{tar} was made from other input.",
         f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
     )
 

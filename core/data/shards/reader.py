@@ -23,7 +23,7 @@ from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, SchemaError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
-MAX_MEMBER = 1 << 30  # bytes; a larger member is no image, caption or feature
+MAX_MEMBER = 1 << 30  # bytes; no image, caption or feature is larger
 
 
 def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
@@ -119,6 +119,8 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
                     value = parse_json(data)  # as other tools write it
             except ValueError as error:
                 raise SchemaError(path, name, "", f"is not JSON ({error})") from None
+            if isinstance(value, dict) and "key" not in value:
+                raise SchemaError(path, name, "key", "is missing (tars of other tools are read by commonart fetch)")
             record = check(value, path, name)
             key = record["key"]
             if key != stem.rpartition("/")[2]:

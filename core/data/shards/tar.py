@@ -1,4 +1,4 @@
-"""The headers of tars: written for a shard's members, and read of a file here or of one far away, that is read by ranges.
+"""The headers of tars: written for a shard's members, and read from a file here or from one far away, which is read by ranges.
 
 Long names are read in the two ways in which tars have them, GNU's and PAX's, and written in GNU's.
 """
@@ -18,16 +18,16 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 def header(name: str, size: int) -> bytes:
     """The header of a plain file that everybody may read, without date and owner: a block, more where the name is long."""
-    own = name.encode()
-    if len(own) > tarfile.LENGTH_NAME or size >= 8**11:
+    encoded = name.encode()
+    if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o644
         return info.tobuf(tarfile.GNU_FORMAT)
     # What tobuf gives, at a fifth of its time: two headers stand before each picture.
     head, rest, total = _template()
     length = b"%011o\0" % size
-    checksum = b"%06o\0 " % (total + sum(own) + sum(length))
-    return b"".join((own.ljust(100, b"\0"), head, length, rest[:12], checksum, rest[20:]))
+    checksum = b"%06o\0 " % (total + sum(encoded) + sum(length))
+    return b"".join((encoded.ljust(100, b"\0"), head, length, rest[:12], checksum, rest[20:]))
 
 
 @lru_cache(maxsize=1)
@@ -58,7 +58,7 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
     Raises:
         tarfile.TarError: it is cut short or damaged.
     """
-    offset, said = 0, dict[str, str]()
+    offset, pax = 0, dict[str, str]()
     while True:
         file.seek(offset)
         head = file.read(BLOCK)
@@ -70,40 +70,40 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
         if info.size < 0:  # in base 256 it can be; the next header would be this one, or one before
             raise tarfile.ReadError("a negative size")
         start = offset + BLOCK
-        size = _whole(said["size"]) if "size" in said else info.size
+        size = _decimal(pax["size"]) if "size" in pax else info.size
         # Folders, links and devices may state a size, but no bytes follow them.
         follow = size if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES else 0
         if info.type in (*_PAX, tarfile.GNUTYPE_LONGNAME):
             if info.size > LONGEST:
                 raise tarfile.ReadError(f"a header of {info.size:,} bytes")
-            own = file.read(info.size)
-            name = own.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            said |= _pax(own) if info.type in _PAX else {"path": name}
+            data = file.read(info.size)
+            name = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            pax |= _pax_fields(data) if info.type in _PAX else {"path": name}
             follow = info.size
         elif info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             follow = info.size
         else:
-            sparse = info.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse") for name in said)
-            yield Member(said.get("path") or info.name, start, size, info.isreg() and not sparse)
-            said = {}
+            sparse = info.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse") for name in pax)
+            yield Member(pax.get("path") or info.name, start, size, info.isreg() and not sparse)
+            pax = {}
         offset = start + -(-follow // BLOCK) * BLOCK
 
 
-def _whole(text: str | bytes) -> int:
+def _decimal(text: str | bytes) -> int:
     """A number of a PAX header."""
     if not (text.isascii() and text.isdigit()) or len(text) > 19:
-        raise tarfile.ReadError("a number that is none")
+        raise tarfile.ReadError("a number that cannot be read")
     return int(text)
 
 
-def _pax(data: bytes) -> dict[str, str]:
-    """What a PAX header says of the next member, each as `LENGTH NAME=VALUE`."""
-    found = {}
+def _pax_fields(data: bytes) -> dict[str, str]:
+    """The fields of a PAX header, which are of the next member, each as `LENGTH NAME=VALUE`."""
+    fields = {}
     while data:
         length, _, _ = data.partition(b" ")
-        end = _whole(length)
+        end = _decimal(length)
         name, equals, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
         if equals:
-            found[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+            fields[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         data = data[max(end, 1) :].lstrip(b"\0")
-    return found
+    return fields

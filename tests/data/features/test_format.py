@@ -299,7 +299,7 @@ def test_a_lost_description_is_an_error_and_written_again(tmp_path: Path, spoil:
     with pytest.raises(CommonArtError, match=r"features\.json is (missing|damaged)") as told:
         Features.beside(source, "text")
     assert "again: it writes that file" in told.value.fix
-    with pytest.raises(CommonArtError, match="another revision"):
+    with pytest.raises(CommonArtError, match="other settings .revision"):
         encode(source, settings={**SETTINGS, "revision": "r2"})
     assert content(encode(source)) == expected
 
@@ -308,7 +308,7 @@ def test_a_damaged_member_is_a_sentence_that_names_it(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 1)
     out = encode(source)
     read = Features(out)
-    offset, size = read.places("00000")["k0_2"]
+    offset, size = read.spans("00000")["k0_2"]
     flip(out / "00000.tar", offset + size - 1)
     read.check(source)  # reads no values
     rows = {row["key"]: row for row in read_shard(source / "00000.tar")}
@@ -317,14 +317,14 @@ def test_a_damaged_member_is_a_sentence_that_names_it(tmp_path: Path) -> None:
         with pytest.raises(CommonArtError, match=r"00000\.tar#k0_2 is damaged: its checksum") as told:
             call()
         assert f"Remove {out}/00000.* and run the same commonart encode-text again" in told.value.fix
-    assert read.usual_length() == 2  # of the others
+    assert read.mean_caption_tokens() == 2  # of the others
 
 
 def test_another_model_never_mixes_in(tmp_path: Path) -> None:
     source = tiny.shards(tmp_path / "shards", 2)
     encode(source)
     other = {**SETTINGS, "revision": "r2"}
-    with pytest.raises(CommonArtError, match=r"another revision.*--overwrite"):
+    with pytest.raises(CommonArtError, match=r"other settings .revision.*--overwrite"):
         encode(source, settings=other)
     (source / "text" / "00000.json").unlink()
     (source / "text" / "00001.json").unlink()
