@@ -188,7 +188,7 @@ def test_what_was_named_beside_the_model_is_another_picture(tmp_path, monkeypatc
     [
         ("vae", "is a transformer alone, without its autoencoder"),
         ("transformer/config.json", r"config\.json does not exist|has no config\.json"),
-        ("tokenizer", "holds no tokenizer"),
+        ("tokenizer", "holds a tokenizer"),
     ],
 )
 def test_a_folder_that_is_not_whole_says_what_it_lacks(tmp_path, gone, message):

@@ -89,7 +89,7 @@ def test_what_cannot_sign_is_said_before_anything_is_drawn(tmp_path: Path, pems)
     with pytest.raises(UsageError, match=r"none\.pem cannot be read"):
         c2pa.check(str(tmp_path / "none.pem"), pems[1])
     (tmp_path / "junk.pem").write_text("junk")
-    with pytest.raises(CommonArtError, match="no private key"):
+    with pytest.raises(CommonArtError, match="is not a PEM private key"):
         c2pa.check(pems[0], str(tmp_path / "junk.pem"))
     with pytest.raises(CommonArtError, match="cannot sign"):
         c2pa.check(str(tmp_path / "junk.pem"), pems[1])
