@@ -72,9 +72,7 @@ def steps(
     """Two steps: the second one has the optimizer's state."""
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         options = trainer.Options(dtype=torch.bfloat16, checkpointing=checkpointing, quiet=True)
-        made = trainer.Trainer(
-            PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world, print
-        )
+        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world)
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
         stream = iter([(["k"], None)] * 2 * made.grad_accum_steps)
