@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import logging
 import os
 import signal
@@ -165,6 +166,10 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; an error that the user can mend becomes two sentences on stderr."""
     _quiet_libraries()
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # Japanese on a terminal of another encoding is escaped, not a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     # SIGTERM unwinds the stage as an error does, so that no half-written file is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()

@@ -302,3 +302,9 @@ def test_a_reader_may_go_before_anything_is_printed(tmp_path: Path, command: str
 def test_the_list_of_commands_cuts_no_sentence(commonart: Command) -> None:
     for group in ((), ("nano",)):
         assert b"..." not in commonart(*group, "--help", COLUMNS="80").stdout.split(b"Commands:")[1]
+
+
+def test_japanese_on_a_stdout_of_another_encoding_is_escaped(commonart: Command) -> None:
+    done = commonart("license-filter", "--explain", "表示 4.0", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and b"\\u8868\\u793a 4.0" in done.stdout
+    assert b"Traceback" not in done.stderr

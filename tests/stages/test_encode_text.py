@@ -173,7 +173,9 @@ def test_the_source_is_looked_at_before_a_model_is_fetched(tmp_path: Path) -> No
 def test_usage_errors(source: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--store int4"):
         encode_text(str(source), model=model, store="int4")
-    with pytest.raises(UsageError, match=r"--quantize int3 is not a known method\. Use quanto-int8, bnb-int8, torchao-int8"):
+    with pytest.raises(
+        UsageError, match=r"--quantize int3 is not a known method\. Use quanto-int8, bnb-int8, torchao-int8"
+    ):
         encode_text(str(source), quantize="int3")  # before calm2-7b is looked for
     with pytest.raises(UsageError, match="not a text-encoder model"):
         encode_text(str(source), model="no-such-model")

@@ -50,7 +50,8 @@ class EventLoop:
         self._calls.append(function)
         if not self._woken:
             self._woken = True
-            self._wake_sender.send(b"x")
+            with suppress(OSError):  # the loop was closed at this very moment: nobody is left to wake
+                self._wake_sender.send(b"x")
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have `function` called after a while."""
