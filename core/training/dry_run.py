@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from commonart.core import launch, log, recipes
+from commonart.core.data.features.format import Features
 from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
@@ -43,7 +44,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     images, size = _images(settings.data)
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
-    texts, latents = [], []
+    texts: list[Features] = []
+    latents: list[Features] = []
     try:
         if size and all(size):
             encoders.check_size(recipe, settings.data, *size)
