@@ -16,7 +16,7 @@ def encode_image(
         typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the features (default: SHARDS/image)."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Autoencoder (see commonart models).")] = "sdxl-vae",
-    store: Annotated[str, typer.Option(help="Stored precision: fp16, bf16 or fp32.")] = "fp16",
+    store: Annotated[str, typer.Option(metavar="fp16|bf16|fp32", help="Stored precision.")] = "fp16",
     batch: options.Batch = 16,
     device: options.Device = "auto",
     precision: options.Precision = "auto",

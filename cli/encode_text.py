@@ -20,7 +20,7 @@ def encode_text(
     ] = "calm2-7b",
     quantize: options.Quantize = None,
     store: Annotated[
-        str, typer.Option(help="Stored precision: bf16, fp16, or int8 with one scale per token.")
+        str, typer.Option(metavar="bf16|fp16|int8", help="Stored precision; int8 has one scale per token.")
     ] = "bf16",
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum tokens per caption; longer ones are truncated and counted.")

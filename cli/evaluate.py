@@ -26,8 +26,10 @@ def evaluate(
     ] = None,
     langs: Annotated[str, typer.Option(metavar="LANG[,LANG]", help="Languages of the prompts.")] = "en,ja",
     n: Annotated[int | None, typer.Option("-n", min=2, help="Maximum number of images per language.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the reference: train or heldout.")] = None,
-    fid: Annotated[str | None, typer.Option(help="Mode of FID: clean or legacy_pytorch (default: no FID).")] = None,
+    split: Annotated[str | None, typer.Option(metavar="train|heldout", help="Split of the reference.")] = None,
+    fid: Annotated[
+        str | None, typer.Option(metavar="clean|legacy_pytorch", help="Mode of FID (default: no FID).")
+    ] = None,
     clip: Annotated[
         str, typer.Option(metavar="NAME", help="CLIP model for English prompts; clip-vit-b32 is the paper's.")
     ] = "nano",
@@ -36,7 +38,8 @@ def evaluate(
         typer.Option(metavar="NAME", help="CLIP model for Japanese prompts; clip-japanese-base is the paper's."),
     ] = None,
     clip_mode: Annotated[
-        str, typer.Option(help="Formula of the CLIP score: paper, 100 max(cos, 0), or hessel, 2.5 max(cos, 0).")
+        str,
+        typer.Option(metavar="paper|hessel", help="Formula of the CLIP score: 100 max(cos, 0), or 2.5 max(cos, 0)."),
     ] = "paper",
     scenes: Annotated[
         int, typer.Option(min=0, help="Prompts of unseen scenes, scored by reading the images back; needs --model.")

@@ -16,7 +16,9 @@ def export(
     out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="New folder for the model.")],
     text_encoder: Annotated[str, typer.Option(metavar="NAME", help="Text encoder to add to a bare transformer.")] = "",
     autoencoder: Annotated[str, typer.Option(metavar="NAME", help="Autoencoder to add to a bare transformer.")] = "",
-    precision: Annotated[str, typer.Option(help="Precision: bf16, fp16, fp32, or auto for the stored one.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="auto|bf16|fp16|fp32", help="Precision; auto is the stored one.")
+    ] = "auto",
     heads: Annotated[int, typer.Option(min=1, help="Attention heads of a .safetensors file's transformer.")] = 16,
     accept_terms: options.AcceptTerms = None,
     quiet: options.Quiet = False,

@@ -34,7 +34,7 @@ def fetch(
             help="Licence of images that come without one, or card for that of the data set's card; your own responsibility.",
         ),
     ] = "",
-    lang: Annotated[str, typer.Option(help="Language of the source's captions.")] = "en",
+    lang: Annotated[str, typer.Option(metavar="LANG", help="Language of the source's captions.")] = "en",
     column_map: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Column of a table that holds a field (repeatable)."),

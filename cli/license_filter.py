@@ -33,7 +33,7 @@ def license_filter(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Normalise every licence and keep what the policy allows.
+    """Normalize every licence and keep what the policy allows.
 
     strict: CC0, PDDL and CC BY (any version, ported ones too). paper: strict, the Public Domain Mark, Flickr's "no
     known restrictions" and US Government Work. A licence that is unknown is never allowed.

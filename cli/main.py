@@ -8,20 +8,22 @@ import io
 import logging
 import os
 import signal
+import stat
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from commonart.core.errors import CommonArtError, ReaderGone, UsageError
+from commonart.core.errors import EXIT_FAILED, EXIT_USAGE, CommonArtError, ReaderGone, UsageError
 
 DEFAULTS_FILE = "commonart.toml"
 # name: (module, the line of `commonart --help`, which is also the first line of the command's own help)
 COMMANDS = {
     "fetch": ("fetch", "Bring images in: original bytes, one record each."),
-    "license-filter": ("license_filter", "Normalise every licence and keep what the policy allows."),
+    "license-filter": ("license_filter", "Normalize every licence and keep what the policy allows."),
     "caption": ("caption", "Write captions, one by each model that is named."),
     "translate": ("translate", "Translate captions; the originals stay."),
     "shard": ("shard", "Make training images of one size, in shards."),
@@ -38,6 +40,8 @@ COMMANDS = {
     "nano": ("nano", "Build the embedded models again, or measure them."),
     "quickstart": ("quickstart", "Run every stage once on the embedded models."),
 }
+NO_SUMMARY = ("inspect", "models", "nano", "quickstart")  # commands that end without a JSON line
+METAVARS = {"int range": "N", "float range": "X"}  # of options that have none of their own
 DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "Free some space and run the same command again; finished work is kept."),
     errno.EDQUOT: ("your disk quota is used up", "Free some space and run the same command again."),
@@ -50,6 +54,13 @@ DISK_ERRORS = {
     errno.EEXIST: ("a file of this name already exists", "Choose another path."),
     errno.EISDIR: ("is a folder", "Give the path of a file."),
 }
+
+
+class Command(TyperCommand):
+    """A command whose usage line names required arguments plainly: typer's own would write `{FILE}`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class CommandGroup(TyperGroup):
@@ -65,8 +76,10 @@ class CommandGroup(TyperGroup):
             command = getattr(importlib.import_module(f"commonart.cli.{name}"), name)
             if not isinstance(command, typer.Typer):
                 function, command = command, typer.Typer(rich_markup_mode=None, add_completion=False)
-                command.command(cmd_name)(function)
+                command.command(cmd_name, cls=Command)(function)
             self.commands[cmd_name] = typer.main.get_command(command)
+            for option in self.commands[cmd_name].params:
+                option.metavar = option.metavar or METAVARS.get(option.type.name)
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -77,7 +90,7 @@ class CommandGroup(TyperGroup):
 app = typer.Typer(
     name="commonart",
     cls=CommandGroup,
-    help="From licensed images to a text-to-image model, its scores and its papers. Stages chain with pipes.",
+    help="Train a text-to-image model on licensed images, from data to audit. Commands chain with pipes.",
     epilog="Try: commonart quickstart",
     add_completion=False,
     no_args_is_help=True,
@@ -159,6 +172,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     # SIGTERM unwinds the stage as an error does, so that no half-written file is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    started = time.monotonic()
     try:
         return invoke(arguments)
     except CommonArtError as error:
@@ -166,12 +180,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
         if not launch.report(error):  # in a process that --gpus started, the one that started it prints the error
             _print_error(error)
+            if error.code != EXIT_USAGE:
+                _print_summary(error, arguments, started)
         return error.code
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        again = "" if _stdin_is_pipe() else " Run the same command again to continue."
+        print(f"Interrupted.{again}", file=sys.stderr)
+        _print_summary(error, arguments, started)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         _print_error(ReaderGone())
@@ -182,7 +200,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         path = error.filename or error.filename2 or "output"
         _print_error(CommonArtError(f"{path}: {known[0]}.", known[1]))
-        return 1
+        _print_summary(error, arguments, started)
+        return EXIT_FAILED
 
 
 def _quiet_libraries() -> None:
@@ -201,10 +220,28 @@ def _print_error(error: CommonArtError) -> None:
         print(f"Error: {error.what}\n{error.fix}".rstrip(), file=sys.stderr)
     else:  # the reader of stdout has gone: Python's flush at exit must not fail on it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if error.summary is not None:
+
+
+def _print_summary(error: BaseException, arguments: Sequence[str] | None, started: float) -> None:
+    """End a command that failed with the JSON line that it ends with otherwise: its own counts, if it had begun to count."""
+    name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    summary = getattr(error, "summary", None)
+    if summary is None and name in COMMANDS and name not in NO_SUMMARY:
+        from commonart.core.data.drops import Summary
+
+        summary = Summary(name, seconds=time.monotonic() - started)
+    if summary is not None:
         from commonart.core import log
 
-        log.summary(error.summary)
+        log.summary(summary)
+
+
+def _stdin_is_pipe() -> bool:
+    """Return whether stdin cannot be read a second time, so that the same command would not continue."""
+    try:
+        return stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:  # it is closed
+        return False
 
 
 def main() -> NoReturn:

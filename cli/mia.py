@@ -21,7 +21,9 @@ def mia(
     ] = "loss,secmi,pia,clid",
     lang: Annotated[
         str | None,
-        typer.Option(help="Language of the captions that condition the model (default: each record's first)."),
+        typer.Option(
+            metavar="LANG", help="Language of the captions that condition the model (default: each record's first)."
+        ),
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="Timesteps per image of loss and clid.")] = 10,
     draws: Annotated[int, typer.Option(min=1, help="Noise samples per timestep.")] = 1,

@@ -63,8 +63,8 @@ TextEncoder = Annotated[
     str | None, typer.Option(metavar="NAME", help="Text encoder of the same width, in place of the model's own.")
 ]
 Autoencoder = Annotated[str | None, typer.Option(metavar="NAME", help="Autoencoder in place of the model's own.")]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
-Precision = Annotated[str, typer.Option(help="Precision of the weights: auto, bf16, fp16 or fp32.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(metavar="auto|bf16|fp16|fp32", help="Precision of the weights.")]
 Quantize = Annotated[
     str | None,
     typer.Option(metavar="METHOD", help="8-bit text encoder: quanto-int8 (the paper's), bnb-int8 or torchao-int8."),
@@ -84,7 +84,7 @@ QuantizeToFit = Annotated[
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per prompt; longer ones are truncated.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the transformer: minutes once, then faster images.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
-Format = Annotated[str, typer.Option("--format", help="File format of images in a folder: png, jpg or webp.")]
+Format = Annotated[str, typer.Option("--format", metavar="png|jpg|webp", help="File format of images in a folder.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]
 Unmarked = Annotated[bool, typer.Option("--unmarked", help="No synthetic-media mark in the file.")]
 Sign = Annotated[

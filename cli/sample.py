@@ -23,12 +23,13 @@ def sample(
         str | None, typer.Option(metavar="FILE", help="File of prompts: text, one per line, or a .jsonl of records.")
     ] = None,
     lang: Annotated[
-        str | None, typer.Option(help="Which caption language to use as the prompt (default: the record's first).")
+        str | None,
+        typer.Option(metavar="LANG", help="Which caption language to use as the prompt (default: the record's first)."),
     ] = None,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="Negative prompt.")] = "",
-    sampler: Annotated[str, typer.Option(help="Sampler: dpm++ (second order) or ddim.")] = "dpm++",
+    sampler: Annotated[str, typer.Option(metavar="dpm++|ddim", help="Sampler; dpm++ is second order.")] = "dpm++",
     interval: Annotated[
         str, typer.Option(metavar="LOW,HIGH", help="Noise levels at which to guide; other steps cost half.")
     ] = "0,1",

@@ -37,7 +37,7 @@ def serve(
     """Serve a web page to generate images with.
 
     It is in English or Japanese by the browser's language, and requests nothing from elsewhere. Ctrl-C ends it.
-    Needs the extra `serve`: uv pip install 'commonart[serve]'.
+    Needs the extra `serve`: uv sync --extra serve.
 
     \b
     commonart serve --model nano

@@ -11,7 +11,7 @@ from commonart.cli import options
 
 def shard(
     source: options.Source = None,
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the shards.")] = "shards/",
+    out: Annotated[str | None, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for the shards.")] = None,
     size: Annotated[
         int, typer.Option(min=1, help="Width and height in pixels; images are cropped to the centre.")
     ] = 256,
@@ -24,11 +24,11 @@ def shard(
         typer.Option(min=1, help="Minimum of the shorter side (default: what would have to be enlarged is dropped)."),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="File format: jpg, png, webp, or auto (png up to 128 pixels, jpg above).")
+        str, typer.Option(metavar="auto|jpg|png|webp", help="File format; auto is png up to 128 pixels, jpg above.")
     ] = "auto",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of jpg and webp.")] = 95,
     resample: Annotated[
-        str, typer.Option(help="Resampling filter: lanczos, or area (softer, in two thirds of the time).")
+        str, typer.Option(metavar="lanczos|area", help="Resampling filter; area is softer, in two thirds of the time.")
     ] = "lanczos",
     dedup: Annotated[
         bool, typer.Option("--dedup", help="Drop near-duplicates across all shards; the first is kept.")

@@ -110,7 +110,8 @@ def fetch(
         submit: starts the download of a record's `fallback_url`, where its image is gone.
     """
     if images is not None and not os.path.isdir(images):
-        raise CommonArtError(f"--images {images} is not a folder.", "Give the folder that holds the image files.")
+        kind, what = (UsageError, "is not a folder") if os.path.exists(images) else (CommonArtError, "does not exist")
+        raise kind(f"--images {images} {what}.", "Give the folder that holds the image files.")
     reader = embedded or EmbeddedImages()
 
     def source_bytes(record: Record) -> bytes | None:
@@ -172,6 +173,8 @@ def run(
     piped = source is None or source == "-"
     if piped and list_only:
         raise UsageError("--list has nothing to list on stdin.", "Name a source, or leave --list out.")
+    if not list_only and (out is None or stream.takes_jsonl(out)):
+        raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
     records: Iterable[Record]
     if piped:
         records = (_again(record) for record in jsonl.read(stream.source_or_stdin(source)))
@@ -196,8 +199,7 @@ def run(
             shard_size=shard_size,
             **options,
         )
-    if out is None or stream.takes_jsonl(out):
-        raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
+    assert out is not None
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
     def needs_shard(number: int) -> bool:

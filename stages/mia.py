@@ -10,6 +10,7 @@ training images, compared with how close training images are to each other.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from commonart.core.data.files import write_json
 from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.record import split_of_record
+from commonart.core.data.training_index import default_note
 from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import progress, warn
@@ -89,13 +91,17 @@ def run(
         CommonArtError: Too few members or held-out images, or models that cannot be found or loaded.
     """
     _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
-    members, heldout, duplicates = _split(data, n, lang, seed)
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import ModelSpec
 
-    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
+    if not os.path.exists(data):
+        raise CommonArtError(
+            f"--data {data}{default_note(data)} does not exist.", "Name the shards that the model was trained on."
+        )
+    members, heldout, duplicates = _split(data, n, lang, seed)
     engine = Pipeline.open(components, spec)
     settings = {
         "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,

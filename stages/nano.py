@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from commonart.core import log, recipes
-from commonart.core.errors import UsageError
+from commonart.core.errors import CommonArtError, UsageError
 
 # model -> its folder, in the order in which they need one another
 MODELS = {
@@ -93,7 +93,11 @@ def measure(
     from commonart.core.registry.hub import NANO_WEIGHTS
 
     weights = Path(folder) if folder else NANO_WEIGHTS
-    names, modules = _selected(only), _modules()
+    names = _selected(only)
+    if not weights.is_dir():
+        kind, what = (UsageError, "is not a folder") if weights.exists() else (CommonArtError, "does not exist")
+        raise kind(f"{weights} {what}.", "Give a folder that commonart nano build wrote, or leave it out.")
+    modules = _modules()
     table: dict[str, dict[str, float]] = {}
     for name in names:
         if name != "text_encoder":  # the transformer's figures measure it

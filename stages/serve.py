@@ -61,7 +61,7 @@ def run(
     """
     if find_spec("gradio") is None:
         raise CommonArtError(
-            "`commonart serve` needs Gradio, which is not installed.", "Install it: uv pip install 'commonart[serve]'."
+            "`commonart serve` needs Gradio, which is not installed.", "Install it: uv sync --extra serve."
         )
     metadata.format_of(f"image.{ending}", "--format")
     folder = _folder(out)

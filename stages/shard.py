@@ -100,7 +100,7 @@ def shard(
 
 def run(
     source: str | None,
-    out: str,
+    out: str | None,
     *,
     size: int = 256,
     buckets: bool = False,
@@ -130,6 +130,8 @@ def run(
         UsageError: a size, format, quality or resample that does not exist.
         CommonArtError: as `stream.run`.
     """
+    if out is None or stream.takes_jsonl(out):
+        raise UsageError("shard makes images, which do not go into JSONL.", "Give a folder: -o shards/.")
     if not 8 <= size <= 8192:
         raise UsageError(f"--size {size} is out of range.", "Give 8 to 8192 pixels.")
     if buckets and size % BUCKET_STEP and size != SMALLEST_BUCKETS:
@@ -143,8 +145,6 @@ def run(
         raise UsageError(f"--quality {quality} is out of range.", "Give 1 to 100.")
     if resample not in RESAMPLES:
         raise UsageError(f"--resample {resample} is unknown.", f"Give {' or '.join(RESAMPLES)}.")
-    if stream.takes_jsonl(out):
-        raise UsageError(f"-o {out}: shard makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/.")
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)

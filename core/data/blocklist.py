@@ -16,6 +16,7 @@ In memory an entry is a 64-bit hash (8 bytes, 16 where it may be key or author):
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from array import array
@@ -26,7 +27,7 @@ from urllib.parse import unquote
 
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+|(?:[\w-]+\.)+[a-zA-Z]{2,}/\S*")
@@ -68,10 +69,13 @@ def read_blocklist(path: str) -> Blocklist:
     """Read a blocklist; see above for what its lines mean.
 
     Raises:
+        UsageError: it is a folder.
         CommonArtError: the file cannot be read, or an entry is not valid. Silence here would let through what somebody asked
             to remove.
     """
     hashes, kinds, count = array("q"), set[str](), 0
+    if os.path.isdir(path):
+        raise UsageError(f"--blocklist {path} is a folder.", "Give a text file in UTF-8, one entry a line.")
     try:
         for line, entry in _lines(path):
             count += 1

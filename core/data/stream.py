@@ -121,8 +121,8 @@ def run(
                 f"{stage}: {summary.failures} of {summary.read} records failed; --max-failures allows {max_failures:.0%}.",
                 "Look at --rejects FILE; what did not fail was written.",
             )
-    except CommonArtError as error:
-        error.summary = summary
+    except (CommonArtError, OSError, KeyboardInterrupt) as error:
+        vars(error)["summary"] = summary  # cli/main.py prints it after the error
         raise
     finally:
         summary.seconds = time.monotonic() - started

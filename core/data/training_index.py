@@ -23,20 +23,33 @@ import orjson
 from commonart.core.data.order import SampleGroup
 from commonart.core.data.record import Record, captions, check_split, split_of_record
 from commonart.core.data.shards.manifest import shard_identity
-from commonart.core.data.shards.reader import IMAGE_EXTENSIONS, list_shards, read_bytes, read_members, read_shard
+from commonart.core.data.shards.reader import (
+    IMAGE_EXTENSIONS,
+    MAKE_SHARDS,
+    list_shards,
+    read_bytes,
+    read_members,
+    read_shard,
+)
 from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
+DEFAULT_DATA = "shards/"
 ABSENT = (1 << 64) - 1
 PROMPTS = 256  # captions that are kept for sample grids
+
+
+def default_note(data: str) -> str:
+    """Return what an error says of a --data that nobody gave, or ""."""
+    return " (the default)" if data == DEFAULT_DATA else ""
 
 
 def data_sets(data: str | Path) -> list[tuple[Path, float]]:
     """`A,B:0.5` -> [(A, 1.0), (B, 0.5)]: folders of shards and how often an image of each is taken.
 
     Raises:
-        UsageError: a weight that is not a positive number.
-        CommonArtError: a folder that does not exist, or is named twice.
+        UsageError: a weight that is not a positive number, or a folder that is named twice.
+        CommonArtError: a folder that does not exist.
     """
     found: list[tuple[Path, float]] = []
     for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:
@@ -51,9 +64,9 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
                 raise UsageError(f"--data {text}: {number!r} is not a weight.", "Give a number above 0: FOLDER:0.5.")
             text = name
         if not text or not Path(text).exists():
-            raise CommonArtError(f"--data {text} does not exist.", "Make shards: commonart shard -o shards/.")
+            raise CommonArtError(f"--data {text}{default_note(text)} does not exist.", MAKE_SHARDS)
         if Path(text).resolve() in [path.resolve() for path, _ in found]:
-            raise CommonArtError(f"--data names {text} twice.", "Give a weight instead: FOLDER:2.")
+            raise UsageError(f"--data names {text} twice.", "Give a weight instead: FOLDER:2.")
         found.append((Path(text), weight))
     return found
 

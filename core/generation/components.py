@@ -75,13 +75,13 @@ def locate(spec: ModelSpec) -> PipelineComponents:
     folder = Path(spec.model)
     if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
         return _of_run(folder, spec)
-    row = lookup.find_model(spec.model, "transformer")
-    terms = (row.name,) if lookup.check_terms(row, spec.accept_terms) else ()
+    row = lookup.find_model(spec.model, "transformer", spec.flag)
+    terms = (row.name,) if lookup.check_terms(row, spec.accept_terms, spec.flag) else ()
     if not row.cls or row.local:  # the table says what its own rows are
         index = hub.read_config(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:
             return _of_diffusers(row, str(index["_class_name"]), spec, terms)
-        _check_class(spec.model, hub.read_config(row))
+        _check_class(f"{spec.flag} {spec.model}", hub.read_config(row))
     return _of_transformer(row, spec, terms)
 
 
@@ -89,7 +89,7 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
     """Find a pipeline of diffusers that is not one of ours."""
     if spec.text_encoder or spec.autoencoder:
         raise UsageError(
-            f"--model {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
+            f"{spec.flag} {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
             "Leave --text-encoder and --autoencoder out.",
         )
     whole = hub.resolve_model(replace(row, role=PIPELINE), allow_pickle=spec.allow_pickle)
@@ -123,7 +123,7 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
                 name = spec.model  # a whole pipeline on the hub, of which only the transformer is here yet
             if not name or (row.local and not chosen[role] and name == spec.model):
                 raise UsageError(
-                    f"--model {spec.model} is a transformer alone, without its {role.replace('-', ' ')}.",
+                    f"{spec.flag} {spec.model} is a transformer alone, without its {role.replace('-', ' ')}.",
                     f"Name the one that it was trained with: --{role} NAME or FOLDER.",
                 )
             partner = lookup.find_model(name, role, f"--{role}")
@@ -156,12 +156,12 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
     )
 
 
-def _check_class(model: str, config: dict[str, Any]) -> None:
+def _check_class(named: str, config: dict[str, Any]) -> None:
     """Raise for a model that generates no image, before it is downloaded."""
     kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
     if kind and kind not in TRANSFORMERS:
         raise CommonArtError(
-            f"--model {model} is a {kind}, not a text-to-image model.",
+            f"{named} is a {kind}, not a text-to-image model.",
             "Name a transformer or a pipeline; a text encoder goes to --text-encoder.",
         )
 

@@ -126,7 +126,7 @@ def export(
 def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> PipelineComponents | None:
     """Find the components; None for a bare transformer that is to stay alone."""
     folder = Path(source)
-    spec = ModelSpec(source, names["text-encoder"] or None, names["autoencoder"] or None, accept_terms)
+    spec = ModelSpec(source, names["text-encoder"] or None, names["autoencoder"] or None, accept_terms, flag="MODEL")
     if folder.parent.name == "checkpoints" and (folder / checkpoint.STATE).is_file():
         chosen = checkpoint.read(folder)
         components = locate(dataclasses.replace(spec, model=str(folder.parent.parent)))

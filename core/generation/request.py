@@ -15,6 +15,7 @@ from commonart.core.data.images.aspect_buckets import WIDEST, bucket_sizes, near
 from commonart.core.errors import UsageError
 
 MAX_SIDE = 4096  # pixels
+SIZE_FORM = "Give pixels: --size 512 or --size 640x384."
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
 
@@ -34,6 +35,7 @@ class ModelSpec:
             run says so, else the least that fits into memory.
         max_tokens: of a prompt; default: as in training.
         compiled: run the transformer through torch.compile: minutes beforehand, less for each image.
+        flag: the option or argument that gave `model`, for errors.
     """
 
     model: str = "commonart-beta"
@@ -46,6 +48,7 @@ class ModelSpec:
     quantize: str | None = None
     max_tokens: int | None = None
     compiled: bool = False
+    flag: str = "--model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,10 @@ class GenerationConfig:
             )
         if not 0 <= self.rescale <= 1:
             raise UsageError(f"--rescale {self.rescale} must be from 0 to 1.", "0.7 is usual.")
+        if self.size is not None:
+            sides = _sides("--size", SIZE_FORM, self.size)
+            if not all(0 < side <= MAX_SIDE for side in sides):
+                raise UsageError(f"--size {self.size} must be from 1 to {MAX_SIDE} pixels.", SIZE_FORM)
 
     def as_settings(self) -> dict[str, Any]:
         """Return what an image's marks say of it: steps, guidance and negative always, the rest where not the default."""
@@ -111,7 +118,7 @@ def pixels(
     Raises:
         UsageError: a size or aspect that cannot be read, or sides that are too large or not multiples of `multiple`.
     """
-    width, height = (own, own) if size is None else _sides("--size", "Give pixels: --size 512 or --size 640x384.", size)
+    width, height = (own, own) if size is None else _sides("--size", SIZE_FORM, size)
     if aspect is not None:
         across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect)
         if not 1 / WIDEST <= across / down <= WIDEST:

@@ -77,7 +77,7 @@ class Policy:
         """Return one sentence: what `raw` was read as, and whether and why this policy allows it."""
         license = normalize(raw)
         if license is None:
-            return f"{self.name}: refused, because {raw!r} is not, as a whole, the name of a known licence."
+            return f"{self.name}: refused, because {raw!r} is not the name of a known licence."
         read = f"{raw!r} is {license.id} ({license.basis})"
         if license.one_of:
             read = f"{raw!r} is one of {len(license.one_of)} (set), not known which, so that each must be allowed"

@@ -25,7 +25,9 @@ from commonart.core.data.features.plan import (
     write_meta,
 )
 from commonart.core.data.record import Record
+from commonart.core.data.stream import takes_jsonl
 from commonart.core.data.tasks import Task, this_task
+from commonart.core.errors import UsageError
 from commonart.core.model.device import pick_device
 from commonart.core.registry.hub import resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
@@ -78,6 +80,8 @@ def encode_features(
     started = time.monotonic()
     kind = stage.removeprefix("encode-")
     check_store(kind, store)
+    if out is not None and takes_jsonl(out):
+        raise UsageError(f"{stage} makes features, which do not go into JSONL.", "Give a folder, or leave -o out.")
     image_shards(stage, source)
     row = find_model(model, ROLES[kind])
     check_terms(row, accept_terms)

@@ -34,7 +34,7 @@ def check(method: str | None) -> None:
         except ImportError:
             raise CommonArtError(
                 "--quantize torchao-int8 needs torchao, which is not installed.",
-                "Install it (uv pip install torchao), or use --quantize quanto-int8.",
+                "Install it (uv sync --extra torchao), or use --quantize quanto-int8.",
             ) from None
 
 

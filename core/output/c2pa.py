@@ -1,6 +1,6 @@
 """C2PA: a signed statement in an image that a trained model made it, and who says so.
 
-    uv pip install 'commonart[c2pa]'
+    uv sync --extra c2pa
     commonart sample "赤い円" --model nano -o out.png --sign chain.pem,key.pem
 
 The certificate is the user's own: a PEM chain, the signing certificate first, and its PEM private key. No time-stamp
@@ -19,7 +19,7 @@ from typing import Any
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
 
-INSTALL = "Install it: uv pip install 'commonart[c2pa]'."
+INSTALL = "Install it: uv sync --extra c2pa."
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 

@@ -209,6 +209,8 @@ def read(path: str | os.PathLike[str]) -> Marks:
             described = image.getexif().get(_DESCRIPTION) if "exif" in info else None
     except FileNotFoundError:
         raise CommonArtError(f"{path} does not exist.", "Name an image.") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; name an image file.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
         raise CommonArtError(f"{path} is not an image ({problem}).", "Name a PNG, JPEG or WebP file.") from problem
     source_type, settings = _parse(info.get("xmp") or info.get(XMP_KEYWORD))

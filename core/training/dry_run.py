@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from commonart.core import launch, recipes
+from commonart.core import launch, log, recipes
+from commonart.core.data.features.format import Features
 from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
@@ -43,9 +44,17 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     images, size = _images(settings.data)
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
-    texts, latents = encoders.cached_features(settings) if size else ([], [])
-    if size and all(size):
-        encoders.check_size(recipe, settings.data, *size)
+    texts: list[Features] = []
+    latents: list[Features] = []
+    try:
+        if size and all(size):
+            encoders.check_size(recipe, settings.data, *size)
+        texts, latents = encoders.cached_features(settings) if size else ([], [])
+    except UsageError:
+        raise
+    except CommonArtError as error:  # a plan needs no data, so that others than these may be meant
+        images, size = f"unknown: {error.what}", None
+        log.warn(f"{error.what} The plan is for data that fit.")
     factor = encoders.latent_factor(latents[0]) if latents else FACTORS.get(settings.autoencoder_name, 8)
     width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
     side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4

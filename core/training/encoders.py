@@ -191,7 +191,7 @@ def check_size(recipe: Recipe, data: str, width: int, height: int) -> None:
         raise CommonArtError(
             f"{data} holds images of {width}x{height} pixels; stage {recipe.name} trains on "
             f"{recipe.resolution}x{recipe.resolution}.",
-            f"Make shards with commonart shard --size {recipe.resolution}, or train with --set resolution={height}.",
+            f"Make shards of that size: commonart shard raw/ -o shards/ --size {recipe.resolution}.",
         )
 
 

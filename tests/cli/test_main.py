@@ -92,7 +92,7 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
     [
         (["license-filter", "nowhere/"], 1, "Error: nowhere/ does not exist."),
         (["license-filter", "empty/"], 1, "Error: empty holds no shards (*.tar)."),
-        (["license-filter", "a.txt"], 1, "Error: a.txt is not a folder, a .tar or a .jsonl."),
+        (["license-filter", "a.txt"], 2, "Error: a.txt is not a folder, a .tar or a .jsonl."),
         (
             ["license-filter", "bad.jsonl"],
             1,
@@ -191,7 +191,7 @@ def test_an_interrupted_stage_leaves_nothing_half(tmp_path: Path, sent: signal.S
     said = process.stderr.read()
     assert process.wait(60) == code
     assert b"Traceback" not in said
-    assert (b"Interrupted. " in said) == (code == 130)
+    assert (b"Interrupted.\n" in said) == (code == 130)
     assert os.listdir(tmp_path) == []
 
 

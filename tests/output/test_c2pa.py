@@ -99,4 +99,4 @@ def test_without_the_package_the_error_names_it(pems, monkeypatch):
     monkeypatch.setattr(c2pa, "find_spec", lambda name: None)
     with pytest.raises(CommonArtError, match="c2pa-python") as error:
         c2pa.check(*pems)
-    assert "commonart[c2pa]" in error.value.fix
+    assert "uv sync --extra c2pa" in error.value.fix

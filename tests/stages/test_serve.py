@@ -127,10 +127,7 @@ def test_what_is_known_before_a_model_is_looked_for(
     assert run(["serve", "0", "--model", "none", "--format", "gif"]) == 2 and "--format" in capsys.readouterr().err
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     assert run(["serve", "0", "--model", "none"]) == 1
-    assert (
-        "needs Gradio, which is not installed.\nInstall it: uv pip install 'commonart[serve]'"
-        in capsys.readouterr().err
-    )
+    assert "needs Gradio, which is not installed.\nInstall it: uv sync --extra serve" in capsys.readouterr().err
 
 
 IMAGES = "document.querySelectorAll('#gallery .grid-container img')"

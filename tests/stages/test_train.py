@@ -225,16 +225,15 @@ def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
     assert told["flops_per_step"] - without["flops_per_step"] == pytest.approx(128 * (eight.flops + large.flops))
 
 
-def test_a_dry_run_refuses_images_of_another_size(tmp_path: Path) -> None:
+def test_a_dry_run_plans_beside_images_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ShardWriter(tmp_path / "00000.tar") as writer:
         writer.add_record({"key": "a", "width": 64, "height": 64}, b"not read", "png")
-    refused(
-        CommonArtError,
-        1,
-        "64x64 pixels; stage 512 trains on 512x512",
-        "--size 512",
-        lambda: dry_run("512", data=str(tmp_path)),
-    )
+    planned = dry_run("512", data=str(tmp_path), gpus=32)
+    problem = f"{tmp_path} holds images of 64x64 pixels; stage 512 trains on 512x512."
+    assert capsys.readouterr().err == f"warning: {problem} The plan is for data that fit.\n"
+    assert planned.pop("images") == f"unknown: {problem}"
+    elsewhere = dry_run("512", data="nowhere/", gpus=32)
+    assert {**planned, "data": "nowhere/"} == {name: value for name, value in elsewhere.items() if name != "images"}
 
 
 def test_a_dry_run_counts_images_and_plans_for_another_machine(tmp_path: Path) -> None:

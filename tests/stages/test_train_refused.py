@@ -44,7 +44,9 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
     refused(UsageError, 2, "--clip nano needs a sample grid", "--sample-every", lambda: start(shards, run, clip="nano"))
     refused(UsageError, 2, "--keep -1 must be at least 0", "0", lambda: start(shards, run, keep=-1))
     larger = {"resolution": 32}
-    refused(CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "=16", lambda: start(shards, run, larger))
+    refused(
+        CommonArtError, 1, "16x16 pixels; stage nano trains on 32x32", "--size 32", lambda: start(shards, run, larger)
+    )
     early = {"data": str(shards), "out": str(run), "device": "cpu", "overrides": {**TINY, "optimizer": "AdamW"}}
     refused(CommonArtError, 1, "256-early has no checkpoint", "--init none", lambda: train("256-mid", **early))
     assert not run.exists()

@@ -30,7 +30,7 @@ from commonart.core.data.shards.manifest import (
     read_manifest,
     shard_identity,
 )
-from commonart.core.data.shards.reader import list_shards, read_shard
+from commonart.core.data.shards.reader import MAKE_SHARDS, list_shards, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -103,9 +103,7 @@ def image_shards(stage: str, source: str) -> list[Path]:
         CommonArtError: it does not exist, or holds no shard.
     """
     if source == "-" or Path(source).is_file():
-        raise UsageError(
-            f"{stage} needs a folder of shards, and {source} is not one.", "Make one: commonart shard -o shards/."
-        )
+        raise UsageError(f"{stage} needs a folder of shards, and {source} is not one.", MAKE_SHARDS)
     return list_shards(source)
 
 

@@ -15,8 +15,9 @@ from commonart.core.data import jsonl
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.data.shards.reader import list_shards, read_shard
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, UsageError
 
+FETCH_FIRST = "Fetch images first: commonart fetch SOURCE -o raw/."
 SHARD_SIZE = 1000  # records of a JSONL source that become one shard
 
 
@@ -32,17 +33,18 @@ def chunks(source: str, size: int | None = SHARD_SIZE) -> Iterator[Chunk]:
     """Split a SOURCE as its output shards will be: tar by tar, or `size` records of a JSONL (all of them for None).
 
     Raises:
-        CommonArtError: the source is missing, or is nothing that records can be read from.
+        UsageError: the source is a file that records cannot be read from.
+        CommonArtError: it is missing, or a folder without shards.
     """
     if source != "-" and not os.path.exists(source):
         raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin.")
     if source != "-" and (os.path.isdir(source) or source.endswith(".tar")):
-        for path in list_shards(source) if os.path.isdir(source) else [Path(source)]:
+        for path in list_shards(source, FETCH_FIRST) if os.path.isdir(source) else [Path(source)]:
             yield Chunk(path.stem, read_shard(path), partial(shard_identity, path))
     elif source == "-" or source.endswith(jsonl.SUFFIXES):
         yield from grouped(jsonl.read(source), size)
     else:
-        raise CommonArtError(
+        raise UsageError(
             f"{source} is not a folder, a .tar or a .jsonl.", "A .jsonl may also end in .jsonl.gz or .jsonl.zst."
         )
 

@@ -20,26 +20,33 @@ from commonart.core.data.record import Record, check, split_pointer
 from commonart.core.data.shards.tar import headers
 from commonart.core.data.shards.tar_index import Members, Span, read_index, split_name
 from commonart.core.data.text import parse_json
-from commonart.core.errors import CommonArtError, SchemaError
+from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
 MAX_MEMBER = 1 << 30  # bytes; no image, caption or feature is larger
 
 
-def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
+MAKE_SHARDS = "Make shards: commonart shard raw/ -o shards/."
+
+
+def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[Path]:
     """The `.tar` files of a folder, by name.
 
+    Args:
+        fix: the advice where the folder is missing or empty.
+
     Raises:
-        CommonArtError: the folder does not exist, is not one, or holds no shard.
+        UsageError: it is not a folder.
+        CommonArtError: the folder does not exist, or holds no shard.
     """
     path = Path(folder)
     if not path.exists():
-        raise CommonArtError(f"{path} does not exist.", "Give a folder of shards (.tar).")
+        raise CommonArtError(f"{path} does not exist.", fix)
     if not path.is_dir():
-        raise CommonArtError(f"{path} is not a folder.", "Give a folder of shards (.tar).")
+        raise UsageError(f"{path} is not a folder.", "Give a folder of shards (.tar).")
     shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
     if not shards:
-        raise CommonArtError(f"{path} holds no shards (*.tar).", "Make some: commonart shard raw/ -o shards/.")
+        raise CommonArtError(f"{path} holds no shards (*.tar).", fix)
     return shards
 
 

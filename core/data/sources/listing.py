@@ -80,7 +80,7 @@ def list_source(
         return list_urls(path, license, lang, column_map, images=images)
     if source.endswith(".tar"):
         return mark_duplicates(_list_tar(path, path.parent, license, lang, column_map), source)
-    raise CommonArtError(
+    raise UsageError(
         f"{source} is not a source that fetch can read.",
         f"Known: a folder of images, a COCO .json, {', '.join((*SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
         "and - for records on stdin.",
