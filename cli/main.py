@@ -147,13 +147,13 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
     """Run one command line in this process, and let its errors through as they were raised."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    argv = sys.argv[1:] if arguments is None else list(arguments)
     group = typer.main.get_command(app)
     # A broken file must not hide the help.
-    defaults = read_defaults(group) if os.path.exists(DEFAULTS_FILE) and "--help" not in words else None
+    defaults = read_defaults(group) if os.path.exists(DEFAULTS_FILE) and "--help" not in argv else None
     try:
         # quickstart runs further command lines: it gets this function as its context's `obj`.
-        with group.make_context("commonart", words, obj=invoke, default_map=defaults) as context:
+        with group.make_context("commonart", argv, obj=invoke, default_map=defaults) as context:
             group.invoke(context)
         code = 0
     except typer.Exit as done:  # --help, --version

@@ -39,6 +39,11 @@ class UsageError(CommonArtError):
     code = EXIT_USAGE
 
 
+def reason(error: BaseException) -> str:
+    """Return what an error says, without the number and the path that Python adds to those of the system."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def check_at_least(flag: str, value: float | None, least: float) -> None:
     """Raise UsageError for a number of an option that is too small."""
     if value is not None and value < least:
@@ -49,9 +54,9 @@ class SchemaError(CommonArtError):
     """A record that breaks the schema: names the file, the line (or the tar member) and the field."""
 
     def __init__(self, file: str, line: int | str, field: str, problem: str) -> None:
-        place = f"{file}:{line}" if isinstance(line, int) else f"{file}#{line}"
+        location = f"{file}:{line}" if isinstance(line, int) else f"{file}#{line}"
         about = f"field '{field}' {problem}" if field else problem
-        super().__init__(f"{place}: {about}.", "Mend that record or leave it out; nothing after it was read.")
+        super().__init__(f"{location}: {about}.", "Mend that record or leave it out; nothing after it was read.")
         self.file, self.line, self.field, self.problem = file, line, field, problem
 
     def __reduce__(self) -> tuple[type[CommonArtError], tuple]:

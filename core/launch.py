@@ -171,11 +171,13 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
         with _handlers({**dict.fromkeys(STOP_SIGNALS, forward), signal.SIGINT: interrupt}):
             try:
                 for rank in range(count):
-                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), RESULT_FILE: f"{home}/{rank}.json"}
+                    rank_environ = {"RANK": str(rank), "LOCAL_RANK": str(rank), RESULT_FILE: f"{home}/{rank}.json"}
                     if not stop.exit_code:
                         # A terminal sends Ctrl-C to all of them, and only this process knows which one it is.
                         processes.append(
-                            subprocess.Popen(command, env={**environ, **shared, **own}, preexec_fn=_ignore_interrupts)
+                            subprocess.Popen(
+                                command, env={**environ, **shared, **rank_environ}, preexec_fn=_ignore_interrupts
+                            )
                         )
                 _wait(processes)
                 codes = [process.poll() for process in processes]

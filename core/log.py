@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import orjson
+
+
+class Tick(Protocol):
+    """Moves a progress bar by `n`."""
+
+    def __call__(self, n: int = 1, /) -> object: ...
 
 
 class Reportable(Protocol):
@@ -35,9 +41,7 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def progress(
-    label: str, *, total: int | None = None, unit: str = " records", quiet: bool = False
-) -> Iterator[Callable[..., Any]]:
+def progress(label: str, *, total: int | None = None, unit: str = " records", quiet: bool = False) -> Iterator[Tick]:
     """A progress bar on a terminal; `tick(n=1)` moves it. Elsewhere, or when quiet, it costs nothing."""
     if quiet or not on_terminal():
         yield lambda n=1: None
@@ -53,7 +57,7 @@ def summary(values: Reportable, *, quiet: bool = False) -> None:
     if not on_terminal():
         say(orjson.dumps(values.as_json()).decode())
     elif not quiet:
-        said = values.as_json()
-        say(f"{said['stage']}: {said['out']:,} of {said['in']:,} in {said['seconds']:.1f} s")
-        for reason, count in said["dropped"].items():
+        report = values.as_json()
+        say(f"{report['stage']}: {report['out']:,} of {report['in']:,} in {report['seconds']:.1f} s")
+        for reason, count in report["dropped"].items():
             say(f"  {count:>9,}  {reason}")

@@ -98,9 +98,9 @@ class Settings:
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
         weights = self.languages.values()
         if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            given = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+            weights_text = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
             raise UsageError(
-                f"--language {given}: weights must be at least 0, and one of them above 0.",
+                f"--language {weights_text}: weights must be at least 0, and one of them above 0.",
                 "Name each language to train on, others are left out: --language ja=2 --language en=1.",
             )
         if self.clip and not self.sample_every:

@@ -102,10 +102,10 @@ def sbatch_script(
 def _queued(args: Sequence[str]) -> list[str]:
     """`args` without what the script says itself, and without what would keep it from training."""
     flags, valued = ("--slurm-script", "--dry-run"), ("--gpus", "--calibrate")
-    kept: list[str] = []
+    queued: list[str] = []
     skip = False
     for word in args:
         if not skip and word.partition("=")[0] not in (*flags, *valued):
-            kept.append(word)
+            queued.append(word)
         skip = not skip and word in valued
-    return kept
+    return queued

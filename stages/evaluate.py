@@ -208,7 +208,7 @@ def _prompts(
     groups = []
     real = image_set.collect(reference, split=split, seed=seed) if reference else []
     for lang in langs:
-        pairs = [(item, found[0]["text"]) for item in real if (found := captions(item.record, lang))][:n]
+        pairs = [(item, matching[0]["text"]) for item in real if (matching := captions(item.record, lang))][:n]
         if pairs:
             items = [item for item, _ in pairs]
             facts = [_scene(item) for item in items]

@@ -67,8 +67,8 @@ def sample(
         UsageError: no prompt, an empty one, a path that exists, a size that the model does not support.
         CommonArtError: the model cannot be found or loaded, or an image cannot be written.
     """
-    asked = [*prompt_files.from_values(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
-    if not asked:
+    prompt_list = [*prompt_files.from_values(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
+    if not prompt_list:
         raise UsageError("There is no prompt.", 'For example: commonart sample "草原のシマウマ" -o out.png.')
     if out is None and grid is None and show is None:
         raise UsageError("There is nowhere to write to.", "Name a file or a folder with -o, or a sheet with --grid.")
@@ -80,7 +80,7 @@ def sample(
     shared = session.settings(config)
     if config.aspect is not None:
         say(f"--aspect {config.aspect}: {shared['width']}x{shared['height']}")
-    images = plan(asked, shared, seed=seed, n=n, out=out, ending=ending)
+    images = plan(prompt_list, shared, seed=seed, n=n, out=out, ending=ending)
     sheet = _sheet_settings(shared, images, columns)
     if grid is not None and Path(grid).exists() and not overwrite:
         if not marks.settings or metadata.settings_of(grid) != sheet:
@@ -124,8 +124,8 @@ def sample(
 def _sheet_settings(shared: Mapping[str, Any], images: Sequence[PlannedImage], columns: int | None) -> dict[str, Any]:
     """Return what a contact sheet's marks say: all that its pixels follow from."""
     shape = {"columns": columns} if columns else {}
-    own = {name: [image.settings[name[:-1]] for image in images] for name in ("prompts", "seeds")}
-    return {**shared, **own, **shape}
+    per_image = {name: [image.settings[name[:-1]] for image in images] for name in ("prompts", "seeds")}
+    return {**shared, **per_image, **shape}
 
 
 def _check(config: GenerationConfig, out: str | None, grid: str | None, n: int, batch: int, ending: str) -> None:

@@ -193,7 +193,7 @@ def _listen(address: str) -> socket.socket:
         raise UsageError(f"{address!r} is not an address.", "Give a port, 8000, or HOST:PORT; for IPv6 [::1]:8000.")
     host, port = host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(number)
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
         raise UsageError(f"{address}: the host {host} is unknown.", "Check its name, or give an IP address.") from None
     try:
@@ -202,7 +202,7 @@ def _listen(address: str) -> socket.socket:
         raise UsageError(f"{address}: {error.strerror}.", "This machine lacks that protocol: use 127.0.0.1.") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
+        listener.bind(sockaddr)
         listener.listen()
     except OSError as error:
         listener.close()

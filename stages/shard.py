@@ -85,17 +85,17 @@ def shard(
         blocklist: drop what it names (`blocklisted`).
     """
 
-    def wanted() -> Iterator[Record]:
+    def remaining() -> Iterator[Record]:
         for record in records if len(picture.sizes) == 1 else _by_bucket(records, picture):
             if blocklist is not None and (entry := blocklist.entry_of(record)):
                 drop(record, "blocklisted", entry)
-            elif copies is not None and (kept := copies.of(record["key"])):
-                drop(record, "duplicate", f"of {kept}")
+            elif copies is not None and (original := copies.of(record["key"])):
+                drop(record, "duplicate", f"of {original}")
             else:
                 yield record
 
     make = partial(_make, picture=picture)
-    yield from drop.samples(threads.map_ordered(make, wanted(), threads.cpu_count() if workers is None else workers))
+    yield from drop.samples(threads.map_ordered(make, remaining(), threads.cpu_count() if workers is None else workers))
 
 
 def run(
@@ -191,7 +191,7 @@ def _spooled(source: str, path: str) -> str:
 def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
     """Bucket by bucket, so that whoever reads a shard in its order finds batches of one size."""
 
-    def place(record: Record) -> int:
+    def bucket_index(record: Record) -> int:
         width, height = record.get("width"), record.get("height")
         if not width or not height:
             try:
@@ -200,7 +200,7 @@ def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
                 return -1  # where it stands does not matter: it will not be used
         return picture.sizes.index(picture.size(width, height))
 
-    return sorted(records, key=place)
+    return sorted(records, key=bucket_index)
 
 
 def _fingerprints(

@@ -34,7 +34,7 @@ SCORED = 32  # prompts that are sampled for their scores, where none are given
 
 
 @dataclass(slots=True)
-class Summary:
+class TrainingSummary:
     """What training did; `as_json` is the last line of stderr."""
 
     run: Path
@@ -56,7 +56,7 @@ class Summary:
         }  # fmt: skip
 
 
-def run(settings: Settings) -> Summary | None:
+def run(settings: Settings) -> TrainingSummary | None:
     """Train until the recipe's steps or `max_seconds` are over.
 
     The same call again continues the run, and returns at once where nothing is left to do. With `gpus` above 1, alone, it
@@ -97,7 +97,7 @@ def dry_run(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     return plan(settings, calibrate)
 
 
-def _spawn(settings: Settings, count: int) -> Summary:
+def _spawn(settings: Settings, count: int) -> TrainingSummary:
     from commonart.core.model.device import check_count
 
     recipes.accumulation(settings.recipe, count)
@@ -105,10 +105,10 @@ def _spawn(settings: Settings, count: int) -> Summary:
     command = [sys.executable, "-m", "commonart.stages.train", json.dumps(asdict(settings))]
     result = launch.spawn(command, count)
     saved = result["checkpoint"]
-    return Summary(**{**result, "run": Path(result["run"]), "checkpoint": Path(saved) if saved else None})
+    return TrainingSummary(**{**result, "run": Path(result["run"]), "checkpoint": Path(saved) if saved else None})
 
 
-def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Summary:
+def _train(settings: Settings, world: World, stop: launch.StopRequest) -> TrainingSummary:
     from commonart.core.training import checkpoint, cost, encoders, trainer
     from commonart.core.training import run as runs
 
@@ -158,7 +158,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Summar
         outcome = trainer.train(
             model, data.source, recipe, folder, options, world, resume=resume, preview=preview, stop=stop
         )
-    return Summary(
+    return TrainingSummary(
         folder, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
         outcome.images_per_second, outcome.stopped, {**data.index.left_out, **data.damaged},
     )  # fmt: skip

@@ -27,7 +27,7 @@ from urllib.parse import unquote
 
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, reason
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+|(?:[\w-]+\.)+[a-zA-Z]{2,}/\S*")
@@ -87,7 +87,7 @@ def read_blocklist(path: str) -> Blocklist:
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CommonArtError(
-            f"--blocklist {path} cannot be read: {error}.", "Give a text file in UTF-8, one entry a line."
+            f"--blocklist {path} cannot be read: {reason(error)}.", "Give a text file in UTF-8, one entry a line."
         ) from error
     return Blocklist(digest, count, _sorted(hashes), frozenset(kinds))
 

@@ -177,10 +177,10 @@ class SeenKeys:
     def add_new(self, keys: list[str], first: int) -> bool:
         """Remember the keys of lines that follow each other, unless one was there before or a generation ends: `add` them."""
         new = dict(zip(keys, count(first), strict=False))
-        there = (
+        repeated = (
             len(new) < len(keys) or not self._recent.keys().isdisjoint(new) or not self._older.keys().isdisjoint(new)
         )
-        if there or len(self._recent) + len(new) > WINDOW:
+        if repeated or len(self._recent) + len(new) > WINDOW:
             return False
         self._recent |= new
         return True
@@ -222,16 +222,16 @@ def _parse_uniform(lines: list[bytes]) -> list[Record] | None:
 
 def _rebase_all(folder: str, batch: list[Record]) -> None:
     """`_rebased` for records that all have an image, most of them in the tar of the one before."""
-    there, here = "\n", ""  # which no pointer begins with
+    old_prefix, new_prefix = "\n", ""  # which no pointer begins with
     for record in batch:
         pointer = record["image"]
-        if pointer.startswith(there) and ".tar#" not in pointer[len(there) :]:
-            record["image"] = here + pointer[len(there) :]
+        if pointer.startswith(old_prefix) and ".tar#" not in pointer[len(old_prefix) :]:
+            record["image"] = new_prefix + pointer[len(old_prefix) :]
         else:
             record["image"] = rebase(pointer, folder, "")
             path, member = split_pointer(pointer)
             if member is not None:
-                there, here = f"{path}#", f"{split_pointer(record['image'])[0]}#"
+                old_prefix, new_prefix = f"{path}#", f"{split_pointer(record['image'])[0]}#"
 
 
 def _rebased(folder: str, record: Record) -> Record:

@@ -138,10 +138,10 @@ def _column_fits(field: str, values: tuple[Any, ...]) -> bool:
     if field == "opt_out":
         return values.count([]) == len(values)
     if field == "captions":
-        told = list(chain.from_iterable(values))
-        "".join(map(itemgetter("text"), told))
-        "".join([caption.get("lang", "") for caption in told])
-        plain = {*map(type, chain.from_iterable(map(dict.values, told)))} <= _SCALARS
+        entries = list(chain.from_iterable(values))
+        "".join(map(itemgetter("text"), entries))
+        "".join([caption.get("lang", "") for caption in entries])
+        plain = {*map(type, chain.from_iterable(map(dict.values, entries)))} <= _SCALARS
         return plain and {*map(type, values)} == {list}
     kinds = {*map(type, values)}
     if field in ("width", "height"):
@@ -176,14 +176,14 @@ def split_of_record(record: Record) -> str:
 def check_split(record: Record, sha256: str) -> tuple[str, str]:
     """(the split of the image with this hash, how the record contradicts it or "")."""
     split = split_of(sha256)
-    said = record.get("split", split)
-    return split, "" if said == split else f"{said}, the hash says {split}"
+    recorded = record.get("split", split)
+    return split, "" if recorded == split else f"{recorded}, the hash says {split}"
 
 
 def captions(record: Record, lang: str | None = None) -> list[Caption]:
     """The record's captions, or only those in one language."""
-    found: list[Caption] = record.get("captions") or []
-    return found if lang is None else [c for c in found if c.get("lang") == lang]
+    all_captions: list[Caption] = record.get("captions") or []
+    return all_captions if lang is None else [c for c in all_captions if c.get("lang") == lang]
 
 
 def add_caption(

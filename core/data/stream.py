@@ -19,10 +19,10 @@ from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Summary, Transform
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
-from commonart.core.data.shards.runner import Tick, counted, read_rejects, run_shards
+from commonart.core.data.shards.runner import counted, read_rejects, run_shards
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
-from commonart.core.log import progress, warn
+from commonart.core.log import Tick, progress, warn
 
 
 def takes_jsonl(out: str) -> bool:
@@ -100,8 +100,10 @@ def run(
     try:
         with progress(stage, quiet=quiet) as tick:
             if as_jsonl:
-                mine = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
-                _to_jsonl(summary, transform, mine, out, rejects, overwrite, tick)
+                task_records = chain.from_iterable(
+                    chunk.records for number, chunk in enumerate(inputs) if task.owns(number)
+                )
+                _to_jsonl(summary, transform, task_records, out, rejects, overwrite, tick)
             else:
                 with redirect_stdout(sys.stderr):
                     tars = run_shards(

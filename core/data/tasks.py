@@ -35,10 +35,10 @@ class Task:
         folder, name = os.path.split(path)
         stem, dot, ending = name.partition(".")
         others = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-(\d{{5}}){re.escape(dot + ending)}")
-        for there in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else ():
-            if (shared := others.fullmatch(there)) and int(shared[1]) != self.count:
+        for file_name in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else ():
+            if (shared := others.fullmatch(file_name)) and int(shared[1]) != self.count:
                 raise UsageError(
-                    f"{os.path.join(folder, there)} was written by one of {int(shared[1])} tasks; this is one of {self.count}.",
+                    f"{os.path.join(folder, file_name)} was written by one of {int(shared[1])} tasks; this is one of {self.count}.",
                     f"Give --num-tasks {int(shared[1])} to go on with that, or remove those files.",
                 )
         if self.count == 1:
@@ -62,9 +62,9 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
             tells no task how many the whole work was shared by when only some of them are submitted again.
     """
     array, step = "SLURM_ARRAY_TASK_ID" in environ, _number(environ, "SLURM_STEP_NUM_TASKS") or 1
-    place = _number(environ, "SLURM_ARRAY_TASK_ID") * step + (_number(environ, "SLURM_PROCID") if step > 1 else 0)
+    slurm_index = _number(environ, "SLURM_ARRAY_TASK_ID") * step + (_number(environ, "SLURM_PROCID") if step > 1 else 0)
     if index is None and count is not None and (array or "SLURM_STEP_NUM_TASKS" in environ):
-        index = place
+        index = slurm_index
     if (index is None) != (count is None):
         raise UsageError("--task-index and --num-tasks go together.", "Give both, or inside Slurm --num-tasks alone.")
     if index is None or count is None:
@@ -75,7 +75,7 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
                 f"the array holds {size} of the tasks {first} to {last}: it may be a part of another one.",
                 "Submit --array=0-N, or add --num-tasks with the number of the whole.",
             )
-        index, count = place, size * step
+        index, count = slurm_index, size * step
     if not 0 <= index < count:
         raise UsageError(f"task {index} of {count} does not exist.", "--task-index counts from 0 to --num-tasks - 1.")
     return Task(index, count)

@@ -51,7 +51,7 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
         UsageError: a weight that is not a positive number, or a folder that is named twice.
         CommonArtError: a folder that does not exist.
     """
-    found: list[tuple[Path, float]] = []
+    sets: list[tuple[Path, float]] = []
     for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:
         name, colon, number = text.rpartition(":")
         weight = 1.0
@@ -65,10 +65,10 @@ def data_sets(data: str | Path) -> list[tuple[Path, float]]:
             text = name
         if not text or not Path(text).exists():
             raise CommonArtError(f"--data {text}{default_note(text)} does not exist.", MAKE_SHARDS)
-        if Path(text).resolve() in [path.resolve() for path, _ in found]:
+        if Path(text).resolve() in [path.resolve() for path, _ in sets]:
             raise UsageError(f"--data names {text} twice.", "Give a weight instead: FOLDER:2.")
-        found.append((Path(text), weight))
-    return found
+        sets.append((Path(text), weight))
+    return sets
 
 
 class KeyColumn(Sequence[str]):
@@ -211,7 +211,11 @@ class Index:
             for size in np.unique(sizes)
         }
         return [
-            [SampleGroup(len(own), weight, own) for own, (_, weight) in zip(parts, self.sets, strict=True) if len(own)]
+            [
+                SampleGroup(len(members), weight, members)
+                for members, (_, weight) in zip(parts, self.sets, strict=True)
+                if len(members)
+            ]
             for parts in rows.values()
         ]
 
@@ -291,24 +295,24 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
 
 
 def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], codes: dict[str, int]) -> None:
-    found = captions(record)
+    texts = captions(record)
     if (sha256 := record.get("sha256")) and check_split(record, sha256)[1]:
         index.left_out["split_conflict"] += 1
         return
     if split_of_record(record) == "heldout":
         index.heldout += 1
         if len(index.heldout_texts) < PROMPTS:
-            index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in found]
+            index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in texts]
         return
-    if not found or not record.get("image"):
-        index.left_out["no_image" if found else "no_captions"] += 1
+    if not texts or not record.get("image"):
+        index.left_out["no_image" if texts else "no_captions"] += 1
         return
     image = next((span for name, span in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
     index.keys.append(record["key"])
     values = (
-        shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(found)
+        shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(texts)
     )  # fmt: skip
     for name, value in zip(COLUMNS, values, strict=True):
         index.columns[name].append(value)
-    for caption in found:
+    for caption in texts:
         index.languages.append(codes.setdefault(caption.get("lang", ""), len(codes)))

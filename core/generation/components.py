@@ -61,8 +61,8 @@ class PipelineComponents:
     @property
     def fingerprint(self) -> str:
         """Sixteen digits over all that makes this model's images what they are; a run trained anew has others."""
-        parts = (*self.contents, self.objective, self.shift, self.text_precision, self.max_tokens, self.pipeline)
-        return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:16]
+        values = (*self.contents, self.objective, self.shift, self.text_precision, self.max_tokens, self.pipeline)
+        return hashlib.sha256(orjson.dumps(values)).hexdigest()[:16]
 
 
 def locate(spec: ModelSpec) -> PipelineComponents:

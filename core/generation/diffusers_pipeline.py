@@ -123,18 +123,18 @@ class DiffusersPipeline:
         if self.pipe is not None:
             return self.pipe
         folder = self.components.transformer
-        taken = inspect.signature(self.cls.__init__).parameters
-        left_out: dict[str, Any] = {name: None for name in LEFT_OUT if name in taken}
-        if "requires_safety_checker" in taken:
+        parameters = inspect.signature(self.cls.__init__).parameters
+        left_out: dict[str, Any] = {name: None for name in LEFT_OUT if name in parameters}
+        if "requires_safety_checker" in parameters:
             left_out["requires_safety_checker"] = False
-        found = (weights.variant(part, stem) for part in folder.iterdir() for stem in ("model", weights.STEM))
+        variants = (weights.variant(part, stem) for part in folder.iterdir() for stem in ("model", weights.STEM))
         try:
             self.pipe = self.cls.from_pretrained(
                 folder,
                 torch_dtype=self.dtype,
                 use_safetensors=True,
                 local_files_only=True,
-                variant=next(filter(None, found), None),
+                variant=next(filter(None, variants), None),
                 **left_out,
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from commonart.core.data.files import write_bytes, write_json
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, reason
 from commonart.core.generation.components import PipelineComponents, locate
 from commonart.core.generation.request import ModelSpec
 from commonart.core.model import pixart_checkpoint, sampler
@@ -146,7 +146,7 @@ def _of_file(file: Path, heads: int) -> PixArt:
     try:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CommonArtError(f"{file} cannot be read: {error}.", "Name a .safetensors file.") from error
+        raise CommonArtError(f"{file} cannot be read: {reason(error)}.", "Name a .safetensors file.") from error
     if not pixart_checkpoint.is_original(set(state)):
         raise CommonArtError(
             f"{file} does not hold a transformer under the names of PixArt's repository.",

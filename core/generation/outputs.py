@@ -164,7 +164,7 @@ def record_of(image: PlannedImage) -> dict[str, Any]:
 def _stem(key: str, settings: Mapping[str, Any], number: int | None) -> str:
     if key:
         return key if number is None else f"{key}.{number}"  # a key has no dot
-    words = re.sub(r"[\W_]+", "-", settings["prompt"]).strip("-")
-    while len(words.encode()) > 90:  # file systems allow 255 bytes; a Japanese character takes three
-        words = words[:-1]
-    return f"{words}-{digest(settings)}".lstrip("-")
+    slug = re.sub(r"[\W_]+", "-", settings["prompt"]).strip("-")
+    while len(slug.encode()) > 90:  # file systems allow 255 bytes; a Japanese character takes three
+        slug = slug[:-1]
+    return f"{slug}-{digest(settings)}".lstrip("-")

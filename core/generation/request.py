@@ -111,14 +111,14 @@ class ImageRequest:
 
 
 def pixels(
-    size: str | int | tuple[int, int] | None, own: int, multiple: int, aspect: str | None = None
+    size: str | int | tuple[int, int] | None, default: int, multiple: int, aspect: str | None = None
 ) -> tuple[int, int]:
-    """Return the width and height of an image: `size`, else `own` on both sides; with `aspect`, of about that area.
+    """Return the width and height of an image: `size`, else `default` on both sides; with `aspect`, of about that area.
 
     Raises:
         UsageError: a size or aspect that cannot be read, or sides that are too large or not multiples of `multiple`.
     """
-    width, height = (own, own) if size is None else _sides("--size", SIZE_FORM, size)
+    width, height = (default, default) if size is None else _sides("--size", SIZE_FORM, size)
     if aspect is not None:
         across, down = _sides("--aspect", "Give two numbers: --aspect 3:2.", aspect)
         if not 1 / WIDEST <= across / down <= WIDEST:
@@ -141,8 +141,8 @@ def pixels(
 def _sides(flag: str, fix: str, text: str | int | tuple[int, int]) -> tuple[int, int]:
     if isinstance(text, tuple):
         return text
-    found = re.fullmatch(r"(\d{1,6})(?:[x×:](\d{1,6}))?", str(text).strip().lower())
-    both = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not found or (flag == "--aspect" and not (found[2] and all(both))):
+    match = re.fullmatch(r"(\d{1,6})(?:[x×:](\d{1,6}))?", str(text).strip().lower())
+    sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not match or (flag == "--aspect" and not (match[2] and all(sides))):
         raise UsageError(f"{flag} {text} is not a valid {flag.removeprefix('--')}.", fix)
-    return both
+    return sides

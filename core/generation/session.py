@@ -91,7 +91,7 @@ class Session:
                 metadata.check_room(image.path, settings, self.marks.synthetic)
         fresh = self._generate(waiting, config, batch, quiet, on_step)
         repeated = len({image.name for image in images}) < len(images)
-        kept: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
+        repeats: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
         for image in images:
             made = None
             if image.name not in finished:
@@ -100,9 +100,9 @@ class Session:
                 self.generated += 1
                 self._save(made, image, overwrite)
                 if image.path is None and repeated:
-                    kept[image.name] = made
+                    repeats[image.name] = made
             elif reopen:
-                made = kept.get(image.name) or _open(image)
+                made = repeats.get(image.name) or _open(image)
             yield image, made
 
     def _save(self, made: Image.Image, image: PlannedImage, overwrite: bool) -> None:

@@ -78,9 +78,9 @@ def creative_commons(elements: str, version: str = "", port: str = "") -> Licens
 
     Without a version the family alone is known (`LicenseRef-CC-BY`): any version allows what the family allows.
     """
-    given = elements.split("-")
-    ordered = "-".join(element for element in ELEMENTS if element in given)
-    if len(set(given)) != len(given) or not set(given) <= set(ELEMENTS):
+    names = elements.split("-")
+    ordered = "-".join(element for element in ELEMENTS if element in names)
+    if len(set(names)) != len(names) or not set(names) <= set(ELEMENTS):
         return None
     if not version:
         return (

@@ -88,8 +88,8 @@ class Policy:
             reasons = [f"it {'denies' if self._denies(each) else 'does not name'} {each.id}" for each in refused]
             return f"{self.name}: refused. {read}, and {'; '.join(reasons)}."
         reasons = list(dict.fromkeys(self._why(each) for each in chosen.all_of or chosen.one_of or (chosen,)))
-        taken = f", taken as {chosen.id}" if chosen != license else ""
-        return f"{self.name}: allowed. {read}{taken}: {'; '.join(reasons)}."
+        choice = f", taken as {chosen.id}" if chosen != license else ""
+        return f"{self.name}: allowed. {read}{choice}: {'; '.join(reasons)}."
 
 
 POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Policy("paper", PAPER)}
@@ -135,8 +135,8 @@ def load_policy(name: str) -> Policy:
 
 def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str]:
     """Id or family -> why ("" in a list)."""
-    given = table.get(key, [])
-    entries = given if isinstance(given, dict) else dict.fromkeys(given, "") if _is_names(given) else None
+    value = table.get(key, [])
+    entries = value if isinstance(value, dict) else dict.fromkeys(value, "") if _is_names(value) else None
     if entries is None or not all(isinstance(why, str) for why in entries.values()):
         raise CommonArtError(f"{path}: {key} is not a list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
     for entry in entries:
@@ -151,8 +151,8 @@ def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str
     }
 
 
-def _is_names(given: object) -> TypeGuard[list[str]]:
-    return isinstance(given, list) and all(isinstance(entry, str) for entry in given)
+def _is_names(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 @cache

@@ -70,9 +70,9 @@ EXCEPTIONS = names("""
 
 
 def _versioned(elements: str, version: str) -> License:
-    found = creative_commons(elements, version)
-    assert found is not None  # the two tables below are literals
-    return found
+    license = creative_commons(elements, version)
+    assert license is not None  # the two tables below are literals
+    return license
 
 
 # flickr.photos.licenses.getInfo: number -> licence. 0..10 since 2013, 11..16 (the 4.0 suite) since 2025.

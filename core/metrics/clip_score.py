@@ -43,6 +43,7 @@ class DualEncoder:
     revision: str
     embed_images: Callable[[list[Image.Image]], Tensor]
     embed_texts: Callable[[list[str]], Tensor]
+    embedded: bool = False  # in the package: knows the generated scenes and nothing else
 
     @classmethod
     def load(
@@ -139,7 +140,7 @@ def _open_clip(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder
     def embed_texts(texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer(texts).to(device))
 
-    return DualEncoder(resolved.name, resolved.revision, embed_images, embed_texts)
+    return DualEncoder(resolved.name, resolved.revision, embed_images, embed_texts, resolved.model.embedded)
 
 
 def _transformers(name: str, revision: str, source: str, device: torch.device, *, remote: bool = False) -> DualEncoder:
@@ -189,8 +190,8 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
-def _unit_rows(parts: Iterable[Tensor]) -> Floats:
-    rows = [torch.nn.functional.normalize(part.float(), dim=-1).cpu().numpy() for part in parts]
+def _unit_rows(batches: Iterable[Tensor]) -> Floats:
+    rows = [torch.nn.functional.normalize(part.float(), dim=-1).cpu().numpy() for part in batches]
     if not rows:
         raise ValueError("nothing to embed")
     return np.concatenate(rows).astype(np.float64)

@@ -103,7 +103,7 @@ def by_clip(
     real = encoder.encode_images(image_set.images(group.reference)) if group.reference else None
     if real is not None:
         yield {
-            "metric": f"FD-{encoder.name}-clip" if encoder.name == "nano" else f"FD-{encoder.name}",
+            "metric": f"FD-{encoder.name}-clip" if encoder.embedded else f"FD-{encoder.name}",
             "value": frechet.frechet(_gaussian(generated), _gaussian(real)),
             "n_reference": len(real),
             **about,

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from commonart.core.data.threads import cpu_count
 from commonart.core.errors import UsageError
 
 DTYPES = {
@@ -53,7 +54,7 @@ def check_count(count: int, name: str = "auto") -> None:
     """Raise UsageError unless this machine has `count` devices called `name`, one for each process: on CPU, a core."""
     kind = pick_device(name).type
     named = kind != "cpu" and ":" in name  # one device, by its number
-    have = 1 if named or kind == "mps" else torch.cuda.device_count() if kind == "cuda" else _cores()
+    have = 1 if named or kind == "mps" else torch.cuda.device_count() if kind == "cuda" else cpu_count()
     if count > have:
         what = f"{name} is one device" if named else f"this machine has {have} {'core' if kind == 'cpu' else 'GPU'}s"
         raise UsageError(
@@ -61,10 +62,6 @@ def check_count(count: int, name: str = "auto") -> None:
             f"Use --gpus {have}, or start the processes on several machines: srun --ntasks {count} commonart train ..., or "
             "torchrun --nnodes ... -m commonart.cli.main train ...",
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fast_bf16(device: torch.device) -> bool:

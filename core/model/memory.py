@@ -81,8 +81,8 @@ def _cgroups(root: Path) -> Iterator[int]:
         kind, _, options = fields[fields.index("-") + 1 :][:3] if "-" in fields[:-3] else ("", "", "")
         if kind not in _CGROUP_FILES or (kind == "cgroup" and "memory" not in options.split(",")):
             continue
-        own = "" if kind == "cgroup2" else "memory"  # controllers, as /proc/self/cgroup lists them
-        path = next((path for _, names, path in groups if own in names.split(",")), None)
+        controller = "" if kind == "cgroup2" else "memory"  # controllers, as /proc/self/cgroup lists them
+        path = next((path for _, names, path in groups if controller in names.split(",")), None)
         if path is None:
             continue
         mounted = root / fields[4].lstrip("/")

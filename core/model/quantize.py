@@ -82,18 +82,18 @@ def precision_name(dtype: torch.dtype, method: str | None) -> str:
     return f"{method}/{dtype_name(dtype)}" if method else dtype_name(dtype)
 
 
-def resolve_precision(recorded: str, asked: str | None, of: str) -> tuple[str | None, str]:
+def resolve_precision(recorded: str, requested: str | None, of: str) -> tuple[str | None, str]:
     """Return (quantize, dtype name) of an encoder whose states must fit those `of` a cache or a run, made in `recorded`.
 
-    "" as `recorded` leaves the choice to `asked`; the dtype is then "" too.
+    "" as `recorded` leaves the choice to `requested`; the dtype is then "" too.
 
     Raises:
-        UsageError: `asked` differs.
+        UsageError: `requested` differs.
     """
     method, _, dtype = recorded.rpartition("/")
-    if recorded and asked and asked != method:
+    if recorded and requested and requested != method:
         raise UsageError(
-            f"--quantize {asked} does not fit: the text states of {of} were made in {recorded}.",
+            f"--quantize {requested} does not fit: the text states of {of} were made in {recorded}.",
             "Leave --quantize out: the recorded precision is taken.",
         )
-    return method or asked or None, dtype
+    return method or requested or None, dtype

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from commonart.core.data.files import temporary_path
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, reason
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
@@ -37,7 +37,7 @@ def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         try:
             state.update(load_file(file, device=str(device)))
         except (SafetensorError, OSError) as error:
-            raise CommonArtError(f"{file} cannot be read: {error}.", "Download or export it again.") from error
+            raise CommonArtError(f"{file} cannot be read: {reason(error)}.", "Download or export it again.") from error
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}

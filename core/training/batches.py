@@ -132,9 +132,9 @@ class ResidentDataset:
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Batch:
         if self._replacement is not None:
-            taken = self._replacement[rows]
-            captions = np.where((taken == rows) | (captions == NULL), captions, self.offsets[taken])
-            rows = taken
+            loaded_rows = self._replacement[rows]
+            captions = np.where((loaded_rows == rows) | (captions == NULL), captions, self.offsets[loaded_rows])
+            rows = loaded_rows
         caption_B = torch.from_numpy(captions)
         length_B, start_B = self._lengths[caption_B], self._starts[caption_B]
         position_L = torch.arange(int(length_B.max()))

@@ -83,16 +83,16 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
     """
     count, tokens = parameters(config) // sizes.shards, (sizes.side // config.patch_size) ** 2
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
-    kept = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
-    held = {
+    stored = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
+    nbytes = {
         "weights": 4 * count,
         "copies": 2 * count,
         "gradients": 4 * count,
         "optimizer": int(bytes_per_parameter(recipe.optimizer) * count),
         "ema": 4 * count if recipe.ema else 0,
-        "activations": int(micro_batch * config.hidden * kept),
+        "activations": int(micro_batch * config.hidden * stored),
     }
-    return {**held, "total": sum(held.values())}
+    return {**nbytes, "total": sum(nbytes.values())}
 
 
 def fit_micro_batch(config: PixArtConfig, recipe: Recipe, world: World, sizes: Sizes) -> Recipe:
@@ -193,7 +193,7 @@ def account(
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
     hours = {name: _hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}
-    held = memory(config, recipe, micro_batch, sizes)
+    model_memory = memory(config, recipe, micro_batch, sizes)
     weights = {name: cost.weights for name, cost in encoders.items()}
     estimate: dict[str, Any] = {
         "parameters": parameters(config),
@@ -201,7 +201,7 @@ def account(
         **{f"flops_per_image_{name}": cost.flops for name, cost in encoders.items()},
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
-        "memory_bytes_per_device": {**held, **weights, "total": held["total"] + sum(weights.values())},
+        "memory_bytes_per_device": {**model_memory, **weights, "total": model_memory["total"] + sum(weights.values())},
         "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world_size)),
     }
     without = ", without the encoders" if encoders else ""

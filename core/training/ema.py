@@ -64,10 +64,10 @@ class Ema:
         Enter it outside `torch.autocast`, which may hold on to casts of the trained weights.
         """
         weights = [parameter.detach() for parameter in self.model.parameters()]
-        kept = [weight.clone() for weight in weights]
+        backup = [weight.clone() for weight in weights]
         try:
             self.copy_to(self.model)
             yield self.model
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
+                torch._foreach_copy_(weights, backup)

@@ -168,8 +168,8 @@ def _features_of(settings: Settings, kind: str, name: str, option: str) -> list[
             f"Encode that one, too: commonart encode-{kind} {bare}.",
         )
     for each in features:
-        first, own = asdict(features[0].meta), asdict(each.meta)
-        if differ := [key for key in first if key not in ("model", "store") and own[key] != first[key]]:
+        first, other = asdict(features[0].meta), asdict(each.meta)
+        if differ := [key for key in first if key not in ("model", "store") and other[key] != first[key]]:
             raise CommonArtError(
                 f"{each.folder} was made with another {' and '.join(differ)} than {features[0].folder}.",
                 f"Encode one of them again: commonart encode-{kind} --overwrite.",

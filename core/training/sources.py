@@ -78,8 +78,8 @@ class FeatureReader:
     def dtype(self) -> torch.dtype:
         """Return what values are kept in in memory: as they are stored; of several stores, and of 8 bits, float32."""
         stores = {features.meta.store for features in self.features}
-        kept = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        return kept.get(stores.pop() if len(stores) == 1 else "", torch.float32)
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return dtypes.get(stores.pop() if len(stores) == 1 else "", torch.float32)
 
     def nbytes(self) -> int:
         """Return the bytes that all features take in memory: about those of their shards, where 8 bits become 32."""

@@ -177,10 +177,10 @@ class Trainer:
                 noise = torch.randn(shape, generator=generator, device=device)
                 posterior = torch.randn(shape, generator=generator, device=device)
                 time_B = diffusion.draw_times(recipe.batch, self.objective, generator)
-            own = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
+            samples = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
             latents = batch.mean_BCHW.float()
             if batch.std_BCHW is not None:
-                latents = latents + batch.std_BCHW.float() * posterior[own]
+                latents = latents + batch.std_BCHW.float() * posterior[samples]
             last = n == self.grad_accum_steps - 1
             # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
             text = batch.text_BLT.float() if self.options.dtype == torch.float32 else batch.text_BLT
@@ -188,7 +188,7 @@ class Trainer:
                 with autocast(device, self.options.dtype):
                     loss_B, timestep_B = diffusion.loss(
                         self.forward, latents, text, batch.mask_BL, self.objective,
-                        noise_BCHW=noise[own], time_B=time_B[own], shift=recipe.flow_shift,
+                        noise_BCHW=noise[samples], time_B=time_B[samples], shift=recipe.flow_shift,
                     )  # fmt: skip
                 # Summed over the processes by their mean: hence the world's size.
                 (loss_B.sum() * (self.world.size / recipe.batch)).backward()
@@ -280,9 +280,9 @@ def _loop(
     with log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.is_main) as tick:
         tick(state.step)
         while state.step < recipe.steps:
-            asked, elapsed = world.all_reduce_max(float(stop.exit_code), time.monotonic() - began)
-            if asked:  # of several signals, and several processes, Ctrl-C has the highest code
-                exit_code = int(asked)
+            stop_code, elapsed = world.all_reduce_max(float(stop.exit_code), time.monotonic() - began)
+            if stop_code:  # of several signals, and several processes, Ctrl-C has the highest code
+                exit_code = int(stop_code)
                 break
             if options.max_seconds and elapsed >= options.max_seconds:
                 state.elapsed, stopped = elapsed, "time"

@@ -90,7 +90,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("data") / "shards")
 
 
-def train(name: str, **settings: Any) -> stage.Summary:
+def train(name: str, **settings: Any) -> stage.TrainingSummary:
     """`commonart train --stage NAME`, with fields of `Settings`."""
     done = stage.run(Settings(name, **settings))
     assert done is not None
@@ -108,7 +108,7 @@ def settings_of(data: Path, out: Path, more: dict[str, Any] | None = None, **set
     return Settings("nano", data=str(data), out=str(out), overrides={**TINY, **(more or {})}, **settings)
 
 
-def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.Summary:
+def start(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> stage.TrainingSummary:
     done = stage.run(settings_of(data, out, more, **settings))
     assert done is not None
     return done

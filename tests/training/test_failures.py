@@ -360,7 +360,7 @@ def test_a_device_that_is_not_there_and_more_processes_than_devices(
     again = lambda **more: start(shards, tmp_path / "run", **more)  # noqa: E731
     nowhere = lambda: start(tmp_path / "nowhere", tmp_path / "run", gpus=-1)  # noqa: E731
     refused(UsageError, 2, "--gpus -1 must be at least 1", "1 or more", nowhere)
-    monkeypatch.setattr(device, "_cores", lambda: 2)
+    monkeypatch.setattr(device, "cpu_count", lambda: 2)
     refused(UsageError, 2, "--gpus 8, but this machine has 2 cores", "srun --ntasks 8", lambda: again(gpus=8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(UsageError, 2, "--device cuda is not available", "--device cpu", lambda: again(device="cuda"))

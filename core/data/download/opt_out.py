@@ -110,9 +110,9 @@ def read_robots(data: bytes, rules: Rules) -> None:
                 groups[agent].append((_pattern(value), name == "allow"))
             elif name == "crawl-delay" and re.fullmatch(r"\d+(\.\d+)?", value):
                 delays[agent] = float(value)
-    mine = next((agent for agent in groups if agent.split("/")[0] == AGENT), "*")
-    rules.robots = groups.get(mine, [])
-    rules.delay = min(delays.get(mine, 0.0), 60.0)
+    group = next((agent for agent in groups if agent.split("/")[0] == AGENT), "*")
+    rules.robots = groups.get(group, [])
+    rules.delay = min(delays.get(group, 0.0), 60.0)
 
 
 def read_tdmrep(data: bytes, rules: Rules) -> None:

@@ -81,10 +81,10 @@ def text_size(lengths: Sequence[int], width: int, record: Record, store: str) ->
 
 
 def _about_text(record: Record) -> dict[str, str]:
-    found = captions(record)
+    entries = captions(record)
     return {
-        "captions": ",".join(caption_hash(c["text"]) for c in found),
-        "langs": ",".join(c.get("lang", "") for c in found),
+        "captions": ",".join(caption_hash(c["text"]) for c in entries),
+        "langs": ",".join(c.get("lang", "") for c in entries),
     }
 
 

@@ -25,7 +25,8 @@ from commonart.core.data.images.phash import copies
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, reason
+from commonart.core.log import Tick
 
 FOLDER = "hashes"
 WINDOW = 32  # shards among which a task picks at random what others left, so that not all pick the same one
@@ -56,11 +57,11 @@ class Copies:
 
     def of(self, key: str) -> str | None:
         """The key of the record that stays in place of this one; None when this one stays itself."""
-        wanted = np.uint64(_hash(key))
-        place = int(np.searchsorted(self._hashes, wanted))
-        if place == len(self._hashes) or self._hashes[place] != wanted:
+        key_hash = np.uint64(_hash(key))
+        index = int(np.searchsorted(self._hashes, key_hash))
+        if index == len(self._hashes) or self._hashes[index] != key_hash:
             return None
-        row = int(self._kept[place])
+        row = int(self._kept[index])
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._keys_of(self._paths[number])[row - int(self._starts[number])]
 
@@ -72,7 +73,7 @@ def find_copies(
     *,
     settings: Mapping[str, Any],
     task: Task,
-    tick: Callable[..., Any],
+    tick: Tick,
 ) -> Copies:
     """Which records of a source are copies of an earlier one, across all its shards and tasks.
 
@@ -103,9 +104,7 @@ def find_copies(
     return Copies(paths, starts, copies(np.concatenate([np.zeros(0, np.uint64), *prints])))
 
 
-def _ensure(
-    folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any], tick: Callable[..., Any], chunk: Chunk
-) -> None:
+def _ensure(folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any], tick: Tick, chunk: Chunk) -> None:
     """Make the list of one shard unless it is there."""
     from safetensors.numpy import save
 
@@ -146,7 +145,7 @@ def _read(path: Path, name: str) -> np.ndarray:
             return values
     except (SafetensorError, OSError) as error:
         raise CommonArtError(
-            f"{path} cannot be read: {error}.", "Remove it, and run the same command again."
+            f"{path} cannot be read: {reason(error)}.", "Remove it, and run the same command again."
         ) from error
 
 

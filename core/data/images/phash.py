@@ -96,18 +96,18 @@ def _near_pairs(prints: np.ndarray, part: int) -> Iterator[np.ndarray]:
 def _alike(prints: np.ndarray, mask: np.uint64, part: int) -> Iterator[np.ndarray]:
     """All rows in parts of about `part`, so that prints which are equal under `mask` stand side by side in one of them,
     in the order of the rows."""
-    parts = -(-len(prints) // part)
-    for number in range(parts):
+    count = -(-len(prints) // part)
+    for number in range(count):
         rows = []
         for start in range(0, len(prints), part):
             keys = prints[start : start + part] & mask
             # Fibonacci hashing spreads the keys over the parts, whichever bits the mask leaves.
             with np.errstate(over="ignore"):
-                place = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-            rows.append(np.flatnonzero(place % np.uint64(parts) == np.uint64(number)) + start)
-        own = np.concatenate(rows)
-        if len(own):
-            yield own[np.argsort(prints[own] & mask, kind="stable")]
+                hashed = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+            rows.append(np.flatnonzero(hashed % np.uint64(count) == np.uint64(number)) + start)
+        members = np.concatenate(rows)
+        if len(members):
+            yield members[np.argsort(prints[members] & mask, kind="stable")]
 
 
 @lru_cache(maxsize=1)

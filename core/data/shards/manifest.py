@@ -89,8 +89,8 @@ def finished(tar: Path) -> Manifest | None:
     return manifest if manifest and tar.exists() and manifest.size == tar.stat().st_size else None
 
 
-def finished_as(tar: Path, wanted: MadeFrom, *, overwrite: bool = False) -> Manifest | None:
-    """The manifest of a shard that is finished as `wanted`; None where it is to be made.
+def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> Manifest | None:
+    """The manifest of a shard that is finished as `made_from`; None where it is to be made.
 
     Raises:
         CommonArtError: another stage made it, and it may be all that there is of its work; or it was made from other input
@@ -99,13 +99,13 @@ def finished_as(tar: Path, wanted: MadeFrom, *, overwrite: bool = False) -> Mani
     manifest = finished(tar)
     if manifest is None:
         return None
-    if manifest.stage != wanted.stage:
-        raise CommonArtError(f"{tar} was made by '{manifest.stage}', not by '{wanted.stage}'.", "Give another -o.")
+    if manifest.stage != made_from.stage:
+        raise CommonArtError(f"{tar} was made by '{manifest.stage}', not by '{made_from.stage}'.", "Give another -o.")
     if overwrite:
         return None
-    old, new = manifest.settings, wanted.settings
+    old, new = manifest.settings, made_from.settings
     changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    if not changed and manifest.input == wanted.input:
+    if not changed and manifest.input == made_from.input:
         return manifest
     raise CommonArtError(
         f"{tar} was made with other settings ({', '.join(changed)})."

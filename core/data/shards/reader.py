@@ -68,7 +68,7 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
     indexed = read_index(path)
     if indexed is not None:
         return indexed
-    found: Members = {}
+    located: Members = {}
     try:
         with open(path, "rb") as file:
             for member in headers(file):
@@ -80,14 +80,14 @@ def _members(path: str, size: int, mtime_ns: int) -> Members:
                     raise CommonArtError(
                         f"{path} holds '{name}' of {member.size:,} bytes.", f"A sample has at most {MAX_MEMBER:,}."
                     )
-                if name in found:
+                if name in located:
                     raise CommonArtError(f"{path} holds '{name}' twice.", "Make that shard again.")
-                found[name] = (member.offset, member.size)
+                located[name] = (member.offset, member.size)
     except tarfile.TarError as error:
         raise CommonArtError(f"{path} is not a complete tar: {error}.", "Make or fetch that shard again.") from error
     except OSError as error:
         raise CommonArtError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
-    return found
+    return located
 
 
 def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Span]]]:

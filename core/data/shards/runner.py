@@ -5,7 +5,7 @@ shards/00000.tar  00000.idx  00000.json  00000.rejects.jsonl      # the manifest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from commonart.core.data.shards.tar_index import index_path
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
-
-Tick = Callable[..., Any]  # moves the progress bar: by one record, or by so many
+from commonart.core.log import Tick
 
 
 def run_shards(

@@ -52,11 +52,11 @@ def read_index(tar: str | os.PathLike[str]) -> Members | None:
         version, count, sha256 = head.split(" ")
         if (version, sha256) != (VERSION, manifest.sha256) or int(count) != len(lines):
             return None
-        words = iter(" ".join(lines).split())
-        found: Members = {}
-        while part := tuple(islice(words, 4)):
+        fields = iter(" ".join(lines).split())
+        members: Members = {}
+        while part := tuple(islice(fields, 4)):
             _, offset, size, name = part
-            found[name] = (int(offset), int(size))
-        return found
+            members[name] = (int(offset), int(size))
+        return members
     except (OSError, ValueError):  # the headers say the same
         return None

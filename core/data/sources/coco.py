@@ -62,24 +62,24 @@ def list_coco(
     file = CocoFile(path, license, lang, images, named, modified_at(path))
     names = dict[str, str]()  # of the files, by the ids of the images
     for number, entry in enumerate(_entries(path, data, "images", "id")):
-        place = f"images[{number}]"
+        location = f"images[{number}]"
         if not isinstance(entry.get("file_name"), str) or not isinstance(
             entry.get("license"), int | float | str | None
         ):
-            raise SchemaError(str(path), place, "", "needs a 'file_name', and a 'license' that is a number")
+            raise SchemaError(str(path), location, "", "needs a 'file_name', and a 'license' that is a number")
         image_id = cell_text(entry["id"])
         record = _record(entry, licenses[cell_text(entry.get("license"))], texts.get(image_id, []), file)
         try:
-            check(record, str(path), place)
+            check(record, str(path), location)
         except SchemaError as error:
             yield PassedOver.named(
-                record["source"], place, "bad_row", f"field {error.field!r} {error.problem}", rule=False
+                record["source"], location, "bad_row", f"field {error.field!r} {error.problem}", rule=False
             )
             continue
         if (
             names.setdefault(image_id, record["file_name"]) != record["file_name"]
         ):  # whose captions they are is not known
-            record = PassedOver(record, "duplicate_id", f"{path}#{place}: an earlier image has the id {image_id}")
+            record = PassedOver(record, "duplicate_id", f"{path}#{location}: an earlier image has the id {image_id}")
         yield record
 
 

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, reason
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -85,8 +85,8 @@ class EmbeddedImages:
             if self._batches is None or not self._next <= row < self._end:
                 self._batches = self._batches_from(self._file, column, row)
             start, values = next(self._batches)
-            kept = {n: data for n, data in self._rows.items() if n >= start - BATCH}
-            self._rows = kept | dict(enumerate(values, start))
+            recent = {n: data for n, data in self._rows.items() if n >= start - BATCH}
+            self._rows = recent | dict(enumerate(values, start))
             self._next = start + len(values)
         data = self._rows[row]
         if not data:
@@ -125,7 +125,7 @@ def file_errors(path: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise CommonArtError(
-            f"{path} cannot be read: {error}.", "Check the path, or download that file again."
+            f"{path} cannot be read: {reason(error)}.", "Check the path, or download that file again."
         ) from None
 
 

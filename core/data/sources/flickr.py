@@ -28,7 +28,7 @@ from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.drops import PassedOver
 from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import set_license
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, reason
 
 API = "https://api.flickr.com/services/rest/"
 SECONDS_PER_QUERY = 1.0  # Flickr's terms: at most 3,600 queries an hour and key
@@ -81,7 +81,7 @@ def _read_key(file: str) -> str:
         key = Path(file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--flickr-key-file {file} cannot be read: {error}.", "Name a file that holds the key."
+            f"--flickr-key-file {file} cannot be read: {reason(error)}.", "Name a file that holds the key."
         ) from error
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         raise UsageError(

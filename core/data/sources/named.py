@@ -20,7 +20,7 @@ from typing import Any
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.files import write_bytes
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, reason
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES
 
@@ -132,7 +132,7 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
                 write_bytes(path, read(member))
     except (DownloadError, KeyError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
         raise CommonArtError(
-            f"{source.name}: {source.archive} could not be read: {error}.",
+            f"{source.name}: {source.archive} could not be read: {reason(error)}.",
             f"Try again, or download it yourself and name its JSON files: commonart fetch {paths[0].name}.",
         ) from error
     return paths

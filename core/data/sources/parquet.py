@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.drops import Problem
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,9 @@ def read_file(path: Path, binary: Sequence[str] = ()) -> Iterator[dict[str, Any]
         with pq.ParquetFile(path) as file:
             yield from read_table(file, str(path), binary)
     except (pa.ArrowException, OSError) as error:
-        raise CommonArtError(f"{path} cannot be read as parquet: {error}.", "Download that file again.") from error
+        raise CommonArtError(
+            f"{path} cannot be read as parquet: {reason(error)}.", "Download that file again."
+        ) from error
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -49,7 +51,9 @@ def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise CommonArtError(f"{path} cannot be read as parquet: {error}.", "Download that file again.") from error
+        raise CommonArtError(
+            f"{path} cannot be read as parquet: {reason(error)}.", "Download that file again."
+        ) from error
 
 
 def read_table(file: pq.ParquetFile, name: str, binary: Sequence[str] = ()) -> Iterator[dict[str, Any] | Problem]:

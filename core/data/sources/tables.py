@@ -101,8 +101,8 @@ def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[
     csv.field_size_limit(MAX_CELL)
     lines, columns, number = _Lines(file), list[str](), 0
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    held: Row | Problem | None = None  # the row before this one
-    held_is_quoted = False
+    previous: Row | Problem | None = None  # the row before this one
+    previous_is_quoted = False
     while True:
         lines.taken = []
         problem: Problem | None = None
@@ -126,18 +126,18 @@ def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[
             problem = Problem("shifted_row", detail)
         elif problem is None and len(lines.taken) > 1 and _may_be_several_rows(cells, delimiter):
             problem = _AMBIGUOUS
-        if held_is_quoted and (problem or (is_quoted and _breaks_rules(cells, "".join(lines.taken)))):
-            held = _AMBIGUOUS
-        if held is not None:
+        if previous_is_quoted and (problem or (is_quoted and _breaks_rules(cells, "".join(lines.taken)))):
+            previous = _AMBIGUOUS
+        if previous is not None:
             number += 1
-            yield number, held
-        held = problem or dict(zip(columns, cells, strict=True))
+            yield number, previous
+        previous = problem or dict(zip(columns, cells, strict=True))
         for _ in lines.taken[1:] if problem else ():
             number += 1
-            yield number, held
-        held_is_quoted = is_quoted
-    if held is not None:
-        yield number + 1, held
+            yield number, previous
+        previous_is_quoted = is_quoted
+    if previous is not None:
+        yield number + 1, previous
 
 
 def _breaks_rules(cells: list[str], text: str) -> bool:
