@@ -25,24 +25,24 @@ class Reportable(Protocol):
 
 
 def on_terminal() -> bool:
-    """Whether stderr is watched by a person."""
+    """Return whether stderr is watched by a person."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def say(message: str) -> None:
-    """One line to stderr."""
+    """Print one line to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """One warning to stderr; yellow on a terminal unless NO_COLOR is set."""
+    """Print one warning to stderr; yellow on a terminal unless NO_COLOR is set."""
     color = on_terminal() and not os.environ.get("NO_COLOR")
     say(f"\x1b[33mwarning:\x1b[0m {message}" if color else f"warning: {message}")
 
 
 @contextmanager
 def progress(label: str, *, total: int | None = None, unit: str = " records", quiet: bool = False) -> Iterator[Tick]:
-    """A progress bar on a terminal; `tick(n=1)` moves it. Elsewhere, or when quiet, it costs nothing."""
+    """Show a progress bar on a terminal; `tick(n=1)` moves it. Elsewhere, or when quiet, it costs nothing."""
     if quiet or not on_terminal():
         yield lambda n=1: None
         return
@@ -53,7 +53,7 @@ def progress(label: str, *, total: int | None = None, unit: str = " records", qu
 
 
 def summary(values: Reportable, *, quiet: bool = False) -> None:
-    """What a stage did (a `core.data.drops.Summary`): a table on a terminal, else one JSON object."""
+    """Print what a stage did (a `core.data.drops.Summary`): a table on a terminal, else one JSON object."""
     if not on_terminal():
         say(orjson.dumps(values.as_json()).decode())
     elif not quiet:

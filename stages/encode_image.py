@@ -126,7 +126,7 @@ def _decoded(record: Record) -> Image.Image | DecodeError:
 
 
 def sizes(records: list[Record], autoencoder: Autoencoder, store: str) -> list[int]:
-    """The bytes that each record's member will have; 0 for an image that cannot be read."""
+    """Return the bytes that each record's member will have; 0 for an image that cannot be read."""
     sizes = []
     for record in records:
         try:

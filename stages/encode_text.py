@@ -111,7 +111,7 @@ def hidden_states(
 
 
 def sizes(records: list[Record], encoder: TextEncoder, store: str) -> list[int]:
-    """The bytes that each record's member will have; 0 for one without captions."""
+    """Return the bytes that each record's member will have; 0 for one without captions."""
     ids, _ = encoder.tokenize([c["text"] for record in records for c in captions(record)])
     lengths = iter(map(len, ids))
     sizes = []

@@ -47,8 +47,8 @@ HASHED_AT = 64  # pixels: enough for a perceptual hash, and for most JPEGs an ei
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What pictures are made into. `sizes`: one, or the buckets; `least`: the shorter side (None: enough for its size)."""
+class ImageSpec:
+    """What images are made into. `sizes`: one, or the buckets; `least`: the shorter side (None: enough for its size)."""
 
     sizes: tuple[Size, ...]
     least: int | None
@@ -58,11 +58,11 @@ class Picture:
     max_pixels: int
 
     def size(self, width: int, height: int) -> Size:
-        """What a picture of `width` x `height` is cut to."""
+        """Return what an image of `width` x `height` is cut to."""
         return self.sizes[0] if len(self.sizes) == 1 else nearest_bucket(width, height, self.sizes)
 
     def too_small(self, width: int, height: int) -> bool:
-        """Whether it would have to be enlarged, or is below the least side."""
+        """Return whether it would have to be enlarged, or is below the least side."""
         if self.least is not None:
             return min(width, height) < self.least
         across, down = self.size(width, height)
@@ -73,12 +73,12 @@ def shard(
     records: Iterable[Record],
     drop: Drop,
     *,
-    picture: Picture,
+    spec: ImageSpec,
     copies: Copies | None = None,
     blocklist: Blocklist | None = None,
     workers: int | None = None,
 ) -> Iterator[Sample]:
-    """Yield each record with its picture in sRGB at its size: the centre, scaled with Lanczos.
+    """Yield each record with its image in sRGB at its size: the centre, scaled with Lanczos.
 
     Args:
         copies: records to drop (`duplicate`) because an earlier one shows the same.
@@ -86,7 +86,7 @@ def shard(
     """
 
     def remaining() -> Iterator[Record]:
-        for record in records if len(picture.sizes) == 1 else _by_bucket(records, picture):
+        for record in records if len(spec.sizes) == 1 else _by_bucket(records, spec):
             if blocklist is not None and (entry := blocklist.entry_of(record)):
                 drop(record, "blocklisted", entry)
             elif copies is not None and (original := copies.of(record["key"])):
@@ -94,7 +94,7 @@ def shard(
             else:
                 yield record
 
-    make = partial(_make, picture=picture)
+    make = partial(_make, spec=spec)
     yield from drop.samples(threads.map_ordered(make, remaining(), threads.cpu_count() if workers is None else workers))
 
 
@@ -121,7 +121,7 @@ def run(
 
     Args:
         size: side in pixels; of a square of the same area, with buckets.
-        min_size: drop pictures whose shorter side is less (`too_small`); None: those that would have to be enlarged.
+        min_size: drop images whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
         quality: of jpg and webp, 1 to 100.
         resample: lanczos or area, see `core.data.images.decode.resize_crop`.
@@ -148,7 +148,7 @@ def run(
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
-    picture = Picture(sizes, min_size, format, quality, resample, max_pixels)
+    spec = ImageSpec(sizes, min_size, format, quality, resample, max_pixels)
     blocked = read_blocklist(blocklist) if blocklist is not None else None
     task = task or this_task()
     settings = {
@@ -167,14 +167,14 @@ def run(
         if dedup:
             if source == "-":  # it is read twice, and need not fit into memory
                 source = _spooled(source, f"{spool}/stdin.jsonl.zst")
-            prints = partial(_fingerprints, picture=picture, blocklist=blocked, workers=workers)
+            prints = partial(_fingerprints, spec=spec, blocklist=blocked, workers=workers)
             used = {name: settings[name] for name in ("size", "buckets", "min_size", "max_pixels", "blocklist")}
             with log.progress("hash", quiet=quiet) as tick:
                 copies = find_copies(
                     partial(chunks, source, shard_size), Path(out) / FOLDER, prints,
                     settings=used, task=task, tick=tick,
                 )  # fmt: skip
-        transform = partial(shard, picture=picture, copies=copies, blocklist=blocked, workers=workers)
+        transform = partial(shard, spec=spec, copies=copies, blocklist=blocked, workers=workers)
         return stream.run(
             "shard", transform, source=source, out=out, settings=settings, task=task, shard_size=shard_size,
             quiet=quiet, **options,
@@ -188,37 +188,37 @@ def _spooled(source: str, path: str) -> str:
     return path
 
 
-def _by_bucket(records: Iterable[Record], picture: Picture) -> list[Record]:
+def _by_bucket(records: Iterable[Record], spec: ImageSpec) -> list[Record]:
     """Bucket by bucket, so that whoever reads a shard in its order finds batches of one size."""
 
     def bucket_index(record: Record) -> int:
         width, height = record.get("width"), record.get("height")
         if not width or not height:
             try:
-                width, height, _ = probe(reader.read_bytes(record.get("image", "")), max_pixels=picture.max_pixels)
+                width, height, _ = probe(reader.read_bytes(record.get("image", "")), max_pixels=spec.max_pixels)
             except (DecodeError, CommonArtError):
                 return -1  # where it stands does not matter: it will not be used
-        return picture.sizes.index(picture.size(width, height))
+        return spec.sizes.index(spec.size(width, height))
 
     return sorted(records, key=bucket_index)
 
 
 def _fingerprints(
-    records: Iterable[Record], *, picture: Picture, blocklist: Blocklist | None, workers: int | None
+    records: Iterable[Record], *, spec: ImageSpec, blocklist: Blocklist | None, workers: int | None
 ) -> Iterator[tuple[Record, int]]:
-    make = partial(_fingerprint, picture=picture, blocklist=blocklist)
+    make = partial(_fingerprint, spec=spec, blocklist=blocklist)
     yield from threads.map_ordered(make, records, threads.cpu_count() if workers is None else workers)
 
 
-def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | None) -> tuple[Record, int]:
-    """What to compare the picture by; 0 for one that will be left out, so that it takes no other's place."""
+def _fingerprint(record: Record, *, spec: ImageSpec, blocklist: Blocklist | None) -> tuple[Record, int]:
+    """What to compare the image by; 0 for one that will be left out, so that it takes no other's place."""
     if blocklist is not None and blocklist.entry_of(record):
         return record, 0
     seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "sha256")]
     if all(seen):  # sharded before: it was looked at then
-        left_out = picture.too_small(record["width"], record["height"]) or check_split(record, record["sha256"])[1]
+        left_out = spec.too_small(record["width"], record["height"]) or check_split(record, record["sha256"])[1]
         return record, 0 if left_out else fingerprint(record["phash"], record["sha256"])
-    got = _read(record, picture)
+    got = _read(record, spec)
     if isinstance(got, Problem):
         return record, 0
     _, opened, sha256 = got
@@ -229,19 +229,19 @@ def _fingerprint(record: Record, *, picture: Picture, blocklist: Blocklist | Non
     return record, fingerprint(phash(image), record.get("sha256") or sha256)
 
 
-def _read(record: Record, picture: Picture) -> tuple[bytes, ProbedImage, str] | Problem:
-    """(bytes, the picture in them, their sha256) of a record's image, or why it is not used."""
+def _read(record: Record, spec: ImageSpec) -> tuple[bytes, ProbedImage, str] | Problem:
+    """(bytes, the image in them, their sha256) of a record's image, or why it is not used."""
     if not record.get("image"):
         return Problem("no_image", "the record has no image")
     try:
         data = reader.read_bytes(record["image"])
-        opened = ProbedImage(data, picture.max_pixels)
+        opened = ProbedImage(data, spec.max_pixels)
     except DecodeError as error:
         return Problem(error.reason, error.detail)
     except CommonArtError as error:
         return Problem("unreadable", error.what)
     seen = opened.probe
-    if picture.too_small(seen.width, seen.height):
+    if spec.too_small(seen.width, seen.height):
         return Problem("too_small", f"{seen.width} x {seen.height}", rule=True)
     sha256 = hashlib.sha256(data).hexdigest()
     expected = record.get("shard_sha256") or record.get("sha256")
@@ -253,31 +253,31 @@ def _read(record: Record, picture: Picture) -> tuple[bytes, ProbedImage, str] | 
     return data, opened, sha256
 
 
-def _make(record: Record, *, picture: Picture) -> tuple[Record, Sample | Problem]:
-    got = _read(record, picture)
+def _make(record: Record, *, spec: ImageSpec) -> tuple[Record, Sample | Problem]:
+    got = _read(record, spec)
     if isinstance(got, Problem):
         return record, got
     data, opened, sha256 = got
     seen = opened.probe
-    size = picture.size(seen.width, seen.height)
-    quality = {} if picture.format == "png" else {"quality": picture.quality}
-    made: dict[str, Any] = {"width": size[0], "height": size[1], "mime": MIMES[picture.format], **quality}
+    size = spec.size(seen.width, seen.height)
+    quality = {} if spec.format == "png" else {"quality": spec.quality}
+    made: dict[str, Any] = {"width": size[0], "height": size[1], "mime": MIMES[spec.format], **quality}
     if record.get("shard_sha256") == sha256 and made == {name: record.get(name) for name in made}:
-        return record, Sample(record, data, picture.format)  # as asked for already: coding it again would only cost
+        return record, Sample(record, data, spec.format)  # as asked for already: coding it again would only cost
     try:
         image = opened.pixels(size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
-    encoded = encode(resize_crop(image, size, picture.resample), picture.format, picture.quality)
+    encoded = encode(resize_crop(image, size, spec.resample), spec.format, spec.quality)
     original = {"width": seen.width, "height": seen.height, "mime": seen.mime}
     made = {
         **{name: value for name, value in record.items() if name != "quality"},
         **made,
         "sha256": record.get("sha256") or sha256,
         "shard_sha256": hashlib.sha256(encoded).hexdigest(),
-        # Of the whole picture, not of the crop, so that it hardly depends on the size that is made.
+        # Of the whole image, not of the crop, so that it hardly depends on the size that is made.
         "phash": record.get("phash") or phash(image),
         "original": record.get("original") or original,
     }
     made["split"] = split_of(made["sha256"])
-    return record, Sample(made, encoded, picture.format)
+    return record, Sample(made, encoded, spec.format)

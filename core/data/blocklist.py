@@ -46,7 +46,7 @@ class Blocklist:
     kinds: frozenset[str]  # those that occur, so that the other fields of a record need not be looked at
 
     def entry_of(self, record: Record) -> str:
-        """What `record` is blocked by (`key k1`, `author Jane Doe`), or ""."""
+        """Return what `record` is blocked by (`key k1`, `author Jane Doe`), or ""."""
         for kind, field in _FIELDS:
             if kind not in self.kinds or not (value := record.get(field)) or type(value) is not str:
                 continue
@@ -93,7 +93,7 @@ def read_blocklist(path: str) -> Blocklist:
 
 
 def kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
-    """The (kind, value) that a line stands for: one, or two when it may be a key or an author."""
+    """Return the (kind, value) that a line stands for: one, or two when it may be a key or an author."""
     if match := _KIND.fullmatch(entry):
         return ((match[1], match[2].strip()),)
     if _SHA256.fullmatch(entry):

@@ -49,7 +49,7 @@ class PassedOver(Record):
 
     @classmethod
     def named(cls, source: str, name: str, reason: str, detail: str = "", *, rule: bool = True) -> PassedOver:
-        """One that no record exists of: `name` (a file, a row) stands in `source_id`, and the key is made of it."""
+        """Make one of which no record exists: `name` (a file, a row) is its `source_id`, and gives its key."""
         record = {"key": make_key(source, name), "source": source, "source_id": name}
         return cls(record, reason, detail, rule=rule)
 
@@ -78,7 +78,7 @@ class Drop:
         (self if problem.rule else self.failure)(record, problem.reason, problem.detail)
 
     def listed(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records of a listing; what its source passed over is dropped."""
+        """Yield the records of a listing; what its source passed over is dropped."""
         for record in records:
             if isinstance(record, PassedOver):
                 self.problem(record, record.problem)
@@ -86,7 +86,7 @@ class Drop:
                 yield record
 
     def samples(self, results: Iterable[tuple[Record, Sample | Problem]]) -> Iterator[Sample]:
-        """The samples among `results`; each record with a problem is dropped."""
+        """Yield the samples among `results`; each record with a problem is dropped."""
         for record, result in results:
             if isinstance(result, Sample):
                 yield result
@@ -109,7 +109,7 @@ class Summary:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The object that every stage prints: stage, in, out, dropped, seconds."""
+        """Return the object that every stage prints: stage, in, out, dropped, seconds."""
         return {
             "stage": self.stage,
             "in": self.read,

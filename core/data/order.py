@@ -20,7 +20,7 @@ _M1, _M2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def mix(*words: int | np.ndarray) -> np.ndarray:
-    """Hash of integers (broadcast together) to uint64: the finaliser of splitmix64 (Steele et al. 2014), chained."""
+    """Hash integers (broadcast together) to uint64: the finaliser of splitmix64 (Steele et al. 2014), chained."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for word in words:
@@ -32,12 +32,13 @@ def mix(*words: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(*words: int | np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1), float64, one per broadcast element: a function of the words alone."""
+    """Return numbers in [0, 1), float64, one per broadcast element: a function of the words alone."""
     return (mix(*words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -> np.ndarray:
-    """The places of `index` (0 <= index < count) in the permutation of `count` that (seed, epoch) names. int64, same shape.
+    """Return the places of `index` (0 <= index < count) in the permutation of `count` that (seed, epoch) names.
+    int64, same shape.
 
     A Feistel network on the smallest even number of bits that holds `count`, walked until it lands inside (cycle walking):
     a bijection on 0..count-1 for every (seed, epoch).
@@ -100,7 +101,7 @@ Buckets = Sequence[Sequence[SampleGroup]]  # the samples of one bucket may share
 def batch_rows(
     seed: int, step: int, batch: int, buckets: Buckets | int, first: int = 0, size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, epochs) of step `step`: which samples it takes, and in which epoch of its part each of them is.
+    """Return (rows, epochs) of step `step`: which samples it takes, and in which epoch of its part each of them is.
 
     A step's whole batch is of one bucket; buckets take turns by their sizes, and inside one its parts do, by weight. Each
     part runs through all of its samples before it begins again. A whole number as `buckets` is one bucket of so many.
@@ -123,7 +124,7 @@ def batch_rows(
 
 
 def choose(weights: np.ndarray, offsets: np.ndarray, rows: np.ndarray, seed: int, epochs: np.ndarray) -> np.ndarray:
-    """One of each row's items, at random by weight: indices into `weights`, int64, shape (len(rows),).
+    """Choose one of each row's items, at random by weight: indices into `weights`, int64, shape (len(rows),).
 
     Row r owns items offsets[r] .. offsets[r + 1] - 1. The choice depends on (seed, epoch, row) alone.
     """

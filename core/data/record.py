@@ -113,7 +113,8 @@ _KEYS = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def all_fit(records: list[Any]) -> bool:
-    """Whether records that stand together fit the schema for certain: field by field, which costs a third of `check`.
+    """Return whether records that stand together fit the schema for certain: field by field, which costs a third of
+    `check`.
 
     False says only that `check` has to look at them one by one: they may differ in their fields, or nest deeper than usual.
     """
@@ -154,7 +155,7 @@ def _column_fits(field: str, values: tuple[Any, ...]) -> bool:
 
 
 def make_key(source: str, source_id: str) -> str:
-    """A key for one work: readable where the id allows it, and stable from run to run."""
+    """Make a key for one work: readable where the id allows it, and stable from run to run."""
     plain = f"{source}_{source_id}"
     if KEY.fullmatch(plain):
         return plain
@@ -169,19 +170,19 @@ def split_of(sha256: str) -> str:
 
 
 def split_of_record(record: Record) -> str:
-    """The split that a record says, else the one that its image's hash gives; "" where it has neither."""
+    """Return the split that a record says, else the one that its image's hash gives; "" where it has neither."""
     return str(record.get("split") or (split_of(record["sha256"]) if record.get("sha256") else ""))
 
 
 def check_split(record: Record, sha256: str) -> tuple[str, str]:
-    """(the split of the image with this hash, how the record contradicts it or "")."""
+    """Return (the split of the image with this hash, how the record contradicts it or "")."""
     split = split_of(sha256)
     recorded = record.get("split", split)
     return split, "" if recorded == split else f"{recorded}, the hash says {split}"
 
 
 def captions(record: Record, lang: str | None = None) -> list[Caption]:
-    """The record's captions, or only those in one language."""
+    """Return the record's captions, or only those in one language."""
     all_captions: list[Caption] = record.get("captions") or []
     return all_captions if lang is None else [c for c in all_captions if c.get("lang") == lang]
 
@@ -242,6 +243,6 @@ def _rebased(path: str, old: str, new: str) -> str:
 
 
 def is_changed(record: Record, data: bytes) -> bool:
-    """Whether the bytes of a record's image in a shard are not those that `commonart shard` put there."""
+    """Return whether the bytes of a record's image in a shard are not those that `commonart shard` put there."""
     expected = record.get("shard_sha256")
     return expected is not None and expected != hashlib.sha256(data).hexdigest()

@@ -26,7 +26,8 @@ from commonart.core.log import Tick, progress, warn
 
 
 def takes_jsonl(out: str) -> bool:
-    """Whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a folder."""
+    """Return whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a
+    folder."""
     if out == "-" or out.endswith(jsonl.SUFFIXES):
         return True
     return _is_device(out)
@@ -37,7 +38,7 @@ def _is_device(path: str) -> bool:
 
 
 def source_or_stdin(source: str | None) -> str:
-    """SOURCE as given, or stdin.
+    """Return SOURCE as given, or stdin.
 
     Raises:
         UsageError: no SOURCE, and stdin is a terminal.

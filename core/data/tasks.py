@@ -46,12 +46,12 @@ class Task:
         return os.path.join(folder, f"{stem}-{self.index:05d}-of-{self.count:05d}{dot}{ending}")
 
     def owns(self, number: int) -> bool:
-        """Whether shard `number` is this task's."""
+        """Return whether shard `number` is this task's."""
         return number % self.count == self.index
 
 
 def this_task(index: int | None = None, count: int | None = None, environ: Mapping[str, str] = os.environ) -> Task:
-    """The task from the flags, else from a Slurm array, else from srun, else the only one.
+    """Return the task from the flags, else from a Slurm array, else from srun, else the only one.
 
     srun inside an array shares each of its tasks out once more. A batch script has a SLURM_PROCID and SLURM_NTASKS, too:
     only in a step of srun's is there SLURM_STEP_NUM_TASKS. A number of tasks alone takes the index from Slurm, so that a part

@@ -136,24 +136,24 @@ class Index:
         self.keys = KeyColumn(self.keys[row] for row in np.flatnonzero(having))
 
     def path(self, row: int) -> Path:
-        """The shard of a row."""
+        """Return the shard of a row."""
         return self.shards[self.columns["shard"][row]]
 
     def name(self, row: int) -> str:
-        """A row for people: shards/00000.tar#KEY."""
+        """Return how people are shown a row: shards/00000.tar#KEY."""
         return f"{self.path(row)}#{self.keys[row]}"
 
     def record(self, row: int) -> Record:
-        """A row's record, read again."""
+        """Return a row's record, read again."""
         value: Record = orjson.loads(self._read(row, "record"))
         return value
 
     def texts(self, row: int) -> list[str]:
-        """A row's captions."""
+        """Return a row's captions."""
         return [caption["text"] for caption in captions(self.record(row))]
 
     def image(self, row: int) -> bytes:
-        """A row's encoded image."""
+        """Return a row's encoded image."""
         if self.columns["image_at"][row] == ABSENT:
             return read_bytes(self.record(row)["image"])
         return self._read(row, "image")
@@ -173,7 +173,7 @@ class Index:
         return data
 
     def caption_odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
-        """How likely each caption of a row is beside the others, float32, caption after caption.
+        """Return how likely each caption of a row is beside the others, float32, caption after caption.
 
         `mix` weighs languages, shared by an image's captions in that language; every row has a caption in one of them
         (`has_language`). Without `mix` all captions of an image are equally likely.
@@ -187,7 +187,7 @@ class Index:
         return odds.astype(np.float32)
 
     def has_language(self, mix: Mapping[str, float]) -> np.ndarray:
-        """Which rows have a caption in a language that `mix` gives weight to; bool, one a row.
+        """Return which rows have a caption in a language that `mix` gives weight to; bool, one a row.
 
         Raises CommonArtError for a language that no caption has.
         """
@@ -201,7 +201,7 @@ class Index:
         return np.bincount(row, weights[self.languages], len(self.keys)) > 0
 
     def buckets(self) -> list[list[SampleGroup]]:
-        """Rows by size in pixels, and by set in each: what `order.batch_rows` takes."""
+        """Return the rows by size in pixels, and by set in each: what `order.batch_rows` takes."""
         sizes = self.columns["width"].astype(np.int64) << 32 | self.columns["height"]
         if len(self.sets) == 1 and (sizes == sizes[0]).all():
             return [[SampleGroup(len(sizes))]]
@@ -220,7 +220,7 @@ class Index:
         ]
 
     def prompts(self, count: int) -> list[str]:
-        """Captions for a sample grid, of held-out images where there are any, languages in turn."""
+        """Return captions for a sample grid, of held-out images where there are any, languages in turn."""
         pool = self.heldout_texts or [
             (caption.get("lang", ""), caption["text"])
             for row in range(min(len(self.keys), 64))
@@ -233,7 +233,7 @@ class Index:
         return list(dict.fromkeys(turns))[:count]
 
     def describe(self) -> dict[str, Any]:
-        """What run.json keeps of the data."""
+        """Return what run.json keeps of the data."""
         return {
             "folder": self.folder, "shards": len(self.shards), "images": len(self.keys),
             "captions": len(self.languages), "heldout": self.heldout, "left_out": self.left_out,

@@ -166,7 +166,7 @@ def _folder(folder: str | Path) -> Path:
 
 
 def to_pixels(images: Sequence[Image.Image | bytes]) -> Tensor:
-    """Images of one size, as PIL RGB or as encoded bytes, to Tensor[B, 3, H, W] in -1..1, float32.
+    """Convert images of one size, as PIL RGB or as encoded bytes, to Tensor[B, 3, H, W] in -1..1, float32.
 
     Raises:
         CommonArtError: bytes that are no image, or not within the limits of `core.data.images.decode`.

@@ -137,7 +137,7 @@ class Packed:
     shape: tuple[int, int]  # B, L
 
     def padded(self, values_ND: Tensor) -> Tensor:
-        """(B, L, D) with zeros where no token is."""
+        """Return (B, L, D) with zeros where no token is."""
         B, L = self.shape
         return values_ND.new_zeros(B * L, values_ND.shape[-1]).index_copy(0, self.place_N, values_ND).view(B, L, -1)
 
@@ -154,7 +154,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def keys_and_values(self, tokens: Tensor | Packed) -> tuple[Tensor, Tensor]:
-        """(B, E, L, K) each. Of a text they are the same at every step: `PixArt.read_text` keeps them."""
+        """Return (B, E, L, K) each. Of a text they are the same at every step: `PixArt.read_text` keeps them."""
         return self._split(self.to_k, tokens), self._split(self.to_v, tokens)
 
     def _split(self, linear: nn.Linear, tokens: Tensor | Packed) -> Tensor:

@@ -73,7 +73,7 @@ _CAT = "Translate the following {source} text into {target}.\n\n{text}"  # what 
 
 
 def prompt_for(role: str, cls: str) -> str:
-    """What a model of this class is asked, where the table says nothing more particular."""
+    """Return what a model of this class is asked, where the table says nothing more particular."""
     return {"caption": _PROMPTS.get(cls, ""), "translate": _TRANSLATE}.get(role, "")
 
 

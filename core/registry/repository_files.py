@@ -67,7 +67,7 @@ def _weights(names: set[str]) -> list[str]:
 
 
 def is_small(name: str) -> bool:
-    """Whether a file is a configuration, a tokenizer or a template."""
+    """Return whether a file is a configuration, a tokenizer or a template."""
     return any(fnmatch.fnmatch(name, glob) for glob in _SMALL)
 
 

@@ -45,10 +45,11 @@ class Source(Protocol):
         """The rows' keys."""
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
-        """What `batch` needs for these rows and captions (NULL: none). Runs in a reading thread; touches no device."""
+        """Return what `batch` needs for these rows and captions (NULL: none). Runs in a reading thread; touches no
+        device."""
 
     def batch(self, fetched: Any, device: torch.device) -> Batch:
-        """The batch on `device`. Runs in the training thread."""
+        """Return the batch on `device`. Runs in the training thread."""
 
 
 @dataclass(frozen=True, slots=True)

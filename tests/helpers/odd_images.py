@@ -43,7 +43,7 @@ def noisy(**options: Any) -> bytes:
 
 
 def frames(format: str, count: int = 2, **options: Any) -> bytes:
-    """A file of several pictures, each a little different."""
+    """A file of several images, each a little different."""
     several = [Image.new("RGB", (WIDTH, HEIGHT), (9 * n, 0, 0)) for n in range(1, count)]
     return saved(scene(), format, save_all=True, append_images=several, **options)
 

@@ -112,7 +112,8 @@ def ascii_host(host: str) -> str:
 
 
 def plain_path(path: str) -> str:
-    """A path whose letters, digits and -._~ stand for themselves: `/%70rivate` is `/private` (RFC 9309, 2.2.2)."""
+    """Return a path whose letters, digits and -._~ stand for themselves: `/%70rivate` is `/private` (RFC 9309,
+    2.2.2)."""
 
     def plain(match: re.Match[str]) -> str:
         character = chr(int(match[1], 16))
@@ -122,7 +123,7 @@ def plain_path(path: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address in text form is one of the public internet, also when it hides in a longer one."""
+    """Return whether an address in text form is one of the public internet, also when it hides in a longer one."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

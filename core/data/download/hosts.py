@@ -48,11 +48,11 @@ class Host:
         self.in_line = False  # stands in the scheduler's line, or a timer will put it there
 
     def startable(self) -> bool:
-        """Whether a request of this host may start now."""
+        """Return whether a request of this host may start now."""
         return bool(self.rules_queue or (self.queue and not self.rules_pending and time.monotonic() < self.rules_until))
 
     def idle(self) -> bool:
-        """Whether nothing waits or is under way here."""
+        """Return whether nothing waits or is under way here."""
         return not (self.active or self.resolving or self.rules_pending or self.queue or self.rules_queue)
 
     def next(self, only: Container[Request] | None) -> Request | None:

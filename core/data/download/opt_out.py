@@ -41,7 +41,7 @@ class Rules:
     delay: float = 0.0  # Crawl-delay, in seconds
 
     def signals(self, path: str) -> list[str]:
-        """The signals for a path, given with its query and percent-encoded as it is sent."""
+        """Return the signals for a path, given with its query and percent-encoded as it is sent."""
         # To RFC 9309 `//private/` is not under `/private/`, but nginx and Apache serve the same file: either refuses.
         path, mark, query = _canonical(path).replace("*", "%2A").replace("$", "%24").partition("?")
         spellings = {path + mark + query, _SLASHES.sub("/", path) + mark + query}
@@ -127,7 +127,8 @@ def read_tdmrep(data: bytes, rules: Rules) -> None:
 
 
 def header_signals(headers: Mapping[str, Sequence[str]]) -> list[str]:
-    """The signals in an answer's headers (names in lower case): X-Robots-Tag to all or to us, and `tdm-reservation: 1`."""
+    """Return the signals in an answer's headers (names in lower case): X-Robots-Tag to all or to us, and
+    `tdm-reservation: 1`."""
     signals: list[str] = []
     for header in headers.get("x-robots-tag", ()):
         agent, colon, rest = header.lower().partition(":")

@@ -30,7 +30,7 @@ Resolve = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (
 
 
 def on_the_web(record: Record) -> bool:
-    """Whether a record's pixels have to be downloaded by the client."""
+    """Return whether a record's pixels have to be downloaded by the client."""
     return str(record.get("image_url", "")).lower().startswith(("http:", "https:")) and not record.get("image")
 
 
@@ -80,7 +80,7 @@ class Prefetcher:
             yield from waiting.popleft()
 
     def pair(self, record: Record) -> Pair:
-        """A record with the download of its image, which starts now when it did not before."""
+        """Return a record with the download of its image, which starts now when it did not before."""
         _, pending = self._pending.pop(id(record), (record, None))
         if pending is None and self.needs_download(record):
             pending = self.client.submit(record["image_url"])

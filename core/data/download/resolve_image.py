@@ -91,7 +91,7 @@ def resolve_image(
 
 
 def in_folder(record: Record, images: str) -> Path | None:
-    """The file of a record in `--images`; a name that leads out of the folder is not followed."""
+    """Return the file of a record in `--images`; a name that leads out of the folder is not followed."""
     for name in (record.get("file_name"), record.get("source_id"), record["key"]):
         if not isinstance(name, str) or not name:
             continue

@@ -57,7 +57,7 @@ class Scheduler:
         self._loop.call_soon(lambda: None if request.future.done() else self._awaited.add(request))
 
     def release(self, request: Request) -> None:
-        """Its bytes were taken, and count no longer."""
+        """Stop counting the bytes of a request that were read."""
         if request.buffered:
             self._loop.call_soon(lambda: self._release(request))
 

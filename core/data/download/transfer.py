@@ -137,7 +137,7 @@ class Transfer:
         return float(self.curl.getinfo(pycurl.TOTAL_TIME))
 
     def headers(self) -> dict[str, list[str]]:
-        """The answer's headers, names in lower case."""
+        """Return the answer's headers, names in lower case."""
         headers: dict[str, list[str]] = {}
         for line in self.lines[1:]:
             name, colon, value = line.decode("latin-1").partition(":")
@@ -146,7 +146,7 @@ class Transfer:
         return headers
 
     def failure(self, code: int, message: str) -> DownloadError:
-        """The error behind libcurl's result `code`."""
+        """Return the error behind libcurl's result `code`."""
         if self.refused:
             return DownloadError("private_address", self.refused)
         if self.too_long or code == pycurl.E_FILESIZE_EXCEEDED:
@@ -157,13 +157,14 @@ class Transfer:
 
 
 def is_complete(status: int, headers: Mapping[str, Sequence[str]], size: int) -> bool:
-    """Whether an answer of `size` bytes is the whole file: 200, 203 (a proxy changed its headers), or 206 of all bytes."""
+    """Return whether an answer of `size` bytes is the whole file: 200, 203 (a proxy changed its headers), or 206 of
+    all bytes."""
     content_range = "".join(headers.get("content-range", ())).lower().replace(" ", "")
     return status in (200, 203) or (status == 206 and content_range == f"bytes0-{size - 1}/{size}")
 
 
 def parse_retry_after(retry_after: str) -> float:
-    """Seconds that a Retry-After header asks to wait; it gives a number of seconds or a date."""
+    """Return the seconds that a Retry-After header asks to wait; it gives a number of seconds or a date."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
@@ -173,7 +174,7 @@ def parse_retry_after(retry_after: str) -> float:
 
 
 def ca_file() -> str:
-    """The file of certificate authorities: SSL_CERT_FILE, the system's, else certifi's."""
+    """Return the file of certificate authorities: SSL_CERT_FILE, the system's, else certifi's."""
     paths = ssl.get_default_verify_paths()
     for path in (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt"):
         if path and os.path.isfile(path):

@@ -64,7 +64,7 @@ def caption_hash(text: str) -> str:
 
 
 def pack_text(states: Sequence[np.ndarray], record: Record, store: str) -> bytes:
-    """The member of one record: the states [L, D] (finite float32) of its captions, in the captions' order.
+    """Return the member of one record: the states [L, D] (finite float32) of its captions, in the captions' order.
 
     Raises:
         OverflowError: a value does not fit in fp16.
@@ -75,7 +75,7 @@ def pack_text(states: Sequence[np.ndarray], record: Record, store: str) -> bytes
 
 
 def text_size(lengths: Sequence[int], width: int, record: Record, store: str) -> int:
-    """The bytes of `pack_text` for states of these lengths and D = `width`."""
+    """Return the size in bytes of `pack_text` for states of these lengths and D = `width`."""
     layout = {"lengths": (np.int32, (len(lengths),)), **stored_layout("states", (sum(lengths), width), store)}
     return packed_size(layout, _about_text(record))
 
@@ -89,14 +89,15 @@ def _about_text(record: Record) -> dict[str, str]:
 
 
 def unpack_text(data: bytes) -> tuple[list[np.ndarray], list[str]]:
-    """(states, caption hashes) of one member: per caption float32 [L, D], and the hash of the text it was made from."""
+    """Return (states, caption hashes) of one member: per caption float32 [L, D], and the hash of the text it was
+    made from."""
     arrays, metadata = unpack(data)
     ends = np.cumsum(arrays["lengths"])
     return np.split(loaded("states", arrays), ends[:-1]), metadata["captions"].split(",")
 
 
 def pack_latent(mean: np.ndarray, std: np.ndarray, record: Record, store: str) -> bytes:
-    """The member of one image: mean and std [C, h, w] of its scaled latents (finite float32).
+    """Return the member of one image: mean and std [C, h, w] of its scaled latents (finite float32).
 
     Raises:
         OverflowError: a value does not fit in fp16.
@@ -105,7 +106,7 @@ def pack_latent(mean: np.ndarray, std: np.ndarray, record: Record, store: str) -
 
 
 def latent_size(shape: tuple[int, int, int], record: Record, store: str) -> int:
-    """The bytes of `pack_latent` for latents of this shape (C, h, w)."""
+    """Return the size in bytes of `pack_latent` for latents of this shape (C, h, w)."""
     layout = {**stored_layout("mean", shape, store), **stored_layout("std", shape, store)}
     return packed_size(layout, _about_image(record))
 
@@ -115,7 +116,7 @@ def _about_image(record: Record) -> dict[str, str]:
 
 
 def unpack_latent(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, std) of one member, float32 [C, h, w]."""
+    """Return (mean, std) of one member, float32 [C, h, w]."""
     arrays, _ = unpack(data)
     return loaded("mean", arrays), loaded("std", arrays)
 
@@ -125,7 +126,7 @@ class NoMeta(CommonArtError):
 
 
 def read_meta(folder: Path) -> Meta:
-    """What `features.json` says.
+    """Return what `features.json` says.
 
     Raises:
         NoMeta: it is missing or damaged.
@@ -152,7 +153,7 @@ def read_meta(folder: Path) -> Meta:
 
 
 def read_null(folder: Path) -> np.ndarray:
-    """The embedding of "no text", float32 [1, D], as `features.json` knows it.
+    """Return the embedding of "no text", float32 [1, D], as `features.json` knows it.
 
     Raises:
         OSError: it is missing.
@@ -168,7 +169,7 @@ def read_null(folder: Path) -> np.ndarray:
 
 
 def feature_tars(folder: Path) -> list[Path]:
-    """The feature shards of a folder, by name; none where there is no folder."""
+    """Return the feature shards of a folder, by name; none where there is no folder."""
     return sorted(tar for tar in folder.glob("*.tar") if not tar.name.startswith("."))
 
 
@@ -186,7 +187,7 @@ class Features:
 
     @classmethod
     def beside(cls, source: str | Path, kind: str) -> Features | None:
-        """The features of a folder of shards, where encode-text ("text") or encode-image ("image") puts them."""
+        """Return the features of a folder of shards, where encode-text ("text") or encode-image ("image") puts them."""
         folder = Path(source) / kind
         if not (folder / META).exists() and feature_tars(folder):
             raise CommonArtError(
@@ -197,7 +198,7 @@ class Features:
         return cls(folder) if (folder / META).exists() else None
 
     def null(self) -> np.ndarray:
-        """The embedding of "no text", float32 [1, D]."""
+        """Return the embedding of "no text", float32 [1, D]."""
         try:
             return read_null(self.folder)
         except (OSError, ValueError, KeyError) as error:
@@ -245,11 +246,11 @@ class Features:
             )
 
     def keys(self, shard: str) -> list[str]:
-        """The keys of a shard ("00000"), in its order; records that were dropped are absent."""
+        """Return the keys of a shard ("00000"), in its order; records that were dropped are absent."""
         return list(self.spans(shard))
 
     def text(self, shard: str, record: Record) -> list[np.ndarray]:
-        """The states of one record's captions, float32 [L, D] each, in the captions' order.
+        """Return the states of one record's captions, float32 [L, D] each, in the captions' order.
 
         Raises:
             KeyError: that record has no features (it had no captions).
@@ -266,7 +267,7 @@ class Features:
         return states
 
     def mean_caption_tokens(self, count: int = 64) -> int:
-        """Tokens of a caption: the mean of those of the first `count` records; 0 where nothing is encoded yet."""
+        """Return the mean tokens of a caption in the first `count` records; 0 where nothing is encoded yet."""
         lengths: list[int] = []
         for tar in feature_tars(self.folder)[:1]:
             for span in list(self.spans(tar.stem).values())[:count]:
@@ -275,26 +276,26 @@ class Features:
         return round(sum(lengths) / len(lengths)) if lengths else 0
 
     def latent(self, shard: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
+        """Return (mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
         span = self.spans(shard)[key]
         mean, std = self._unpacked(unpack_latent, shard, key, self.read(shard, span))
         return mean, std
 
     def read_text(self, shard: str) -> dict[str, list[np.ndarray]]:
-        """All of a shard: key -> per caption float32 [L, D]."""
+        """Return all of a shard: key -> per caption float32 [L, D]."""
         return {key: self._unpacked(unpack_text, shard, key, data)[0] for key, data in self._read_all(shard)}
 
     def read_latents(self, shard: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """All of a shard: key -> (mean, std), float32 [C, h, w]."""
+        """Return all of a shard: key -> (mean, std), float32 [C, h, w]."""
         return {key: self._unpacked(unpack_latent, shard, key, data) for key, data in self._read_all(shard)}
 
     def spans(self, shard: str) -> dict[str, Span]:
-        """Where each record's features lie in a shard: key -> (offset, size)."""
+        """Return where each record's features lie in a shard: key -> (offset, size)."""
         suffix = f".{EXTENSIONS[self.meta.kind]}"
         return {name.removesuffix(suffix): span for name, span in members(self.folder / f"{shard}.tar").items()}
 
     def read(self, shard: str, span: Span) -> bytes:
-        """The member at a span, as `unpack_text` and `unpack_latent` take it."""
+        """Return the member at a span, as `unpack_text` and `unpack_latent` take it."""
         with open(self.folder / f"{shard}.tar", "rb") as file:
             file.seek(span[0])
             return file.read(span[1])

@@ -29,7 +29,7 @@ Layout = Mapping[str, tuple[Any, tuple[int, ...]]]  # name -> (dtype, shape)
 
 
 def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Arrays as one safetensors file, the same bytes for the same values; uint16 holds bfloat16 bits."""
+    """Pack arrays into one safetensors file: the same bytes for the same values; uint16 holds bfloat16 bits."""
     header, names = _header({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
     data = b"".join((header, *(np.ascontiguousarray(arrays[name]).tobytes() for name in names)))
     return b"".join((data[:_CRC_AT], b"%08x" % _crc(data), data[_CRC_AT + 8 :]))
@@ -41,7 +41,7 @@ def _crc(data: bytes) -> int:
 
 
 def packed_size(layout: Layout, metadata: Mapping[str, str] | None = None) -> int:
-    """The bytes of what `pack` makes of arrays of this layout."""
+    """Return the size in bytes of what `pack` makes of arrays of this layout."""
     header, _ = _header(layout, metadata)
     return len(header) + sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in layout.values())
 
@@ -62,7 +62,8 @@ def _header(layout: Layout, metadata: Mapping[str, str] | None) -> tuple[bytes, 
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote before checksums.
+    """Return the arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote
+    before checksums.
 
     Raises:
         ValueError: the bytes are not such a file, or not those that were written.
@@ -113,13 +114,13 @@ def stored(name: str, values: np.ndarray, store: str) -> dict[str, np.ndarray]:
 
 
 def stored_layout(name: str, shape: tuple[int, ...], store: str) -> Layout:
-    """The layout of what `stored` makes of values of this shape."""
+    """Return the layout of what `stored` makes of values of this shape."""
     scale = {f"{name}.scale": (np.float32, (shape[0], 1))} if store == "int8" else {}
     return {name: (STORED[store], shape), **scale}
 
 
 def loaded(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The float32 values that `stored` was given, as exactly as it kept them."""
+    """Return the float32 values that `stored` was given, as exactly as it kept them."""
     values = arrays[name]
     if values.dtype == np.uint16:
         return from_bf16(values)

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-# The mode of a picture -> the colour space that its ICC profile must be for.
+# The mode of an image -> the colour space that its ICC profile must be for.
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 # x and y of white, red, green and blue.
 _SRGB_XY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # IEC 61966-2-1
@@ -79,7 +79,7 @@ def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
     lab = image.mode == "LAB"  # says itself which colours it means, and Pillow converts it through ICC only
     transform = _transform(None if lab else profile, image.mode) if profile or lab else None
     if transform is None and image.mode == "L" and profile:
-        # A grey picture may carry the profile of the RGB one that it was.
+        # A grey image may carry the profile of the RGB one that it was.
         image = image.convert("RGB")
         transform = _transform(profile, "RGB")
     if transform is None:
@@ -91,7 +91,7 @@ def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a picture's profile to sRGB; None when the profile is sRGB, damaged, or for another colour space."""
+    """From an image's profile to sRGB; None when the profile is sRGB, damaged, or for another colour space."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
         if isinstance(source, ImageCms.ImageCmsProfile):
@@ -113,7 +113,7 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
 
 
 def _implied_profile(image: Image.Image) -> bytes | None:
-    """The profile of a picture that carries none, but says in another way that it is not sRGB."""
+    """The profile of an image that carries none, but says in another way that it is not sRGB."""
     if image.format == "PNG" and "srgb" not in image.info:
         gamma = image.info.get("gamma") or 1 / _SRGB_GAMMA
         places = image.info.get("chromaticity") or _SRGB_XY
@@ -141,7 +141,7 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
 
 @lru_cache(maxsize=64)
 def matrix_profile(gamma: float, places: Sequence[float]) -> bytes | None:
-    """An ICC v2 display profile for an RGB space, or None where the primaries span none.
+    """Return an ICC v2 display profile for an RGB space, or None where the primaries span none.
 
     Args:
         gamma: light = value ** gamma, for all three channels.

@@ -2,7 +2,7 @@
 
     commonart shard raw/ -o shards/ --size 256
 
-Formats: JPEG, PNG, WebP, GIF, TIFF, AVIF and BMP, and with the extra `heic` HEIC; one picture each. Pixels come
+Formats: JPEG, PNG, WebP, GIF, TIFF, AVIF and BMP, and with the extra `heic` HEIC; one image each. Pixels come
 out upright (EXIF), in sRGB (ICC), 8 bits, with transparency on white. Limits are errors, truncation too: nothing is
 filled in and nothing is guessed. No torch.
 """
@@ -22,7 +22,7 @@ from commonart.core.data.images.integrity import jpeg_is_complete, png_chunks, p
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a bomb: 256 MiB of RGB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")
-# Format by Pillow's name -> (MIME type, file extension). MPO is a JPEG with further pictures behind the first.
+# Format by Pillow's name -> (MIME type, file extension). MPO is a JPEG with further images behind the first.
 MIMES = {
     "JPEG": ("image/jpeg", "jpg"),
     "MPO":  ("image/jpeg", "jpg"),
@@ -37,7 +37,7 @@ MIMES = {
 EXTENSIONS = dict(MIMES.values())
 RESAMPLES = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
 
-# EXIF tag 0x0112 -> what puts the picture upright (EXIF 2.32, 4.6.4).
+# EXIF tag 0x0112 -> what puts the image upright (EXIF 2.32, 4.6.4).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -103,7 +103,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[int, int] = 0) -> Image.Image:
-    """Decode one picture to RGB, upright, sRGB, on white.
+    """Decode one image to RGB, upright, sRGB, on white.
 
     Args:
         max_pixels: the largest width x height that is decoded.
@@ -116,7 +116,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[i
 
 
 class ProbedImage:
-    """A picture whose header was read, `probe`, and which can then be decoded, once, without reading it again.
+    """An image whose header was read, `probe`, and which can then be decoded, once, without reading it again.
 
     Raises:
         DecodeError: as `probe`.
@@ -146,14 +146,14 @@ class ProbedImage:
         with self._image as image:
             try:
                 if _several(image):
-                    raise DecodeError("animated", f"{image.format} with several pictures")
+                    raise DecodeError("animated", f"{image.format} with several images")
                 jpeg = image.format in ("JPEG", "MPO")
                 draft = _draft(at_least, self._orientation) if at_least and jpeg else None
                 if draft is not None:
                     image.draft(None, draft)
                 image.load()
                 if jpeg and not jpeg_is_complete(self._data, image, draft):
-                    raise DecodeError("truncated", "the JPEG ends before its picture")
+                    raise DecodeError("truncated", "the JPEG ends before its image")
                 if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
                     _check_srgb(self._data)
                 if image.format == "PNG" and not png_is_complete(self._data):
@@ -190,7 +190,7 @@ def resize_crop(image: Image.Image, size: int | tuple[int, int], resample: str =
 
 
 def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
-    """The bytes of an RGB image as `jpg` (4:4:4), `png` or `webp`, without metadata: same pixels, same bytes.
+    """Return the bytes of an RGB image as `jpg` (4:4:4), `png` or `webp`, without metadata: same pixels, same bytes.
 
     Args:
         quality: 1 to 100 for jpg and webp; WebP at 100 is lossless. PNG always is.
@@ -269,7 +269,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         if image.format == "PNG":
             if not any(kind in _SAYING for kind, _, _ in png_chunks(data)):
                 return 1
-            # Pillow decodes all pixels to look behind them, and after a failure `load` would pass with half a picture.
+            # Pillow decodes all pixels to look behind them, and after a failure `load` would pass with half an image.
             with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
                 return int(other.getexif().get(_ORIENTATION, 1))
         return int(image.getexif().get(_ORIENTATION, 1))
@@ -286,9 +286,9 @@ def _check_srgb(data: bytes) -> None:
 
 
 def _several(image: Image.Image) -> bool:
-    """Whether there is more than one picture. A camera's depth map or thumbnail behind its photograph does not count."""
+    """Whether there is more than one image. A camera's depth map or thumbnail behind its photograph does not count."""
     count = getattr(image, "n_frames", 1)
-    if count == 1 or image.format == "MPO":  # an MPO's first picture is the photograph, whatever follows
+    if count == 1 or image.format == "MPO":  # an MPO's first image is the photograph, whatever follows
         return False
     if image.format != "TIFF" or count > 8:
         return True

@@ -56,7 +56,7 @@ class Copies:
         return len(self._hashes)
 
     def of(self, key: str) -> str | None:
-        """The key of the record that stays in place of this one; None when this one stays itself."""
+        """Return the key of the record that stays in place of this one; None when this one stays itself."""
         key_hash = np.uint64(_hash(key))
         index = int(np.searchsorted(self._hashes, key_hash))
         if index == len(self._hashes) or self._hashes[index] != key_hash:
@@ -75,7 +75,7 @@ def find_copies(
     task: Task,
     tick: Tick,
 ) -> Copies:
-    """Which records of a source are copies of an earlier one, across all its shards and tasks.
+    """Find which records of a source are copies of an earlier one, across all its shards and tasks.
 
     Args:
         parts: the source's shards, afresh at each call.

@@ -1,4 +1,4 @@
-"""Whether a file holds all of its picture, where Pillow does not say so.
+"""Whether a file holds all of its image, where Pillow does not say so.
 
 JPEG: libjpeg fills in what is missing before an end mark. A download that was cut and closed with one decodes without an
 error, grey from the cut on (baseline) or blurred (progressive); only the last few blocks of a baseline JPEG, and the last
@@ -20,7 +20,7 @@ _NOISE = bytes(range(1, 255, 7)) * 2048
 
 
 def png_is_complete(data: bytes) -> bool:
-    """Whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
+    """Return whether the checksums of all data chunks (IDAT) fit. Source: PNG (third edition), 5.3."""
     return all(
         zlib.crc32(memoryview(data)[start:end]) == int.from_bytes(data[end : end + 4], "big")
         for kind, start, end in png_chunks(data)
@@ -31,7 +31,7 @@ def png_is_complete(data: bytes) -> bool:
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, end) of a PNG's chunks to the last, from kind to checksum. A file that ends early just ends.
 
-    Raises ValueError above MAX_CHUNKS of them: a picture has few, and each one costs a turn of this loop.
+    Raises ValueError above MAX_CHUNKS of them: an image has few, and each one costs a turn of this loop.
     """
     offset, kind, count = 8, b"", 0
     while offset + 12 <= len(data) and kind != b"IEND":
@@ -44,17 +44,18 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def jpeg_is_complete(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
-    """Whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling in."""
+    """Return whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling
+    in."""
     if image.info.get("progressive"):
         return _all_scans(data)
-    # What libjpeg finds no data for is middle grey; a picture that ends so by itself is decoded once more.
+    # What libjpeg finds no data for is middle grey; an image that ends so by itself is decoded once more.
     last = image.getpixel((image.width - 1, image.height - 1))
     grey = set(last[:3]) == {128} if isinstance(last, tuple) and len(last) == 3 else last == 128 or len(image.mode) == 4
     return not grey or not _ends_early(data, image, drafted)
 
 
 def _ends_early(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
-    """Whether the picture changes when noise stands between its data and its end mark: then data were missing."""
+    """Whether the image changes when noise stands between its data and its end mark: then data were missing."""
     end = data.rfind(_END)
     if end < 0:
         return False

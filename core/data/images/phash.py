@@ -1,4 +1,4 @@
-"""Which pictures are copies of each other: a perceptual hash of 64 bits, and the search for hashes that are near.
+"""Which images are copies of each other: a perceptual hash of 64 bits, and the search for hashes that are near.
 
 Copies that were saved again, scaled or brightened a little differ in at most NEAR bits; crops and mirror images do not
 count as copies. Among 29 photographs of COCO unrelated ones differ in 20 bits or more. No torch.
@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 
 NEAR = 4  # bits; of a hash that has as many ones as zeros, two differ in an even number
-TELLING = 24  # ones; a picture that is flat, or half of it, has fewer (of 32), and its hash says too little
+TELLING = 24  # ones; an image that is flat, or half of it, has fewer (of 32), and its hash says too little
 BLOCKS = 6  # parts of a hash: two hashes that differ in NEAR bits agree in BLOCKS - NEAR of them at least
 PART = 1 << 21  # hashes that are compared at once: about 100 MB
 
 
 def phash(image: Image.Image) -> str:
-    """The 64-bit perceptual hash of an RGB picture, 16 hexadecimal digits: 8 x 8 lowest DCT terms of 32 x 32 grey
-    pixels against their median (Zauner 2010, section 3.2.1). Near-duplicates differ in few bits."""
-    # 36 of a large picture's pixels tell as much of each of the 32 x 32 as all of them (16 do not: four times as many
+    """Return the 64-bit perceptual hash of an RGB image, 16 hexadecimal digits: 8 x 8 lowest DCT terms of 32 x 32
+    grey pixels against their median (Zauner 2010, section 3.2.1). Near-duplicates differ in few bits."""
+    # 36 of a large image's pixels tell as much of each of the 32 x 32 as all of them (16 do not: four times as many
     # copies are missed), in less than half the time.
     sampled = image.resize((192, 192), Image.Resampling.NEAREST).convert("L").reduce(6)
     basis = _dct_basis()
@@ -33,8 +33,8 @@ def phash(image: Image.Image) -> str:
 
 
 def fingerprint(phash: str, sha256: str) -> int:
-    """What a picture is compared by, 64 bits, never 0: its perceptual hash where that tells enough, else its bytes' hash,
-    so that two white pages are copies only when they are the same file."""
+    """Return what an image is compared by, 64 bits, never 0: its perceptual hash where that tells enough, else its
+    bytes' hash, so that two white pages are copies only when they are the same file."""
     try:
         value = int(phash, 16) if len(phash) == 16 else 0
     except ValueError:
@@ -49,7 +49,7 @@ def copies(prints: np.ndarray, *, part: int = PART) -> np.ndarray:
     the earliest is named. What comes later changes nothing. 0 is no fingerprint: neither a copy nor copied.
 
     Args:
-        prints: uint64, one per picture.
+        prints: uint64, one per image.
         part: how many are sorted and compared at once; bounds memory, not the result.
 
     Source of the search, by blocks that agree: Manku, Jain, Das Sarma, "Detecting near-duplicates for web crawling", 2007.

@@ -28,7 +28,7 @@ class MadeFrom:
 
     @classmethod
     def of(cls, stage: str, input: str, settings: Mapping[str, Any]) -> MadeFrom:
-        """The same, with settings as JSON gives them back."""
+        """Make one with settings as JSON gives them back."""
         return cls(stage, input, orjson.loads(orjson.dumps(dict(settings), default=str, option=orjson.OPT_SORT_KEYS)))
 
 
@@ -58,12 +58,12 @@ def manifest_path(tar: Path) -> Path:
 
 
 def rejects_path(tar: Path) -> Path:
-    """The file that keeps what was dropped on the way to a shard: `00000.tar` -> `00000.rejects.jsonl`."""
+    """Return the file that keeps what was dropped on the way to a shard: `00000.tar` -> `00000.rejects.jsonl`."""
     return tar.with_suffix(".rejects.jsonl")
 
 
 def read_manifest(tar: Path) -> Manifest | None:
-    """What stands in the manifest beside a shard, whether it still fits or not; None where there is none."""
+    """Return what stands in the manifest beside a shard, whether it still fits or not; None where there is none."""
     try:
         value = orjson.loads(manifest_path(tar).read_bytes())
         return Manifest(**{name: value[_JSON_NAMES.get(name, name)] for name in Manifest.__dataclass_fields__})
@@ -84,13 +84,13 @@ def write_manifest(
 
 
 def finished(tar: Path) -> Manifest | None:
-    """The manifest of a shard that is finished; None where it is to be made, or was made elsewhere."""
+    """Return the manifest of a shard that is finished; None where it is to be made, or was made elsewhere."""
     manifest = read_manifest(tar)
     return manifest if manifest and tar.exists() and manifest.size == tar.stat().st_size else None
 
 
 def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> Manifest | None:
-    """The manifest of a shard that is finished as `made_from`; None where it is to be made.
+    """Return the manifest of a shard that is finished as `made_from`; None where it is to be made.
 
     Raises:
         CommonArtError: another stage made it, and it may be all that there is of its work; or it was made from other input
@@ -116,6 +116,6 @@ def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> M
 
 
 def shard_identity(tar: Path) -> str:
-    """The hash of a shard's bytes: from its manifest where that fits, else from the bytes."""
+    """Return the hash of a shard's bytes: from its manifest where that fits, else from the bytes."""
     manifest = finished(tar)
     return manifest.sha256 if manifest is not None else sha256_file(tar)

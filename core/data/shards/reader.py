@@ -30,7 +30,7 @@ MAKE_SHARDS = "Make shards: commonart shard raw/ -o shards/."
 
 
 def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[Path]:
-    """The `.tar` files of a folder, by name.
+    """Return the `.tar` files of a folder, by name.
 
     Args:
         fix: the advice where the folder is missing or empty.
@@ -51,7 +51,7 @@ def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[
 
 
 def members(path: str | os.PathLike[str]) -> Members:
-    """Where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
+    """Return where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
 
     Raises:
         CommonArtError: the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
@@ -148,7 +148,7 @@ def open_shard(path: str) -> IO[bytes]:
 
 
 def read_bytes(pointer: str) -> bytes:
-    """The bytes behind a record's `image`: a file, or one member of a tar.
+    """Return the bytes behind a record's `image`: a file, or one member of a tar.
 
     Raises:
         CommonArtError: the file or the member is not there.
@@ -183,7 +183,7 @@ def _regular_file(path: str, flags: int) -> int:
 
 
 def read_image(record: Record) -> tuple[bytes, str]:
-    """The bytes of a record's image, and the extension of its name, or of what it turns out to be.
+    """Return the bytes of a record's image, and the extension of its name, or of what it turns out to be.
 
     Raises:
         CommonArtError: no image, or one that cannot be read.

@@ -90,7 +90,7 @@ def read_rejects(tar: Path) -> Iterator[Record]:
 
 
 def counted(records: Iterable[Record], summary: Summary, tick: Tick) -> Iterator[Record]:
-    """The same records, counted as they are read."""
+    """Yield the same records, counted as they are read."""
     for record in records:
         summary.read += 1
         tick()

@@ -17,7 +17,8 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 def header(name: str, size: int) -> bytes:
-    """The header of a plain file that everybody may read, without date and owner: a block, more where the name is long."""
+    """Return the header of a plain file that everybody may read, without date and owner: a block, more where the
+    name is long."""
     encoded = name.encode()
     if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         info = tarfile.TarInfo(name)

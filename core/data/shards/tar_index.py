@@ -22,7 +22,8 @@ VERSION = "v1.2"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(key, extension) of a member: the name up to the first dot behind its folders, as WebDataset has it, and the rest."""
+    """Return (key, extension) of a member: the name up to the first dot behind its folders, as WebDataset has it,
+    and the rest."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return f"{folder}{slash}{stem}", extension
@@ -43,7 +44,7 @@ def write_index(tar: Path, members: Members, sha256: str) -> None:
 
 
 def read_index(tar: str | os.PathLike[str]) -> Members | None:
-    """The members of a shard from its index; None where there is none, or it belongs to other bytes."""
+    """Return the members of a shard from its index; None where there is none, or it belongs to other bytes."""
     manifest = finished(Path(tar))
     if manifest is None:
         return None
