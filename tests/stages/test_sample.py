@@ -211,7 +211,7 @@ def test_records_in_records_out(draw):
         (["a"], {"out": "x", "ending": "bmp"}, r"\.png, \.jpg or \.webp"),
         (["a"], {"out": "a.png", "size": 30}, "multiples of 8"),
         (["a"], {"out": "a.png", "size": "big"}, "is not a valid size"),
-        (["a"], {"out": "a.png", "size": 8000}, "multiples of 8, up to 4096"),
+        (["a"], {"out": "a.png", "size": 8000}, "must be from 1 to 4096 pixels"),
         (["a"], {"out": "a.png", "n": 0}, "-n 0"),
         (["a", "b"], {"out": "x", "n": 10**8}, "200,000,000 images are too many"),
         (["a"], {"out": "a.png", "grid": "none/g.png"}, "the folder none does not exist"),
