@@ -40,7 +40,9 @@ class UsageError(CommonArtError):
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says, without the number and the path that Python adds to those of the system."""
+    """Return what an error says, without the number and the path that Python or safetensors add to the system's."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -133,7 +133,9 @@ def test_four_bits_stay_near(tmp_path: Path) -> None:
 
 def test_an_absent_quantizer_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(CommonArtError, match=r"needs torchao, which is not installed\. Install it \(uv sync --extra torchao\)"):
+    with pytest.raises(
+        CommonArtError, match=r"needs torchao, which is not installed\. Install it \(uv sync --extra torchao\)"
+    ):
         load(tmp_path, quantize="torchao-int8")
 
 
