@@ -6,6 +6,8 @@ to do. Anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 EXIT_FAILED = 1
@@ -42,7 +44,7 @@ class UsageError(CommonArtError):
 def reason(error: BaseException) -> str:
     """Return what an error says, without the number and the path that Python or safetensors add to the system's."""
     if isinstance(error, FileNotFoundError):
-        return "no such file or folder"
+        return os.strerror(errno.ENOENT)
     return getattr(error, "strerror", None) or str(error)
 
 
