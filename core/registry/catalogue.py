@@ -10,6 +10,7 @@ reason, so that asking for it explains itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 # Roles, and the sub-folder of a diffusers pipeline that holds each; the nano models lie in folders of the same names.
 SUBFOLDERS = {
@@ -24,6 +25,17 @@ ROLES = tuple(SUBFOLDERS)
 WRITES = ("caption", "translate")  # roles whose output becomes training data: the terms reach the trained model
 
 
+LENGTHS = ("short", "long")  # of captions: a phrase or one sentence, and a paragraph
+
+
+class Prompt(NamedTuple):
+    """What a captioner is asked for one caption."""
+
+    lang: str
+    length: str  # one of LENGTHS
+    texts: tuple[str, ...]  # each is asked where the answer to the one before it was not good enough
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model in one role. Strings are empty where a field does not apply."""
@@ -35,7 +47,8 @@ class Model:
     license: str  # of the weights, SPDX
     base_licenses: tuple[str, ...] = ()  # of the models that it was built on
     outputs: str = "free"  # free, use-restrictions, share-alike, restricted, non-commercial, unknown
-    prompt: str = ""  # captioners: task or question; translators: template with {text}, {source}, {target}
+    prompts: tuple[Prompt, ...] = ()  # captioners: one for each kind of caption that they write, the usual one first
+    template: str = ""  # translators: what is asked, with {text}, {source}, {target}
     langs: tuple[str, ...] = ()  # that a captioner writes or a dual encoder reads
     revision: str | None = None  # commit; None is resolved at download, and recorded
     remote_code: bool = False  # needs code from its repository: --trust-remote-code and a commit
@@ -55,26 +68,45 @@ class Model:
 
 
 # What models are asked: by class, which also serves models outside the table, and the exceptions of single rows.
-_DESCRIBE = "Describe this image in detail in one paragraph."
-_PROMPTS = {
-    "Florence2ForConditionalGeneration": "<MORE_DETAILED_CAPTION>",
-    "Blip2ForConditionalGeneration": "a photo of",
-    "Qwen2VLForConditionalGeneration": _DESCRIBE,
-    "Qwen2_5_VLForConditionalGeneration": _DESCRIBE,
-    "Qwen3VLForConditionalGeneration": _DESCRIBE,
-    # The card of cyberagent/llava-calm2-siglip.
-    "LlavaForConditionalGeneration": "USER: <image>\nこの画像を説明してください。\nASSISTANT: ",
-}
-_TRANSLATE = (
+_CHAT = (
+    Prompt("en", "long", (
+        "Describe this image in detail in one paragraph.",
+        "What does this image show? Answer with one paragraph of plain text.",
+    )),
+    Prompt("en", "short", ("Describe this image in one sentence.", "What does this image show? Answer in one short sentence.")),
+    Prompt("ja", "long", (
+        "この画像を一段落の日本語で詳しく説明してください。",
+        "この画像には何が写っていますか。日本語の文章で詳しく答えてください。",
+    )),
+    Prompt("ja", "short", ("この画像を日本語の一文で説明してください。", "この画像には何が写っていますか。日本語の一文で答えてください。")),
+)  # fmt: skip
+_FLORENCE = (
+    Prompt("en", "long", ("<MORE_DETAILED_CAPTION>", "<DETAILED_CAPTION>")),
+    Prompt("en", "short", ("<CAPTION>", "<DETAILED_CAPTION>")),
+)
+_BLIP = (
+    Prompt("en", "short", ("a photo of", "Question: what is in the picture? Answer:")),
+)
+# The card of cyberagent/llava-calm2-siglip.
+_LLAVA_CALM = (
+    Prompt("ja", "long", (
+        "USER: <image>\nこの画像を説明してください。\nASSISTANT: ",
+        "USER: <image>\nこの画像には何が写っていますか。詳しく答えてください。\nASSISTANT: ",
+    )),
+    Prompt("ja", "short", ("USER: <image>\nこの画像を一文で説明してください。\nASSISTANT: ",)),
+)  # fmt: skip
+TRANSLATE = (
     "Translate the following {source} image caption into natural {target}. "
     "Answer with the translation alone, without notes.\n\n{text}"
 )
 _CAT = "Translate the following {source} text into {target}.\n\n{text}"  # what CAT-Translate was trained on
 
 
-def prompt_for(role: str, cls: str) -> str:
-    """Return what a model of this class is asked, where the table says nothing more particular."""
-    return {"caption": _PROMPTS.get(cls, ""), "translate": _TRANSLATE}.get(role, "")
+def prompts_for(cls: str) -> tuple[Prompt, ...]:
+    """Return what a captioner of this class is asked, where the table says nothing more particular."""
+    if cls == "Florence2ForConditionalGeneration":
+        return _FLORENCE
+    return _BLIP if cls == "Blip2ForConditionalGeneration" else _CHAT
 
 
 _REMOTE_ONLY = "it exists only as remote code, and that code does not run on transformers 5"
@@ -85,14 +117,14 @@ _MIT, _APACHE, _GEMMA = "MIT", "Apache-2.0", "LicenseRef-Gemma"
 # fmt: off
 _ROWS = (
     # name, role, hub, class, licence of the weights, licences of what they were built on
-    Model("nano", "caption", "", "Florence2ForConditionalGeneration", _APACHE, langs=("en",), prompt="<CAPTION>"),
+    Model("nano", "caption", "", "Florence2ForConditionalGeneration", _APACHE, prompts=(Prompt("en", "short", ("<CAPTION>",)),)),
     Model("florence2", "caption", "florence-community/Florence-2-large", "Florence2ForConditionalGeneration", _MIT, (_MIT,), checked=_CHECKED),
     Model("blip2", "caption", "Salesforce/blip2-flan-t5-xl", "Blip2ForConditionalGeneration", _MIT, (_APACHE, _MIT), checked=_CHECKED),
     Model("qwen2-vl", "caption", "Qwen/Qwen2-VL-2B-Instruct", "Qwen2VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("qwen3-vl", "caption", "Qwen/Qwen3-VL-2B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("qwen3-vl-4b", "caption", "Qwen/Qwen3-VL-4B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("qwen3-vl-8b", "caption", "Qwen/Qwen3-VL-8B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
-    Model("llava-jp", "caption", "cyberagent/llava-calm2-siglip", "LlavaForConditionalGeneration", _APACHE, (_APACHE,), langs=("ja",), checked=_CHECKED),
+    Model("llava-jp", "caption", "cyberagent/llava-calm2-siglip", "LlavaForConditionalGeneration", _APACHE, (_APACHE,), prompts=_LLAVA_CALM, checked=_CHECKED),
     Model("blip2-opt", "caption", "Salesforce/blip2-opt-2.7b", "Blip2ForConditionalGeneration", _MIT, ("LicenseRef-OPT",), "non-commercial",
           checked=_CHECKED, refused="its base OPT is licensed for non-commercial research only", successor="blip2"),
     Model("qwen2.5-vl-3b", "caption", "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2_5_VLForConditionalGeneration", "LicenseRef-Qwen-Research",
@@ -101,12 +133,12 @@ _ROWS = (
           checked=_CHECKED, broken=_REMOTE_ONLY, successor="qwen2-vl"),
     Model("phi3.5-vision", "caption", "microsoft/Phi-3.5-vision-instruct", "Phi3VForCausalLM", _MIT, (_MIT,), remote_code=True,
           checked=_CHECKED, broken=_REMOTE_ONLY, successor="qwen2-vl"),
-    Model("nano", "translate", "", "Phi3ForCausalLM", _APACHE, prompt="to {target}: {text}"),
+    Model("nano", "translate", "", "Phi3ForCausalLM", _APACHE, template="to {target}: {text}"),
     Model("phi3-medium", "translate", "microsoft/Phi-3-medium-4k-instruct", "Phi3ForCausalLM", _MIT, checked=_CHECKED),
-    Model("cat-translate", "translate", "cyberagent/CAT-Translate-1.4b", "LlamaForCausalLM", _MIT, (_MIT,), prompt=_CAT, checked=_CHECKED),
-    Model("cat-translate-0.8b", "translate", "cyberagent/CAT-Translate-0.8b", "LlamaForCausalLM", _MIT, (_MIT,), prompt=_CAT, checked=_CHECKED),
-    Model("cat-translate-3.3b", "translate", "cyberagent/CAT-Translate-3.3b", "LlamaForCausalLM", _MIT, (_MIT,), prompt=_CAT, checked=_CHECKED),
-    Model("cat-translate-7b", "translate", "cyberagent/CAT-Translate-7b", "LlamaForCausalLM", _MIT, (_MIT,), prompt=_CAT, checked=_CHECKED),
+    Model("cat-translate", "translate", "cyberagent/CAT-Translate-1.4b", "LlamaForCausalLM", _MIT, (_MIT,), template=_CAT, checked=_CHECKED),
+    Model("cat-translate-0.8b", "translate", "cyberagent/CAT-Translate-0.8b", "LlamaForCausalLM", _MIT, (_MIT,), template=_CAT, checked=_CHECKED),
+    Model("cat-translate-3.3b", "translate", "cyberagent/CAT-Translate-3.3b", "LlamaForCausalLM", _MIT, (_MIT,), template=_CAT, checked=_CHECKED),
+    Model("cat-translate-7b", "translate", "cyberagent/CAT-Translate-7b", "LlamaForCausalLM", _MIT, (_MIT,), template=_CAT, checked=_CHECKED),
     Model("plamo-translate", "translate", "pfnet/plamo-2-translate", "Plamo2ForCausalLM", "LicenseRef-PLaMo-Community", outputs="restricted",
           remote_code=True, refused="its community licence reaches what it writes", successor="cat-translate"),
     Model("fugumt", "translate", "staka/fugumt-en-ja", "MarianMTModel", "CC-BY-SA-4.0", outputs="share-alike",
@@ -139,8 +171,10 @@ _ROWS = (
 def _complete(row: Model) -> Model:
     """A row with what follows from its class, its role and its hub id."""
     checked = "this project" if row.embedded else f"huggingface.co/{row.hub}, {row.checked}" if row.checked else ""
-    langs = row.langs or (("en",) if row.role == "caption" else ())
-    return replace(row, prompt=row.prompt or prompt_for(row.role, row.cls), langs=langs, checked=checked)
+    prompts = row.prompts or (prompts_for(row.cls) if row.role == "caption" else ())
+    langs = row.langs or tuple(dict.fromkeys(prompt.lang for prompt in prompts))
+    template = row.template or (TRANSLATE if row.role == "translate" else "")
+    return replace(row, prompts=prompts, template=template, langs=langs, checked=checked)
 
 
 MODELS: tuple[Model, ...] = tuple(map(_complete, _ROWS))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from commonart.core.errors import CommonArtError
-from commonart.core.registry.catalogue import Model, prompt_for
+from commonart.core.registry.catalogue import TRANSLATE, Model, prompts_for
 from commonart.core.registry.lookup import component_dir, model_class, read_json, require_plain_json
 from commonart.core.registry.repository_files import PIPELINE, is_small, select_files, select_pickles
 
@@ -63,7 +63,10 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
     folder, commit = _download(model, allow_pickle or model.pickle_only)
     if not model.cls:
         cls = model_class(read_json(folder / "config.json"))
-        model = dataclasses.replace(model, cls=cls, prompt=model.prompt or prompt_for(model.role, cls))
+        prompts = model.prompts or (prompts_for(cls) if model.role == "caption" else ())
+        model = dataclasses.replace(
+            model, cls=cls, prompts=prompts, template=model.template or (TRANSLATE if model.role == "translate" else "")
+        )
     return ResolvedModel(folder, commit, model.name, model)
 
 

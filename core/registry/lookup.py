@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.registry.catalogue import MODELS, ROLES, SUBFOLDERS, WRITES, Model, prompt_for
+from commonart.core.registry.catalogue import MODELS, ROLES, SUBFOLDERS, TRANSLATE, WRITES, Model, Prompt, prompts_for
 
 # Licences that lay no claim on what a model writes. Read from a folder's README.md where the table knows nothing.
 OPEN = {
@@ -147,6 +147,9 @@ def _local(name: str, role: str) -> Model:
     license = _readme_license(folder / "README.md") or _readme_license(Path(name) / "README.md")
     # A pipeline brings its own text encoder and autoencoder; a bare transformer leaves them to the user.
     pipeline = role == "transformer" and (Path(name) / "model_index.json").is_file()
+    prompts = tuple(Prompt(lang, length, tuple(texts)) for lang, length, texts in config.get("commonart_prompts", ()))
+    if role == "caption":  # a captioner that this project trained says what it was trained on
+        prompts = prompts or prompts_for(cls)
     return Model(
         name=name,
         role=role,
@@ -154,8 +157,9 @@ def _local(name: str, role: str) -> Model:
         cls=cls,
         license=license or UNKNOWN_LICENSE,
         outputs="free" if license else "unknown",
-        prompt=str(config.get("commonart_prompt") or prompt_for(role, cls)),
-        langs=("ja" if "Llava" in cls else "en",) if role == "caption" else (),
+        prompts=prompts,
+        template=TRANSLATE if role == "translate" else "",
+        langs=tuple(dict.fromkeys(prompt.lang for prompt in prompts)),
         local=True,
         text_encoder=name if pipeline else "",
         autoencoder=name if pipeline else "",

@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
 from commonart.core import log
+from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
 from commonart.core.model import weights
@@ -24,6 +25,16 @@ from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
 
 Item = TypeVar("Item")
+# Of a second try: what greedy decoding repeats without end, these do not let it say again.
+RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
+
+
+class Generated(NamedTuple):
+    """A text that a model wrote."""
+
+    text: str
+    finished: bool  # by its end token, and not by the limit of tokens
+    tokens: int  # without padding and prompt
 
 
 @dataclass(slots=True)
@@ -37,23 +48,31 @@ class LoadedModel:
     dtype: torch.dtype
     max_batch: int = 1 << 30  # the largest batch that is not known to exceed the memory
 
-    def generate(self, inputs: Any, **options: Any) -> torch.Tensor:
-        """Generate token ids from a processor's output, moved to the model's device and dtype."""
+    def generate(self, inputs: Any, *, skip: int = 0, **options: Any) -> list[Generated]:
+        """Generate one text for each row of a processor's output, deterministically.
+
+        Args:
+            inputs: moved to the model's device and dtype here.
+            skip: tokens at the beginning of each output row that are the prompt (decoder-only models repeat it).
+            options: of `transformers`' generate.
+        """
         moved = {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
             if torch.is_tensor(value)
             else value
             for name, value in inputs.items()
         }
-        ids: torch.Tensor = self.model.generate(**moved, do_sample=False, **options)
-        return ids
-
-    def decode(self, ids: torch.Tensor) -> list[str]:
-        """Decode rows of token ids to texts without special tokens."""
-        texts: list[str] = self.processor.batch_decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
+        ids: torch.Tensor = self.model.generate(**moved, do_sample=False, **options)[:, skip:]
+        texts = self.processor.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        config = self.model.generation_config
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        # An encoder-decoder's row begins with its start token, which may be the end token too.
+        is_end = torch.isin(ids[:, 1:] if not skip else ids, torch.tensor([e for e in ends if e is not None]).to(ids))
+        finished = is_end.any(1)
+        tokens = torch.where(finished, is_end.int().argmax(1) + 1, is_end.shape[1])
+        return [
+            Generated(tidy(text), bool(end), int(count)) for text, end, count in zip(texts, finished, tokens, strict=True)
+        ]
 
 
 class TextGenerator:
@@ -147,30 +166,35 @@ class TextGenerator:
             ) from error
         return LoadedModel(self.name, model.eval().to(device), processor, device, dtype)
 
-    def _generate(self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[str]]) -> list[str]:
-        """Run `batch` over `items`, in smaller and smaller parts where memory runs out; texts on one line each.
+    def _generate(
+        self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[Generated]]
+    ) -> list[Generated | Problem]:
+        """Run `batch` over `items`, in smaller and smaller parts where memory runs out or an item makes it fail.
 
-        Raises:
-            CommonArtError: One item alone does not fit into memory.
+        An item that fails by itself becomes a `Problem`: out_of_memory or model_error. The others get their texts.
         """
-        texts: list[str] = []
-        while len(texts) < len(items):
-            part = items[len(texts) : len(texts) + self.loaded.max_batch]
+        results: list[Generated | Problem] = []
+        limit = self.loaded.max_batch
+        while len(results) < len(items):
+            part = items[len(results) : len(results) + min(limit, self.loaded.max_batch)]
             try:
                 with torch.inference_mode():
-                    texts += batch(part)
+                    results += batch(part)
+                limit = self.loaded.max_batch
                 continue
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise CommonArtError(
-                        f"{self.name} does not fit into the memory of {self.loaded.device}.",
-                        "Use a smaller model, --precision bf16, or --device cpu.",
-                    ) from None
-                self.loaded.max_batch = len(part) // 2
-                log.warn(f"{self.name}: out of memory, continuing with batches of {self.loaded.max_batch}")
+            except torch.OutOfMemoryError as error:
+                problem = Problem("out_of_memory", str(error).splitlines()[0])
+                if len(part) > 1:
+                    self.loaded.max_batch = len(part) // 2
+                    log.warn(f"{self.name}: out of memory, continuing with batches of {self.loaded.max_batch}")
+            except Exception as error:  # whatever one image makes a processor or a model raise costs that image
+                problem = Problem("model_error", f"{type(error).__name__}: {error}"[:300])
+                limit = max(1, len(part) // 2)
+            if len(part) == 1:
+                results.append(problem)
             if self.loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
                 torch.cuda.empty_cache()
-        return [tidy(text) for text in texts]
+        return results
 
 
 def tidy(text: str) -> str:

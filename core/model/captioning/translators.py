@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from commonart.core.data.drops import Problem
 from commonart.core.data.text import language_of
-from commonart.core.model.captioning.generate import TextGenerator
+from commonart.core.model.captioning.generate import RETRY, Generated, TextGenerator
 
 LANGUAGES = {"en": "English", "ja": "Japanese"}
 _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)  # a piece five times in a row: greedy decoding ran into a loop
@@ -31,12 +33,19 @@ class Translator(TextGenerator):
     )
     MAX_NEW_TOKENS = 256
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Translate texts from language `source` to `target` (codes of LANGUAGES): one translation each, in order."""
-        languages = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
-        return self._generate([self.model.prompt.format(text=text, **languages) for text in texts], self._reply)
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, *, retry: bool = False
+    ) -> list[Generated | Problem]:
+        """Translate texts from language `source` to `target` (codes of LANGUAGES): one translation each, in order.
 
-    def _reply(self, prompts: Sequence[str]) -> list[str]:
+        `retry`: decode in another way than the first time.
+        """
+        languages = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **(RETRY if retry else {})}
+        questions = [self.model.template.format(text=text, **languages) for text in texts]
+        return self._generate(questions, lambda part: self._reply(part, options))
+
+    def _reply(self, prompts: Sequence[str], options: dict[str, Any]) -> list[Generated]:
         tokenizer, config = self.loaded.processor, self.loaded.model.generation_config
         if tokenizer.chat_template:
             prompts = [
@@ -53,8 +62,9 @@ class Translator(TextGenerator):
             add_special_tokens=not tokenizer.chat_template, return_token_type_ids=False,
         )  # fmt: skip
         pad = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
-        ids = self.loaded.generate(inputs, num_beams=1, max_new_tokens=self.max_new_tokens, pad_token_id=pad)
-        return self.loaded.decode(ids[:, inputs["input_ids"].shape[1] :])
+        return self.loaded.generate(
+            inputs, skip=inputs["input_ids"].shape[1], num_beams=1, pad_token_id=pad, **options
+        )
 
 
 def problem(text: str, original: str, source: str, target: str) -> str:
