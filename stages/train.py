@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from commonart.core import launch, log, recipes, slurm
-from commonart.core.data.files import lock, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.settings import Settings
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from commonart.core.training.distributed import World
     from commonart.core.training.encoders import Encoders
     from commonart.core.training.preview import Preview
+    from commonart.core.training.trainer import Outcome
 
 SCORED = 32  # prompts that are sampled for their scores, where none are given
 
@@ -46,13 +45,23 @@ class TrainingSummary:
     loss: float
     images_per_second: float
     stopped: str  # done, time
-    left_out: dict[str, int]
+    left_out: dict[str, int]  # records
+    captions_left_out: dict[str, int] = field(default_factory=dict)  # of a captioner's data
+
+    @classmethod
+    def of(cls, run: Path, outcome: Outcome, left_out: dict[str, int], captions: dict[str, int] | None = None) -> Self:
+        """Return the summary of a run that `trainer.train` has ended."""
+        return cls(
+            run, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
+            outcome.images_per_second, outcome.stopped, left_out, captions or {},
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         return {
             "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
             "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
             "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
+            **({"captions_left_out": self.captions_left_out} if self.captions_left_out else {}),
         }  # fmt: skip
 
 
@@ -92,6 +101,10 @@ def run(settings: Settings) -> TrainingSummary | None:
 def dry_run(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     """Return what `run` would do, without doing it: `core.training.dry_run.plan`. Raises as `run` does."""
     settings.check()
+    if settings.recipe.trains:
+        from commonart.core.training import captioner_plan
+
+        return captioner_plan.plan(settings, calibrate)
     from commonart.core.training.dry_run import plan
 
     return plan(settings, calibrate)
@@ -113,6 +126,11 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     from commonart.core.training import run as runs
 
     folder, warn = settings.run, log.warn if world.is_main else lambda _: None
+    if settings.recipe.trains:
+        from commonart.core.training import captioner_run
+
+        trained = captioner_run.train(settings, world, stop)
+        return TrainingSummary.of(folder, trained.outcome, trained.records_left_out, trained.captions_left_out)
     dtype = runs.dtype_of(settings, world.device)
 
     # The data, and what encodes them where that is not done yet.
@@ -126,42 +144,22 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)
 
-    with ExitStack() as locks:
-        exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
-        if world.is_main and exists:
-            locks.enter_context(lock(folder))
-
+    with runs.held(settings, world, warn) as begin:
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
-        described = runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype)
-        runs.check_continues(settings, described, resume)
-        runs.check_origin(settings, described, origin, warn)
-
-        if world.is_main:
-            if not settings.quiet:
-                log.say(runs.beginning(settings, resume, origin))
-            if not exists:
-                locks.enter_context(lock(folder))
-                if checkpoint.folder_of(folder).exists():
-                    raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
-            write_json(folder / "run.json", described)
-
-        options = trainer.Options(
-            seed=settings.seed, dtype=dtype, max_seconds=settings.max_seconds,
-            checkpoint_every=settings.checkpoint_every, sample_every=settings.sample_every,
-            log_every=settings.log_every, keep=settings.keep,
-            workers=0 if data.resident and world.device.type == "cpu" else settings.workers, compile=settings.compile,
-            checkpointing=settings.checkpointing, track=settings.track, quiet=settings.quiet,
-        )  # fmt: skip
+        begin(
+            runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype),
+            resume,
+            origin,
+        )
+        workers = 0 if data.resident and world.device.type == "cpu" else settings.workers
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
         outcome = trainer.train(
-            model, data.source, recipe, folder, options, world, resume=resume, preview=preview, stop=stop
-        )
-    return TrainingSummary(
-        folder, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
-        outcome.images_per_second, outcome.stopped, {**data.index.left_out, **data.damaged},
-    )  # fmt: skip
+            model, data.source, recipe, folder, runs.options(settings, dtype, workers), world, resume=resume,
+            preview=preview, stop=stop,
+        )  # fmt: skip
+    return TrainingSummary.of(folder, outcome, {**data.index.left_out, **data.damaged})
 
 
 def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torch.dtype) -> Preview:

@@ -45,6 +45,8 @@ class PixArt(nn.Module):
     `gradient_checkpointing = True` recomputes every block in the backward pass: less memory, a third slower.
     """
 
+    FOLDER = "transformer"  # of a checkpoint or a pipeline
+
     def __init__(self, config: PixArtConfig, initialize: bool = True) -> None:
         super().__init__()
         self.config = config

@@ -142,16 +142,20 @@ def images_per_second(
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         model = PixArt(config)
         data = made_up(config, min(64, recipe.batch), tokens)
-        timed = trainer.Trainer(model, data, recipe, Path(folder), options, world)
-        micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, options.workers)
-        steps, began = 0, time.perf_counter()
-        while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
-            if steps == WARM_UP:
-                started = time.perf_counter()  # every step waits for the device once, at its end
-            timed.train_step(micro_batches, recipe.lr)
-            steps += 1
-        micro_batches.close()
-    return recipe.batch * (steps - WARM_UP) / (time.perf_counter() - started)
+        return measured_rate(trainer.Trainer(model, data, recipe, Path(folder), options, world), seconds)
+
+
+def measured_rate(timed: trainer.Trainer, seconds: float) -> float:
+    """Time steps of `timed` for about `seconds`, and return the images per second."""
+    micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, timed.options.workers)
+    steps, began = 0, time.perf_counter()
+    while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
+        if steps == WARM_UP:
+            started = time.perf_counter()  # every step waits for the device once, at its end
+        timed.train_step(micro_batches, timed.recipe.lr)
+        steps += 1
+    micro_batches.close()
+    return timed.recipe.batch * (steps - WARM_UP) / (time.perf_counter() - started)
 
 
 def made_up(config: PixArtConfig, count: int, tokens: int) -> batches.ResidentDataset:

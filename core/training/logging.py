@@ -24,8 +24,6 @@ from torch import Tensor
 
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.config import PixArtConfig
-from commonart.core.training import cost
 from commonart.core.training.distributed import World
 
 if TYPE_CHECKING:
@@ -50,12 +48,14 @@ class Meter:
         self._now = torch.zeros_like(self.sums)  # of the step that is being computed
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
-    def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int, tokens: Tensor | int) -> None:
+    def add(self, loss_B: Tensor, timestep_B: Tensor | None, batch: int, tokens: Tensor | int) -> None:
         """Add the losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
         loss = loss_B.to(self.sums.dtype)
-        bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now[_LOSS] += loss.sum() / batch
         self._now[_TOKENS] += tokens / batch
+        if timestep_B is None:
+            return
+        bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now.index_add_(0, _SUMS + bins, loss)
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
@@ -109,7 +109,7 @@ class Meter:
             "grad_norm": sums[_NORM] / steps if steps else None,
             "skipped": int(sums[_SKIPPED]),
             "tokens": sums[_TOKENS] / steps if steps else None,
-            "loss_by_t": by_t,
+            **({"loss_by_t": by_t} if any(sums[_COUNTS:]) or not steps else {}),  # a captioner has no timesteps
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
         }
@@ -119,9 +119,9 @@ class Speed:
     """What images per second mean for this run: `mfu` and `seconds_left` of a line."""
 
     def __init__(
-        self, config: PixArtConfig, side: int, world: World, dtype: torch.dtype, batch: int, steps: int
+        self, flops: Callable[[float], float], world: World, dtype: torch.dtype, batch: int, steps: int
     ) -> None:
-        self.config, self.side, self.batch, self.steps = config, side, batch, steps
+        self.flops, self.batch, self.steps = flops, batch, steps  # flops: of an image with so many tokens of text
         self.world, self.dtype, self._peak = world, dtype, 0.0
 
     def of(self, line: Line, progress: float) -> Line:
@@ -130,7 +130,7 @@ class Speed:
         if not rate or not self.world.is_main:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
-        flops = 3 * cost.flops_per_image(self.config, self.side, line["tokens"] or 0)
+        flops = self.flops(line["tokens"] or 0)
         by_steps = (self.steps - line["step"]) * self.batch / rate
         by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
         return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}

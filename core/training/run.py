@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import orjson
 import torch
 
-from commonart.core import log
+from commonart.core import launch, log
+from commonart.core.data.files import lock, write_json
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_dtype
@@ -21,8 +23,9 @@ from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
-from commonart.core.training import checkpoint
+from commonart.core.training import checkpoint, trainer
 from commonart.core.training.checkpoint import Checkpoint
+from commonart.core.training.distributed import World
 
 USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
@@ -31,7 +34,13 @@ SAME = {
     "data": ("fingerprint",),
     "text_encoder": ("name", "revision", "precision", "cached", "store"),
     "autoencoder": ("name", "revision", "cached", "store"),
+    "vision_tower": ("name", "revision"),
+    "language_model": ("name", "revision"),
 }
+ENCODERS, PARTS = (
+    ("text_encoder", "autoencoder"),
+    ("vision_tower", "language_model"),
+)  # of a transformer, of a captioner
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}
@@ -53,6 +62,15 @@ def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def options(settings: Settings, dtype: torch.dtype, workers: int) -> trainer.Options:
+    """Return what the training loop takes of the settings."""
+    same = (
+        "seed", "max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "compile", "checkpointing", "track",
+        "quiet",
+    )  # fmt: skip
+    return trainer.Options(dtype=dtype, workers=workers, **{name: getattr(settings, name) for name in same})
+
+
 # --- the weights to start from ----------------------------------------------------------------------------------
 
 
@@ -66,7 +84,7 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
         model = PixArt.load(resume.transformer, dtype=torch.float32)
         _check_architecture(model, config, resume.transformer)
         return model, {}
-    folder, origin = _initial_weights(settings)
+    folder, origin = initial_weights(settings)
     if folder is None:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -79,7 +97,8 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
     return model, origin
 
 
-def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
+def initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
+    """Return the folder of the weights that a new run starts from, and where they are from."""
     name, before = settings.init, settings.recipe.init_from
     if name == "none" or (not name and not before):
         return None, {"from": "nothing"}
@@ -92,6 +111,11 @@ def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
                 f"Train {before or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return saved.weights, {"from": str(folder), "step": saved.step}
+    if settings.recipe.trains:
+        raise CommonArtError(
+            f"--init {name} is not a run with checkpoints.",
+            "Name a run of captioner-align or captioner; models are parts: --vision-tower, --language-model.",
+        )
     row = find_model(name, "transformer", "--init")
     check_terms(row, settings.accept_terms, "--init")
     resolved = hub.resolve_model(row)
@@ -124,18 +148,25 @@ def describe(
 ) -> dict[str, Any]:  # fmt: skip
     """Return run.json."""
     return {
-        "schema": 1,
-        "stage": recipe.name,
+        **describe_start(settings, recipe, origin, dtype),
         "objective": recipe.objective,
         "flow_shift": recipe.flow_shift,
-        "recipe": asdict(recipe),
-        "seed": settings.seed,
-        "precision": str(dtype).removeprefix("torch."),
-        "languages": dict(settings.languages),
         "data": data,
         "text_encoder": text_encoder,
         "autoencoder": autoencoder,
         "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
+    }
+
+
+def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what run.json says of any run, whatever it trains."""
+    return {
+        "schema": 1,
+        "stage": recipe.name,
+        "recipe": asdict(recipe),
+        "seed": settings.seed,
+        "precision": str(dtype).removeprefix("torch."),
+        "languages": dict(settings.languages),
         "init": origin or read(settings.run).get("init", {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
@@ -148,11 +179,44 @@ def read(run: Path) -> dict[str, Any]:
         return {}
     try:
         values = orjson.loads(path.read_bytes())
-        if isinstance(values, dict) and all(isinstance(values.get(name), dict) for name in ("recipe", *SAME)):
-            return values
+        recipe = values.get("recipe") if isinstance(values, dict) else None
+        parts = PARTS if isinstance(recipe, dict) and recipe.get("trains") else ENCODERS
+        if isinstance(recipe, dict) and all(isinstance(values.get(name), dict) for name in ("data", *parts)):
+            return dict(values)
     except orjson.JSONDecodeError:
         pass
     raise CommonArtError(f"{path} is damaged.", "Put it back, or use another run.")
+
+
+@contextmanager
+def held(
+    settings: Settings, world: World, warn: Callable[[str], None]
+) -> Iterator[Callable[[Mapping[str, Any], Checkpoint | None, Origin], None]]:
+    """Hold a run's folder, where one command at a time trains. Yield what begins the run that `described` says.
+
+    Raises:
+        CommonArtError: another command trains there, or it is another run.
+    """
+    folder = settings.run
+    with ExitStack() as locks:
+        exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
+        if world.is_main and exists:
+            locks.enter_context(lock(folder))
+
+        def begin(described: Mapping[str, Any], resume: Checkpoint | None, origin: Origin) -> None:
+            check_continues(settings, described, resume)
+            check_origin(settings, described, origin, warn)
+            if not world.is_main:
+                return
+            if not settings.quiet:
+                log.say(beginning(settings, resume, origin))
+            if not exists:
+                locks.enter_context(lock(folder))
+                if checkpoint.folder_of(folder).exists():
+                    raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
+            write_json(folder / "run.json", described)
+
+        yield begin
 
 
 # --- may it go on? ----------------------------------------------------------------------------------------------
@@ -182,7 +246,7 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
                 f"Continue with --set {name}={before}, or start another run with -o.",
             )
     for part, names in SAME.items():
-        for name in names:
+        for name in names if part in described else ():
             before, now = old[part].get(name), described[part].get(name)
             if before != now:
                 what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
@@ -213,7 +277,7 @@ def is_origin(name: str, origin: Origin) -> bool:
 
 
 def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origin, warn: Callable[[str], None]) -> None:
-    """Compare the encoders of the run whose weights are taken with those of this one.
+    """Compare the encoders, or the parts, of the run whose weights are taken with those of this one.
 
     Others are a warning where `--init` names that run, for the weights were trained on other states and latents.
 
@@ -221,8 +285,9 @@ def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origi
         CommonArtError: they differ, and the stage before was taken by itself.
     """
     before = read(Path(origin["from"])) if "step" in origin else {}  # which only a run has
-    for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
-        if not before or before[part].get(name) == described[part].get(name):
+    compared = [(part, "revision") for part in (*ENCODERS, *PARTS)] + [("text_encoder", "precision")]
+    for part, name in compared:
+        if part not in before or part not in described or before[part].get(name) == described[part].get(name):
             continue
         what = (
             f"{origin['from']} was trained with {part} {before[part].get('name')} ({name} {before[part].get(name)}), and "
