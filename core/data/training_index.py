@@ -268,7 +268,7 @@ def read_index(data: str | Path, kind: Callable[[Record, Caption], Hashable] | N
                     index.kinds.extend(kinds.setdefault(kind(record, c), len(kinds)) for c in captions(record))
     index.names, index.kind_names = list(codes), list(kinds)
     index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
-    index.languages, index.kinds = (np.frombuffer(codes, np.uint16) for codes in (index.languages, index.kinds))
+    index.languages, index.kinds = (np.frombuffer(x, x.typecode) for x in (index.languages, index.kinds))
     _refuse_doubles(index, hashes)
     index.fingerprint = total.hexdigest()
     if index.keys:

@@ -219,8 +219,13 @@ class CaptionModel(nn.Module):
 
     @property
     def transformer_blocks(self) -> Any:
-        """The language model's blocks, which `--fsdp` cuts."""
+        """The language model's blocks, which `--fsdp` cuts one by one."""
         return self.llava.model.language_model.layers
+
+    @property
+    def positions(self) -> int:
+        """The longest sequence that the language model reads."""
+        return int(getattr(self.llava.config.text_config, "max_position_embeddings", 1 << 30))
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -297,14 +302,27 @@ class CaptionLoss:
 class CaptionInputs:
     """Images and captions as the tensors that `CaptionModel` takes, on the CPU. Threads may share one."""
 
-    def __init__(self, processor: LlavaProcessor, prompts: Sequence[Prompt], max_tokens: int) -> None:
+    def __init__(
+        self, processor: LlavaProcessor, prompts: Sequence[Prompt], max_tokens: int, positions: int = 1 << 30
+    ) -> None:
+        """Ask what `prompts` say. `max_tokens`: of a caption; `positions`: of all tokens together.
+
+        Raises:
+            CommonArtError: image and prompt leave no room for a caption.
+        """
         self.processor: Any = processor
-        self.max_tokens = max_tokens
         blank = Image.new("RGB", (8, 8))
         # As the processor writes them when a captioner is asked: image tokens, and a start token where there is one.
         self.prompts: dict[tuple[str, str], list[int]] = {
             (p.lang, p.length): self.processor(text=p.texts[0], images=blank)["input_ids"][0] for p in prompts
         }
+        longest = max(map(len, self.prompts.values()))
+        self.max_tokens = min(max_tokens, positions - longest)
+        if self.max_tokens < 2:
+            raise CommonArtError(
+                f"--language-model reads {positions} tokens, and image and prompt take {longest}.",
+                "Choose one with a longer context, or a vision tower with fewer patches.",
+            )
 
     def __call__(self, texts: Sequence[tuple[str, str, str]], images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the inputs of `texts`, each (language, length, caption), and their images."""
@@ -339,6 +357,8 @@ def export(model: CaptionModel, processor: LlavaProcessor, prompts: Sequence[Pro
     for old in (part, gone):
         shutil.rmtree(old, ignore_errors=True)
     llava = model.llava
+    for config in (llava.config.text_config, llava.config.vision_config):
+        config._name_or_path = ""  # where the part lay; the card names it
     llava.config.commonart_prompts = [[p.lang, p.length, list(p.texts)] for p in prompts]
     llava.save_pretrained(part)
     processor.save_pretrained(part)

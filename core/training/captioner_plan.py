@@ -58,7 +58,7 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     with torch.device("meta"):
         model = CaptionModel(LlavaForConditionalGeneration(_config(names)), recipe.trains)
     dtype = run.dtype_of(settings, pick_device(settings.device))
-    held = held_bytes(model.counts(), settings, 2, world_size if settings.fsdp else 1)
+    held = held_bytes(model.counts(), settings, 4 if settings.fsdp else 2, world_size if settings.fsdp else 1)
     text: Any = model.llava.config.text_config
     tokens = model.llava.config.image_seq_length + PROMPT + run.USUAL_TOKENS
     kept = (text.num_hidden_layers * INPUT + BLOCK) if settings.checkpointing else text.num_hidden_layers * BLOCK

@@ -60,7 +60,8 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
         resume = checkpoint.newest(folder, warn)
         start, origin = (None, {}) if resume else run.initial_weights(settings)
         parts = find_parts(settings, origin)
-        model, processor = _open(settings, parts, resume, start, dtype)
+        # FSDP2 cuts parameters of one precision together.
+        model, processor = _open(settings, parts, resume, start, torch.float32 if world.sharded else dtype)
         described = {
             **run.describe_start(settings, recipe, origin, dtype),
             "data": data.describe(),
@@ -68,9 +69,9 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
             "captioner": {"class": "LlavaForConditionalGeneration", **model.counts()},
             "prompts": [list(prompt) for prompt in data.prompts],
         }
+        inputs = CaptionInputs(processor, data.prompts, settings.max_tokens, model.positions)
         check_fits(model, settings, world)
         begin(described, resume, origin)
-        inputs = CaptionInputs(processor, data.prompts, settings.max_tokens)
         source = CaptionDataset(data.index, data.odds, inputs)
         outcome = trainer.train(
             model, source, recipe, folder, run.options(settings, dtype, settings.workers), world, resume=resume, stop=stop,
@@ -101,10 +102,10 @@ def find_parts(settings: Settings, origin: run.Origin) -> Parts:
 
 
 def _open(
-    settings: Settings, parts: Parts, resume: Checkpoint | None, start: Path | None, dtype: torch.dtype
+    settings: Settings, parts: Parts, resume: Checkpoint | None, start: Path | None, frozen: torch.dtype
 ) -> tuple[CaptionModel, LlavaProcessor]:
     """The model to train, with the weights of the checkpoint `resume`, or of the folder `start`, or a new projector."""
-    model, processor = join_parts(parts, settings.recipe.trains, settings.seed, dtype)
+    model, processor = join_parts(parts, settings.recipe.trains, settings.seed, frozen)
     if resume is not None:
         model.load(resume.folder / model.FOLDER)
     elif start is not None:
@@ -132,7 +133,7 @@ def held_bytes(counts: Mapping[str, int], settings: Settings, frozen_bytes: int,
     return {
         "weights": 4 * trained,
         "frozen": frozen_bytes * frozen,
-        "copies": 2 * trained if frozen_bytes == 2 else 0,
+        "copies": 2 * trained,  # autocast's, in 16 bits
         "gradients": 4 * trained,
         "optimizer": int(bytes_per_parameter(recipe.optimizer) * trained),
         "ema": 4 * trained if recipe.ema else 0,

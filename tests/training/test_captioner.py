@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,8 +232,13 @@ def test_a_signal_saves_and_the_same_call_goes_on(parts: Path, data: Path, tmp_p
         captioner_run.train(settings, World(torch.device("cpu")), stop)
     assert told.value.code == 75 and checkpoint.newest(tmp_path / "run") is not None
     assert not (tmp_path / "run" / "captioner").exists()
+    refused(UsageError, 2, "its training has not ended yet", "Use a model",
+            lambda: Captioner.open(str(tmp_path / "run")))  # fmt: skip
     done = captioner_run.train(settings, World(torch.device("cpu")))
     assert done.outcome.step == 3 and (tmp_path / "run" / "captioner" / "config.json").is_file()
+    shutil.rmtree(tmp_path / "run" / "captioner")  # as if it had been killed before it was written
+    captioner_run.train(settings, World(torch.device("cpu")))
+    assert (tmp_path / "run" / "captioner" / "config.json").is_file()
 
 
 def test_what_was_learned_is_what_the_stage_writes(parts: Path, tmp_path: Path) -> None:
@@ -385,8 +391,14 @@ def test_bad_parts_and_options_are_a_sentence(parts: Path, data: Path, tmp_path:
     )
     case(CommonArtError, "is not a run with checkpoints", "--vision-tower", init=llama)
     case(CommonArtError, "no caption in", "There are", languages={"de": 1.0})
+    case(CommonArtError, "reads 30 tokens, and image and prompt take", "longer context",
+         language_model=broken("llama", lambda p: edit(p / "config.json", max_position_embeddings=30)))  # fmt: skip
     refused(UsageError, 2, "--vision-tower does not apply to stage nano", "Leave it out",
             lambda: train_stage("nano", data=str(data), vision_tower="nano"))  # fmt: skip
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
 
 
 def cut_weights(folder: Path) -> None:
