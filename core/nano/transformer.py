@@ -25,6 +25,7 @@ from commonart.core.nano import grammar
 from commonart.core.nano.scene_reader import score_many
 from commonart.core.nano.scenes import Scene
 from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, require
+from commonart.core.settings import Settings
 from commonart.core.training import trainer
 from commonart.core.training.batches import ResidentDataset
 from commonart.core.training.distributed import World
@@ -110,12 +111,12 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
 
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    options = trainer.Options(
-        seed=seed, dtype=torch.bfloat16, checkpoint_every=500, sample_every=0 if short else 1000, log_every=50, keep=1,
-        quiet=True,
+    settings = Settings(
+        "nano", out=str(run), seed=seed, precision="bf16", checkpoint_every=500, sample_every=0 if short else 1000,
+        log_every=50, keep=1, workers=0, quiet=True,
     )  # fmt: skip
     source = training_set(vae, text, 64 if short else SCENES, seed)
-    result = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=evaluate)
+    result = trainer.train(model, source, recipe, settings, World(torch.device("cpu")), preview=evaluate)
     assert result.checkpoint is not None
     PixArt.load(result.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)

@@ -1,7 +1,5 @@
 """Folders of shards as training data: cached features in memory or on disk, or encoding on the fly.
 
-    data = open_shards("shards/", [text], [image])   # shards/*.tar, shards/text/*.tar, shards/image/*.tar
-
 Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused. A sample that
 turns out damaged while training runs is counted, named, and replaced by the next one of its size.
 """
@@ -75,14 +73,13 @@ def open_shards(
     quiet: bool = False,
     index: Index | None = None,
 ) -> TrainingData:
-    """Open the images of `data` with their texts.
+    """Open the images of `data`, one or several folders of shards, with their texts.
 
     Args:
-        data: one or several folders of shards.
         text, image: the features of each data set, or the encoder that runs on the fly.
         languages: how often captions of each language are taken.
         budget: bytes that features may take in memory; those that fit are loaded at once. None: 40 % of what is free.
-        index: that of `data`, where it was read before, to refuse data before an encoder is loaded.
+        index: that of `data`, where it was read before.
 
     Raises:
         CommonArtError: features are missing, stale or not of their images' sizes, or no record is left.
@@ -114,10 +111,7 @@ def _budget() -> float:
 
 
 class ShardDataset:
-    """A source that reads each sample when it is needed.
-
-    `damaged` counts what could not be used, by reason; each sample is named on stderr once.
-    """
+    """A source that reads each sample when it is needed. `damaged` counts what could not be used, by reason."""
 
     def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
         self.index, self.texts, self.latents = index, texts, latents
@@ -127,9 +121,8 @@ class ShardDataset:
         self._unusable: set[int] = set()
         self._lock = threading.Lock()
         self._shape_of: dict[tuple[int, int], Shape] = {}  # of latents, by a record's width and height
-        self.shapes = [
-            self._first_shape(0 if bucket[0].rows is None else int(bucket[0].rows[0])) for bucket in self.buckets
-        ]
+        first_rows = [0 if bucket[0].rows is None else int(bucket[0].rows[0]) for bucket in self.buckets]
+        self.shapes = [self._first_shape(row) for row in first_rows]
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> tuple[list[Any], list[Any]]:
         """Return, per sample, what the text source read, or None (dropped), and what the latent source read."""

@@ -1,7 +1,4 @@
-"""The processes that train together: one, or many through accelerate (DistributedDataParallel, or FSDP2 where asked for).
-
-torchrun, srun or `commonart train --gpus N` start them; alone, nothing of accelerate is imported and nothing is in the way.
-"""
+"""The processes that train together: one, or many through accelerate (DistributedDataParallel, or FSDP2 where asked for)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from commonart.core.errors import first_line
 from commonart.core.launch import AGAIN, PeerGone, world_size
 from commonart.core.model.device import pick_device
 from commonart.core.training import fsdp as fsdp2
@@ -93,10 +91,8 @@ class World:
             lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
             if self.accelerator is None or not lost:
                 raise
-            raise PeerGone(
-                f"Another training process has gone, says process {self.rank} of {self.size}: {str(error).splitlines()[0]}.",
-                AGAIN,
-            ) from error
+            what = f"Another training process has gone, says process {self.rank} of {self.size}: {first_line(error)}."
+            raise PeerGone(what, AGAIN) from error
 
     def shutdown(self) -> None:
         """End the group, so that the next run of this process can make its own."""

@@ -1,7 +1,6 @@
-"""How the processes of one training find each other, with waits that hear signals and have an end.
+"""How the processes of one training find each other, in loops of short calls that hear signals and have an end.
 
-torch.distributed's own rendezvous waits half an hour inside one call of C++, where Ctrl-C and SIGTERM are not heard. Here
-every wait is a loop of short calls.
+torch.distributed's rendezvous waits half an hour inside one call of C++, where Ctrl-C and SIGTERM are not heard.
 """
 
 from __future__ import annotations

@@ -66,14 +66,11 @@ class FeatureReader:
         shard = self.index.path(row).stem
         try:
             return unpack(features.read(shard, (int(self._offset[row]), int(self._size[row]))))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # that is a bad sector
+                path = features.folder / f"{shard}.tar"
+                raise CommonArtError(f"{path} cannot be read: {error.strerror}.", "Put the features back.") from error
             raise Damaged(f"broken {what}") from error
-        except OSError as error:
-            if error.errno == errno.EIO:  # a bad sector
-                raise Damaged(f"broken {what}") from error
-            raise CommonArtError(
-                f"{features.folder / f'{shard}.tar'} cannot be read: {error.strerror}.", "Put the features back."
-            ) from error
 
     def dtype(self) -> torch.dtype:
         """Return what values are kept in in memory: as they are stored; of several stores, and of 8 bits, float32."""
@@ -83,11 +80,8 @@ class FeatureReader:
 
     def nbytes(self) -> int:
         """Return the bytes that all features take in memory: about those of their shards, where 8 bits become 32."""
-        return sum(
-            path.stat().st_size * (4 if each.meta.store == "int8" else 1)
-            for each in self.features
-            for path in each.folder.glob("*.tar")
-        )
+        shards = ((path, each.meta.store) for each in self.features for path in each.folder.glob("*.tar"))
+        return sum(path.stat().st_size * (4 if store == "int8" else 1) for path, store in shards)
 
 
 def has_features(index: Index, features: Sequence[Features]) -> np.ndarray:
