@@ -10,6 +10,7 @@ from commonart.cli import options
 
 
 def encode_image(
+    ctx: typer.Context,
     source: options.Shards,
     out: Annotated[
         str | None,
@@ -37,20 +38,6 @@ def encode_image(
     from commonart.core.data.tasks import this_task
     from commonart.stages import encode_image as stage
 
-    summary = stage.encode_image(
-        source,
-        out,
-        model=model,
-        store=store,
-        batch=batch,
-        device=device,
-        precision=precision,
-        accept_terms=accept_terms or (),
-        allow_pickle=allow_pickle,
-        rejects=rejects,
-        max_failures=max_failures,
-        task=this_task(task_index, num_tasks),
-        overwrite=overwrite,
-        quiet=quiet,
-    )
-    options.finish(summary, quiet)
+    arguments = options.given(ctx)
+    task = this_task(arguments.pop("task_index", None), arguments.pop("num_tasks", None))
+    options.finish(stage.encode_image(**arguments, task=task), quiet)

@@ -11,6 +11,7 @@ from commonart.cli import options
 
 
 def train(
+    ctx: typer.Context,
     stage: Annotated[
         str, typer.Option(metavar="NAME", help="Training stage: 256-early, 256-mid, 256-late, 512 or nano.")
     ] = "",
@@ -109,37 +110,14 @@ def train(
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
     from commonart.core.settings import Settings
 
+    weights = options.parse_pairs("--language", language)
+    # All other options are fields of `Settings`, by the same names.
+    rest = ("set_", "language", "prompt", "dry_run", "calibrate", "list_only", "slurm_script")
     settings = Settings(
-        stage=stage,
-        data=data,
-        out=out,
-        gpus=gpus,
-        init=init,
+        **{name: value for name, value in options.given(ctx).items() if name not in rest},
         overrides=options.parse_pairs("--set", set_),
-        text_encoder=text_encoder,
-        autoencoder=autoencoder,
-        quantize=quantize or "",
-        languages={
-            name: options.parse_number("--language", value)
-            for name, value in options.parse_pairs("--language", language).items()
-        },
-        max_seconds=max_seconds,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
+        languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
         prompts=prompt or (),
-        clip=clip,
-        log_every=log_every,
-        track=track,
-        keep=keep,
-        workers=workers,
-        compile=compile,
-        checkpointing=checkpointing,
-        fsdp=fsdp,
-        seed=seed,
-        device=device,
-        precision=precision,
-        accept_terms=accept_terms or (),
-        quiet=quiet,
     )
     if slurm_script:
         from commonart.core import slurm
@@ -149,13 +127,15 @@ def train(
         # The script runs this very command line, so that what was tried is what is queued.
         print(slurm.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
         return
-    from commonart.stages import train as stage_module
-
     if dry_run:
         import orjson
 
-        print(orjson.dumps(stage_module.dry_run(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
+        from commonart.core.training.dry_run import plan
+
+        print(orjson.dumps(plan(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
         return
+    from commonart.stages import train as stage_module
+
     summary = stage_module.run(settings)
     if summary is not None:  # of processes that srun or torchrun started, the first says what was done
         options.finish(summary, quiet)

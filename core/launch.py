@@ -8,6 +8,7 @@ SIGTERM or Ctrl-C it ends with 1 and a traceback and kills what has not saved wi
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import math
 import os
@@ -162,7 +163,8 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
                     env = {**shared, "RANK": rank, "LOCAL_RANK": rank, RESULT_FILE: f"{home}/{rank}.json"}
                     if not stop.exit_code:
                         # A terminal sends Ctrl-C to all of them, and only this process knows which one it is.
-                        processes.append(subprocess.Popen(command, env=env, preexec_fn=_ignore_interrupts))
+                        deaf = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+                        processes.append(subprocess.Popen(command, env=env, preexec_fn=deaf))
                 _wait(processes)
                 codes = [process.poll() for process in processes]
             finally:
@@ -175,10 +177,6 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
         if stop.exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         return results[0]
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop_with_starter() -> None:

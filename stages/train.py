@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
 from commonart.core.data.files import lock, write_json
@@ -61,14 +61,6 @@ def run(settings: Settings) -> TrainingSummary | None:
     return summary if world.is_main else None
 
 
-def dry_run(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
-    """Return what `run` would do, without doing it: `core.training.dry_run.plan`. Raises as `run` does."""
-    settings.check()
-    from commonart.core.training.dry_run import plan
-
-    return plan(settings, calibrate)
-
-
 def _spawn(settings: Settings, count: int) -> TrainingSummary:
     from commonart.core.model.device import check_count
 
@@ -93,7 +85,8 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
 
     # The transformer's sizes, and the micro batch that fits beside it.
     config = runs.config_of(settings.recipe, data.shape, data.width)
-    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, world.shards)
+    shards = world.size if world.sharded else 1
+    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, shards)
     chosen = "micro_batch" in settings.overrides
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)

@@ -29,8 +29,6 @@ from commonart.core.model.device import pick_device
 from commonart.core.registry.hub import resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
 
-ROLES = {"text": "text-encoder", "image": "autoencoder"}
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedEncoder:
@@ -78,7 +76,7 @@ def encode_features(
     if out is not None and takes_jsonl(out):
         raise UsageError(f"{stage} makes features, which do not go into JSONL.", "Give a folder, or leave -o out.")
     image_shards(stage, source)
-    row = find_model(model, ROLES[kind])
+    row = find_model(model, "text-encoder" if kind == "text" else "autoencoder")
     check_terms(row, accept_terms)
     torch_device = pick_device(device)
     files = resolve_model(row, allow_pickle=allow_pickle)

@@ -78,13 +78,19 @@ class PatchEmbed(nn.Module):
         return (x_BPD + position).to(self.proj.weight.dtype)
 
 
-class TimestepEmbedder(nn.Module):
-    """A timestep in 0..1000, whole or not, to a vector: sines and cosines, then two layers."""
-
-    def __init__(self, width: int) -> None:
+class TwoLayers(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(TIME_CHANNELS, width)
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_1, self.linear_2 = nn.Linear(channels, width), nn.Linear(width, width)
+
+
+class TextProjection(TwoLayers):
+    def forward(self, text_BLT: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
+
+
+class TimestepEmbedder(TwoLayers):
+    """A timestep in 0..1000, whole or not, to a vector: sines and cosines, then two layers."""
 
     def forward(self, timestep_B: Tensor) -> Tensor:
         half = TIME_CHANNELS // 2
@@ -94,35 +100,18 @@ class TimestepEmbedder(nn.Module):
         return self.linear_2(F.silu(self.linear_1(wave)))
 
 
-class TimeEmbedding(nn.Module):
-    """A level of names that diffusers' state dict has: `emb.timestep_embedder`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = TimestepEmbedder(width)
-
-
 class AdaLayerNormSingle(nn.Module):
     """One table of six shifts, scales and gates for all blocks (PixArt-alpha, section 2.3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.emb = TimeEmbedding(width)
+        # As in diffusers' state dict: emb.timestep_embedder.
+        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedder(TIME_CHANNELS, width)})
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
-        time_BD = self.emb.timestep_embedder(timestep_B)
+        time_BD = self.emb["timestep_embedder"](timestep_B)
         return self.linear(F.silu(time_BD)).unflatten(1, (6, -1)), time_BD
-
-
-class TextProjection(nn.Module):
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(channels, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, text_BLT: Tensor) -> Tensor:
-        return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
 
 
 @dataclass(slots=True)

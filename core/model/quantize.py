@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,14 +26,11 @@ BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5
 def check(method: str | None) -> None:
     """Raise UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
     check_quantizer(method or "")
-    if method == "torchao-int8":
-        try:
-            import torchao  # noqa: F401
-        except ImportError:
-            raise CommonArtError(
-                "--quantize torchao-int8 needs torchao, which is not installed.",
-                "Install it (uv sync --extra torchao), or use --quantize quanto-int8.",
-            ) from None
+    if method == "torchao-int8" and find_spec("torchao") is None:
+        raise CommonArtError(
+            "--quantize torchao-int8 needs torchao, which is not installed.",
+            "Install it (uv sync --extra torchao), or use --quantize quanto-int8.",
+        )
 
 
 def quantize(model: nn.Module, method: str) -> None:

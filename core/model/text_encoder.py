@@ -1,9 +1,8 @@
 """Texts to hidden states: what the transformer is conditioned on, in training, caching and sampling alike.
 
-Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of
-its tokens: the last layer's states **after** the final norm, as transformers defines it and as the paper used
-it. Texts are padded on the right and trimmed back to their true length: with a causal mask the states of real
-tokens do not depend on the pads after them.
+Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of its tokens: the
+last layer's states **after** the final norm. Texts are padded on the right and trimmed back to their true length: with a
+causal mask the states of real tokens do not depend on the pads after them.
 """
 
 from __future__ import annotations
@@ -85,10 +84,7 @@ class TextEncoder:
         return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Return token ids of every text, at most `max_tokens`, and whether each was cut.
-
-        A text without a token ("" under CALM2's tokenizer) is the null token.
-        """
+        """Return token ids of every text, at most `max_tokens`, and whether each was cut; of a text without any, the null token."""
         if not texts:
             return [], []
         ids: list[list[int]] = [list(i) for i in self.tokenizer(list(texts), verbose=False)["input_ids"]]
@@ -99,10 +95,9 @@ class TextEncoder:
         return [i or [self.null_id] for i in ids], cut
 
     def encode(self, texts: Sequence[str], batch: int = 32) -> list[Tensor]:
-        """Return the hidden states of every text, in the order given: a list of Tensor[L, D], L its number of tokens.
+        """Return the hidden states Tensor[L, D] of every text of L tokens, on the encoder's device, in its dtype, no gradients.
 
-        The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of similar length;
-        longer ones are cut at `max_tokens` and counted in `truncated`.
+        Longer texts than `max_tokens` are cut and counted in `truncated`.
         """
         ids, cut = self.tokenize(texts)
         self.texts += len(ids)
@@ -128,8 +123,8 @@ class TextEncoder:
     def null(self) -> Tensor:
         """Return the state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
 
-        Defined once, here: the state of the single token `null_id`, which is the tokenizer's begin-of-text
-        token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
+        It is that of the tokenizer's begin-of-text token, else of its end-of-text token, else of its pad (CALM2: token 0; T5:
+        `</s>`, what it makes of "").
         """
         return self.encode_ids([[self.null_id]])[0]
 
@@ -210,11 +205,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _null_id(tokenizer: Any, config: Any, folder: Path) -> int:
-    for owner in (tokenizer, config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            token = getattr(owner, name, None)
-            if isinstance(token, int) and token >= 0:
-                return token
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    for token in (getattr(owner, name, None) for owner in (tokenizer, config) for name in names):
+        if isinstance(token, int) and token >= 0:
+            return token
     raise CommonArtError(
         f"The tokenizer of {folder} has neither a begin, an end nor a pad token to stand for an empty text.",
         "Add a bos_token to its tokenizer_config.json.",

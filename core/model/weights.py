@@ -97,18 +97,17 @@ def check_complete(folder: Path, info: Mapping[str, Any]) -> None:
 def _files(folder: Path) -> list[Path]:
     half = variant(folder, STEM)
     whole = folder / (f"{STEM}.{half}.safetensors" if half else WEIGHTS)
+    index = folder / (f"{WEIGHTS}.index.{half}.json" if half else INDEX)
     if whole.exists():
         return [whole]
-    index = folder / (f"{WEIGHTS}.index.{half}.json" if half else INDEX)
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CommonArtError(f"{index} has no weight_map.", "Download the model again.") from error
-        for name in names:
-            if Path(name).name != name or not (folder / name).exists():
-                raise CommonArtError(f"{index} names {name}, which does not exist.", "Download it again.")
-        return [folder / name for name in names]
-    raise CommonArtError(
-        f"{folder} has no {WEIGHTS}.", "Only safetensors are read: convert other formats, or name another folder."
-    )
+    if not index.exists():
+        fix = "Only safetensors are read: convert other formats, or name another folder."
+        raise CommonArtError(f"{folder} has no {WEIGHTS}.", fix)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CommonArtError(f"{index} has no weight_map.", "Download the model again.") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).exists():
+            raise CommonArtError(f"{index} names {name}, which does not exist.", "Download it again.")
+    return [folder / name for name in names]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,23 +32,17 @@ SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen f
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What memory and operations depend on, beside the transformer's configuration.
+    """What memory and operations depend on, beside the transformer's configuration."""
 
-    `side` of the latents; `tokens` of a usual caption; `shards`: parts that all but the activations are cut into.
-    """
-
-    side: int
-    tokens: int
+    side: int  # of the latents
+    tokens: int  # of a usual caption
     checkpointing: bool = False
-    shards: int = 1
+    shards: int = 1  # parts that all but the activations are cut into
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderCost:
-    """Bytes of a frozen encoder's weights, and its floating-point operations for an image."""
-
-    weights: int
-    flops: float
+class EncoderCost(NamedTuple):
+    weights: int  # bytes of a frozen encoder
+    flops: float  # floating-point operations for an image
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,12 +47,10 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class TrainingData:
-    """Training data, ready. `shapes`: (C, H, W) of the latents of each bucket; `width`: T of the text states."""
-
     source: Source
     index: Index
-    shapes: list[Shape]
-    width: int
+    shapes: list[Shape]  # of the latents of each bucket
+    width: int  # T of the text states
     resident: bool  # everything lies in memory
     damaged: dict[str, int]  # reason -> samples that could not be used; grows while training runs
 
@@ -117,7 +116,7 @@ class ShardDataset:
         self.index, self.texts, self.latents = index, texts, latents
         self.keys, self.weights, self.offsets, self.null = index.keys, weights, index.offsets, texts.null
         self.buckets: Buckets = index.buckets()
-        self.damaged: dict[str, int] = {}
+        self.damaged: Counter[str] = Counter()
         self._unusable: set[int] = set()
         self._lock = threading.Lock()
         self._shape_of: dict[tuple[int, int], Shape] = {}  # of latents, by a record's width and height
@@ -131,19 +130,15 @@ class ShardDataset:
 
     def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
         texts, images = fetched
-        states = iter(self.texts.states([text for text in texts if text is not None]))
+        read = iter(self.texts.states([text for text in texts if text is not None]))
         null = self.null.to(device)
-        text_BLT, mask_BL = stack_text(
-            [null if text is None else next(states).to(device, torch.float32) for text in texts]
-        )
+        states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
+        text_BLT, mask_BL = stack_text(states)
         mean, std = self.latents.posterior(images)
         return Batch(mean.to(device), std.to(device), text_BLT, mask_BL)
 
     def read_or_replace(self, row: int, read: Callable[[int], Value]) -> tuple[int, Value]:
-        """Return (row, what `read` makes of it), or of the next row of its size where it is damaged, and so on.
-
-        Which row takes the place depends on the row alone, not on the batch, the device or the thread.
-        """
+        """Return (row, what `read` makes of it), or of the next row of its size where it is damaged, and so on."""
         for _ in range(MOST_REPLACED):
             if row not in self._unusable:
                 try:
@@ -169,10 +164,8 @@ class ShardDataset:
 
     def _sample(self, row: int, caption: int) -> tuple[Any, Any]:
         def read(usable: int) -> tuple[Any, Any]:
-            if caption == NULL:
-                return None, self.image(usable)
             number = caption - int(self.offsets[row]) if usable == row else 0
-            return self.texts.read(usable, number), self.image(usable)
+            return None if caption == NULL else self.texts.read(usable, number), self.image(usable)
 
         return self.read_or_replace(row, read)[1]
 
@@ -187,7 +180,7 @@ class ShardDataset:
             if row in self._unusable:
                 return
             self._unusable.add(row)
-            self.damaged[reason] = self.damaged.get(reason, 0) + 1
+            self.damaged[reason] += 1
         log.warn(f"{self.index.name(row)} is damaged ({reason}); the next image of its size takes its place.")
 
     def _size(self, row: int) -> tuple[int, int]:

@@ -37,11 +37,6 @@ class World:
         return self.fsdp and self.accelerator is not None
 
     @property
-    def shards(self) -> int:
-        """Parts that the model is cut into."""
-        return self.size if self.sharded else 1
-
-    @property
     def is_main(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
@@ -103,15 +98,13 @@ class World:
 def join(device: str = "auto", fsdp: bool = False) -> World:
     """Return the world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone.
 
-    Raises:
-        CommonArtError: the processes do not find each other; UsageError: the environment says less than it must.
+    Raises as `rendezvous.init_process_group` does.
     """
-    size = world_size()
+    size, chosen = world_size(), pick_device(device)
     if size == 1:
-        return World(pick_device(device))
+        return World(chosen)
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not torch.distributed.is_initialized():

@@ -36,6 +36,7 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     A plan for another machine, too: data and GPUs need not be here. `calibrate`: seconds to time real steps for, on this
     device. Raises as the run itself would.
     """
+    settings.check()
     images, size = _images(settings.data)
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)

@@ -113,31 +113,26 @@ class Encoders:
 def cached_features(settings: Settings) -> tuple[list[Features], list[Features]]:
     """Return the features beside the shards of each data set, (text, image); an empty list: encoded on the fly.
 
-    Raises:
-        CommonArtError: they are of another encoder or precision than was asked for, or of several.
+    Raises CommonArtError where they are of another encoder or precision than was asked for, or of several.
     """
     texts = _features_of(settings, "text", settings.text_encoder, "--text-encoder")
     images = _features_of(settings, "image", settings.autoencoder, "--autoencoder")
     if texts and settings.quantize:
-        made_in = texts[0].meta.precision
-        if settings.quantize != made_in.rpartition("/")[0]:
+        made_in, quantize = texts[0].meta.precision, settings.quantize
+        if quantize != made_in.rpartition("/")[0]:
             raise CommonArtError(
-                f"{texts[0].folder} holds features made in {made_in}, but --quantize is {settings.quantize}.",
-                f"Leave --quantize out, or encode again: commonart encode-text --quantize {settings.quantize} --overwrite.",
+                f"{texts[0].folder} holds features made in {made_in}, but --quantize is {quantize}.",
+                f"Leave --quantize out, or encode again: commonart encode-text --quantize {quantize} --overwrite.",
             )
     return texts, images
 
 
 def _features_of(settings: Settings, kind: str, name: str, option: str) -> list[Features]:
-    folders = [folder for folder, _ in data_sets(settings.data)]
-    beside = [Features.beside(folder, kind) for folder in folders]
-    features = [each for each in beside if each is not None]
-    if features and len(features) < len(folders):
-        bare = folders[beside.index(None)]
-        raise CommonArtError(
-            f"{features[0].folder} holds features, but {bare} has none.",
-            f"Encode that one, too: commonart encode-{kind} {bare}.",
-        )
+    beside = {folder: Features.beside(folder, kind) for folder, _ in data_sets(settings.data)}
+    features = [each for each in beside.values() if each is not None]
+    if bare := [folder for folder, each in beside.items() if features and each is None]:
+        what = f"{features[0].folder} holds features, but {bare[0]} has none."
+        raise CommonArtError(what, f"Encode that one, too: commonart encode-{kind} {bare[0]}.")
     for each in features:
         first, other = asdict(features[0].meta), asdict(each.meta)
         if differ := [key for key in first if key not in ("model", "store") and other[key] != first[key]]:

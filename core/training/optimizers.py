@@ -22,21 +22,15 @@ Named = Iterable[tuple[str, nn.Parameter]]
 class CAME(torch.optim.Optimizer):
     """Confidence-guided Adafactor-like optimizer (arXiv 2307.02047): second moments of matrices are kept as row and column means.
 
-    `betas`: of the momentum, of the squared gradient and of the instability (g - m)^2. `eps`: added to the squared gradient and
-    to the instability. `clip`: the root mean square of an update is cut to it. Weight decay is decoupled. States are float32
-    whatever the parameters' dtype, which is what keeps a resumed run finite.
+    Weight decay is decoupled. States are float32 whatever the parameters' dtype, which is what keeps a resumed run finite.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 2e-5,
-        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        eps: tuple[float, float] = (1e-30, 1e-16),
-        clip: float = 1.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay})
+    BETAS = (0.9, 0.999, 0.9999)  # of the momentum, of the squared gradient and of the instability (g - m)^2
+    EPS = (1e-30, 1e-16)  # added to the squared gradient and to the instability
+    CLIP = 1.0  # the root mean square of an update is cut to it
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -47,8 +41,7 @@ class CAME(torch.optim.Optimizer):
                     self._update(param, group)
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        beta1, beta2, beta3 = group["betas"]
-        eps1, eps2 = group["eps"]
+        (beta1, beta2, beta3), (eps1, eps2) = self.BETAS, self.EPS
         # A convolution counts as the matrix (out, in * height * width): means over a 2 x 2 kernel would say nothing.
         shape = (param.shape[0], -1) if param.dim() >= 2 else param.shape
         grad = param.grad.float().reshape(shape)  # type: ignore[union-attr]
@@ -57,8 +50,7 @@ class CAME(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(grad)
             if grad.dim() == 2:
                 for name in ("square", "residual"):
-                    state[f"{name}_row"] = grad.new_zeros(grad.shape[0])
-                    state[f"{name}_column"] = grad.new_zeros(grad.shape[1])
+                    state[f"{name}_row"], state[f"{name}_column"] = map(grad.new_zeros, grad.shape)
             else:
                 state["square"] = torch.zeros_like(grad)
 
@@ -67,7 +59,7 @@ class CAME(torch.optim.Optimizer):
             update = _factored(square, state["square_row"], state["square_column"], beta2).mul_(grad)
         else:
             update = state["square"].lerp_(square, 1 - beta2).rsqrt().mul_(grad)
-        update.div_((update.square().mean().sqrt_() / group["clip"]).clamp_(min=1.0))
+        update.div_((update.square().mean().sqrt_() / self.CLIP).clamp_(min=1.0))
         momentum = state["momentum"].lerp_(update, 1 - beta1)
         if grad.dim() == 2:
             instability = (update - momentum).square_().add_(eps2)
@@ -154,12 +146,6 @@ def load_state(
         elif isinstance(value, dict) and "same as" in value:
             value = restored[value["same as"]]
         restored[key] = optimizer.state[param][entry] = value
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def bytes_per_parameter(optimizer: str) -> float:

@@ -27,9 +27,7 @@ DEFAULT_PORT = "29500"  # torchrun's
 def init_process_group(backend: str, size: int) -> None:
     """Make torch.distributed's default group of `size` processes, as the environment describes it.
 
-    Raises:
-        UsageError: a variable is missing.
-        CommonArtError: no port is free, the first process's host is not known, or not all came in time.
+    Raises UsageError for a missing variable, and CommonArtError where the processes do not find each other.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agents have met already, and hold the store
         dist.init_process_group(backend)
@@ -42,8 +40,7 @@ def init_process_group(backend: str, size: int) -> None:
 
 
 def _tcp_store(rank: int, size: int) -> dist.Store:
-    missing = [name for name in NEEDED if name not in os.environ]
-    if missing:
+    if missing := [name for name in NEEDED if name not in os.environ]:
         raise UsageError(
             f"WORLD_SIZE is {size}, but not set: {', '.join(missing)}.",
             "Start the processes with --gpus, torchrun or srun, or unset WORLD_SIZE.",

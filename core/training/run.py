@@ -57,11 +57,7 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
 
     Raises CommonArtError where `--init` or the stage before has no weights, or they are of another architecture.
     """
-    if resume is not None:
-        model = PixArt.load(resume.transformer, dtype=torch.float32)
-        _check_architecture(model, config, resume.transformer)
-        return model, {}
-    folder, origin = _initial_weights(settings)
+    folder, origin = (resume.transformer, {}) if resume is not None else _initial_weights(settings)
     if folder is None:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -69,9 +65,7 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
     loaded = PixArt.load(folder, dtype=torch.float32)
     _check_architecture(loaded, config, folder)
     # Positions depend on the stage's resolution and are computed, so that weights of 256 px serve 512 px as they are.
-    model = PixArt(config, initialize=False)
-    model.load_state_dict(loaded.state_dict())
-    return model, origin
+    return PixArt.of(config, loaded.state_dict(), folder), origin
 
 
 def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:

@@ -1,13 +1,15 @@
 """Where a training sample's text states and latents come from: cached features, or an encoder that runs on the fly.
 
-A reading thread calls `read`, the training thread hands what it got to `states` or `posterior`.
+A reading thread calls `read`, which touches no device and raises Damaged; the training thread hands what it got to `states`,
+for hidden states (L, T), or to `posterior`, for (mean, standard deviation) of latents, each (B, C, h, w). `null`: the state
+of "no text", float32 (L, T), of `width` T.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,29 +30,6 @@ Value = TypeVar("Value")
 
 class Damaged(Exception):
     """One sample cannot be used; the message is the reason."""
-
-
-class TextSource(Protocol):
-    """The captions of an index as hidden states (L, T)."""
-
-    width: int  # T
-    null: Tensor  # float32 (L, T), the state of "no text"
-
-    def read(self, row: int, caption: int) -> Any:
-        """Return what `states` takes of a row's caption number `caption`. Touches no device; raises Damaged."""
-
-    def states(self, texts: Sequence[Any]) -> list[Tensor]:
-        """Return the states (L, T) of each."""
-
-
-class LatentSource(Protocol):
-    """The images of an index as latents."""
-
-    def read(self, row: int) -> tuple[Any, Shape]:
-        """Return what `posterior` takes of a row's image, and the latents' shape. Touches no device; raises Damaged."""
-
-    def posterior(self, images: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Return (mean, standard deviation), each (B, C, h, w)."""
 
 
 class FeatureReader:
@@ -184,3 +163,7 @@ class LiveLatents:
 
     def posterior(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         return self.autoencoder.encode(to_pixels(images), batch=len(images))
+
+
+TextSource = CachedText | LiveText
+LatentSource = CachedLatents | LiveLatents

@@ -1,7 +1,5 @@
 """The training loop: batches in, checkpoints, metrics.jsonl and sample grids out.
 
-    outcome = train(model, source, recipe, "runs/512", options, world)     # stages/train.py calls it
-
 One optimizer step is a function of the weights, the seed and the step's number: order, captions, dropped captions, noise and
 times are derived from them, never from a generator's history. So a resumed run continues bit for bit (CPU, same world size),
 and any number of devices and micro batches computes the same step within rounding.
@@ -116,31 +114,27 @@ class Trainer:
         if self.world.sharded:  # whole, for the others do not take part in the sampling
             state = fsdp.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.is_main)
             yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
-            return
-        if not self.world.is_main:
+        elif not self.world.is_main:
             yield self.model
-            return
-        self.model.eval()
-        with self.ema.swap() if self.ema is not None else nullcontext():
-            yield self.model
-        self.model.train()
+        else:
+            self.model.eval()
+            with self.ema.swap() if self.ema is not None else nullcontext():
+                yield self.model
+            self.model.train()
 
     def train_step(self, micro_batches: Iterator[tuple[list[str], Any]], rate: float) -> None:
         """Do one optimizer step: every micro batch of this device, the exchange, the clip, the update."""
         recipe, device = self.recipe, self.world.device
         generator = self.sampler.generator(self.state.step, device)
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
-        noise = posterior = time_B = None
         keys: list[str] = []
         for n in range(self.grad_accum_steps):
             names, fetched = next(micro_batches)
             keys += names
             batch = self.source.batch(fetched, device)
-            if noise is None or posterior is None or time_B is None:
-                # Drawn for the whole global batch and cut: the same numbers for any number of devices.
+            if n == 0:  # drawn for the whole global batch and cut: the same numbers for any number of devices
                 shape = (recipe.batch, *batch.mean_BCHW.shape[1:])
-                noise = torch.randn(shape, generator=generator, device=device)
-                posterior = torch.randn(shape, generator=generator, device=device)
+                noise, posterior = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
                 time_B = diffusion.draw_times(recipe.batch, self.objective, generator)
             samples = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
             latents = batch.mean_BCHW.float()
@@ -161,10 +155,10 @@ class Trainer:
             self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
-        if not used:
-            self.state.skipped += 1
-        else:
-            optimizers.set_rate(self.optimizer, rate)
+        self.state.skipped += not used
+        if used:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             self.optimizer.step()
             if self.ema is not None:
                 # A young average follows fast: what it started from is not worth remembering.
@@ -177,8 +171,7 @@ class Trainer:
 
     def progress(self, elapsed: float) -> float:
         """Return the share of the run that is over, by steps or by the time budget, whichever is ahead."""
-        share = self.state.step / self.recipe.steps
-        return max(share, elapsed / self.settings.max_seconds) if self.settings.max_seconds else share
+        return max(self.state.step / self.recipe.steps, elapsed / (self.settings.max_seconds or math.inf))
 
     def fetch(self, step: int, n: int) -> tuple[list[str], Any]:
         """Return micro batch `n` of this device as the source read it, with its images' keys. Runs in a reading thread."""
