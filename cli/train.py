@@ -119,10 +119,10 @@ def train(
         languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
         prompts=prompt or (),
     )
+    settings.check()
     if slurm_script:
         from commonart.core import slurm
 
-        settings.check()
         recipes.accumulation(settings.recipe, gpus or 1)
         # The script runs this very command line, so that what was tried is what is queued.
         print(slurm.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
