@@ -1,9 +1,5 @@
 """Scores of images, or of a model that generates them first.
 
-    commonart eval pictures/ shards/ --split heldout
-    commonart eval --model runs/nano shards/ -n 200 --scenes 100
-
-The first compares two sets of images; the second generates images from the captions of its SOURCE in each language.
 FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32`
 are the paper's metrics. Every score is recorded with the mode, resolution, split, seed and n that it depends on.
 """
@@ -70,16 +66,13 @@ def run(
             images' own metadata. Not with `model`.
         reference: real images; with `model`, records whose captions in each of `langs` are the prompts.
         out: file of the result; None writes none.
-        model: as `sample` takes it.
         langs: languages of the captions and of the scenes' prompts.
         n: the most images per language, chosen by `seed`.
         split: of the reference: "train" or "heldout".
         fid: "clean" or "legacy_pytorch" measures FID, too.
         clip, clip_ja: dual encoders for English and for Japanese prompts, as `scoring.load_encoders` takes them.
-        clip_mode: "paper" or "hessel", as in `core.metrics.clip_score`.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
-        steps, guidance, batch: of the generation, as `sample` takes them.
         pictures: folder that keeps the generated images; a second call continues from there.
 
     Raises:
@@ -94,9 +87,8 @@ def run(
             from commonart.core.generation.request import GenerationConfig, ModelSpec
             from commonart.core.generation.session import Session
 
-            session = Session.open(
-                ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
-            )
+            spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+            session = Session.open(spec)
             config = GenerationConfig(steps=steps, guidance=guidance)
             settings |= session.settings(config)
             groups = _prompts(reference, langs, n, split, seed, scenes)
@@ -107,7 +99,7 @@ def run(
             [group.lang for group in groups], clip, clip_ja,
             device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        inception = scoring.load_inception(fid, device) if fid is not None else None
+        by_inception = scoring.open_fid(fid, device, work) if fid is not None else None
         if model is not None:
             _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
             del session
@@ -119,8 +111,8 @@ def run(
             if group.reference:
                 common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
             scores += scoring.by_clip(group, encoders[group.lang], clip_mode, common)
-            if inception is not None and group.reference:
-                scores.append(scoring.by_inception(group, inception, work, common))
+            if by_inception is not None and group.reference:
+                scores.append(by_inception(group, common))
             scores += scoring.by_scenes(group, common)
     result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
     if out is not None:
@@ -240,7 +232,7 @@ def _scene(item: ImageRef) -> Scene | None:
 def _generate(
     session: Session,
     config: GenerationConfig,
-    groups: Sequence[ImageGroup],
+    groups: list[ImageGroup],
     seed: int,
     batch: int,
     folder: Path,
@@ -248,7 +240,6 @@ def _generate(
 ) -> None:
     """Fill the groups with images in `folder`, generating those that it does not hold with the very same settings."""
     from commonart.core.generation.outputs import PlannedImage
-    from commonart.core.generation.prompts import Prompt
 
     shared = session.settings(config)
     images = []
@@ -260,7 +251,7 @@ def _generate(
             path = subfolder / f"{name}.png"
             if path.exists() and metadata.settings_of(path) not in (None, settings):
                 path.unlink()  # generated with other settings, or by a model that has been trained anew since
-            images.append(PlannedImage(Prompt(prompt, {}), settings, path))
+            images.append(PlannedImage(settings, path))
             group.items.append(ImageRef(str(path), {}))
     for _ in session.generate(images, config, batch=batch, reopen=False, quiet=quiet):
         pass

@@ -1,7 +1,4 @@
-"""A web page to generate images with: `commonart serve --model nano`, then http://127.0.0.1:8000/.
-
-Prompt, settings, progress, and a gallery of the newest images of the folder of -o, in English or Japanese by the
-browser's language (core/generation/page.py). Images go through the same session as those of `commonart sample`.
+"""A web page to generate images with (core/generation/page.py): `commonart serve`, then http://127.0.0.1:8000/.
 
 Only this machine can reach it, unless HOST:PORT says otherwise. Nothing is requested from elsewhere: analytics are off,
 fonts are the system's, and a content security policy forbids the browser the rest. Another site can neither read the
@@ -52,7 +49,6 @@ def run(
     Args:
         address: PORT (on this machine alone) or HOST:PORT; port 0 takes a free one.
         out: folder of the images, which is created.
-        batch, ending: as `stages.sample.sample` takes them.
         root_path: path or URL under which a reverse proxy publishes the page.
 
     Raises:
@@ -60,9 +56,8 @@ def run(
         CommonArtError: Gradio is not installed, or the model cannot be found.
     """
     if find_spec("gradio") is None:
-        raise CommonArtError(
-            "`commonart serve` needs Gradio, which is not installed.", "Install it: uv sync --extra serve."
-        )
+        what = "`commonart serve` needs Gradio, which is not installed."
+        raise CommonArtError(what, "Install it: uv sync --extra serve.")
     metadata.format_of(f"image.{ending}", "--format")
     folder = _folder(out)
     began = time.monotonic()
@@ -100,7 +95,6 @@ def serve(
 
         worker = GenerationWorker(session, folder, Path(cache).resolve(), batch, ending)
         worker.find()
-
         app = gr.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page(worker), path="/", server_name=host,
             server_port=port, footer_links=[], run_history=False, root_path=root_path or None, ssr_mode=False,
@@ -108,9 +102,8 @@ def serve(
             theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face(), max_file_size=0,
         )  # fmt: skip
         guarded = Guard(app, loopback=_loopback(host), public=urlsplit(root_path).netloc)
-        server = uvicorn.Server(
-            uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
-        )
+        config = uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
         say(f"{worker.name}: open http://{name}:{port}/ (Ctrl-C ends it); images go to {folder}/")
         if not _loopback(host):
             warn("everybody who can reach this address can generate images here and see them: there is no password")
@@ -149,9 +142,8 @@ class Guard:
 
         if self._allowed(headers):
             return await self.app(scope, receive, send_with_headers)
-        await send_with_headers(
-            {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}
-        )
+        plain = [(b"content-type", b"text/plain")]
+        await send_with_headers({"type": "http.response.start", "status": 403, "headers": plain})
         await send({"type": "http.response.body", "body": b"this page is not for other sites"})
 
     def _allowed(self, headers: dict[str, str]) -> bool:

@@ -1,13 +1,7 @@
 """Where the components of a text-to-image model lie, and how it was trained.
 
-    commonart sample "赤い円" --model nano               # the packaged models
-    commonart sample "赤い円" --model runs/512           # a run: the moving average of its newest good checkpoint
-    commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
-    commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
-    commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
-                                                        # pipeline of diffusers (core/generation/diffusers_pipeline.py)
-
-All of them end in the same `PipelineComponents`.
+Each kind of --model ends in the same `PipelineComponents`: the packaged nano, a run (the moving average of its newest
+good checkpoint), a folder or repository laid out as a diffusers pipeline, a bare transformer with named partners.
 """
 
 from __future__ import annotations
@@ -86,7 +80,6 @@ def locate(spec: ModelSpec) -> PipelineComponents:
 
 
 def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: tuple[str, ...]) -> PipelineComponents:
-    """Find a pipeline of diffusers that is not one of ours."""
     if spec.text_encoder or spec.autoencoder:
         raise UsageError(
             f"{spec.flag} {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
@@ -100,7 +93,6 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
 
 
 def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...]) -> PipelineComponents:
-    """Find a transformer, and its partners in the same folder or by their names."""
     chosen = {"text-encoder": spec.text_encoder, "autoencoder": spec.autoencoder}
     names = {"text-encoder": spec.text_encoder or row.text_encoder, "autoencoder": spec.autoencoder or row.autoencoder}
     partners: dict[str, Path] = {}
@@ -142,17 +134,11 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
         ) from error
     weights = lookup.component_dir(whole, "transformer")
     objective, shift = _objective(whole, weights)
+    folders = (weights, partners["text-encoder"], partners["autoencoder"])
+    tokens = carried_tokens(partners["text-encoder"])
+    name = spec.model if row.local else row.name
     return PipelineComponents(
-        name=row.name if not row.local else spec.model,
-        revision=transformer.revision,
-        transformer=weights,
-        text_encoder=partners["text-encoder"],
-        autoencoder=partners["autoencoder"],
-        objective=objective,
-        contents=tuple(contents),
-        shift=shift,
-        max_tokens=carried_tokens(partners["text-encoder"]),
-        terms=terms,
+        name, transformer.revision, *folders, objective, tuple(contents), shift, max_tokens=tokens, terms=terms
     )
 
 
@@ -176,32 +162,32 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
     run = lookup.read_json(folder / "run.json")
     partners: dict[str, hub.ResolvedModel] = {}
     for role, chosen in (("text-encoder", spec.text_encoder), ("autoencoder", spec.autoencoder)):
-        recorded = run.get(catalogue.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
-        name = chosen or (recorded if isinstance(recorded, str) else recorded.get("folder") or recorded.get("name", ""))
+        recorded = run.get(role.replace("-", "_")) or {}
+        name = chosen or recorded.get("name", "")
         if not name:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
         partners[role] = partner = hub.resolve_model(lookup.find_model(name, role, f"--{role}"))
-        trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
-        if trained and partner.revision != trained:
+        trained = recorded.get("revision", "")
+        if trained and not chosen and partner.revision != trained:
             raise CommonArtError(
                 f"{folder} was trained with {name} at {trained}, but {partner.folder} holds {partner.revision}.",
                 f"Restore that one, or use this one anyway: --{role} {name}.",
             )
     objective, shift = _objective(folder, newest.weights)
-    text = run.get("text_encoder")
+    text = run.get("text_encoder") or {}
     return PipelineComponents(
-        name=str(folder),
-        revision=f"step-{newest.step}",
-        transformer=newest.weights,
-        text_encoder=partners["text-encoder"].folder,
-        autoencoder=partners["autoencoder"].folder,
-        objective=run.get("objective", objective),
-        contents=(hub.content_hash(newest.weights), *(partner.revision for partner in partners.values())),
-        shift=float(run.get("flow_shift", shift)),
-        text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
-        max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
+        str(folder),
+        f"step-{newest.step}",
+        newest.weights,
+        partners["text-encoder"].folder,
+        partners["autoencoder"].folder,
+        run.get("objective", objective),
+        (hub.content_hash(newest.weights), *(partner.revision for partner in partners.values())),
+        float(run.get("flow_shift", shift)),
+        str(text.get("precision", "")),
+        int(text.get("max_tokens", MAX_TOKENS)),
     )
 
 

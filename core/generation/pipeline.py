@@ -1,10 +1,7 @@
 """Images from prompts, with one component of the model in memory at a time.
 
-    commonart sample "赤い円" --model nano
-
-A `Pipeline` is made of the `PipelineComponents` that `core.generation.components.locate` finds. Texts are encoded first
-and the text encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is
-generated and decoded, so that what is interrupted has lost one batch.
+Texts are encoded first and the text encoder is freed, so a model whose text encoder is larger than the rest still fits;
+then each batch is generated and decoded, so that what is interrupted has lost one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +17,13 @@ from torch import Tensor
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec, pixels
+from commonart.core.generation.request import (
+    Callback,
+    GenerationConfig,
+    ImageRequest,
+    ModelSpec,
+    pixels,
+)
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
@@ -42,9 +45,9 @@ class Pipeline:
     """Generates images with the components of one of our models. Make one with `Pipeline.open`.
 
     Attributes:
-        factor: pixels for each latent along a side.
-        quantize: of the text encoder; where nobody chose, what fits into the memory that is free.
+        quantize: of the text encoder, None for none; where nobody chose, what fits into the memory that is free.
         keep: components stay loaded; else the text encoder is freed before the rest is loaded, and the other way round.
+        factor: pixels for each latent along a side.
         truncated: prompt -> what was kept of it.
     """
 
@@ -66,8 +69,7 @@ class Pipeline:
         """Read the configurations; weights are loaded when they are needed.
 
         Args:
-            spec: how to load the components that `locate` found for it.
-            keep: see above; default: when all weights together are small, or there is room for all of them and more.
+            keep: default: when all weights together are small, or there is room for all of them and more.
 
         Raises:
             CommonArtError: a component is missing, or the components do not fit each other.
@@ -93,29 +95,19 @@ class Pipeline:
                 f"the transformer of {components.name} takes {config.in_channels}.",
                 "Name the one that it was trained with: --autoencoder NAME.",
             )
-        folders = {components.transformer, components.text_encoder, components.autoencoder}
-        weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
-        total = sum(file.stat().st_size for file in weights)
-        small = total < SMALL or 1.5 * total < memory.free(device)
+        if keep is None:
+            folders = {components.transformer, components.text_encoder, components.autoencoder}
+            weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
+            total = sum(file.stat().st_size for file in weights)
+            keep = total < SMALL or 1.5 * total < memory.free(device)
         dtype = pick_dtype(spec.precision, device)
         quantize = spec.quantize
         if quantize is None and not components.text_precision:
             quantize = memory.fitting(components.text_encoder, dtype, device)
-        quantize, _ = resolve_precision(
-            components.text_precision, None if quantize == "none" else quantize, components.name
-        )
-        return cls(
-            components=components,
-            device=device,
-            precision=spec.precision,
-            dtype=dtype,
-            quantize=quantize,
-            max_tokens=spec.max_tokens or components.max_tokens,
-            keep=small if keep is None else keep,
-            config=config,
-            factor=factor,
-            compiled=spec.compiled,
-        )
+        chosen = None if quantize == "none" else quantize
+        quantize, _ = resolve_precision(components.text_precision, chosen, components.name)
+        tokens = spec.max_tokens or components.max_tokens
+        return cls(components, device, spec.precision, dtype, quantize, tokens, keep, config, factor, spec.compiled)
 
     @property
     def size(self) -> int:
@@ -132,13 +124,8 @@ class Pipeline:
 
         def load() -> TextEncoder:
             precision = self.components.text_precision.rpartition("/")[2] or self.precision
-            return TextEncoder.load(
-                self.components.text_encoder,
-                dtype=precision,
-                quantize=None if self.quantize == "none" else self.quantize,
-                device=self.device,
-                max_tokens=self.max_tokens,
-            )
+            folder = self.components.text_encoder
+            return TextEncoder.load(folder, precision, self.quantize, device=self.device, max_tokens=self.max_tokens)
 
         return self._load("text_encoder", load)
 
@@ -185,13 +172,18 @@ class Pipeline:
     def generate(
         self,
         requests: Sequence[ImageRequest],
-        config: GenerationConfig = DEFAULT_CONFIG,
+        config: GenerationConfig,
         *,
         batch: int = 8,
-        on_batch: Callable[[int], Any] = lambda count: None,
-        on_step: Callable[[int], Any] = lambda number: None,
+        on_batch: Callback = lambda count: None,
+        on_step: Callback = lambda number: None,
     ) -> Iterator[Image.Image]:
-        """Yield the images, as `core.generation.generator.ImageGenerator` says."""
+        """Yield the image of each request, in order, each batch as soon as it is finished.
+
+        Args:
+            on_batch: called with the number of images after each batch of the transformer.
+            on_step: called with the number of each step, from 0, of each batch; what it raises stops the generation.
+        """
         width, height = pixels(config.size, self.size, self.multiple, config.aspect)
         shape = (self.config.in_channels, height // self.factor, width // self.factor)
         for start in range(0, len(requests), CHUNK):

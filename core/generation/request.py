@@ -1,13 +1,10 @@
-"""What a call generates with: the model, the settings of its images, and the prompt and seed of each.
-
-commonart sample "赤い円" --model nano --steps 10 --aspect 3:2
-"""
+"""What a call generates with: the model, the settings of its images, and the prompt and seed of each."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +15,7 @@ MAX_SIDE = 4096  # pixels
 SIZE_FORM = "Give pixels: --size 512 or --size 640x384."
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
+Callback = Callable[[int], Any]  # what it raises stops the generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +26,10 @@ class ModelSpec:
         model: a name of the registry, a run, a local folder or a hub id.
         text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
         accept_terms: names of models that are used on the user's word.
-        allow_pickle: convert weights that are published only as pickles.
-        device: as `core.model.device.pick_device` takes it.
         precision: of the transformer; the text encoder takes the one that it had in training, where a run says so.
         quantize: of the text encoder, as `TextEncoder.load` takes it; "none" for none. Default: as in training, where a
             run says so, else the least that fits into memory.
         max_tokens: of a prompt; default: as in training.
-        compiled: run the transformer through torch.compile: minutes beforehand, less for each image.
         flag: the option or argument that gave `model`, for errors.
     """
 
@@ -56,7 +51,6 @@ class GenerationConfig:
     """How the images of a call are generated; `core.model.sampler.sample` explains the fields.
 
     Attributes:
-        negative: the negative prompt.
         size: pixels, 512 or "640x384"; default: the model's own.
         aspect: "3:2" takes the nearest bucket of that area.
     """
@@ -76,8 +70,8 @@ class GenerationConfig:
             raise UsageError(f"--steps {self.steps} must be from 1 to {MAX_STEPS}.", "20 is usual.")
         if not 0 <= self.guidance <= 100:
             raise UsageError(f"--guidance {self.guidance} must be from 0 to 100.", "4.5 is usual.")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            low, high = self.interval
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
             raise UsageError(
                 f"--interval {low:g},{high:g} must be two rising numbers from 0 to 1.",
                 "For example --interval 0.2,0.8.",

@@ -1,8 +1,5 @@
 """Read a scene back from the pixels of an image: how `commonart eval` scores what the nano models generate.
 
-    read(image)             # Scene("snow", (Thing("circle", "red", "small", "left"),))
-    score(expected, image)  # which of its facts are right
-
 There is no model and no learning: the background is found by its color, and things are connected areas that differ from
 it, each matched against rendered shapes of every size. More than 99.5 % of rendered scenes are read correctly, also
 after JPEG, blur and noise (tests/nano/test_scene_reader.py).
@@ -60,13 +57,10 @@ def lab(rgb: npt.ArrayLike) -> Floats:
 
 
 def read(image: AnyImage) -> Scene:
-    """Return the scene that an image shows, its things in reading order.
-
-    Args:
-        image: uint8 [H, W, 3] of any size, or a PIL image.
+    """Return the scene that an image, uint8 [H, W, 3] of any size, shows, its things in reading order.
 
     Raises:
-        ValueError: An array of another shape or type.
+        ValueError: an array of another shape or type.
     """
     rgb = _at_side(image)
     # A slight blur first: noise in the dark is large in CIELAB.

@@ -1,7 +1,5 @@
 """The embedded data source: small scenes of colored shapes, rendered with integer arithmetic only.
 
-    commonart fetch scenes -o raw/
-
 A scene is a background (grassland, sea, desert, snow, night sky) with one to three things on a 3x3 grid of places. The
 nano models are trained and measured on scenes, whose pixels are the same to the byte on every platform.
 """
@@ -10,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final, Literal
@@ -60,16 +58,7 @@ CORNER: Final[Mapping[str, float]] = {
 GAP: Final[int] = 5
 
 # (color, shape) that no training scene shows: a model that generates one has combined what it learned separately.
-HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
-    {
-        ("green", "circle"),
-        ("purple", "square"),
-        ("red", "triangle"),
-        ("blue", "star"),
-        ("orange", "cross"),
-        ("yellow", "ring"),
-    }
-)
+HELDOUT_PAIRS: Final = frozenset(zip(("green", "purple", "red", "blue", "orange", "yellow"), SHAPES, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +117,7 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
             scenes without any of them.
         split: side of the split; None: both.
     """
-    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[
-        int(rng.integers(10))
-    ]  # before the loop: rejections must not change the shares
+    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[int(rng.integers(10))]  # before the loop: rejections must not change shares
     layouts = _layouts(count)
     while True:
         cells = layouts[int(rng.integers(len(layouts)))]
@@ -168,16 +155,11 @@ def render(scene: Scene, size: int = 64) -> Pixels:
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
     """Return a record's field `scene`: {"background": name, "things": [{shape, color, size, place}]}."""
-    things = [{"shape": t.shape, "color": t.color, "size": t.size, "place": t.place} for t in scene.things]
-    return {"background": scene.background, "things": things}
+    return {"background": scene.background, "things": [asdict(thing) for thing in scene.things]}
 
 
 def scene_from_json(data: Mapping[str, Any]) -> Scene:
-    """Return the scene of a record's field `scene`.
-
-    Raises:
-        ValueError: The field is not a scene.
-    """
+    """Return the scene of a record's field `scene`. Raises ValueError where that is not a scene."""
     try:
         things = tuple(Thing(t["shape"], t["color"], t["size"], t["place"]) for t in data["things"])
         scene = Scene(data["background"], things)
@@ -196,11 +178,7 @@ def scene_from_json(data: Mapping[str, Any]) -> Scene:
 def coverage(shape: str, radius: int, size: int = 64) -> Pixels:
     """Return how much of each pixel a shape covers, 0..255, as uint8 [2h, 2h] around the shape's centre.
 
-    Each pixel is sampled 8x8 times, with integers only.
-
-    Args:
-        radius: in 1/128 of the canvas.
-        size: of the canvas, in pixels.
+    Each pixel is sampled 8x8 times, with integers only. `radius` is in 1/128 of the canvas of `size` pixels.
     """
     samples, unit = 8, 1 << 16  # `unit` is the radius in the shape's own coordinates
     half = max(1, -(-radius * size * 9 // (128 * 8)))  # shapes reach at most 9/8 of their radius

@@ -1,7 +1,5 @@
 """Marks in every image that a model made: what it is, and how to make it again.
 
-    commonart inspect out.png
-
 Two marks, in the file itself:
 
 - **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
@@ -83,11 +81,7 @@ class Marks:
 
 
 def format_of(path: str | os.PathLike[str], flag: str = "-o") -> str:
-    """Return Pillow's format name for the ending of `path`, which `flag` named.
-
-    Raises:
-        UsageError: a format of that ending cannot hold the marks.
-    """
+    """Return Pillow's format name for the ending of `path`, which `flag` named. Raises UsageError for any other ending."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         raise UsageError(
@@ -123,7 +117,7 @@ def dump(settings: Mapping[str, Any]) -> str:
 
 def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None, marked: bool = True) -> None:
     """Raise beforehand what `save` would raise for an ending, or for settings that are too long for its format."""
-    _options(format_of(path), Path(path), settings, marked, 95)
+    _options(format_of(path), Path(path), settings, marked)
 
 
 def check_folder(folder: Path) -> None:
@@ -133,7 +127,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_output(path: str | os.PathLike[str], flag: str, overwrite: bool) -> None:
-    """Check, before work begins, that a file can be written at the end of it.
+    """Raise, before work begins, what would keep a file from being written at the end of it.
 
     Raises:
         UsageError: the file exists and `overwrite` is false.
@@ -155,7 +149,6 @@ def save(
     settings: Mapping[str, Any] | None = None,
     marked: bool = True,
     overwrite: bool = False,
-    quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
     cleaned: bool = False,
 ) -> Path:
@@ -166,8 +159,6 @@ def save(
         path: ends in .png, .jpg, .jpeg or .webp. Its folder must exist.
         settings: how the image was made; None writes none.
         marked: write the XMP DigitalSourceType.
-        overwrite: replace an existing file.
-        quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
         cleaned: as `core.data.files.atomic_write` takes it.
 
@@ -177,7 +168,7 @@ def save(
             `finish` cannot sign.
     """
     path = Path(path)
-    options = _options(format_of(path), path, settings, marked, quality)
+    options = _options(format_of(path), path, settings, marked)
     if path.exists() and not overwrite:
         raise already_exists(path)
     if not path.parent.is_dir():
@@ -198,11 +189,7 @@ def save(
 
 
 def read(path: str | os.PathLike[str]) -> Marks:
-    """Return the marks of an image, from its header alone (no pixel is decoded).
-
-    Raises:
-        CommonArtError: the file does not exist, or is not an image.
-    """
+    """Return the marks of an image, from its header alone. Raises CommonArtError for a file that is missing or not one."""
     try:
         with Image.open(path) as image:
             info = dict(image.info)
@@ -228,7 +215,7 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return None
 
 
-def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool, quality: int) -> dict[str, Any]:
+def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool) -> dict[str, Any]:
     if kind == "PNG":
         chunks = PngInfo()
         if marked:
@@ -236,7 +223,7 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
         if settings is not None:
             chunks.add_itxt(SETTINGS_KEYWORD, dump(settings))
         return {"format": kind, "pnginfo": chunks}
-    options: dict[str, Any] = {"format": kind, "quality": quality}
+    options: dict[str, Any] = {"format": kind, "quality": 95}
     if marked:
         xmp = packet(settings).encode()
         if kind == "JPEG" and len(xmp) > _JPEG_XMP_LIMIT:
@@ -247,14 +234,9 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
         options["xmp"] = xmp
     elif settings is not None:
         # Without the mark there is no packet, and these two formats have no other room for text of any length.
-        options["exif"] = _exif(settings)
+        options["exif"] = Image.Exif()
+        options["exif"][_DESCRIPTION] = json.dumps(dict(settings), sort_keys=True)  # ASCII by its definition
     return options
-
-
-def _exif(settings: Mapping[str, Any]) -> bytes:
-    exif = Image.Exif()
-    exif[_DESCRIPTION] = json.dumps(dict(settings), sort_keys=True)  # ASCII by its definition
-    return exif.tobytes()
 
 
 def _parse(xmp: bytes | str | None) -> tuple[str | None, dict[str, Any] | None]:
