@@ -28,8 +28,6 @@ def new() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
-        layers_per_block=1,
-        latent_channels=4,
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,

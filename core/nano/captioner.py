@@ -65,12 +65,7 @@ def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration
             "decoder_ffn_dim": 3 * WIDTH,
             "max_position_embeddings": 256,
             "dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "forced_bos_token_id": None,
             "forced_eos_token_id": None,
-            "tie_word_embeddings": True,
-            **ids,
         },
         **ids,
     )

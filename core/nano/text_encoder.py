@@ -92,7 +92,6 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
         intermediate_size=320,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=256,
         bos_token_id=0,
         eos_token_id=0,

@@ -63,7 +63,6 @@ def new(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Phi3ForC
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
-        sliding_window=None,
     )
     model = Phi3ForCausalLM(config)
     weights = {k: v.float() for k, v in llama.state_dict().items()}
