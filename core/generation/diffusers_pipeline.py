@@ -17,13 +17,7 @@ from PIL import Image
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.request import (
-    Callback,
-    GenerationConfig,
-    ImageRequest,
-    ModelSpec,
-    pixels,
-)
+from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
 from commonart.core.model import memory, weights
 from commonart.core.model.autoencoder import TILE_ABOVE

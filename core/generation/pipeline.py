@@ -17,13 +17,7 @@ from torch import Tensor
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.request import (
-    Callback,
-    GenerationConfig,
-    ImageRequest,
-    ModelSpec,
-    pixels,
-)
+from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
