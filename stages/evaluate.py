@@ -66,18 +66,17 @@ def run(
             images' own metadata. Not with `model`.
         reference: real images; with `model`, records whose captions in each of `langs` are the prompts.
         out: file of the result; None writes none.
-        langs: languages of the captions and of the scenes' prompts.
         n: the most images per language, chosen by `seed`.
         split: of the reference: "train" or "heldout".
         fid: "clean" or "legacy_pytorch" measures FID, too.
-        clip, clip_ja: dual encoders for English and for Japanese prompts, as `scoring.load_encoders` takes them.
+        clip, clip_ja: as `scoring.load_encoders` takes them.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
         pictures: folder that keeps the generated images; a second call continues from there.
 
     Raises:
-        UsageError: Options that contradict each other, or `out` exists.
-        CommonArtError: Images, models or weights that cannot be found, or nothing that can be scored.
+        UsageError: options that contradict each other, or `out` exists.
+        CommonArtError: images, models or weights that cannot be found, or nothing that can be scored.
     """
     _check(generated, reference, model, langs, n, scenes, batch, seed, clip_mode, fid, out, overwrite)
     settings: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
@@ -200,11 +199,10 @@ def _prompts(
     groups = []
     real = image_set.collect(reference, split=split, seed=seed) if reference else []
     for lang in langs:
-        pairs = [(item, matching[0]["text"]) for item in real if (matching := captions(item.record, lang))][:n]
-        if pairs:
-            items = [item for item, _ in pairs]
-            facts = [_scene(item) for item in items]
-            groups.append(ImageGroup(lang, [], [text for _, text in pairs], items, facts, paired=True))
+        items = [item for item in real if captions(item.record, lang)][:n]
+        if items:
+            texts = [captions(item.record, lang)[0]["text"] for item in items]
+            groups.append(ImageGroup(lang, [], texts, items, [_scene(item) for item in items], paired=True))
     if reference and not groups:
         raise CommonArtError(
             f"{reference} has no captions in {' or '.join(langs)}.",

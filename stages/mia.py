@@ -68,8 +68,7 @@ def run(
     Args:
         model: as `sample` takes it; it must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        out: file of the result; None writes none.
-        figure: file of an image like the paper's figure 2: caption and training image, generated and nearest image.
+        out, figure: files of the result and of an image like the paper's figure 2; None writes none.
         n: the most members, and the most held-out images, chosen by `seed`.
         lang: language of the captions that condition the model; default: each record's first caption.
         times, draws: timesteps, and noise samples at each, of `loss` and `clid`.
@@ -79,8 +78,8 @@ def run(
         resamples: of the bootstrap.
 
     Raises:
-        UsageError: An unknown attack, a number out of range, or `out` exists.
-        CommonArtError: Too few members or held-out images, or models that cannot be found or loaded.
+        UsageError: an unknown attack, a number out of range, or `out` exists.
+        CommonArtError: too few members or held-out images, or models that cannot be found or loaded.
     """
     _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
     from commonart.core.generation.components import locate

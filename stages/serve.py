@@ -116,16 +116,11 @@ def serve(
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """ASGI middleware that refuses requests of other sites, and adds HEADERS to every response.
-
-    Attributes:
-        loopback: only names of this machine may be asked, and `public`.
-        public: host[:port] under which a proxy publishes the page, where --root-path names it.
-    """
+    """ASGI middleware that refuses requests of other sites, and adds HEADERS to every response."""
 
     app: Any
-    loopback: bool
-    public: str
+    loopback: bool  # only names of this machine may be asked, and `public`
+    public: str  # host[:port] under which a proxy publishes the page, where --root-path names it
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -170,12 +165,13 @@ def _loopback(host: str) -> bool:
 
 
 def _folder(out: str) -> Path:
+    folder = Path(out)
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"-o {out} is not a folder ({error.strerror}).", "Name one for the images.") from None
-    metadata.check_folder(Path(out))
-    return Path(out)
+    metadata.check_folder(folder)
+    return folder
 
 
 def _listen(address: str) -> socket.socket:

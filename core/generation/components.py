@@ -29,28 +29,20 @@ OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that
 
 @dataclass(frozen=True, slots=True)
 class PipelineComponents:
-    """Where the components of one model lie, and how it was trained.
-
-    Attributes:
-        revision: commit of the hub, step of a run, or a hash of the weights.
-        contents: of each component, the commit or the hash of its files.
-        text_precision: as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device.
-        terms: components that are used on the user's word.
-        pipeline: the class of a diffusers pipeline that is not one of ours; its components lie in one folder.
-    """
+    """Where the components of one model lie, and how it was trained."""
 
     name: str
-    revision: str
+    revision: str  # commit of the hub, step of a run, or a hash of the weights
     transformer: Path
     text_encoder: Path
     autoencoder: Path
     objective: Objective
-    contents: tuple[str, ...]
+    contents: tuple[str, ...]  # of each component, the commit or the hash of its files
     shift: float = 1.0
-    text_precision: str = ""
+    text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
     max_tokens: int = MAX_TOKENS
-    terms: tuple[str, ...] = ()
-    pipeline: str = ""
+    terms: tuple[str, ...] = ()  # components that are used on the user's word
+    pipeline: str = ""  # class of a diffusers pipeline that is not one of ours; its components lie in one folder
 
     @property
     def fingerprint(self) -> str:

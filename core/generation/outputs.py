@@ -32,19 +32,12 @@ _OF_THE_SOURCE = (
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One image to generate.
+    """One image to generate."""
 
-    Attributes:
-        settings: what its marks say, its prompt and seed among them.
-        path: None where only a contact sheet or a terminal shows it.
-        record: that its prompt came from; {} for plain text.
-        number: its place among the images of its prompt; None where each prompt has one.
-    """
-
-    settings: dict[str, Any]
-    path: Path | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
-    number: int | None = None
+    settings: dict[str, Any]  # what its marks say, its prompt and seed among them
+    path: Path | None = None  # None where only a contact sheet or a terminal shows it
+    record: Mapping[str, Any] = field(default_factory=dict)  # that its prompt came from; {} for plain text
+    number: int | None = None  # its place among the images of its prompt; None where each prompt has one
 
     @property
     def name(self) -> str:
@@ -60,7 +53,6 @@ def plan(
         shared: settings that all images have in common.
         seed: of each prompt's first image; the next ones count on. A record's own `seed` wins.
         out: one image's file, a folder, or None where no file is written.
-        ending: of the files in a folder, without its dot.
 
     Raises:
         UsageError: too many images, several and one file to write them to, a `seed` in a record that is not a whole

@@ -36,26 +36,19 @@ CHUNK = 1000  # images whose texts wait in memory together: about 0.6 GB for CAL
 
 @dataclass(slots=True)
 class Pipeline:
-    """Generates images with the components of one of our models. Make one with `Pipeline.open`.
-
-    Attributes:
-        quantize: of the text encoder, None for none; where nobody chose, what fits into the memory that is free.
-        keep: components stay loaded; else the text encoder is freed before the rest is loaded, and the other way round.
-        factor: pixels for each latent along a side.
-        truncated: prompt -> what was kept of it.
-    """
+    """Generates images with the components of one of our models. Make one with `Pipeline.open`."""
 
     components: PipelineComponents
     device: torch.device
     precision: str
     dtype: torch.dtype
-    quantize: str | None
+    quantize: str | None  # of the text encoder; where nobody chose, what fits into the memory that is free
     max_tokens: int
-    keep: bool
+    keep: bool  # components stay loaded; else the text encoder is freed before the rest is loaded, and vice versa
     config: PixArtConfig
-    factor: int
+    factor: int  # pixels for each latent along a side
     compiled: bool = False
-    truncated: dict[str, str] = field(default_factory=dict)
+    truncated: dict[str, str] = field(default_factory=dict)  # prompt -> what was kept of it
     _loaded: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

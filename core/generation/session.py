@@ -33,17 +33,12 @@ def open_generator(spec: ModelSpec) -> ImageGenerator:
 
 @dataclass(slots=True)
 class Session:
-    """A model, open. Make one with `Session.open`; weights are loaded with the first image.
-
-    Attributes:
-        chosen: what was named beside the model and changes its images; it stands in their settings.
-        generated: images that were generated since it was opened (not those that were found in their files).
-    """
+    """A model, open. Make one with `Session.open`; weights are loaded with the first image."""
 
     generator: ImageGenerator
     marks: MarkOptions = DEFAULT_MARKS
-    chosen: dict[str, Any] = field(default_factory=dict)
-    generated: int = 0
+    chosen: dict[str, Any] = field(default_factory=dict)  # beside the model; it stands in the images' settings
+    generated: int = 0  # images since it was opened (not those that were found in their files)
 
     @classmethod
     def open(cls, spec: ModelSpec, marks: MarkOptions = DEFAULT_MARKS) -> Session:

@@ -32,22 +32,15 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class GenerationWorker:
-    """Generates for one request after another, and holds the images that the page shows.
-
-    Attributes:
-        folder: where images are written.
-        cache: where the page finds copies of those that it shows, and nothing else.
-        images: name -> settings of the images on the page, the oldest first. Nothing else of the folder is shown.
-        running: session of a browser -> what stops its generation.
-    """
+    """Generates for one request after another, and holds the images that the page shows."""
 
     session: Session
-    folder: Path
-    cache: Path
+    folder: Path  # where images are written
+    cache: Path  # where the page finds copies of those that it shows, and nothing else
     batch: int = 8
     ending: str = "png"
-    images: dict[str, dict[str, Any]] = field(default_factory=dict)
-    running: dict[str, threading.Event] = field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> settings; the oldest first
+    running: dict[str, threading.Event] = field(default_factory=dict)  # a browser's session -> what stops it
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -71,7 +64,7 @@ class GenerationWorker:
         text = json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace")  # surrogates would break the page
         self.images.pop(path.name, None)  # generated again: it is the newest
         self.images[path.name] = json.loads(text)
-        while len(self.images) > GALLERY:
+        if len(self.images) > GALLERY:
             oldest = next(iter(self.images))
             del self.images[oldest]
             (self.cache / oldest).unlink()

@@ -53,13 +53,11 @@ class DualEncoder:
         trust_remote_code: bool = False,
         flag: str = "--clip",
     ) -> DualEncoder:
-        """Load a model.
+        """Load a model in open_clip's or transformers' format.
 
         Args:
-            name: of the registry, a local folder or a hub id, in open_clip's or transformers' format.
-            accept_terms: names of refused models whose terms the user answers for.
-            trust_remote_code: run the model's own code, at the commit that `name` gives.
-            flag: the option that gave the name, for errors.
+            name: of the registry, a local folder or a hub id.
+            accept_terms, trust_remote_code, flag: as `lookup.check_terms` and `lookup.check_code` take them.
 
         Raises:
             UsageError: an unknown name, refused terms, remote code that is not trusted.

@@ -46,8 +46,7 @@ class Gaussian:
 def fit(features: NDArray[Any]) -> Gaussian:
     """Fit a Gaussian to features [N, D], with the unbiased covariance that every FID implementation uses.
 
-    Raises:
-        ValueError: Fewer than two rows, or a value that is not finite.
+    Raises ValueError for fewer than two rows, or a value that is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
@@ -99,8 +98,8 @@ def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tup
             user's cache (XDG_CACHE_HOME is honoured), not the shared temporary folder that clean-fid would use.
 
     Raises:
-        UsageError: An unknown mode.
-        CommonArtError: The weights are missing and cannot be downloaded, or they are damaged.
+        UsageError: an unknown mode.
+        CommonArtError: the weights are missing and cannot be downloaded, or they are damaged.
     """
     check_mode(mode)
     import pickle

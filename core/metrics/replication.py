@@ -22,19 +22,12 @@ LEVEL = 0.95  # quantile of the baseline above which a generated image counts
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """Cosine similarities of N generated images to M training images.
+    """Cosine similarities of N generated images to M training images."""
 
-    Attributes:
-        similarity: [N], to the nearest training image.
-        nearest: [N], the row of that image.
-        to_source: [N], to the training image whose caption was the prompt.
-        baseline: [M], of each training image to the nearest other one.
-    """
-
-    similarity: Floats
-    nearest: NDArray[np.intp]
-    to_source: Floats
-    baseline: Floats
+    similarity: Floats  # [N], to the nearest training image
+    nearest: NDArray[np.intp]  # [N], the row of that image
+    to_source: Floats  # [N], to the training image whose caption was the prompt
+    baseline: Floats  # [M], of each training image to the nearest other one
 
     def report(self, seed: int) -> dict[str, Any]:
         """Return the summary for mia.json; `seed` is that of the bootstrap."""

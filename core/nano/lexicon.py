@@ -153,9 +153,8 @@ _EN_STEP: Final = {"above": "top", "over": "top", "below": "bottom", "under": "b
 class Token:
     """A word that matters.
 
-    Attributes:
-        kind: color, shape, size, background or place; or a relation, whose value is the direction: of ("above X"),
-            it ("above it"), after (「Xの上」).
+    Its kind is color, shape, size, background or place; or a relation, whose value is the direction: of ("above X"), it
+    ("above it"), after (「Xの上」).
     """
 
     kind: str

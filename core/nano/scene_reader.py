@@ -8,6 +8,7 @@ after JPEG, blur and noise (tests/nano/test_scene_reader.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Final
 
@@ -41,6 +42,7 @@ DIFFERENT: Final = 18.0  # CIELAB units from the background at which a pixel bel
 SMALLEST: Final = 30  # pixels; the smallest thing, a small star, has about 85
 REACH: Final = 4  # pixels around the middle of its box where a thing's centre is looked for
 WINDOW: Final = 32  # pixels; the largest thing is 27 wide
+PALETTE: Final[Floats] = np.array([COLOR_RGB[name] for name in COLORS], dtype=np.float64)
 
 
 def lab(rgb: npt.ArrayLike) -> Floats:
@@ -87,12 +89,11 @@ def score_many(pairs: Iterable[tuple[Scene, AnyImage]]) -> dict[str, float]:
 
     `all` counts the pairs where color, shape, background and place are right. Without pairs, every share is 0.
     """
-    scores = (score(scene, image) for scene, image in pairs)
-    rows = [(s.color, s.shape, s.background, s.place, s.size) for s in scores]
-    table = np.array([(*row, all(row[:4])) for row in rows], dtype=np.float64).reshape(-1, 6)
-    means = table.mean(axis=0) if len(table) else np.zeros(6)
+    rows = [asdict(score(scene, image)) for scene, image in pairs]
+    for row in rows:
+        row["all"] = row["color"] and row["shape"] and row["background"] and row["place"]
     names = ("color", "shape", "background", "place", "size", "all")
-    return {name: float(mean) for name, mean in zip(names, means, strict=True)}
+    return {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in names}
 
 
 def _at_side(image: AnyImage) -> Floats:
@@ -156,7 +157,7 @@ def _thing(rgb: Floats, area: npt.NDArray[np.bool_], under: Floats) -> Thing:
     seen = np.median(rgb[core], axis=0)
     # Blur and JPEG mix a thin thing with what is under it: look along the line to each color, but not too far.
     share = np.linspace(0.65, 1.0, 8)
-    mixed = lab(under + share[:, None, None] * (_palette() - under))
+    mixed = lab(under + share[:, None, None] * (PALETTE - under))
     miss = np.linalg.norm(mixed - lab(seen), axis=-1) + 30 * (1 - share)[:, None]
     color = COLORS[int(miss.min(axis=0).argmin())]
 
@@ -177,7 +178,7 @@ def _fit(alpha: Floats, middle_y: int, middle_x: int) -> tuple[str, int, int, in
     around the middle of the box, then every radius around the best of them. It is computed by einsum and not as a
     matrix product: BLAS threads cost more than they save on products this small, much more on a busy machine.
     """
-    shapes, radii, templates_NP, norms_N = _templates()
+    shapes_and_radii, templates_NP, norms_N = _templates()
     pad = WINDOW // 2 + REACH
     padded = np.pad(alpha.astype(np.float32), pad)
     around = padded[middle_y : middle_y + 2 * pad, middle_x : middle_x + 2 * pad]
@@ -193,23 +194,13 @@ def _fit(alpha: Floats, middle_y: int, middle_x: int) -> tuple[str, int, int, in
     y0, x0 = max(y - 1, 0), max(x - 1, 0)
     fine = similarity(windows_YXHW[y0 : y + 2, x0 : x + 2], 1)
     dy, dx, best = (int(at) for at in np.unravel_index(int(fine.argmax()), fine.shape))
-    return shapes[best], radii[best], middle_y + y0 + dy - REACH, middle_x + x0 + dx - REACH
+    return *shapes_and_radii[best], middle_y + y0 + dy - REACH, middle_x + x0 + dx - REACH
 
 
 @lru_cache(maxsize=1)
-def _palette() -> Floats:
-    return np.array([COLOR_RGB[name] for name in COLORS], dtype=np.float64)
-
-
-@lru_cache(maxsize=1)
-def _templates() -> tuple[list[str], list[int], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Render every shape at radii from slightly below small to slightly above large: names, radii, [N, pixels], norms."""
-    shapes, radii, templates = [], [], []
-    for shape in SHAPES:
-        for radius in range(SIZE_RADIUS["small"] - 2, SIZE_RADIUS["large"] + 3):
-            alpha = coverage(shape, radius, SIDE) / 255
-            shapes.append(shape)
-            radii.append(radius)
-            templates.append(np.pad(alpha, (WINDOW - alpha.shape[0]) // 2).ravel())
-    table = np.stack(templates).astype(np.float32)
-    return shapes, radii, table, (table * table).sum(axis=1)
+def _templates() -> tuple[list[tuple[str, int]], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Render every shape at radii from slightly below small to slightly above large: these pairs, [N, pixels], norms."""
+    pairs = [(s, r) for s in SHAPES for r in range(SIZE_RADIUS["small"] - 2, SIZE_RADIUS["large"] + 3)]
+    alphas = (coverage(shape, radius, SIDE) / 255 for shape, radius in pairs)
+    table = np.stack([np.pad(alpha, (WINDOW - len(alpha)) // 2).ravel() for alpha in alphas]).astype(np.float32)
+    return pairs, table, (table * table).sum(axis=1)

@@ -99,10 +99,9 @@ def apart(a: Thing, b: Thing) -> bool:
 
 
 def split_of(scene: Scene) -> Split:
-    """Return the side of the fixed 9:1 split that a scene is on: one tenth is reserved for evaluation.
+    """Return the side of the fixed 9:1 split that a scene is on, by a hash; one tenth is reserved for evaluation.
 
-    The split is a hash of background, shapes, colors and places. It leaves out the sizes because two scenes that differ
-    in size only may have the same caption, and must not be on different sides.
+    Sizes are left out: two scenes that differ in size only may have the same caption, and must be on the same side.
     """
     things = sorted(f"{thing.place}/{thing.color}/{thing.shape}" for thing in scene.things)
     digest = hashlib.sha256("|".join([scene.background, *things]).encode()).digest()
@@ -165,7 +164,7 @@ def scene_from_json(data: Mapping[str, Any]) -> Scene:
         scene = Scene(data["background"], things)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a scene: {data!r}") from error
-    known: list[tuple[str, tuple[str, ...]]] = [(scene.background, BACKGROUNDS)]
+    known = [(scene.background, BACKGROUNDS)]
     for t in things:
         known += [(t.shape, SHAPES), (t.color, COLORS), (t.size, SIZES), (t.place, PLACES)]
     for name, names in known:

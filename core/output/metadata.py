@@ -1,16 +1,12 @@
 """Marks in every image that a model made: what it is, and how to make it again.
 
-Two marks, in the file itself:
+- **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for images made by a
+  trained model (NewsCodes "Digital Source Type"), which serves the EU AI Act's Art. 50(2).
+- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk with the
+  keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
 
-- **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
-  images made by a trained model, which serves the EU AI Act's Art. 50(2).
-- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk
-  with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
-
-No clock is written: the same call makes the same bytes.
-
-Sources: IPTC's NewsCodes "Digital Source Type"; Adobe's XMP specification, part 3; PNG specification (third
-edition), section 11.3.3.
+No clock is written: the same call makes the same bytes. Sources: Adobe's XMP specification, part 3; PNG specification
+(third edition), section 11.3.3.
 """
 
 from __future__ import annotations
@@ -52,17 +48,11 @@ _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class MarkOptions:
-    """What is written into each file.
+    """What is written into each file."""
 
-    Attributes:
-        settings: prompt and settings.
-        synthetic: the mark of synthetic media.
-        sign: files of a certificate chain and its key, for C2PA.
-    """
-
-    settings: bool = True
-    synthetic: bool = True
-    sign: tuple[str, str] | None = None
+    settings: bool = True  # prompt and settings
+    synthetic: bool = True  # the mark of synthetic media
+    sign: tuple[str, str] | None = None  # files of a certificate chain and its key, for C2PA
 
 
 DEFAULT_MARKS = MarkOptions()
@@ -155,8 +145,7 @@ def save(
     """Write `image` with its marks; no partial image ever has the final name.
 
     Args:
-        image: in RGB.
-        path: ends in .png, .jpg, .jpeg or .webp. Its folder must exist.
+        path: in a folder that exists.
         settings: how the image was made; None writes none.
         marked: write the XMP DigitalSourceType.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
@@ -171,20 +160,18 @@ def save(
     options = _options(format_of(path), path, settings, marked)
     if path.exists() and not overwrite:
         raise already_exists(path)
-    if not path.parent.is_dir():
-        raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with atomic_write(path, cleaned=cleaned) as file:
-            if finish is None:
-                image.save(file, **options)
-            else:
-                whole = io.BytesIO()
-                image.save(whole, **options)
-                file.write(finish(whole.getvalue(), options["format"]))
+            whole = io.BytesIO()
+            image.save(whole, **options)
+            file.write(finish(whole.getvalue(), options["format"]) if finish else whole.getvalue())
             if path.exists() and not overwrite:  # taken by another process in the meantime
                 raise already_exists(path)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        what = f"{path} cannot be written ({problem.strerror or problem})."
+        raise CommonArtError(what, "Choose an existing, writable folder with free space.") from problem
     return path
 
 
@@ -276,8 +263,3 @@ def _settings(text: str) -> dict[str, Any] | None:
 def already_exists(path: str | os.PathLike[str], flag: str = "-o") -> UsageError:
     """Return the error for a file in the way, which `flag` named."""
     return UsageError(f"{flag} {path} already exists.", "Choose another name, or pass --overwrite to replace it.")
-
-
-def _unwritable(path: Path, problem: OSError) -> CommonArtError:
-    why = problem.strerror or str(problem)
-    return CommonArtError(f"{path} cannot be written ({why}).", "Choose an existing, writable folder with free space.")
