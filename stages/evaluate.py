@@ -214,7 +214,7 @@ def _prompts(
         for heldout, kind in ((False, "unseen"), (True, "held-out pairs")):
             for lang in langs:
                 prompts = eval_prompts(scenes, lang, seed, heldout)
-                facts = [scene for scene, _ in prompts]
+                facts: list[Scene | None] = [scene for scene, _ in prompts]
                 groups.append(ImageGroup(lang, [], [text for _, text in prompts], scenes=facts, kind=kind))
     return groups
 

@@ -49,10 +49,9 @@ def contact_sheet(
     if not images or len(images) != len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
-    largest = max(max(p.size) for p in images)
-    scale = max(1, math.ceil(SMALLEST_CELL / largest))
-    width = max(p.width for p in images) * scale
-    height = max(p.height for p in images) * scale
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    scale = max(1, math.ceil(SMALLEST_CELL / max(width, height)))
+    width, height = width * scale, height * scale
     legend: dict[str, str] = {}
     lines = [wrap(_renderable(label, number, legend), width) for number, label in enumerate(labels, 1)]
     line_height = LABEL_SIZE + 5
@@ -95,8 +94,8 @@ def write_sheet(
     sheet = contact_sheet(images, labels, columns, heads)
     if sheet.legend:
         warn(
-            f"no installed font can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
-            "Install a Japanese font (fonts-noto-cjk on Debian), or name one with COMMONART_FONT."
+            f"no font here can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
+            "Name one that can with COMMONART_FONT."
         )
         for number, label in sheet.legend.items():
             say(f"  [{number}] {label}")
@@ -128,11 +127,10 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def font_for(text: str, size: int = LABEL_SIZE) -> Font:
-    """Return Pillow's own font where it can render `text`, else a Japanese one where one is installed."""
-    plain = _plain(size)
-    path = japanese_font()
-    return plain if path is None or can_render(plain, text) else _load(path, size)
+def font_for(text: str) -> Font:
+    """Return Pillow's own font where it can render `text`, else a Japanese one where there is one."""
+    plain, path = _load(None), japanese_font()
+    return plain if path is None or can_render(plain, text) else _load(path)
 
 
 def japanese_font() -> str | None:
@@ -185,10 +183,5 @@ def _pieces(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _plain(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=8)
-def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+def _load(path: str | None) -> Font:
+    return ImageFont.truetype(path, LABEL_SIZE) if path else ImageFont.load_default(LABEL_SIZE)
