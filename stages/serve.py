@@ -101,11 +101,11 @@ def serve(
             pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**TEXTS),
             theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face(), max_file_size=0,
         )  # fmt: skip
-        guarded = Guard(app, loopback=_loopback(host), public=urlsplit(root_path).netloc)
+        guarded = Guard(app, loopback=_loopback(name), public=urlsplit(root_path).netloc)
         config = uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         say(f"{worker.name}: open http://{name}:{port}/ (Ctrl-C ends it); images go to {folder}/")
-        if not _loopback(host):
+        if not guarded.loopback:
             warn("everybody who can reach this address can generate images here and see them: there is no password")
         started(server)
         try:
@@ -143,23 +143,17 @@ class Guard:
 
     def _allowed(self, headers: dict[str, str]) -> bool:
         host = headers.get("host", "")
-        if self.loopback and not _loopback(_name(host)) and (not host or host != self.public):
+        if self.loopback and not _loopback(host) and (not host or host != self.public):
             return False
         known = {host, headers.get("x-forwarded-host", ""), self.public} - {""}
         return "origin" not in headers or urlsplit(headers["origin"]).netloc in known
 
 
-def _name(host: str) -> str:
-    """Return the name in `host[:port]`; "" where it cannot be read."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
 def _loopback(host: str) -> bool:
+    """Return whether `host[:port]` names this machine alone."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 

@@ -21,7 +21,6 @@ from commonart.core.generation.components import PipelineComponents, locate
 from commonart.core.generation.request import ModelSpec
 from commonart.core.model import pixart_checkpoint, sampler
 from commonart.core.model.diffusion import objective_of
-from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, component_dir, find_model, read_json
@@ -30,13 +29,13 @@ from commonart.core.training import checkpoint
 USAGE = """\
 # A text-to-image transformer, exported by commonart
 
-Trained as {name}, {revision}, objective {objective}. `commonart sample --model THIS_FOLDER` runs it; so does diffusers:
+Trained as {m.name}, {m.revision}, objective {m.objective}. `commonart sample --model THIS_FOLDER` runs it; so does diffusers:
 
 ```python
 from diffusers import PixArtSigmaPipeline
 
 pipeline = PixArtSigmaPipeline.from_pretrained("THIS_FOLDER")
-pipeline("a prompt", negative_prompt={null!r}, num_inference_steps=20, guidance_scale=4.5, max_sequence_length={tokens},
+pipeline("a prompt", negative_prompt={null!r}, num_inference_steps=20, guidance_scale=4.5, max_sequence_length={m.max_tokens},
          clean_caption=False, use_resolution_binning=False)
 ```
 
@@ -80,12 +79,9 @@ def export(
         folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
     else:
         model = PixArt.load(component_dir(Path(source), "transformer"))
-    name, revision, shift, tokens = source, "as given", 1.0, MAX_TOKENS
     objective = objective_of(model.config.in_channels, model.config.out_channels)
-    if components:
-        name, revision, objective = components.name, components.revision, components.objective
-        shift, tokens = components.shift, components.max_tokens
-    scheduler = sampler.scheduler_config(objective, shift)
+    about = components or PipelineComponents(source, "as given", out, out, out, objective, ())
+    scheduler = sampler.scheduler_config(about.objective, about.shift)
     index: dict[str, Any] = {
         "_class_name": "PixArtSigmaPipeline",
         "scheduler": ["diffusers", scheduler["_class_name"]],
@@ -98,13 +94,14 @@ def export(
         write_json(home / "scheduler" / "scheduler_config.json", scheduler)
         null = ""
         if "text-encoder" in folders:
-            index["text_encoder"], index["tokenizer"], null = _copy_text(folders["text-encoder"], home, tokens)
+            classes, null = _copy_text(folders["text-encoder"], home, about.max_tokens)
+            index |= classes
         if "autoencoder" in folders:
             index["vae"] = ["diffusers", "AutoencoderKL"]
             _copy_autoencoder(folders["autoencoder"], home / "vae")
         if len(folders) == 2:  # without them it is a transformer, not a pipeline
             write_json(home / "model_index.json", index)
-            usage = USAGE.format(name=name, revision=revision, objective=objective, null=null, tokens=tokens)
+            usage = USAGE.format(m=about, null=null)
             write_bytes(home / "README.md", usage.encode())
         if out.exists():
             out.rmdir()
@@ -149,7 +146,7 @@ def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
     return hub.resolve_model(row).folder
 
 
-def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
+def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[dict[str, list[str]], str]:
     """Copy text encoder and tokenizer; return their entries in model_index.json, and the text of the null token.
 
     The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
@@ -170,8 +167,9 @@ def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[s
     tokenizer.save_pretrained(home / "tokenizer")
     about = home / "tokenizer" / "tokenizer_config.json"
     write_json(about, {**read_json(about), LENGTH: tokens})
-    kinds = [["transformers", name] for name in (auto._model_mapping[type(config)].__name__, type(tokenizer).__name__)]
-    return kinds[0], kinds[1], str(tokenizer.convert_ids_to_tokens(null))
+    classes = {"text_encoder": auto._model_mapping[type(config)], "tokenizer": type(tokenizer)}
+    index = {name: ["transformers", cls.__name__] for name, cls in classes.items()}
+    return index, str(tokenizer.convert_ids_to_tokens(null))
 
 
 def _copy_autoencoder(folder: Path, to: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,13 +109,9 @@ class Pipeline:
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder, loaded."""
-
-        def load() -> TextEncoder:
-            precision = self.components.text_precision.rpartition("/")[2] or self.precision
-            folder = self.components.text_encoder
-            return TextEncoder.load(folder, precision, self.quantize, device=self.device, max_tokens=self.max_tokens)
-
-        return self._load("text_encoder", load)
+        precision = self.components.text_precision.rpartition("/")[2] or self.precision
+        load = partial(TextEncoder.load, device=self.device, max_tokens=self.max_tokens)
+        return self._load("text_encoder", lambda: load(self.components.text_encoder, precision, self.quantize))
 
     def transformer(self) -> PixArt:
         """Return the transformer, loaded, without gradients."""

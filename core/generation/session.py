@@ -87,7 +87,7 @@ class Session:
             say(count if waiting else f"{count}; another --seed gives others")
         for image in waiting:
             if image.path is not None:
-                metadata.check_room(image.path, self._written_settings(image), self.marks.synthetic)
+                metadata.save_options(image.path, self._written_settings(image), self.marks.synthetic)  # or raise now
         fresh = self._generate(waiting, config, batch, quiet, on_step)
         repeated = len({image.name for image in images}) < len(images)
         repeats: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds

@@ -105,11 +105,6 @@ def dump(settings: Mapping[str, Any]) -> str:
     return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None, marked: bool = True) -> None:
-    """Raise beforehand what `save` would raise for an ending, or for settings that are too long for its format."""
-    _options(format_of(path), Path(path), settings, marked)
-
-
 def check_folder(folder: Path) -> None:
     """Raise CommonArtError beforehand for a folder that cannot be written to."""
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -157,7 +152,7 @@ def save(
             `finish` cannot sign.
     """
     path = Path(path)
-    options = _options(format_of(path), path, settings, marked)
+    options = save_options(path, settings, marked)
     if path.exists() and not overwrite:
         raise already_exists(path)
     try:
@@ -202,7 +197,9 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return None
 
 
-def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool) -> dict[str, Any]:
+def save_options(path: Path, settings: Mapping[str, Any] | None, marked: bool) -> dict[str, Any]:
+    """Return what Pillow is to write. Raises for an ending, or for settings that are too long for its format."""
+    kind = format_of(path)
     if kind == "PNG":
         chunks = PngInfo()
         if marked:
