@@ -152,13 +152,10 @@ def _check(
         raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
     if scenes and model is None:
         raise UsageError("--scenes needs a model to generate them.", "Pass --model NAME.")
-    for flag, value, least in (
-        ("-n", n, MIN_IMAGES),
-        ("--scenes", scenes, 0),
-        ("--batch", batch, 1),
-        ("--seed", seed, 0),
-    ):
-        check_at_least(flag, value, least)
+    check_at_least("-n", n, MIN_IMAGES)
+    check_at_least("--scenes", scenes, 0)
+    check_at_least("--batch", batch, 1)
+    check_at_least("--seed", seed, 0)
     for lang in langs:
         if lang not in LANGS:
             raise UsageError(f"--langs {lang} cannot be scored.", f"Choose among {', '.join(LANGS)}.")

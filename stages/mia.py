@@ -162,7 +162,8 @@ def table(result: dict[str, Any]) -> str:
         f"{'attack':<8} {'AUC':<22} {'accuracy':<22} {'TPR at 1 % FPR':<22} {'control AUC':<22} verdict",
     ]
     for name, row in result["attacks"].items():
-        cells = [_cell(row[key]) for key in ("auc", "accuracy", "tpr@1%fpr")] + [_cell(row["control"]["auc"])]
+        values = (row["auc"], row["accuracy"], row["tpr@1%fpr"], row["control"]["auc"])
+        cells = [f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in values]
         lines.append(f"{name:<8} {' '.join(f'{cell:<22}' for cell in cells)} {row['verdict']}")
     if replication := result.get("replication"):
         lines.append(
@@ -171,10 +172,6 @@ def table(result: dict[str, Any]) -> str:
             f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are"
         )
     return "\n".join(lines)
-
-
-def _cell(value: dict[str, float]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _check(
@@ -189,10 +186,12 @@ def _check(
             raise UsageError(f"--attacks {attack} is not an attack.", choose)
     if not attacks:
         raise UsageError("--attacks names no attack.", choose)
-    values, least = (n, times, draws, replicate, resamples, batch, seed), (MIN_IMAGES, 1, 1, 0, 10, 1, 0)
-    flags = ("-n", "--times", "--draws", "--replicate", "--resamples", "--batch", "--seed")
-    for limit in zip(flags, values, least, strict=True):
-        check_at_least(*limit)
+    check_at_least("-n", n, MIN_IMAGES)
+    check_at_least("--resamples", resamples, 10)
+    for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
+        check_at_least(flag, value, 1)
+    for flag, value in {"--replicate": replicate, "--seed": seed}.items():
+        check_at_least(flag, value, 0)
     if figure is not None:
         metadata.format_of(figure, "--figure")
         if not replicate:
