@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -225,9 +225,9 @@ def _en_places(words: list[Token], text: str) -> Iterator[Token]:
         of_thing = close and following is not None and following.kind in ("color", "shape", "size")
         its = re.search(r"\b(?:its|their)\s$", text[max(token.start - 8, 0) : token.start]) or (after and after[2])
         if its:
-            yield replace(token, kind="it")
+            yield Token("it", token.value, token.start, token.end)
         elif of_thing and (token.kind == "step" or (after and after[1] and token.value != "centre")):
-            yield replace(token, kind="of")
+            yield Token("of", token.value, token.start, token.end)
         elif token.kind == "place":
             yield token
 
@@ -244,8 +244,8 @@ def _ja_places(words: list[Token], text: str) -> Iterator[Token]:
             continue  # 上着, 右手: part of another word
         on_it = bare and token.value == "top" and not re.match(r"側|端|隅|辺|寄|部|半|の方|のほう", rest)
         if joined == "shape":
-            yield replace(token, kind="after")
+            yield Token("after", token.value, token.start, token.end)
         elif re.search(r"(?:その|それの)$", text[max(token.start - 3, 0) : token.start]):
-            yield replace(token, kind="it")
+            yield Token("it", token.value, token.start, token.end)
         elif not (on_it and joined == "background"):
             yield token

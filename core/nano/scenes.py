@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final, Literal
@@ -154,7 +154,8 @@ def render(scene: Scene, size: int = 64) -> Pixels:
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
     """Return a record's field `scene`: {"background": name, "things": [{shape, color, size, place}]}."""
-    return {"background": scene.background, "things": [asdict(thing) for thing in scene.things]}
+    things = [{"shape": t.shape, "color": t.color, "size": t.size, "place": t.place} for t in scene.things]
+    return {"background": scene.background, "things": things}
 
 
 def scene_from_json(data: Mapping[str, Any]) -> Scene:
