@@ -47,10 +47,6 @@ class Denoiser:
         time = torch.tensor([t / STEPS if self.objective == "flow" else t], device=data.device)
         return diffusion.add_noise(data, noise, time, self.objective)
 
-    def noise_in(self, x: Tensor, prediction: Tensor, t: int) -> Tensor:
-        """Return the noise that a prediction at (x, t) implies."""
-        return x + (1 - t / STEPS) * prediction if self.objective == "flow" else prediction
-
     def step(self, x: Tensor, start: int, end: int) -> Tensor:
         """Take one deterministic step along the model's trajectory, in either direction: DDIM's, or Euler's for flow."""
         prediction = self.predict(x, start)
@@ -117,7 +113,9 @@ def _secmi(denoiser: Denoiser, latents: Tensor) -> Tensor:
 
 
 def _pia(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    noise = denoiser.noise_in(latents, denoiser.predict(latents, 0), 0)
+    noise = denoiser.predict(latents, 0)
+    if denoiser.objective == "flow":
+        noise = latents + noise  # the velocity is noise - data
     prediction = denoiser.predict(denoiser.noisy(latents, noise, PIA_TIME), PIA_TIME)
     target = diffusion.target(latents, noise, denoiser.objective)
     return (target - prediction).pow(4).flatten(1).sum(1)

@@ -75,7 +75,9 @@ def read(image: AnyImage) -> Scene:
     offset = np.median((seen - references_KHWC[k])[plain], axis=0)
     difference = np.linalg.norm(seen - references_KHWC[k] - offset, axis=-1)
     under = np.median(rgb[plain], axis=0)
-    things = [_thing(rgb, area, under) for area in _areas(difference > DIFFERENT) if _clear(difference[area])]
+    # A thing differs more than a stain of generation or compression does.
+    areas = (a for a in _areas(difference > DIFFERENT) if np.percentile(difference[a], 75) > DIFFERENT + 8)
+    things = [_thing(rgb, area, under) for area in areas]
     return in_order(Scene(BACKGROUNDS[k], tuple(things)))
 
 
@@ -130,11 +132,6 @@ def _areas(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
             areas.append(area)
             by_place[place] = area
     return [area for area in areas if area.sum() >= SMALLEST]
-
-
-def _clear(difference: Floats) -> bool:
-    """Return whether an area differs as much as a thing does, unlike a stain of generation or compression."""
-    return float(np.percentile(difference, 75)) > DIFFERENT + 8
 
 
 def _middle(values: npt.NDArray[np.intp]) -> float:
