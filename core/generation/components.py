@@ -100,8 +100,7 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
             if not chosen[role] and inner.is_dir():
                 partners[role] = whole
                 if row.local or not row.hub:  # else the commit stands for all of the repository
-                    tokenizer = [whole / "tokenizer"] if role == "text-encoder" else []
-                    contents.append(hub.content_hash(inner, *filter(Path.is_dir, tokenizer)))
+                    contents.append(hub.content_hash(inner, role))
                 continue
             if not name and row.hub and (whole / "model_index.json").is_file():
                 name = spec.model  # a whole pipeline on the hub, of which only the transformer is here yet
@@ -186,14 +185,13 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
 def _objective(folder: Path, transformer: Path) -> tuple[Objective, float]:
     """Return the objective and the flow's shift, from the scheduler beside the transformer, else by its channels."""
     config = PixArtConfig.read(transformer / "config.json")
-    scheduler = lookup.read_json(folder / "scheduler" / "scheduler_config.json")
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = lookup.read_json(path)
     kind = scheduler.get("prediction_type")
     if kind is None:
         return objective_of(config.in_channels, config.out_channels), 1.0
     known: dict[str, Objective] = {"epsilon": "eps", "flow_prediction": "flow"}
     if kind not in known:
-        raise CommonArtError(
-            f"{folder / 'scheduler' / 'scheduler_config.json'}: prediction type {kind!r} is not supported.",
-            "It must be epsilon or flow_prediction.",
-        )
+        what = f"{path}: prediction type {kind!r} is not supported."
+        raise CommonArtError(what, "It must be epsilon or flow_prediction.")
     return known[kind], float(scheduler.get("flow_shift") or 1.0)

@@ -59,9 +59,7 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
             )
         if model.role != "transformer":  # which is read here, by `lookup.read_json`
             require_plain_json(folder)
-        # In a pipeline the tokenizer lies beside the text encoder: other tokens are other states.
-        tokenizer = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
-        return ResolvedModel(folder, content_hash(folder, *filter(Path.is_dir, tokenizer)), model.name, model)
+        return ResolvedModel(folder, content_hash(folder, model.role), model.name, model)
     folder, commit = _download(model, allow_pickle or model.pickle_only)
     if not model.cls:
         cls = model_class(read_json(folder / "config.json"))
@@ -69,9 +67,13 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
     return ResolvedModel(folder, commit, model.name, model)
 
 
-def content_hash(*folders: Path) -> str:
-    """Return `sha256:` and 16 digits over the names and bytes of the files that a model loads."""
+def content_hash(component: Path, role: str = "") -> str:
+    """Return `sha256:` and 16 digits over the names and bytes of the files that a component is loaded from.
+
+    Those of a text encoder in a pipeline include the tokenizer beside it: other tokens are other states.
+    """
     total = hashlib.sha256()
+    folders = [component, component.parent / "tokenizer"] if role == "text-encoder" else [component]
     for folder, path in ((f, p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()):
         if path.suffix == ".safetensors" or is_small(path.name):
             with open(path, "rb") as file:
