@@ -130,19 +130,21 @@ def run(
         train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
         features = encoder.encode_images(_image(item, engine.size) for item in train)
         row_of = {item.name: row for row, item in enumerate(train)}
-        found = replication.compare(encoder.encode_images(generated), features, [row_of[item.name] for item in sources])
+        copies = replication.compare(
+            encoder.encode_images(generated), features, [row_of[item.name] for item in sources]
+        )
         if figure is not None:
-            pictures: list[Image.Image] = []
+            panels: list[Image.Image] = []
             labels: list[str] = []
-            for i in np.argsort(-found.to_source)[:FIGURE_ROWS]:
-                nearest = _image(train[found.nearest[i]], engine.size)
-                pictures += [_image(sources[i], engine.size), generated[i], nearest]
-                similarities = (f"similarity {value:.2f}" for value in (found.to_source[i], found.similarity[i]))
+            for i in np.argsort(-copies.to_source)[:FIGURE_ROWS]:
+                nearest = _image(train[copies.nearest[i]], engine.size)
+                panels += [_image(sources[i], engine.size), generated[i], nearest]
+                similarities = (f"similarity {value:.2f}" for value in (copies.to_source[i], copies.similarity[i]))
                 labels += [images[i].settings["prompt"], *similarities]
             captions = {"captions": labels[::3]}
-            write_sheet(figure, pictures, labels, columns=3, heads=HEADS, settings=captions, overwrite=overwrite)
+            write_sheet(figure, panels, labels, columns=3, heads=HEADS, settings=captions, overwrite=overwrite)
         judged = {"judge": encoder.name, "judge_revision": encoder.revision}
-        result["replication"] = {**judged, **found.report(seed), "steps": steps, "guidance": guidance, "seed": seed}
+        result["replication"] = {**judged, **copies.report(seed), "steps": steps, "guidance": guidance, "seed": seed}
     if out is not None:
         write_json(out, result)
     return result

@@ -172,10 +172,9 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
     page.text("Share of prompts whose facts the pixels show, read back without any model.")
     page.table(("model", "language", "prompts", *FACTS, "n"), _prompt_following(folder))
     page.heading("Scores")
-    what = (
+    page.text(
         "Of the model that was trained here, on captions of held-out images and on prompts of scenes that it never saw."
     )
-    page.text(what)
     page.table(("metric", "language", "prompts", "judge", "value", "n"), _scores(folder))
     page.heading("Training")
     metrics = [value for _, value in jsonl.read_values(str(folder / "run" / "metrics.jsonl"))]
@@ -188,8 +187,8 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
         interval = f"{area['low']:.3f} to {area['high']:.3f}"
         rows.append((name, area["value"], interval, control["value"], row["verdict"]))
     page.table(("attack", "AUC", "95 % interval", "control AUC", "verdict"), rows)
-    what = "Caption and training image, what the model makes of the caption, and the nearest training image."
-    page.image("figure2.png", what)
+    caption = "Caption and training image, what the model makes of the caption, and the nearest training image."
+    page.image("figure2.png", caption)
     page.heading("Licences / ライセンス")
     licences = Counter(record["license"] for record in stream.read(str(folder / "shards")))
     page.table(("licence", "images"), licences.most_common())

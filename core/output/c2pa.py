@@ -33,10 +33,10 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
     signer = _signer(chain, key)
     import c2pa
 
-    us = {"name": "commonart"}
-    created = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA, "softwareAgent": us}
+    agent = {"name": "commonart"}
+    created = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA, "softwareAgent": agent}
     actions = {"label": "c2pa.actions.v2", "data": {"actions": [created]}}
-    manifest = {"claim_generator_info": [us], "assertions": [actions]}
+    manifest = {"claim_generator_info": [agent], "assertions": [actions]}
     out = io.BytesIO()
     try:
         with signer, c2pa.Builder(json.dumps(manifest)) as builder:
