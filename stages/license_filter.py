@@ -1,8 +1,5 @@
 """Normalise what each record says about its licence, keep what the policy allows, and reserve the held-out split.
 
-    commonart license-filter --policy strict raw/ -o kept.jsonl
-    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
-
 The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
 understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
 `observed_before`, `observed_never`: the options. `split_conflict`: the record says another split than the hash of its image,
@@ -13,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -38,30 +35,17 @@ Statements = tuple[str | None, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What a record must meet to be kept.
+    """What a record must meet to be kept."""
 
-    Attributes:
-        policy: the policy that must allow its licence.
-        observed_after: the licence must have been observed at this time or later.
-        blocklist: names what is dropped whatever its licence.
-    """
-
-    policy: Policy
-    observed_after: datetime | None = None
-    blocklist: Blocklist | None = None
+    policy: Policy  # must allow its licence
+    observed_after: datetime | None = None  # the licence must have been observed at this time or later
+    blocklist: Blocklist | None = None  # names what is dropped whatever its licence
 
     @classmethod
     def load(cls, policy: str = "strict", observed_after: str | None = None, blocklist: str | None = None) -> Criteria:
-        """Read the criteria as the command line gives them.
+        """Read the criteria as the command line gives them; `observed_after`: a date or time of ISO 8601.
 
-        Args:
-            policy: strict, paper or a TOML file.
-            observed_after: a date or time of ISO 8601.
-            blocklist: a file, see `core.data.blocklist`.
-
-        Raises:
-            UsageError: `observed_after` is not a date.
-            CommonArtError: no such policy, or a file that cannot be read.
+        Raises UsageError where `observed_after` is not a date, and as `load_policy` and `read_blocklist`.
         """
         loaded = load_policy(policy)
         after = None if observed_after is None else _parse_time(observed_after)
@@ -71,11 +55,8 @@ class Criteria:
 
     def settings(self) -> dict[str, Any]:
         """Return what the output depends on besides the input."""
-        settings: dict[str, Any] = {
-            "policy": self.policy.name,
-            "allowed": sorted(self.policy.allowed),
-            "denied": sorted(self.policy.denied),
-        }
+        policy = self.policy
+        settings = {"policy": policy.name, "allowed": sorted(policy.allowed), "denied": sorted(policy.denied)}
         if self.observed_after is not None:
             settings["observed_after"] = self.observed_after.isoformat()
         if self.blocklist is not None:
@@ -100,8 +81,8 @@ class Tally:
 
     def rows(self) -> list[tuple[str, str, int, int]]:
         """Return (source, licence, in, out) by source, the most frequent licence first."""
-        ordered = sorted(self.read.items(), key=lambda entry: (entry[0][0], -entry[1], entry[0][1]))
-        return [(source, license, count, self.written[source, license]) for (source, license), count in ordered]
+        rows = [(*row, count, self.written[row]) for row, count in self.read.items()]
+        return sorted(rows, key=lambda row: (row[0], -row[2], row[1]))
 
 
 @dataclass(slots=True)
@@ -148,14 +129,8 @@ def license_filter(
 ) -> Iterator[Record]:
     """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set.
 
-    What the source said stays in `license_raw`, and its own URL in `license_url` where it gave one. `split` is set where
-    the image's sha256 is known; a list without pixels gets it from `fetch`, by the same rule (`record.split_of`).
-
-    Args:
-        records: from any source; what is yielded are the same objects.
-        drop: where the others go.
-        criteria: what a record must meet.
-        tally: where to count by source and licence.
+    What is yielded are the same objects. What the source said stays in `license_raw`, and its own URL in `license_url`. `split`
+    is set where the image's sha256 is known; a list without pixels gets it from `fetch`. `tally` counts by source and licence.
     """
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
@@ -245,20 +220,13 @@ def _parse_time(text: str) -> datetime | None:
 
 def explain(text: str, policy: str = "strict") -> list[str]:
     """Return what every built-in policy, and `policy` if it is a file, does with `text` and why: one sentence each."""
-    policies = [*POLICIES.values()] + ([] if policy in POLICIES else [load_policy(policy)])
-    return [each.explain(text) for each in policies]
+    return [each.explain(text) for each in {**POLICIES, policy: load_policy(policy)}.values()]
 
 
 def run(source: str | None, out: str | None = None, criteria: Criteria | None = None, **options: Any) -> LicenseSummary:
-    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`.
-
-    Raises:
-        CommonArtError: as `stream.run`.
-    """
+    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`."""
     criteria, tally = criteria or Criteria.load(), Tally()
     # Dropping is this stage's purpose and not a failure, so --max-failures has nothing to count here.
     transform = partial(license_filter, criteria=criteria, tally=tally)
     summary = stream.run("license-filter", transform, source=source, out=out, settings=criteria.settings(), **options)
-    return LicenseSummary(
-        summary.stage, summary.read, summary.written, summary.dropped, summary.failures, summary.seconds, tally
-    )
+    return LicenseSummary(**{each.name: getattr(summary, each.name) for each in fields(summary)}, tally=tally)

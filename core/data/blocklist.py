@@ -50,13 +50,11 @@ class Blocklist:
         for kind, field in _FIELDS:
             if kind not in self.kinds or not (value := record.get(field)) or type(value) is not str:
                 continue
-            if self._has(_hash(kind, value)):
+            hashed = _hash(kind, value)
+            at = bisect_left(self.hashes, hashed)
+            if at < len(self.hashes) and self.hashes[at] == hashed:
                 return f"{kind} {value}"
         return ""
-
-    def _has(self, hashed: int) -> bool:
-        at = bisect_left(self.hashes, hashed)
-        return at < len(self.hashes) and self.hashes[at] == hashed
 
 
 _FIELDS = (
@@ -70,30 +68,28 @@ def read_blocklist(path: str) -> Blocklist:
 
     Raises:
         UsageError: it is a folder.
-        CommonArtError: the file cannot be read, or an entry is not valid. Silence here would let through what somebody asked
-            to remove.
+        CommonArtError: the file cannot be read, or an entry is not valid: silence would let through what somebody had removed.
     """
     hashes, kinds, count = array("q"), set[str](), 0
+    fix = "Give a text file in UTF-8, one entry a line."
     if os.path.isdir(path):
-        raise UsageError(f"--blocklist {path} is a folder.", "Give a text file in UTF-8, one entry a line.")
+        raise UsageError(f"--blocklist {path} is a folder.", fix)
     try:
         for line, entry in _lines(path):
             count += 1
-            for kind, value in kinds_of(entry):
+            for kind, value in _kinds_of(entry):
                 if kind == "sha256" and not _SHA256.fullmatch(value):
                     raise CommonArtError(f"{path}:{line}: {value!r} is not a SHA-256.", "Write 64 hexadecimal digits.")
                 hashes.append(_hash(kind, value))
                 kinds.add(kind)
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommonArtError(
-            f"--blocklist {path} cannot be read: {reason(error)}.", "Give a text file in UTF-8, one entry a line."
-        ) from error
+        raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
     return Blocklist(digest, count, _sorted(hashes), frozenset(kinds))
 
 
-def kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
-    """Return the (kind, value) that a line stands for: one, or two when it may be a key or an author."""
+def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
+    """The (kind, value) that a line stands for: one, or two when it may be a key or an author."""
     if match := _KIND.fullmatch(entry):
         return ((match[1], match[2].strip()),)
     if _SHA256.fullmatch(entry):

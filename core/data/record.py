@@ -64,36 +64,22 @@ def _captions(value: Any) -> str:
 
 # Field -> what is wrong with a value ("" when nothing is). A field that is absent is fine, except `key`.
 FIELDS: dict[str, Callable[[Any], str]] = {
-    "image": _text,
-    "source": _text,
-    "source_id": _text,
-    "source_url": _text,
-    "image_url": _text,
-    "title": _text,
-    "author": _text,
-    "author_url": _text,
-    "license": _text,
-    "license_url": _text,
-    "license_raw": _text,
+    **dict.fromkeys(
+        ("image", "source", "source_id", "source_url", "image_url", "title", "author", "author_url"), _text
+    ),
+    **dict.fromkeys(("license", "license_url", "license_raw", "license_observed_at", "mime", "phash"), _text),
     "license_basis": _one_of("", *BASES),
-    "license_observed_at": _text,
     "opt_out": _opt_out,
     "width": _size,
     "height": _size,
-    "mime": _text,
     "sha256": _sha256,
-    "phash": _text,
     "split": _one_of(*SPLITS),
     "captions": _captions,
 }
 
 
 def check(record: Any, file: str, line: int | str) -> Record:
-    """Return `record` unchanged when it fits the schema.
-
-    Raises:
-        SchemaError: names the file, the line and the first field that does not fit.
-    """
+    """Return `record` unchanged. Raises SchemaError, by file, line and field, where it does not fit the schema."""
     if type(record) is not dict:
         raise SchemaError(file, line, "", f"a record must be a JSON object, not {type(record).__name__}")
     key = record.get("key")
@@ -113,8 +99,7 @@ _KEYS = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def all_fit(records: list[Any]) -> bool:
-    """Return whether records that stand together fit the schema for certain: field by field, which costs a third of
-    `check`.
+    """Return whether records that stand together fit the schema for certain: field by field, at a third of the cost of `check`.
 
     False says only that `check` has to look at them one by one: they may differ in their fields, or nest deeper than usual.
     """
@@ -162,6 +147,11 @@ def make_key(source: str, source_id: str) -> str:
     digest = hashlib.sha256(plain.encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:80]
     return f"{name}-{digest}"
+
+
+def key_hash(key: str) -> int:
+    """Return 64 bits that stand for a key where millions of them have to be compared."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 def split_of(sha256: str) -> str:
@@ -230,8 +220,8 @@ def rebase(pointer: str, old: str, new: str) -> str:
     """
     if not pointer or old == new:
         return pointer
-    path, tar, member = pointer.rpartition(".tar#")
-    return f"{_rebased(path + '.tar', old, new)}#{member}" if tar else _rebased(pointer, old, new)
+    path, member = split_pointer(pointer)
+    return _rebased(path, old, new) if member is None else f"{_rebased(path, old, new)}#{member}"
 
 
 @lru_cache(maxsize=1024)  # one tar holds a thousand images

@@ -22,15 +22,12 @@ from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
-from commonart.core.log import Tick, progress, warn
+from commonart.core.log import progress, warn
 
 
 def takes_jsonl(out: str) -> bool:
-    """Return whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a
-    folder."""
-    if out == "-" or out.endswith(jsonl.SUFFIXES):
-        return True
-    return _is_device(out)
+    """Return whether `-o` gets JSONL (`-`, a `.jsonl`, or a device or pipe: `/dev/null`, `>(gzip)`), and is no folder."""
+    return out == "-" or out.endswith(jsonl.SUFFIXES) or _is_device(out)
 
 
 def _is_device(path: str) -> bool:
@@ -38,11 +35,7 @@ def _is_device(path: str) -> bool:
 
 
 def source_or_stdin(source: str | None) -> str:
-    """Return SOURCE as given, or stdin.
-
-    Raises:
-        UsageError: no SOURCE, and stdin is a terminal.
-    """
+    """Return SOURCE as given, or `-`. Raises UsageError where stdin is a terminal."""
     if source is not None:
         return source
     if sys.stdin is None or sys.stdin.isatty():
@@ -101,16 +94,11 @@ def run(
     try:
         with progress(stage, quiet=quiet) as tick:
             if as_jsonl:
-                task_records = chain.from_iterable(
-                    chunk.records for number, chunk in enumerate(inputs) if task.owns(number)
-                )
-                _to_jsonl(summary, transform, task_records, out, rejects, overwrite, tick)
+                owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
+                _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
                 with redirect_stdout(sys.stderr):
-                    tars = run_shards(
-                        summary, transform, inputs, out, settings=settings or {}, overwrite=overwrite, task=task,
-                        tick=tick,
-                    )  # fmt: skip
+                    tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)
                 if rejects is not None:
@@ -118,7 +106,8 @@ def run(
                         for record in chain.from_iterable(map(read_rejects, tars)):
                             writer.write(record)
         if not summary.read and task.count == 1:
-            warn(f"{stage}: there are no records in {_source_name(source, records)}.")
+            name = "the source" if records is not None else "stdin" if source in (None, "-") else source
+            warn(f"{stage}: there are no records in {name}.")
         if summary.read and summary.failures / summary.read > max_failures:
             raise TooManyFailures(
                 f"{stage}: {summary.failures} of {summary.read} records failed; --max-failures allows {max_failures:.0%}.",
@@ -130,10 +119,6 @@ def run(
     finally:
         summary.seconds = time.monotonic() - started
     return summary
-
-
-def _source_name(source: str | None, records: Iterable[Record] | None) -> str:
-    return "the source" if records is not None else "stdin" if source in (None, "-") else str(source)
 
 
 def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl: bool) -> None:
@@ -153,7 +138,6 @@ def _to_jsonl(
     out: str,
     rejects: str | None,
     overwrite: bool,
-    tick: Tick,
 ) -> None:
     # Libraries print to stdout as they please; only records may stand there.
     with (
@@ -161,9 +145,9 @@ def _to_jsonl(
         jsonl.JsonlWriter(rejects) if rejects else nullcontext() as keep,
         redirect_stdout(sys.stderr),
     ):
-        drop = Drop(keep.write if keep is not None else None)
+        drop = Drop(keep.write if keep else None)
         try:
-            for made in transform(counted(records, summary, tick), drop):
+            for made in transform(records, drop):
                 if not isinstance(made, dict):
                     raise UsageError(
                         f"{summary.stage} makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/."

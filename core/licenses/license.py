@@ -1,7 +1,4 @@
-"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which.
-
-commonart license-filter --explain "CC-BY-4.0 OR MIT"
-"""
+"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The licences and statements that follow no grammar, one a row, with the names that sources give them.
 
-    commonart license-filter --explain "No known copyright restrictions"
-
 Sources: the SPDX licence list 3.27, creativecommons.org, rightsstatements.org, Flickr's `flickr.photos.licenses.getInfo`,
 opendatacommons.org, Smithsonian Open Access, pro.europeana.eu, and the licence templates of Wikimedia Commons.
 """
@@ -28,13 +26,11 @@ PD_AUTHOR = License("LicenseRef-Public-Domain-Author", "", "dedication")
 SI_CONDITIONS = License("LicenseRef-Smithsonian-Usage-Conditions-Apply", "https://www.si.edu/termsofuse", "statement")
 FREE_USE = License("LicenseRef-Wikimedia-Copyrighted-Free-Use", "", "statement")
 ATTRIBUTION = License("LicenseRef-Wikimedia-Attribution", "", "statement")
-SAMPLING = License("LicenseRef-CC-Sampling-1.0", "https://creativecommons.org/licenses/sampling/1.0/", "licence")
-SAMPLING_PLUS = License(
-    "LicenseRef-CC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/sampling+/1.0/", "licence"
-)
-NC_SAMPLING_PLUS = License(
-    "LicenseRef-CC-NC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/nc-sampling+/1.0/", "licence"
-)
+# The retired Sampling licences of Creative Commons, by the name in their URL.
+SAMPLINGS = {
+    name: License(f"LicenseRef-CC-{title}-1.0", f"https://creativecommons.org/licenses/{name}/1.0/", "licence")
+    for name, title in (("sampling", "Sampling"), ("sampling+", "Sampling-Plus"), ("nc-sampling+", "NC-Sampling-Plus"))
+}
 
 # rightsstatements.org vocabulary 1.0: statements about rights, never licences.
 RIGHTS_STATEMENTS = {
@@ -55,12 +51,11 @@ _NAMED = names("""
     GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later LGPL-2.1 LGPL-3.0 MIT OGL-UK-1.0 OGL-UK-2.0 OGL-UK-3.0
     GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC Unlicense WTFPL etalab-2.0
     """)
-_SPDX_NAMED = tuple(License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED))
+_OTHER = {name: License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED)}
 _SINGLES = (
     CC0, PDM, PDDC, PDDL, ODC_BY, ODBL, US_GOVERNMENT, NO_KNOWN, RESERVED, PUBLIC_DOMAIN, PD_EXPIRED, PD_AUTHOR,
-    SI_CONDITIONS, FREE_USE, ATTRIBUTION, SAMPLING, SAMPLING_PLUS, NC_SAMPLING_PLUS,
+    SI_CONDITIONS, FREE_USE, ATTRIBUTION, *SAMPLINGS.values(),
 )  # fmt: skip
-_OTHER = {license.id: license for license in _SPDX_NAMED}
 
 # Exceptions of the SPDX list that images carry: each only adds a permission to the licence before WITH.
 EXCEPTIONS = names("""
@@ -69,21 +64,21 @@ EXCEPTIONS = names("""
     """)
 
 
-def _versioned(elements: str, version: str) -> License:
-    license = creative_commons(elements, version)
-    assert license is not None  # the two tables below are literals
+def _cc_2_0(elements: str) -> License:
+    license = creative_commons(elements, "2.0")
+    assert license is not None  # the table below is a literal
     return license
 
 
 # flickr.photos.licenses.getInfo: number -> licence. 0..10 since 2013, 11..16 (the 4.0 suite) since 2025.
 FLICKR: dict[int, License] = {
     0:  RESERVED,
-    1:  _versioned("by-nc-sa", "2.0"),
-    2:  _versioned("by-nc", "2.0"),
-    3:  _versioned("by-nc-nd", "2.0"),
-    4:  _versioned("by", "2.0"),
-    5:  _versioned("by-sa", "2.0"),
-    6:  _versioned("by-nd", "2.0"),
+    1:  _cc_2_0("by-nc-sa"),
+    2:  _cc_2_0("by-nc"),
+    3:  _cc_2_0("by-nc-nd"),
+    4:  _cc_2_0("by"),
+    5:  _cc_2_0("by-sa"),
+    6:  _cc_2_0("by-nd"),
     7:  NO_KNOWN,
     8:  US_GOVERNMENT,
     9:  CC0,
@@ -111,7 +106,8 @@ TEXTS: dict[str, License] = {
     "クリエイティブコモンズ パブリックドメインマーク": PDM, "cc パブリックドメインマーク": PDM, "pd mark": PDM,
     "cc pddc": PDDC, "cc public domain dedication and certification": PDDC,
     "public domain dedication and certification": PDDC,
-    "cc sampling": SAMPLING, "cc sampling plus": SAMPLING_PLUS, "cc sampling+": SAMPLING_PLUS,
+    "cc sampling": SAMPLINGS["sampling"], "cc sampling plus": SAMPLINGS["sampling+"],
+    "cc sampling+": SAMPLINGS["sampling+"],
     # Open Data Commons
     "pddl": PDDL, "odc pddl": PDDL, "open data commons public domain dedication and": PDDL,  # "license" is a filler
     "public domain dedication and license pddl": PDDL, "open data commons public domain dedication and pddl": PDDL,
@@ -207,7 +203,7 @@ TEMPLATES: dict[str, License] = {
 @cache
 def known_licenses() -> dict[str, License]:
     """Return every identifier that this package can answer with, in lower case -> its licence."""
-    licenses = [*_SINGLES, *_SPDX_NAMED, *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
+    licenses = [*_SINGLES, *_OTHER.values(), *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
     for elements in [*COMBINATIONS, "nc", "nc-sa", "nd", "nc-nd", "sa"]:
         for version in ("", *VERSIONS):
             ports = ("", *PORTS.get(version, ()))

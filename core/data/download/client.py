@@ -1,11 +1,8 @@
 """Many images over http(s) at a time: one thread, few connections that are kept, bounded memory, polite to each host.
 
-    with DownloadClient(Limits()) as client:
-        pending = [client.submit(url) for url in urls]
-        data = pending[0].result().data
-
-Nothing is started, and libcurl is not even loaded, before the first `submit`. What the thread does with a request is in
-`scheduler.py`.
+with DownloadClient(Limits()) as client:
+    pending = [client.submit(url) for url in urls]
+    data = pending[0].result().data
 """
 
 from __future__ import annotations
@@ -44,7 +41,10 @@ class PendingDownload:
 
 
 class DownloadClient:
-    """Use as a context manager; `submit` from any thread. Leaving the block ends what is still on its way."""
+    """Use as a context manager; `submit` from any thread. Leaving the block ends what is still on its way.
+
+    Nothing is started, and libcurl is not even loaded, before the first `submit`.
+    """
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.limits = limits

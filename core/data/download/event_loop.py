@@ -18,11 +18,7 @@ from commonart.core.data.download.transfer import Transfer
 
 
 class EventLoop:
-    """`call_soon` from any thread; everything else in the one that calls `poll`.
-
-    Args:
-        finished: called with each finished transfer, and its error where it has one.
-    """
+    """`call_soon` from any thread; everything else in the one that calls `poll`, which calls `finished`."""
 
     def __init__(self, limits: Limits, finished: Callable[[Transfer, DownloadError | None], None]) -> None:
         self._finished = finished

@@ -1,7 +1,4 @@
-"""One record and its bytes -> a record that says what came, or why it did not.
-
-`width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written here; the bytes stay as they came.
-"""
+"""One record and its bytes -> a record that says what came, or why it did not; the bytes stay as they came."""
 
 from __future__ import annotations
 
@@ -32,16 +29,10 @@ def resolve_image(
     max_pixels: int = MAX_PIXELS,
     source_bytes: Callable[[Record], bytes | None],
 ) -> tuple[Record, Sample | Problem]:
-    """Get one record's bytes and check them.
+    """Get one record's bytes and check them -> the record, and its sample or the reason why there is none.
 
-    Args:
-        pending: the download of its `image_url`, where that is on the web.
-        images: a folder that may hold its file; see `in_folder`.
-        source_bytes: the bytes of a record whose source draws or stores them itself, else None.
-
-    Returns:
-        The record, and its sample or the reason why there is none. Bytes are looked for in `source_bytes`, `images`,
-        the record's `image` and `pending`, in this order.
+    `width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written. Bytes are looked for in `source_bytes` (None where
+    the record's source does not draw or store them itself), `images`, the record's `image` and `pending`, in this order.
     """
     signals: list[str] = []
     try:

@@ -1,8 +1,7 @@
 """From requests to answers, in one thread: hosts in turn, as many transfers as the limits allow.
 
-Before the first GET at a host its name is resolved and checked once, and its robots.txt and tdmrep.json are asked.
-Redirects go through the same gate. A request that failed for a transient reason is tried again after a pause, where that
-is short; the caller may ask again later for the others.
+Before the first GET at a host its name is resolved and checked once, and its robots.txt and tdmrep.json are asked. Redirects
+go through the same gate. A request that failed for a transient reason is tried again after a pause, where that is short.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urljoin
 
-from commonart.core.data.download.addresses import AddressError, split_url
+from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.content_encoding import decode
 from commonart.core.data.download.event_loop import EventLoop
-from commonart.core.data.download.hosts import ADDRESS_SECONDS, RULES_BYTES, Host, Resolver, forget_idle
+from commonart.core.data.download.hosts import ADDRESS_SECONDS, RULES, RULES_BYTES, Host, Resolver, forget_idle
 from commonart.core.data.download.limits import Download, DownloadError, Limits
-from commonart.core.data.download.opt_out import header_signals
+from commonart.core.data.download.opt_out import Rules, header_signals
 from commonart.core.data.download.request import Request
 from commonart.core.data.download.transfer import MOVED, Transfer, is_complete, parse_retry_after
 
@@ -72,11 +71,8 @@ class Scheduler:
 
     def stop(self) -> None:
         """End what is still on its way, and wait for the thread's end."""
-
-        def stop() -> None:
-            self._stopping = True
-
-        self._loop.call_soon(stop)
+        self._stopping = True
+        self._loop.call_soon(lambda: None)  # to wake it
         self._thread.join()
 
     # --- the thread --------------------------------------------------------------------------------------------------
@@ -102,8 +98,8 @@ class Scheduler:
         """Queue a request at its host, which is prepared first when it is new."""
         try:
             request.target = split_url(request.url)
-        except AddressError as error:
-            return self._fail(request, DownloadError(error.reason, error.detail))
+        except DownloadError as error:
+            return self._fail(request, error)
         site = request.target.site
         host = self._hosts.get(site)
         if host is None:
@@ -140,21 +136,20 @@ class Scheduler:
 
     def _ask_rules(self, host: Host) -> None:
         """Ask for robots.txt and tdmrep.json; images wait until both have been answered."""
-        for path, read in host.expect_rules().items():
-            self._ask_rule(host, Request(host.target.site + path, RULES_BYTES, for_rules=True), read)
+        host.rules, host.error, host.rules_pending = Rules(), None, len(RULES)
+        for path in RULES:
+            request = Request(host.target.site + path, RULES_BYTES, for_rules=True)
+            request.future.add_done_callback(partial(self._rules_answered, host, path, request))
+            self._unanswered.add(request)
+            self._route(request)
 
-    def _ask_rule(self, host: Host, request: Request, read: Callable[[Download | DownloadError], None]) -> None:
-        def answered(future: Future[Download]) -> None:
-            error = future.exception()
-            if not self._stopped:
-                assert error is None or isinstance(error, DownloadError)
-                read(error or future.result())
-                self._release(request)
-                self._prepare(host)
-
-        request.future.add_done_callback(answered)
-        self._unanswered.add(request)
-        self._route(request)
+    def _rules_answered(self, host: Host, path: str, request: Request, future: Future[Download]) -> None:
+        error = future.exception()
+        if not self._stopped:
+            assert error is None or isinstance(error, DownloadError)
+            host.take_rules(path, error or future.result())
+            self._release(request)
+            self._prepare(host)
 
     def _line_up(self, host: Host) -> None:
         """Put a host that may start a transfer into line, once its delay is over."""

@@ -69,8 +69,7 @@ class Transfer:
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
         ):
             curl.setopt(option, value)
-        authorities = ca_file()
-        if authorities:
+        if authorities := ca_file():
             curl.setopt(pycurl.CAINFO, authorities)
 
     def prepare(self, request: Request, target: Target, host: Host) -> None:
@@ -157,8 +156,7 @@ class Transfer:
 
 
 def is_complete(status: int, headers: Mapping[str, Sequence[str]], size: int) -> bool:
-    """Return whether an answer of `size` bytes is the whole file: 200, 203 (a proxy changed its headers), or 206 of
-    all bytes."""
+    """Return whether an answer of `size` bytes is the whole file: 200, 203 (by way of a proxy), or 206 of all bytes."""
     content_range = "".join(headers.get("content-range", ())).lower().replace(" ", "")
     return status in (200, 203) or (status == 206 and content_range == f"bytes0-{size - 1}/{size}")
 
@@ -176,8 +174,8 @@ def parse_retry_after(retry_after: str) -> float:
 def ca_file() -> str:
     """Return the file of certificate authorities: SSL_CERT_FILE, the system's, else certifi's."""
     paths = ssl.get_default_verify_paths()
-    for path in (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt"):
-        if path and os.path.isfile(path):
+    for path in filter(None, (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt")):
+        if os.path.isfile(path):
             return path
     try:
         import certifi

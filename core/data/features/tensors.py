@@ -62,11 +62,9 @@ def _header(layout: Layout, metadata: Mapping[str, str] | None) -> tuple[bytes, 
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote
-    before checksums.
+    """Return the arrays (views into `data`) and the metadata of a file that `pack` wrote, or wrote before checksums.
 
-    Raises:
-        ValueError: the bytes are not such a file, or not those that were written.
+    Raises ValueError where the bytes are not such a file, or not those that were written.
     """
     if data[8:_CRC_AT] == _CRC and data[_CRC_AT : _CRC_AT + 8] != b"%08x" % _crc(data):
         raise ValueError("its checksum does not fit")
@@ -99,8 +97,7 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 def stored(name: str, values: np.ndarray, store: str) -> dict[str, np.ndarray]:
     """float32 `values` as `store` keeps them: bf16, fp16, fp32, or int8 with one float32 scale for each row of [L, D].
 
-    Raises:
-        OverflowError: a value does not fit in fp16.
+    Raises OverflowError where a value does not fit in fp16.
     """
     if store == "int8":
         scale = np.abs(values).max(axis=1, keepdims=True) / 127

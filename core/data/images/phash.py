@@ -1,7 +1,7 @@
 """Which images are copies of each other: a perceptual hash of 64 bits, and the search for hashes that are near.
 
 Copies that were saved again, scaled or brightened a little differ in at most NEAR bits; crops and mirror images do not
-count as copies. Among 29 photographs of COCO unrelated ones differ in 20 bits or more. No torch.
+count as copies. Among 29 photographs of COCO unrelated ones differ in 20 bits or more.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ def copies(prints: np.ndarray, *, part: int = PART) -> np.ndarray:
     """For each fingerprint the row that it is a copy of, or -1 where it is kept. int64, same length.
 
     In the order of the rows: one is a copy when an earlier one that is kept differs in at most NEAR bits; of several such
-    the earliest is named. What comes later changes nothing. 0 is no fingerprint: neither a copy nor copied.
-
-    Args:
-        prints: uint64, one per image.
-        part: how many are sorted and compared at once; bounds memory, not the result.
+    the earliest is named. What comes later changes nothing. 0 is no fingerprint: neither a copy nor copied. `part`: how many
+    (uint64) are sorted and compared at once; it bounds memory, not the result.
 
     Source of the search, by blocks that agree: Manku, Jain, Das Sarma, "Detecting near-duplicates for web crawling", 2007.
     """

@@ -33,23 +33,15 @@ class MadeFrom:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(MadeFrom):
     """What a finished shard was made from, its counts of records, and the size and SHA-256 of its tar."""
 
-    stage: str
-    input: str
-    settings: dict[str, Any]
     read: int
     written: int
     dropped: dict[str, int]
     failed: int
     size: int
     sha256: str
-
-    @property
-    def made_from(self) -> MadeFrom:
-        """What the shard depends on."""
-        return MadeFrom(self.stage, self.input, self.settings)
 
 
 def manifest_path(tar: Path) -> Path:

@@ -1,7 +1,4 @@
-"""Shards: tars in WebDataset naming (`KEY.json`, `KEY.jpg`), written reproducibly, read by member.
-
-tar tf shards/00000.tar | head -2
-"""
+"""Shards: tars in WebDataset naming (`KEY.json`, `KEY.jpg`), read by member."""
 
 from __future__ import annotations
 
@@ -24,16 +21,11 @@ from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
 MAX_MEMBER = 1 << 30  # bytes; no image, caption or feature is larger
-
-
 MAKE_SHARDS = "Make shards: commonart shard raw/ -o shards/."
 
 
 def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[Path]:
-    """Return the `.tar` files of a folder, by name.
-
-    Args:
-        fix: the advice where the folder is missing or empty.
+    """Return the `.tar` files of a folder, by name; `fix` is the advice where there are none.
 
     Raises:
         UsageError: it is not a folder.
@@ -53,8 +45,7 @@ def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[
 def members(path: str | os.PathLike[str]) -> Members:
     """Return where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
 
-    Raises:
-        CommonArtError: the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
+    Raises CommonArtError where the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
     """
     try:
         status = os.stat(path)
@@ -115,9 +106,8 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
         for stem, sample in read_members(path):
             if "json" not in sample:
                 raise SchemaError(path, stem, "", "has no .json beside it")
-            offset, size = sample["json"]
+            name, (offset, size) = f"{stem}.json", sample["json"]
             file.seek(offset)
-            name = f"{stem}.json"
             data = file.read(size)
             try:
                 try:
@@ -148,11 +138,7 @@ def open_shard(path: str) -> IO[bytes]:
 
 
 def read_bytes(pointer: str) -> bytes:
-    """Return the bytes behind a record's `image`: a file, or one member of a tar.
-
-    Raises:
-        CommonArtError: the file or the member is not there.
-    """
+    """Return the bytes behind a record's `image`, a file or one member of a tar. Raises CommonArtError where it is gone."""
     path, member = split_pointer(pointer)
     try:
         if member is None:
@@ -168,8 +154,8 @@ def read_bytes(pointer: str) -> bytes:
             file.seek(offset)
             return file.read(size)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
-        reason = getattr(error, "strerror", None) or error
-        raise CommonArtError(f"{path!r} cannot be read: {reason}.", "Check the record's image.") from error
+        why = getattr(error, "strerror", None) or error
+        raise CommonArtError(f"{path!r} cannot be read: {why}.", "Check the record's image.") from error
 
 
 def _regular_file(path: str, flags: int) -> int:
@@ -185,8 +171,7 @@ def _regular_file(path: str, flags: int) -> int:
 def read_image(record: Record) -> tuple[bytes, str]:
     """Return the bytes of a record's image, and the extension of its name, or of what it turns out to be.
 
-    Raises:
-        CommonArtError: no image, or one that cannot be read.
+    Raises CommonArtError for no image, or one that cannot be read.
     """
     pointer = record.get("image", "")
     if not pointer:

@@ -1,8 +1,7 @@
 """Rows that repeat the key of an earlier row: the first one counts, and later ones are dropped as `duplicate_key`.
 
-The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Duplicates are
-found while all rows are listed, and dropped where drops are counted. Files of records stay strict (`core.data.jsonl`): they
-are ours, and a key that is there twice means that two runs were mixed up.
+The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Files of records
+stay strict (`core.data.jsonl`): they are ours, and a key that is there twice means that two runs were mixed up.
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ class EmbeddedImages:
     def read(self, address: str) -> bytes:
         """Return the bytes behind `FILE#COLUMN/ROW` or `FILE#OFFSET+SIZE`.
 
-        Raises:
-            CommonArtError: the file cannot be read.
-            ValueError: this is not such an address, or its row is empty.
+        Raises CommonArtError where the file cannot be read, ValueError for another address or an empty row.
         """
         remote = address.startswith(SCHEME)
         path, _, part = address.partition("#") if remote else address.rpartition("#")
@@ -133,10 +131,8 @@ def open_remote(address: str, block: int = 0) -> Any:
     """Open a file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
     from huggingface_hub import HfFileSystem
 
-    options = (
-        {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
-    )
-    return HfFileSystem().open(address.removeprefix(SCHEME), "rb", **options)
+    cache = "readahead" if block else "none"
+    return HfFileSystem().open(address.removeprefix(SCHEME), "rb", block_size=block or 1 << 20, cache_type=cache)
 
 
 @contextmanager
