@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl, stream, threads
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.prefetch import Pair, Prefetcher, as_listed, on_the_web, retry_failed
+from commonart.core.data.download.request import Request
 from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
@@ -91,7 +92,7 @@ def fetch(
     max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
     embedded: EmbeddedImages | None = None,
-    submit: Callable[[str], PendingDownload] | None = None,
+    submit: Callable[[str], Request] | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
@@ -115,7 +116,7 @@ def fetch(
         address = embedded_address(record)
         return reader.read(address) if address else None
 
-    def resolve(record: Record, pending: PendingDownload | None) -> tuple[Record, Sample | Problem]:
+    def resolve(record: Record, pending: Request | None) -> tuple[Record, Sample | Problem]:
         record, got = resolve_image(
             record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
         )

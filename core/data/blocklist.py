@@ -21,7 +21,6 @@ import re
 import unicodedata
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -75,13 +74,17 @@ def read_blocklist(path: str) -> Blocklist:
     if os.path.isdir(path):
         raise UsageError(f"--blocklist {path} is a folder.", fix)
     try:
-        for line, entry in _lines(path):
-            count += 1
-            for kind, value in _kinds_of(entry):
-                if kind == "sha256" and not _SHA256.fullmatch(value):
-                    raise CommonArtError(f"{path}:{line}: {value!r} is not a SHA-256.", "Write 64 hexadecimal digits.")
-                hashes.append(_hash(kind, value))
-                kinds.add(kind)
+        with open(path, encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, 1):
+                if not (entry := text.strip()) or entry.startswith("#"):
+                    continue
+                count += 1
+                for kind, value in _kinds_of(entry):
+                    if kind == "sha256" and not _SHA256.fullmatch(value):
+                        what = f"{path}:{line}: {value!r} is not a SHA-256."
+                        raise CommonArtError(what, "Write 64 hexadecimal digits.")
+                    hashes.append(_hash(kind, value))
+                    kinds.add(kind)
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
@@ -97,13 +100,6 @@ def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
     if _URL.fullmatch(entry):
         return (("url", entry),)
     return ("key", entry), ("author", entry)
-
-
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if (entry := text.strip()) and not entry.startswith("#"):
-                yield line, entry
 
 
 def _hash(kind: str, value: str) -> int:

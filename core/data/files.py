@@ -143,6 +143,15 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def file_inside(folder: str | os.PathLike[str], name: str) -> Path | None:
+    """Return the file `name` in `folder`; None where there is none, or where it leads out, by `..`, a root or a link."""
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):  # False for a name that no file can have
+        return None
+    root, path = os.path.realpath(folder), os.path.realpath(path)
+    return Path(path) if path.startswith(os.path.join(root, "")) else None
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a small file, complete or not at all; several tasks of an array may do so at the same moment."""
     with atomic_write(path) as file:

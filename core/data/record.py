@@ -177,6 +177,27 @@ def captions(record: Record, lang: str | None = None) -> list[Caption]:
     return all_captions if lang is None else [c for c in all_captions if c.get("lang") == lang]
 
 
+def make_caption(
+    text: str,
+    lang: str,
+    model: str,
+    license: str,
+    synthetic: bool,
+    revision: str = "",
+    translated_from: str | None = None,
+) -> Caption:
+    """Return a caption; of its author or `model` the `revision` is "" where it is known by name only."""
+    return {
+        "text": text,
+        "lang": lang,
+        "model": model,
+        "revision": revision,
+        "license": license,
+        "synthetic": synthetic,
+        "translated_from": translated_from,
+    }
+
+
 def add_caption(
     record: Record,
     text: str,
@@ -193,18 +214,8 @@ def add_caption(
 
     `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
     """
-    caption = {
-        "text": text,
-        "lang": lang,
-        "model": model,
-        "revision": revision,
-        "license": license,
-        "synthetic": synthetic,
-        "translated_from": translated_from,
-    }
-    if terms_accepted:
-        caption["terms_accepted"] = True
-    record.setdefault("captions", []).append(caption)
+    caption = make_caption(text, lang, model, license, synthetic, revision, translated_from)
+    record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
 
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:

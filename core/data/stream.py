@@ -132,12 +132,7 @@ def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl:
 
 
 def _to_jsonl(
-    summary: Summary,
-    transform: Transform,
-    records: Iterable[Record],
-    out: str,
-    rejects: str | None,
-    overwrite: bool,
+    summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, overwrite: bool
 ) -> None:
     # Libraries print to stdout as they please; only records may stand there.
     with (

@@ -156,9 +156,7 @@ class Index:
         offset, size = int(self.columns[f"{what}_at"][row]), int(self.columns[f"{what}_size"][row])
         path, fix = self.path(row), "Put the shards back."
         try:
-            with open(path, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = reader.read_span(path, (offset, size))
         except OSError as error:
             raise CommonArtError(f"{path} cannot be read: {error.strerror}.", fix) from error
         if len(data) < size:

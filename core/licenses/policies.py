@@ -7,7 +7,6 @@ a data set states of all its works together ("one of these four") is allowed whe
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from commonart.core.errors import CommonArtError, UsageError
@@ -133,15 +132,11 @@ def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str
     if not isinstance(entries, dict) or not all(isinstance(why, str) for why in entries.values()):
         raise CommonArtError(f"{path}: {key} is not a list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
     known = known_licenses()
+    families = {license.family for license in known.values()}
     for entry in entries:
-        if entry.lower() not in known and entry not in _families():
+        if entry.lower() not in known and entry not in families:
             raise CommonArtError(
                 f"{path}: {key} names {entry!r}, which is not a known licence.",
                 "Use an SPDX id such as CC-BY-4.0, or a family such as CC-BY.",
             )
     return {known[entry.lower()].id if entry.lower() in known else entry: why for entry, why in entries.items()}
-
-
-@cache
-def _families() -> frozenset[str]:
-    return frozenset(license.family for license in known_licenses().values())

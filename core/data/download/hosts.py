@@ -7,7 +7,7 @@ not burnt through while no name can be resolved.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 
@@ -91,15 +91,6 @@ class Host:
         self.rules_pending -= 1
         if not self.rules_pending and self.error is None:
             self.rules_until = time.monotonic() + RULES_SECONDS
-
-
-def forget_idle(known: OrderedDict[str, Host]) -> None:
-    """Keep the number of remembered hosts bounded; those used longest ago go first."""
-    while len(known) > MAX_HOSTS:
-        name = next((name for name, host in known.items() if host.idle()), "")
-        if not name:
-            return
-        del known[name]
 
 
 class Resolver:

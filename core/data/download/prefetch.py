@@ -9,10 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import TRANSIENT
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Drop, Sample, Summary
 from commonart.core.data.record import Record
 from commonart.core.data.shards import reader
@@ -24,7 +24,7 @@ SHARDS_AHEAD = 2  # their bytes wait within Limits.buffer
 RETRIED_AT_ONCE = 4000  # records that the last pass has on their way
 REJECTED = ("row", "reason", "reason_detail")  # what a rejected record carries besides itself
 
-Pair = tuple[Record, PendingDownload | None]
+Pair = tuple[Record, Request | None]
 Resolve = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
 
 
@@ -51,7 +51,7 @@ class Prefetcher:
     ) -> None:
         self.client, self.size, self.needs_shard, self.needs_download = client, size, needs_shard, needs_download
         self._records = iter(records)
-        self._pending: dict[int, tuple[Record, PendingDownload]] = {}  # by the record's identity: keys may stand twice
+        self._pending: dict[int, tuple[Record, Request]] = {}  # by the record's identity: keys may stand twice
 
     def __iter__(self) -> Iterator[Record]:
         waiting: deque[list[Record]] = deque()
@@ -128,14 +128,14 @@ def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary
     if not arrived and all(after[row]["reason"] == before[row]["reason"] for row in rows):
         return
     manifest_path(tar).unlink()  # from here to the new manifest the shard counts as unfinished
-    with reader.open_shard(str(tar)) as source, ShardWriter(tar) as writer:
+    with ShardWriter(tar) as writer:
         members = reader.read_members(tar)
         for row in range(old.read):
             if row in arrived:
                 writer.add_record(*arrived[row])
             elif row not in after:
                 key, group = next(members)
-                writer.add(key, {ext: _read(source, *span) for ext, span in group.items()})
+                writer.add(key, {ext: reader.read_span(tar, span) for ext, span in group.items()})
     write_rejects(tar, (after[row] for row in sorted(after)))
     failed = old.failed - len(rows) + drop.failures
     dropped = Counter(record["reason"] for record in after.values())
@@ -147,8 +147,3 @@ def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary
     summary.dropped.subtract(old.dropped)
     summary.dropped.update(new.dropped)
     summary.dropped = +summary.dropped  # reasons that are gone
-
-
-def _read(file: IO[bytes], offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)

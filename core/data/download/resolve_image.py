@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from commonart.core.data.download.client import PendingDownload
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Problem, Sample
+from commonart.core.data.files import file_inside
 from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
-from commonart.core.data.paths import file_inside
 from commonart.core.data.record import Record, check_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
@@ -22,7 +22,7 @@ ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, 
 
 def resolve_image(
     record: Record,
-    pending: PendingDownload | None,
+    pending: Request | None,
     *,
     images: str | None,
     limits: Limits,

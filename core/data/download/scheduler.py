@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.content_encoding import decode
 from commonart.core.data.download.event_loop import EventLoop
-from commonart.core.data.download.hosts import ADDRESS_SECONDS, RULES, RULES_BYTES, Host, Resolver, forget_idle
+from commonart.core.data.download.hosts import ADDRESS_SECONDS, MAX_HOSTS, RULES, RULES_BYTES, Host, Resolver
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import Rules, header_signals
 from commonart.core.data.download.request import Request
@@ -43,19 +43,21 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="commonart-fetch", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Take a request in."""
+    def submit(self, url: str, byte_range: str = "") -> Request:
+        """Ask for `url`, or for a range of its bytes."""
+        request = Request(url, self.limits.max_bytes, byte_range, waited_for=self._prioritize, taken=self._release_soon)
         self._unanswered.add(request)
         self._loop.call_soon(lambda: self._route(request))
         if self._stopped:
             with suppress(InvalidStateError):  # the thread's end has seen this request already
                 request.future.set_exception(self._error or DownloadError("timeout", "the run has ended"))
+        return request
 
-    def prioritize(self, request: Request) -> None:
+    def _prioritize(self, request: Request) -> None:
         """Somebody waits for this request: it starts even when the buffer is full."""
         self._loop.call_soon(lambda: None if request.future.done() else self._awaited.add(request))
 
-    def release(self, request: Request) -> None:
+    def _release_soon(self, request: Request) -> None:
         """Stop counting the bytes of a request that were read."""
         if request.buffered:
             self._loop.call_soon(lambda: self._release(request))
@@ -104,7 +106,8 @@ class Scheduler:
         host = self._hosts.get(site)
         if host is None:
             host = self._hosts[site] = Host(request.target)
-            forget_idle(self._hosts)
+            while len(self._hosts) > MAX_HOSTS and (idle := next((k for k, h in self._hosts.items() if h.idle()), "")):
+                del self._hosts[idle]  # those used longest ago go first
         self._hosts.move_to_end(site)
         (host.rules_queue if request.for_rules else host.queue).append(request)
         self._prepare(host)
@@ -205,7 +208,7 @@ class Scheduler:
         self._loop.add(transfer)
 
     def _finished(self, transfer: Transfer, error: DownloadError | None) -> None:
-        request, host = transfer.owner()
+        request, host = transfer.owner
         request.seconds += transfer.seconds
         status, headers, body = transfer.status, transfer.headers(), bytes(transfer.body)
         self._loop.remove(transfer)

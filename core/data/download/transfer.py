@@ -46,9 +46,10 @@ _REASONS = {
 class Transfer:
     """A libcurl handle with the answer that it is reading: `status`, `headers`, `body`."""
 
+    owner: tuple[Request, Host]  # whose transfer this is, and with whom
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._owner: tuple[Request, Host] | None = None
         self.curl = curl = pycurl.Curl()
         curl.transfer = self
         for option, value in (
@@ -74,7 +75,7 @@ class Transfer:
 
     def prepare(self, request: Request, target: Target, host: Host) -> None:
         """Make the handle ready to ask for `target`, at the addresses that its host's name was resolved to."""
-        self._owner, self.max_bytes = (request, host), request.max_bytes
+        self.owner, self.max_bytes = (request, host), request.max_bytes
         self.body = bytearray()
         self.lines: list[bytes] = []
         self.header_bytes = 0
@@ -94,14 +95,10 @@ class Transfer:
         # Of rules the beginning is enough.
         curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if request.for_rules else request.max_bytes)
 
-    def owner(self) -> tuple[Request, Host]:
-        """Whose transfer this is, and with whom."""
-        assert self._owner is not None
-        return self._owner
-
     def clear(self) -> None:
         """Forget the answer: idle handles hold no memory."""
-        self._owner, self.body = None, bytearray()
+        del self.owner
+        self.body = bytearray()
 
     def _open_socket(self, purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
         family, kind, protocol, name = address

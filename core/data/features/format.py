@@ -24,7 +24,7 @@ from commonart.core.data.features.tensors import loaded, pack, packed_size, stor
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record, captions
 from commonart.core.data.shards.manifest import finished, shard_identity
-from commonart.core.data.shards.reader import list_shards, members
+from commonart.core.data.shards.reader import list_shards, members, read_span
 from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -239,9 +239,7 @@ class Features:
 
     def read(self, shard: str, span: Span) -> bytes:
         """Return the member at a span, as `unpack_text` and `unpack_latent` take it."""
-        with open(self.folder / f"{shard}.tar", "rb") as file:
-            file.seek(span[0])
-            return file.read(span[1])
+        return read_span(self.folder / f"{shard}.tar", span)
 
 
 def _files(tar: Path) -> str:

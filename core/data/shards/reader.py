@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import orjson
 
@@ -102,7 +101,8 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
     """
     path = os.fspath(path)
     seen = set[str]()
-    with open_shard(path) as file:
+    members(path)  # its errors are sentences
+    with open(path, "rb") as file:
         for stem, sample in read_members(path):
             if "json" not in sample:
                 raise SchemaError(path, stem, "", "has no .json beside it")
@@ -131,10 +131,11 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
             yield record
 
 
-def open_shard(path: str) -> IO[bytes]:
-    """Open a shard for reading, with the error of `members` when it cannot be."""
-    members(path)
-    return open(path, "rb")
+def read_span(path: str | os.PathLike[str], span: Span) -> bytes:
+    """Return the bytes of one member, in one read: a buffer would only be copied."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(span[0])
+        return file.read(span[1])
 
 
 def read_bytes(pointer: str) -> bytes:
@@ -149,10 +150,7 @@ def read_bytes(pointer: str) -> bytes:
             raise CommonArtError(
                 f"{path} does not hold '{member}'.", "The record belongs to another shard: write both again."
             )
-        offset, size = span
-        with open(path, "rb", buffering=0) as file:  # one read: a buffer would only be copied
-            file.seek(offset)
-            return file.read(size)
+        return read_span(path, span)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
         why = getattr(error, "strerror", None) or error
         raise CommonArtError(f"{path!r} cannot be read: {why}.", "Check the record's image.") from error
@@ -181,13 +179,11 @@ def read_image(record: Record) -> tuple[bytes, str]:
     path, member = split_pointer(pointer)
     data = read_bytes(pointer)
     extension = os.path.basename(member or path).rpartition(".")[2]
-    return data, extension if extension.lower() in IMAGE_EXTENSIONS else _extension_of(data, pointer)
-
-
-def _extension_of(data: bytes, pointer: str) -> str:
+    if extension.lower() in IMAGE_EXTENSIONS:
+        return data, extension
     from commonart.core.data.images.decode import DecodeError, probe
 
     try:
-        return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
+        return data, probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
     except DecodeError as error:
         raise CommonArtError(f"{pointer} is not an image: {error.detail}.", "Leave that record out.") from None

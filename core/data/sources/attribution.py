@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from commonart.core.data.download.limits import Limits
-from commonart.core.data.record import Caption, Record
+from commonart.core.data.record import Caption, Record, make_caption
 from commonart.core.data.text import language_of
 from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
@@ -112,16 +112,8 @@ def set_license(
 
 
 def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> Caption:
-    """Return a caption that came with the work. Its author or `model` is known by name only, so `revision` is empty."""
-    return {
-        "text": text.strip(),
-        "lang": language_of(text, lang),
-        "model": model,
-        "revision": "",
-        "license": license,
-        "synthetic": synthetic,
-        "translated_from": None,
-    }
+    """Return a caption that came with the work."""
+    return make_caption(text.strip(), language_of(text, lang), model, license, synthetic)
 
 
 def caption_texts(value: Any, lang: str) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data.drops import PassedOver, checked
-from commonart.core.data.paths import file_inside
+from commonart.core.data.files import file_inside
 from commonart.core.data.record import Record, make_key
 from commonart.core.data.sources.attribution import SourceOptions, modified_at, set_license, source_caption
 from commonart.core.data.sources.named import COCO_2014, CocoSource

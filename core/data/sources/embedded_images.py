@@ -22,6 +22,7 @@ SCHEME = "hf://"
 BATCH = 32  # embedded images in memory at a time
 READ_AHEAD = 4 << 20  # bytes of images that one request asks for
 _LOCAL = ".parquet#"
+_HTTP = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def embedded_address(record: Record) -> str:
@@ -146,6 +147,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         import pyarrow as pa
         from huggingface_hub import constants, errors
 
+        library = type(error).__module__.partition(".")[0]  # the hub's client uses one of several
         if isinstance(error, errors.GatedRepoError):
             what, fix = "is gated", f"Accept its terms at https://huggingface.co/datasets/{repo} and set HF_TOKEN."
         elif isinstance(error, errors.RevisionNotFoundError):
@@ -154,14 +156,9 @@ def hub_errors(repo: str) -> Iterator[None]:
             what, fix = "is not a data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
         elif isinstance(error, pa.ArrowException):
             what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
-        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):
+        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or library in _HTTP:
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer"
             what, fix = f"cannot be read: {why} ({error})", "Run the same command again: it goes on where it stopped."
         else:
             raise
         raise CommonArtError(f"{repo} {what}.", fix) from None
-
-
-def _of_http(error: Exception) -> bool:
-    """Whether an error comes from whichever HTTP library the hub's client uses."""
-    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")

@@ -22,8 +22,9 @@ from urllib.parse import urlencode
 
 import orjson
 
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import PassedOver
 from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import cache_folder, set_license
@@ -208,11 +209,11 @@ class _Service:
         page = f"https://www.flickr.com/people/{owner['nsid']}/" if owner.get("nsid") else ""
         return {"license": number, "name": name, "url": url, "title": title, "author": author, "author_url": page}
 
-    def _submit(self, method: str, **parameters: str) -> PendingDownload:
+    def _submit(self, method: str, **parameters: str) -> Request:
         query = {"method": method, "api_key": self._key, "format": "json", "nojsoncallback": "1", **parameters}
         return self._client.submit(f"{API}?{urlencode(query)}")
 
-    def _result(self, download: PendingDownload) -> dict[str, Any]:
+    def _result(self, download: Request) -> dict[str, Any]:
         """The object that Flickr answers; of a photo that is gone {"code": ...}."""
         try:
             answer = orjson.loads(download.result().data)

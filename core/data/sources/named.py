@@ -165,9 +165,6 @@ class _Remote(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self.offset
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.offset = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.offset, io.SEEK_END: self.size}[whence]
         return self.offset

@@ -10,7 +10,7 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.drops import PassedOver, Problem, checked
-from commonart.core.data.paths import file_inside
+from commonart.core.data.files import file_inside
 from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make_key
 from commonart.core.data.sources import attribution, parquet
 from commonart.core.data.sources.attribution import LICENSE_NAMES, SetStatement, SourceOptions, caption_texts
@@ -204,7 +204,8 @@ def row_record(row: Row, layout: Layout, table: Table, number: int) -> Record:
     if table.revision:
         record["source_revision"] = table.revision
     for name in layout.extras:
-        if _is_json(value := row.get(name)):
+        value = row.get(name)
+        if value != "" and value == value and isinstance(value, str | int | float | bool | list | dict):  # no NaN
             record[name] = value
     return record
 
@@ -229,8 +230,3 @@ def _captions(row: Row, columns: Mapping[str, str], table: Table, lang: str) -> 
         ]
     texts = caption_texts(row.get(columns["caption"]), lang) if "caption" in columns else ()
     return [attribution.source_caption(text, lang, table.source) for text, lang in texts]
-
-
-def _is_json(value: Any) -> bool:
-    """Whether a cell says something that JSON can hold."""
-    return value != "" and value == value and isinstance(value, str | int | float | bool | list | dict)
