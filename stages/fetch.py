@@ -59,8 +59,6 @@ def listing(
         limit: the most records; `scenes` has 1000 without it.
         seed, size, captions: of `scenes`: which ones, their side in pixels, whether the grammar describes them.
         images, license, lang, column_map, limits: see `core.data.sources.attribution.SourceOptions`.
-
-    Raises UsageError where `license` names none that is known, and as `list_source`.
     """
     if license and license != CARD and normalize(license) is None:
         fix = 'Give an SPDX id or a URL, such as "CC-BY-4.0".'

@@ -112,10 +112,7 @@ def run(
         size: side in pixels; of a square of the same area, with buckets.
         min_size: drop images whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
-        quality: of jpg and webp, 1 to 100.
         resample: lanczos or area, see `core.data.images.decode.resize_crop`.
-
-    Raises UsageError for one of these that does not exist, and as `stream.run`.
     """
     if out is None or stream.takes_jsonl(out):
         raise UsageError("shard makes images, which do not go into JSONL.", "Give a folder: -o shards/.")

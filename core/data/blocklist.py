@@ -40,7 +40,6 @@ class Blocklist:
     """`sha256`: of the file, so that shards know which list they were made with. `hashes`: sorted, of this process alone."""
 
     sha256: str
-    entries: int
     hashes: array[int]
     kinds: frozenset[str]  # those that occur, so that the other fields of a record need not be looked at
 
@@ -69,7 +68,7 @@ def read_blocklist(path: str) -> Blocklist:
         UsageError: it is a folder.
         CommonArtError: the file cannot be read, or an entry is not valid: silence would let through what somebody had removed.
     """
-    hashes, kinds, count = array("q"), set[str](), 0
+    hashes, kinds = array("q"), set[str]()
     fix = "Give a text file in UTF-8, one entry a line."
     if os.path.isdir(path):
         raise UsageError(f"--blocklist {path} is a folder.", fix)
@@ -78,7 +77,6 @@ def read_blocklist(path: str) -> Blocklist:
             for line, text in enumerate(file, 1):
                 if not (entry := text.strip()) or entry.startswith("#"):
                     continue
-                count += 1
                 for kind, value in _kinds_of(entry):
                     if kind == "sha256" and not _SHA256.fullmatch(value):
                         what = f"{path}:{line}: {value!r} is not a SHA-256."
@@ -88,7 +86,7 @@ def read_blocklist(path: str) -> Blocklist:
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
-    return Blocklist(digest, count, _sorted(hashes), frozenset(kinds))
+    return Blocklist(digest, _sorted(hashes), frozenset(kinds))
 
 
 def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:

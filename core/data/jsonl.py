@@ -180,13 +180,9 @@ class SeenKeys:
 
 
 def read(path: str) -> Iterator[Record]:
-    """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked.
+    """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked, `image` rebased to the working folder.
 
-    `image` is rebased from the file's folder to the working folder.
-
-    Raises:
-        SchemaError: a line that is not a record, or whose key an earlier one has.
-        CommonArtError: a file that cannot be read to its end.
+    Raises SchemaError for a line that is not a record or whose key an earlier one has, and as `read_lines`.
     """
     name = "stdin" if path == "-" else path
     folder = "" if path == "-" else os.path.dirname(path)
@@ -238,10 +234,7 @@ class JsonlWriter:
 
     Without `overwrite` a file that exists is only confirmed, so that the same command may run again: the first record that
     differs from it is an error. An empty one, as `mktemp` makes it, is replaced.
-
-    Raises:
-        CommonArtError: the file holds other records, and not `overwrite`.
-        ReaderGone: whoever read stdout has closed it.
+    Raises CommonArtError where the file holds other records, ReaderGone where whoever read stdout has closed it.
     """
 
     def __init__(self, path: str, *, overwrite: bool = True) -> None:

@@ -1,7 +1,5 @@
 """The order of the samples: a function of seed, epoch and step alone, whatever the number of GPUs, workers or restarts.
 
-    rows, epochs = batch_rows(seed=0, step=12, batch=64, count=159)   # which records make up step 12
-
 Position p of the run (p = step * batch + i) belongs to epoch p // count and is sample `permute(p % count)` of it, so that
 batches run through the ends of epochs. So do buckets of images of one size, each at its own pace, and data sets with weights.
 """

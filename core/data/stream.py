@@ -78,9 +78,7 @@ def run(
         finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
-    Raises:
-        TooManyFailures: everything was written, but more than `max_failures` of it failed.
-        CommonArtError: anything else that the user can mend. Both carry `summary`.
+    Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
     """
     summary = Summary(stage)
     started = time.monotonic() if started is None else started

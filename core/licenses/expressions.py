@@ -1,9 +1,8 @@
 """SPDX expressions and the licence templates of Wikimedia Commons.
 
 `A OR B` is a choice: a policy that allows one branch takes the work under that branch, the first one allowed as written.
-`A AND B` needs both. `A WITH E` is A: an exception on the SPDX list only adds permissions. An operand that is not known
-here makes the whole unknown, even beside a known one. Operators are upper case, as SPDX writes them: "MIT or CC-BY-4.0"
-is prose.
+`A AND B` needs both. `A WITH E` is A: an exception on the SPDX list only adds permissions. An operand that is not known here
+makes the whole unknown. Operators are upper case, as SPDX writes them: "MIT or CC-BY-4.0" is prose.
 """
 
 import re

@@ -42,9 +42,8 @@ class Policy:
     def choose(self, license: License) -> License | None:
         """Return the licence under which this policy takes the work, or None.
 
-        Of a choice it is the first branch that is allowed; a conjunction needs all of its operands; a single licence is
-        itself, when its id or family is named and not denied. Where it is not known which of several holds, each must be
-        allowed.
+        Of a choice it is the first branch that is allowed; a conjunction needs all of its operands, and so does a statement
+        that one of several holds, not known which; a single licence is itself, when its id or family is named and not denied.
         """
         if license.one_of:
             return license if all(map(self.choose, license.one_of)) else None
@@ -92,11 +91,8 @@ POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Poli
 def load_policy(name: str) -> Policy:
     """Load `strict`, `paper`, or a TOML file with `allow`, `deny` (lists of ids or families) and `extends` (a name above).
 
-    `[allow]` may also be a table, id or family = why.
-
-    Raises:
-        UsageError: there is no such policy.
-        CommonArtError: the file cannot be read, or names a licence that is not known here.
+    `[allow]` may also be a table, id or family = why. Raises UsageError where there is no such policy, CommonArtError where the
+    file cannot be read, or names a licence that is not known here.
     """
     if name in POLICIES:
         return POLICIES[name]

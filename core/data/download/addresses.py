@@ -49,8 +49,7 @@ class Target(NamedTuple):
 def split_url(url: str) -> Target:
     """Take apart an http(s) URL.
 
-    Raises:
-        DownloadError: bad_url for any other scheme, a user name, control characters, a backslash, no host, a bad port.
+    Raises DownloadError: bad_url for any other scheme, a user name, control characters, a backslash, no host, a bad port.
     """
     if any(ord(c) < 32 or c in "\\\x7f" for c in url):
         raise DownloadError("bad_url", "control characters or a backslash")
@@ -152,8 +151,7 @@ def _public(ip: IPv4Address | IPv6Address) -> bool:
 def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
     """Resolve a host to its addresses and check all of them: one private address among public ones refuses the host.
 
-    Raises:
-        DownloadError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
+    Raises DownloadError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
     """
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -154,8 +154,8 @@ class Resolver:
         return self._since is not None
 
     def _give_up(self) -> None:
+        problem = f"No host name could be resolved for {self.limits.outage:.0f} s"
         raise CommonArtError(
-            f"No host name could be resolved for {self.limits.outage:.0f} s: this machine's name server or network is "
-            "down.",
+            f"{problem}: this machine's name server or network is down.",
             "Run the same command again when it is back: it goes on where it stopped.",
         )

@@ -47,11 +47,10 @@ def resolve_image(
             if download.url != record["image_url"] and data:
                 record = {**record, "fetched_url": download.url}
         if data is None:
-            raise DownloadError(
-                *("bad_url", str(record["image_url"])[:200])
-                if record.get("image_url")
-                else ("no_image", "neither image nor image_url" + (f", and no file in {images}" if images else ""))
-            )
+            if record.get("image_url"):
+                return record, Problem("bad_url", str(record["image_url"])[:200])
+            no_file = f", and no file in {images}" if images else ""
+            return record, Problem("no_image", f"neither image nor image_url{no_file}")
         signals += embedded_signals(data)
         if signals:
             record = {**record, "opt_out": sorted({*record.get("opt_out", []), *signals})}

@@ -113,12 +113,7 @@ class NoMeta(CommonArtError):
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return what `features.json` says.
-
-    Raises:
-        NoMeta: it is missing or damaged.
-        CommonArtError: it is of another version.
-    """
+    """Return what `features.json` says. Raises NoMeta, or CommonArtError where it is of another version."""
     path = folder / META
     try:
         value = orjson.loads(path.read_bytes())
@@ -141,9 +136,7 @@ def read_meta(folder: Path) -> Meta:
 def read_null(folder: Path) -> np.ndarray:
     """Return the embedding of "no text", float32 [1, D], as `features.json` knows it.
 
-    Raises:
-        OSError: it is missing.
-        ValueError: it is damaged, or of other features.
+    Raises OSError where it is missing, ValueError where it is damaged, or of other features.
     """
     about, data = orjson.loads((folder / META).read_bytes()), (folder / NULL).read_bytes()
     if "null_sha256" in about and about["null_sha256"] != hashlib.sha256(data).hexdigest():
@@ -170,13 +163,15 @@ class Features:
     def beside(cls, source: str | Path, kind: str) -> Features | None:
         """Return the features of a folder of shards, where encode-text ("text") or encode-image ("image") puts them."""
         folder = Path(source) / kind
-        if not (folder / META).exists() and feature_tars(folder):
+        if (folder / META).exists():
+            return cls(folder)
+        if feature_tars(folder):
             raise CommonArtError(
                 f"{folder} holds features, and {folder / META} is missing.",
                 f"Run the same commonart encode-{kind} {source} again: it writes that file, and no shard; "
                 "or move that folder away.",
             )
-        return cls(folder) if (folder / META).exists() else None
+        return None
 
     def null(self) -> np.ndarray:
         """Return the embedding of "no text", float32 [1, D]."""
@@ -193,8 +188,7 @@ class Features:
 
         Hashes come from the manifests beside the shards where those fit; `full` reads every byte instead.
 
-        Raises:
-            CommonArtError: features are missing, stale, of several models, or of shards that are gone.
+        Raises CommonArtError: features are missing, stale, of several models, or of shards that are gone.
         """
         again = f"run the same commonart encode-{self.meta.kind} again"
         if self.meta.kind == "text":

@@ -1,7 +1,5 @@
 """What encode-text and encode-image have to do: which feature shards are missing, their size, and `features.json`.
 
-    commonart encode-text shards/      # the same command again finishes what was interrupted
-
 The shards themselves are made by `core.data.stream.run`, one of each image shard, as those of every other stage.
 """
 
@@ -149,8 +147,7 @@ def _size(count: int) -> str:
 def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: bool) -> None:
     """Write `features.json` (and the null embedding [1, D]) unless the same are there, undamaged, and not `overwrite`.
 
-    Raises:
-        CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
+    Raises CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
     """
     if not overwrite:
         try:

@@ -1,7 +1,5 @@
 """Arrays as safetensors, without torch: what feature shards hold.
 
-    data = pack({"a": np.zeros((2, 3), np.float32)}); arrays, metadata = unpack(data)
-
 Plain files that any reader of safetensors opens. numpy has no bfloat16, so that one is kept as its 16 bits in uint16.
 Their metadata begin with a CRC-32 of everything else, so that a bit that a disk lost is noticed when it is read.
 Source: the format's description, github.com/huggingface/safetensors#format.

@@ -80,8 +80,6 @@ def find_copies(
         folder: where the lists are kept (OUT/hashes); those that are there and fit are not made again.
         fingerprints: (record, fingerprint) for each record, in order; 0 for one that will not be used.
         settings: what the fingerprints depend on besides the records.
-
-    Raises CommonArtError where a list is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ensure = partial(_ensure, folder, fingerprints, settings, tick)

@@ -13,7 +13,8 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError, reason
+from commonart.core.data.sources.parquet import file_errors
+from commonart.core.errors import CommonArtError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -54,7 +55,8 @@ class EmbeddedImages:
         remote = address.startswith(SCHEME)
         path, _, part = address.partition("#") if remote else address.rpartition("#")
         name = path.removeprefix(f"{SCHEME}datasets/").partition("@")[0] if remote else path
-        with self._lock, hub_errors(name) if remote else file_errors(path):
+        fix = "Check the path, or download that file again."
+        with self._lock, hub_errors(name) if remote else file_errors(path, "", fix):
             raw = self._turn_to(path)
             if "/" not in part:
                 offset, _, size = part.partition("+")
@@ -113,19 +115,6 @@ def _read_group(file: pq.ParquetFile, column: str, group: int, start: int) -> It
             values = values.field(name)
         yield start, values.to_pylist()
         start += len(batch)
-
-
-@contextmanager
-def file_errors(path: str) -> Iterator[None]:
-    """Turn the errors of reading a file here into sentences."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise CommonArtError(
-            f"{path} cannot be read: {reason(error)}.", "Check the path, or download that file again."
-        ) from None
 
 
 def open_remote(address: str, block: int = 0) -> Any:

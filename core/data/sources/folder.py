@@ -30,10 +30,7 @@ def list_folder(folder: Path, entries: Mapping[Path, Problem | None], options: S
 
     An image is a file with the suffix of one, or with another that begins like one. Its sidecars are `NAME.json`, `NAME.txt`
     and `NAME.caption`, where NAME is with or without its suffix, and its row in the `metadata.jsonl`, `.csv` or `.parquet` of
-    its folder. Whatever is not taken comes as `PassedOver`, in its place.
-
-    Raises:
-        CommonArtError: the folder holds no image.
+    its folder. Whatever is not taken comes as `PassedOver`, in its place. Raises CommonArtError where there is no image.
     """
     source = _printable(folder.resolve().name or "folder")
     images = [path for path, problem in entries.items() if problem is None and _is_image(path)]

@@ -90,16 +90,10 @@ def _parquet_records(address: str, file_name: str, table: Table, named: HubSourc
             row.pop("key", None)  # what some tool named its files, not unique over the files of the set
             record = row_record(row, layout, of_file, index)
             if "source_id" not in layout.columns:
-                record["source_id"] = _id_in_addresses(record, named.id_pattern) or name
+                addresses = [record.get(each, "") for each in ("source_url", "image_url", "fallback_url")]
+                matches = (re.search(named.id_pattern, each) for each in addresses if named.id_pattern)
+                record["source_id"] = next((match[1] for match in matches if match), name)
                 record["key"] = make_key(table.source, record["source_id"])
             if image:
                 record["image_url"] = f"{address}#{image}/{index}"
             yield checked(record, of_file.name, index + 1, name)
-
-
-def _id_in_addresses(record: Record, pattern: str) -> str:
-    """The id of a work that its page, or the address of its image, holds."""
-    for field in ("source_url", "image_url", "fallback_url") if pattern else ():
-        if match := re.search(pattern, record.get(field, "")):
-            return match[1]
-    return ""

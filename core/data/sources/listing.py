@@ -27,11 +27,8 @@ from commonart.core.errors import CommonArtError, UsageError
 def list_source(source: str, options: SourceOptions) -> Iterator[Record]:
     """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
 
-    One whose key an earlier one has comes as `PassedOver`, to be dropped.
-
-    Raises:
-        UsageError: an option that SOURCE has no use for.
-        CommonArtError: SOURCE is missing, empty, or not something that can be read.
+    One whose key an earlier one has comes as `PassedOver`, to be dropped. Raises UsageError for an option that SOURCE has no
+    use for, CommonArtError where SOURCE is missing, empty, or not something that can be read.
     """
     check_column_map(options.column_map)
     path = Path(source)

@@ -26,7 +26,7 @@ def read_file(path: Path, binary: Sequence[str] = ()) -> Iterator[dict[str, Any]
     """Yield the rows of a parquet file, as `read_table`. Raises CommonArtError where it is damaged."""
     import pyarrow.parquet as pq
 
-    with _errors(path), pq.ParquetFile(path) as file:
+    with file_errors(path), pq.ParquetFile(path) as file:
         yield from read_table(file, str(path), binary)
 
 
@@ -34,20 +34,21 @@ def read_schema(path: Path) -> pa.Schema:
     """Return the schema of a parquet file. Raises CommonArtError where it is damaged."""
     import pyarrow.parquet as pq
 
-    with _errors(path):
+    with file_errors(path):
         return pq.read_schema(path)
 
 
 @contextmanager
-def _errors(path: Path) -> Iterator[None]:
+def file_errors(
+    path: str | Path, problem: str = " as parquet", fix: str = "Download that file again."
+) -> Iterator[None]:
+    """Turn the errors of reading a file here into sentences."""
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise CommonArtError(
-            f"{path} cannot be read as parquet: {reason(error)}.", "Download that file again."
-        ) from error
+        raise CommonArtError(f"{path} cannot be read{problem}: {reason(error)}.", fix) from error
 
 
 def read_table(file: pq.ParquetFile, name: str, binary: Sequence[str] = ()) -> Iterator[dict[str, Any] | Problem]:
@@ -125,12 +126,8 @@ def text_columns(schema: pa.Schema, binary: Sequence[str] = ()) -> list[str]:
 def image_column(schema: pa.Schema, named: str = "", text: Sequence[str] = (), *, guess: bool = True) -> str:
     """Return the leaf that holds an image's bytes (`jpg`, or `image.bytes` of datasets' image type); "" when there is none.
 
-    Args:
-        named: the column that the user names for it.
-        text: columns of bytes that hold text.
-        guess: take a column of bytes without a usual name, where it is the only one.
-
-    Raises CommonArtError where there is no such column, or several columns may hold them.
+    `named`: the column that the user names for it; `text`: columns of bytes that hold text; `guess`: take a column of bytes
+    without a usual name, where it is the only one. Raises CommonArtError where none is `named`, or several may hold them.
     """
     import pyarrow as pa
 

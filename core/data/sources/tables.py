@@ -36,7 +36,12 @@ def read_rows(path: Path, binary: Sequence[str] = ()) -> Iterator[tuple[int, Row
     """
     name = str(path)
     if name.endswith(jsonl.SUFFIXES):
-        yield from _jsonl_rows(name)
+        for number, line in jsonl.read_lines(name):
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                row = Problem("bad_row", str(error))
+            yield number, row if isinstance(row, dict | Problem) else Problem("bad_row", "it is not a JSON object")
     elif name.endswith(".parquet"):
         yield from enumerate(parquet.read_file(path, binary), 1)
     else:
@@ -55,16 +60,6 @@ def partition_values(path: Path, root: Path) -> dict[str, str]:
         if equals and value != "__HIVE_DEFAULT_PARTITION__":
             cells[unquote(name)] = unquote(value)
     return cells
-
-
-def _jsonl_rows(name: str) -> Iterator[tuple[int, Row | Problem]]:
-    for number, line in jsonl.read_lines(name):
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            yield number, Problem("bad_row", str(error))
-            continue
-        yield number, row if isinstance(row, dict) else Problem("bad_row", "it is not a JSON object")
 
 
 class _Lines:

@@ -82,11 +82,8 @@ def list_urls(
 ) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows of JSONL that are records already stay as they are.
 
-    A row that cannot be read, or whose key an earlier row has, comes as `PassedOver`.
-
-    Args:
-        keys: of the tables before this one, where several make one list.
-        root: the folder of tables that this one belongs to, whose `NAME=VALUE` folders are columns.
+    A row that cannot be read, or whose key an earlier row has, comes as `PassedOver`. Where several tables make one list,
+    `keys` are those of the tables before this one, and `root` is their folder, whose `NAME=VALUE` folders are columns.
 
     Raises:
         CommonArtError: a damaged file, or no column that can be taken for the image.

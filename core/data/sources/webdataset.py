@@ -32,12 +32,8 @@ class TarSample:
 def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterator[Record]:
     """Yield a record for each sample of a tar; those that cannot be read come as `PassedOver`.
 
-    Args:
-        address: where it is: `hf://...`, or a path, of which an image is `PATH#MEMBER`.
-        stem: its name without ".tar", for the ids of samples.
-        table: how the fields of a `.json` become a record.
-
-    Raises CommonArtError where the tar is damaged.
+    `address`: where it is, `hf://...` or a path, of which an image is `PATH#MEMBER`; `stem`: its name without ".tar", for the
+    ids of samples; `table`: how the fields of a `.json` become a record. Raises CommonArtError where the tar is damaged.
     """
     for number, sample in enumerate(_samples(raw, table.name)):
         name = f"{stem}/{sample.key}"
