@@ -87,7 +87,6 @@ def fetch(
     *,
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
     embedded: EmbeddedImages | None = None,
     submit: Callable[[str], Request] | None = None,
@@ -115,9 +114,7 @@ def fetch(
         return reader.read(address) if address else None
 
     def resolve(record: Record, pending: Request | None) -> tuple[Record, Sample | Problem]:
-        record, got = resolve_image(
-            record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
-        )
+        record, got = resolve_image(record, pending, images=images, limits=limits, source_bytes=source_bytes)
         if isinstance(got, Sample) and _PLACEHOLDER.search(got.record.get("fetched_url", "")):
             return record, Problem("placeholder", got.record["fetched_url"])
         return record, got
@@ -146,7 +143,6 @@ def run(
     list_only: bool = False,
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    max_pixels: int = MAX_PIXELS,
     shard_size: int = SHARD_SIZE,
     limit: int | None = None,
     seed: int = 0,
@@ -198,9 +194,7 @@ def run(
 
     with DownloadClient(limits) as client:
         prefetcher = Prefetcher(records, client, shard_size, needs_shard, needs_download)
-        resolve = partial(
-            fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages(), submit=client.submit
-        )
+        resolve = partial(fetch, images=images, limits=limits, embedded=EmbeddedImages(), submit=client.submit)
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS
@@ -208,6 +202,6 @@ def run(
 
         return stream.run(
             "fetch", transform, records=prefetcher,
-            settings={"max_bytes": limits.max_bytes, "max_pixels": max_pixels, "opt_outs": limits.opt_outs},
+            settings={"max_bytes": limits.max_bytes, "max_pixels": MAX_PIXELS, "opt_outs": limits.opt_outs},
             finish=lambda tars, summary: retry_failed(tars, summary, client, resolve), **options,
         )  # fmt: skip

@@ -46,7 +46,6 @@ class ImageSpec:
     format: str
     quality: int
     resample: str
-    max_pixels: int
 
     def size(self, width: int, height: int) -> Size:
         """Return what an image of `width` x `height` is cut to."""
@@ -97,7 +96,6 @@ def run(
     format: str = "auto",
     quality: int = 95,
     resample: str = "lanczos",
-    max_pixels: int = MAX_PIXELS,
     dedup: bool = False,
     blocklist: str | None = None,
     workers: int | None = None,
@@ -132,12 +130,12 @@ def run(
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
-    spec = ImageSpec(sizes, min_size, format, quality, resample, max_pixels)
+    spec = ImageSpec(sizes, min_size, format, quality, resample)
     blocked = read_blocklist(blocklist) if blocklist is not None else None
-    task = task or this_task()
+    task, workers = task or this_task(), threads.cpu_count() if workers is None else workers
     # What shows in an image's fingerprint, and what else its bytes depend on.
     blocked_by = blocked.sha256 if blocked is not None else ""
-    seen = {"size": size, "buckets": buckets, "min_size": min_size, "max_pixels": max_pixels, "blocklist": blocked_by}
+    seen = {"size": size, "buckets": buckets, "min_size": min_size, "max_pixels": MAX_PIXELS, "blocklist": blocked_by}
     settings = {**seen, "format": format, "quality": quality, "resample": resample, "dedup": dedup}
     with tempfile.TemporaryDirectory(prefix="commonart-") as spool:
         source, copies = stream.source_or_stdin(source), None
@@ -147,7 +145,8 @@ def run(
                 with jsonl.JsonlWriter(source) as writer:
                     for record in jsonl.read("-"):
                         writer.write(record)
-            prints = partial(_fingerprints, spec=spec, blocklist=blocked, workers=workers)
+            one = partial(_fingerprint, spec=spec, blocklist=blocked)
+            prints = partial(threads.map_ordered, one, workers=workers)
             with log.progress("hash", quiet=quiet) as tick:
                 copies = find_copies(
                     partial(chunks, source, shard_size), Path(out) / FOLDER, prints, settings=seen, task=task, tick=tick
@@ -166,19 +165,12 @@ def _by_bucket(records: Iterable[Record], spec: ImageSpec) -> list[Record]:
         width, height = record.get("width"), record.get("height")
         if not width or not height:
             try:
-                width, height, _ = decode.probe(reader.read_bytes(record.get("image", "")), max_pixels=spec.max_pixels)
+                width, height, _ = decode.probe(reader.read_bytes(record.get("image", "")))
             except (DecodeError, CommonArtError):
                 return -1  # where it stands does not matter: it will not be used
         return spec.sizes.index(spec.size(width, height))
 
     return sorted(records, key=bucket_index)
-
-
-def _fingerprints(
-    records: Iterable[Record], *, spec: ImageSpec, blocklist: Blocklist | None, workers: int | None
-) -> Iterator[tuple[Record, int]]:
-    make = partial(_fingerprint, spec=spec, blocklist=blocklist)
-    yield from threads.map_ordered(make, records, threads.cpu_count() if workers is None else workers)
 
 
 def _fingerprint(record: Record, *, spec: ImageSpec, blocklist: Blocklist | None) -> tuple[Record, int]:
@@ -206,7 +198,7 @@ def _read(record: Record, spec: ImageSpec) -> tuple[bytes, ProbedImage, str] | P
         return Problem("no_image", "the record has no image")
     try:
         data = reader.read_bytes(record["image"])
-        opened = ProbedImage(data, spec.max_pixels)
+        opened = ProbedImage(data)
     except DecodeError as error:
         return Problem(error.reason, error.detail)
     except CommonArtError as error:

@@ -86,7 +86,12 @@ def read_blocklist(path: str) -> Blocklist:
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
-    return Blocklist(digest, _sorted(hashes), frozenset(kinds))
+    if len(hashes) <= _SHORT:
+        return Blocklist(digest, array("q", sorted(hashes)), frozenset(kinds))
+    import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment
+
+    numpy.frombuffer(hashes, numpy.int64).sort()
+    return Blocklist(digest, hashes, frozenset(kinds))
 
 
 def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
@@ -129,12 +134,3 @@ def _plain_author(name: str) -> str:
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
     return " ".join(name.casefold().split())
-
-
-def _sorted(hashes: array[int]) -> array[int]:
-    if len(hashes) <= _SHORT:
-        return array("q", sorted(hashes))
-    import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment
-
-    numpy.frombuffer(hashes, numpy.int64).sort()
-    return hashes

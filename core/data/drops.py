@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.errors import SchemaError
 
@@ -62,6 +63,28 @@ def checked(record: Record, file: str, line: int | str, name: str) -> Record:
     except SchemaError as error:
         problem = f"field {error.field!r} {error.problem}"
         return PassedOver.named(record["source"], name, "bad_row", problem, rule=False)
+
+
+def mark_duplicate(record: Record, keys: SeenKeys, name: str, number: int) -> Record:
+    """Return row `number` of `name`, as `PassedOver` (`duplicate_key`) where an earlier row has its key.
+
+    The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Files of records
+    stay strict (`core.data.jsonl`): they are ours, and a key that is there twice means that two runs were mixed up.
+    """
+    if isinstance(record, PassedOver):
+        return record
+    try:
+        keys.add(record["key"], name, number)
+    except SchemaError as error:
+        return PassedOver(record, "duplicate_key", f"{error.file}:{number}: {error.problem}")
+    return record
+
+
+def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
+    """Yield the records of one source, each as `mark_duplicate` returns it."""
+    keys = SeenKeys()
+    for number, record in enumerate(records, 1):
+        yield mark_duplicate(record, keys, name, number)
 
 
 class Drop:

@@ -206,15 +206,14 @@ def add_caption(
     model: str,
     revision: str,
     license: str,
-    synthetic: bool = True,
     translated_from: str | None = None,
     terms_accepted: bool = False,
 ) -> None:
-    """Append one caption to the record's.
+    """Append one caption, which `model` wrote, to the record's.
 
     `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
     """
-    caption = make_caption(text, lang, model, license, synthetic, revision, translated_from)
+    caption = make_caption(text, lang, model, license, True, revision, translated_from)
     record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
 
 

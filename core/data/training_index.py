@@ -41,7 +41,7 @@ def default_note(data: str) -> str:
 def data_sets(data: str | Path) -> list[tuple[Path, float]]:
     """`A,B:0.5` -> [(A, 1.0), (B, 0.5)]: folders of shards and how often an image of each is taken.
 
-    Raises UsageError for a weight that is not a positive number or a folder that is named twice, CommonArtError for none.
+    Raises UsageError for a weight that is not a positive number or a folder that is named twice, CommonArtError for a gone one.
     """
     sets: list[tuple[Path, float]] = []
     for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import selectors
 import socket
 import time
@@ -25,7 +26,7 @@ class EventLoop:
         self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
-        self._curl_due: float | None = None
+        self._curl_due = math.inf
         self._woken = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -71,15 +72,17 @@ class EventLoop:
 
     def poll(self) -> None:
         """Let libcurl work until something is finished or due, or another thread calls."""
-        for key, events in self._selector.select(self._timeout()):
+        due = min(self._curl_due, self._timers[0][0] if self._timers else math.inf)
+        timeout = 0.0 if self._calls else min(1.0, max(0.0, due - time.monotonic()))
+        for key, events in self._selector.select(timeout):
             if key.fd == self._wake_fd:
                 self._wake_receiver.recv(4096)
                 continue
             readable = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
             writable = pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
             self._multi.socket_action(key.fd, readable | writable)
-        if self._curl_due is not None and time.monotonic() >= self._curl_due:
-            self._curl_due = None
+        if time.monotonic() >= self._curl_due:
+            self._curl_due = math.inf
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         left = 1
         while left:
@@ -97,10 +100,6 @@ class EventLoop:
         self._wake_sender.close()
         self._wake_receiver.close()
 
-    def _timeout(self) -> float:
-        dues = [due for due in (self._curl_due, self._timers[0][0] if self._timers else None) if due is not None]
-        return 0.0 if self._calls else min(1.0, max(0.0, min(dues) - time.monotonic())) if dues else 1.0
-
     def _watch(self, what: int, fd: int, *_: object) -> None:
         """libcurl says which events of a socket it waits for."""
         if what == pycurl.POLL_REMOVE:
@@ -115,4 +114,4 @@ class EventLoop:
             self._selector.register(fd, reading | writing)
 
     def _set_timer(self, milliseconds: int) -> None:
-        self._curl_due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+        self._curl_due = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000

@@ -11,7 +11,7 @@ from commonart.core.data.download.opt_out import embedded_signals
 from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.files import file_inside
-from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
+from commonart.core.data.images.decode import EXTENSIONS, DecodeError, probe
 from commonart.core.data.record import Record, check_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
@@ -26,7 +26,6 @@ def resolve_image(
     *,
     images: str | None,
     limits: Limits,
-    max_pixels: int = MAX_PIXELS,
     source_bytes: Callable[[Record], bytes | None],
 ) -> tuple[Record, Sample | Problem]:
     """Get one record's bytes and check them -> the record, and its sample or the reason why there is none.
@@ -58,7 +57,7 @@ def resolve_image(
             return record, Problem("opt_out", ", ".join(record["opt_out"]), rule=True)
         if len(data) > limits.max_bytes:
             return record, Problem("too_many_bytes", f"{len(data):,}")
-        info = probe(data, max_pixels=max_pixels)
+        info = probe(data)
     except (DownloadError, DecodeError) as error:
         return record, Problem(error.reason, error.detail)
     except CommonArtError as error:

@@ -36,6 +36,7 @@ STORES = {"text": ("bf16", "fp16", "int8"), "image": ("fp16", "bf16", "fp32")}  
 # What tells one model's features from another's. Not its name: a folder can be written in several ways, and the
 # revision is the commit or the hash of its files.
 IDENTITY = ("revision", "precision", "store")
+SAMPLED = 64  # records whose captions tell how long captions are
 NAMED = 10  # shards that are named in one sentence
 
 
@@ -217,11 +218,11 @@ class Features:
                 "or put the images back.",
             )
 
-    def mean_caption_tokens(self, count: int = 64) -> int:
-        """Return the mean tokens of a caption in the first `count` records; 0 where nothing is encoded yet."""
+    def mean_caption_tokens(self) -> int:
+        """Return the mean tokens of a caption in the first records; 0 where nothing is encoded yet."""
         lengths: list[int] = []
         for tar in feature_tars(self.folder)[:1]:
-            for span in list(self.spans(tar.stem).values())[:count]:
+            for span in list(self.spans(tar.stem).values())[:SAMPLED]:
                 with suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is trained on
                     lengths += map(len, unpack_text(self.read(tar.stem, span))[0])
         return round(sum(lengths) / len(lengths)) if lengths else 0

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from commonart.core.data.drops import PassedOver
+from commonart.core.data.drops import PassedOver, mark_duplicates
 from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import SourceOptions, modified_at
 from commonart.core.data.sources.coco import list_coco
-from commonart.core.data.sources.duplicates import mark_duplicates
 from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder, walk
 from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.drops import PassedOver, Problem, checked
+from commonart.core.data.drops import PassedOver, Problem, checked, mark_duplicate
 from commonart.core.data.files import file_inside
 from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make_key
 from commonart.core.data.sources import attribution, parquet
 from commonart.core.data.sources.attribution import LICENSE_NAMES, SetStatement, SourceOptions, caption_texts
-from commonart.core.data.sources.duplicates import mark_duplicate
 from commonart.core.data.sources.tables import Row, partition_values, read_rows
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.core.licenses.statements import STRUCTURED_FIELDS
