@@ -8,7 +8,6 @@ which every record of that image shares.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -68,20 +67,19 @@ class Tally:
     """How many records of each source and licence came in and went out, and how many of the latter are held out."""
 
     def __init__(self) -> None:
-        self.read: Counter[tuple[str, str]] = Counter()
-        self.written: Counter[tuple[str, str]] = Counter()
+        self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
 
-    def add(self, source: str, license: str, read: int, written: int) -> None:
+    def counts(self, source: str, license: str) -> list[int]:
+        """Return the [in, out] of a row, to be counted up."""
         row = (source, license)
-        if row not in self.read and len(self.read) >= MAX_ROWS:
+        if row not in self._counts and len(self._counts) >= MAX_ROWS:
             row = (OTHERS, license)
-        self.read[row] += read
-        self.written[row] += written
+        return self._counts.setdefault(row, [0, 0])
 
     def rows(self) -> list[tuple[str, str, int, int]]:
         """Return (source, licence, in, out) by source, the most frequent licence first."""
-        rows = [(*row, count, self.written[row]) for row, count in self.read.items()]
+        rows = [(source, license, read, written) for (source, license), (read, written) in self._counts.items()]
         return sorted(rows, key=lambda row: (row[0], -row[2], row[1]))
 
 
@@ -101,7 +99,7 @@ class LicenseSummary(Summary):
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
         rows = [(s, name, f"{read:,}", f"{written:,}") for s, name, read, written in self.tally.rows()]
-        if self.read > (counted := sum(self.tally.read.values())):
+        if self.read > (counted := sum(row[2] for row in self.tally.rows())):
             rows.append(("(shards finished before)", "", f"{self.read - counted:,}", ""))
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -111,17 +109,14 @@ class LicenseSummary(Summary):
 
 @dataclass(slots=True)
 class _Decision:
-    """What is done with every record of a source that makes the same statements, and how many did."""
+    """What is done with every record of a source that makes the same statements."""
 
-    source: str
     license: License | None  # None: dropped for `reason`
     reason: str
-    row_name: str  # in the summary
     basis: str
     url: str
     raw: str
-    read: int = 0
-    written: int = 0
+    counts: list[int]  # of the tally
 
 
 def license_filter(
@@ -135,48 +130,45 @@ def license_filter(
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
     decisions: dict[Statements, _Decision] = {}
-    try:
-        for record in records:
-            get = record.get
-            statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
-            decision = decisions.get(statements)
-            if decision is None:
-                decision = _decide(statements, policy, decisions, tally)
-            decision.read += 1
-            license = decision.license
-            if license is None:
-                drop(record, decision.reason, decision.raw)
+    for record in records:
+        get = record.get
+        statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
+        decision = decisions.get(statements)
+        if decision is None:
+            decision = _decide(statements, policy, decisions, tally)
+        decision.counts[0] += 1
+        license = decision.license
+        if license is None:
+            drop(record, decision.reason, decision.raw)
+            continue
+        if blocklist is not None and (entry := blocklist.entry_of(record)):
+            drop(record, "blocklisted", entry)
+            continue
+        if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
+            drop(record, problem, get("license_observed_at") or "")
+            continue
+        if sha256 := get("sha256"):
+            try:
+                split, conflict = check_split(record, sha256)
+            except ValueError:
+                drop.failure(record, "sha256_malformed", sha256)
                 continue
-            if blocklist is not None and (entry := blocklist.entry_of(record)):
-                drop(record, "blocklisted", entry)
+            if conflict:
+                drop(record, "split_conflict", conflict)
                 continue
-            if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
-                drop(record, problem, get("license_observed_at") or "")
-                continue
-            if sha256 := get("sha256"):
-                try:
-                    split, conflict = check_split(record, sha256)
-                except ValueError:
-                    drop.failure(record, "sha256_malformed", sha256)
-                    continue
-                if conflict:
-                    drop(record, "split_conflict", conflict)
-                    continue
-                record["split"] = split
-            else:
-                split = get("split", "")
-            if split == "heldout":
-                tally.heldout += 1
-            record["license"] = license.id
-            record["license_basis"] = decision.basis
-            if not statements[1]:
-                record["license_url"] = decision.url
-            if not statements[2]:
-                record["license_raw"] = decision.raw
-            decision.written += 1
-            yield record
-    finally:
-        _count(decisions, tally)
+            record["split"] = split
+        else:
+            split = get("split", "")
+        if split == "heldout":
+            tally.heldout += 1
+        record["license"] = license.id
+        record["license_basis"] = decision.basis
+        if not statements[1]:
+            record["license_url"] = decision.url
+        if not statements[2]:
+            record["license_raw"] = decision.raw
+        decision.counts[1] += 1
+        yield record
 
 
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
@@ -189,17 +181,11 @@ def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, 
     # What the set alone states stays so, whichever licence it names.
     basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
     row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason
-    decision = _Decision(source, chosen, reason, row_name, basis, chosen.url if chosen else "", raw or stated or url)
     if len(decisions) >= CACHED_VERDICTS or sum(len(text or "") for text in statements) > MAX_CACHED_TEXT:
-        _count(decisions, tally)
         decisions.clear()
-    decisions[statements] = decision
+    page, counts = chosen.url if chosen else "", tally.counts(source, row_name)
+    decision = decisions[statements] = _Decision(chosen, reason, basis, page, raw or stated or url, counts)
     return decision
-
-
-def _count(decisions: dict[Statements, _Decision], tally: Tally) -> None:
-    for decision in decisions.values():
-        tally.add(decision.source, decision.row_name, decision.read, decision.written)
 
 
 def _too_old(observed: str, after: datetime) -> str:
