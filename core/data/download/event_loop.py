@@ -19,7 +19,10 @@ from commonart.core.data.download.transfer import Transfer
 
 
 class EventLoop:
-    """`call_soon` from any thread; everything else in the one that calls `poll`, which calls `finished`."""
+    """`call_soon` from any thread; everything else in the one that calls `poll`, which calls `finished`.
+
+    A prepared transfer starts when its handle is added to `multi`.
+    """
 
     def __init__(self, limits: Limits, finished: Callable[[Transfer, DownloadError | None], None]) -> None:
         self._finished = finished
@@ -31,7 +34,7 @@ class EventLoop:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._wake_fd = self._selector.register(self._wake_receiver, selectors.EVENT_READ).fd
-        self._multi = pycurl.CurlMulti()
+        self.multi = pycurl.CurlMulti()
         for option, value in (
             (pycurl.M_SOCKETFUNCTION, self._watch),
             (pycurl.M_TIMERFUNCTION, self._set_timer),
@@ -40,7 +43,7 @@ class EventLoop:
             (pycurl.M_MAX_TOTAL_CONNECTIONS, limits.workers),
             (pycurl.M_MAX_HOST_CONNECTIONS, limits.per_host),
         ):
-            self._multi.setopt(option, value)
+            self.multi.setopt(option, value)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Have `function` called in the loop's thread, soon; from any thread."""
@@ -53,14 +56,6 @@ class EventLoop:
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Have `function` called after a while."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), function))
-
-    def add(self, transfer: Transfer) -> None:
-        """Start a transfer that is prepared."""
-        self._multi.add_handle(transfer.curl)
-
-    def remove(self, transfer: Transfer) -> None:
-        """Take a finished transfer out, so that its handle can be used again."""
-        self._multi.remove_handle(transfer.curl)
 
     def run_due(self) -> None:
         """Call what other threads want called and what is due."""
@@ -80,13 +75,13 @@ class EventLoop:
                 continue
             readable = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
             writable = pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
-            self._multi.socket_action(key.fd, readable | writable)
+            self.multi.socket_action(key.fd, readable | writable)
         if time.monotonic() >= self._curl_due:
             self._curl_due = math.inf
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         left = 1
         while left:
-            left, succeeded, failed = self._multi.info_read(64)
+            left, succeeded, failed = self.multi.info_read(64)
             for curl in succeeded:
                 self._finished(curl.transfer, None)
             for curl, code, message in failed:
@@ -95,7 +90,7 @@ class EventLoop:
     def close(self) -> None:
         """End every transfer; functions that are handed in from now on are never called."""
         self._woken = True  # nobody sends to the closed socket any more
-        self._multi.close()
+        self.multi.close()
         self._selector.close()
         self._wake_sender.close()
         self._wake_receiver.close()

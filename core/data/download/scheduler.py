@@ -205,13 +205,13 @@ class Scheduler:
             self._transfers += 1
         host.active += 1
         transfer.prepare(request, request.target, host)
-        self._loop.add(transfer)
+        self._loop.multi.add_handle(transfer.curl)
 
     def _finished(self, transfer: Transfer, error: DownloadError | None) -> None:
         request, host = transfer.owner
         request.seconds += transfer.seconds
         status, headers, body = transfer.status, transfer.headers(), bytes(transfer.body)
-        self._loop.remove(transfer)
+        self._loop.multi.remove_handle(transfer.curl)
         if error is not None and error.reason == "connect":
             host.addresses_until = 0.0  # the name may mean another machine by now
         transfer.clear()

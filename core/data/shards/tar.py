@@ -86,7 +86,6 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
 
 
 def _decimal(text: str | bytes) -> int:
-    """A number of a PAX header."""
     if not (text.isascii() and text.isdigit()) or len(text) > 19:
         raise tarfile.ReadError("a number that cannot be read")
     return int(text)
