@@ -32,12 +32,20 @@ SAMPLINGS = {
     for name, title in (("sampling", "Sampling"), ("sampling+", "Sampling-Plus"), ("nc-sampling+", "NC-Sampling-Plus"))
 }
 
-# rightsstatements.org vocabulary 1.0: statements about rights, never licences.
+# rightsstatements.org vocabulary 1.0: statements about rights, never licences; and the titles of their pages, as in TEXTS.
+_RIGHTS_TITLES = {
+    "InC": "in copyright", "InC-OW-EU": "in copyright eu orphan work",
+    "InC-EDU": "in copyright educational use permitted", "InC-NC": "in copyright non commercial use permitted",
+    "InC-RUU": "in copyright rights holder s unlocatable or unidentifiable",
+    "NoC-CR": "no copyright contractual restrictions", "NoC-NC": "no copyright non commercial use only",
+    "NoC-OKLR": "no copyright other known legal restrictions", "NoC-US": "no copyright united states",
+    "CNE": "copyright not evaluated", "UND": "copyright undetermined", "NKC": "no known copyright",
+}  # fmt: skip
 RIGHTS_STATEMENTS = {
     code.lower(): License(
         f"LicenseRef-RightsStatements-{code}-1.0", f"http://rightsstatements.org/vocab/{code}/1.0/", "statement"
     )
-    for code in names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
+    for code in _RIGHTS_TITLES
 }
 # Europeana's own statements, from before rightsstatements.org: rights reserved (free, paid, restricted access), ...
 EUROPEANA = {
@@ -129,15 +137,7 @@ TEXTS: dict[str, License] = {
         "無断複製禁止", "無断複写転載を禁じます", "著作権所有", "版権所有"), RESERVED),
     **{f"flickr license {number}": license for number, license in FLICKR.items()},  # as fetch writes a bare number
     # rightsstatements.org, as the pages are titled
-    "in copyright": RIGHTS_STATEMENTS["inc"], "in copyright eu orphan work": RIGHTS_STATEMENTS["inc-ow-eu"],
-    "in copyright educational use permitted": RIGHTS_STATEMENTS["inc-edu"],
-    "in copyright non commercial use permitted": RIGHTS_STATEMENTS["inc-nc"],
-    "in copyright rights holder s unlocatable or unidentifiable": RIGHTS_STATEMENTS["inc-ruu"],
-    "no copyright contractual restrictions": RIGHTS_STATEMENTS["noc-cr"],
-    "no copyright non commercial use only": RIGHTS_STATEMENTS["noc-nc"],
-    "no copyright other known legal restrictions": RIGHTS_STATEMENTS["noc-oklr"],
-    "no copyright united states": RIGHTS_STATEMENTS["noc-us"], "copyright not evaluated": RIGHTS_STATEMENTS["cne"],
-    "copyright undetermined": RIGHTS_STATEMENTS["und"], "no known copyright": RIGHTS_STATEMENTS["nkc"],
+    **{title: RIGHTS_STATEMENTS[code.lower()] for code, title in _RIGHTS_TITLES.items()},
     # Wikimedia and others: a claim, without who makes it and why
     "copyrighted free use": FREE_USE, "gfdl": _OTHER["GFDL-1.2-or-later"],
     "gnu free documentation": _OTHER["GFDL-1.2-or-later"], "fal": _OTHER["FAL-1.3"], "free art": _OTHER["FAL-1.3"],
