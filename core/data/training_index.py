@@ -260,7 +260,7 @@ def read_index(data: str | Path) -> Index:
 
 
 def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
-    """Raises where two records, of whatever shard or set, have one key. 64 bits of a hash stand for it until then."""
+    """Raise where two records, of whatever shard or set, have one key. 64 bits of a hash stand for it until then."""
     seen, counts = np.unique(np.asarray(hashes, np.uint64), return_counts=True)
     doubled = set(seen[counts > 1].tolist())
     found: dict[str, Path] = {}

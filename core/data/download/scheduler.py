@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import urljoin
 
+import pycurl
+
 from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.content_encoding import decode
 from commonart.core.data.download.event_loop import EventLoop
@@ -209,8 +211,8 @@ class Scheduler:
 
     def _finished(self, transfer: Transfer, error: DownloadError | None) -> None:
         request, host = transfer.owner
-        request.seconds += transfer.seconds
-        status, headers, body = transfer.status, transfer.headers(), bytes(transfer.body)
+        request.seconds += transfer.curl.getinfo(pycurl.TOTAL_TIME)
+        status, headers, body = transfer.curl.getinfo(pycurl.RESPONSE_CODE), transfer.headers(), bytes(transfer.body)
         self._loop.multi.remove_handle(transfer.curl)
         if error is not None and error.reason == "connect":
             host.addresses_until = 0.0  # the name may mean another machine by now

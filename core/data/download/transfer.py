@@ -44,7 +44,7 @@ _REASONS = {
 
 
 class Transfer:
-    """A libcurl handle with the answer that it is reading: `status`, `headers`, `body`."""
+    """A libcurl handle with the answer that it is reading: `headers`, `body`."""
 
     owner: tuple[Request, Host]  # whose transfer this is, and with whom
 
@@ -121,16 +121,6 @@ class Transfer:
             return -1
         self.body += data
         return None
-
-    @property
-    def status(self) -> int:
-        """The answer's status code; 0 when there was none."""
-        return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
-
-    @property
-    def seconds(self) -> float:
-        """How long the transfer took."""
-        return float(self.curl.getinfo(pycurl.TOTAL_TIME))
 
     def headers(self) -> dict[str, list[str]]:
         """Return the answer's headers, names in lower case."""

@@ -54,7 +54,7 @@ class Meta:
 
 
 def check_store(kind: str, store: str) -> None:
-    """Raises UsageError when features of `kind` cannot be kept as `store`."""
+    """Raise UsageError where features of `kind` cannot be kept as `store`."""
     if store not in STORES[kind]:
         raise UsageError(f"--store {store} is not known.", f"Give {', '.join(STORES[kind])}.")
 

@@ -99,10 +99,9 @@ def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> M
     changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if not changed and manifest.input == made_from.input:
         return manifest
+    how = f"with other settings ({', '.join(changed)})" if changed else "from other input"
     raise CommonArtError(
-        f"{tar} was made with other settings ({', '.join(changed)})."
-        if changed
-        else f"{tar} was made from other input.",
+        f"{tar} was made {how}.",
         f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
     )
 
