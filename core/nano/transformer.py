@@ -1,7 +1,5 @@
 """The nano transformer: its training data, scenes as latents and text states, and how well it follows prompts.
 
-    commonart nano build --only transformer
-
 It is trained by core.training.trainer with the recipe `nano`, as `commonart train --stage nano` does.
 """
 
@@ -67,11 +65,9 @@ def training_set(vae: Autoencoder, text: TextEncoder, scenes: int, seed: int) ->
 def follow(
     model: PixArt, vae: Autoencoder, text: TextEncoder, prompts: Sequence[tuple[Scene, str]], shift: float
 ) -> dict[str, float]:
-    """Return the shares of `prompts` whose image shows their color, shape, background, place, size, and all of these.
+    """Return the shares of `prompts` whose image, of seed i, shows color, shape, background, place, size, and all of them.
 
-    Args:
-        prompts: prompt i is sampled from seed i.
-        shift: of flow matching's times, as in training.
+    `shift` is that of flow matching's times, as in training.
     """
     pairs: list[tuple[Scene, Image.Image]] = []
     for at in range(0, len(prompts), 50):
@@ -84,11 +80,7 @@ def follow(
 
 
 def load_encoders(folder: Path) -> tuple[Autoencoder, TextEncoder]:
-    """Load the autoencoder and the text encoder of `folder`.
-
-    Raises:
-        CommonArtError: They have not been built yet.
-    """
+    """Load the autoencoder and the text encoder of `folder`. Raises as `require` does."""
     vae, text = require(folder, "vae", "autoencoder"), require(folder, "text_encoder", "text_encoder")
     return Autoencoder.load(vae, torch.float32), TextEncoder.load(text, torch.float32)
 
