@@ -10,7 +10,6 @@ from commonart.cli import options
 
 
 def encode_image(
-    ctx: typer.Context,
     source: options.Shards,
     out: Annotated[
         str | None,
@@ -38,6 +37,20 @@ def encode_image(
     from commonart.core.data.tasks import this_task
     from commonart.stages import encode_image as stage
 
-    arguments = options.given(ctx)
-    task = this_task(arguments.pop("task_index", None), arguments.pop("num_tasks", None))
-    options.finish(stage.encode_image(**arguments, task=task), quiet)
+    summary = stage.encode_image(
+        source,
+        out,
+        model=model,
+        store=store,
+        batch=batch,
+        device=device,
+        precision=precision,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        rejects=rejects,
+        max_failures=max_failures,
+        task=this_task(task_index, num_tasks),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    options.finish(summary, quiet)

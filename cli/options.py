@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,11 +87,6 @@ Unmarked = Annotated[bool, typer.Option("--unmarked", help="No synthetic-media m
 Sign = Annotated[
     str | None, typer.Option(metavar="CHAIN,KEY", help="Certificate chain and key (PEM files) for a C2PA signature.")
 ]
-
-
-def given(ctx: typer.Context) -> dict[str, Any]:
-    """Return the options of a command that have a value, by the names of its parameters, which are those of its stage."""
-    return {name: value for name, value in ctx.params.items() if value is not None}
 
 
 def split_names(text: str) -> list[str]:

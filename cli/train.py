@@ -11,7 +11,6 @@ from commonart.cli import options
 
 
 def train(
-    ctx: typer.Context,
     stage: Annotated[
         str, typer.Option(metavar="NAME", help="Training stage: 256-early, 256-mid, 256-late, 512 or nano.")
     ] = "",
@@ -111,13 +110,34 @@ def train(
     from commonart.core.settings import Settings
 
     weights = options.parse_pairs("--language", language)
-    # All other options are fields of `Settings`, by the same names.
-    rest = ("set_", "language", "prompt", "dry_run", "calibrate", "list_only", "slurm_script")
     settings = Settings(
-        **{name: value for name, value in options.given(ctx).items() if name not in rest},
+        stage=stage,
+        data=data,
+        out=out,
+        gpus=gpus,
+        init=init,
         overrides=options.parse_pairs("--set", set_),
+        text_encoder=text_encoder,
+        autoencoder=autoencoder,
+        quantize=quantize or "",
         languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
+        max_seconds=max_seconds,
+        checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
         prompts=prompt or (),
+        clip=clip,
+        log_every=log_every,
+        track=track,
+        keep=keep,
+        workers=workers,
+        compile=compile,
+        checkpointing=checkpointing,
+        fsdp=fsdp,
+        seed=seed,
+        device=device,
+        precision=precision,
+        accept_terms=accept_terms or (),
+        quiet=quiet,
     )
     settings.check()
     if slurm_script:
