@@ -1,8 +1,4 @@
-"""Trains the transformer on a folder of shards: one stage of the recipe table, resumed by the same command.
-
-    commonart train --stage 256-early --data shards/ -o runs/256-early
-    commonart train --stage nano --data shards/ --set steps=2000 --max-seconds 150
-    commonart train --stage 512 --gpus 8 --dry-run
+"""Train the transformer on a folder of shards: one stage of the recipe table, resumed by the same command.
 
 A run folder holds run.json (what was resolved), metrics.jsonl, samples/ and checkpoints/.
 """
@@ -11,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
-from commonart.core.settings import Settings
+from commonart.core.settings import Settings, TrainingSummary
 
 if TYPE_CHECKING:
     import torch
@@ -27,42 +23,8 @@ if TYPE_CHECKING:
     from commonart.core.training.distributed import World
     from commonart.core.training.encoders import Encoders
     from commonart.core.training.preview import Preview
-    from commonart.core.training.trainer import Outcome
 
 SCORED = 32  # prompts that are sampled for their scores, where none are given
-
-
-@dataclass(slots=True)
-class TrainingSummary:
-    """What training did; `as_json` is the last line of stderr."""
-
-    run: Path
-    checkpoint: Path | None
-    step: int
-    images: int
-    skipped: int
-    seconds: float
-    loss: float
-    images_per_second: float
-    stopped: str  # done, time
-    left_out: dict[str, int]  # records
-    captions_left_out: dict[str, int] = field(default_factory=dict)  # of a captioner's data
-
-    @classmethod
-    def of(cls, run: Path, outcome: Outcome, left_out: dict[str, int], captions: dict[str, int] | None = None) -> Self:
-        """Return the summary of a run that `trainer.train` has ended."""
-        return cls(
-            run, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
-            outcome.images_per_second, outcome.stopped, left_out, captions or {},
-        )  # fmt: skip
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
-            "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
-            "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
-            **({"captions_left_out": self.captions_left_out} if self.captions_left_out else {}),
-        }  # fmt: skip
 
 
 def run(settings: Settings) -> TrainingSummary | None:
@@ -74,8 +36,7 @@ def run(settings: Settings) -> TrainingSummary | None:
 
     Raises:
         UsageError: an unknown stage or setting, a world size that does not divide the batch, a device that is not there.
-        CommonArtError: no shards, no captions, features of another encoder, a run of other settings, a checkpoint of
-            another architecture, a loss that stays NaN, a full disk.
+        CommonArtError: unsuited data, features or weights, a run of other settings, a loss that stays NaN, a full disk.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the run's state is on disk.
     """
     settings.check()
@@ -98,18 +59,6 @@ def run(settings: Settings) -> TrainingSummary | None:
     return summary if world.is_main else None
 
 
-def dry_run(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
-    """Return what `run` would do, without doing it: `core.training.dry_run.plan`. Raises as `run` does."""
-    settings.check()
-    if settings.recipe.trains:
-        from commonart.core.training import captioner_plan
-
-        return captioner_plan.plan(settings, calibrate)
-    from commonart.core.training.dry_run import plan
-
-    return plan(settings, calibrate)
-
-
 def _spawn(settings: Settings, count: int) -> TrainingSummary:
     from commonart.core.model.device import check_count
 
@@ -129,8 +78,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     if settings.recipe.trains:
         from commonart.core.training import captioner_run
 
-        trained = captioner_run.train(settings, world, stop)
-        return TrainingSummary.of(folder, trained.outcome, trained.records_left_out, trained.captions_left_out)
+        return captioner_run.train(settings, world, stop)
     dtype = runs.dtype_of(settings, world.device)
 
     # The data, and what encodes them where that is not done yet.
@@ -139,7 +87,8 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
 
     # The transformer's sizes, and the micro batch that fits beside it.
     config = runs.config_of(settings.recipe, data.shape, data.width)
-    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, world.shards)
+    shards = world.size if world.sharded else 1
+    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, shards)
     chosen = "micro_batch" in settings.overrides
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)
@@ -148,29 +97,28 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
-        begin(
-            runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype),
-            resume,
-            origin,
-        )
-        workers = 0 if data.resident and world.device.type == "cpu" else settings.workers
+        described = runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype)
+        begin(described, resume, origin)
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
-        outcome = trainer.train(
-            model, data.source, recipe, folder, runs.options(settings, dtype, workers), world, resume=resume,
-            preview=preview, stop=stop,
-        )  # fmt: skip
-    return TrainingSummary.of(folder, outcome, {**data.index.left_out, **data.damaged})
+        if data.resident and world.device.type == "cpu":
+            settings = replace(settings, workers=0)
+        summary = trainer.train(model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop)
+    summary.left_out = {**data.index.left_out, **data.damaged}
+    return summary
 
 
 def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torch.dtype) -> Preview:
     """What samples the grid of a step, and scores its images and some more by how well they follow their prompts."""
     from commonart.core.metrics import prompt_following
-    from commonart.core.training.preview import GRID
+    from commonart.core.training.preview import GRID, Preview
 
     name = settings.clip or settings.recipe.scorer
     prompts = list(settings.prompts) or data.index.prompts(SCORED if name else GRID)
     scorer = prompt_following.open_scorer(name, prompts, settings.accept_terms) if name else None
-    return used.preview(prompts, data, dtype, scorer, None if settings.prompts else GRID)
+    shown = None if settings.prompts else GRID
+    preview = Preview(prompts, settings, used.text_encoder(), used.autoencoder(), data.shape, dtype, scorer, shown)
+    used.release_text_encoder()
+    return preview
 
 
 def _child() -> int:

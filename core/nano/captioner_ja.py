@@ -63,8 +63,8 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
             device="cpu", precision="fp32", log_every=50, checkpoint_every=500, keep=1, workers=0, quiet=True,
         )  # fmt: skip
         with plain_attention():
-            outcome = captioner_run.train(settings, World(torch.device("cpu"))).outcome
-        say(f"{stage} step {outcome.step} loss {outcome.loss:.4f} {outcome.seconds:.0f} s")
+            done = captioner_run.train(settings, World(torch.device("cpu")))
+        say(f"{stage} step {done.step} loss {done.loss:.4f} {done.seconds:.0f} s")
     made, target = work / "captioner" / "captioner", folder / "captioner_ja"
     model = LlavaForConditionalGeneration.from_pretrained(made, dtype=torch.float16)
     shutil.rmtree(target, ignore_errors=True)

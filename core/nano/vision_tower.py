@@ -50,12 +50,8 @@ def train(seed: int, say: Log, steps: int = 3000, scenes: int = 20_000) -> Sigli
     def check(average: nn.Module) -> str:
         return f"places right {places_right(average, head, test):.3f}"
 
-    average = optimize(
-        model, loss, steps=steps, lr=1e-3, warmup=300, extra=head, name="vision_tower", say=say, check=check,
-        check_every=500,
-    )  # fmt: skip
-    assert isinstance(average, SiglipVisionModel)
-    return average
+    schedule = {"steps": steps, "warmup": 300, "check_every": 500}
+    return optimize("vision_tower", model, loss, check, say, lr=1e-3, extra=head, **schedule)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +42,7 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     Raises:
         CommonArtError, UsageError: as the run itself would; a model whose configuration cannot be had.
     """
+    settings.check()
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
     data: dict[str, Any]
@@ -138,7 +138,6 @@ def _images_per_second(
         model = CaptionModel(LlavaForConditionalGeneration(planned.llava.config), recipe.trains).to(dtype)
     for param in model.parameters():
         param.data = param.data.float() if param.requires_grad else param.data
-    options = trainer.Options(dtype=dtype, compile=settings.compile, checkpointing=settings.checkpointing, quiet=True)
     with tempfile.TemporaryDirectory() as folder:
-        data = _MadeUp(planned.llava.config)
-        return measured_rate(trainer.Trainer(model, data, recipe, Path(folder), options, world, criterion), seconds)
+        data, alone = _MadeUp(planned.llava.config), dataclasses.replace(settings, out=folder, track="")
+        return measured_rate(trainer.Trainer(model, data, recipe, alone, world, criterion), seconds)

@@ -9,7 +9,6 @@ The run's `captioner/` is written where training ends, by its steps or by its ti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from commonart.core.model import memory
 from commonart.core.model.text_encoder import model_folders
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import OPEN, check_terms, find_model, read_json
-from commonart.core.settings import Settings
+from commonart.core.settings import Settings, TrainingSummary
 from commonart.core.training import checkpoint, run, trainer
 from commonart.core.training.caption_data import CaptionData, CaptionDataset, open_captions
 from commonart.core.training.captioner import CaptionInputs, CaptionLoss, CaptionModel, assemble, export
@@ -37,16 +36,7 @@ STRICTNESS = ("CC0-1.0", "Unlicense", "MIT", "ISC", "BSD-2-Clause", "BSD-3-Claus
 Parts = Mapping[str, hub.ResolvedModel]  # by the names of ROLES
 
 
-@dataclass(slots=True)
-class Trained:
-    """What a call of `train` did. `captions_left_out`, `records_left_out`: by reason."""
-
-    outcome: trainer.Outcome
-    records_left_out: dict[str, int]
-    captions_left_out: dict[str, int]
-
-
-def train(settings: Settings, world: World, stop: launch.StopRequest | None = None) -> Trained:
+def train(settings: Settings, world: World, stop: launch.StopRequest | None = None) -> TrainingSummary:
     """Train until the recipe's steps or the time are over, and write the run's `captioner/`.
 
     Raises:
@@ -73,14 +63,16 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
         check_fits(model, settings, world)
         begin(described, resume, origin)
         source = CaptionDataset(data.index, data.odds, inputs)
-        outcome = trainer.train(
-            model, source, recipe, folder, run.options(settings, dtype, settings.workers), world, resume=resume, stop=stop,
+        summary = trainer.train(
+            model, source, recipe, settings, world, resume=resume, stop=stop,
             criterion=CaptionLoss(model, dtype, max(map(len, inputs.prompts.values()))),
         )  # fmt: skip
         if world.is_main:
-            _finish(settings, parts, data, described, outcome, dtype)
+            _finish(settings, parts, data, described, dtype)
         world.barrier()
-    return Trained(outcome, {**data.index.left_out, **source.damaged}, dict(data.left_out))
+    summary.left_out = {**data.index.left_out, **source.damaged}
+    summary.captions_left_out = dict(data.left_out)
+    return summary
 
 
 def find_parts(settings: Settings, origin: run.Origin) -> Parts:
@@ -147,7 +139,7 @@ def check_fits(model: CaptionModel, settings: Settings, world: World) -> None:
         CommonArtError: they do not fit.
     """
     frozen_bytes = model.llava.model.vision_tower.dtype.itemsize
-    need = sum(held_bytes(model.counts(), settings, frozen_bytes, world.shards).values())
+    need = sum(held_bytes(model.counts(), settings, frozen_bytes, world.size if world.sharded else 1).values())
     free = memory.free(world.device)
     if world.device.type == "cuda" and need > free:
         gib = 2.0**30
@@ -159,9 +151,8 @@ def check_fits(model: CaptionModel, settings: Settings, world: World) -> None:
 
 
 def _finish(
-    settings: Settings, parts: Parts, data: CaptionData, described: Mapping[str, Any], outcome: trainer.Outcome,
-    dtype: torch.dtype,
-) -> None:  # fmt: skip
+    settings: Settings, parts: Parts, data: CaptionData, described: Mapping[str, Any], dtype: torch.dtype
+) -> None:
     """Write the captioner of the run's last checkpoint, unless it is there: with the averaged weights where there are any."""
     saved = checkpoint.newest(settings.run)
     target = settings.run / CaptionModel.FOLDER

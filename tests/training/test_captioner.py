@@ -16,7 +16,7 @@ import tiny_language_models as tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_runs import dry_run, refused
+from tiny_runs import refused
 from tiny_runs import train as train_stage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 
@@ -30,7 +30,7 @@ from commonart.core.registry import lookup
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.core.settings import Settings
-from commonart.core.training import captioner, captioner_run, checkpoint, logging
+from commonart.core.training import captioner, captioner_plan, captioner_run, checkpoint, logging
 from commonart.core.training.caption_data import PROMPTS, open_captions
 from commonart.core.training.distributed import World
 
@@ -235,7 +235,7 @@ def test_a_signal_saves_and_the_same_call_goes_on(parts: Path, data: Path, tmp_p
     refused(UsageError, 2, "its training has not ended yet", "Use a model",
             lambda: Captioner.open(str(tmp_path / "run")))  # fmt: skip
     done = captioner_run.train(settings, World(torch.device("cpu")))
-    assert done.outcome.step == 3 and (tmp_path / "run" / "captioner" / "config.json").is_file()
+    assert done.step == 3 and (tmp_path / "run" / "captioner" / "config.json").is_file()
     shutil.rmtree(tmp_path / "run" / "captioner")  # as if it had been killed before it was written
     captioner_run.train(settings, World(torch.device("cpu")))
     assert (tmp_path / "run" / "captioner" / "config.json").is_file()
@@ -437,9 +437,9 @@ def test_tokens_that_the_language_model_lacks_are_added(parts: Path, data: Path,
 
 
 def test_a_dry_run_counts_what_is_there(parts: Path, data: Path) -> None:
-    asked = {"vision_tower": str(parts / "siglip"), "language_model": str(parts / "llama"), "device": "cpu"}
+    asked: Any = {"vision_tower": str(parts / "siglip"), "language_model": str(parts / "llama"), "device": "cpu"}
     plans = {
-        stage: dry_run(stage, data=str(data), overrides={"batch": 4}, **asked)
+        stage: captioner_plan.plan(Settings(stage, data=str(data), overrides={"batch": 4}, **asked))
         for stage in ("captioner-align", "captioner")
     }
     llava, _ = captioner.assemble(
@@ -452,7 +452,8 @@ def test_a_dry_run_counts_what_is_there(parts: Path, data: Path) -> None:
         assert plan["memory_bytes_per_device"]["total"] > 0 and "layers" not in plan["recipe"]
     assert plans["captioner-align"]["trained"] == sizes["multi_modal_projector"]
     assert plans["captioner"]["trained"] == sizes["multi_modal_projector"] + sizes["language_model"] + head
-    timed = dry_run("captioner", 0.1, data=str(data / "none"), overrides={"batch": 4, "steps": 10}, **asked)
+    small = {"batch": 4, "steps": 10}
+    timed = captioner_plan.plan(Settings("captioner", data=str(data / "none"), overrides=small, **asked), 0.1)
     assert timed["data"]["images"].startswith("unknown") and timed["hours"] > 0
 
 

@@ -33,23 +33,15 @@ class MadeFrom:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(MadeFrom):
     """What a finished shard was made from, its counts of records, and the size and SHA-256 of its tar."""
 
-    stage: str
-    input: str
-    settings: dict[str, Any]
     read: int
     written: int
     dropped: dict[str, int]
     failed: int
     size: int
     sha256: str
-
-    @property
-    def made_from(self) -> MadeFrom:
-        """What the shard depends on."""
-        return MadeFrom(self.stage, self.input, self.settings)
 
 
 def manifest_path(tar: Path) -> Path:
@@ -107,10 +99,9 @@ def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> M
     changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if not changed and manifest.input == made_from.input:
         return manifest
+    how = f"with other settings ({', '.join(changed)})" if changed else "from other input"
     raise CommonArtError(
-        f"{tar} was made with other settings ({', '.join(changed)})."
-        if changed
-        else f"{tar} was made from other input.",
+        f"{tar} was made {how}.",
         f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
     )
 
