@@ -14,19 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
-from commonart.core.data.images.decode import DecodeError, decode
-from commonart.core.data.record import Caption, Record, captions, is_changed
+from commonart.core.data.record import Caption, Record, captions
 from commonart.core.data.training_index import Index, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES
 from commonart.core.registry.catalogue import LENGTHS, MODELS, WRITES, Prompt
 from commonart.core.training.captioner import CaptionInputs, sentences
-from commonart.core.training.dataset import ShardDataset
-from commonart.core.training.sources import Damaged, Shape
+from commonart.core.training.dataset import ShardReader
+from commonart.core.training.sources import Shape, read_image
 
 RULES = "scenes-grammar"  # writes captions by rule: no model, no terms
 _JA = next(row for row in MODELS if row.name == "llava-jp").prompts
@@ -92,8 +90,6 @@ def _refused(caption: Caption, accepted: Sequence[str]) -> str:
 class CaptionTexts:
     """The captions of an index, with what is asked for each."""
 
-    width, null = 0, torch.zeros(1, 0)
-
     def __init__(self, index: Index, odds: np.ndarray) -> None:
         self.index, self.odds, self.offsets = index, odds, index.offsets
 
@@ -105,9 +101,6 @@ class CaptionTexts:
         kind: Kind = self.index.kind_names[self.index.kinds[first + caption]]
         return kind.lang, kind.length, self.index.texts(row)[caption].strip()
 
-    def states(self, texts: Sequence[Any]) -> list[torch.Tensor]:
-        raise NotImplementedError("captions are tokens here")
-
 
 class Images:
     """The images of an index, decoded."""
@@ -116,20 +109,11 @@ class Images:
         self.index = index
 
     def read(self, row: int) -> tuple[Image.Image, Shape]:
-        data = self.index.image(row)
-        if is_changed(self.index.record(row), data):
-            raise Damaged("changed image")
-        try:
-            image = decode(data)
-        except DecodeError as error:
-            raise Damaged(error.reason) from error
+        image = read_image(self.index, row)
         return image, (3, image.height, image.width)
 
-    def posterior(self, images: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError("images are pixels here")
 
-
-class CaptionDataset(ShardDataset):
+class CaptionDataset(ShardReader):
     """A source of images and captions; reading threads decode, and make the model's inputs."""
 
     def __init__(self, index: Index, odds: np.ndarray, inputs: CaptionInputs) -> None:
