@@ -16,6 +16,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+from commonart.core.data.text import count_words
 from commonart.core.errors import SchemaError
 
 Record = dict[str, Any]
@@ -198,10 +199,14 @@ def add_caption(
     synthetic: bool = True,
     translated_from: str | None = None,
     terms_accepted: bool = False,
+    **settings: str | int | float,
 ) -> None:
-    """Append one caption to the record's.
+    """Append one caption to the record's, with the number of its words.
 
-    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
+    Args:
+        terms_accepted: the registry refuses the model, and the user answers for its terms; the caption says so.
+        settings: what else the text depends on, each a field of the caption: prompt, length, precision, max_new_tokens,
+            side (pixels), engine. No lists or objects: `all_fit` is fast on scalars alone.
     """
     caption = {
         "text": text,
@@ -211,6 +216,8 @@ def add_caption(
         "license": license,
         "synthetic": synthetic,
         "translated_from": translated_from,
+        "words": count_words(text),
+        **settings,
     }
     if terms_accepted:
         caption["terms_accepted"] = True

@@ -20,6 +20,21 @@ _LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f]+")
 _HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SCRIPTS = (
+    "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
+    "\u3041-\u309f",
+    "\u30a1-\u30ff\uff66-\uff9f",
+)  # kanji, kana
+_LETTERS = rf"[^\W{''.join(_SCRIPTS)}]+"
+_WORD = re.compile("|".join([*(f"[{script}]+" for script in _SCRIPTS), rf"{_LETTERS}(?:[-'\u2019]{_LETTERS})*"]))
+
+
+def count_words(text: str) -> int:
+    """Count the words of a caption: what stands between spaces and punctuation.
+
+    Japanese is written without spaces. There each run of one script counts, which needs no dictionary: 犬|が|公園|で|走っている.
+    """
+    return len(_WORD.findall(text))
 
 
 def decode_text(data: bytes) -> str:
