@@ -28,6 +28,8 @@ _commonart() {
             "license-filter --explain") words="" ;;
             "license-filter --observed-after") words="" ;;
             "license-filter --blocklist") words="" ;;
+            "license-filter --min-captions") words="" ;;
+            "license-filter --accept-terms") words="" ;;
             "license-filter --rejects") words="" ;;
             "license-filter --shard-size") words="" ;;
             "license-filter --task-index") words="" ;;
@@ -221,7 +223,7 @@ _commonart() {
             *)
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --min-captions --accept-terms --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

@@ -37,6 +37,8 @@ complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l policy 
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l explain -r -d "Licence to explain what each policy decides, and why"
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l observed-after -r -d "Earliest day (UTC) on which a licence may have been observed"
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l blocklist -r -d "Keys, sha256 hashes, URLs and authors to leave out, one per line"
+complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l min-captions -r -d "Synthetic captions that a record must be left with; others are dropped"
+complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l accept-terms -r -d "A refused model whose terms you take responsibility for (repeatable)"
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l rejects -r -d "A .jsonl for dropped records and their reasons"
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l shard-size -r -d "Records per shard, when SOURCE is JSONL"
 complete -c commonart -n "__fish_seen_subcommand_from license-filter" -l task-index -r -d "Index of this task; it takes every --num-tasks-th shard (default Slurms)"

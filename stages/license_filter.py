@@ -5,14 +5,16 @@
 
 The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
 understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
-`observed_before`, `observed_never`: the options. `split_conflict`: the record says another split than the hash of its image,
-which every record of that image shares.
+`observed_before`, `observed_never`, `too_few_captions`: the options. `split_conflict`: the record says another split than the
+hash of its image, which every record of that image shares.
+
+Captions are judged too (core/data/caption_terms.py): one that may not be used is removed, and counted in `captions_removed`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -20,8 +22,9 @@ from typing import Any
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
+from commonart.core.data.caption_terms import CaptionJudge
 from commonart.core.data.drops import Drop, Summary
-from commonart.core.data.record import Record, check_split
+from commonart.core.data.record import Caption, Record, check_split, split_of
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
@@ -44,20 +47,32 @@ class Criteria:
         policy: the policy that must allow its licence.
         observed_after: the licence must have been observed at this time or later.
         blocklist: names what is dropped whatever its licence.
+        min_captions: synthetic captions, without translations, that must be left.
+        accepted: models whose terms the user answers for: their captions stay.
     """
 
     policy: Policy
     observed_after: datetime | None = None
     blocklist: Blocklist | None = None
+    min_captions: int = 0
+    accepted: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, policy: str = "strict", observed_after: str | None = None, blocklist: str | None = None) -> Criteria:
+    def load(
+        cls,
+        policy: str = "strict",
+        observed_after: str | None = None,
+        blocklist: str | None = None,
+        min_captions: int = 0,
+        accepted: Sequence[str] = (),
+    ) -> Criteria:
         """Read the criteria as the command line gives them.
 
         Args:
             policy: strict, paper or a TOML file.
             observed_after: a date or time of ISO 8601.
             blocklist: a file, see `core.data.blocklist`.
+            min_captions, accepted: as the attributes.
 
         Raises:
             UsageError: `observed_after` is not a date.
@@ -67,7 +82,8 @@ class Criteria:
         after = None if observed_after is None else _parse_time(observed_after)
         if observed_after is not None and after is None:
             raise UsageError(f"--observed-after {observed_after} is not a date.", "Write it as 2026-01-31.")
-        return cls(loaded, after, None if blocklist is None else read_blocklist(blocklist))
+        listed = None if blocklist is None else read_blocklist(blocklist)
+        return cls(loaded, after, listed, min_captions, tuple(accepted))
 
     def settings(self) -> dict[str, Any]:
         """Return what the output depends on besides the input."""
@@ -75,6 +91,8 @@ class Criteria:
             "policy": self.policy.name,
             "allowed": sorted(self.policy.allowed),
             "denied": sorted(self.policy.denied),
+            "min_captions": self.min_captions,
+            "accepted": sorted(self.accepted),
         }
         if self.observed_after is not None:
             settings["observed_after"] = self.observed_after.isoformat()
@@ -84,12 +102,14 @@ class Criteria:
 
 
 class Tally:
-    """How many records of each source and licence came in and went out, and how many of the latter are held out."""
+    """How many records of each source and licence came in and went out, how many of the latter are held out, and the captions
+    that were removed from them, by reason."""
 
     def __init__(self) -> None:
         self.read: Counter[tuple[str, str]] = Counter()
         self.written: Counter[tuple[str, str]] = Counter()
         self.heldout = 0
+        self.captions_removed: Counter[str] = Counter()
 
     def add(self, source: str, license: str, read: int, written: int) -> None:
         row = (source, license)
@@ -111,11 +131,16 @@ class LicenseSummary(Summary):
     tally: Tally = field(default_factory=Tally)
 
     def as_json(self) -> dict[str, Any]:
-        """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, and `heldout`: the number reserved."""
+        """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, `heldout`: the number reserved, and
+        `captions_removed` by reason, where there are any."""
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
-        return {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
+        removed = dict(sorted(self.tally.captions_removed.items()))
+        return {
+            **Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout,
+            **({"captions_removed": removed} if removed else {}),
+        }  # fmt: skip
 
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
@@ -125,7 +150,8 @@ class LicenseSummary(Summary):
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        return [*lines, f"  held out: {self.tally.heldout:,}"]
+        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.tally.captions_removed.items())]
+        return [*lines, f"  held out: {self.tally.heldout:,}", *removed]
 
 
 @dataclass(slots=True)
@@ -146,7 +172,8 @@ class _Decision:
 def license_filter(
     records: Iterable[Record], drop: Drop, criteria: Criteria, tally: Tally | None = None
 ) -> Iterator[Record]:
-    """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set.
+    """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set, and without the
+    captions that may not be used.
 
     What the source said stays in `license_raw`, and its own URL in `license_url` where it gave one. `split` is set where
     the image's sha256 is known; a list without pixels gets it from `fetch`, by the same rule (`record.split_of`).
@@ -159,6 +186,9 @@ def license_filter(
     """
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
+    judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
+    fine = judge.fine
+    tally.captions_removed = judge.removed
     decisions: dict[Statements, _Decision] = {}
     try:
         for record in records:
@@ -178,14 +208,30 @@ def license_filter(
             if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
                 drop(record, problem, get("license_observed_at") or "")
                 continue
+            entries = get("captions") or ()
+            try:  # written out here, where every call counts; the fields are caption_terms.MAKING
+                for caption in entries:
+                    made = caption.get
+                    if (made("model"), made("license"), made("translated_from"), made("synthetic")) not in fine:
+                        unknown = True
+                        break
+                else:
+                    unknown = False
+            except TypeError:  # a list in place of a name
+                unknown = True
+            if unknown:
+                record["captions"] = entries = judge.kept(entries)
+            if min_captions and (left := sum(map(_is_original, entries))) < min_captions:
+                drop(record, "too_few_captions", f"{left} of {min_captions}")
+                continue
             if sha256 := get("sha256"):
                 try:
-                    split, conflict = check_split(record, sha256)
+                    split = split_of(sha256)
                 except ValueError:
                     drop.failure(record, "sha256_malformed", sha256)
                     continue
-                if conflict:
-                    drop(record, "split_conflict", conflict)
+                if get("split", split) != split:
+                    drop(record, "split_conflict", check_split(record, sha256)[1])
                     continue
                 record["split"] = split
             else:
@@ -202,6 +248,10 @@ def license_filter(
             yield record
     finally:
         _count(decisions, tally)
+
+
+def _is_original(caption: Caption) -> bool:
+    return caption.get("synthetic") is not False and not caption.get("translated_from")
 
 
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
