@@ -84,7 +84,8 @@ class Fake:
         return [self.answer(image.width) for image in images]
 
     def answer(self, width: int) -> Generated | Problem:
-        said = self.answers[width].pop(0) if self.answers.get(width) else f"{width} wide"
+        usual = f"横幅が{width}の写真です。" if self.prompts[0].lang == "ja" else f"{width} wide"
+        said = self.answers[width].pop(0) if self.answers.get(width) else usual
         return said if isinstance(said, Problem) else Generated("" if width in self.silent else said, True, 3)
 
 
@@ -258,6 +259,10 @@ def test_failures_have_reasons(png: list[Record], tmp_path: Path) -> None:
 
 LOOP = "a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and"
 GOOD = "A dog runs over the grass."
+LONG = (
+    "A brown dog with white paws runs over wet grass in front of an old wooden barn, while two children in raincoats watch "
+    "from the fence, holding a basket of apples, under heavy clouds that hang low above distant hills near some village."
+)  # 44 words
 
 
 def test_an_answer_that_is_no_caption_is_asked_for_again(png: list[Record]) -> None:
@@ -342,7 +347,7 @@ def test_images_are_shown_at_one_side(png: list[Record]) -> None:
 
 def test_what_was_written_is_told(png: list[Record]) -> None:
     tally = Tally()
-    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [" ".join(f"w{n}" for n in range(45))]}), tally=tally)
+    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [LONG]}), tally=tally)
     assert len(out) == 3
     told = tally.as_json()
     assert told["captions"] == 6 and told["words"] == {"a en": {"0": 3}, "b en": {"0": 2, "40": 1}}
