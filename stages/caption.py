@@ -10,21 +10,25 @@ of an interrupted run. A caption that stands in a record, of the same model and 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from commonart.core.data import stream
 from commonart.core.data.drops import Drop, Problem
 from commonart.core.data.images.decode import DecodeError, ProbedImage
 from commonart.core.data.record import Record, add_caption, captions
-from commonart.core.data.shards.reader import read_bytes
+from commonart.core.data.shards.reader import list_shards, members, read_bytes, read_shard
 from commonart.core.data.text import count_words
 from commonart.core.data.threads import cpu_count, map_ordered
-from commonart.core.errors import CommonArtError, check_at_least
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.model.captioning.requests import Request, Tally
 
 if TYPE_CHECKING:
@@ -249,3 +253,53 @@ def settings(requests: Sequence[Request], min_captions: int = 1, min_words: int 
     """Return what shards depend on besides their input."""
     asked = [{**request.fields(), "prompts": list(request.prompt.texts)} for request in requests]
     return {"captions": asked, "min_captions": min_captions, "min_words": min_words}
+
+
+def estimate(
+    source: str, requests: Sequence[Request], sample: int, *, tasks: int = 1, **options: Any
+) -> dict[str, Any]:
+    """Return what captioning all of SOURCE takes, from the time that `sample` of its images take here. Nothing is written.
+
+    Args:
+        tasks: devices that share the work.
+        options: of `caption`.
+
+    Raises:
+        UsageError: SOURCE is stdin, which could be read but once.
+        CommonArtError: It is missing or empty, or as `caption` raises it.
+    """
+    check_at_least("--calibrate", sample, 1)
+    if source == "-":
+        raise UsageError(
+            "--dry-run cannot count what comes from stdin.", "Give a folder of shards, a .tar or a .jsonl."
+        )
+    total, records = _sampled(source, sample)
+    if not records:
+        raise CommonArtError(f"{source} holds no records.", "Fetch images first: commonart fetch SOURCE -o raw/.")
+    tally, drop = Tally(), Drop()
+    for request in requests:  # loaded and warm: an hour of work loads a model once
+        _ = options.get("batch") or request.engine.largest_batch
+    started = time.monotonic()
+    written = sum(1 for _ in caption(records, drop, requests=requests, tally=tally, **options))
+    seconds = time.monotonic() - started
+    device_hours = total * seconds / len(records) / 3600
+    return {
+        "source": source, "records": total, "requests": [request.name for request in requests],
+        "sample": len(records), "sample_seconds": round(seconds, 2), "sample_written": written,
+        "dropped": dict(drop.reasons), "missing": dict(drop.missing_reasons), **tally.as_json(),
+        "device_hours": float(f"{device_hours:.3g}"), "tasks": tasks, "hours": float(f"{device_hours / tasks:.3g}"),
+    }  # fmt: skip
+
+
+def _sampled(source: str, count: int) -> tuple[int, list[Record]]:
+    """(the number of records of a source, `count` of them: of shards the first ones of some that lie evenly apart)."""
+    if not os.path.isdir(source) and not source.endswith(".tar"):
+        listed = stream.read(source)
+        records = list(islice(listed, count))
+        return len(records) + sum(1 for _ in listed), records
+    tars = list_shards(source) if os.path.isdir(source) else [Path(source)]
+    total = sum(sum(name.endswith(".json") for name in members(tar)) for tar in tars)
+    chosen = tars[:: max(1, len(tars) // count)][:count]
+    each = -(-count // len(chosen))
+    records = [record for tar in chosen for record in islice(read_shard(tar), each)]
+    return total, records[:count]

@@ -29,7 +29,7 @@ from commonart.core.registry.lookup import check_terms, find_model, model_class
 Item = TypeVar("Item")
 # Of a second try: what greedy decoding repeats without end, these do not let it say again.
 RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
-MOST = {"cuda": 128, "cpu": 32}  # items of the largest batch that is chosen without --batch
+MOST = {"cuda": 128, "cpu": 64}  # items of the largest batch that is chosen without --batch
 PROBE = 4  # items of the batch whose memory is measured
 SHARE = 0.5  # of the free memory for a batch: texts grow longer than those of the probe, and the system wants some
 
