@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
 
 WINDOW = 128  # images that are sorted by size for the batches of one model; as many are decoded meanwhile
+FEW = 8  # images of one length that are worth a batch of their own
 GIVE_UP = 64  # images of which a model has described none: it will not describe a million others
 
 
@@ -141,8 +142,6 @@ class _Work:
                 loading = time.monotonic()
                 batch = self.batch or request.engine.largest_batch
                 started += time.monotonic() - loading
-                # Images of one size stand together: a batch is padded to its largest.
-                asked.sort(key=lambda item: item.image.size)  # type: ignore[union-attr]
                 self._ask(n, asked, batch)
                 shown = max(shown, len(asked))
         self.tally.images += shown
@@ -156,8 +155,7 @@ class _Work:
         first, *others = request.prompt.texts
         left, refused = list(items), {}
         for prompt, retry in ((first, False), (first, True), *((text, False) for text in others)):
-            parts = [left[start : start + batch] for start in range(0, len(left), batch)]
-            left = []
+            parts, left = _parts(engine, left, batch), []
             for part, answers in _answers(engine, parts, prompt, retry):
                 for item, answer in zip(part, answers, strict=True):
                     if isinstance(answer, Problem):  # the same would happen again
@@ -220,6 +218,24 @@ class _Work:
             drop.missing(item.record, problem.reason, problem.detail)
         if enough:
             yield item.record
+
+
+def _parts(engine: Captioner, items: Sequence[Item], batch: int) -> list[list[Item]]:
+    """Cut items into batches. Those of one length stand together where there are some: padding costs time and a mask, too."""
+    by_length: dict[int, list[Item]] = {}
+    lengths: dict[tuple[int, int], int] = {}
+    for item in items:
+        size = item.image.size if item.image is not None else (0, 0)
+        if size not in lengths:
+            lengths[size] = engine.image_tokens(size)
+        by_length.setdefault(lengths[size], []).append(item)
+    groups = [by_length[length] for length in sorted(by_length)]
+    few = [item for group in groups if len(group) < FEW for item in group]
+    return [
+        group[start : start + batch]
+        for group in (*(group for group in groups if len(group) >= FEW), few)
+        for start in range(0, len(group), batch)
+    ]
 
 
 def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, retry: bool) -> Iterator[tuple[Any, Any]]:

@@ -262,11 +262,14 @@ class TextGenerator:
     def _largest_batch(self, generate: Callable[[int], object]) -> int:
         """Return the largest power of two, up to MOST, that fits into the memory that is free: `generate(n)` takes it for n."""
         device, most = self.loaded.device, MOST.get(self.loaded.device.type, MOST["cpu"])
-        with torch.inference_mode():
-            generate(1)  # the first call touches the weights' pages
-            each = _bytes_taken(device, lambda: generate(PROBE)) / PROBE
-        fit = int(memory.free(device) * SHARE / max(each, 1))
-        return min(most, 1 << max(fit, 1).bit_length() - 1)
+        try:
+            with torch.inference_mode():
+                generate(1)  # the first call touches the weights' pages
+                each = _bytes_taken(device, lambda: generate(PROBE)) / PROBE
+        except torch.OutOfMemoryError:
+            return 1
+        fit = int(min(most, max(1.0, memory.free(device) * SHARE / max(each, 1))))
+        return 1 << fit.bit_length() - 1
 
     def _generate(
         self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[Generated]]
