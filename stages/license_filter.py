@@ -1,8 +1,5 @@
 """Normalise what each record says about its licence, keep what the policy allows, and reserve the held-out split.
 
-    commonart license-filter --policy strict raw/ -o kept.jsonl
-    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
-
 The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
 understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
 `observed_before`, `observed_never`: the options. `split_conflict`: the record says another split than the hash of its image,
@@ -11,9 +8,8 @@ which every record of that image shares.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -38,30 +34,17 @@ Statements = tuple[str | None, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What a record must meet to be kept.
+    """What a record must meet to be kept."""
 
-    Attributes:
-        policy: the policy that must allow its licence.
-        observed_after: the licence must have been observed at this time or later.
-        blocklist: names what is dropped whatever its licence.
-    """
-
-    policy: Policy
-    observed_after: datetime | None = None
-    blocklist: Blocklist | None = None
+    policy: Policy  # must allow its licence
+    observed_after: datetime | None = None  # the licence must have been observed at this time or later
+    blocklist: Blocklist | None = None  # names what is dropped whatever its licence
 
     @classmethod
     def load(cls, policy: str = "strict", observed_after: str | None = None, blocklist: str | None = None) -> Criteria:
-        """Read the criteria as the command line gives them.
+        """Read the criteria as the command line gives them; `observed_after`: a date or time of ISO 8601.
 
-        Args:
-            policy: strict, paper or a TOML file.
-            observed_after: a date or time of ISO 8601.
-            blocklist: a file, see `core.data.blocklist`.
-
-        Raises:
-            UsageError: `observed_after` is not a date.
-            CommonArtError: no such policy, or a file that cannot be read.
+        Raises UsageError where `observed_after` is not a date, and as `load_policy` and `read_blocklist`.
         """
         loaded = load_policy(policy)
         after = None if observed_after is None else _parse_time(observed_after)
@@ -71,11 +54,8 @@ class Criteria:
 
     def settings(self) -> dict[str, Any]:
         """Return what the output depends on besides the input."""
-        settings: dict[str, Any] = {
-            "policy": self.policy.name,
-            "allowed": sorted(self.policy.allowed),
-            "denied": sorted(self.policy.denied),
-        }
+        policy = self.policy
+        settings = {"policy": policy.name, "allowed": sorted(policy.allowed), "denied": sorted(policy.denied)}
         if self.observed_after is not None:
             settings["observed_after"] = self.observed_after.isoformat()
         if self.blocklist is not None:
@@ -87,21 +67,20 @@ class Tally:
     """How many records of each source and licence came in and went out, and how many of the latter are held out."""
 
     def __init__(self) -> None:
-        self.read: Counter[tuple[str, str]] = Counter()
-        self.written: Counter[tuple[str, str]] = Counter()
+        self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
 
-    def add(self, source: str, license: str, read: int, written: int) -> None:
+    def counts(self, source: str, license: str) -> list[int]:
+        """Return the [in, out] of a row, to be counted up."""
         row = (source, license)
-        if row not in self.read and len(self.read) >= MAX_ROWS:
+        if row not in self._counts and len(self._counts) >= MAX_ROWS:
             row = (OTHERS, license)
-        self.read[row] += read
-        self.written[row] += written
+        return self._counts.setdefault(row, [0, 0])
 
     def rows(self) -> list[tuple[str, str, int, int]]:
         """Return (source, licence, in, out) by source, the most frequent licence first."""
-        ordered = sorted(self.read.items(), key=lambda entry: (entry[0][0], -entry[1], entry[0][1]))
-        return [(source, license, count, self.written[source, license]) for (source, license), count in ordered]
+        rows = [(source, license, read, written) for (source, license), (read, written) in self._counts.items()]
+        return sorted(rows, key=lambda row: (row[0], -row[2], row[1]))
 
 
 @dataclass(slots=True)
@@ -120,7 +99,7 @@ class LicenseSummary(Summary):
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
         rows = [(s, name, f"{read:,}", f"{written:,}") for s, name, read, written in self.tally.rows()]
-        if self.read > (counted := sum(self.tally.read.values())):
+        if self.read > (counted := sum(row[2] for row in self.tally.rows())):
             rows.append(("(shards finished before)", "", f"{self.read - counted:,}", ""))
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -130,17 +109,14 @@ class LicenseSummary(Summary):
 
 @dataclass(slots=True)
 class _Decision:
-    """What is done with every record of a source that makes the same statements, and how many did."""
+    """What is done with every record of a source that makes the same statements."""
 
-    source: str
     license: License | None  # None: dropped for `reason`
     reason: str
-    row_name: str  # in the summary
     basis: str
     url: str
     raw: str
-    read: int = 0
-    written: int = 0
+    counts: list[int]  # of the tally
 
 
 def license_filter(
@@ -148,60 +124,51 @@ def license_filter(
 ) -> Iterator[Record]:
     """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set.
 
-    What the source said stays in `license_raw`, and its own URL in `license_url` where it gave one. `split` is set where
-    the image's sha256 is known; a list without pixels gets it from `fetch`, by the same rule (`record.split_of`).
-
-    Args:
-        records: from any source; what is yielded are the same objects.
-        drop: where the others go.
-        criteria: what a record must meet.
-        tally: where to count by source and licence.
+    What is yielded are the same objects. What the source said stays in `license_raw`, and its own URL in `license_url`. `split`
+    is set where the image's sha256 is known; a list without pixels gets it from `fetch`. `tally` counts by source and licence.
     """
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
     decisions: dict[Statements, _Decision] = {}
-    try:
-        for record in records:
-            get = record.get
-            statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
-            decision = decisions.get(statements)
-            if decision is None:
-                decision = _decide(statements, policy, decisions, tally)
-            decision.read += 1
-            license = decision.license
-            if license is None:
-                drop(record, decision.reason, decision.raw)
+    for record in records:
+        get = record.get
+        statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
+        decision = decisions.get(statements)
+        if decision is None:
+            decision = _decide(statements, policy, decisions, tally)
+        decision.counts[0] += 1
+        license = decision.license
+        if license is None:
+            drop(record, decision.reason, decision.raw)
+            continue
+        if blocklist is not None and (entry := blocklist.entry_of(record)):
+            drop(record, "blocklisted", entry)
+            continue
+        if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
+            drop(record, problem, get("license_observed_at") or "")
+            continue
+        if sha256 := get("sha256"):
+            try:
+                split, conflict = check_split(record, sha256)
+            except ValueError:
+                drop.failure(record, "sha256_malformed", sha256)
                 continue
-            if blocklist is not None and (entry := blocklist.entry_of(record)):
-                drop(record, "blocklisted", entry)
+            if conflict:
+                drop(record, "split_conflict", conflict)
                 continue
-            if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
-                drop(record, problem, get("license_observed_at") or "")
-                continue
-            if sha256 := get("sha256"):
-                try:
-                    split, conflict = check_split(record, sha256)
-                except ValueError:
-                    drop.failure(record, "sha256_malformed", sha256)
-                    continue
-                if conflict:
-                    drop(record, "split_conflict", conflict)
-                    continue
-                record["split"] = split
-            else:
-                split = get("split", "")
-            if split == "heldout":
-                tally.heldout += 1
-            record["license"] = license.id
-            record["license_basis"] = decision.basis
-            if not statements[1]:
-                record["license_url"] = decision.url
-            if not statements[2]:
-                record["license_raw"] = decision.raw
-            decision.written += 1
-            yield record
-    finally:
-        _count(decisions, tally)
+            record["split"] = split
+        else:
+            split = get("split", "")
+        if split == "heldout":
+            tally.heldout += 1
+        record["license"] = license.id
+        record["license_basis"] = decision.basis
+        if not statements[1]:
+            record["license_url"] = decision.url
+        if not statements[2]:
+            record["license_raw"] = decision.raw
+        decision.counts[1] += 1
+        yield record
 
 
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
@@ -214,17 +181,11 @@ def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, 
     # What the set alone states stays so, whichever licence it names.
     basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
     row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason
-    decision = _Decision(source, chosen, reason, row_name, basis, chosen.url if chosen else "", raw or stated or url)
     if len(decisions) >= CACHED_VERDICTS or sum(len(text or "") for text in statements) > MAX_CACHED_TEXT:
-        _count(decisions, tally)
         decisions.clear()
-    decisions[statements] = decision
+    page, counts = chosen.url if chosen else "", tally.counts(source, row_name)
+    decision = decisions[statements] = _Decision(chosen, reason, basis, page, raw or stated or url, counts)
     return decision
-
-
-def _count(decisions: dict[Statements, _Decision], tally: Tally) -> None:
-    for decision in decisions.values():
-        tally.add(decision.source, decision.row_name, decision.read, decision.written)
 
 
 def _too_old(observed: str, after: datetime) -> str:
@@ -245,20 +206,13 @@ def _parse_time(text: str) -> datetime | None:
 
 def explain(text: str, policy: str = "strict") -> list[str]:
     """Return what every built-in policy, and `policy` if it is a file, does with `text` and why: one sentence each."""
-    policies = [*POLICIES.values()] + ([] if policy in POLICIES else [load_policy(policy)])
-    return [each.explain(text) for each in policies]
+    return [each.explain(text) for each in {**POLICIES, policy: load_policy(policy)}.values()]
 
 
 def run(source: str | None, out: str | None = None, criteria: Criteria | None = None, **options: Any) -> LicenseSummary:
-    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`.
-
-    Raises:
-        CommonArtError: as `stream.run`.
-    """
+    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`."""
     criteria, tally = criteria or Criteria.load(), Tally()
     # Dropping is this stage's purpose and not a failure, so --max-failures has nothing to count here.
     transform = partial(license_filter, criteria=criteria, tally=tally)
     summary = stream.run("license-filter", transform, source=source, out=out, settings=criteria.settings(), **options)
-    return LicenseSummary(
-        summary.stage, summary.read, summary.written, summary.dropped, summary.failures, summary.seconds, tally
-    )
+    return LicenseSummary(**{each.name: getattr(summary, each.name) for each in fields(summary)}, tally=tally)
