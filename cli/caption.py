@@ -69,7 +69,7 @@ def caption(
     from commonart.core import log
     from commonart.core.data import stream, tasks
     from commonart.core.errors import UsageError
-    from commonart.core.model.captioning.requests import Tally, open_requests
+    from commonart.core.model.captioning.requests import Tally, open_requests, settings
     from commonart.stages import caption as stage
 
     requests = open_requests(
@@ -100,7 +100,7 @@ def caption(
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings=stage.settings(requests, **rules),
+        settings=settings(requests, **rules),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from PIL import Image
 
 from commonart.core.data import stream
 from commonart.core.data.drops import Drop, Problem
-from commonart.core.data.images.decode import DecodeError, ProbedImage
+from commonart.core.data.images.decode import DecodeError, decode_within
 from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards.reader import list_shards, members, read_bytes, read_shard
 from commonart.core.data.text import count_words
@@ -125,7 +125,7 @@ class _Work:
             item.problem = Problem("no_image", "")
             return item
         try:
-            item.image = shrunk(read_bytes(record["image"]), self.side)
+            item.image = decode_within(read_bytes(record["image"]), self.side)
         except DecodeError as error:
             item.problem = Problem(error.reason, error.detail)
         except CommonArtError as error:
@@ -250,25 +250,6 @@ def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, re
 
     for part, images, inputs in map_ordered(prepare, parts, 1, ahead=2):
         yield part, engine.caption(images, prompt, retry=retry, inputs=inputs)
-
-
-def shrunk(data: bytes, side: int) -> Image.Image:
-    """Decode an image to RGB whose longer side has at most `side` pixels.
-
-    Raises:
-        DecodeError: as `decode`.
-    """
-    probed = ProbedImage(data)
-    scale = min(1.0, side / max(probed.probe.width, probed.probe.height))
-    size = max(1, round(probed.probe.width * scale)), max(1, round(probed.probe.height * scale))
-    pixels = probed.pixels(size)  # a JPEG at a fraction of its size
-    return pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def settings(requests: Sequence[Request], min_captions: int = 1, min_words: int = 0) -> Mapping[str, Any]:
-    """Return what shards depend on besides their input."""
-    asked = [{**request.fields(), "prompts": list(request.prompt.texts)} for request in requests]
-    return {"captions": asked, "min_captions": min_captions, "min_words": min_words}
 
 
 def estimate(

@@ -35,7 +35,7 @@ from commonart.core.data import stream
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.model.captioning import guards
 from commonart.core.model.captioning.captioners import Captioner
-from commonart.core.model.captioning.requests import Request, Tally
+from commonart.core.model.captioning.requests import Request, Tally, settings
 from commonart.core.nano import scenes
 from commonart.core.registry.hub import resolve_model
 from commonart.core.registry.lookup import find_model
@@ -192,7 +192,7 @@ def ours(request: Request, shards: Path, out: Path, batch: int | None) -> tuple[
     tally = Tally()
     summary = stream.run(
         "caption", lambda records, drop: stage.caption(records, drop, requests=[request], batch=batch, tally=tally),
-        source=str(shards), out=str(out), quiet=True, settings=stage.settings([request]),
+        source=str(shards), out=str(out), quiet=True, settings=settings([request]),
     )  # fmt: skip
     assert summary.written == summary.read, summary.as_json()
     return tally.captions, tally.tokens

@@ -26,6 +26,7 @@ from PIL import Image
 from commonart.cli import main
 from commonart.core.data.drops import Drop, Problem
 from commonart.core.data.files import lock
+from commonart.core.data.images.decode import decode_within
 from commonart.core.data.record import Record
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
@@ -33,12 +34,12 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate, guards
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
-from commonart.core.model.captioning.requests import Request, Tally, open_requests
+from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
 from commonart.core.nano import scenes
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import Item, _parts, caption, settings, shrunk
+from commonart.stages.caption import Item, _parts, caption
 
 SIZES = ((48, 64), (64, 64), (40, 90))
 
@@ -198,7 +199,7 @@ def test_images_of_one_length_stand_together(folders: dict[str, Path]) -> None:
 
 def test_the_largest_batch_is_found_from_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     open_one = lambda: Captioner.open(str(folders["florence2"]), precision="fp32", side=64)  # noqa: E731
-    monkeypatch.setattr(generate, "_bytes_taken", lambda device, work: (work(), 4 * 1000)[1])  # 1,000 bytes an image
+    monkeypatch.setattr(generate.memory, "taken_by", lambda device, work: (work(), 4 * 1000)[1])  # 1,000 bytes an image
     monkeypatch.setattr(generate.memory, "free", lambda _: 23_000)
     assert open_one().largest_batch == 8, "half of what is free, as a power of two"
     monkeypatch.setattr(generate.memory, "free", lambda _: 10)
@@ -209,7 +210,7 @@ def test_the_largest_batch_is_found_from_memory(folders: dict[str, Path], monkey
 
 def test_memory_that_is_taken_is_measured() -> None:
     block: list[torch.Tensor] = []
-    taken = generate._bytes_taken(torch.device("cpu"), lambda: block.append(torch.ones(16 << 20)))  # 64 MiB
+    taken = generate.memory.taken_by(torch.device("cpu"), lambda: block.append(torch.ones(16 << 20)))  # 64 MiB
     assert taken == 0 or 60 << 20 <= taken <= 90 << 20
 
 
@@ -442,7 +443,7 @@ def test_images_are_shown_at_one_side(png: list[Record]) -> None:
     ):
         file = io.BytesIO()
         Image.new("RGB", size).save(file, "jpeg")
-        assert shrunk(file.getvalue(), 768).size == expected
+        assert decode_within(file.getvalue(), 768).size == expected
 
 
 def test_what_was_written_is_told(png: list[Record]) -> None:
