@@ -46,6 +46,10 @@ def caption(
     task_index: options.TaskIndex = None,
     num_tasks: options.NumTasks = None,
     overwrite: options.Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the hours that the whole SOURCE takes, from a sample.")
+    ] = False,
+    calibrate: Annotated[int, typer.Option(min=1, metavar="N", help="Images to time with --dry-run.")] = 64,
     quiet: options.Quiet = False,
 ) -> None:
     """Write captions, one by each model that is named.
@@ -56,12 +60,16 @@ def caption(
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
     commonart caption --model qwen3-vl --lang en,ja --length short,long raw/ -o captioned/
+    commonart caption --model qwen3-vl raw/ --dry-run --calibrate 200
     """
     from functools import partial
 
+    import orjson
+
     from commonart.core import log
     from commonart.core.data import stream, tasks
-    from commonart.core.model.captioning.requests import Tally, open_requests
+    from commonart.core.errors import UsageError
+    from commonart.core.model.captioning.requests import Tally, open_requests, settings
     from commonart.stages import caption as stage
 
     requests = open_requests(
@@ -76,8 +84,14 @@ def caption(
         max_new_tokens=max_new_tokens,
         side=side,
     )
-    tally = Tally()
     rules = {"min_captions": min_captions, "min_words": min_words}
+    if dry_run:
+        if source is None:
+            raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
+        planned = stage.estimate(source, requests, calibrate, tasks=num_tasks or 1, batch=batch, **rules)
+        print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
+        return
+    tally = Tally()
     summary = stream.run(
         "caption",
         partial(stage.caption, requests=requests, batch=batch, tally=tally, **rules),
@@ -86,7 +100,7 @@ def caption(
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings=stage.settings(requests, **rules),
+        settings=settings(requests, **rules),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,

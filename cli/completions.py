@@ -53,21 +53,17 @@ VALUES: dict[tuple[str, str], Sequence[str]] = {
 
 
 class Option(NamedTuple):
-    """One option: its spellings, whether a value follows, the values it may have, and its help on one line."""
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # spellings
     takes_value: bool
-    values: tuple[str, ...]
-    help: str
+    values: tuple[str, ...]  # that it may have; (): a file
+    help: str  # on one line
 
 
 class Command(NamedTuple):
-    """One subcommand; `words` are what its first argument may be."""
-
     name: str
     help: str
     options: tuple[Option, ...]
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # what its first argument may be
 
 
 def _line(text: str | None) -> str:
@@ -76,14 +72,11 @@ def _line(text: str | None) -> str:
     return "".join(c for c in first if c not in "'\"`$\\[]:")
 
 
-def commands() -> list[Command]:
+def commands() -> Iterator[Command]:
     """The command tree, read from the Typer app."""
     from commonart.cli.main import app
 
-    return list(_commands(typer.main.get_command(app)))
-
-
-def _commands(root: Any) -> Iterator[Command]:
+    root: Any = typer.main.get_command(app)
     for name in root.commands:
         command = root.get_command(None, name)
         options = [Option(("--help",), False, (), "Show this message and exit")]
@@ -100,68 +93,66 @@ def _commands(root: Any) -> Iterator[Command]:
 
 def bash() -> str:
     """The script for bash: `source completions/commonart.bash`."""
-    lines = [
-        "# bash completion for commonart; written by cli/completions.py",
-        "_commonart() {",
-        '    local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""',
-        "    COMPREPLY=()",
-        '    if [ "$COMP_CWORD" -eq 1 ]; then',
-        f'        words="{" ".join(c.name for c in commands())} --help --version"',
-        "    else",
-        '        case "${COMP_WORDS[1]} $prev" in',
-    ]
+    values, words = [], []
     for command in commands():
         for option in command.options:
             if option.takes_value:
                 pattern = "|".join(f'"{command.name} {name}"' for name in option.names)
-                lines.append(f'            {pattern}) words="{" ".join(option.values)}" ;;')
-    lines += ["            *)", '                case "${COMP_WORDS[1]}" in']
-    for command in commands():
+                values.append(f'            {pattern}) words="{" ".join(option.values)}" ;;\n')
         flags = " ".join(name for option in command.options for name in option.names)
-        lines.append(f'                    {command.name}) words="{" ".join((flags, *command.words))}" ;;')
-    lines += [
-        "                esac ;;",
-        "        esac",
-        "    fi",
-        '    COMPREPLY=($(compgen -W "$words" -- "$cur"))',
-        "    local IFS=$'\\n'  # a name may hold a space",
-        '    [ ${#COMPREPLY[@]} -eq 0 ] && [[ "$cur" != -* ]] && COMPREPLY=($(compgen -f -- "$cur"))',
-        "}",
-        "complete -o filenames -F _commonart commonart",
-    ]
-    return "\n".join(lines) + "\n"
+        words.append(f'                    {command.name}) words="{" ".join((flags, *command.words))}" ;;\n')
+    return f"""# bash completion for commonart; written by cli/completions.py
+_commonart() {{
+    local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        words="{" ".join(c.name for c in commands())} --help --version"
+    else
+        case "${{COMP_WORDS[1]}} $prev" in
+{"".join(values)}            *)
+                case "${{COMP_WORDS[1]}}" in
+{"".join(words)}                esac ;;
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    local IFS=$'\\n'  # a name may hold a space
+    [ ${{#COMPREPLY[@]}} -eq 0 ] && [[ "$cur" != -* ]] && COMPREPLY=($(compgen -f -- "$cur"))
+}}
+complete -o filenames -F _commonart commonart
+"""
 
 
 def zsh() -> str:
     """The script for zsh: put it as `_commonart` into a folder of $fpath."""
-    lines = [
-        "#compdef commonart",
-        "# zsh completion for commonart; written by cli/completions.py",
-        "_commonart() {",
-        "  local -a commands=(",
-        *(f"    '{c.name}:{c.help}'" for c in commands()),
-        "  )",
-        "  if (( CURRENT == 2 )); then",
-        "    _describe -t commands 'commonart command' commands",
-        "    return",
-        "  fi",
-        "  shift words; (( CURRENT-- ))",
-        "  case $words[1] in",
-    ]
+    names, cases = [], []
     for command in commands():
-        lines.append(f"    {command.name})")
-        lines.append("      _arguments \\")
+        names.append(f"    '{command.name}:{command.help}'\n")
+        cases.append(f"    {command.name})\n      _arguments \\\n")
         for option in command.options:
-            value = ""
-            if option.takes_value:
-                value = f":value:({' '.join(option.values)})" if option.values else ":value:_files"
-            for name in option.names:
-                lines.append(f"        '{name}[{option.help}]{value}' \\")
+            values = f"({' '.join(option.values)})" if option.values else "_files"
+            value = f":value:{values}" if option.takes_value else ""
+            cases += [f"        '{name}[{option.help}]{value}' \\\n" for name in option.names]
         rest = f"'1:word:({' '.join(command.words)})'" if command.words else "'*:file:_files'"
-        lines += [f"        {rest}", "      ;;"]
-    lines += ["  esac", "}", 'if [ "$funcstack[1]" = "_commonart" ]; then', '  _commonart "$@"', "else"]
-    lines += ["  compdef _commonart commonart", "fi"]
-    return "\n".join(lines) + "\n"
+        cases.append(f"        {rest}\n      ;;\n")
+    return f"""#compdef commonart
+# zsh completion for commonart; written by cli/completions.py
+_commonart() {{
+  local -a commands=(
+{"".join(names)}  )
+  if (( CURRENT == 2 )); then
+    _describe -t commands 'commonart command' commands
+    return
+  fi
+  shift words; (( CURRENT-- ))
+  case $words[1] in
+{"".join(cases)}  esac
+}}
+if [ "$funcstack[1]" = "_commonart" ]; then
+  _commonart "$@"
+else
+  compdef _commonart commonart
+fi
+"""
 
 
 def fish() -> str:
@@ -178,23 +169,17 @@ def fish() -> str:
         if command.words:
             lines.append(f'complete -c commonart {here} -f -a "{" ".join(command.words)}"')
         for option in command.options:
+            values = f' -x -a "{" ".join(option.values)}"' if option.values else " -r"
             for name in option.names:
                 spelling = f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
-                value = ""
-                if option.takes_value:
-                    value = f' -x -a "{" ".join(option.values)}"' if option.values else " -r"
+                value = values if option.takes_value else ""
                 lines.append(f'complete -c commonart {here} {spelling}{value} -d "{option.help}"')
     return "\n".join(lines) + "\n"
 
 
 SCRIPTS = {"commonart.bash": bash, "_commonart": zsh, "commonart.fish": fish}
 
-
-def write(folder: str) -> None:
-    """Write the three scripts into `folder`."""
-    for name, script in SCRIPTS.items():
-        (Path(folder) / name).write_text(script(), "utf-8")
-
-
 if __name__ == "__main__":
-    write(sys.argv[1] if len(sys.argv) > 1 else "completions")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "completions")
+    for file_name, script in SCRIPTS.items():
+        (folder / file_name).write_text(script(), "utf-8")

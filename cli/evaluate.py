@@ -60,8 +60,7 @@ def evaluate(
     text_encoder: options.TextEncoder = None,
     autoencoder: options.Autoencoder = None,
     trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run the CLIP model's own code; name its commit: NAME@COMMIT."),
+        bool, typer.Option("--trust-remote-code", help="Run the CLIP model's own code; name its commit: NAME@COMMIT.")
     ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -97,11 +97,7 @@ def fetch(
         column_map=options.parse_pairs("--column-map", column_map) or None,
         flickr_key_file=flickr_key_file,
         limits=Limits(
-            workers=workers,
-            per_host=per_host,
-            delay=delay,
-            allow_private=allow_private,
-            opt_outs=not ignore_opt_outs,
+            workers=workers, per_host=per_host, delay=delay, allow_private=allow_private, opt_outs=not ignore_opt_outs
         ),
         shard_size=shard_size,
         rejects=rejects,

@@ -66,6 +66,5 @@ def license_filter(
         quiet=quiet,
     )
     if log.on_terminal() and not quiet:
-        for line in summary.table():
-            log.say(line)
+        log.say("\n".join(summary.table()))
     options.finish(summary, quiet)

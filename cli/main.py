@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -111,8 +112,7 @@ def _global(version: bool = typer.Option(False, "--version", help="Print the ver
 def read_defaults(group: Any, path: str = DEFAULTS_FILE) -> dict[str, Any]:
     """Read option defaults from `commonart.toml` in the working folder, one table per subcommand; a flag wins.
 
-    Raises:
-        UsageError: The file is not TOML, or it names an unknown subcommand or option.
+    Raises UsageError where the file is not TOML, or names an unknown subcommand or option.
     """
     import tomllib
 
@@ -132,9 +132,8 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
         if command is None:
             raise UsageError(f"{path}: [{name}] is not a subcommand.", f"One of: {', '.join(sorted(group.commands))}.")
         if not isinstance(table, dict):
-            raise UsageError(
-                f"{path}: {name} is not a table.", f"Write [{name}] on a line of its own, and options below."
-            )
+            fix = f"Write [{name}] on a line of its own, and options below."
+            raise UsageError(f"{path}: {name} is not a table.", fix)
         if hasattr(command, "commands"):
             _rename_options(command, table, path)
             continue
@@ -167,9 +166,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; an error that the user can mend becomes two sentences on stderr."""
     _quiet_libraries()
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # Japanese on a terminal of another encoding is escaped, not a traceback
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Japanese on a terminal of another encoding is no error
         sys.stdout.reconfigure(errors="backslashreplace")
     # SIGTERM unwinds the stage as an error does, so that no half-written file is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -188,7 +185,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show() if hasattr(error, "show") else print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
-        again = "" if _stdin_is_pipe() else " Run the same command again to continue."
+        again = " Run the same command again to continue."
+        with suppress(OSError):  # stdin is closed
+            again = "" if stat.S_ISFIFO(os.fstat(0).st_mode) else again  # which cannot be read a second time
         print(f"Interrupted.{again}", file=sys.stderr)
         _print_summary(error, arguments, started)
         return 128 + signal.SIGINT
@@ -235,14 +234,6 @@ def _print_summary(error: BaseException, arguments: Sequence[str] | None, starte
         from commonart.core import log
 
         log.summary(summary)
-
-
-def _stdin_is_pipe() -> bool:
-    """Return whether stdin cannot be read a second time, so that the same command would not continue."""
-    try:
-        return stat.S_ISFIFO(os.fstat(0).st_mode)
-    except OSError:  # it is closed
-        return False
 
 
 def main() -> NoReturn:

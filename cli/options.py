@@ -1,8 +1,7 @@
 """The options that several subcommands share, and the parsers of their values.
 
-How a command calls its stage: it imports the stage in its body, so that `--help` loads neither torch nor data; passes
-every option on by name, `stage.run(source, out, limit=limit, ...)`; and hands the summary to `finish`. Numbers are
-checked before any work begins: every numeric option has a range here or in its command, and `finite` where it is a float.
+A command imports its stage in its body, so that `--help` loads neither torch nor data. Numbers are checked before any work
+begins: every numeric option has a range here or in its command, and `finite` where it is a float.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commonart.core.errors import UsageError
+
 if TYPE_CHECKING:
     from commonart.core.log import Reportable
 
@@ -21,11 +22,7 @@ MAX_SEED = 2**32 - 1
 
 
 def finite(value: float) -> float:
-    """Return a float option's value; NaN and infinity pass typer's own range check.
-
-    Raises:
-        typer.BadParameter: The value is not a finite number.
-    """
+    """Return a float option's value. Raises typer.BadParameter for NaN and infinity, which pass typer's own range check."""
     if not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
@@ -104,8 +101,6 @@ def split_names(text: str) -> list[str]:
 
 def parse_pairs(flag: str, values: Sequence[str] | None) -> dict[str, str]:
     """`["a=1", "b=2"]` -> `{"a": "1", "b": "2"}`."""
-    from commonart.core.errors import UsageError
-
     pairs = {}
     for text in values or ():
         name, equals, value = text.partition("=")
@@ -117,8 +112,6 @@ def parse_pairs(flag: str, values: Sequence[str] | None) -> dict[str, str]:
 
 def parse_number(flag: str, text: str) -> float:
     """`"0.5"` -> 0.5."""
-    from commonart.core.errors import UsageError
-
     try:
         return finite(float(text))
     except (ValueError, typer.BadParameter):
@@ -127,8 +120,6 @@ def parse_number(flag: str, text: str) -> float:
 
 def parse_two(flag: str, text: str) -> tuple[str, str]:
     """`a,b` -> (`a`, `b`)."""
-    from commonart.core.errors import UsageError
-
     names = split_names(text)
     if len(names) != 2:
         raise UsageError(f"{flag} {text} is not two values separated by a comma.", f"For example {flag} A,B.")

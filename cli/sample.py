@@ -121,13 +121,16 @@ def sample(
     with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
         emit = (lambda record: None) if silent else writer.write
         if interactive:
-            count = sample_live.run(spec, config, marks, out=out or "images", seed=seed, emit=emit, **shape)
-            distinct = count
+            config.check()
+            from commonart.core.generation.session import Session
+
+            session = Session.open(spec, marks)
+            count = distinct = sample_live.loop(session, config, out=out or "images", seed=seed, emit=emit, **shape)
         else:
             records = stage.sample(
                 texts, spec, config, marks, out=out, file=file, lang=lang, grid=grid, columns=columns, seed=seed or 0,
                 overwrite=overwrite, quiet=quiet, emit=emit, **shape,
             )  # fmt: skip
             count, distinct = len(records), len({record["key"] for record in records})
-    dropped: Counter[str] = Counter(duplicate=count - distinct) if count > distinct else Counter()
+    dropped = Counter(duplicate=count - distinct) if count > distinct else Counter[str]()
     options.finish(Summary("sample", count, distinct, dropped, seconds=time.monotonic() - started), quiet)

@@ -109,6 +109,7 @@ def train(
         raise UsageError("--stage is missing.", f"One of: {', '.join(recipes.STAGES)}; see commonart train --list.")
     from commonart.core.settings import Settings
 
+    weights = options.parse_pairs("--language", language)
     settings = Settings(
         stage=stage,
         data=data,
@@ -119,10 +120,7 @@ def train(
         text_encoder=text_encoder,
         autoencoder=autoencoder,
         quantize=quantize or "",
-        languages={
-            name: options.parse_number("--language", value)
-            for name, value in options.parse_pairs("--language", language).items()
-        },
+        languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
         max_seconds=max_seconds,
         checkpoint_every=checkpoint_every,
         sample_every=sample_every,
@@ -141,21 +139,23 @@ def train(
         accept_terms=accept_terms or (),
         quiet=quiet,
     )
+    settings.check()
     if slurm_script:
         from commonart.core import slurm
 
-        settings.check()
         recipes.accumulation(settings.recipe, gpus or 1)
         # The script runs this very command line, so that what was tried is what is queued.
         print(slurm.sbatch_script(sys.argv[2:], name=f"commonart-{stage}", gpus=gpus or 1), end="")
         return
-    from commonart.stages import train as stage_module
-
     if dry_run:
         import orjson
 
-        print(orjson.dumps(stage_module.dry_run(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
+        from commonart.core.training.dry_run import plan
+
+        print(orjson.dumps(plan(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
         return
+    from commonart.stages import train as stage_module
+
     summary = stage_module.run(settings)
     if summary is not None:  # of processes that srun or torchrun started, the first says what was done
         options.finish(summary, quiet)

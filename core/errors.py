@@ -1,7 +1,6 @@
-"""The errors that a user can cause, each with its exit code. `cli/main.py` is the one place that prints them.
+"""The errors that a user can cause, each with its exit code; `cli/main.py` prints them. Others are bugs, with a traceback.
 
-An error is one sentence that says what is wrong (naming the file and line, or the flag) and one that says what
-to do. Anything else that is raised is a bug and keeps its traceback.
+An error is one sentence that says what is wrong (naming the file and line, or the flag) and one that says what to do.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ class CommonArtError(Exception):
 
     def __init__(self, what: str, fix: str = "", code: int | None = None) -> None:
         super().__init__(f"{what} {fix}".strip())
-        self.what = what
-        self.fix = fix
-        if code is not None:
-            self.code = code
+        self.what, self.fix = what, fix
+        self.code = self.code if code is None else code
 
     def __reduce__(self) -> tuple[type[CommonArtError], tuple[str, str, int]]:
         # Errors cross process boundaries (decoding workers, launched ranks).
@@ -46,6 +43,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return os.strerror(errno.ENOENT)
     return getattr(error, "strerror", None) or str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, or its class, without a full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def check_at_least(flag: str, value: float | None, least: float) -> None:
@@ -80,7 +82,7 @@ class Preempted(CommonArtError):
 
 
 class ReaderGone(CommonArtError):
-    """Whoever read our stdout has closed it (`| head -1`); there is nothing to say, and nothing more to do."""
+    """Whoever read our stdout has closed it (`| head -1`): there is nothing to say."""
 
     code = 128 + 13  # SIGPIPE, as a shell reports it
 

@@ -1,9 +1,6 @@
-"""How training runs in several processes, and how it is told to stop.
+"""How training runs in several processes, and how it is stopped. No torch here.
 
-    commonart train --stage 512 --gpus 8                      # starts eight processes on this machine
-    torchrun --nnodes 2 ... -m commonart.cli.main train ...   # already started: joins the others
-
-No torch here. A signal to the process that started the others reaches all of them, and its exit code is theirs: 75 after a
+A signal to the process that started the others reaches all of them, and its exit code is theirs: 75 after a
 checkpoint, 130 after Ctrl-C, else 1. torch.distributed's elastic_launch was tried in place of `spawn` (torch 2.15): after
 SIGTERM or Ctrl-C it ends with 1 and a traceback and kills what has not saved within 30 s, and SIGUSR1 kills it alone.
 """
@@ -11,6 +8,7 @@ SIGTERM or Ctrl-C it ends with 1 and a traceback and kills what has not saved wi
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import math
 import os
@@ -35,10 +33,7 @@ STARTER = "COMMONART_STARTER"  # the id of the process that started it
 STORE = "COMMONART_STORE"  # a file through which processes of one machine find each other
 AGAIN = "Start the same command again: it continues from the newest checkpoint."
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
-STOP_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGUSR1,
-)  # "save and stop": a scheduler's, and Slurm's warning before it preempts
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's before it preempts
 ECHO = 1.0  # seconds within which two SIGINT are one Ctrl-C: the terminal sends it, and torchrun sends it once more
 
 
@@ -62,13 +57,10 @@ class StopRequest:
 
 @contextmanager
 def stoppable(what: str) -> Iterator[StopRequest]:
-    """Let SIGTERM, SIGUSR1 and a first Ctrl-C set `exit_code` where the loop saves; before that nothing is to be saved, and
-    they raise.
+    """Let SIGTERM, SIGUSR1 and a first Ctrl-C set `exit_code` where the loop saves; before that and a second time, they raise.
 
-    Outside the main thread signals are somebody else's, and nothing happens. `what` is named in the error.
-
-    Raises:
-        Preempted: a signal came; KeyboardInterrupt: Ctrl-C, also the second one.
+    Outside the main thread signals are somebody else's, and nothing happens. `what` is named in the error: Preempted, or
+    KeyboardInterrupt for Ctrl-C.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -86,9 +78,7 @@ def stoppable(what: str) -> Iterator[StopRequest]:
 
     with _handlers({**dict.fromkeys(STOP_SIGNALS, preempt), signal.SIGINT: interrupt}):
         yield stop
-    if (
-        stop.exit_code == EXIT_INTERRUPTED
-    ):  # it came when all was done: whoever called must not go on with something else
+    if stop.exit_code == EXIT_INTERRUPTED:  # it came when all was done: the caller must not go on with something else
         raise KeyboardInterrupt
 
 
@@ -129,13 +119,15 @@ def must_spawn(gpus: int | None, environ: Mapping[str, str] = os.environ) -> boo
     check_gpus(gpus)
     if gpus is None:
         return False
-    if "WORLD_SIZE" not in environ and step_tasks(environ) is None:
+    if "WORLD_SIZE" in environ:
+        starter, option = "torchrun", "--nproc-per-node times --nnodes"
+    elif step_tasks(environ) is not None:
+        starter, option = "srun", "--ntasks"
+    else:
         return gpus > 1
-    size, starter = world_size(environ), "torchrun" if "WORLD_SIZE" in environ else "srun"
-    if size != gpus:
-        option = "--nproc-per-node times --nnodes" if starter == "torchrun" else "--ntasks"
-        processes = f"{size} process" if size == 1 else f"{size} processes"
-        raise UsageError(f"--gpus {gpus}, but {starter} started {processes}.", f"Make {option} equal to --gpus.")
+    if (size := world_size(environ)) != gpus:
+        what = f"--gpus {gpus}, but {starter} started {size} process{'' if size == 1 else 'es'}."
+        raise UsageError(what, f"Make {option} equal to --gpus.")
     return False
 
 
@@ -143,15 +135,12 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
     """Run `command` in `count` processes that form one world on this machine; return what the first of them reported.
 
     SIGTERM and SIGUSR1 are passed on, a first Ctrl-C as SIGUSR1; the second ends all at once. When one ends with an error
-    the others get time to end too, then they are stopped.
-
-    Raises:
-        CommonArtError, Preempted: what the first one to fail raised; KeyboardInterrupt: Ctrl-C.
+    the others get time to end too, then they are stopped. Raises what the first one to fail raised, or KeyboardInterrupt.
     """
     with tempfile.TemporaryDirectory(prefix="commonart-") as home:
-        shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), STORE: f"{home}/store"}
-        shared[STARTER] = str(os.getpid())
-        shared["OMP_NUM_THREADS"] = environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        size, threads = str(count), str(max(1, (os.cpu_count() or 1) // count))
+        shared = {"OMP_NUM_THREADS": threads, **environ, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        shared |= {STORE: f"{home}/store", STARTER: str(os.getpid())}
         processes: list[subprocess.Popen[bytes]] = []
         stop = StopRequest()
 
@@ -170,21 +159,17 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
 
         with _handlers({**dict.fromkeys(STOP_SIGNALS, forward), signal.SIGINT: interrupt}):
             try:
-                for rank in range(count):
-                    rank_environ = {"RANK": str(rank), "LOCAL_RANK": str(rank), RESULT_FILE: f"{home}/{rank}.json"}
+                for rank in map(str, range(count)):
+                    env = {**shared, "RANK": rank, "LOCAL_RANK": rank, RESULT_FILE: f"{home}/{rank}.json"}
                     if not stop.exit_code:
                         # A terminal sends Ctrl-C to all of them, and only this process knows which one it is.
-                        processes.append(
-                            subprocess.Popen(
-                                command, env={**environ, **shared, **rank_environ}, preexec_fn=_ignore_interrupts
-                            )
-                        )
+                        deaf = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+                        processes.append(subprocess.Popen(command, env=env, preexec_fn=deaf))
                 _wait(processes)
                 codes = [process.poll() for process in processes]
             finally:
                 for process in processes:
-                    if process.poll() is None:
-                        process.kill()
+                    process.kill()  # nothing where it has ended
                     process.wait()
         files = [Path(home, f"{rank}.json") for rank in range(count)]
         results = [json.loads(file.read_text()) if file.exists() else None for file in files]
@@ -192,10 +177,6 @@ def spawn(command: Sequence[str], count: int, environ: Mapping[str, str] = os.en
         if stop.exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         return results[0]
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop_with_starter() -> None:
@@ -208,14 +189,11 @@ def stop_with_starter() -> None:
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until all have ended, or GRACE seconds after the first has failed."""
-    deadline = float("inf")
-    while any(process.poll() is None for process in processes):
-        if deadline == float("inf") and any(process.poll() for process in processes):
+    deadline = math.inf
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() <= deadline:
+        if deadline == math.inf and any(codes):
             # A lone rank leaves the others waiting for it in a collective: they notice, then they are given up.
-            preempted = any(process.poll() == EXIT_PREEMPTED for process in processes)
-            deadline = time.monotonic() + (GRACE if preempted else 5.0)
-        if time.monotonic() > deadline:
-            return
+            deadline = time.monotonic() + (GRACE if EXIT_PREEMPTED in codes else 5.0)
         time.sleep(0.05)
 
 
@@ -236,8 +214,7 @@ def _raise_first(codes: Sequence[int | None], errors: Sequence[Mapping[str, Any]
         rank, code = failed[0]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise CommonArtError(
-            f"Training process {rank} of {len(codes)} {how}.",
-            f"{AGAIN} What it printed stands above.",
+            f"Training process {rank} of {len(codes)} {how}.", f"{AGAIN} What it printed stands above."
         )
     if errors:
         raise CommonArtError(errors[0]["what"], errors[0]["fix"], EXIT_FAILED)

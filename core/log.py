@@ -18,8 +18,6 @@ class Tick(Protocol):
 
 
 class Reportable(Protocol):
-    """What a stage did."""
-
     def as_json(self) -> dict[str, Any]:
         """Return the last line of stderr: at least `stage`, `in`, `out`, `dropped` and `seconds`."""
 

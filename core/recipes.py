@@ -1,8 +1,5 @@
 """The training stages as one table: what each stage of the chain 256-early -> 256-mid -> 256-late -> 512 trains with.
 
-    commonart train --list                                   # prints the table
-    commonart train --stage 256-mid --set lr=1e-5 --dry-run  # any value can be overridden
-
 No torch here: the command line and its completion read this table.
 """
 
@@ -83,8 +80,7 @@ STAGES = tuple(RECIPES)
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Return the recipe `name` with `overrides` (field -> value, as typed or as text: "2e-5") applied and checked.
 
-    Raises:
-        UsageError: an unknown stage or field, a value of the wrong type, or one out of range.
+    Raises UsageError for an unknown stage or field, a value of the wrong type, or one out of range.
     """
     recipe = RECIPES.get(name)
     if recipe is None:
@@ -95,29 +91,25 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     changes: dict[str, Any] = {}
     for field, value in (overrides or {}).items():
         if field not in settable:
-            raise UsageError(
-                f"--set {field}={value}: a recipe has no setting '{field}'.", f"Use one of {', '.join(settable)}."
-            )
+            what = f"--set {field}={value}: a recipe has no setting '{field}'."
+            raise UsageError(what, f"Use one of {', '.join(settable)}.")
         changes[field] = _coerce(field, value, types[field])
-    recipe = dataclasses.replace(recipe, **changes)
-    _check(recipe)
-    return recipe
+    return _checked(dataclasses.replace(recipe, **changes))
 
 
 def _coerce(field: str, value: Any, kind: type) -> Any:
     try:
-        if kind is int:
-            number = float(value)  # "1e3" is a number of steps too
-            if number != int(number):
-                raise ValueError(value)
-            return int(number)
-        return kind(value)
+        if kind is not int:
+            return kind(value)
+        if not (number := float(value)).is_integer():  # "1e3" is a number of steps too
+            raise ValueError(value)
+        return int(number)
     except (TypeError, ValueError, OverflowError) as error:
         expected = {int: "a whole number", float: "a number"}.get(kind, "text")
         raise UsageError(f"--set {field}={value}: '{value}' is not {expected}.", f"Use {field}=VALUE.") from error
 
 
-def _check(recipe: Recipe) -> None:
+def _checked(recipe: Recipe) -> Recipe:
     def need(ok: bool, field: str, rule: str) -> None:
         if not ok:
             raise UsageError(f"--set {field}={getattr(recipe, field)}: {field} must be {rule}.", "Change that value.")
@@ -135,21 +127,18 @@ def _check(recipe: Recipe) -> None:
     for field in ("warmup", "weight_decay", "spike"):
         need(getattr(recipe, field) >= 0, field, "at least 0")
     need(recipe.width % 4 == 0, "head_dim", "such that heads * head_dim is a multiple of 4 (two sine axes)")
+    return recipe
 
 
 def accumulation(recipe: Recipe, world_size: int) -> tuple[int, int]:
     """Return (micro batch of one device, gradient accumulation steps); their product is the device's share of the batch.
 
-    Raises:
-        UsageError: `world_size` does not divide the global batch; the nearest possible numbers of GPUs are named.
+    Raises UsageError, which names the nearest numbers of GPUs, where `world_size` does not divide the global batch.
     """
     if recipe.batch % world_size:
         possible = [n for n in range(1, recipe.batch + 1) if recipe.batch % n == 0]
-        below, above = (
-            max(n for n in possible if n < world_size or n == 1),
-            min((n for n in possible if n > world_size), default=0),
-        )
-        nearest = f"{below} or {above}" if above else f"{below}"
+        below, above = [n for n in possible if n < world_size], [n for n in possible if n > world_size]
+        nearest = " or ".join(map(str, (*below[-1:], *above[:1])))
         raise UsageError(
             f"--gpus {world_size} does not divide the global batch {recipe.batch} of stage {recipe.name}.",
             f"Use {nearest} GPUs, or change the batch with --set batch={max(1, round(recipe.batch / world_size)) * world_size}.",
@@ -171,15 +160,10 @@ def learning_rate(recipe: Recipe, progress: float, step: int) -> float:
 
 def table() -> str:
     """Return the recipe table as aligned text, one row per stage."""
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    rows = [names] + [[_cell(getattr(recipe, name)) for name in names] for recipe in _ROWS]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
+    def cell(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value) or "-"
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) or "-"
+    columns = [(f.name, *(cell(getattr(recipe, f.name)) for recipe in _ROWS)) for f in dataclasses.fields(Recipe)]
+    padded = [[text.ljust(max(map(len, column))) for text in column] for column in columns]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))

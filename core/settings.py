@@ -1,4 +1,4 @@
-"""What a training run is started with: the options of `commonart train`, as one value.
+"""What a training run is started with, the options of `commonart train` as one value, and what it ends with.
 
 No torch here: processes that start others pass it on as JSON.
 """
@@ -46,21 +46,21 @@ class Settings:
     gpus: int | None = None
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"
-    max_seconds: float = 0.0
+    precision: str = "auto"  # of the matrix products; the weights stay float32
+    max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
     max_tokens: int = 300  # of texts that are encoded on the fly
-    checkpoint_every: int = 1000
+    checkpoint_every: int = 1000  # steps, as the next two; 0 turns one off
     sample_every: int = 0
     log_every: int = 10
     keep: int = 3
-    workers: int = 2
+    workers: int = 2  # reading threads
     prompts: Sequence[str] = ()  # of the sample grid; empty: captions of held-out images
     clip: str = ""  # what scores the sample grid, as `core.metrics.prompt_following` takes it; "": the recipe's
     guidance: float = 4.5
     compile: bool = False
-    checkpointing: bool = False
+    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third slower
     fsdp: bool = False
-    track: str = ""  # wandb or trackio
+    track: str = ""  # wandb or trackio, beside metrics.jsonl
     accept_terms: Sequence[str] = ()
     quiet: bool = False
 
@@ -70,12 +70,10 @@ class Settings:
 
     @property
     def text_encoder_name(self) -> str:
-        """The text encoder of captions that are not encoded yet."""
         return self.text_encoder or self.recipe.text_encoder
 
     @property
     def autoencoder_name(self) -> str:
-        """The autoencoder of images that are not encoded yet."""
         return self.autoencoder or self.recipe.autoencoder
 
     @property
@@ -98,9 +96,9 @@ class Settings:
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
         weights = self.languages.values()
         if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            weights_text = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+            pairs = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
             raise UsageError(
-                f"--language {weights_text}: weights must be at least 0, and one of them above 0.",
+                f"--language {pairs}: weights must be at least 0, and one of them above 0.",
                 "Name each language to train on, others are left out: --language ja=2 --language en=1.",
             )
         if self.clip and not self.sample_every:
@@ -110,3 +108,26 @@ class Settings:
                 f"--fsdp cannot cut the state of {optimizer}: {UNCUT[optimizer]}.",
                 "Leave --fsdp out, or train with --set optimizer=AdamW.",
             )
+
+
+@dataclass(slots=True)
+class TrainingSummary:
+    """What training did; `as_json` is the last line of stderr."""
+
+    run: Path
+    checkpoint: Path | None
+    step: int
+    images: int
+    skipped: int
+    seconds: float  # of the run, earlier calls included
+    loss: float  # mean of the last metrics line, or of all steps where none was written; NaN without a step
+    images_per_second: float  # of this call, without checkpoints and samples
+    stopped: str  # done, time
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
+            "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
+            "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
+        }  # fmt: skip

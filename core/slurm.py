@@ -1,8 +1,4 @@
-"""Slurm: what a task of srun is told about the others, and the sbatch file that trains and requeues itself.
-
-srun commonart train --stage 512 --gpus 32
-commonart train --stage 512 --gpus 32 --slurm-script > job.sbatch
-"""
+"""Slurm: what a task of srun knows of the others, and the sbatch file that trains and requeues itself."""
 
 from __future__ import annotations
 
@@ -33,11 +29,13 @@ def adopt_step(environ: MutableMapping[str, str] = os.environ) -> None:
     tasks = step_tasks(environ)
     if "WORLD_SIZE" in environ or tasks is None or tasks == 1:
         return
-    per_node = _expand_counts(environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_NTASKS_PER_NODE", "1"))
+    # Tasks of each node: "2(x3),1" is 2, 2, 2, 1.
+    counts = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_NTASKS_PER_NODE", "1")
+    per_node = [n for n, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts) for _ in range(int(times or 1))] or ["1"]
     node = int(environ.get("SLURM_NODEID", "0"))
     environ["RANK"] = environ["SLURM_PROCID"]
     environ["LOCAL_RANK"] = environ.get("SLURM_LOCALID", "0")
-    environ["LOCAL_WORLD_SIZE"] = str(per_node[min(node, len(per_node) - 1)])
+    environ["LOCAL_WORLD_SIZE"] = per_node[min(node, len(per_node) - 1)]
     environ["WORLD_SIZE"] = str(tasks)
     hosts = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     environ.setdefault("MASTER_ADDR", first_host(hosts))
@@ -49,14 +47,6 @@ def adopt_step(environ: MutableMapping[str, str] = os.environ) -> None:
         environ[PORTS] = " ".join(str(20000 + (first + n) % 12000) for n in range(CANDIDATES))
 
 
-def _expand_counts(text: str) -> list[int]:
-    """Tasks of each node: "2(x3),1" -> [2, 2, 2, 1]."""
-    counts: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
-        counts += [int(count)] * int(times or 1)
-    return counts or [1]
-
-
 def first_host(nodelist: str) -> str:
     """Return the first host of a Slurm node list: "gpu[03-05,9],cpu1" -> "gpu03"."""
     match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
@@ -65,38 +55,32 @@ def first_host(nodelist: str) -> str:
     return match[1] + (match[2] or "") + (match[3] or "")
 
 
-def sbatch_script(
-    args: Sequence[str], *, name: str, gpus: int, hours: int = 24, cpus: int = 8, partition: str = ""
-) -> str:
+def sbatch_script(args: Sequence[str], *, name: str, gpus: int) -> str:
     """Return an sbatch file that trains with `commonart train ARGS`, one task per GPU, and requeues itself when preempted.
 
-    Slurm sends SIGUSR1 two minutes before the time is over: every task saves and ends with 75, and the job goes back into the
-    queue. Nodes are taken to have 8, 4, 2 or 1 GPUs, as many as `gpus` fills whole ones of.
+    Nodes are taken to have 8, 4, 2 or 1 GPUs, as many as `gpus` fills whole ones of.
     """
     per_node = next(count for count in (8, 4, 2, 1) if gpus % count == 0)
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={name}",
-        f"#SBATCH --nodes={gpus // per_node}   # times the next line are the GPUs: change both to what your nodes have",
-        f"#SBATCH --ntasks-per-node={per_node}",
-        "#SBATCH --gpus-per-task=1",
-        f"#SBATCH --cpus-per-task={cpus}",
-        f"#SBATCH --time={hours}:00:00",
-        "#SBATCH --signal=USR1@120        # to the tasks, 120 s before the time is over: they save and end with 75",
-        "#SBATCH --requeue",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --output=%x-%j.log",
-        *([f"#SBATCH --partition={partition}"] if partition else []),
-        "",
-        f"srun --kill-on-bad-exit=0 commonart train {shlex.join([*_queued(args), '--gpus', str(gpus)])}",
-        "code=$?",
-        f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then   # preempted: the same job goes on from its checkpoint',
-        '    scontrol requeue "$SLURM_JOB_ID"',
-        "    exit 0",
-        "fi",
-        'exit "$code"',
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={gpus // per_node}   # times the next line are the GPUs: change both to what your nodes have
+#SBATCH --ntasks-per-node={per_node}
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@120        # to the tasks, 120 s before the time is over: they save and end with {EXIT_PREEMPTED}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+srun --kill-on-bad-exit=0 commonart train {shlex.join([*_queued(args), "--gpus", str(gpus)])}
+code=$?
+if [ "$code" -eq {EXIT_PREEMPTED} ]; then   # preempted: the same job goes on from its checkpoint
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+fi
+exit "$code"
+"""
 
 
 def _queued(args: Sequence[str]) -> list[str]:

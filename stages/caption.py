@@ -10,27 +10,32 @@ of an interrupted run. A caption that stands in a record, of the same model and 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from commonart.core.data import stream
 from commonart.core.data.drops import Drop, Problem
-from commonart.core.data.images.decode import DecodeError, ProbedImage
+from commonart.core.data.images.decode import DecodeError, decode_within
 from commonart.core.data.record import Record, add_caption, captions
-from commonart.core.data.shards.reader import read_bytes
+from commonart.core.data.shards.reader import list_shards, members, read_bytes, read_shard
 from commonart.core.data.text import count_words
 from commonart.core.data.threads import cpu_count, map_ordered
-from commonart.core.errors import CommonArtError, check_at_least
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.model.captioning.requests import Request, Tally
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
 
 WINDOW = 128  # images that are sorted by size for the batches of one model; as many are decoded meanwhile
+FEW = 8  # images of one length that are worth a batch of their own
 GIVE_UP = 64  # images of which a model has described none: it will not describe a million others
 
 
@@ -120,7 +125,7 @@ class _Work:
             item.problem = Problem("no_image", "")
             return item
         try:
-            item.image = shrunk(read_bytes(record["image"]), self.side)
+            item.image = decode_within(read_bytes(record["image"]), self.side)
         except DecodeError as error:
             item.problem = Problem(error.reason, error.detail)
         except CommonArtError as error:
@@ -137,8 +142,6 @@ class _Work:
                 loading = time.monotonic()
                 batch = self.batch or request.engine.largest_batch
                 started += time.monotonic() - loading
-                # Images of one size stand together: a batch is padded to its largest.
-                asked.sort(key=lambda item: item.image.size)  # type: ignore[union-attr]
                 self._ask(n, asked, batch)
                 shown = max(shown, len(asked))
         self.tally.images += shown
@@ -152,8 +155,7 @@ class _Work:
         first, *others = request.prompt.texts
         left, refused = list(items), {}
         for prompt, retry in ((first, False), (first, True), *((text, False) for text in others)):
-            parts = [left[start : start + batch] for start in range(0, len(left), batch)]
-            left = []
+            parts, left = _parts(engine, left, batch), []
             for part, answers in _answers(engine, parts, prompt, retry):
                 for item, answer in zip(part, answers, strict=True):
                     if isinstance(answer, Problem):  # the same would happen again
@@ -218,6 +220,24 @@ class _Work:
             yield item.record
 
 
+def _parts(engine: Captioner, items: Sequence[Item], batch: int) -> list[list[Item]]:
+    """Cut items into batches. Those of one length stand together where there are some: padding costs time and a mask, too."""
+    by_length: dict[int, list[Item]] = {}
+    lengths: dict[tuple[int, int], int] = {}
+    for item in items:
+        size = item.image.size if item.image is not None else (0, 0)
+        if size not in lengths:
+            lengths[size] = engine.image_tokens(size)
+        by_length.setdefault(lengths[size], []).append(item)
+    groups = [by_length[length] for length in sorted(by_length)]
+    few = [item for group in groups if len(group) < FEW for item in group]
+    return [
+        group[start : start + batch]
+        for group in (*(group for group in groups if len(group) >= FEW), few)
+        for start in range(0, len(group), batch)
+    ]
+
+
 def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, retry: bool) -> Iterator[tuple[Any, Any]]:
     """Yield (part, its answers): the processor works on a part while the device generates for the one before."""
 
@@ -232,20 +252,51 @@ def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, re
         yield part, engine.caption(images, prompt, retry=retry, inputs=inputs)
 
 
-def shrunk(data: bytes, side: int) -> Image.Image:
-    """Decode an image to RGB whose longer side has at most `side` pixels.
+def estimate(
+    source: str, requests: Sequence[Request], sample: int, *, tasks: int = 1, **options: Any
+) -> dict[str, Any]:
+    """Return what captioning all of SOURCE takes, from the time that `sample` of its images take here. Nothing is written.
+
+    Args:
+        tasks: devices that share the work.
+        options: of `caption`.
 
     Raises:
-        DecodeError: as `decode`.
+        UsageError: SOURCE is stdin, which could be read but once.
+        CommonArtError: It is missing or empty, or as `caption` raises it.
     """
-    probed = ProbedImage(data)
-    scale = min(1.0, side / max(probed.probe.width, probed.probe.height))
-    size = max(1, round(probed.probe.width * scale)), max(1, round(probed.probe.height * scale))
-    pixels = probed.pixels(size)  # a JPEG at a fraction of its size
-    return pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    check_at_least("--calibrate", sample, 1)
+    if source == "-":
+        raise UsageError(
+            "--dry-run cannot count what comes from stdin.", "Give a folder of shards, a .tar or a .jsonl."
+        )
+    total, records = _sampled(source, sample)
+    if not records:
+        raise CommonArtError(f"{source} holds no records.", "Fetch images first: commonart fetch SOURCE -o raw/.")
+    tally, drop = Tally(), Drop()
+    for request in requests:  # loaded and warm: an hour of work loads a model once
+        _ = options.get("batch") or request.engine.largest_batch
+    started = time.monotonic()
+    written = sum(1 for _ in caption(records, drop, requests=requests, tally=tally, **options))
+    seconds = time.monotonic() - started
+    device_hours = total * seconds / len(records) / 3600
+    return {
+        "source": source, "records": total, "requests": [request.name for request in requests],
+        "sample": len(records), "sample_seconds": round(seconds, 2), "sample_written": written,
+        "dropped": dict(drop.reasons), "missing": dict(drop.missing_reasons), **tally.as_json(),
+        "device_hours": float(f"{device_hours:.3g}"), "tasks": tasks, "hours": float(f"{device_hours / tasks:.3g}"),
+    }  # fmt: skip
 
 
-def settings(requests: Sequence[Request], min_captions: int = 1, min_words: int = 0) -> Mapping[str, Any]:
-    """Return what shards depend on besides their input."""
-    asked = [{**request.fields(), "prompts": list(request.prompt.texts)} for request in requests]
-    return {"captions": asked, "min_captions": min_captions, "min_words": min_words}
+def _sampled(source: str, count: int) -> tuple[int, list[Record]]:
+    """(the number of records of a source, `count` of them: of shards the first ones of some that lie evenly apart)."""
+    if not os.path.isdir(source) and not source.endswith(".tar"):
+        listed = stream.read(source)
+        records = list(islice(listed, count))
+        return len(records) + sum(1 for _ in listed), records
+    tars = list_shards(source) if os.path.isdir(source) else [Path(source)]
+    total = sum(sum(name.endswith(".json") for name in members(tar)) for tar in tars)
+    chosen = tars[:: max(1, len(tars) // count)][:count]
+    each = -(-count // len(chosen))
+    records = [record for tar in chosen for record in islice(read_shard(tar), each)]
+    return total, records[:count]

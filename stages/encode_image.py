@@ -1,8 +1,6 @@
-"""Images to latents, stored beside the shards: `commonart encode-image shards/ --model sdxl-vae`.
+"""Images to latents, stored beside the shards: mean and standard deviation, of which training samples anew each time.
 
-Mean and standard deviation of the scaled latents, so that training samples the posterior anew each time it sees an
-image. Crops of one size or aspect buckets: images of one size share a batch. Cost (SDXL, fp16): 16 KB an image at 256
-pixels, 64 KB at 512.
+Cost (SDXL, fp16): 16 KB an image at 256 pixels, 64 KB at 512.
 """
 
 from __future__ import annotations
@@ -41,10 +39,8 @@ def encode_image(
 ) -> Summary:
     """Write the latents of every image of SOURCE to `out` (SOURCE/image), one feature shard per image shard.
 
-    Args:
-        model: a name of the registry, a local folder or a hub id; a diffusers AutoencoderKL.
-        store: fp16, bf16 or fp32.
-        options: as `core.model.feature_encoding.encode_features` takes them. Raises as it does.
+    `model`: a diffusers AutoencoderKL. `store`: fp16, bf16 or fp32. `options`: as `encode_features` takes them. Raises as it
+    does.
     """
     from commonart.core.model.autoencoder import Autoencoder, pick_precision
     from commonart.core.model.device import dtype_name
@@ -54,9 +50,9 @@ def encode_image(
         return {"precision": dtype_name(pick_precision(folder, precision, device))}
 
     def load(folder: Path, device: torch.device) -> LoadedEncoder:
-        vae = Autoencoder.load(folder, pick_precision(folder, precision, device), device=device)
+        vae = Autoencoder.load(folder, precision, device=device)
         return LoadedEncoder(
-            vae.precision, vae.channels, {"factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift}, None,
+            vae.precision, vae.channels, vae.settings, None,
             lambda records: sizes(records, vae, store),
             lambda records, drop: latents(records, drop, autoencoder=vae, store=store, batch=batch),
         )  # fmt: skip
@@ -69,9 +65,8 @@ def latents(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (key, member) for each image of a shard.
 
-    Drops `size`, `changed` (no longer what was sharded), `not_finite`, and what `core.data.images.decode` refuses.
-    The shard's records are taken by the size that they say, so that buckets fill whole batches, and decoded ahead; the
-    members come in the records' order all the same.
+    Drops `size`, `changed` (no longer what was sharded), `not_finite`, and what `core.data.images.decode` refuses. Images of
+    one size share a batch; the members come in the records' order all the same.
     """
     import torch
 
@@ -93,9 +88,8 @@ def latents(
             except OverflowError as error:
                 drop.failure(shard[n], "not_finite", f"{error}; use --store bf16")
 
-    for n, image in zip(
-        rows, threads.map_ordered(_decoded, (shard[n] for n in rows), threads.cpu_count()), strict=True
-    ):
+    images = threads.map_ordered(_decoded, (shard[n] for n in rows), threads.cpu_count())
+    for n, image in zip(rows, images, strict=True):
         if isinstance(image, DecodeError):
             drop.failure(shard[n], image.reason, image.detail)
         elif any(side % autoencoder.factor for side in image.size):
@@ -127,13 +121,13 @@ def _decoded(record: Record) -> Image.Image | DecodeError:
 
 def sizes(records: list[Record], autoencoder: Autoencoder, store: str) -> list[int]:
     """Return the bytes that each record's member will have; 0 for an image that cannot be read."""
-    sizes = []
-    for record in records:
+
+    def size(record: Record) -> int:
         try:
             side = record if "width" in record and "height" in record else probe(read_bytes(record["image"]))._asdict()
         except (DecodeError, KeyError):
-            sizes.append(0)
-            continue
+            return 0
         shape = (autoencoder.channels, side["height"] // autoencoder.factor, side["width"] // autoencoder.factor)
-        sizes.append(format.latent_size(shape, record, store))
-    return sizes
+        return format.latent_size(shape, record, store)
+
+    return [size(record) for record in records]

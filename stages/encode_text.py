@@ -1,8 +1,6 @@
-"""Captions to hidden states, stored beside the shards: `commonart encode-text shards/ --model calm2-7b`.
+"""Captions to hidden states, stored beside the shards: every caption of every record, trimmed to its true length.
 
-Every caption of every record, trimmed to its true length. Without this, `train` encodes on the fly; with it, the
-language model need not lie beside the transformer on the GPU. Cost (CALM2-7B, bf16): 1 MB per caption of 120 tokens;
-`--store int8` halves that.
+Cost (CALM2-7B, bf16): 1 MB per caption of 120 tokens; `--store int8` halves that.
 """
 
 from __future__ import annotations
@@ -43,10 +41,9 @@ def encode_text(
     """Write the hidden states of every caption of SOURCE to `out` (SOURCE/text), one feature shard per image shard.
 
     Args:
-        model: a name of the registry, a local folder or a hub id; a causal language model or T5.
+        model: a causal language model or T5.
         quantize: one of `core.settings.QUANTIZERS`.
         store: bf16, fp16, or int8 with one scale per token.
-        precision: what the encoder runs in; recorded, and the same is needed to sample.
         options: as `core.model.feature_encoding.encode_features` takes them. Raises as it does.
     """
     from commonart.core.model import quantize as quantizing
@@ -69,9 +66,7 @@ def encode_text(
         return {"precision": name, "max_tokens": max_tokens}
 
     def load(folder: Path, device: torch.device) -> LoadedEncoder:
-        encoder = TextEncoder.load(
-            folder, pick_dtype(precision, device), quantize, device=device, max_tokens=max_tokens
-        )
+        encoder = TextEncoder.load(folder, precision, quantize, device=device, max_tokens=max_tokens)
         encoders.append(encoder)
         return LoadedEncoder(
             encoder.precision, encoder.width, {"max_tokens": max_tokens}, encoder.null().float().cpu().numpy(),
@@ -114,8 +109,9 @@ def sizes(records: list[Record], encoder: TextEncoder, store: str) -> list[int]:
     """Return the bytes that each record's member will have; 0 for one without captions."""
     ids, _ = encoder.tokenize([c["text"] for record in records for c in captions(record)])
     lengths = iter(map(len, ids))
-    sizes = []
-    for record in records:
+
+    def size(record: Record) -> int:
         of_record = list(islice(lengths, len(captions(record))))
-        sizes.append(format.text_size(of_record, encoder.width, record, store) if of_record else 0)
-    return sizes
+        return format.text_size(of_record, encoder.width, record, store) if of_record else 0
+
+    return [size(record) for record in records]

@@ -1,9 +1,5 @@
 """Scores of images, or of a model that generates them first.
 
-    commonart eval pictures/ shards/ --split heldout
-    commonart eval --model runs/nano shards/ -n 200 --scenes 100
-
-The first compares two sets of images; the second generates images from the captions of its SOURCE in each language.
 FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32`
 are the paper's metrics. Every score is recorded with the mode, resolution, split, seed and n that it depends on.
 """
@@ -70,21 +66,17 @@ def run(
             images' own metadata. Not with `model`.
         reference: real images; with `model`, records whose captions in each of `langs` are the prompts.
         out: file of the result; None writes none.
-        model: as `sample` takes it.
-        langs: languages of the captions and of the scenes' prompts.
         n: the most images per language, chosen by `seed`.
         split: of the reference: "train" or "heldout".
         fid: "clean" or "legacy_pytorch" measures FID, too.
-        clip, clip_ja: dual encoders for English and for Japanese prompts, as `scoring.load_encoders` takes them.
-        clip_mode: "paper" or "hessel", as in `core.metrics.clip_score`.
+        clip, clip_ja: as `scoring.load_encoders` takes them.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
-        steps, guidance, batch: of the generation, as `sample` takes them.
         pictures: folder that keeps the generated images; a second call continues from there.
 
     Raises:
-        UsageError: Options that contradict each other, or `out` exists.
-        CommonArtError: Images, models or weights that cannot be found, or nothing that can be scored.
+        UsageError: options that contradict each other, or `out` exists.
+        CommonArtError: images, models or weights that cannot be found, or nothing that can be scored.
     """
     _check(generated, reference, model, langs, n, scenes, batch, seed, clip_mode, fid, out, overwrite)
     settings: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
@@ -94,9 +86,8 @@ def run(
             from commonart.core.generation.request import GenerationConfig, ModelSpec
             from commonart.core.generation.session import Session
 
-            session = Session.open(
-                ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
-            )
+            spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
+            session = Session.open(spec)
             config = GenerationConfig(steps=steps, guidance=guidance)
             settings |= session.settings(config)
             groups = _prompts(reference, langs, n, split, seed, scenes)
@@ -107,7 +98,7 @@ def run(
             [group.lang for group in groups], clip, clip_ja,
             device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        inception = scoring.load_inception(fid, device) if fid is not None else None
+        by_inception = scoring.open_fid(fid, device, work) if fid is not None else None
         if model is not None:
             _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
             del session
@@ -119,8 +110,8 @@ def run(
             if group.reference:
                 common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
             scores += scoring.by_clip(group, encoders[group.lang], clip_mode, common)
-            if inception is not None and group.reference:
-                scores.append(scoring.by_inception(group, inception, work, common))
+            if by_inception is not None and group.reference:
+                scores.append(by_inception(group, common))
             scores += scoring.by_scenes(group, common)
     result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
     if out is not None:
@@ -161,13 +152,10 @@ def _check(
         raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
     if scenes and model is None:
         raise UsageError("--scenes needs a model to generate them.", "Pass --model NAME.")
-    for flag, value, least in (
-        ("-n", n, MIN_IMAGES),
-        ("--scenes", scenes, 0),
-        ("--batch", batch, 1),
-        ("--seed", seed, 0),
-    ):
-        check_at_least(flag, value, least)
+    check_at_least("-n", n, MIN_IMAGES)
+    check_at_least("--scenes", scenes, 0)
+    check_at_least("--batch", batch, 1)
+    check_at_least("--seed", seed, 0)
     for lang in langs:
         if lang not in LANGS:
             raise UsageError(f"--langs {lang} cannot be scored.", f"Choose among {', '.join(LANGS)}.")
@@ -208,11 +196,10 @@ def _prompts(
     groups = []
     real = image_set.collect(reference, split=split, seed=seed) if reference else []
     for lang in langs:
-        pairs = [(item, matching[0]["text"]) for item in real if (matching := captions(item.record, lang))][:n]
-        if pairs:
-            items = [item for item, _ in pairs]
-            facts = [_scene(item) for item in items]
-            groups.append(ImageGroup(lang, [], [text for _, text in pairs], items, facts, paired=True))
+        items = [item for item in real if captions(item.record, lang)][:n]
+        if items:
+            texts = [captions(item.record, lang)[0]["text"] for item in items]
+            groups.append(ImageGroup(lang, [], texts, items, [_scene(item) for item in items], paired=True))
     if reference and not groups:
         raise CommonArtError(
             f"{reference} has no captions in {' or '.join(langs)}.",
@@ -224,7 +211,7 @@ def _prompts(
         for heldout, kind in ((False, "unseen"), (True, "held-out pairs")):
             for lang in langs:
                 prompts = eval_prompts(scenes, lang, seed, heldout)
-                facts = [scene for scene, _ in prompts]
+                facts: list[Scene | None] = [scene for scene, _ in prompts]
                 groups.append(ImageGroup(lang, [], [text for _, text in prompts], scenes=facts, kind=kind))
     return groups
 
@@ -240,7 +227,7 @@ def _scene(item: ImageRef) -> Scene | None:
 def _generate(
     session: Session,
     config: GenerationConfig,
-    groups: Sequence[ImageGroup],
+    groups: list[ImageGroup],
     seed: int,
     batch: int,
     folder: Path,
@@ -248,7 +235,6 @@ def _generate(
 ) -> None:
     """Fill the groups with images in `folder`, generating those that it does not hold with the very same settings."""
     from commonart.core.generation.outputs import PlannedImage
-    from commonart.core.generation.prompts import Prompt
 
     shared = session.settings(config)
     images = []
@@ -260,7 +246,7 @@ def _generate(
             path = subfolder / f"{name}.png"
             if path.exists() and metadata.settings_of(path) not in (None, settings):
                 path.unlink()  # generated with other settings, or by a model that has been trained anew since
-            images.append(PlannedImage(Prompt(prompt, {}), settings, path))
+            images.append(PlannedImage(settings, path))
             group.items.append(ImageRef(str(path), {}))
     for _ in session.generate(images, config, batch=batch, reopen=False, quiet=quiet):
         pass

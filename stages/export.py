@@ -1,7 +1,4 @@
-"""A trained model as a diffusers folder.
-
-commonart export runs/512 -o exported/
-"""
+"""A trained model as a diffusers folder."""
 
 from __future__ import annotations
 

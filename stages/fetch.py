@@ -1,9 +1,5 @@
 """Bring images in: records with the original bytes, their licence as the source stated it, and proof of what came.
 
-    commonart fetch scenes --limit 1000 -o raw/
-    commonart fetch photos/ --license "CC BY 4.0" -o raw/
-    commonart fetch coco2017 --list | commonart license-filter | commonart fetch - -o raw/
-
 Two halves: `listing` says what a source offers, without pixels; `fetch` brings the pixels of any such records. Pixels
 come from the embedded renderer (`scene`), from `--images FOLDER`, from a local `image`, or from `image_url`.
 """
@@ -19,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl, stream, threads
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Limits
-from commonart.core.data.download.prefetch import REJECTED, Pair, Prefetcher, on_the_web, retry_failed
+from commonart.core.data.download.prefetch import Pair, Prefetcher, as_listed, on_the_web, retry_failed
+from commonart.core.data.download.request import Request
 from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE
 from commonart.core.data.shards.manifest import finished
+from commonart.core.data.sources.attribution import SourceOptions
 from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
 from commonart.core.data.sources.hub import CARD
 from commonart.core.data.sources.listing import list_source
@@ -58,18 +56,13 @@ def listing(
     """Yield what SOURCE offers, as records without pixels, in a fixed order; what is passed over as `PassedOver`.
 
     Args:
-        limit: at most so many records; `scenes` has 1000 without it.
+        limit: the most records; `scenes` has 1000 without it.
         seed, size, captions: of `scenes`: which ones, their side in pixels, whether the grammar describes them.
-        images, license, lang, column_map, limits: see `core.data.sources.listing.list_source`.
-
-    Raises:
-        CommonArtError: no such source.
-        UsageError: `license` names none that is known.
+        images, license, lang, column_map, limits: see `core.data.sources.attribution.SourceOptions`.
     """
     if license and license != CARD and normalize(license) is None:
-        raise UsageError(
-            f"--license {license!r} is not a known licence.", 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
-        )
+        fix = 'Give an SPDX id or a URL, such as "CC-BY-4.0".'
+        raise UsageError(f"--license {license!r} is not a known licence.", fix)
     for flag, number in (("--limit", limit), ("--seed", seed)):
         if number is not None and number < 0:
             raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
@@ -78,8 +71,8 @@ def listing(
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
         return
-    left = limit
-    for record in list_source(source, license=license, lang=lang, column_map=column_map, images=images, limits=limits):
+    left, options = limit, SourceOptions(license, lang, column_map or {}, images, limits)
+    for record in list_source(source, options):
         if left == 0:
             return
         if left is not None and not isinstance(record, PassedOver):
@@ -94,17 +87,15 @@ def fetch(
     *,
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    max_pixels: int = MAX_PIXELS,
     workers: int = READERS,
     embedded: EmbeddedImages | None = None,
-    submit: Callable[[str], PendingDownload] | None = None,
+    submit: Callable[[str], Request] | None = None,
 ) -> Iterator[Sample]:
     """Bring the original bytes of each record, with sha256, size, MIME type and split; order is kept.
 
     Args:
-        pairs: records, each with the download of its image where that is on the web.
-        rows: each record's place in its shard, which a dropped one keeps for the last pass; from 0 when it is not
-            given. A sample of given rows carries its own as `row`, for whoever gave them.
+        rows: each record's place in its shard, which a dropped one keeps for the last pass; from 0 when not given. A sample
+            of given rows carries its own as `row`.
         images: a folder in which `file_name`, `source_id` or `key` (with any image suffix) names the file.
         embedded: what reads embedded images; one for a whole run does not read a row group twice.
         submit: starts the download of a record's `fallback_url`, where its image is gone.
@@ -122,10 +113,8 @@ def fetch(
         address = embedded_address(record)
         return reader.read(address) if address else None
 
-    def resolve(record: Record, pending: PendingDownload | None) -> tuple[Record, Sample | Problem]:
-        record, got = resolve_image(
-            record, pending, images=images, limits=limits, max_pixels=max_pixels, source_bytes=source_bytes
-        )
+    def resolve(record: Record, pending: Request | None) -> tuple[Record, Sample | Problem]:
+        record, got = resolve_image(record, pending, images=images, limits=limits, source_bytes=source_bytes)
         if isinstance(got, Sample) and _PLACEHOLDER.search(got.record.get("fetched_url", "")):
             return record, Problem("placeholder", got.record["fetched_url"])
         return record, got
@@ -154,7 +143,6 @@ def run(
     list_only: bool = False,
     images: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    max_pixels: int = MAX_PIXELS,
     shard_size: int = SHARD_SIZE,
     limit: int | None = None,
     seed: int = 0,
@@ -177,7 +165,7 @@ def run(
         raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
     records: Iterable[Record]
     if piped:
-        records = (_again(record) for record in jsonl.read(stream.source_or_stdin(source)))
+        records = map(as_listed, jsonl.read(stream.source_or_stdin(source)))
         if limit is not None:
             records = (record for record, _ in zip(records, range(limit), strict=False))
     else:
@@ -190,15 +178,9 @@ def run(
         from commonart.core.data.sources.flickr import own_licenses
 
         records = own_licenses(records, flickr_key_file, limits)
+    options |= {"out": out, "shard_size": shard_size}
     if list_only:
-        return stream.run(
-            "fetch",
-            lambda records, drop: drop.listed(records),
-            records=records,
-            out=out,
-            shard_size=shard_size,
-            **options,
-        )
+        return stream.run("fetch", lambda records, drop: drop.listed(records), records=records, **options)
     assert out is not None
     task, overwrite, folder = options.get("task") or this_task(), options.get("overwrite", False), Path(out)
 
@@ -212,21 +194,14 @@ def run(
 
     with DownloadClient(limits) as client:
         prefetcher = Prefetcher(records, client, shard_size, needs_shard, needs_download)
-        resolve = partial(
-            fetch, images=images, limits=limits, max_pixels=max_pixels, embedded=EmbeddedImages(), submit=client.submit
-        )
+        resolve = partial(fetch, images=images, limits=limits, embedded=EmbeddedImages(), submit=client.submit)
 
         def transform(records: Iterable[Record], drop: Drop) -> Iterator[Sample]:
             workers = 1 if source == "scenes" else FILE_READERS if images else READERS
             return resolve(map(prefetcher.pair, records), drop, workers=workers)
 
         return stream.run(
-            "fetch", transform, records=prefetcher, out=out, shard_size=shard_size,
-            settings={"max_bytes": limits.max_bytes, "max_pixels": max_pixels, "opt_outs": limits.opt_outs},
+            "fetch", transform, records=prefetcher,
+            settings={"max_bytes": limits.max_bytes, "max_pixels": MAX_PIXELS, "opt_outs": limits.opt_outs},
             finish=lambda tars, summary: retry_failed(tars, summary, client, resolve), **options,
         )  # fmt: skip
-
-
-def _again(record: Record) -> Record:
-    """A record of `--rejects` as it was before it was rejected."""
-    return {k: v for k, v in record.items() if k not in REJECTED} if "reason" in record else record

@@ -1,8 +1,5 @@
 """Normalise what each record says about its licence, keep what the policy allows, and reserve the held-out split.
 
-    commonart license-filter --policy strict raw/ -o kept.jsonl
-    commonart fetch captions.json --list | commonart license-filter | commonart fetch - --images photos/ -o raw/
-
 The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
 understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
 `observed_before`, `observed_never`, `too_few_captions`: the options. `split_conflict`: the record says another split than the
@@ -15,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -41,21 +38,13 @@ Statements = tuple[str | None, str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What a record must meet to be kept.
+    """What a record must meet to be kept."""
 
-    Attributes:
-        policy: the policy that must allow its licence.
-        observed_after: the licence must have been observed at this time or later.
-        blocklist: names what is dropped whatever its licence.
-        min_captions: synthetic captions, without translations, that must be left.
-        accepted: models whose terms the user answers for: their captions stay.
-    """
-
-    policy: Policy
-    observed_after: datetime | None = None
-    blocklist: Blocklist | None = None
-    min_captions: int = 0
-    accepted: tuple[str, ...] = ()
+    policy: Policy  # must allow its licence
+    observed_after: datetime | None = None  # the licence must have been observed at this time or later
+    blocklist: Blocklist | None = None  # names what is dropped whatever its licence
+    min_captions: int = 0  # synthetic captions, without translations, that it must be left with
+    accepted: tuple[str, ...] = ()  # models whose terms the user answers for: their captions stay
 
     @classmethod
     def load(
@@ -66,17 +55,9 @@ class Criteria:
         min_captions: int = 0,
         accepted: Sequence[str] = (),
     ) -> Criteria:
-        """Read the criteria as the command line gives them.
+        """Read the criteria as the command line gives them; `observed_after`: a date or time of ISO 8601.
 
-        Args:
-            policy: strict, paper or a TOML file.
-            observed_after: a date or time of ISO 8601.
-            blocklist: a file, see `core.data.blocklist`.
-            min_captions, accepted: as the attributes.
-
-        Raises:
-            UsageError: `observed_after` is not a date.
-            CommonArtError: no such policy, or a file that cannot be read.
+        Raises UsageError where `observed_after` is not a date, and as `load_policy` and `read_blocklist`.
         """
         loaded = load_policy(policy)
         after = None if observed_after is None else _parse_time(observed_after)
@@ -87,13 +68,11 @@ class Criteria:
 
     def settings(self) -> dict[str, Any]:
         """Return what the output depends on besides the input."""
-        settings: dict[str, Any] = {
-            "policy": self.policy.name,
-            "allowed": sorted(self.policy.allowed),
-            "denied": sorted(self.policy.denied),
-            "min_captions": self.min_captions,
-            "accepted": sorted(self.accepted),
-        }
+        policy = self.policy
+        settings = {
+            "policy": policy.name, "allowed": sorted(policy.allowed), "denied": sorted(policy.denied),
+            "min_captions": self.min_captions, "accepted": sorted(self.accepted),
+        }  # fmt: skip
         if self.observed_after is not None:
             settings["observed_after"] = self.observed_after.isoformat()
         if self.blocklist is not None:
@@ -102,26 +81,25 @@ class Criteria:
 
 
 class Tally:
-    """How many records of each source and licence came in and went out, how many of the latter are held out, and the captions
-    that were removed from them, by reason."""
+    """How many records of each source and licence came in and went out, how many of the latter are held out, and which captions
+    were removed."""
 
     def __init__(self) -> None:
-        self.read: Counter[tuple[str, str]] = Counter()
-        self.written: Counter[tuple[str, str]] = Counter()
+        self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
-        self.captions_removed: Counter[str] = Counter()
+        self.captions_removed: Counter[str] = Counter()  # by reason
 
-    def add(self, source: str, license: str, read: int, written: int) -> None:
+    def counts(self, source: str, license: str) -> list[int]:
+        """Return the [in, out] of a row, to be counted up."""
         row = (source, license)
-        if row not in self.read and len(self.read) >= MAX_ROWS:
+        if row not in self._counts and len(self._counts) >= MAX_ROWS:
             row = (OTHERS, license)
-        self.read[row] += read
-        self.written[row] += written
+        return self._counts.setdefault(row, [0, 0])
 
     def rows(self) -> list[tuple[str, str, int, int]]:
         """Return (source, licence, in, out) by source, the most frequent licence first."""
-        ordered = sorted(self.read.items(), key=lambda entry: (entry[0][0], -entry[1], entry[0][1]))
-        return [(source, license, count, self.written[source, license]) for (source, license), count in ordered]
+        rows = [(source, license, read, written) for (source, license), (read, written) in self._counts.items()]
+        return sorted(rows, key=lambda row: (row[0], -row[2], row[1]))
 
 
 @dataclass(slots=True)
@@ -132,20 +110,18 @@ class LicenseSummary(Summary):
 
     def as_json(self) -> dict[str, Any]:
         """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, `heldout`: the number reserved, and
-        `captions_removed` by reason, where there are any."""
+        `captions_removed` where there are any."""
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
-        removed = dict(sorted(self.tally.captions_removed.items()))
-        return {
-            **Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout,
-            **({"captions_removed": removed} if removed else {}),
-        }  # fmt: skip
+        removed = {"captions_removed": dict(sorted(self.tally.captions_removed.items()))}
+        counts = {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
+        return {**counts, **(removed if self.tally.captions_removed else {})}
 
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
         rows = [(s, name, f"{read:,}", f"{written:,}") for s, name, read, written in self.tally.rows()]
-        if self.read > (counted := sum(self.tally.read.values())):
+        if self.read > (counted := sum(row[2] for row in self.tally.rows())):
             rows.append(("(shards finished before)", "", f"{self.read - counted:,}", ""))
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -156,17 +132,14 @@ class LicenseSummary(Summary):
 
 @dataclass(slots=True)
 class _Decision:
-    """What is done with every record of a source that makes the same statements, and how many did."""
+    """What is done with every record of a source that makes the same statements."""
 
-    source: str
     license: License | None  # None: dropped for `reason`
     reason: str
-    row_name: str  # in the summary
     basis: str
     url: str
     raw: str
-    read: int = 0
-    written: int = 0
+    counts: list[int]  # of the tally
 
 
 def license_filter(
@@ -175,79 +148,69 @@ def license_filter(
     """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set, and without the
     captions that may not be used.
 
-    What the source said stays in `license_raw`, and its own URL in `license_url` where it gave one. `split` is set where
-    the image's sha256 is known; a list without pixels gets it from `fetch`, by the same rule (`record.split_of`).
-
-    Args:
-        records: from any source; what is yielded are the same objects.
-        drop: where the others go.
-        criteria: what a record must meet.
-        tally: where to count by source and licence.
+    What is yielded are the same objects. What the source said stays in `license_raw`, and its own URL in `license_url`. `split`
+    is set where the image's sha256 is known; a list without pixels gets it from `fetch`. `tally` counts by source and licence.
     """
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
     judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
-    fine = judge.fine
-    tally.captions_removed = judge.removed
+    fine, tally.captions_removed = judge.fine, judge.removed
     decisions: dict[Statements, _Decision] = {}
-    try:
-        for record in records:
-            get = record.get
-            statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
-            decision = decisions.get(statements)
-            if decision is None:
-                decision = _decide(statements, policy, decisions, tally)
-            decision.read += 1
-            license = decision.license
-            if license is None:
-                drop(record, decision.reason, decision.raw)
-                continue
-            if blocklist is not None and (entry := blocklist.entry_of(record)):
-                drop(record, "blocklisted", entry)
-                continue
-            if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
-                drop(record, problem, get("license_observed_at") or "")
-                continue
-            entries = get("captions") or ()
-            try:  # written out here, where every call counts; the fields are caption_terms.MAKING
-                for caption in entries:
-                    made = caption.get
-                    if (made("model"), made("license"), made("translated_from"), made("synthetic")) not in fine:
-                        unknown = True
-                        break
-                else:
-                    unknown = False
-            except TypeError:  # a list in place of a name
-                unknown = True
-            if unknown:
-                record["captions"] = entries = judge.kept(entries)
-            if min_captions and (left := sum(map(_is_original, entries))) < min_captions:
-                drop(record, "too_few_captions", f"{left} of {min_captions}")
-                continue
-            if sha256 := get("sha256"):
-                try:
-                    split = split_of(sha256)
-                except ValueError:
-                    drop.failure(record, "sha256_malformed", sha256)
-                    continue
-                if get("split", split) != split:
-                    drop(record, "split_conflict", check_split(record, sha256)[1])
-                    continue
-                record["split"] = split
+    for record in records:
+        get = record.get
+        statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
+        decision = decisions.get(statements)
+        if decision is None:
+            decision = _decide(statements, policy, decisions, tally)
+        decision.counts[0] += 1
+        license = decision.license
+        if license is None:
+            drop(record, decision.reason, decision.raw)
+            continue
+        if blocklist is not None and (entry := blocklist.entry_of(record)):
+            drop(record, "blocklisted", entry)
+            continue
+        if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
+            drop(record, problem, get("license_observed_at") or "")
+            continue
+        captions = get("captions") or ()
+        try:  # written out here, where every call counts; the fields are caption_terms.MAKING
+            for caption in captions:
+                said = caption.get
+                if (said("model"), said("license"), said("translated_from"), said("synthetic")) not in fine:
+                    unknown = True
+                    break
             else:
-                split = get("split", "")
-            if split == "heldout":
-                tally.heldout += 1
-            record["license"] = license.id
-            record["license_basis"] = decision.basis
-            if not statements[1]:
-                record["license_url"] = decision.url
-            if not statements[2]:
-                record["license_raw"] = decision.raw
-            decision.written += 1
-            yield record
-    finally:
-        _count(decisions, tally)
+                unknown = False
+        except TypeError:  # a list in place of a name
+            unknown = True
+        if unknown:
+            record["captions"] = captions = judge.kept(captions)
+        if min_captions and (left := sum(map(_is_original, captions))) < min_captions:
+            drop(record, "too_few_captions", f"{left} of {min_captions}")
+            continue
+        if sha256 := get("sha256"):
+            try:
+                split = split_of(sha256)
+            except ValueError:
+                drop.failure(record, "sha256_malformed", sha256)
+                continue
+            if get("split", split) != split:
+                drop(record, "split_conflict", check_split(record, sha256)[1])
+                continue
+            record["split"] = split
+        else:
+            split = get("split", "")
+        if split == "heldout":
+            tally.heldout += 1
+        record["license"] = license.id
+        record["license_basis"] = decision.basis
+        if not statements[1]:
+            record["license_url"] = decision.url
+        if not statements[2]:
+            record["license_raw"] = decision.raw
+        decision.counts[1] += 1
+        yield record
 
 
 def _is_original(caption: Caption) -> bool:
@@ -264,17 +227,11 @@ def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, 
     # What the set alone states stays so, whichever licence it names.
     basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
     row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason
-    decision = _Decision(source, chosen, reason, row_name, basis, chosen.url if chosen else "", raw or stated or url)
     if len(decisions) >= CACHED_VERDICTS or sum(len(text or "") for text in statements) > MAX_CACHED_TEXT:
-        _count(decisions, tally)
         decisions.clear()
-    decisions[statements] = decision
+    page, counts = chosen.url if chosen else "", tally.counts(source, row_name)
+    decision = decisions[statements] = _Decision(chosen, reason, basis, page, raw or stated or url, counts)
     return decision
-
-
-def _count(decisions: dict[Statements, _Decision], tally: Tally) -> None:
-    for decision in decisions.values():
-        tally.add(decision.source, decision.row_name, decision.read, decision.written)
 
 
 def _too_old(observed: str, after: datetime) -> str:
@@ -295,20 +252,13 @@ def _parse_time(text: str) -> datetime | None:
 
 def explain(text: str, policy: str = "strict") -> list[str]:
     """Return what every built-in policy, and `policy` if it is a file, does with `text` and why: one sentence each."""
-    policies = [*POLICIES.values()] + ([] if policy in POLICIES else [load_policy(policy)])
-    return [each.explain(text) for each in policies]
+    return [each.explain(text) for each in {**POLICIES, policy: load_policy(policy)}.values()]
 
 
 def run(source: str | None, out: str | None = None, criteria: Criteria | None = None, **options: Any) -> LicenseSummary:
-    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`.
-
-    Raises:
-        CommonArtError: as `stream.run`.
-    """
+    """Run `license_filter` from SOURCE to `out`, by default with the policy strict; `options` go to `stream.run`."""
     criteria, tally = criteria or Criteria.load(), Tally()
     # Dropping is this stage's purpose and not a failure, so --max-failures has nothing to count here.
     transform = partial(license_filter, criteria=criteria, tally=tally)
     summary = stream.run("license-filter", transform, source=source, out=out, settings=criteria.settings(), **options)
-    return LicenseSummary(
-        summary.stage, summary.read, summary.written, summary.dropped, summary.failures, summary.seconds, tally
-    )
+    return LicenseSummary(**{each.name: getattr(summary, each.name) for each in fields(summary)}, tally=tally)

@@ -1,11 +1,7 @@
 """Does the model give away its training images? Membership inference with controls, and replication.
 
-    commonart mia runs/nano --data shards/ -o mia.json --figure mia.png
-
 Members are the records of the split `train`, non-members those of `heldout`, which a hash fixed before training. Every
-attack comes with bootstrap intervals and with a negative control: the same attack between two halves of the held-out
-images, where nothing can be found. Replication measures how close images generated from training captions come to
-training images, compared with how close training images are to each other.
+attack comes with a negative control: the same attack between two halves of the held-out images, where nothing can be found.
 """
 
 from __future__ import annotations
@@ -34,12 +30,11 @@ if TYPE_CHECKING:
 
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.metrics.attacks import Denoiser
-    from commonart.core.metrics.clip_score import DualEncoder
 
 Floats = NDArray[np.float64]
 MIN_IMAGES = 4  # of each group: the control splits one in halves
 FEW_IMAGES = 70  # below this, intervals are too wide for most conclusions
-FIGURE_ROWS = 3  # as the paper's figure 2
+FIGURE_ROWS, HEADS = 3, ("training image", "generated", "nearest training image")  # as the paper's figure 2
 
 
 def run(
@@ -73,27 +68,28 @@ def run(
     Args:
         model: as `sample` takes it; it must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        out: file of the result; None writes none.
-        figure: file of an image like the paper's figure 2: caption and training image, generated image, nearest
-            training image.
+        out, figure: files of the result and of an image like the paper's figure 2; None writes none.
         n: the most members, and the most held-out images, chosen by `seed`.
         lang: language of the captions that condition the model; default: each record's first caption.
-        attacks: names of `core.metrics.attacks.ATTACKS`.
         times, draws: timesteps, and noise samples at each, of `loss` and `clid`.
         replicate: images to generate from training captions; 0 skips replication.
         judge: the dual encoder that measures the similarity of two images.
         steps, guidance: of the generated images.
         resamples: of the bootstrap.
-        batch: images per batch.
 
     Raises:
-        UsageError: An unknown attack, a number out of range, or `out` exists.
-        CommonArtError: Too few members or held-out images, or models that cannot be found or loaded.
+        UsageError: an unknown attack, a number out of range, or `out` exists.
+        CommonArtError: too few members or held-out images, or models that cannot be found or loaded.
     """
     _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
     from commonart.core.generation.components import locate
+    from commonart.core.generation.outputs import PlannedImage
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.generation.request import ModelSpec
+    from commonart.core.generation.request import GenerationConfig, ModelSpec
+    from commonart.core.generation.session import Session
+    from commonart.core.metrics import replication
+    from commonart.core.metrics.clip_score import DualEncoder
+    from commonart.core.output.contact_sheet import write_sheet
 
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
@@ -109,22 +105,12 @@ def run(
     }  # fmt: skip
     encoder = None
     if replicate:  # loaded before the attacks: a judge that is missing or refused is an error at once
-        from commonart.core.metrics.clip_score import DualEncoder
-
         encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
     scores = _attack(engine, [*members, *heldout], attacks, lang, times, draws, seed, batch, quiet)
-    rng = np.random.default_rng(seed)
-    result: dict[str, Any] = {
-        "schema": 1,
-        "model": components.name,
-        "revision": components.revision,
-        "settings": settings,
-        "members": len(members),
-        "heldout": len(heldout),
-        "heldout_dropped_as_members": duplicates,
-        "attacks": {},
-    }
-    shuffled = rng.permutation(len(heldout))
+    about = {"schema": 1, "model": components.name, "revision": components.revision, "settings": settings}
+    counts = {"members": len(members), "heldout": len(heldout), "heldout_dropped_as_members": duplicates}
+    result: dict[str, Any] = {**about, **counts, "attacks": {}}
+    shuffled = np.random.default_rng(seed).permutation(len(heldout))
     for attack, values in scores.items():
         member_scores, heldout_scores = values[: len(members)], values[len(members) :]
         halves = np.array_split(heldout_scores[shuffled], 2)
@@ -132,9 +118,33 @@ def run(
         control = roc.report(halves[0], halves[1], seed=seed, resamples=resamples)
         result["attacks"][attack] = {**report, "control": control, "verdict": verdict(report, control)}
     if encoder is not None:
-        result["replication"] = _replication(
-            engine, encoder, data, members[:replicate], lang, steps, guidance, seed, batch, figure, overwrite, quiet
+        sources = members[:replicate]
+        session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
+        shared = session.settings(config)
+        images = []
+        for item in sources:
+            prompt = {"prompt": text_of(item.record, lang), "seed": image_set.seed_for(seed, item.name)}
+            images.append(PlannedImage({**prompt, **shared}))
+        made = session.generate(images, config, batch=batch, quiet=quiet)
+        generated = [image for _, image in made if image is not None]
+        train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
+        features = encoder.encode_images(_image(item, engine.size) for item in train)
+        row_of = {item.name: row for row, item in enumerate(train)}
+        copies = replication.compare(
+            encoder.encode_images(generated), features, [row_of[item.name] for item in sources]
         )
+        if figure is not None:
+            panels: list[Image.Image] = []
+            labels: list[str] = []
+            for i in np.argsort(-copies.to_source)[:FIGURE_ROWS]:
+                nearest = _image(train[copies.nearest[i]], engine.size)
+                panels += [_image(sources[i], engine.size), generated[i], nearest]
+                similarities = (f"similarity {value:.2f}" for value in (copies.to_source[i], copies.similarity[i]))
+                labels += [images[i].settings["prompt"], *similarities]
+            captions = {"captions": labels[::3]}
+            write_sheet(figure, panels, labels, columns=3, heads=HEADS, settings=captions, overwrite=overwrite)
+        judged = {"judge": encoder.name, "judge_revision": encoder.revision}
+        result["replication"] = {**judged, **copies.report(seed), "steps": steps, "guidance": guidance, "seed": seed}
     if out is not None:
         write_json(out, result)
     return result
@@ -154,7 +164,8 @@ def table(result: dict[str, Any]) -> str:
         f"{'attack':<8} {'AUC':<22} {'accuracy':<22} {'TPR at 1 % FPR':<22} {'control AUC':<22} verdict",
     ]
     for name, row in result["attacks"].items():
-        cells = [_cell(row[key]) for key in ("auc", "accuracy", "tpr@1%fpr")] + [_cell(row["control"]["auc"])]
+        values = (row["auc"], row["accuracy"], row["tpr@1%fpr"], row["control"]["auc"])
+        cells = [f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in values]
         lines.append(f"{name:<8} {' '.join(f'{cell:<22}' for cell in cells)} {row['verdict']}")
     if replication := result.get("replication"):
         lines.append(
@@ -165,31 +176,24 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: dict[str, float]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
 def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int, batch: int, seed: int,
     out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.metrics.attacks import ATTACKS
 
+    choose = f"Choose among {', '.join(ATTACKS)}."
     for attack in attacks:
         if attack not in ATTACKS:
-            raise UsageError(f"--attacks {attack} is not an attack.", f"Choose among {', '.join(ATTACKS)}.")
+            raise UsageError(f"--attacks {attack} is not an attack.", choose)
     if not attacks:
-        raise UsageError("--attacks names no attack.", f"Choose among {', '.join(ATTACKS)}.")
-    for flag, value, least in (
-        ("-n", n, MIN_IMAGES),
-        ("--times", times, 1),
-        ("--draws", draws, 1),
-        ("--replicate", replicate, 0),
-        ("--resamples", resamples, 10),
-        ("--batch", batch, 1),
-        ("--seed", seed, 0),
-    ):
-        check_at_least(flag, value, least)
+        raise UsageError("--attacks names no attack.", choose)
+    check_at_least("-n", n, MIN_IMAGES)
+    check_at_least("--resamples", resamples, 10)
+    for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
+        check_at_least(flag, value, 1)
+    for flag, value in {"--replicate": replicate, "--seed": seed}.items():
+        check_at_least(flag, value, 0)
     if figure is not None:
         metadata.format_of(figure, "--figure")
         if not replicate:
@@ -281,60 +285,3 @@ def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
         return model(x.to(engine.dtype), timestep_B, text_BLT, mask_BL)[:, : x.shape[1]].float()
 
     return Denoiser(predict, engine.components.objective)
-
-
-def _replication(
-    engine: Pipeline,
-    encoder: DualEncoder,
-    data: str,
-    members: Sequence[ImageRef],
-    lang: str | None,
-    steps: int,
-    guidance: float,
-    seed: int,
-    batch: int,
-    figure: str | None,
-    overwrite: bool,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Generate images from the captions of `members` and compare them with all training images."""
-    from commonart.core.generation.outputs import PlannedImage
-    from commonart.core.generation.prompts import Prompt
-    from commonart.core.generation.request import GenerationConfig
-    from commonart.core.generation.session import Session
-    from commonart.core.metrics import replication
-
-    session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
-    shared = session.settings(config)
-    images = []
-    for item in members:
-        caption = text_of(item.record, lang)
-        settings = {"prompt": caption, "seed": image_set.seed_for(seed, item.name), **shared}
-        images.append(PlannedImage(Prompt(caption, {}), settings, path=None))
-    generated = [image for _, image in session.generate(images, config, batch=batch, quiet=quiet) if image is not None]
-    train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-    training_features = encoder.encode_images(_image(item, engine.size) for item in train)
-    row_of = {item.name: row for row, item in enumerate(train)}
-    source_rows = [row_of[item.name] for item in members]
-    similarities = replication.compare(encoder.encode_images(generated), training_features, source_rows)
-    if figure is not None:
-        rows = [
-            replication.FigureRow(
-                caption=images[i].prompt.text,
-                source=_image(members[i], engine.size),
-                generated=generated[i],
-                to_source=float(similarities.to_source[i]),
-                nearest=_image(train[similarities.nearest[i]], engine.size),
-                similarity=float(similarities.similarity[i]),
-            )
-            for i in np.argsort(-similarities.to_source)[:FIGURE_ROWS]
-        ]
-        replication.write_figure(figure, rows, overwrite=overwrite)
-    return {
-        "judge": encoder.name,
-        "judge_revision": encoder.revision,
-        **similarities.report(seed),
-        "steps": steps,
-        "guidance": guidance,
-        "seed": seed,
-    }

@@ -1,9 +1,5 @@
 """The embedded models: train all six again from random weights, and measure them.
 
-    commonart nano build -o weights/                   # about four hours on one core
-    commonart nano build -o weights/ --only captioner  # one of them; the others are already in weights/
-    commonart nano measure weights/ -n 1000
-
 The folder is a diffusers pipeline (text_encoder, tokenizer, vae, transformer, scheduler) that also holds the captioner,
 the translator and the dual encoder. The same seed gives the same weights on the same machine.
 """
@@ -13,22 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from commonart.core import log, recipes
 from commonart.core.errors import CommonArtError, UsageError
 
-# model -> its folder, in the order in which they need one another
-MODELS = {
-    "text_encoder": "text_encoder",
-    "autoencoder": "vae",
-    "transformer": "transformer",
-    "translator": "translator",
-    "captioner": "captioner",
-    "clip": "clip",
-}
+# In the order in which they need one another; where they differ, the folder and the module of core/nano.
+MODELS = ("text_encoder", "autoencoder", "transformer", "translator", "captioner", "clip")
+FOLDERS, MODULES = {"autoencoder": "vae"}, {"clip": "dual_encoder"}
 # What the shipped weights reach at least, by row and column of the table of `measure`.
 TARGETS = {
     "autoencoder": {"psnr": 30.0},
@@ -43,18 +33,15 @@ TARGETS = {
 def build(
     out: str | Path, only: Sequence[str] = (), seed: int = 0, short: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Train models on generated scenes and write them to the folder `out`.
+    """Train models on generated scenes and write them to the folder `out`; return seconds, parameters, bytes of each.
 
     Args:
         only: names of MODELS; default: all.
         short: a few steps of everything, to test the code; such models are of no use.
 
-    Returns:
-        Seconds, parameters and bytes of each model.
-
     Raises:
-        UsageError: An unknown name.
-        CommonArtError: A model that another one needs is not in `out`.
+        UsageError: an unknown name.
+        CommonArtError: a model that another one needs is not in `out`.
     """
     names = _selected(only)
     import torch
@@ -67,11 +54,11 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     _write_pipeline_files(folder)
     say: Callable[[str], None] = (lambda line: None) if quiet else log.say
-    modules, models = _modules(), {}
+    models = {}
     for name in names:
         start = time.monotonic()
-        modules[name].build(folder, seed, short, say)
-        models[name] = {"seconds": round(time.monotonic() - start, 1), **_size(folder / MODELS[name])}
+        _module(name).build(folder, seed, short, say)
+        models[name] = {"seconds": round(time.monotonic() - start, 1), **_size(folder / FOLDERS.get(name, name))}
     return {"stage": "nano build", "out": str(folder), "models": models}
 
 
@@ -87,8 +74,8 @@ def measure(
         shows, `short` for prompts that name no places.
 
     Raises:
-        UsageError: An unknown name.
-        CommonArtError: A model is not in `folder`.
+        UsageError: an unknown name.
+        CommonArtError: a model is not in `folder`.
     """
     from commonart.core.registry.hub import NANO_WEIGHTS
 
@@ -97,11 +84,10 @@ def measure(
     if not weights.is_dir():
         kind, what = (UsageError, "is not a folder") if weights.exists() else (CommonArtError, "does not exist")
         raise kind(f"{weights} {what}.", "Give a folder that commonart nano build wrote, or leave it out.")
-    modules = _modules()
     table: dict[str, dict[str, float]] = {}
     for name in names:
         if name != "text_encoder":  # the transformer's figures measure it
-            table |= modules[name].measure(weights, n, seed)
+            table |= _module(name).measure(weights, n, seed)
     return table
 
 
@@ -112,18 +98,9 @@ def _selected(only: Sequence[str]) -> list[str]:
     return [name for name in MODELS if not only or name in only]
 
 
-def _modules() -> dict[str, ModuleType]:
-    """Import the module of each model: architecture, training and measurement."""
-    from commonart.core.nano import autoencoder, captioner, dual_encoder, text_encoder, transformer, translator
-
-    return {
-        "text_encoder": text_encoder,
-        "autoencoder": autoencoder,
-        "transformer": transformer,
-        "translator": translator,
-        "captioner": captioner,
-        "clip": dual_encoder,
-    }
+def _module(name: str) -> Any:
+    """Import the module of a model: architecture, training (`build`) and measurement (`measure`)."""
+    return import_module(f"commonart.core.nano.{MODULES.get(name, name)}")
 
 
 def _write_pipeline_files(folder: Path) -> None:
@@ -143,7 +120,6 @@ def _write_pipeline_files(folder: Path) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     write_json(folder / "model_index.json", index)
-    (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = scheduler_config("flow", recipes.RECIPES["nano"].flow_shift)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
 

@@ -1,7 +1,5 @@
 """Every stage once, on the embedded models.
 
-    commonart quickstart
-
 Each step is a command line, printed and then run in this process through the same function as a command typed into the
 shell. Finished steps are recorded in `steps.json`, and the same command continues after the last of them.
 """
@@ -11,7 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,21 +108,14 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
 
 
 def run(
-    invoke: Callable[[Sequence[str]], object],
-    out: str = "quickstart",
-    *,
-    scenes: int = 1200,
-    seconds: float = 150.0,
-    seed: int = 0,
+    invoke: Callable[[Sequence[str]], object], out: str, *, scenes: int = 1200, seconds: float = 150.0, seed: int = 0
 ) -> None:
-    """Run the chain into the folder `out` and write `index.html` there.
+    """Run the chain into the folder `out`, or go on with it, and write `index.html` there.
 
     Args:
         invoke: runs one `commonart` command line in this process.
-        out: folder of everything that is written; an interrupted chain in it is continued.
         scenes: images to fetch.
         seconds: time to train.
-        seed: of every random choice.
 
     Raises:
         CommonArtError: `out` holds a quickstart with other settings; and whatever a stage raises.
@@ -159,9 +150,8 @@ def _finished(folder: Path, commands: list[str]) -> list[float]:
     except orjson.JSONDecodeError:
         state = None
     if not isinstance(state, dict) or state.get("lines") != commands:
-        raise CommonArtError(
-            f"{folder} holds a quickstart with other settings.", "Choose another -o, or remove that folder."
-        )
+        what = f"{folder} holds a quickstart with other settings."
+        raise CommonArtError(what, "Choose another -o, or remove that folder.")
     return list(state["seconds"])
 
 
@@ -191,35 +181,27 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
     page.chart([(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None], "step", "loss")
     page.heading("Memorisation / 学習データの記憶")
     audit = _json(folder / "mia.json")
-    page.table(
-        ("attack", "AUC", "95 % interval", "control AUC", "verdict"),
-        [
-            (name, row["auc"]["value"], _interval(row["auc"]), row["control"]["auc"]["value"], row["verdict"])
-            for name, row in audit["attacks"].items()
-        ],
-    )
-    page.image(
-        "figure2.png",
-        "Caption and training image, what the model makes of the caption, and the nearest training image.",
-    )
+    rows = []
+    for name, row in audit["attacks"].items():
+        area, control = row["auc"], row["control"]["auc"]
+        interval = f"{area['low']:.3f} to {area['high']:.3f}"
+        rows.append((name, area["value"], interval, control["value"], row["verdict"]))
+    page.table(("attack", "AUC", "95 % interval", "control AUC", "verdict"), rows)
+    caption = "Caption and training image, what the model makes of the caption, and the nearest training image."
+    page.image("figure2.png", caption)
     page.heading("Licences / ライセンス")
-    page.table(("licence", "images"), _licences(folder))
+    licences = Counter(record["license"] for record in stream.read(str(folder / "shards")))
+    page.table(("licence", "images"), licences.most_common())
     page.text("Left out, by reason:", soft=True)
     page.table(("reason", "images"), _refused(folder))
     page.heading("Commands")
-    page.table(
-        ("command", "seconds"), [(step.command, duration) for step, duration in zip(chain, durations, strict=True)]
-    )
+    commands = [(step.command, duration) for step, duration in zip(chain, durations, strict=True)]
+    page.table(("command", "seconds"), commands)
     page.write(folder / "index.html")
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = orjson.loads(path.read_bytes())
-    return value
-
-
-def _interval(value: dict[str, Any]) -> str:
-    return f"{value['low']:.3f} to {value['high']:.3f}"
+    return dict(orjson.loads(path.read_bytes()))
 
 
 def _prompt_following(folder: Path) -> list[tuple[object, ...]]:
@@ -234,22 +216,15 @@ def _prompt_following(folder: Path) -> list[tuple[object, ...]]:
 
 
 def _scores(folder: Path) -> list[tuple[object, ...]]:
-    scores = _json(folder / "eval.json")["scores"]
-    return [
-        (
-            score["metric"], score["lang"], score.get("set", "captions"), score.get("judge", ""),
-            round(float(score["value"]), 3), score["n"],
-        )
-        for score in scores
-        if score["metric"] != "scenes"
-    ]  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+    for score in _json(folder / "eval.json")["scores"]:
+        if score["metric"] != "scenes":
+            about = (score["metric"], score["lang"], score.get("set", "captions"), score.get("judge", ""))
+            rows.append((*about, round(float(score["value"]), 3), score["n"]))
+    return rows
 
 
-def _licences(folder: Path) -> Iterable[tuple[str, int]]:
-    return Counter(record["license"] for record in stream.read(str(folder / "shards"))).most_common()
-
-
-def _refused(folder: Path) -> Iterable[tuple[str, int]]:
+def _refused(folder: Path) -> list[tuple[str, int]]:
     counts = Counter(record["reason"] for _, record in jsonl.read_values(str(folder / "refused.jsonl")))
     for tar in list_shards(folder / "shards"):
         manifest = read_manifest(tar)

@@ -1,7 +1,5 @@
 """Images from prompts.
 
-    commonart sample "草原のシマウマ" "a zebra in a meadow" --model nano -o images/ --grid samples.png
-
 A seed gives the same image whatever the batch, the order and the other prompts. Nothing is overwritten: in a folder the
 name of an image follows from all that it was generated with, so the same command finds what it has made and goes on.
 """
@@ -9,13 +7,13 @@ name of an image follows from all that it was generated with, so the same comman
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.errors import UsageError
 from commonart.core.generation import prompts as prompt_files
-from commonart.core.generation.outputs import PlannedImage, is_folder, plan, record_of
+from commonart.core.generation.outputs import is_folder, plan, record_of
 from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ModelSpec
 from commonart.core.log import say
 from commonart.core.output import metadata
@@ -54,13 +52,10 @@ def sample(
         lang: the caption language of a record's prompt; default: its first caption.
         grid: a contact sheet of all images, with `columns`. An existing one that shows these very images, by its own
             settings, is kept.
-        seed: of each prompt's first image; the next ones count on. It is never random, so that the same call goes on
-            where it was stopped. A record's own `seed` wins.
-        n: images of each prompt.
+        seed: as `plan` takes it. It is never random, so that the same call goes on where it was stopped.
         batch: images that are generated together; only rounding depends on it.
         ending: png, jpg or webp, for images in a folder.
         overwrite: generate again and replace existing files.
-        show: called with each image, in order.
         emit: called with each record as soon as its image is written; once where it was asked for twice.
 
     Raises:
@@ -81,7 +76,8 @@ def sample(
     if config.aspect is not None:
         say(f"--aspect {config.aspect}: {shared['width']}x{shared['height']}")
     images = plan(prompt_list, shared, seed=seed, n=n, out=out, ending=ending)
-    sheet = _sheet_settings(shared, images, columns)
+    per_image = {f"{name}s": [image.settings[name] for image in images] for name in ("prompt", "seed")}
+    sheet = {**shared, **per_image, **({"columns": columns} if columns else {})}  # all that its pixels follow from
     if grid is not None and Path(grid).exists() and not overwrite:
         if not marks.settings or metadata.settings_of(grid) != sheet:
             raise metadata.already_exists(grid, "--grid")
@@ -89,8 +85,7 @@ def sample(
         grid = None
     elif grid is not None:
         metadata.check_folder(Path(grid).parent)
-    records: list[dict[str, Any]] = []
-    keys: set[str] = set()
+    records, keys = list[dict[str, Any]](), set[str]()
     shown: list[Image.Image] = []
     started = time.monotonic()
     needed = grid is not None or show is not None
@@ -99,10 +94,11 @@ def sample(
             shown.append(pixels)
         if pixels is not None and show is not None:
             show(pixels)
-        records.append(record_of(image))
-        if records[-1]["key"] not in keys:
-            keys.add(records[-1]["key"])
-            emit(records[-1])
+        record = record_of(image)
+        records.append(record)
+        if record["key"] not in keys:
+            keys.add(record["key"])
+            emit(record)
     if session.generated and not quiet:
         seconds = time.monotonic() - started
         device = session.generator.device
@@ -111,21 +107,13 @@ def sample(
             f"{session.generated / seconds:.3g} images/s; peak memory {memory.peak(device) / 1e9:.2f} GB ({device})"
         )
     if grid is not None:
-        labels = [image.prompt.text for image in images]
-        settings = sheet if marks.settings else None
+        settings, labels = sheet if marks.settings else None, sheet["prompts"]
         from commonart.core.output.contact_sheet import write_sheet
 
         write_sheet(
             grid, shown, labels, columns=columns, settings=settings, marked=marks.synthetic, overwrite=overwrite
         )
     return records
-
-
-def _sheet_settings(shared: Mapping[str, Any], images: Sequence[PlannedImage], columns: int | None) -> dict[str, Any]:
-    """Return what a contact sheet's marks say: all that its pixels follow from."""
-    shape = {"columns": columns} if columns else {}
-    per_image = {name: [image.settings[name[:-1]] for image in images] for name in ("prompts", "seeds")}
-    return {**shared, **per_image, **shape}
 
 
 def _check(config: GenerationConfig, out: str | None, grid: str | None, n: int, batch: int, ending: str) -> None:

@@ -1,26 +1,22 @@
-"""Type a prompt, see an image, change a setting: `commonart sample -i --model nano`.
-
-A line that begins with a colon is a command; any other is a prompt. Images go to the folder of -o with their marks, as in
-any other call, so whatever was liked can be made again.
-"""
+"""Type a prompt, see an image, change a setting: `commonart sample -i`. A line that begins with a colon is a command."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.outputs import plan, record_of
 from commonart.core.generation.prompts import Prompt
-from commonart.core.generation.request import DEFAULT_CONFIG, MAX_SEED, GenerationConfig, ModelSpec
+from commonart.core.generation.request import DEFAULT_CONFIG, MAX_SEED, GenerationConfig
 from commonart.core.log import say
-from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,27 +36,6 @@ HELP = """\
   :quit            or Ctrl-D"""
 MAX_IMAGES = 1000  # of one prompt
 TEXTS = ("negative", "sampler", "size", "aspect")
-
-
-def run(
-    spec: ModelSpec,
-    config: GenerationConfig,
-    marks: MarkOptions,
-    *,
-    out: str,
-    seed: int | None,
-    n: int,
-    batch: int,
-    ending: str,
-    show: Callable[[Image.Image], Any] | None,
-    emit: Callable[[dict[str, Any]], Any],
-) -> int:
-    """Open a model and run the loop; arguments and result as `loop` says."""
-    from commonart.core.generation.session import Session
-
-    config.check()
-    session = Session.open(spec, marks)
-    return loop(session, config, out=out, seed=seed, n=n, batch=batch, ending=ending, show=show, emit=emit)
 
 
 def read_line(prompt: str) -> str:
@@ -85,13 +60,8 @@ def loop(
 ) -> int:
     """Read lines until :quit or the end of input; return how many images were generated.
 
-    Errors are printed and the loop goes on; Ctrl-C stops a generation, not the loop.
-
-    Args:
-        seed: of each prompt's first image; None takes a new one each time.
-        show: called with each image.
-        read: asks for a line, raises EOFError at the end.
-        emit: called with the record of each image.
+    Errors are printed and the loop goes on; Ctrl-C stops a generation, not the loop. `seed` is of each prompt's first
+    image; None takes a new one each time. `read` asks for a line and raises EOFError at the end.
     """
     say(f"{session.generator.components.name}; images go to {out.rstrip('/')}/; :help shows the commands")
     history: list[dict[str, Any]] = []
@@ -114,10 +84,8 @@ def loop(
                 elif command == ":set":
                     current = config.as_settings()
                     current |= {"size": config.size, "aspect": config.aspect, "seed": seed, "n": n}
-                    say(
-                        "  "
-                        + ", ".join(f"{name} {value}" for name, value in current.items() if value not in (None, ""))
-                    )
+                    shown = (f"{name} {value}" for name, value in current.items() if value not in (None, ""))
+                    say(f"  {', '.join(shown)}")
                 elif command == ":history":
                     for record in history:
                         say(f"  {record['seed']:>10}  {record['prompt']}  {record['image']}")
@@ -180,26 +148,21 @@ def _number(kind: Callable[[str], Any], name: str, text: str, limits: tuple[int,
     return number
 
 
-class _line_history:
+@contextmanager
+def _line_history(read: Callable[[str], str]) -> Iterator[None]:
     """Arrow keys and Ctrl-R over the lines of this and earlier sessions, where Python has readline."""
-
-    def __init__(self, read: Callable[[str], str]) -> None:
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        self.file = Path(home) / "commonart" / "history"
-        self.enabled = read is read_line and sys.stdin.isatty()
-
-    def __enter__(self) -> None:
-        if self.enabled:
-            with suppress(ImportError, OSError):
-                import readline
-
-                readline.set_history_length(1000)
-                readline.read_history_file(self.file)
-
-    def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            with suppress(ImportError, OSError):
-                import readline
-
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                readline.write_history_file(self.file)
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    file = Path(home) / "commonart" / "history"
+    readline: Any = None
+    if read is read_line and sys.stdin.isatty():
+        with suppress(ImportError, OSError):
+            readline = import_module("readline")
+            readline.set_history_length(1000)
+            readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        if readline is not None:
+            with suppress(OSError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                readline.write_history_file(file)

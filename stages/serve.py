@@ -1,7 +1,4 @@
-"""A web page to generate images with: `commonart serve --model nano`, then http://127.0.0.1:8000/.
-
-Prompt, settings, progress, and a gallery of the newest images of the folder of -o, in English or Japanese by the
-browser's language (core/generation/page.py). Images go through the same session as those of `commonart sample`.
+"""A web page to generate images with (core/generation/page.py): `commonart serve`, then http://127.0.0.1:8000/.
 
 Only this machine can reach it, unless HOST:PORT says otherwise. Nothing is requested from elsewhere: analytics are off,
 fonts are the system's, and a content security policy forbids the browser the rest. Another site can neither read the
@@ -52,7 +49,6 @@ def run(
     Args:
         address: PORT (on this machine alone) or HOST:PORT; port 0 takes a free one.
         out: folder of the images, which is created.
-        batch, ending: as `stages.sample.sample` takes them.
         root_path: path or URL under which a reverse proxy publishes the page.
 
     Raises:
@@ -60,9 +56,8 @@ def run(
         CommonArtError: Gradio is not installed, or the model cannot be found.
     """
     if find_spec("gradio") is None:
-        raise CommonArtError(
-            "`commonart serve` needs Gradio, which is not installed.", "Install it: uv sync --extra serve."
-        )
+        what = "`commonart serve` needs Gradio, which is not installed."
+        raise CommonArtError(what, "Install it: uv sync --extra serve.")
     metadata.format_of(f"image.{ending}", "--format")
     folder = _folder(out)
     began = time.monotonic()
@@ -100,19 +95,17 @@ def serve(
 
         worker = GenerationWorker(session, folder, Path(cache).resolve(), batch, ending)
         worker.find()
-
         app = gr.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page(worker), path="/", server_name=host,
             server_port=port, footer_links=[], run_history=False, root_path=root_path or None, ssr_mode=False,
             pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**TEXTS),
             theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face(), max_file_size=0,
         )  # fmt: skip
-        guarded = Guard(app, loopback=_loopback(host), public=urlsplit(root_path).netloc)
-        server = uvicorn.Server(
-            uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
-        )
+        guarded = Guard(app, loopback=_loopback(name), public=urlsplit(root_path).netloc)
+        config = uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
         say(f"{worker.name}: open http://{name}:{port}/ (Ctrl-C ends it); images go to {folder}/")
-        if not _loopback(host):
+        if not guarded.loopback:
             warn("everybody who can reach this address can generate images here and see them: there is no password")
         started(server)
         try:
@@ -123,16 +116,11 @@ def serve(
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """ASGI middleware that refuses requests of other sites, and adds HEADERS to every response.
-
-    Attributes:
-        loopback: only names of this machine may be asked, and `public`.
-        public: host[:port] under which a proxy publishes the page, where --root-path names it.
-    """
+    """ASGI middleware that refuses requests of other sites, and adds HEADERS to every response."""
 
     app: Any
-    loopback: bool
-    public: str
+    loopback: bool  # only names of this machine may be asked, and `public`
+    public: str  # host[:port] under which a proxy publishes the page, where --root-path names it
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -149,41 +137,35 @@ class Guard:
 
         if self._allowed(headers):
             return await self.app(scope, receive, send_with_headers)
-        await send_with_headers(
-            {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}
-        )
+        plain = [(b"content-type", b"text/plain")]
+        await send_with_headers({"type": "http.response.start", "status": 403, "headers": plain})
         await send({"type": "http.response.body", "body": b"this page is not for other sites"})
 
     def _allowed(self, headers: dict[str, str]) -> bool:
         host = headers.get("host", "")
-        if self.loopback and not _loopback(_name(host)) and (not host or host != self.public):
+        if self.loopback and not _loopback(host) and (not host or host != self.public):
             return False
         known = {host, headers.get("x-forwarded-host", ""), self.public} - {""}
         return "origin" not in headers or urlsplit(headers["origin"]).netloc in known
 
 
-def _name(host: str) -> str:
-    """Return the name in `host[:port]`; "" where it cannot be read."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
 def _loopback(host: str) -> bool:
+    """Return whether `host[:port]` names this machine alone."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
 
 def _folder(out: str) -> Path:
+    folder = Path(out)
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"-o {out} is not a folder ({error.strerror}).", "Name one for the images.") from None
-    metadata.check_folder(Path(out))
-    return Path(out)
+    metadata.check_folder(folder)
+    return folder
 
 
 def _listen(address: str) -> socket.socket:

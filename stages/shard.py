@@ -1,7 +1,5 @@
 """Decode safely, put upright, to sRGB, resize, crop, and write reproducible shards.
 
-    commonart shard raw/ -o shards/ --size 256
-
 `sha256` stays the hash of the *original* bytes, because the split and every later join hang on it; the hash of the
 bytes in this shard is `shard_sha256`. `width`, `height`, `mime` and `quality` describe what `image` now points at; what
 they were before is kept in `original`. The same input gives the same tars, whatever the number of workers or tasks.
@@ -21,16 +19,9 @@ from commonart.core import log
 from commonart.core.data import jsonl, stream, threads
 from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.drops import Drop, Problem, Sample, Summary
+from commonart.core.data.images import decode
 from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest_bucket
-from commonart.core.data.images.decode import (
-    MAX_PIXELS,
-    RESAMPLES,
-    DecodeError,
-    ProbedImage,
-    encode,
-    probe,
-    resize_crop,
-)
+from commonart.core.data.images.decode import MAX_PIXELS, RESAMPLES, DecodeError, ProbedImage
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
 from commonart.core.data.record import Record, check_split, split_of
@@ -55,7 +46,6 @@ class ImageSpec:
     format: str
     quality: int
     resample: str
-    max_pixels: int
 
     def size(self, width: int, height: int) -> Size:
         """Return what an image of `width` x `height` is cut to."""
@@ -78,11 +68,9 @@ def shard(
     blocklist: Blocklist | None = None,
     workers: int | None = None,
 ) -> Iterator[Sample]:
-    """Yield each record with its image in sRGB at its size: the centre, scaled with Lanczos.
+    """Yield each record with its image in sRGB at its size: the centre, scaled.
 
-    Args:
-        copies: records to drop (`duplicate`) because an earlier one shows the same.
-        blocklist: drop what it names (`blocklisted`).
+    Drops what `copies` (`duplicate`) and `blocklist` (`blocklisted`) name.
     """
 
     def remaining() -> Iterator[Record]:
@@ -108,7 +96,6 @@ def run(
     format: str = "auto",
     quality: int = 95,
     resample: str = "lanczos",
-    max_pixels: int = MAX_PIXELS,
     dedup: bool = False,
     blocklist: str | None = None,
     workers: int | None = None,
@@ -123,12 +110,7 @@ def run(
         size: side in pixels; of a square of the same area, with buckets.
         min_size: drop images whose shorter side is less (`too_small`); None: those that would have to be enlarged.
         format: jpg, png, webp, or auto: png up to 128 pixels, jpg above.
-        quality: of jpg and webp, 1 to 100.
         resample: lanczos or area, see `core.data.images.decode.resize_crop`.
-
-    Raises:
-        UsageError: a size, format, quality or resample that does not exist.
-        CommonArtError: as `stream.run`.
     """
     if out is None or stream.takes_jsonl(out):
         raise UsageError("shard makes images, which do not go into JSONL.", "Give a folder: -o shards/.")
@@ -148,44 +130,32 @@ def run(
     if format == "auto":
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
-    spec = ImageSpec(sizes, min_size, format, quality, resample, max_pixels)
+    spec = ImageSpec(sizes, min_size, format, quality, resample)
     blocked = read_blocklist(blocklist) if blocklist is not None else None
-    task = task or this_task()
-    settings = {
-        "size": size,
-        "buckets": buckets,
-        "min_size": min_size,
-        "format": format,
-        "quality": quality,
-        "resample": resample,
-        "max_pixels": max_pixels,
-        "dedup": dedup,
-        "blocklist": blocked.sha256 if blocked is not None else "",
-    }
+    task, workers = task or this_task(), threads.cpu_count() if workers is None else workers
+    # What shows in an image's fingerprint, and what else its bytes depend on.
+    blocked_by = blocked.sha256 if blocked is not None else ""
+    seen = {"size": size, "buckets": buckets, "min_size": min_size, "max_pixels": MAX_PIXELS, "blocklist": blocked_by}
+    settings = {**seen, "format": format, "quality": quality, "resample": resample, "dedup": dedup}
     with tempfile.TemporaryDirectory(prefix="commonart-") as spool:
         source, copies = stream.source_or_stdin(source), None
         if dedup:
             if source == "-":  # it is read twice, and need not fit into memory
-                source = _spooled(source, f"{spool}/stdin.jsonl.zst")
-            prints = partial(_fingerprints, spec=spec, blocklist=blocked, workers=workers)
-            used = {name: settings[name] for name in ("size", "buckets", "min_size", "max_pixels", "blocklist")}
+                source = f"{spool}/stdin.jsonl.zst"
+                with jsonl.JsonlWriter(source) as writer:
+                    for record in jsonl.read("-"):
+                        writer.write(record)
+            one = partial(_fingerprint, spec=spec, blocklist=blocked)
+            prints = partial(threads.map_ordered, one, workers=workers)
             with log.progress("hash", quiet=quiet) as tick:
                 copies = find_copies(
-                    partial(chunks, source, shard_size), Path(out) / FOLDER, prints,
-                    settings=used, task=task, tick=tick,
-                )  # fmt: skip
+                    partial(chunks, source, shard_size), Path(out) / FOLDER, prints, settings=seen, task=task, tick=tick
+                )
         transform = partial(shard, spec=spec, copies=copies, blocklist=blocked, workers=workers)
         return stream.run(
             "shard", transform, source=source, out=out, settings=settings, task=task, shard_size=shard_size,
             quiet=quiet, **options,
         )  # fmt: skip
-
-
-def _spooled(source: str, path: str) -> str:
-    with jsonl.JsonlWriter(path) as writer:
-        for record in jsonl.read(source):
-            writer.write(record)
-    return path
 
 
 def _by_bucket(records: Iterable[Record], spec: ImageSpec) -> list[Record]:
@@ -195,19 +165,12 @@ def _by_bucket(records: Iterable[Record], spec: ImageSpec) -> list[Record]:
         width, height = record.get("width"), record.get("height")
         if not width or not height:
             try:
-                width, height, _ = probe(reader.read_bytes(record.get("image", "")), max_pixels=spec.max_pixels)
+                width, height, _ = decode.probe(reader.read_bytes(record.get("image", "")))
             except (DecodeError, CommonArtError):
                 return -1  # where it stands does not matter: it will not be used
         return spec.sizes.index(spec.size(width, height))
 
     return sorted(records, key=bucket_index)
-
-
-def _fingerprints(
-    records: Iterable[Record], *, spec: ImageSpec, blocklist: Blocklist | None, workers: int | None
-) -> Iterator[tuple[Record, int]]:
-    make = partial(_fingerprint, spec=spec, blocklist=blocklist)
-    yield from threads.map_ordered(make, records, threads.cpu_count() if workers is None else workers)
 
 
 def _fingerprint(record: Record, *, spec: ImageSpec, blocklist: Blocklist | None) -> tuple[Record, int]:
@@ -235,7 +198,7 @@ def _read(record: Record, spec: ImageSpec) -> tuple[bytes, ProbedImage, str] | P
         return Problem("no_image", "the record has no image")
     try:
         data = reader.read_bytes(record["image"])
-        opened = ProbedImage(data, spec.max_pixels)
+        opened = ProbedImage(data)
     except DecodeError as error:
         return Problem(error.reason, error.detail)
     except CommonArtError as error:
@@ -247,8 +210,7 @@ def _read(record: Record, spec: ImageSpec) -> tuple[bytes, ProbedImage, str] | P
     expected = record.get("shard_sha256") or record.get("sha256")
     if expected and str(expected).lower() != sha256:
         return Problem("changed", f"sha256 is {sha256}, the record says {expected}")
-    conflict = check_split(record, record.get("sha256") or sha256)[1]
-    if conflict:
+    if conflict := check_split(record, record.get("sha256") or sha256)[1]:
         return Problem("split_conflict", conflict, rule=True)
     return data, opened, sha256
 
@@ -258,8 +220,8 @@ def _make(record: Record, *, spec: ImageSpec) -> tuple[Record, Sample | Problem]
     if isinstance(got, Problem):
         return record, got
     data, opened, sha256 = got
-    seen = opened.probe
-    size = spec.size(seen.width, seen.height)
+    width, height, mime = opened.probe
+    size = spec.size(width, height)
     quality = {} if spec.format == "png" else {"quality": spec.quality}
     made: dict[str, Any] = {"width": size[0], "height": size[1], "mime": MIMES[spec.format], **quality}
     if record.get("shard_sha256") == sha256 and made == {name: record.get(name) for name in made}:
@@ -268,8 +230,8 @@ def _make(record: Record, *, spec: ImageSpec) -> tuple[Record, Sample | Problem]
         image = opened.pixels(size)
     except DecodeError as error:
         return record, Problem(error.reason, error.detail)
-    encoded = encode(resize_crop(image, size, spec.resample), spec.format, spec.quality)
-    original = {"width": seen.width, "height": seen.height, "mime": seen.mime}
+    encoded = decode.encode(decode.resize_crop(image, size, spec.resample), spec.format, spec.quality)
+    original = {"width": width, "height": height, "mime": mime}
     made = {
         **{name: value for name, value in record.items() if name != "quality"},
         **made,

@@ -1,8 +1,4 @@
-"""Trains the transformer on a folder of shards: one stage of the recipe table, resumed by the same command.
-
-    commonart train --stage 256-early --data shards/ -o runs/256-early
-    commonart train --stage nano --data shards/ --set steps=2000 --max-seconds 150
-    commonart train --stage 512 --gpus 8 --dry-run
+"""Train the transformer on a folder of shards: one stage of the recipe table, resumed by the same command.
 
 A run folder holds run.json (what was resolved), metrics.jsonl, samples/ and checkpoints/.
 """
@@ -12,15 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
 from commonart.core.data.files import lock, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
-from commonart.core.settings import Settings
+from commonart.core.settings import Settings, TrainingSummary
 
 if TYPE_CHECKING:
     import torch
@@ -33,29 +29,6 @@ if TYPE_CHECKING:
 SCORED = 32  # prompts that are sampled for their scores, where none are given
 
 
-@dataclass(slots=True)
-class TrainingSummary:
-    """What training did; `as_json` is the last line of stderr."""
-
-    run: Path
-    checkpoint: Path | None
-    step: int
-    images: int
-    skipped: int
-    seconds: float
-    loss: float
-    images_per_second: float
-    stopped: str  # done, time
-    left_out: dict[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
-            "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
-            "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
-        }  # fmt: skip
-
-
 def run(settings: Settings) -> TrainingSummary | None:
     """Train until the recipe's steps or `max_seconds` are over.
 
@@ -65,8 +38,7 @@ def run(settings: Settings) -> TrainingSummary | None:
 
     Raises:
         UsageError: an unknown stage or setting, a world size that does not divide the batch, a device that is not there.
-        CommonArtError: no shards, no captions, features of another encoder, a run of other settings, a checkpoint of
-            another architecture, a loss that stays NaN, a full disk.
+        CommonArtError: unsuited data, features or weights, a run of other settings, a loss that stays NaN, a full disk.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the run's state is on disk.
     """
     settings.check()
@@ -87,14 +59,6 @@ def run(settings: Settings) -> TrainingSummary | None:
                 raise
             world.shutdown()  # not after a lost process: nobody would answer
     return summary if world.is_main else None
-
-
-def dry_run(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
-    """Return what `run` would do, without doing it: `core.training.dry_run.plan`. Raises as `run` does."""
-    settings.check()
-    from commonart.core.training.dry_run import plan
-
-    return plan(settings, calibrate)
 
 
 def _spawn(settings: Settings, count: int) -> TrainingSummary:
@@ -121,7 +85,8 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
 
     # The transformer's sizes, and the micro batch that fits beside it.
     config = runs.config_of(settings.recipe, data.shape, data.width)
-    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, world.shards)
+    shards = world.size if world.sharded else 1
+    sizes = cost.Sizes(data.shape[1], runs.USUAL_TOKENS, settings.checkpointing, shards)
     chosen = "micro_batch" in settings.overrides
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)
@@ -147,32 +112,26 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
                     raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
             write_json(folder / "run.json", described)
 
-        options = trainer.Options(
-            seed=settings.seed, dtype=dtype, max_seconds=settings.max_seconds,
-            checkpoint_every=settings.checkpoint_every, sample_every=settings.sample_every,
-            log_every=settings.log_every, keep=settings.keep,
-            workers=0 if data.resident and world.device.type == "cpu" else settings.workers, compile=settings.compile,
-            checkpointing=settings.checkpointing, track=settings.track, quiet=settings.quiet,
-        )  # fmt: skip
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
-        outcome = trainer.train(
-            model, data.source, recipe, folder, options, world, resume=resume, preview=preview, stop=stop
-        )
-    return TrainingSummary(
-        folder, outcome.checkpoint, outcome.step, outcome.images, outcome.skipped, outcome.seconds, outcome.loss,
-        outcome.images_per_second, outcome.stopped, {**data.index.left_out, **data.damaged},
-    )  # fmt: skip
+        if data.resident and world.device.type == "cpu":
+            settings = replace(settings, workers=0)
+        summary = trainer.train(model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop)
+    summary.left_out = {**data.index.left_out, **data.damaged}
+    return summary
 
 
 def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torch.dtype) -> Preview:
     """What samples the grid of a step, and scores its images and some more by how well they follow their prompts."""
     from commonart.core.metrics import prompt_following
-    from commonart.core.training.preview import GRID
+    from commonart.core.training.preview import GRID, Preview
 
     name = settings.clip or settings.recipe.scorer
     prompts = list(settings.prompts) or data.index.prompts(SCORED if name else GRID)
     scorer = prompt_following.open_scorer(name, prompts, settings.accept_terms) if name else None
-    return used.preview(prompts, data, dtype, scorer, None if settings.prompts else GRID)
+    shown = None if settings.prompts else GRID
+    preview = Preview(prompts, settings, used.text_encoder(), used.autoencoder(), data.shape, dtype, scorer, shown)
+    used.release_text_encoder()
+    return preview
 
 
 def _child() -> int:

@@ -50,9 +50,7 @@ def test_no_host_is_refused() -> None:
 
 
 def test_the_sbatch_file_word_by_word() -> None:
-    text = slurm.sbatch_script(
-        ["--stage", "512", "--data", "my shards/"], name="512", gpus=8, hours=12, partition="gpu"
-    )
+    text = slurm.sbatch_script(["--stage", "512", "--data", "my shards/"], name="512", gpus=8)
     assert text == GOLDEN
     subprocess.run(["bash", "-n"], input=text.encode(), check=True)
 
@@ -63,12 +61,11 @@ GOLDEN = """#!/bin/bash
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
-#SBATCH --time=12:00:00
+#SBATCH --time=24:00:00
 #SBATCH --signal=USR1@120        # to the tasks, 120 s before the time is over: they save and end with 75
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-#SBATCH --partition=gpu
 
 srun --kill-on-bad-exit=0 commonart train --stage 512 --data 'my shards/' --gpus 8
 code=$?

@@ -21,7 +21,6 @@ import re
 import unicodedata
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -41,7 +40,6 @@ class Blocklist:
     """`sha256`: of the file, so that shards know which list they were made with. `hashes`: sorted, of this process alone."""
 
     sha256: str
-    entries: int
     hashes: array[int]
     kinds: frozenset[str]  # those that occur, so that the other fields of a record need not be looked at
 
@@ -50,13 +48,11 @@ class Blocklist:
         for kind, field in _FIELDS:
             if kind not in self.kinds or not (value := record.get(field)) or type(value) is not str:
                 continue
-            if self._has(_hash(kind, value)):
+            hashed = _hash(kind, value)
+            at = bisect_left(self.hashes, hashed)
+            if at < len(self.hashes) and self.hashes[at] == hashed:
                 return f"{kind} {value}"
         return ""
-
-    def _has(self, hashed: int) -> bool:
-        at = bisect_left(self.hashes, hashed)
-        return at < len(self.hashes) and self.hashes[at] == hashed
 
 
 _FIELDS = (
@@ -70,30 +66,36 @@ def read_blocklist(path: str) -> Blocklist:
 
     Raises:
         UsageError: it is a folder.
-        CommonArtError: the file cannot be read, or an entry is not valid. Silence here would let through what somebody asked
-            to remove.
+        CommonArtError: the file cannot be read, or an entry is not valid: silence would let through what somebody had removed.
     """
-    hashes, kinds, count = array("q"), set[str](), 0
+    hashes, kinds = array("q"), set[str]()
+    fix = "Give a text file in UTF-8, one entry a line."
     if os.path.isdir(path):
-        raise UsageError(f"--blocklist {path} is a folder.", "Give a text file in UTF-8, one entry a line.")
+        raise UsageError(f"--blocklist {path} is a folder.", fix)
     try:
-        for line, entry in _lines(path):
-            count += 1
-            for kind, value in kinds_of(entry):
-                if kind == "sha256" and not _SHA256.fullmatch(value):
-                    raise CommonArtError(f"{path}:{line}: {value!r} is not a SHA-256.", "Write 64 hexadecimal digits.")
-                hashes.append(_hash(kind, value))
-                kinds.add(kind)
+        with open(path, encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, 1):
+                if not (entry := text.strip()) or entry.startswith("#"):
+                    continue
+                for kind, value in _kinds_of(entry):
+                    if kind == "sha256" and not _SHA256.fullmatch(value):
+                        what = f"{path}:{line}: {value!r} is not a SHA-256."
+                        raise CommonArtError(what, "Write 64 hexadecimal digits.")
+                    hashes.append(_hash(kind, value))
+                    kinds.add(kind)
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommonArtError(
-            f"--blocklist {path} cannot be read: {reason(error)}.", "Give a text file in UTF-8, one entry a line."
-        ) from error
-    return Blocklist(digest, count, _sorted(hashes), frozenset(kinds))
+        raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
+    if len(hashes) <= _SHORT:
+        return Blocklist(digest, array("q", sorted(hashes)), frozenset(kinds))
+    import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment
+
+    numpy.frombuffer(hashes, numpy.int64).sort()
+    return Blocklist(digest, hashes, frozenset(kinds))
 
 
-def kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
-    """Return the (kind, value) that a line stands for: one, or two when it may be a key or an author."""
+def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
+    """The (kind, value) that a line stands for: one, or two when it may be a key or an author."""
     if match := _KIND.fullmatch(entry):
         return ((match[1], match[2].strip()),)
     if _SHA256.fullmatch(entry):
@@ -101,13 +103,6 @@ def kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
     if _URL.fullmatch(entry):
         return (("url", entry),)
     return ("key", entry), ("author", entry)
-
-
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if (entry := text.strip()) and not entry.startswith("#"):
-                yield line, entry
 
 
 def _hash(kind: str, value: str) -> int:
@@ -139,12 +134,3 @@ def _plain_author(name: str) -> str:
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
     return " ".join(name.casefold().split())
-
-
-def _sorted(hashes: array[int]) -> array[int]:
-    if len(hashes) <= _SHORT:
-        return array("q", sorted(hashes))
-    import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment
-
-    numpy.frombuffer(hashes, numpy.int64).sort()
-    return hashes

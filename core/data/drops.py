@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from commonart.core.data.record import Record, make_key
+from commonart.core.data.jsonl import SeenKeys
+from commonart.core.data.record import Record, check, make_key
+from commonart.core.errors import SchemaError
 
 
 class Sample(NamedTuple):
@@ -37,8 +39,8 @@ class Problem(NamedTuple):
 class PassedOver(Record):
     """A place in a listing that gives no record to work on: a file that is not an image, a row that cannot be read.
 
-    It travels among the records that a source lists, in its place, so that it is counted once, in the shard that it belongs
-    to, by a run that was interrupted and by tasks that share the work as well. `fetch` drops it before anything else.
+    It travels among the records of a listing, in its place, so that it is counted once, in the shard that it belongs to, by
+    a run that was interrupted and by tasks that share the work as well. `fetch` drops it before anything else.
     """
 
     __slots__ = ("problem",)
@@ -52,6 +54,37 @@ class PassedOver(Record):
         """Make one of which no record exists: `name` (a file, a row) is its `source_id`, and gives its key."""
         record = {"key": make_key(source, name), "source": source, "source_id": name}
         return cls(record, reason, detail, rule=rule)
+
+
+def checked(record: Record, file: str, line: int | str, name: str) -> Record:
+    """Return a record that fits the schema, and any other as `PassedOver`: the row `name` of its source."""
+    try:
+        return check(record, file, line)
+    except SchemaError as error:
+        problem = f"field {error.field!r} {error.problem}"
+        return PassedOver.named(record["source"], name, "bad_row", problem, rule=False)
+
+
+def mark_duplicate(record: Record, keys: SeenKeys, name: str, number: int) -> Record:
+    """Return row `number` of `name`, as `PassedOver` (`duplicate_key`) where an earlier row has its key.
+
+    The user cannot correct ten million rows of somebody else's table, and one row should not cost the others. Files of records
+    stay strict (`core.data.jsonl`): they are ours, and a key that is there twice means that two runs were mixed up.
+    """
+    if isinstance(record, PassedOver):
+        return record
+    try:
+        keys.add(record["key"], name, number)
+    except SchemaError as error:
+        return PassedOver(record, "duplicate_key", f"{error.file}:{number}: {error.problem}")
+    return record
+
+
+def mark_duplicates(records: Iterable[Record], name: str) -> Iterator[Record]:
+    """Yield the records of one source, each as `mark_duplicate` returns it."""
+    keys = SeenKeys()
+    for number, record in enumerate(records, 1):
+        yield mark_duplicate(record, keys, name, number)
 
 
 class Drop:
@@ -124,7 +157,9 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     seconds: float = 0.0
-    missing: Counter[str] = field(default_factory=Counter, kw_only=True)  # captions that were asked for and are not there
+    missing: Counter[str] = field(
+        default_factory=Counter, kw_only=True
+    )  # captions that were asked for and are not there
     extra: Callable[[], dict[str, Any]] = field(default=dict, kw_only=True)  # what else the stage tells
 
     def as_json(self) -> dict[str, Any]:

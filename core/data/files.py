@@ -33,8 +33,7 @@ ABANDONED_AFTER = 24 * 3600
 def temporary_path(path: str | os.PathLike[str], *, cleaned: bool = False) -> Path:
     """Return where this thread writes `path` until it is complete. What killed runs left of the same file is removed.
 
-    Args:
-        cleaned: the caller has already removed it for the whole folder, which has to be listed for that.
+    `cleaned`: the caller has already removed it for the whole folder, which has to be listed for that.
     """
     final = Path(path)
     if not cleaned:
@@ -83,14 +82,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, cleaned: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file that takes the name `path` only when the block ends without an error.
+    """Open a file that takes the name `path` only when the block ends without an error; `cleaned` as for `temporary_path`.
 
-    Args:
-        cleaned: as for `temporary_path`.
-
-    Raises:
-        OSError: as `open`, `write` and `fsync` raise it (a full disk, no permission), with the file's name; nothing is
-            left behind.
+    Raises OSError as `open`, `write` and `fsync` do (a full disk, no permission), with the file's name; nothing is left.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -125,14 +119,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, name: str = LOCK, *, remove: bool = False) -> Iterator[None]:
     """While the block runs, keep other processes out of the same folder. The kernel releases the lock of a dead process.
 
-    Raises:
-        CommonArtError: another process has the lock, named by number and host.
+    `name` is that of the locked file: those with other names may share the folder. `remove`: leave no file behind.
+    Raises CommonArtError where another process has the lock, named by number and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+b") as file:
+    with open(folder / name, "a+b") as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +141,20 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if remove:
+                (folder / name).unlink(missing_ok=True)
+
+
+def file_inside(folder: str | os.PathLike[str], name: str) -> Path | None:
+    """Return the file `name` in `folder`; None where there is none, or where it leads out, by `..`, a root or a link."""
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):  # False for a name that no file can have
+        return None
+    root, path = os.path.realpath(folder), os.path.realpath(path)
+    return Path(path) if path.startswith(os.path.join(root, "")) else None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -103,9 +103,9 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, list[bytes]]]:
         raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
     except Exception as error:
         # zstandard is imported only where a .zst is read, so its error is known by name.
-        if type(error).__name__ == "ZstdError":
-            raise _damaged(name, line - 1, error) from error
-        raise
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise _damaged(name, line - 1, error) from error
 
 
 def _parse(text: bytes) -> Any:
@@ -136,20 +136,14 @@ def _values(lines: list[bytes], name: str, first: int) -> Iterator[tuple[int, An
 def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yield (line number, line) for each line that is not blank, whatever it holds.
 
-    Raises:
-        CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
+    Raises CommonArtError for a file that is missing, unreadable, or damaged as a gzip or zstd stream.
     """
     for first, lines in _lines(path, "stdin" if path == "-" else path):
         yield from ((number, line) for number, line in enumerate(lines, first) if line and not line.isspace())
 
 
 def read_values(path: str) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) for each line that is not blank.
-
-    Raises:
-        SchemaError: a line that is not JSON, by file and line.
-        CommonArtError: a file that is missing, unreadable, or damaged as a gzip or zstd stream.
-    """
+    """Yield (line number, value) for each line that is not blank. Raises SchemaError for one that is not JSON."""
     name = "stdin" if path == "-" else path
     for first, lines in _lines(path, name):
         yield from _values(lines, name, first)
@@ -177,23 +171,18 @@ class SeenKeys:
     def add_new(self, keys: list[str], first: int) -> bool:
         """Remember the keys of lines that follow each other, unless one was there before or a generation ends: `add` them."""
         new = dict(zip(keys, count(first), strict=False))
-        repeated = (
-            len(new) < len(keys) or not self._recent.keys().isdisjoint(new) or not self._older.keys().isdisjoint(new)
-        )
-        if repeated or len(self._recent) + len(new) > WINDOW:
+        if len(new) < len(keys) or len(self._recent) + len(new) > WINDOW:
+            return False
+        if not (self._recent.keys().isdisjoint(new) and self._older.keys().isdisjoint(new)):
             return False
         self._recent |= new
         return True
 
 
 def read(path: str) -> Iterator[Record]:
-    """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked.
+    """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked, `image` rebased to the working folder.
 
-    `image` is rebased from the file's folder to the working folder.
-
-    Raises:
-        SchemaError: a line that is not a record, or whose key an earlier one has.
-        CommonArtError: a file that cannot be read to its end.
+    Raises SchemaError for a line that is not a record or whose key an earlier one has, and as `read_lines`.
     """
     name = "stdin" if path == "-" else path
     folder = "" if path == "-" else os.path.dirname(path)
@@ -241,25 +230,19 @@ def _rebased(folder: str, record: Record) -> Record:
 
 
 class JsonlWriter:
-    """Writes records, one a line. A file is complete or absent; stdout is flushed twice a second.
+    """Writes records, one a line, as a context manager. A file is complete or absent; stdout is flushed twice a second.
 
-    Use as a context manager.
-
-    Args:
-        path: a file, or `-` for stdout.
-        overwrite: replace a file that exists. Without it such a file is only confirmed, so that the same command may run
-            again: the first record that differs from it is an error. An empty one, as `mktemp` makes it, is replaced.
-
-    Raises:
-        CommonArtError: the file holds other records, and not `overwrite`.
-        ReaderGone: whoever read stdout has closed it.
+    Without `overwrite` a file that exists is only confirmed, so that the same command may run again: the first record that
+    differs from it is an error. An empty one, as `mktemp` makes it, is replaced.
+    Raises CommonArtError where the file holds other records, ReaderGone where whoever read stdout has closed it.
     """
 
     def __init__(self, path: str, *, overwrite: bool = True) -> None:
         self.path = path
         self.folder = "" if path == "-" else os.path.dirname(path)
         self.count = 0
-        self._confirmed = None if overwrite or not _holds_records(path) else read_lines(path)
+        holds_records = path != "-" and os.path.isfile(path) and os.path.getsize(path) > 0
+        self._confirmed = read_lines(path) if holds_records and not overwrite else None
         self._flushed = time.monotonic()
 
     def __enter__(self) -> JsonlWriter:
@@ -313,10 +296,6 @@ def _stdout() -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise ReaderGone from None
-
-
-def _holds_records(path: str) -> bool:
-    return path != "-" and os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def _compressor(path: str, file: IO[bytes]) -> Any:

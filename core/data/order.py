@@ -1,11 +1,7 @@
 """The order of the samples: a function of seed, epoch and step alone, whatever the number of GPUs, workers or restarts.
 
-    rows, epochs = batch_rows(seed=0, step=12, batch=64, count=159)   # which records make up step 12
-
-Position p of the run (p = step * batch + i) belongs to epoch p // count and is sample `permute(p % count)` of it. The
-permutation is a small Feistel network, so that any position of a set of any size is found without memory or shuffling, and
-nothing is left over between epochs: batches run through their ends. So do buckets of images of one size, each at its own
-pace, and data sets with weights. No torch here.
+Position p of the run (p = step * batch + i) belongs to epoch p // count and is sample `permute(p % count)` of it, so that
+batches run through the ends of epochs. So do buckets of images of one size, each at its own pace, and data sets with weights.
 """
 
 from __future__ import annotations
@@ -37,11 +33,10 @@ def uniform(*words: int | np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -> np.ndarray:
-    """Return the places of `index` (0 <= index < count) in the permutation of `count` that (seed, epoch) names.
-    int64, same shape.
+    """Return the places of `index` (0 <= index < count) in the permutation of `count` of this seed and epoch; int64, same shape.
 
     A Feistel network on the smallest even number of bits that holds `count`, walked until it lands inside (cycle walking):
-    a bijection on 0..count-1 for every (seed, epoch).
+    a bijection on 0..count-1 for every (seed, epoch), and any position is found without memory.
     """
     if count < 1:
         raise ValueError("count must be at least 1")
@@ -61,8 +56,8 @@ def permute(index: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -
 
 
 def turns(seed: int, rates: Sequence[float], first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whose turn it is at positions first .. first + size - 1, where several take turns at the given rates (any positive
-    numbers), and the how-manieth turn of theirs that is: (who, nth), both int64, shape (size,).
+    """Return (who, nth), both int64, shape (size,): whose turn it is at positions first .. first + size - 1, where several
+    take turns at the given rates (any positive numbers), and the how-manieth turn of theirs that is.
 
     Turn k of one with share p of the rates falls at a random moment of its k-th interval of length 1 / p: random, and yet
     never more than one turn away from its share. Found for any position without history.
@@ -104,9 +99,8 @@ def batch_rows(
     """Return (rows, epochs) of step `step`: which samples it takes, and in which epoch of its part each of them is.
 
     A step's whole batch is of one bucket; buckets take turns by their sizes, and inside one its parts do, by weight. Each
-    part runs through all of its samples before it begins again. A whole number as `buckets` is one bucket of so many.
-    `first` and `size` cut one device's micro batch out of the global `batch`; the cuts of all devices together are the same
-    batch whatever their number. Both results: int64, shape (size,).
+    part runs through all of its samples before it begins again. A whole number as `buckets` is one bucket of that many.
+    `first` and `size` cut one device's micro batch out of the global `batch`. Both results: int64, shape (size,).
     """
     size = batch - first if size is None else size
     if isinstance(buckets, int):

@@ -65,36 +65,22 @@ def _captions(value: Any) -> str:
 
 # Field -> what is wrong with a value ("" when nothing is). A field that is absent is fine, except `key`.
 FIELDS: dict[str, Callable[[Any], str]] = {
-    "image": _text,
-    "source": _text,
-    "source_id": _text,
-    "source_url": _text,
-    "image_url": _text,
-    "title": _text,
-    "author": _text,
-    "author_url": _text,
-    "license": _text,
-    "license_url": _text,
-    "license_raw": _text,
+    **dict.fromkeys(
+        ("image", "source", "source_id", "source_url", "image_url", "title", "author", "author_url"), _text
+    ),
+    **dict.fromkeys(("license", "license_url", "license_raw", "license_observed_at", "mime", "phash"), _text),
     "license_basis": _one_of("", *BASES),
-    "license_observed_at": _text,
     "opt_out": _opt_out,
     "width": _size,
     "height": _size,
-    "mime": _text,
     "sha256": _sha256,
-    "phash": _text,
     "split": _one_of(*SPLITS),
     "captions": _captions,
 }
 
 
 def check(record: Any, file: str, line: int | str) -> Record:
-    """Return `record` unchanged when it fits the schema.
-
-    Raises:
-        SchemaError: names the file, the line and the first field that does not fit.
-    """
+    """Return `record` unchanged. Raises SchemaError, by file, line and field, where it does not fit the schema."""
     if type(record) is not dict:
         raise SchemaError(file, line, "", f"a record must be a JSON object, not {type(record).__name__}")
     key = record.get("key")
@@ -114,8 +100,7 @@ _KEYS = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def all_fit(records: list[Any]) -> bool:
-    """Return whether records that stand together fit the schema for certain: field by field, which costs a third of
-    `check`.
+    """Return whether records that stand together fit the schema for certain: field by field, at a third of the cost of `check`.
 
     False says only that `check` has to look at them one by one: they may differ in their fields, or nest deeper than usual.
     """
@@ -165,6 +150,11 @@ def make_key(source: str, source_id: str) -> str:
     return f"{name}-{digest}"
 
 
+def key_hash(key: str) -> int:
+    """Return 64 bits that stand for a key where millions of them have to be compared."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
 def split_of(sha256: str) -> str:
     """`train` or `heldout`, decided once by the hash of the image's original bytes (about 5 % are held out)."""
     return "heldout" if int(sha256[:8], 16) % 100 < HELDOUT_PERCENT else "train"
@@ -188,6 +178,27 @@ def captions(record: Record, lang: str | None = None) -> list[Caption]:
     return all_captions if lang is None else [c for c in all_captions if c.get("lang") == lang]
 
 
+def make_caption(
+    text: str,
+    lang: str,
+    model: str,
+    license: str,
+    synthetic: bool,
+    revision: str = "",
+    translated_from: str | None = None,
+) -> Caption:
+    """Return a caption; of its author or `model` the `revision` is "" where it is known by name only."""
+    return {
+        "text": text,
+        "lang": lang,
+        "model": model,
+        "revision": revision,
+        "license": license,
+        "synthetic": synthetic,
+        "translated_from": translated_from,
+    }
+
+
 def add_caption(
     record: Record,
     text: str,
@@ -196,32 +207,18 @@ def add_caption(
     model: str,
     revision: str,
     license: str,
-    synthetic: bool = True,
     translated_from: str | None = None,
     terms_accepted: bool = False,
     **settings: str | int | float,
 ) -> None:
-    """Append one caption to the record's, with the number of its words.
+    """Append one caption, which `model` wrote, to the record's, with the number of its words.
 
-    Args:
-        terms_accepted: the registry refuses the model, and the user answers for its terms; the caption says so.
-        settings: what else the text depends on, each a field of the caption: prompt, length, precision, max_new_tokens,
-            side (pixels), engine. No lists or objects: `all_fit` is fast on scalars alone.
+    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so. `settings`:
+    what else the text depends on (prompt, length, precision, max_new_tokens, side, engine); scalars alone, as `all_fit` wants.
     """
-    caption = {
-        "text": text,
-        "lang": lang,
-        "model": model,
-        "revision": revision,
-        "license": license,
-        "synthetic": synthetic,
-        "translated_from": translated_from,
-        "words": count_words(text),
-        **settings,
-    }
-    if terms_accepted:
-        caption["terms_accepted"] = True
-    record.setdefault("captions", []).append(caption)
+    caption = make_caption(text, lang, model, license, True, revision, translated_from)
+    caption |= {"words": count_words(text), **settings}
+    record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
 
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:
@@ -237,8 +234,8 @@ def rebase(pointer: str, old: str, new: str) -> str:
     """
     if not pointer or old == new:
         return pointer
-    path, tar, member = pointer.rpartition(".tar#")
-    return f"{_rebased(path + '.tar', old, new)}#{member}" if tar else _rebased(pointer, old, new)
+    path, member = split_pointer(pointer)
+    return _rebased(path, old, new) if member is None else f"{_rebased(path, old, new)}#{member}"
 
 
 @lru_cache(maxsize=1024)  # one tar holds a thousand images

@@ -17,20 +17,18 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Summary, Transform
+from commonart.core.data.files import LOCK, lock
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
 from commonart.core.data.tasks import Task, this_task
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError
-from commonart.core.log import Tick, progress, warn
+from commonart.core.log import progress, warn
 
 
 def takes_jsonl(out: str) -> bool:
-    """Return whether `-o` gets JSONL: `-`, a `.jsonl`, or a device or pipe (`/dev/null`, `>(gzip)`); else it is a
-    folder."""
-    if out == "-" or out.endswith(jsonl.SUFFIXES):
-        return True
-    return _is_device(out)
+    """Return whether `-o` gets JSONL (`-`, a `.jsonl`, or a device or pipe: `/dev/null`, `>(gzip)`), and is no folder."""
+    return out == "-" or out.endswith(jsonl.SUFFIXES) or _is_device(out)
 
 
 def _is_device(path: str) -> bool:
@@ -38,11 +36,7 @@ def _is_device(path: str) -> bool:
 
 
 def source_or_stdin(source: str | None) -> str:
-    """Return SOURCE as given, or stdin.
-
-    Raises:
-        UsageError: no SOURCE, and stdin is a terminal.
-    """
+    """Return SOURCE as given, or `-`. Raises UsageError where stdin is a terminal."""
     if source is not None:
         return source
     if sys.stdin is None or sys.stdin.isatty():
@@ -87,9 +81,7 @@ def run(
         extra: what the summary tells besides its counts, when it is printed.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
-    Raises:
-        TooManyFailures: everything was written, but more than `max_failures` of it failed.
-        CommonArtError: anything else that the user can mend. Both carry `summary`.
+    Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
     """
     summary = Summary(stage, extra=extra)
     started = time.monotonic() if started is None else started
@@ -103,16 +95,14 @@ def run(
     try:
         with progress(stage, quiet=quiet) as tick:
             if as_jsonl:
-                task_records = chain.from_iterable(
-                    chunk.records for number, chunk in enumerate(inputs) if task.owns(number)
-                )
-                _to_jsonl(summary, transform, task_records, out, rejects, overwrite, tick)
+                owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
+                _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
-                with redirect_stdout(sys.stderr):
-                    tars = run_shards(
-                        summary, transform, inputs, out, settings=settings or {}, overwrite=overwrite, task=task,
-                        tick=tick,
-                    )  # fmt: skip
+                # The tasks of an array share the folder; one that is started twice would only do its work twice.
+                name = LOCK if task.count == 1 else f"{LOCK}-{task.index}-of-{task.count}"
+                writable = not os.path.exists(out) or os.path.isdir(out)
+                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if writable else nullcontext():
+                    tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)
                 if rejects is not None:
@@ -120,7 +110,8 @@ def run(
                         for record in chain.from_iterable(map(read_rejects, tars)):
                             writer.write(record)
         if not summary.read and task.count == 1:
-            warn(f"{stage}: there are no records in {_source_name(source, records)}.")
+            name = "the source" if records is not None else "stdin" if source in (None, "-") else source
+            warn(f"{stage}: there are no records in {name}.")
         if summary.read and summary.failures / summary.read > max_failures:
             raise TooManyFailures(
                 f"{stage}: {summary.failures} of {summary.read} records failed; --max-failures allows {max_failures:.0%}.",
@@ -134,10 +125,6 @@ def run(
     return summary
 
 
-def _source_name(source: str | None, records: Iterable[Record] | None) -> str:
-    return "the source" if records is not None else "stdin" if source in (None, "-") else str(source)
-
-
 def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl: bool) -> None:
     """Raise UsageError where two of SOURCE, -o and --rejects are one file or folder."""
     folder = os.path.dirname(source) or "." if source and source.endswith(".tar") and not as_jsonl else source
@@ -149,13 +136,7 @@ def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl:
 
 
 def _to_jsonl(
-    summary: Summary,
-    transform: Transform,
-    records: Iterable[Record],
-    out: str,
-    rejects: str | None,
-    overwrite: bool,
-    tick: Tick,
+    summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, overwrite: bool
 ) -> None:
     # Libraries print to stdout as they please; only records may stand there.
     with (
@@ -163,9 +144,9 @@ def _to_jsonl(
         jsonl.JsonlWriter(rejects) if rejects else nullcontext() as keep,
         redirect_stdout(sys.stderr),
     ):
-        drop = Drop(keep.write if keep is not None else None)
+        drop = Drop(keep.write if keep else None)
         try:
-            for made in transform(counted(records, summary, tick), drop):
+            for made in transform(records, drop):
                 if not isinstance(made, dict):
                     raise UsageError(
                         f"{summary.stage} makes images, which do not go into JSONL.", "Give a folder: -o FOLDER/."

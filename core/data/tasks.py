@@ -1,7 +1,4 @@
-"""Which part of the shards is this process's: `--task-index` and `--num-tasks`, or Slurm's word.
-
-sbatch --array 0-15 --wrap "commonart caption --model florence2 shards/ -o captioned/"
-"""
+"""Which part of the shards is this process's: `--task-index` and `--num-tasks`, or Slurm's word."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ class Task:
     def own_file(self, path: str) -> str:
         """`path` where there is one task; else this task's own: kept.jsonl -> kept-00002-of-00016.jsonl.
 
-        Raises:
-            UsageError: another number of tasks has written there; whoever reads all of them would read records twice.
+        Raises UsageError where another number of tasks has written there: whoever reads all would read records twice.
         """
         if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             return path
@@ -36,10 +32,11 @@ class Task:
         stem, dot, ending = name.partition(".")
         others = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-(\d{{5}}){re.escape(dot + ending)}")
         for file_name in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else ():
-            if (shared := others.fullmatch(file_name)) and int(shared[1]) != self.count:
+            if (match := others.fullmatch(file_name)) and (count := int(match[1])) != self.count:
+                other = os.path.join(folder, file_name)
                 raise UsageError(
-                    f"{os.path.join(folder, file_name)} was written by one of {int(shared[1])} tasks; this is one of {self.count}.",
-                    f"Give --num-tasks {int(shared[1])} to go on with that, or remove those files.",
+                    f"{other} was written by one of {count} tasks; this is one of {self.count}.",
+                    f"Give --num-tasks {count} to go on with that, or remove those files.",
                 )
         if self.count == 1:
             return path
@@ -57,9 +54,8 @@ def this_task(index: int | None = None, count: int | None = None, environ: Mappi
     only in a step of srun's is there SLURM_STEP_NUM_TASKS. A number of tasks alone takes the index from Slurm, so that a part
     of an array can be submitted again.
 
-    Raises:
-        UsageError: an index without a number of tasks or outside of it, or an array whose tasks are not 0, 1, ... N: Slurm
-            tells no task how many the whole work was shared by when only some of them are submitted again.
+    Raises UsageError for an index without a number of tasks or outside of it, and for an array whose tasks are not 0, 1, ... N:
+    Slurm tells no task how many the whole work was shared by when only some of them are submitted again.
     """
     array, step = "SLURM_ARRAY_TASK_ID" in environ, _number(environ, "SLURM_STEP_NUM_TASKS") or 1
     slurm_index = _number(environ, "SLURM_ARRAY_TASK_ID") * step + (_number(environ, "SLURM_PROCID") if step > 1 else 0)

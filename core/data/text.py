@@ -1,7 +1,4 @@
-"""Text as other people's tools write it: its encoding, JSON that is not quite JSON, and the language of a caption.
-
-Used by every reader of sidecars, tables and tars, so that one file means the same wherever it is read.
-"""
+"""Text as other people's tools write it: its encoding, JSON that is not quite JSON, and the language of a caption."""
 
 from __future__ import annotations
 
@@ -43,26 +40,24 @@ def count_words(text: str) -> int:
 def decode_text(data: bytes) -> str:
     """Decode UTF-8, UTF-16 with its byte order mark, or cp932 that holds kana; control characters become blanks.
 
-    Raises:
-        ValueError: it is in none of these; Latin-1 among them, which cannot be told from others.
+    Raises ValueError where it is in none of these; Latin-1 among them, which cannot be told from others.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return _CONTROL.sub(" ", data.decode("utf-16"))
     try:
-        return _CONTROL.sub(" ", data.decode("utf-8"))
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         # Other encodings decode as cp932 too, but into kanji and half-width letters: kana do not come about by chance.
         text = data.decode("cp932", "replace")
         if "\ufffd" in text or not _FULL_WIDTH_KANA.search(text):
             raise ValueError("it is not UTF-8, UTF-16 or cp932 text") from None
-        return _CONTROL.sub(" ", text)
+    return _CONTROL.sub(" ", text)
 
 
 def parse_json(data: bytes) -> Any:
     """Parse JSON; NaN and Infinity, which Python's `json` writes, become null, and a cut surrogate becomes U+FFFD.
 
-    Raises:
-        ValueError: it is not JSON, or an object in it has one name twice.
+    Raises ValueError where it is not JSON, or an object in it has one name twice.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -148,16 +143,5 @@ def language_of(text: str, default: str = "en") -> str:
     han = _HAN.findall(text)
     if not han or default in ("ja", "zh") or len(han) < len(_LATIN_WORD.findall(text)):
         return default
-    return "zh" if any(map(_simplified_only, set(han))) else "ja"
-
-
-def _simplified_only(character: str) -> bool:
-    return _encodes(character, "gb2312") and not _encodes(character, "cp932")
-
-
-def _encodes(character: str, encoding: str) -> bool:
-    try:
-        character.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+    simplified = [c for c in set(han) if c.encode("gb2312", "ignore") and not c.encode("cp932", "ignore")]
+    return "zh" if simplified else "ja"

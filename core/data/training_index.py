@@ -3,15 +3,15 @@
     index = read_index("shards/"); index.record(7)            # reads one record
     index = read_index("common/,megalith/:0.5")               # two sets; an image of the second is taken half as often
 
-About 65 bytes an image with two captions. Held-out records are counted and never listed. No torch here.
+About 65 bytes an image with two captions. Held-out records are counted and never listed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -21,16 +21,10 @@ import numpy as np
 import orjson
 
 from commonart.core.data.order import SampleGroup
-from commonart.core.data.record import Record, captions, check_split, split_of_record
+from commonart.core.data.record import Record, captions, check_split, key_hash, split_of_record
+from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import shard_identity
-from commonart.core.data.shards.reader import (
-    IMAGE_EXTENSIONS,
-    MAKE_SHARDS,
-    list_shards,
-    read_bytes,
-    read_members,
-    read_shard,
-)
+from commonart.core.data.shards.reader import MAKE_SHARDS, read_shard
 from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -47,9 +41,7 @@ def default_note(data: str) -> str:
 def data_sets(data: str | Path) -> list[tuple[Path, float]]:
     """`A,B:0.5` -> [(A, 1.0), (B, 0.5)]: folders of shards and how often an image of each is taken.
 
-    Raises:
-        UsageError: a weight that is not a positive number, or a folder that is named twice.
-        CommonArtError: a folder that does not exist.
+    Raises UsageError for a weight that is not a positive number or a folder that is named twice, CommonArtError for a gone one.
     """
     sets: list[tuple[Path, float]] = []
     for text in [str(data)] if Path(data).exists() else [part.strip() for part in str(data).split(",")]:
@@ -155,21 +147,18 @@ class Index:
     def image(self, row: int) -> bytes:
         """Return a row's encoded image."""
         if self.columns["image_at"][row] == ABSENT:
-            return read_bytes(self.record(row)["image"])
+            return reader.read_bytes(self.record(row)["image"])
         return self._read(row, "image")
 
     def _read(self, row: int, what: str) -> bytes:
         offset, size = int(self.columns[f"{what}_at"][row]), int(self.columns[f"{what}_size"][row])
+        path, fix = self.path(row), "Put the shards back."
         try:
-            with open(self.path(row), "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = reader.read_span(path, (offset, size))
         except OSError as error:
-            raise CommonArtError(
-                f"{self.path(row)} cannot be read: {error.strerror}.", "Put the shards back."
-            ) from error
+            raise CommonArtError(f"{path} cannot be read: {error.strerror}.", fix) from error
         if len(data) < size:
-            raise CommonArtError(f"{self.path(row)} became shorter while it was used.", "Put the shards back.")
+            raise CommonArtError(f"{path} became shorter while it was used.", fix)
         return data
 
     def caption_odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
@@ -206,17 +195,13 @@ class Index:
         if len(self.sets) == 1 and (sizes == sizes[0]).all():
             return [[SampleGroup(len(sizes))]]
         sets = np.asarray(self.set_of, np.int64)[self.columns["shard"]]
-        rows = {
-            size: [np.flatnonzero((sizes == size) & (sets == number)) for number in range(len(self.sets))]
-            for size in np.unique(sizes)
-        }
         return [
             [
-                SampleGroup(len(members), weight, members)
-                for members, (_, weight) in zip(parts, self.sets, strict=True)
-                if len(members)
+                SampleGroup(len(rows), weight, rows)
+                for number, (_, weight) in enumerate(self.sets)
+                if len(rows := np.flatnonzero((sizes == size) & (sets == number)))
             ]
-            for parts in rows.values()
+            for size in np.unique(sizes)
         ]
 
     def prompts(self, count: int) -> list[str]:
@@ -226,10 +211,10 @@ class Index:
             for row in range(min(len(self.keys), 64))
             for caption in captions(self.record(row))
         ]
-        by_language = [
-            [text for lang, text in pool if lang == each] for each in dict.fromkeys(lang for lang, _ in pool)
-        ]
-        turns = [text for turn in zip_longest(*by_language) for text in turn if text]
+        by_language = defaultdict[str, list[str]](list)
+        for lang, text in pool:
+            by_language[lang].append(text)
+        turns = [text for turn in zip_longest(*by_language.values()) for text in turn if text]
         return list(dict.fromkeys(turns))[:count]
 
     def describe(self) -> dict[str, Any]:
@@ -242,7 +227,7 @@ class Index:
 
 
 def read_index(data: str | Path) -> Index:
-    """Reads every record of one or several folders of shards (as `data_sets` takes them).
+    """Read every record of one or several folders of shards (as `data_sets` takes them).
 
     Raises CommonArtError: no shards, two records with one key, none to train on.
     """
@@ -250,12 +235,12 @@ def read_index(data: str | Path) -> Index:
     total, hashes, codes = hashlib.sha256(), array("Q"), dict[str, int]()
     for number, (folder, weight) in enumerate(index.sets):
         total.update(b"" if number == 0 and weight == 1 else f"\0{weight:g}\n".encode())
-        for path in list_shards(folder):
+        for path in reader.list_shards(folder):
             index.shards.append(path)
             index.set_of.append(number)
             total.update(f"{path.name}\0{shard_identity(path)}\n".encode())
-            for record, group in zip(read_shard(path), _groups(path), strict=True):
-                hashes.append(int.from_bytes(hashlib.blake2b(record["key"].encode(), digest_size=8).digest(), "big"))
+            for record, (_, group) in zip(read_shard(path), reader.read_members(path), strict=True):
+                hashes.append(key_hash(record["key"]))
                 _add(index, len(index.shards) - 1, record, group, codes)
     index.names = list(codes)
     index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
@@ -274,24 +259,18 @@ def read_index(data: str | Path) -> Index:
     )
 
 
-def _groups(path: Path) -> Iterator[dict[str, Span]]:
-    return (group for _, group in read_members(path))
-
-
 def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
-    """Raises where two records, of whatever shard or set, have one key. 64 bits of a hash stand for it until then."""
+    """Raise where two records, of whatever shard or set, have one key. 64 bits of a hash stand for it until then."""
     seen, counts = np.unique(np.asarray(hashes, np.uint64), return_counts=True)
     doubled = set(seen[counts > 1].tolist())
     found: dict[str, Path] = {}
     for path in index.shards if doubled else ():
         for record in read_shard(path):
             key = record["key"]
-            if int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") in doubled:
-                if key in found:
-                    raise CommonArtError(
-                        f"{path}#{key}.json: {found[key]} has a record with this key, too.", "Write the shards again."
-                    )
-                found[key] = path
+            if key_hash(key) in doubled and found.setdefault(key, path) is not path:
+                raise CommonArtError(
+                    f"{path}#{key}.json: {found[key]} has a record with this key, too.", "Write the shards again."
+                )
 
 
 def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], codes: dict[str, int]) -> None:
@@ -307,11 +286,9 @@ def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], co
     if not texts or not record.get("image"):
         index.left_out["no_image" if texts else "no_captions"] += 1
         return
-    image = next((span for name, span in group.items() if name.lower() in IMAGE_EXTENSIONS), (ABSENT, 0))
+    image = next((span for name, span in group.items() if name.lower() in reader.IMAGE_EXTENSIONS), (ABSENT, 0))
     index.keys.append(record["key"])
-    values = (
-        shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(texts)
-    )  # fmt: skip
+    values = (shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(texts))
     for name, value in zip(COLUMNS, values, strict=True):
         index.columns[name].append(value)
     for caption in texts:

@@ -1,13 +1,7 @@
 """Where the components of a text-to-image model lie, and how it was trained.
 
-    commonart sample "赤い円" --model nano               # the packaged models
-    commonart sample "赤い円" --model runs/512           # a run: the moving average of its newest good checkpoint
-    commonart sample "赤い円" --model exported/          # a folder laid out as a diffusers pipeline
-    commonart sample "赤い円" --model commonart-beta     # a bare transformer, whose partners the registry names
-    commonart sample "赤い円" --model owner/name         # a repository on the hub: one of ours, or any text-to-image
-                                                        # pipeline of diffusers (core/generation/diffusers_pipeline.py)
-
-All of them end in the same `PipelineComponents`.
+Each kind of --model ends in the same `PipelineComponents`: the packaged nano, a run (the moving average of its newest
+good checkpoint), a folder or repository laid out as a diffusers pipeline, a bare transformer with named partners.
 """
 
 from __future__ import annotations
@@ -35,28 +29,20 @@ OURS = "PixArtSigmaPipeline"  # what model_index.json says of the pipelines that
 
 @dataclass(frozen=True, slots=True)
 class PipelineComponents:
-    """Where the components of one model lie, and how it was trained.
-
-    Attributes:
-        revision: commit of the hub, step of a run, or a hash of the weights.
-        contents: of each component, the commit or the hash of its files.
-        text_precision: as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device.
-        terms: components that are used on the user's word.
-        pipeline: the class of a diffusers pipeline that is not one of ours; its components lie in one folder.
-    """
+    """Where the components of one model lie, and how it was trained."""
 
     name: str
-    revision: str
+    revision: str  # commit of the hub, step of a run, or a hash of the weights
     transformer: Path
     text_encoder: Path
     autoencoder: Path
     objective: Objective
-    contents: tuple[str, ...]
+    contents: tuple[str, ...]  # of each component, the commit or the hash of its files
     shift: float = 1.0
-    text_precision: str = ""
+    text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
     max_tokens: int = MAX_TOKENS
-    terms: tuple[str, ...] = ()
-    pipeline: str = ""
+    terms: tuple[str, ...] = ()  # components that are used on the user's word
+    pipeline: str = ""  # class of a diffusers pipeline that is not one of ours; its components lie in one folder
 
     @property
     def fingerprint(self) -> str:
@@ -86,7 +72,6 @@ def locate(spec: ModelSpec) -> PipelineComponents:
 
 
 def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: tuple[str, ...]) -> PipelineComponents:
-    """Find a pipeline of diffusers that is not one of ours."""
     if spec.text_encoder or spec.autoencoder:
         raise UsageError(
             f"{spec.flag} {spec.model} is a {pipeline}, which keeps its own text encoder and autoencoder.",
@@ -100,7 +85,6 @@ def _of_diffusers(row: catalogue.Model, pipeline: str, spec: ModelSpec, terms: t
 
 
 def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...]) -> PipelineComponents:
-    """Find a transformer, and its partners in the same folder or by their names."""
     chosen = {"text-encoder": spec.text_encoder, "autoencoder": spec.autoencoder}
     names = {"text-encoder": spec.text_encoder or row.text_encoder, "autoencoder": spec.autoencoder or row.autoencoder}
     partners: dict[str, Path] = {}
@@ -116,8 +100,7 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
             if not chosen[role] and inner.is_dir():
                 partners[role] = whole
                 if row.local or not row.hub:  # else the commit stands for all of the repository
-                    tokenizer = [whole / "tokenizer"] if role == "text-encoder" else []
-                    contents.append(hub.content_hash(inner, *filter(Path.is_dir, tokenizer)))
+                    contents.append(hub.content_hash(inner, role))
                 continue
             if not name and row.hub and (whole / "model_index.json").is_file():
                 name = spec.model  # a whole pipeline on the hub, of which only the transformer is here yet
@@ -142,17 +125,11 @@ def _of_transformer(row: catalogue.Model, spec: ModelSpec, terms: tuple[str, ...
         ) from error
     weights = lookup.component_dir(whole, "transformer")
     objective, shift = _objective(whole, weights)
+    folders = (weights, partners["text-encoder"], partners["autoencoder"])
+    tokens = carried_tokens(partners["text-encoder"])
+    name = spec.model if row.local else row.name
     return PipelineComponents(
-        name=row.name if not row.local else spec.model,
-        revision=transformer.revision,
-        transformer=weights,
-        text_encoder=partners["text-encoder"],
-        autoencoder=partners["autoencoder"],
-        objective=objective,
-        contents=tuple(contents),
-        shift=shift,
-        max_tokens=carried_tokens(partners["text-encoder"]),
-        terms=terms,
+        name, transformer.revision, *folders, objective, tuple(contents), shift, max_tokens=tokens, terms=terms
     )
 
 
@@ -176,46 +153,45 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
     run = lookup.read_json(folder / "run.json")
     partners: dict[str, hub.ResolvedModel] = {}
     for role, chosen in (("text-encoder", spec.text_encoder), ("autoencoder", spec.autoencoder)):
-        recorded = run.get(catalogue.SUBFOLDERS[role]) or run.get(role.replace("-", "_")) or {}
-        name = chosen or (recorded if isinstance(recorded, str) else recorded.get("folder") or recorded.get("name", ""))
+        recorded = run.get(role.replace("-", "_")) or {}
+        name = chosen or recorded.get("name", "")
         if not name:
             raise CommonArtError(
                 f"{folder / 'run.json'} does not say which {role} the run used.", f"Name it: --{role} NAME or FOLDER."
             )
         partners[role] = partner = hub.resolve_model(lookup.find_model(name, role, f"--{role}"))
-        trained = recorded.get("revision", "") if isinstance(recorded, dict) and not chosen else ""
-        if trained and partner.revision != trained:
+        trained = recorded.get("revision", "")
+        if trained and not chosen and partner.revision != trained:
             raise CommonArtError(
                 f"{folder} was trained with {name} at {trained}, but {partner.folder} holds {partner.revision}.",
                 f"Restore that one, or use this one anyway: --{role} {name}.",
             )
     objective, shift = _objective(folder, newest.weights)
-    text = run.get("text_encoder")
+    text = run.get("text_encoder") or {}
     return PipelineComponents(
-        name=str(folder),
-        revision=f"step-{newest.step}",
-        transformer=newest.weights,
-        text_encoder=partners["text-encoder"].folder,
-        autoencoder=partners["autoencoder"].folder,
-        objective=run.get("objective", objective),
-        contents=(hub.content_hash(newest.weights), *(partner.revision for partner in partners.values())),
-        shift=float(run.get("flow_shift", shift)),
-        text_precision=str(text.get("precision", "")) if isinstance(text, dict) else "",
-        max_tokens=int(text.get("max_tokens", MAX_TOKENS)) if isinstance(text, dict) else MAX_TOKENS,
+        str(folder),
+        f"step-{newest.step}",
+        newest.weights,
+        partners["text-encoder"].folder,
+        partners["autoencoder"].folder,
+        run.get("objective", objective),
+        (hub.content_hash(newest.weights), *(partner.revision for partner in partners.values())),
+        float(run.get("flow_shift", shift)),
+        str(text.get("precision", "")),
+        int(text.get("max_tokens", MAX_TOKENS)),
     )
 
 
 def _objective(folder: Path, transformer: Path) -> tuple[Objective, float]:
     """Return the objective and the flow's shift, from the scheduler beside the transformer, else by its channels."""
     config = PixArtConfig.read(transformer / "config.json")
-    scheduler = lookup.read_json(folder / "scheduler" / "scheduler_config.json")
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = lookup.read_json(path)
     kind = scheduler.get("prediction_type")
     if kind is None:
         return objective_of(config.in_channels, config.out_channels), 1.0
     known: dict[str, Objective] = {"epsilon": "eps", "flow_prediction": "flow"}
     if kind not in known:
-        raise CommonArtError(
-            f"{folder / 'scheduler' / 'scheduler_config.json'}: prediction type {kind!r} is not supported.",
-            "It must be epsilon or flow_prediction.",
-        )
+        what = f"{path}: prediction type {kind!r} is not supported."
+        raise CommonArtError(what, "It must be epsilon or flow_prediction.")
     return known[kind], float(scheduler.get("flow_shift") or 1.0)

@@ -1,8 +1,5 @@
 """Text-to-image pipelines of diffusers that are not ours, so that others' models are sampled and scored alike.
 
-    commonart sample "a red circle" --model common-canvas/CommonCanvas-S-C -o out.png
-    commonart sample "赤い円" --model rinna/japanese-stable-diffusion --allow-pickle -o out.png
-
 They keep their own scheduler. Noise comes from each image's own seed, as with our models. What classifies images
 afterwards (a safety checker) is neither downloaded nor run: whoever publishes images looks at them.
 """
@@ -10,7 +7,7 @@ afterwards (a safety checker) is neither downloaded nor run: whoever publishes i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +17,7 @@ from PIL import Image
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec, pixels
+from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
 from commonart.core.model import memory, weights
 from commonart.core.model.autoencoder import TILE_ABOVE
@@ -57,38 +54,26 @@ class DiffusersPipeline:
             components, {"--quantize": spec.quantize, "--max-tokens": spec.max_tokens, "--compile": spec.compiled}
         )
         folder, device = components.transformer, pick_device(spec.device)
-        vae = lookup.read_json(folder / "vae" / "config.json")
-        net = lookup.read_json(folder / "unet" / "config.json") or lookup.read_json(
-            folder / "transformer" / "config.json"
-        )
+        vae, unet, dit = (lookup.read_json(folder / name / "config.json") for name in ("vae", "unet", "transformer"))
+        net = unet or dit
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
         side = net.get("sample_size") or 64
-        return cls(
-            components=components,
-            device=device,
-            dtype=pick_dtype(spec.precision, device),
-            size=(side if isinstance(side, int) else max(side)) * factor,
-            multiple=factor * int(net.get("patch_size") or 1),
-            cls=_class(components),
-        )
+        size = (side if isinstance(side, int) else max(side)) * factor
+        multiple = factor * int(net.get("patch_size") or 1)
+        return cls(components, device, pick_dtype(spec.precision, device), size, multiple, _class(components))
 
     def generate(
         self,
         requests: Sequence[ImageRequest],
-        config: GenerationConfig = DEFAULT_CONFIG,
+        config: GenerationConfig,
         *,
         batch: int = 8,
-        on_batch: Callable[[int], Any] = lambda count: None,
-        on_step: Callable[[int], Any] = lambda number: None,
+        on_batch: Callback = lambda count: None,
+        on_step: Callback = lambda number: None,
     ) -> Iterator[Image.Image]:
-        """Yield the images, as `core.generation.generator.ImageGenerator` says.
-
-        Raises:
-            UsageError: the config sets what only our own sampler does.
-        """
-        refuse_ours(
-            self.components, {"--sampler": config.sampler != "dpm++", "--interval": config.interval != (0.0, 1.0)}
-        )
+        """Yield the images, as `Pipeline.generate` does. Raises UsageError for what only our own sampler does."""
+        ours = {"--sampler": config.sampler != "dpm++", "--interval": config.interval != (0.0, 1.0)}
+        refuse_ours(self.components, ours)
         known = inspect.signature(self.cls.__call__).parameters
         if config.rescale and "guidance_rescale" not in known:
             raise UsageError(f"A {self.components.pipeline} does not support --rescale.", "Leave it out.")
@@ -129,14 +114,9 @@ class DiffusersPipeline:
             left_out["requires_safety_checker"] = False
         variants = (weights.variant(part, stem) for part in folder.iterdir() for stem in ("model", weights.STEM))
         try:
-            self.pipe = self.cls.from_pretrained(
-                folder,
-                torch_dtype=self.dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                variant=next(filter(None, variants), None),
-                **left_out,
-            )
+            variant = next(filter(None, variants), None)
+            options = {"torch_dtype": self.dtype, "use_safetensors": True, "local_files_only": True, **left_out}
+            self.pipe = self.cls.from_pretrained(folder, variant=variant, **options)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CommonArtError(
@@ -178,16 +158,9 @@ def _class(components: PipelineComponents) -> Any:
             "Code from a repository is not run; name another model.",
         )
     parameters = inspect.signature(pipeline.__call__).parameters
-    supplied = ("self", "prompt")
-    needed = [
-        n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in supplied
-    ]
-    if (
-        "prompt" not in parameters
-        or needed
-        or "num_frames" in parameters
-        or {"image", "audio_length_in_s"} & set(parameters)
-    ):
+    needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD}
+    others = {"image", "num_frames", "audio_length_in_s"} & parameters.keys()
+    if "prompt" not in parameters or needed - {"self", "prompt"} or others:
         raise CommonArtError(
             f"{components.name} is a {components.pipeline}, which needs more than a text to make an image.",
             "Name a text-to-image model.",

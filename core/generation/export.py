@@ -1,9 +1,5 @@
 """A model as a diffusers folder, which `PixArtSigmaPipeline.from_pretrained` loads without remote code.
 
-    commonart export runs/512 -o exported/
-    commonart export runs/512/checkpoints/step-0010000 -o exported/     # any checkpoint
-    commonart export commonart-beta -o exported/                        # the old class made new
-
 The weights are those that `commonart sample` uses: the moving average where there is one. A transformer whose text encoder
 or autoencoder nobody names is exported alone.
 """
@@ -25,7 +21,6 @@ from commonart.core.generation.components import PipelineComponents, locate
 from commonart.core.generation.request import ModelSpec
 from commonart.core.model import pixart_checkpoint, sampler
 from commonart.core.model.diffusion import objective_of
-from commonart.core.model.text_encoder import MAX_TOKENS
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, component_dir, find_model, read_json
@@ -34,13 +29,13 @@ from commonart.core.training import checkpoint
 USAGE = """\
 # A text-to-image transformer, exported by commonart
 
-Trained as {name}, {revision}, objective {objective}. `commonart sample --model THIS_FOLDER` runs it; so does diffusers:
+Trained as {m.name}, {m.revision}, objective {m.objective}. `commonart sample --model THIS_FOLDER` runs it; so does diffusers:
 
 ```python
 from diffusers import PixArtSigmaPipeline
 
 pipeline = PixArtSigmaPipeline.from_pretrained("THIS_FOLDER")
-pipeline("a prompt", negative_prompt={null!r}, num_inference_steps=20, guidance_scale=4.5, max_sequence_length={tokens},
+pipeline("a prompt", negative_prompt={null!r}, num_inference_steps=20, guidance_scale=4.5, max_sequence_length={m.max_tokens},
          clean_caption=False, use_resolution_binning=False)
 ```
 
@@ -75,25 +70,23 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"-o {out} already exists and is not empty.", "Name a new folder.")
     names = {"text-encoder": text_encoder, "autoencoder": autoencoder}
+    components, folders = None, dict[str, Path]()
     if source.endswith(".safetensors"):
-        model, components = _of_file(Path(source), heads), None
+        model = _of_file(Path(source), heads)
         folders = {role: _resolve(name, role, accept_terms) for role, name in names.items() if name}
+    elif components := _locate(source, names, accept_terms):
+        model = PixArt.load(components.transformer)
+        folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
     else:
-        components = _locate(source, names, accept_terms)
-        folders = {}
-        if components:
-            folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
-        model = PixArt.load(components.transformer if components else component_dir(Path(source), "transformer"))
-    objective = (
-        components.objective if components else objective_of(model.config.in_channels, model.config.out_channels)
-    )
-    scheduler = sampler.scheduler_config(objective, components.shift if components else 1.0)
+        model = PixArt.load(component_dir(Path(source), "transformer"))
+    objective = objective_of(model.config.in_channels, model.config.out_channels)
+    about = components or PipelineComponents(source, "as given", out, out, out, objective, ())
+    scheduler = sampler.scheduler_config(about.objective, about.shift)
     index: dict[str, Any] = {
         "_class_name": "PixArtSigmaPipeline",
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "transformer": ["diffusers", "PixArtTransformer2DModel"],
     }
-    tokens = components.max_tokens if components else MAX_TOKENS
     home = out.with_name(f".{out.name}.part")
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -101,19 +94,14 @@ def export(
         write_json(home / "scheduler" / "scheduler_config.json", scheduler)
         null = ""
         if "text-encoder" in folders:
-            index["text_encoder"], index["tokenizer"], null = _copy_text(folders["text-encoder"], home, tokens)
+            classes, null = _copy_text(folders["text-encoder"], home, about.max_tokens)
+            index |= classes
         if "autoencoder" in folders:
             index["vae"] = ["diffusers", "AutoencoderKL"]
             _copy_autoencoder(folders["autoencoder"], home / "vae")
         if len(folders) == 2:  # without them it is a transformer, not a pipeline
             write_json(home / "model_index.json", index)
-            usage = USAGE.format(
-                name=components.name if components else source,
-                revision=components.revision if components else "as given",
-                objective=objective,
-                null=null,
-                tokens=tokens,
-            )
+            usage = USAGE.format(m=about, null=null)
             write_bytes(home / "README.md", usage.encode())
         if out.exists():
             out.rmdir()
@@ -131,12 +119,9 @@ def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> 
         chosen = checkpoint.read(folder)
         components = locate(dataclasses.replace(spec, model=str(folder.parent.parent)))
         return dataclasses.replace(components, transformer=chosen.weights, revision=f"step-{chosen.step}")
-    bare = (component_dir(folder, "transformer") / "config.json").is_file() and not (
-        folder / "model_index.json"
-    ).is_file()
-    if bare and not all(names.values()):
-        return None
-    return locate(spec)
+    has_transformer = (component_dir(folder, "transformer") / "config.json").is_file()
+    bare = has_transformer and not (folder / "model_index.json").is_file()
+    return None if bare and not all(names.values()) else locate(spec)
 
 
 def _of_file(file: Path, heads: int) -> PixArt:
@@ -161,11 +146,10 @@ def _resolve(name: str, role: str, accept_terms: Sequence[str]) -> Path:
     return hub.resolve_model(row).folder
 
 
-def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[str], str]:
-    """Copy the text encoder, and the tokenizer with the length of texts.
+def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[dict[str, list[str]], str]:
+    """Copy text encoder and tokenizer; return their entries in model_index.json, and the text of the null token.
 
-    Returns their entries in model_index.json, and the text of the null token. The class is the model without its output
-    head: its first output is the last hidden state, which diffusers takes.
+    The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
@@ -183,8 +167,9 @@ def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[list[str], list[s
     tokenizer.save_pretrained(home / "tokenizer")
     about = home / "tokenizer" / "tokenizer_config.json"
     write_json(about, {**read_json(about), LENGTH: tokens})
-    kinds = [["transformers", name] for name in (auto._model_mapping[type(config)].__name__, type(tokenizer).__name__)]
-    return kinds[0], kinds[1], str(tokenizer.convert_ids_to_tokens(null))
+    classes = {"text_encoder": auto._model_mapping[type(config)], "tokenizer": type(tokenizer)}
+    index = {name: ["transformers", cls.__name__] for name, cls in classes.items()}
+    return index, str(tokenizer.convert_ids_to_tokens(null))
 
 
 def _copy_autoencoder(folder: Path, to: Path) -> None:
@@ -213,9 +198,6 @@ def _copy(folder: Path, to: Path, skip: str = "\0") -> None:
     """Copy the weights and JSON files of `folder`; links of the hub's cache become files."""
     to.mkdir(parents=True)
     for path in sorted(folder.iterdir()):
-        if (
-            path.is_file()
-            and path.suffix in (".safetensors", ".json", ".model", ".txt")
-            and not path.name.startswith(skip)
-        ):
+        known = path.is_file() and path.suffix in (".safetensors", ".json", ".model", ".txt")
+        if known and not path.name.startswith(skip):
             shutil.copyfile(path, to / path.name)

@@ -1,7 +1,5 @@
 """Which images a call makes: each with its settings, its file, and whether that exists already.
 
-    commonart sample --file prompts.txt -n 4 --model nano -o images/
-
 In a folder the name of an image follows from all that it was generated with, so two different images never share a
 file, and a second call finds what the first has made.
 """
@@ -12,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +32,12 @@ _OF_THE_SOURCE = (
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One image to generate.
+    """One image to generate."""
 
-    Attributes:
-        settings: what its marks say.
-        path: None where only a contact sheet or a terminal shows it.
-        number: its place among the images of its prompt; None where each prompt has one.
-    """
-
-    prompt: Prompt
-    settings: dict[str, Any]
-    path: Path | None
-    number: int | None = None
+    settings: dict[str, Any]  # what its marks say, its prompt and seed among them
+    path: Path | None = None  # None where only a contact sheet or a terminal shows it
+    record: Mapping[str, Any] = field(default_factory=dict)  # that its prompt came from; {} for plain text
+    number: int | None = None  # its place among the images of its prompt; None where each prompt has one
 
     @property
     def name(self) -> str:
@@ -55,14 +47,12 @@ class PlannedImage:
 def plan(
     prompts: Sequence[Prompt], shared: Mapping[str, Any], *, seed: int, n: int, out: str | None, ending: str
 ) -> list[PlannedImage]:
-    """Plan every image with its settings and its path. Two images share a path only when they are the same.
+    """Plan `n` images of each prompt, with settings and path. Two images share a path only when they are the same.
 
     Args:
-        prompts: each gets `n` images.
         shared: settings that all images have in common.
         seed: of each prompt's first image; the next ones count on. A record's own `seed` wins.
         out: one image's file, a folder, or None where no file is written.
-        ending: of the files in a folder, without its dot.
 
     Raises:
         UsageError: too many images, several and one file to write them to, a `seed` in a record that is not a whole
@@ -89,13 +79,10 @@ def plan(
         for j in range(n):
             settings = {"prompt": prompt.text, "seed": first + j, **shared}
             number = j if n > 1 else None
-            if out is None:
-                path = None
-            elif single:
-                path = Path(out)
-            else:
-                path = Path(out) / f"{_stem(key, settings, number)}.{ending}"
-            images.append(PlannedImage(prompt, settings, path, number))
+            path = None if out is None else Path(out)
+            if path is not None and not single:
+                path /= f"{_stem(key, settings, number)}.{ending}"
+            images.append(PlannedImage(settings, path, prompt.record, number))
     return images
 
 
@@ -112,9 +99,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 def find_finished(images: Sequence[PlannedImage], *, overwrite: bool, with_settings: bool) -> set[str]:
     """Return the names of the images that an earlier call has written; make the folders and clear what killed runs left.
 
-    Args:
-        overwrite: none counts as finished.
-        with_settings: files hold their settings; without them, only a name that follows from them tells.
+    With `overwrite` none counts as finished. `with_settings`: as `is_finished` takes it.
 
     Raises:
         UsageError: another file stands where an image should go.
@@ -124,9 +109,8 @@ def find_finished(images: Sequence[PlannedImage], *, overwrite: bool, with_setti
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommonArtError(
-                f"{folder}: the folder cannot be created ({error.strerror}).", "Choose another one."
-            ) from error
+            what = f"{folder}: the folder cannot be created ({error.strerror})."
+            raise CommonArtError(what, "Choose another one.") from error
     finished = set()
     for image in images:
         if image.path is None or overwrite or not image.path.exists():
@@ -151,10 +135,9 @@ def is_finished(image: PlannedImage, with_settings: bool) -> bool:
 
 def record_of(image: PlannedImage) -> dict[str, Any]:
     """Return the record that came in with what was generated; `reference` is the image that the record came with."""
-    source = image.prompt.record
-    record = {name: value for name, value in source.items() if name not in (*_OF_THE_SOURCE, "image")}
-    if source.get("image"):
-        record["reference"] = source["image"]
+    record = {name: value for name, value in image.record.items() if name not in (*_OF_THE_SOURCE, "image")}
+    if image.record.get("image"):
+        record["reference"] = image.record["image"]
     if "key" in record and image.number is not None:
         record["key"] = f"{record['key']}-{image.number}"
     record.setdefault("key", f"sample-{digest(image.settings)}")

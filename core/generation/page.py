@@ -1,7 +1,4 @@
-"""The page of `commonart serve`, built with Gradio: prompt, settings, progress, and a gallery with each image's settings.
-
-page(worker) is a `gradio.Blocks`; `commonart.stages.serve` mounts it with THEME and the texts of both languages.
-"""
+"""The page of `commonart serve`, built with Gradio: prompt, settings, progress, and a gallery with each image's settings."""
 
 from __future__ import annotations
 
@@ -88,9 +85,8 @@ def page(worker: GenerationWorker) -> gr.Blocks:
         except CommonArtError as error:
             raise gr.Error(escape(f"{error.what} {error.fix}"), print_exception=False) from None
         except (TypeError, ValueError):
-            raise gr.Error(
-                "Steps, guidance, seed and number of images must be numbers.", print_exception=False
-            ) from None
+            message = "Steps, guidance, seed and number of images must be numbers."
+            raise gr.Error(message, print_exception=False) from None
         yield worker.gallery()
 
     def stop(request: gr.Request) -> None:
@@ -102,45 +98,32 @@ def page(worker: GenerationWorker) -> gr.Blocks:
         values = [settings.get(name, "") for name in REUSED]
         return [str(value) if name == "seed" else value for name, value in zip(REUSED, values, strict=True)] + [size]
 
+    def named(name: str) -> dict[str, Any]:
+        return {"label": text(name), "elem_id": name}
+
     with gr.Blocks(title="commonart", analytics_enabled=False) as blocks:
         gr.Markdown(f"# commonart\n`{escape(worker.name)}` · `{generator.device}`")
         gr.Markdown(text("lead"))
         with gr.Row():
             with gr.Column():
-                prompt = gr.Textbox(
-                    label=text("prompt"), elem_id="prompt", lines=3, max_length=MAX_CHARACTERS, autofocus=True
-                )
-                negative = gr.Textbox(label=text("negative"), elem_id="negative", max_length=MAX_CHARACTERS)
+                prompt = gr.Textbox(**named("prompt"), lines=3, max_length=MAX_CHARACTERS, autofocus=True)
+                negative = gr.Textbox(**named("negative"), max_length=MAX_CHARACTERS)
                 with gr.Row():
-                    steps = gr.Number(
-                        DEFAULT_CONFIG.steps, label=text("steps"), elem_id="steps", precision=0, minimum=1, maximum=999
-                    )
-                    guidance = gr.Number(
-                        DEFAULT_CONFIG.guidance,
-                        label=text("guidance"),
-                        elem_id="guidance",
-                        minimum=0,
-                        maximum=100,
-                        step=0.1,
-                    )
-                    count = gr.Slider(1, MAX_IMAGES, value=1, step=1, label=text("count"), elem_id="count")
+                    steps = gr.Number(DEFAULT_CONFIG.steps, **named("steps"), precision=0, minimum=1, maximum=999)
+                    guidance = gr.Number(DEFAULT_CONFIG.guidance, **named("guidance"), minimum=0, maximum=100, step=0.1)
+                    count = gr.Slider(1, MAX_IMAGES, value=1, step=1, **named("count"))
                 with gr.Row():
-                    seed = gr.Textbox(label=text("seed"), elem_id="seed")
-                    size = gr.Textbox(
-                        label=text("size"), elem_id="size", placeholder=f"{generator.size}x{generator.size}"
-                    )
-                    aspect = gr.Dropdown(
-                        ["", *ASPECTS], value="", label=text("aspect"), elem_id="aspect", allow_custom_value=True
-                    )
+                    seed = gr.Textbox(**named("seed"))
+                    size = gr.Textbox(**named("size"), placeholder=f"{generator.size}x{generator.size}")
+                    aspect = gr.Dropdown(["", *ASPECTS], value="", **named("aspect"), allow_custom_value=True)
                 with gr.Row():
                     button = gr.Button(text("generate"), variant="primary", elem_id="generate")
                     end = gr.Button(text("stop"), variant="stop", elem_id="stop")
             with gr.Column():
-                gallery = gr.Gallery(
-                    label=text("images"), columns=3, object_fit="contain", interactive=False, elem_id="gallery",
-                    buttons=["download", "fullscreen"],
-                )  # fmt: skip
-                settings = gr.JSON(label=text("settings"), elem_id="settings")
+                buttons = ["download", "fullscreen"]
+                look: dict[str, Any] = {"columns": 3, "object_fit": "contain", "interactive": False, "buttons": buttons}
+                gallery = gr.Gallery(label=text("images"), elem_id="gallery", **look)
+                settings = gr.JSON(**named("settings"))
                 again = gr.Button(text("reuse"), elem_id="reuse")
         form = [prompt, negative, steps, guidance, seed, size]
         hidden: dict[str, Any] = {"api_visibility": "private"}

@@ -1,10 +1,7 @@
 """Images from prompts, with one component of the model in memory at a time.
 
-    commonart sample "赤い円" --model nano
-
-A `Pipeline` is made of the `PipelineComponents` that `core.generation.components.locate` finds. Texts are encoded first
-and the text encoder is freed, so a model whose text encoder is larger than the rest still fits; then each batch is
-generated and decoded, so that what is interrupted has lost one batch.
+Texts are encoded first and the text encoder is freed, so a model whose text encoder is larger than the rest still fits;
+then each batch is generated and decoded, so that what is interrupted has lost one batch.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.components import PipelineComponents
-from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ImageRequest, ModelSpec, pixels
+from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
@@ -39,26 +37,19 @@ CHUNK = 1000  # images whose texts wait in memory together: about 0.6 GB for CAL
 
 @dataclass(slots=True)
 class Pipeline:
-    """Generates images with the components of one of our models. Make one with `Pipeline.open`.
-
-    Attributes:
-        factor: pixels for each latent along a side.
-        quantize: of the text encoder; where nobody chose, what fits into the memory that is free.
-        keep: components stay loaded; else the text encoder is freed before the rest is loaded, and the other way round.
-        truncated: prompt -> what was kept of it.
-    """
+    """Generates images with the components of one of our models. Make one with `Pipeline.open`."""
 
     components: PipelineComponents
     device: torch.device
     precision: str
     dtype: torch.dtype
-    quantize: str | None
+    quantize: str | None  # of the text encoder; where nobody chose, what fits into the memory that is free
     max_tokens: int
-    keep: bool
+    keep: bool  # components stay loaded; else the text encoder is freed before the rest is loaded, and vice versa
     config: PixArtConfig
-    factor: int
+    factor: int  # pixels for each latent along a side
     compiled: bool = False
-    truncated: dict[str, str] = field(default_factory=dict)
+    truncated: dict[str, str] = field(default_factory=dict)  # prompt -> what was kept of it
     _loaded: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -66,8 +57,7 @@ class Pipeline:
         """Read the configurations; weights are loaded when they are needed.
 
         Args:
-            spec: how to load the components that `locate` found for it.
-            keep: see above; default: when all weights together are small, or there is room for all of them and more.
+            keep: default: when all weights together are small, or there is room for all of them and more.
 
         Raises:
             CommonArtError: a component is missing, or the components do not fit each other.
@@ -93,29 +83,19 @@ class Pipeline:
                 f"the transformer of {components.name} takes {config.in_channels}.",
                 "Name the one that it was trained with: --autoencoder NAME.",
             )
-        folders = {components.transformer, components.text_encoder, components.autoencoder}
-        weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
-        total = sum(file.stat().st_size for file in weights)
-        small = total < SMALL or 1.5 * total < memory.free(device)
+        if keep is None:
+            folders = {components.transformer, components.text_encoder, components.autoencoder}
+            weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
+            total = sum(file.stat().st_size for file in weights)
+            keep = total < SMALL or 1.5 * total < memory.free(device)
         dtype = pick_dtype(spec.precision, device)
         quantize = spec.quantize
         if quantize is None and not components.text_precision:
             quantize = memory.fitting(components.text_encoder, dtype, device)
-        quantize, _ = resolve_precision(
-            components.text_precision, None if quantize == "none" else quantize, components.name
-        )
-        return cls(
-            components=components,
-            device=device,
-            precision=spec.precision,
-            dtype=dtype,
-            quantize=quantize,
-            max_tokens=spec.max_tokens or components.max_tokens,
-            keep=small if keep is None else keep,
-            config=config,
-            factor=factor,
-            compiled=spec.compiled,
-        )
+        chosen = None if quantize == "none" else quantize
+        quantize, _ = resolve_precision(components.text_precision, chosen, components.name)
+        tokens = spec.max_tokens or components.max_tokens
+        return cls(components, device, spec.precision, dtype, quantize, tokens, keep, config, factor, spec.compiled)
 
     @property
     def size(self) -> int:
@@ -129,18 +109,9 @@ class Pipeline:
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder, loaded."""
-
-        def load() -> TextEncoder:
-            precision = self.components.text_precision.rpartition("/")[2] or self.precision
-            return TextEncoder.load(
-                self.components.text_encoder,
-                dtype=precision,
-                quantize=None if self.quantize == "none" else self.quantize,
-                device=self.device,
-                max_tokens=self.max_tokens,
-            )
-
-        return self._load("text_encoder", load)
+        precision = self.components.text_precision.rpartition("/")[2] or self.precision
+        load = partial(TextEncoder.load, device=self.device, max_tokens=self.max_tokens)
+        return self._load("text_encoder", lambda: load(self.components.text_encoder, precision, self.quantize))
 
     def transformer(self) -> PixArt:
         """Return the transformer, loaded, without gradients."""
@@ -185,13 +156,18 @@ class Pipeline:
     def generate(
         self,
         requests: Sequence[ImageRequest],
-        config: GenerationConfig = DEFAULT_CONFIG,
+        config: GenerationConfig,
         *,
         batch: int = 8,
-        on_batch: Callable[[int], Any] = lambda count: None,
-        on_step: Callable[[int], Any] = lambda number: None,
+        on_batch: Callback = lambda count: None,
+        on_step: Callback = lambda number: None,
     ) -> Iterator[Image.Image]:
-        """Yield the images, as `core.generation.generator.ImageGenerator` says."""
+        """Yield the image of each request, in order, each batch as soon as it is finished.
+
+        Args:
+            on_batch: called with the number of images after each batch of the transformer.
+            on_step: called with the number of each step, from 0, of each batch; what it raises stops the generation.
+        """
         width, height = pixels(config.size, self.size, self.multiple, config.aspect)
         shape = (self.config.in_channels, height // self.factor, width // self.factor)
         for start in range(0, len(requests), CHUNK):

@@ -1,10 +1,4 @@
-"""Prompts: from the command line, from a text file, or from records.
-
-    commonart sample --file prompts.txt --model nano -o images/
-    head -100 captions.jsonl | commonart sample --file - --lang ja --model nano -o images/
-
-A text file holds one per line. A record's is its `prompt`, else its first caption.
-"""
+"""Prompts: from the command line, from a text file (one per line), or from records (`prompt`, else the first caption)."""
 
 from __future__ import annotations
 
@@ -31,11 +25,7 @@ class Prompt:
 
 
 def from_values(prompts: Iterable[str | Mapping[str, Any]], lang: str | None = None) -> Iterator[Prompt]:
-    """Yield the prompts that a caller gives as texts or records.
-
-    Raises:
-        UsageError: one is empty, or a record has no prompt.
-    """
+    """Yield prompts that are given as texts or records. Raises UsageError where one is empty or a record has none."""
     for number, prompt in enumerate(prompts, 1):
         record = {} if isinstance(prompt, str) else prompt
         text = prompt if isinstance(prompt, str) else text_of(prompt, lang)
@@ -72,9 +62,8 @@ def read(path: str, lang: str | None = None) -> Iterator[Prompt]:
                 elif text:
                     yield Prompt(text, {})
     except UnicodeDecodeError as error:
-        raise CommonArtError(
-            f"{name}:{line}: the file is not UTF-8 text ({error.reason}).", "Save the file as UTF-8."
-        ) from None
+        what = f"{name}:{line}: the file is not UTF-8 text ({error.reason})."
+        raise CommonArtError(what, "Save the file as UTF-8.") from None
     except OSError as error:
         raise CommonArtError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
 

@@ -1,13 +1,10 @@
-"""What a call generates with: the model, the settings of its images, and the prompt and seed of each.
-
-commonart sample "赤い円" --model nano --steps 10 --aspect 3:2
-"""
+"""What a call generates with: the model, the settings of its images, and the prompt and seed of each."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,48 +15,33 @@ MAX_SIDE = 4096  # pixels
 SIZE_FORM = "Give pixels: --size 512 or --size 640x384."
 MAX_STEPS = 999  # one fewer than the timesteps of training
 MAX_SEED = 2**63 - 1
+Callback = Callable[[int], Any]  # what it raises stops the generation
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Which model generates, and how its components are loaded.
 
-    Attributes:
-        model: a name of the registry, a run, a local folder or a hub id.
-        text_encoder, autoencoder: others than the model's own, by name, folder or hub id.
-        accept_terms: names of models that are used on the user's word.
-        allow_pickle: convert weights that are published only as pickles.
-        device: as `core.model.device.pick_device` takes it.
-        precision: of the transformer; the text encoder takes the one that it had in training, where a run says so.
-        quantize: of the text encoder, as `TextEncoder.load` takes it; "none" for none. Default: as in training, where a
-            run says so, else the least that fits into memory.
-        max_tokens: of a prompt; default: as in training.
-        compiled: run the transformer through torch.compile: minutes beforehand, less for each image.
-        flag: the option or argument that gave `model`, for errors.
+    Without `quantize` (as `TextEncoder.load` takes it; "none" for none), the text encoder is stored as in training, where
+    a run says so, else as the least that fits into memory.
     """
 
-    model: str = "commonart-beta"
-    text_encoder: str | None = None
-    autoencoder: str | None = None
-    accept_terms: Sequence[str] = ()
+    model: str = "commonart-beta"  # a name of the registry, a run, a local folder or a hub id
+    text_encoder: str | None = None  # another than the model's own, by name, folder or hub id
+    autoencoder: str | None = None  # likewise
+    accept_terms: Sequence[str] = ()  # names of models that are used on the user's word
     allow_pickle: bool = False
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = "auto"  # of the transformer; the text encoder has that of its training, where a run says so
     quantize: str | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of a prompt; None: as in training
     compiled: bool = False
-    flag: str = "--model"
+    flag: str = "--model"  # the option or argument that gave `model`, for errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """How the images of a call are generated; `core.model.sampler.sample` explains the fields.
-
-    Attributes:
-        negative: the negative prompt.
-        size: pixels, 512 or "640x384"; default: the model's own.
-        aspect: "3:2" takes the nearest bucket of that area.
-    """
+    """How the images of a call are generated; `core.model.sampler.sample` explains the fields."""
 
     steps: int = 20
     guidance: float = 4.5
@@ -67,8 +49,8 @@ class GenerationConfig:
     sampler: str = "dpm++"
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
-    size: str | int | tuple[int, int] | None = None
-    aspect: str | None = None
+    size: str | int | tuple[int, int] | None = None  # pixels, 512 or "640x384"; None: the model's own
+    aspect: str | None = None  # "3:2" takes the nearest bucket of that area
 
     def check(self) -> None:
         """Raise UsageError for a number that no model can use."""
@@ -76,8 +58,8 @@ class GenerationConfig:
             raise UsageError(f"--steps {self.steps} must be from 1 to {MAX_STEPS}.", "20 is usual.")
         if not 0 <= self.guidance <= 100:
             raise UsageError(f"--guidance {self.guidance} must be from 0 to 100.", "4.5 is usual.")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            low, high = self.interval
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
             raise UsageError(
                 f"--interval {low:g},{high:g} must be two rising numbers from 0 to 1.",
                 "For example --interval 0.2,0.8.",

@@ -1,13 +1,8 @@
-"""A model that stays open and writes the images that it is asked for: `commonart sample`, its prompt and `commonart serve`.
-
-session = Session.open(ModelSpec("nano"))
-images = plan([Prompt("a red circle", {})], session.settings(config), seed=1, n=1, out="images", ending="png")
-list(session.generate(images, config))
-"""
+"""A model that stays open and writes the images that it is asked for: `commonart sample`, its prompt and `commonart serve`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,29 +11,34 @@ import torch
 from PIL import Image
 
 from commonart.core.errors import CommonArtError
-from commonart.core.generation.generator import ImageGenerator, open_generator
+from commonart.core.generation.components import locate
+from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
 from commonart.core.generation.outputs import PlannedImage, find_finished, is_finished
-from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec, pixels
+from commonart.core.generation.pipeline import Pipeline
+from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
 from commonart.core.output import c2pa, metadata
 from commonart.core.output.metadata import DEFAULT_MARKS, MarkOptions
 
+ImageGenerator = Pipeline | DiffusersPipeline
+
+
+def open_generator(spec: ModelSpec) -> ImageGenerator:
+    """Find and open a model. Raises as `locate`, `Pipeline.open` and `DiffusersPipeline.open` do."""
+    components = locate(spec)
+    return (DiffusersPipeline if components.pipeline else Pipeline).open(components, spec)
+
 
 @dataclass(slots=True)
 class Session:
-    """A model, open. Make one with `Session.open`; weights are loaded with the first image.
-
-    Attributes:
-        chosen: what was named beside the model and changes its images; it stands in their settings.
-        generated: images that were generated since it was opened (not those that were found in their files).
-    """
+    """A model, open. Make one with `Session.open`; weights are loaded with the first image."""
 
     generator: ImageGenerator
     marks: MarkOptions = DEFAULT_MARKS
-    chosen: dict[str, Any] = field(default_factory=dict)
-    generated: int = 0
+    chosen: dict[str, Any] = field(default_factory=dict)  # beside the model; it stands in the images' settings
+    generated: int = 0  # images since it was opened (not those that were found in their files)
 
     @classmethod
     def open(cls, spec: ModelSpec, marks: MarkOptions = DEFAULT_MARKS) -> Session:
@@ -56,8 +56,8 @@ class Session:
         components = self.generator.components
         kind = {"pipeline": components.pipeline} if components.pipeline else {"objective": components.objective}
         arithmetic = {"precision": dtype_name(self.generator.dtype)}
-        if self.generator.quantize not in (None, "none"):
-            arithmetic["quantize"] = str(self.generator.quantize)
+        if self.generator.quantize:
+            arithmetic["quantize"] = self.generator.quantize
         return {
             "model": components.name, "revision": components.revision, "fingerprint": components.fingerprint, **kind,
             **self.chosen, **arithmetic, **config.as_settings(), "width": width, "height": height,
@@ -72,13 +72,13 @@ class Session:
         overwrite: bool = False,
         reopen: bool = True,
         quiet: bool = True,
-        on_step: Callable[[int], Any] = lambda number: None,
+        on_step: Callback = lambda number: None,
     ) -> Iterator[tuple[PlannedImage, Image.Image | None]]:
         """Yield every image that `plan` made of `settings(config)`, in order, as soon as its file is written.
 
         Args:
             reopen: hand out the images that were found in their files too; else None stands for each of them.
-            on_step: called with the number of each step of each batch; what it raises stops the generation.
+            on_step: as `Pipeline.generate` takes it.
         """
         finished = find_finished(images, overwrite=overwrite, with_settings=self.marks.settings)
         waiting = list({image.name: image for image in images if image.name not in finished}.values())
@@ -87,8 +87,7 @@ class Session:
             say(count if waiting else f"{count}; another --seed gives others")
         for image in waiting:
             if image.path is not None:
-                settings = image.settings if self.marks.settings else None
-                metadata.check_room(image.path, settings, self.marks.synthetic)
+                metadata.save_options(image.path, self._written_settings(image), self.marks.synthetic)  # or raise now
         fresh = self._generate(waiting, config, batch, quiet, on_step)
         repeated = len({image.name for image in images}) < len(images)
         repeats: dict[str, Image.Image] = {}  # those that one call shows several times and no file holds
@@ -105,19 +104,17 @@ class Session:
                 made = repeats.get(image.name) or _open(image)
             yield image, made
 
+    def _written_settings(self, image: PlannedImage) -> dict[str, Any] | None:
+        return image.settings if self.marks.settings else None
+
     def _save(self, made: Image.Image, image: PlannedImage, overwrite: bool) -> None:
         if image.path is None:
             return
-        sign = self.marks.sign
-        try:
+        sign, marked, settings = self.marks.sign, self.marks.synthetic, self._written_settings(image)
+        finish = partial(c2pa.sign, chain=sign[0], key=sign[1]) if sign else None
+        try:  # `find_finished` has cleaned the folder
             metadata.save(
-                made,
-                image.path,
-                settings=image.settings if self.marks.settings else None,
-                marked=self.marks.synthetic,
-                overwrite=overwrite,
-                finish=partial(c2pa.sign, chain=sign[0], key=sign[1]) if sign else None,
-                cleaned=True,  # by `find_finished`
+                made, image.path, settings=settings, marked=marked, overwrite=overwrite, finish=finish, cleaned=True
             )
         except CommonArtError:
             # Another process may have made the very same image in the meantime.
@@ -125,12 +122,7 @@ class Session:
                 raise
 
     def _generate(
-        self,
-        images: Sequence[PlannedImage],
-        config: GenerationConfig,
-        batch: int,
-        quiet: bool,
-        on_step: Callable[[int], Any],
+        self, images: Sequence[PlannedImage], config: GenerationConfig, batch: int, quiet: bool, on_step: Callback
     ) -> Iterator[Image.Image]:
         """Yield the pixels of `images`, in batches that shrink where the device's memory runs out."""
         requests = [ImageRequest(image.settings["prompt"], image.settings["seed"]) for image in images]
@@ -139,9 +131,8 @@ class Session:
         with progress("sample", total=len(requests), unit=" images", quiet=quiet or not requests) as tick:
             while done < len(requests):
                 try:
-                    for made in self.generator.generate(
-                        requests[done:], config, batch=batch, on_batch=tick, on_step=on_step
-                    ):
+                    rest = requests[done:]
+                    for made in self.generator.generate(rest, config, batch=batch, on_batch=tick, on_step=on_step):
                         yield made
                         done += 1
                     return
@@ -152,7 +143,7 @@ class Session:
                             f"An image of {width}x{height} does not fit into the memory of {device}.",
                             "Choose a smaller --size, or add --device cpu.",
                         ) from None
-                    batch = max(1, batch // 2)
+                    batch //= 2
                     warn(f"out of memory: going on with batches of {batch}")
                 if device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
                     torch.cuda.empty_cache()

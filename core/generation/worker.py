@@ -1,8 +1,4 @@
-"""What generates behind the page of `commonart serve`: one request at a time, each stopped by its own browser.
-
-worker = GenerationWorker(session, Path("images"), cache=Path("cache"))
-list(worker.generate("a red circle", GenerationConfig(), seed=1, count=2, browser="a", report=print)); worker.gallery()
-"""
+"""What generates behind the page of `commonart serve`: one request at a time, each stopped by its own browser."""
 
 from __future__ import annotations
 
@@ -27,28 +23,24 @@ MAX_CHARACTERS = 5000  # of a prompt
 MAX_AREA = 4  # times the model's own area: a larger image would keep everybody waiting
 
 
+Report = Callable[[int, int], Any]  # gets (finished images, finished steps)
+
+
 class Stopped(Exception):
     """Somebody has stopped the generation."""
 
 
 @dataclass(slots=True)
 class GenerationWorker:
-    """Generates for one request after another, and holds the images that the page shows.
-
-    Attributes:
-        folder: where images are written.
-        cache: where the page finds copies of those that it shows, and nothing else.
-        images: name -> settings of the images on the page, the oldest first. Nothing else of the folder is shown.
-        running: session of a browser -> what stops its generation.
-    """
+    """Generates for one request after another, and holds the images that the page shows."""
 
     session: Session
-    folder: Path
-    cache: Path
+    folder: Path  # where images are written
+    cache: Path  # where the page finds copies of those that it shows, and nothing else
     batch: int = 8
     ending: str = "png"
-    images: dict[str, dict[str, Any]] = field(default_factory=dict)
-    running: dict[str, threading.Event] = field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> settings; the oldest first
+    running: dict[str, threading.Event] = field(default_factory=dict)  # a browser's session -> what stops it
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -57,9 +49,7 @@ class GenerationWorker:
 
     def find(self) -> None:
         """Take the newest images of the folder."""
-        files = [
-            p for p in self.folder.iterdir() if p.suffix.lower() in metadata.FORMATS and not p.name.startswith(".")
-        ]
+        files = [path for path in self.folder.glob("[!.]*") if path.suffix.lower() in metadata.FORMATS]
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)[-GALLERY:]:
             self.add(path)
 
@@ -74,7 +64,7 @@ class GenerationWorker:
         text = json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace")  # surrogates would break the page
         self.images.pop(path.name, None)  # generated again: it is the newest
         self.images[path.name] = json.loads(text)
-        while len(self.images) > GALLERY:
+        if len(self.images) > GALLERY:
             oldest = next(iter(self.images))
             del self.images[oldest]
             (self.cache / oldest).unlink()
@@ -85,19 +75,9 @@ class GenerationWorker:
         return [(str(self.cache / n), f"{s.get('prompt', n)} (seed {s.get('seed', '?')})") for n, s in images]
 
     def generate(
-        self,
-        prompt: str,
-        config: GenerationConfig,
-        seed: int,
-        count: int,
-        browser: str,
-        report: Callable[[int, int], Any],
+        self, prompt: str, config: GenerationConfig, seed: int, count: int, browser: str, report: Report
     ) -> Iterator[None]:
-        """Generate images and add each as soon as it is written; `report` gets (finished images, finished steps).
-
-        Raises:
-            CommonArtError: in a sentence that the page shows.
-        """
+        """Generate images and add each as soon as it is written. Raises CommonArtError in a sentence for the page."""
         images = self._plan(prompt, config, seed, count)
         stop = self.running[browser] = threading.Event()
         done = 0
@@ -127,8 +107,8 @@ class GenerationWorker:
 
     def stop_all(self) -> None:
         """End every generation at its next step."""
-        for browser in list(self.running):
-            self.stop(browser)
+        for event in list(self.running.values()):
+            event.set()
 
     def _plan(self, prompt: str, config: GenerationConfig, seed: int, count: int) -> list[PlannedImage]:
         if not prompt:
@@ -141,8 +121,7 @@ class GenerationWorker:
             raise UsageError(f"The number of images, {count}, must be from 1 to {MAX_IMAGES}.", "For example 4.")
         config.check()
         shared = self.session.settings(config)
-        if shared["width"] * shared["height"] > MAX_AREA * self.session.generator.size**2:
-            raise UsageError(
-                f"{shared['width']}x{shared['height']} is too large for this page.", "Choose a smaller size."
-            )
+        width, height = shared["width"], shared["height"]
+        if width * height > MAX_AREA * self.session.generator.size**2:
+            raise UsageError(f"{width}x{height} is too large for this page.", "Choose a smaller size.")
         return plan([Prompt(prompt, {})], shared, seed=seed, n=count, out=f"{self.folder}/", ending=self.ending)

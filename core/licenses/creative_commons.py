@@ -1,7 +1,5 @@
 """Creative Commons licences as a grammar: elements x version x port, and the names of each in URLs and titles.
 
-    commonart license-filter --explain https://creativecommons.org/licenses/by/2.1/jp/
-
 Source: Creative Commons' own table of its legal tools (creativecommons/cc-legal-tools-data, config/cc-legal-tools.csv),
 and the SPDX licence list 3.27 for which of them have an SPDX id.
 """
@@ -83,9 +81,8 @@ def creative_commons(elements: str, version: str = "", port: str = "") -> Licens
     if len(set(names)) != len(names) or not set(names) <= set(ELEMENTS):
         return None
     if not version:
-        return (
-            License(f"LicenseRef-CC-{ordered.upper()}", "", "licence") if ordered in COMBINATIONS and not port else None
-        )
+        family = License(f"LicenseRef-CC-{ordered.upper()}", "", "licence")
+        return family if ordered in COMBINATIONS and not port else None
     if version not in VERSIONS or (port and port not in PORTS[version]):
         return None
     if ordered not in COMBINATIONS:

@@ -1,12 +1,8 @@
 """SPDX expressions and the licence templates of Wikimedia Commons.
 
-    commonart license-filter --explain "MIT OR CC-BY-4.0"
-    commonart license-filter --explain "{{self|GFDL|cc-by-sa-3.0}}"
-
 `A OR B` is a choice: a policy that allows one branch takes the work under that branch, the first one allowed as written.
-`A AND B` needs both. `A WITH E` is A: an exception on the SPDX list only adds permissions. An operand that is not known
-here makes the whole unknown, even beside a known one. Operators are upper case, as SPDX writes them: "MIT or CC-BY-4.0"
-is prose.
+`A AND B` needs both. `A WITH E` is A: an exception on the SPDX list only adds permissions. An operand that is not known here
+makes the whole unknown. Operators are upper case, as SPDX writes them: "MIT or CC-BY-4.0" is prose.
 """
 
 import re
@@ -45,7 +41,7 @@ def parse_expression(text: str) -> License | None:
         license, last = _parse_choice(next(rest), rest, 0)
     except (ValueError, StopIteration):
         return None
-    return license if not last else None
+    return None if last else license
 
 
 def _parse_choice(token: str, rest: Iterator[str], depth: int) -> tuple[License, str]:
@@ -117,8 +113,7 @@ def _template_name(text: str) -> str:
 def _template(name: str) -> License | None:
     if name in TEMPLATES:
         return TEMPLATES[name]
-    match = _CC.fullmatch(name)
-    if match is None:
+    if (match := _CC.fullmatch(name)) is None:
         return None
     port = "" if match[3] in (None, "migrated") else match[3]
     return _choice_of_all([creative_commons(match[1], version, port) for version in match[2].split(",")])

@@ -1,7 +1,4 @@
-"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which.
-
-commonart license-filter --explain "CC-BY-4.0 OR MIT"
-"""
+"""One licence, a choice between licences, a conjunction of licences, or one of several, not known which."""
 
 from __future__ import annotations
 
@@ -42,19 +39,12 @@ class License:
 
 def choice(licenses: Iterable[License]) -> License:
     """Return the choice between `licenses`: one of them is enough."""
-    branches = _flattened(licenses, "any_of")
-    if len(branches) == 1:
-        return branches[0]
-    return License(" OR ".join(branch.id for branch in branches), "", "licence", any_of=branches)
+    return _expression(licenses, "any_of", " OR ")
 
 
 def conjunction(licenses: Iterable[License]) -> License:
     """Return all of `licenses` at once: each must be complied with."""
-    operands = _flattened(licenses, "all_of")
-    if len(operands) == 1:
-        return operands[0]
-    names = [f"({operand.id})" if operand.any_of else operand.id for operand in operands]
-    return License(" AND ".join(names), "", "licence", all_of=operands)
+    return _expression(licenses, "all_of", " AND ")
 
 
 def one_of(licenses: Iterable[License]) -> License:
@@ -65,9 +55,10 @@ def one_of(licenses: Iterable[License]) -> License:
     return License(ONE_OF + "..".join(each.id for each in alternatives), "", "set", one_of=alternatives)
 
 
-def _flattened(licenses: Iterable[License], field: str) -> tuple[License, ...]:
+def _expression(licenses: Iterable[License], field: str, operator: str) -> License:
     """Without duplicates, and with the operands of a nested expression of the same kind in place of it."""
-    flat: dict[License, None] = {}
-    for license in licenses:
-        flat.update(dict.fromkeys(getattr(license, field) or (license,)))
-    return tuple(flat)
+    operands = tuple(dict.fromkeys(each for license in licenses for each in getattr(license, field) or (license,)))
+    if len(operands) == 1:
+        return operands[0]
+    names = [f"({operand.id})" if operand.any_of else operand.id for operand in operands]
+    return License(operator.join(names), "", "licence", **{field: operands})

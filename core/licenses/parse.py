@@ -1,7 +1,5 @@
 """What a source said about rights -> one `License`, or None: unknown is never guessed.
 
-    commonart license-filter --explain "表示 4.0 国際"
-
 Every form is matched as a whole: one word that is not understood makes the answer None, so that "CC BY, but ask me
 first" can never pass as CC BY. URLs are read by `urls`, expressions and templates by `expressions`.
 """
@@ -90,9 +88,7 @@ def more_specific(a: License, b: License) -> License | None:
 
 
 def _is_vaguer(a: License, b: License) -> bool:
-    """Whether `a` says the same as `b` with less detail: no version, no reason for being in the public domain, or a
-    choice that `b` has made.
-    """
+    """Whether `a` says as `b` with less detail: no version or reason for being in the public domain, or a choice left open."""
     if a.all_of:
         operands = b.all_of or (b,)
         return (
@@ -171,5 +167,4 @@ def _element_codes(text: str) -> list[str]:
 
 
 def _without_fillers(text: str) -> str:
-    """Remove FILLERS from `text`."""
     return " ".join(_FILLER.sub(" ", text).split())

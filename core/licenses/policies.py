@@ -1,9 +1,5 @@
 """Which licences a policy lets through, and why.
 
-    commonart license-filter --policy paper raw/
-    commonart license-filter --policy mine.toml raw/
-    commonart license-filter --explain "CC BY-SA 2.0"
-
 A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or not). What it does not name is refused. What
 a data set states of all its works together ("one of these four") is allowed where each of the four is.
 """
@@ -11,9 +7,7 @@ a data set states of all its works together ("one of these four") is allowed whe
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TypeGuard
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.license import License, conjunction
@@ -48,9 +42,8 @@ class Policy:
     def choose(self, license: License) -> License | None:
         """Return the licence under which this policy takes the work, or None.
 
-        Of a choice it is the first branch that is allowed; a conjunction needs all of its operands; a single licence is
-        itself, when its id or family is named and not denied. Where it is not known which of several holds, each must be
-        allowed.
+        Of a choice it is the first branch that is allowed; a conjunction needs all of its operands, and so does a statement
+        that one of several holds, not known which; a single licence is itself, when its id or family is named and not denied.
         """
         if license.one_of:
             return license if all(map(self.choose, license.one_of)) else None
@@ -98,17 +91,13 @@ POLICIES: dict[str, Policy] = {"strict": Policy("strict", STRICT), "paper": Poli
 def load_policy(name: str) -> Policy:
     """Load `strict`, `paper`, or a TOML file with `allow`, `deny` (lists of ids or families) and `extends` (a name above).
 
-    `[allow]` may also be a table, id or family = why.
-
-    Raises:
-        UsageError: there is no such policy.
-        CommonArtError: the file cannot be read, or names a licence that is not known here.
+    `[allow]` may also be a table, id or family = why. Raises UsageError where there is no such policy, CommonArtError where the
+    file cannot be read, or names a licence that is not known here.
     """
     if name in POLICIES:
         return POLICIES[name]
-    path = Path(name)
+    path, known = Path(name), ", ".join(POLICIES)
     if not path.is_file():
-        known = ", ".join(POLICIES)
         raise UsageError(
             f"--policy {name}: no such policy or file.", f"Name one of {known}, or a TOML file with allow = [...]."
         )
@@ -125,9 +114,7 @@ def load_policy(name: str) -> Policy:
         )
     base = table.get("extends")
     if base is not None and base not in POLICIES:
-        raise CommonArtError(
-            f"{path} extends {base!r}, which is not a policy.", f"Extend one of {', '.join(POLICIES)}."
-        )
+        raise CommonArtError(f"{path} extends {base!r}, which is not a policy.", f"Extend one of {known}.")
     allowed = dict(POLICIES[base].allowed) if base else {}
     allowed |= {entry: why or f"named in {path.name}" for entry, why in _entries(path, table, "allow").items()}
     return Policy(str(table.get("name", path.stem)), allowed, frozenset(_entries(path, table, "deny")))
@@ -135,26 +122,17 @@ def load_policy(name: str) -> Policy:
 
 def _entries(path: Path, table: Mapping[str, object], key: str) -> dict[str, str]:
     """Id or family -> why ("" in a list)."""
-    value = table.get(key, [])
-    entries = value if isinstance(value, dict) else dict.fromkeys(value, "") if _is_names(value) else None
-    if entries is None or not all(isinstance(why, str) for why in entries.values()):
+    entries = table.get(key, [])
+    if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+        entries = dict.fromkeys(entries, "")
+    if not isinstance(entries, dict) or not all(isinstance(why, str) for why in entries.values()):
         raise CommonArtError(f"{path}: {key} is not a list of names.", f'Write {key} = ["CC0-1.0", "CC-BY"].')
+    known = known_licenses()
+    families = {license.family for license in known.values()}
     for entry in entries:
-        if entry.lower() not in known_licenses() and entry not in _families():
+        if entry.lower() not in known and entry not in families:
             raise CommonArtError(
                 f"{path}: {key} names {entry!r}, which is not a known licence.",
                 "Use an SPDX id such as CC-BY-4.0, or a family such as CC-BY.",
             )
-    return {
-        known_licenses()[entry.lower()].id if entry.lower() in known_licenses() else entry: why
-        for entry, why in entries.items()
-    }
-
-
-def _is_names(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-@cache
-def _families() -> frozenset[str]:
-    return frozenset(license.family for license in known_licenses().values())
+    return {known[entry.lower()].id if entry.lower() in known else entry: why for entry, why in entries.items()}

@@ -87,11 +87,9 @@ def flickr(number: int | str, name: str = "", url: str = "") -> Verdict:
 def smithsonian(media: Mapping[str, Any]) -> Verdict:
     """Return the verdict on one entry of `online_media.media`: by its own `usage.access`, never by `metadata_usage`."""
     usage = media.get("usage")
-    access = usage.get("access") if isinstance(usage, Mapping) else None
-    if not isinstance(access, str) or not isinstance(usage, Mapping):
+    if not isinstance(usage, Mapping) or not isinstance(usage.get("access"), str):
         return None, UNKNOWN
-    text = usage.get("text")
-    return resolve_license(access, text if isinstance(text, str) else None)
+    return resolve_license(usage["access"], usage["text"] if isinstance(usage.get("text"), str) else None)
 
 
 def europeana(item: Any, web_resource: Any = None) -> Verdict:
@@ -99,10 +97,7 @@ def europeana(item: Any, web_resource: Any = None) -> Verdict:
 
     Each is a string, a list or a map of languages.
     """
-    for rights in (_texts(web_resource), _texts(item)):
-        if rights:
-            return resolve_license(*rights)
-    return None, UNKNOWN
+    return resolve_license(*(_texts(web_resource) or _texts(item)))
 
 
 def wikimedia(extmetadata: Mapping[str, Any]) -> Verdict:
@@ -141,7 +136,7 @@ def resolve_structured(row: Mapping[str, Any]) -> Verdict | None:
 
 def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [text for inner in value.values() for text in _texts(inner)]
+        value = list(value.values())
     if isinstance(value, list | tuple):
         return [text for inner in value for text in _texts(inner)]
     return [value] if isinstance(value, str) and value.strip() else []

@@ -1,7 +1,5 @@
 """The licences and statements that follow no grammar, one a row, with the names that sources give them.
 
-    commonart license-filter --explain "No known copyright restrictions"
-
 Sources: the SPDX licence list 3.27, creativecommons.org, rightsstatements.org, Flickr's `flickr.photos.licenses.getInfo`,
 opendatacommons.org, Smithsonian Open Access, pro.europeana.eu, and the licence templates of Wikimedia Commons.
 """
@@ -28,20 +26,26 @@ PD_AUTHOR = License("LicenseRef-Public-Domain-Author", "", "dedication")
 SI_CONDITIONS = License("LicenseRef-Smithsonian-Usage-Conditions-Apply", "https://www.si.edu/termsofuse", "statement")
 FREE_USE = License("LicenseRef-Wikimedia-Copyrighted-Free-Use", "", "statement")
 ATTRIBUTION = License("LicenseRef-Wikimedia-Attribution", "", "statement")
-SAMPLING = License("LicenseRef-CC-Sampling-1.0", "https://creativecommons.org/licenses/sampling/1.0/", "licence")
-SAMPLING_PLUS = License(
-    "LicenseRef-CC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/sampling+/1.0/", "licence"
-)
-NC_SAMPLING_PLUS = License(
-    "LicenseRef-CC-NC-Sampling-Plus-1.0", "https://creativecommons.org/licenses/nc-sampling+/1.0/", "licence"
-)
+# The retired Sampling licences of Creative Commons, by the name in their URL.
+SAMPLINGS = {
+    name: License(f"LicenseRef-CC-{title}-1.0", f"https://creativecommons.org/licenses/{name}/1.0/", "licence")
+    for name, title in (("sampling", "Sampling"), ("sampling+", "Sampling-Plus"), ("nc-sampling+", "NC-Sampling-Plus"))
+}
 
-# rightsstatements.org vocabulary 1.0: statements about rights, never licences.
+# rightsstatements.org vocabulary 1.0: statements about rights, never licences; and the titles of their pages, as in TEXTS.
+_RIGHTS_TITLES = {
+    "InC": "in copyright", "InC-OW-EU": "in copyright eu orphan work",
+    "InC-EDU": "in copyright educational use permitted", "InC-NC": "in copyright non commercial use permitted",
+    "InC-RUU": "in copyright rights holder s unlocatable or unidentifiable",
+    "NoC-CR": "no copyright contractual restrictions", "NoC-NC": "no copyright non commercial use only",
+    "NoC-OKLR": "no copyright other known legal restrictions", "NoC-US": "no copyright united states",
+    "CNE": "copyright not evaluated", "UND": "copyright undetermined", "NKC": "no known copyright",
+}  # fmt: skip
 RIGHTS_STATEMENTS = {
     code.lower(): License(
         f"LicenseRef-RightsStatements-{code}-1.0", f"http://rightsstatements.org/vocab/{code}/1.0/", "statement"
     )
-    for code in names("InC InC-OW-EU InC-EDU InC-NC InC-RUU NoC-CR NoC-NC NoC-OKLR NoC-US CNE UND NKC")
+    for code in _RIGHTS_TITLES
 }
 # Europeana's own statements, from before rightsstatements.org: rights reserved (free, paid, restricted access), ...
 EUROPEANA = {
@@ -55,12 +59,11 @@ _NAMED = names("""
     GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later LGPL-2.1 LGPL-3.0 MIT OGL-UK-1.0 OGL-UK-2.0 OGL-UK-3.0
     GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC Unlicense WTFPL etalab-2.0
     """)
-_SPDX_NAMED = tuple(License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED))
+_OTHER = {name: License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED)}
 _SINGLES = (
     CC0, PDM, PDDC, PDDL, ODC_BY, ODBL, US_GOVERNMENT, NO_KNOWN, RESERVED, PUBLIC_DOMAIN, PD_EXPIRED, PD_AUTHOR,
-    SI_CONDITIONS, FREE_USE, ATTRIBUTION, SAMPLING, SAMPLING_PLUS, NC_SAMPLING_PLUS,
+    SI_CONDITIONS, FREE_USE, ATTRIBUTION, *SAMPLINGS.values(),
 )  # fmt: skip
-_OTHER = {license.id: license for license in _SPDX_NAMED}
 
 # Exceptions of the SPDX list that images carry: each only adds a permission to the licence before WITH.
 EXCEPTIONS = names("""
@@ -69,21 +72,21 @@ EXCEPTIONS = names("""
     """)
 
 
-def _versioned(elements: str, version: str) -> License:
-    license = creative_commons(elements, version)
-    assert license is not None  # the two tables below are literals
+def _cc_2_0(elements: str) -> License:
+    license = creative_commons(elements, "2.0")
+    assert license is not None  # the table below is a literal
     return license
 
 
 # flickr.photos.licenses.getInfo: number -> licence. 0..10 since 2013, 11..16 (the 4.0 suite) since 2025.
 FLICKR: dict[int, License] = {
     0:  RESERVED,
-    1:  _versioned("by-nc-sa", "2.0"),
-    2:  _versioned("by-nc", "2.0"),
-    3:  _versioned("by-nc-nd", "2.0"),
-    4:  _versioned("by", "2.0"),
-    5:  _versioned("by-sa", "2.0"),
-    6:  _versioned("by-nd", "2.0"),
+    1:  _cc_2_0("by-nc-sa"),
+    2:  _cc_2_0("by-nc"),
+    3:  _cc_2_0("by-nc-nd"),
+    4:  _cc_2_0("by"),
+    5:  _cc_2_0("by-sa"),
+    6:  _cc_2_0("by-nd"),
     7:  NO_KNOWN,
     8:  US_GOVERNMENT,
     9:  CC0,
@@ -96,66 +99,52 @@ FLICKR_4_0 = range(11, 17)
 # `FILLERS` -> licence. Those with "license" in them are compared before fillers go: Flickr's own names mean 2.0.
 TEXTS: dict[str, License] = {
     # Creative Commons tools that are not licences
-    "cc0": CC0, "cc 0": CC0, "cc zero": CC0, "creative commons zero": CC0, "creative commons 0": CC0,
-    "public domain dedication cc0": CC0, "cc0 public domain dedication": CC0, "cc0 public domain": CC0,
-    "creative commons cc0": CC0, "creative commons cc0 public domain dedication": CC0, "cc cc0": CC0,
-    "creative commons zero public domain dedication": CC0, "creative commons public domain dedication cc0": CC0,
-    "cc0 cc0 public domain dedication": CC0, "creative commons zero cc0": CC0, "creative commons cc zero": CC0,
-    "cc0 全世界": CC0, "クリエイティブコモンズ ゼロ": CC0, "クリエイティブコモンズゼロ": CC0,
-    "クリエイティブコモンズ cc0": CC0, "cc ゼロ": CC0,
-    "cc0 パブリックドメイン提供": CC0, "クリエイティブコモンズ cc0 パブリックドメイン提供": CC0,
-    "クリエイティブコモンズ cc0 全世界": CC0, "cc0 全世界 パブリックドメイン提供": CC0,
-    "cc0 全世界 cc0 パブリックドメイン提供": CC0,
-    "public domain mark": PDM, "pdm": PDM, "cc pdm": PDM, "cc public domain mark": PDM, "cc pd mark": PDM,
-    "creative commons public domain mark": PDM, "パブリックドメインマーク": PDM, "パブリックドメイン マーク": PDM,
-    "クリエイティブコモンズ パブリックドメインマーク": PDM, "cc パブリックドメインマーク": PDM, "pd mark": PDM,
-    "cc pddc": PDDC, "cc public domain dedication and certification": PDDC,
-    "public domain dedication and certification": PDDC,
-    "cc sampling": SAMPLING, "cc sampling plus": SAMPLING_PLUS, "cc sampling+": SAMPLING_PLUS,
+    "cc sampling": SAMPLINGS["sampling"], "cc sampling plus": SAMPLINGS["sampling+"],
+    "cc sampling+": SAMPLINGS["sampling+"],
+    **dict.fromkeys(("cc0", "cc 0", "cc zero", "creative commons zero", "creative commons 0",
+        "public domain dedication cc0", "cc0 public domain dedication", "cc0 public domain",
+        "creative commons cc0", "creative commons cc0 public domain dedication", "cc cc0",
+        "creative commons zero public domain dedication", "creative commons public domain dedication cc0",
+        "cc0 cc0 public domain dedication", "creative commons zero cc0", "creative commons cc zero",
+        "cc0 全世界", "クリエイティブコモンズ ゼロ", "クリエイティブコモンズゼロ", "クリエイティブコモンズ cc0",
+        "cc ゼロ", "cc0 パブリックドメイン提供", "クリエイティブコモンズ cc0 パブリックドメイン提供",
+        "クリエイティブコモンズ cc0 全世界", "cc0 全世界 パブリックドメイン提供",
+        "cc0 全世界 cc0 パブリックドメイン提供"), CC0),
+    **dict.fromkeys(("public domain mark", "pdm", "cc pdm", "cc public domain mark", "cc pd mark",
+        "creative commons public domain mark", "パブリックドメインマーク", "パブリックドメイン マーク",
+        "クリエイティブコモンズ パブリックドメインマーク", "cc パブリックドメインマーク", "pd mark"), PDM),
+    **dict.fromkeys(("cc pddc", "cc public domain dedication and certification",
+        "public domain dedication and certification"), PDDC),
     # Open Data Commons
-    "pddl": PDDL, "odc pddl": PDDL, "open data commons public domain dedication and": PDDL,  # "license" is a filler
-    "public domain dedication and license pddl": PDDL, "open data commons public domain dedication and pddl": PDDL,
-    "odc by": ODC_BY, "open data commons attribution": ODC_BY, "odbl": ODBL, "odc odbl": ODBL,
-    "open data commons open database": ODBL, "open database": ODBL,
+    "odc by": ODC_BY, "open data commons attribution": ODC_BY,
+    **dict.fromkeys(("pddl", "odc pddl", "open data commons public domain dedication and",
+        "public domain dedication and license pddl", "open data commons public domain dedication and pddl"), PDDL),
+    **dict.fromkeys(("odbl", "odc odbl", "open data commons open database", "open database"), ODBL),
     # Flickr, as its interface and its programming interface have named them
     "attribution noncommercial sharealike license": FLICKR[1], "attribution noncommercial license": FLICKR[2],
     "attribution noncommercial noderivs license": FLICKR[3], "attribution license": FLICKR[4],
     "attribution sharealike license": FLICKR[5], "attribution noderivs license": FLICKR[6],
+    **dict.fromkeys(("no known copyright restrictions", "no known restrictions",
+        "no known copyright restriction", "flickr no known copyright restrictions", "既知の著作権制限なし",
+        "知られている著作権制限なし", "既知の著作権上の制限なし"), NO_KNOWN),
+    **dict.fromkeys(("united states government work", "us government work", "u s government work", "usgov",
+        "work of the us government", "work of the u s government", "work of the united states government",
+        "us government works", "u s government works", "united states government works",
+        "アメリカ合衆国政府作品", "アメリカ合衆国政府の著作物", "米国政府著作物", "米国政府の著作物",
+        "米国政府作品", "pd usgov"), US_GOVERNMENT),
+    **dict.fromkeys(("all rights reserved", "copyright all rights reserved", "copyrighted", "copyright",
+        "rights reserved", "無断転載禁止", "無断転載を禁じます", "禁無断転載", "無断転載を禁ず", "無断使用禁止",
+        "無断複製禁止", "無断複写転載を禁じます", "著作権所有", "版権所有"), RESERVED),
     **{f"flickr license {number}": license for number, license in FLICKR.items()},  # as fetch writes a bare number
-    "no known copyright restrictions": NO_KNOWN, "no known restrictions": NO_KNOWN,
-    "no known copyright restriction": NO_KNOWN, "flickr no known copyright restrictions": NO_KNOWN,
-    "既知の著作権制限なし": NO_KNOWN, "知られている著作権制限なし": NO_KNOWN, "既知の著作権上の制限なし": NO_KNOWN,
-    "united states government work": US_GOVERNMENT, "us government work": US_GOVERNMENT,
-    "u s government work": US_GOVERNMENT,
-    "usgov": US_GOVERNMENT,
-    "work of the us government": US_GOVERNMENT, "work of the u s government": US_GOVERNMENT,
-    "work of the united states government": US_GOVERNMENT, "us government works": US_GOVERNMENT,
-    "u s government works": US_GOVERNMENT, "united states government works": US_GOVERNMENT,
-    "アメリカ合衆国政府作品": US_GOVERNMENT, "アメリカ合衆国政府の著作物": US_GOVERNMENT,
-    "米国政府著作物": US_GOVERNMENT, "米国政府の著作物": US_GOVERNMENT, "米国政府作品": US_GOVERNMENT,
-    "pd usgov": US_GOVERNMENT,
-    "all rights reserved": RESERVED, "copyright all rights reserved": RESERVED, "copyrighted": RESERVED,
-    "copyright": RESERVED, "rights reserved": RESERVED, "無断転載禁止": RESERVED, "無断転載を禁じます": RESERVED,
-    "禁無断転載": RESERVED, "無断転載を禁ず": RESERVED, "無断使用禁止": RESERVED, "無断複製禁止": RESERVED,
-    "無断複写転載を禁じます": RESERVED, "著作権所有": RESERVED, "版権所有": RESERVED,
     # rightsstatements.org, as the pages are titled
-    "in copyright": RIGHTS_STATEMENTS["inc"], "in copyright eu orphan work": RIGHTS_STATEMENTS["inc-ow-eu"],
-    "in copyright educational use permitted": RIGHTS_STATEMENTS["inc-edu"],
-    "in copyright non commercial use permitted": RIGHTS_STATEMENTS["inc-nc"],
-    "in copyright rights holder s unlocatable or unidentifiable": RIGHTS_STATEMENTS["inc-ruu"],
-    "no copyright contractual restrictions": RIGHTS_STATEMENTS["noc-cr"],
-    "no copyright non commercial use only": RIGHTS_STATEMENTS["noc-nc"],
-    "no copyright other known legal restrictions": RIGHTS_STATEMENTS["noc-oklr"],
-    "no copyright united states": RIGHTS_STATEMENTS["noc-us"],
-    "copyright not evaluated": RIGHTS_STATEMENTS["cne"], "copyright undetermined": RIGHTS_STATEMENTS["und"],
-    "no known copyright": RIGHTS_STATEMENTS["nkc"],
+    **{title: RIGHTS_STATEMENTS[code.lower()] for code, title in _RIGHTS_TITLES.items()},
     # Wikimedia and others: a claim, without who makes it and why
-    "public domain": PUBLIC_DOMAIN, "pd": PUBLIC_DOMAIN, "パブリックドメイン": PUBLIC_DOMAIN, "公有": PUBLIC_DOMAIN,
-    "in the public domain": PUBLIC_DOMAIN, "著作権なし": PUBLIC_DOMAIN, "public domain work": PUBLIC_DOMAIN,
-    "著作権保護期間満了": PD_EXPIRED, "著作権の保護期間満了": PD_EXPIRED, "copyright expired": PD_EXPIRED,
-    "copyrighted free use": FREE_USE, "gfdl": _OTHER["GFDL-1.2-or-later"], "fal": _OTHER["FAL-1.3"],
-    "free art": _OTHER["FAL-1.3"], "gnu free documentation": _OTHER["GFDL-1.2-or-later"],
+    "copyrighted free use": FREE_USE, "gfdl": _OTHER["GFDL-1.2-or-later"],
+    "gnu free documentation": _OTHER["GFDL-1.2-or-later"], "fal": _OTHER["FAL-1.3"], "free art": _OTHER["FAL-1.3"],
     "mit": _OTHER["MIT"], "the mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"],
+    **dict.fromkeys(("public domain", "pd", "パブリックドメイン", "公有", "in the public domain", "著作権なし",
+        "public domain work"), PUBLIC_DOMAIN),
+    **dict.fromkeys(("著作権保護期間満了", "著作権の保護期間満了", "copyright expired"), PD_EXPIRED),
     # Smithsonian Open Access: online_media.media[].usage.access
     "usage conditions apply": SI_CONDITIONS,
 }  # fmt: skip
@@ -207,7 +196,7 @@ TEMPLATES: dict[str, License] = {
 @cache
 def known_licenses() -> dict[str, License]:
     """Return every identifier that this package can answer with, in lower case -> its licence."""
-    licenses = [*_SINGLES, *_SPDX_NAMED, *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
+    licenses = [*_SINGLES, *_OTHER.values(), *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
     for elements in [*COMBINATIONS, "nc", "nc-sa", "nd", "nc-nd", "sa"]:
         for version in ("", *VERSIONS):
             ports = ("", *PORTS.get(version, ()))

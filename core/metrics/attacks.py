@@ -1,8 +1,4 @@
-"""Membership inference: a score for each image that says how likely it was in the training set.
-
-    commonart mia runs/512 --data shards/
-
-A larger score means that it is more likely.
+"""Membership inference: a score for each image, larger where it is more likely to have been in the training set.
 
 | attack | score (negated where a lower value means member) | source |
 |---|---|---|
@@ -17,7 +13,7 @@ takes the place of the noise, and Euler's step that of DDIM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,10 +47,6 @@ class Denoiser:
         time = torch.tensor([t / STEPS if self.objective == "flow" else t], device=data.device)
         return diffusion.add_noise(data, noise, time, self.objective)
 
-    def noise_in(self, x: Tensor, prediction: Tensor, t: int) -> Tensor:
-        """Return the noise that a prediction at (x, t) implies."""
-        return x + (1 - t / STEPS) * prediction if self.objective == "flow" else prediction
-
     def step(self, x: Tensor, start: int, end: int) -> Tensor:
         """Take one deterministic step along the model's trajectory, in either direction: DDIM's, or Euler's for flow."""
         prediction = self.predict(x, start)
@@ -79,17 +71,14 @@ def scores(
     """Score one batch of scaled latents (B, C, H, W): [B], larger means member.
 
     Args:
-        attack: one of ATTACKS.
-        conditional: with each image's own caption.
-        unconditional: with the empty caption.
-        times: timesteps of `loss` and `clid`, in 0..999.
-        draws: noise samples at each of these timesteps.
+        conditional, unconditional: with each image's own caption, and with the empty one.
+        times, draws: timesteps of `loss` and `clid`, in 0..999, and noise samples at each of them.
         seed: of the noise, which is the same for every image.
     """
-    if attack == "loss":
+    if attack in ("loss", "clid"):
         errors = _losses(conditional, latents, times, draws, seed)
-    elif attack == "clid":
-        errors = _losses(conditional, latents, times, draws, seed) - _losses(unconditional, latents, times, draws, seed)
+        if attack == "clid":
+            errors -= _losses(unconditional, latents, times, draws, seed)
     elif attack == "secmi":
         errors = _secmi(conditional, latents)
     elif attack == "pia":
@@ -106,18 +95,12 @@ def even_times(count: int) -> list[int]:
 
 def _losses(denoiser: Denoiser, latents: Tensor, times: Sequence[int], draws: int, seed: int) -> Tensor:
     total = torch.zeros(len(latents), device=latents.device)
-    for t, noise in _noises(latents, times, draws, seed):
+    for number, t in enumerate(t for t in times for _ in range(draws)):
+        noise = noise_for([seed + number], latents.shape[1:], latents.device).expand_as(latents)
         target = diffusion.target(latents, noise, denoiser.objective)
         error = denoiser.predict(denoiser.noisy(latents, noise, t), t) - target
         total += error.square().flatten(1).mean(1)
     return total / (len(times) * draws)
-
-
-def _noises(latents: Tensor, times: Sequence[int], draws: int, seed: int) -> Iterator[tuple[int, Tensor]]:
-    for number, t in enumerate(times):
-        for draw in range(draws):
-            noise = noise_for([seed + number * draws + draw], latents.shape[1:], latents.device)
-            yield t, noise.expand_as(latents)
 
 
 def _secmi(denoiser: Denoiser, latents: Tensor) -> Tensor:
@@ -130,7 +113,9 @@ def _secmi(denoiser: Denoiser, latents: Tensor) -> Tensor:
 
 
 def _pia(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    noise = denoiser.noise_in(latents, denoiser.predict(latents, 0), 0)
+    noise = denoiser.predict(latents, 0)
+    if denoiser.objective == "flow":
+        noise = latents + noise  # the velocity is noise - data
     prediction = denoiser.predict(denoiser.noisy(latents, noise, PIA_TIME), PIA_TIME)
     target = diffusion.target(latents, noise, denoiser.objective)
     return (target - prediction).pow(4).flatten(1).sum(1)

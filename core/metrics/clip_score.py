@@ -1,7 +1,5 @@
 """CLIP scores: how well images fit their prompts, according to a CLIP model trained on other data.
 
-    commonart eval pictures/ --clip clip-vit-b32 --clip-ja clip-japanese-base
-
 Two conventions share one formula, w * max(cos, 0). Scores of two models or of two conventions cannot be compared.
 
 - `paper`: w = 100, the prompt unchanged (CommonArt's table 2).
@@ -11,7 +9,7 @@ Two conventions share one formula, w * max(cos, 0). Scores of two models or of t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,18 +53,15 @@ class DualEncoder:
         trust_remote_code: bool = False,
         flag: str = "--clip",
     ) -> DualEncoder:
-        """Load a model.
+        """Load a model in open_clip's or transformers' format.
 
         Args:
-            name: of the registry, a local folder or a hub id, in open_clip's or transformers' format.
-            device: as `core.model.device.pick_device` takes it.
-            accept_terms: names of refused models whose terms the user answers for.
-            trust_remote_code: run the model's own code, at the commit that `name` gives.
-            flag: the option that gave the name, for errors.
+            name: of the registry, a local folder or a hub id.
+            accept_terms, trust_remote_code, flag: as `lookup.check_terms` and `lookup.check_code` take them.
 
         Raises:
             UsageError: an unknown name, refused terms, remote code that is not trusted.
-            CommonArtError: The hub cannot be reached, or the folder holds no dual encoder.
+            CommonArtError: the hub cannot be reached, or the folder holds no dual encoder.
         """
         row = lookup.find_model(name, "clip", flag)
         lookup.check_terms(row, accept_terms, flag)
@@ -83,21 +78,16 @@ class DualEncoder:
     @torch.inference_mode()
     def encode_images(self, images: Iterable[Image.Image], batch: int = 64) -> Floats:
         """Return unit features [N, D] of RGB images."""
-        return _unit_rows(self.embed_images(part) for part in _batches(images, batch))
+        return _unit_rows(self.embed_images, images, batch)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str], batch: int = 256) -> Floats:
         """Return unit features [N, D] of texts; the tokenizer truncates them to the model's context."""
-        return _unit_rows(self.embed_texts(part) for part in _batches(texts, batch))
+        return _unit_rows(self.embed_texts, texts, batch)
 
 
 def scores(images_ND: Floats, texts_ND: Floats, convention: str = "paper") -> Floats:
-    """Return the score [N] of each image with its own text: w * max(cos, 0).
-
-    Raises:
-        UsageError: An unknown convention.
-        ValueError: The numbers of images and texts differ.
-    """
+    """Return the score [N] of each image with its own text: w * max(cos, 0). Raises as `convention_of` does."""
     weight, _ = convention_of(convention)
     if images_ND.shape != texts_ND.shape:
         raise ValueError(f"features of {images_ND.shape} and {texts_ND.shape}")
@@ -105,11 +95,7 @@ def scores(images_ND: Floats, texts_ND: Floats, convention: str = "paper") -> Fl
 
 
 def convention_of(name: str) -> tuple[float, str]:
-    """Return (w, prefix of the prompt) of a convention.
-
-    Raises:
-        UsageError: An unknown convention.
-    """
+    """Return (w, prefix of the prompt) of a convention. Raises UsageError for an unknown one."""
     if name not in CONVENTIONS:
         raise UsageError(f"--clip-mode {name} is not a mode.", f"Choose one of {', '.join(CONVENTIONS)}.")
     return CONVENTIONS[name]
@@ -184,14 +170,10 @@ def _unloadable(source: str, problem: Exception) -> CommonArtError:
     )
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    remaining = iter(items)
-    while part := list(islice(remaining, size)):
-        yield part
-
-
-def _unit_rows(batches: Iterable[Tensor]) -> Floats:
-    rows = [torch.nn.functional.normalize(part.float(), dim=-1).cpu().numpy() for part in batches]
+def _unit_rows(embed: Callable[[list[Item]], Tensor], items: Iterable[Item], batch: int) -> Floats:
+    remaining, rows = iter(items), []
+    while part := list(islice(remaining, batch)):
+        rows.append(torch.nn.functional.normalize(embed(part).float(), dim=-1).cpu().numpy())
     if not rows:
         raise ValueError("nothing to embed")
     return np.concatenate(rows).astype(np.float64)

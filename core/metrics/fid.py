@@ -1,15 +1,7 @@
 """Fréchet distances between two sets of images: FID on Inception features, and FD on any others.
 
-    commonart eval generated/ reference/ --fid clean
-
-Only a distance on the features of the Inception-v3 of 2015 is called FID, with one of clean-fid's ways of resizing:
-
-- `clean`: PIL bicubic.
-- `legacy_pytorch`: bilinear without anti-aliasing, as pytorch-fid.
-
-A Fréchet distance on other features has a name of its own (`FD-nano-clip`), because it cannot be compared with FID.
-
-Sources: Heusel et al., arXiv 1706.08500, eq. 6; Parmar et al., arXiv 2104.11222 (the resizing).
+Only a distance on the features of the Inception-v3 of 2015 is called FID, with one of clean-fid's ways of resizing
+(arXiv 2104.11222); on other features it has a name of its own (`FD-nano-clip`), because the two cannot be compared.
 """
 
 from __future__ import annotations
@@ -37,11 +29,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# clean-fid's mode -> the weights that it runs on, and their size.
-MODES = {
-    "clean": ("inception-2015-12-05.pt", "95 MB"),
-    "legacy_pytorch": ("pt_inception-2015-12-05-6726825d.pth", "95 MB"),
-}
+# clean-fid's mode -> the weights that it runs on, of 95 MB each. `clean` resizes images by PIL's bicubic filter,
+# `legacy_pytorch` bilinearly without anti-aliasing, as pytorch-fid does.
+MODES = {"clean": "inception-2015-12-05.pt", "legacy_pytorch": "pt_inception-2015-12-05-6726825d.pth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +46,7 @@ class Gaussian:
 def fit(features: NDArray[Any]) -> Gaussian:
     """Fit a Gaussian to features [N, D], with the unbiased covariance that every FID implementation uses.
 
-    Raises:
-        ValueError: Fewer than two rows, or a value that is not finite.
+    Raises ValueError for fewer than two rows, or a value that is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
@@ -68,11 +57,10 @@ def fit(features: NDArray[Any]) -> Gaussian:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0 (arXiv 1706.08500, eq. 6).
 
-    The eigenvalues of C1 C2 are those of the symmetric S C2 S with S = C1^(1/2), so two symmetric
-    eigenproblems give the trace without the complex, unstable square root of a product, and without an
-    epsilon when there are fewer images than features.
+    The eigenvalues of C1 C2 are those of the symmetric S C2 S with S = C1^(1/2): no complex, unstable square root of a
+    product, and no epsilon when there are fewer images than features.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of two kinds, {a.mean.shape} and {b.mean.shape}")
@@ -84,37 +72,19 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
 
 
 def inception_features(
-    files: Sequence[str | os.PathLike[str]],
-    mode: str = "clean",
-    *,
-    device: str = "cpu",
-    batch: int = 32,
-    network: Network | None = None,
+    files: Sequence[str | os.PathLike[str]], mode: str, device: str = "cpu", network: Network | None = None
 ) -> NDArray[np.float32]:
     """Return Inception's pool features [N, 2048] of image files, read and resized by clean-fid itself.
 
     Args:
-        files: images on disk.
-        mode: "clean" or "legacy_pytorch".
-        device: of the network.
-        batch: images at a time.
         network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
     """
     import torch
     from cleanfid.fid import get_files_features
 
-    if network is None:
-        network, _ = inception(mode, device)
+    network, paths = network or inception(mode, device)[0], [str(file) for file in files]
     with contextlib.redirect_stdout(sys.stderr):
-        return get_files_features(
-            [str(file) for file in files],
-            model=network,
-            num_workers=0,
-            batch_size=batch,
-            device=torch.device(device),
-            mode=mode,
-            verbose=False,
-        )
+        return get_files_features(paths, network, 0, 32, torch.device(device), mode, verbose=False)
 
 
 def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Network, str]:
@@ -124,26 +94,23 @@ def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tup
     state dict that is read with `weights_only`.
 
     Args:
-        mode: "clean" or "legacy_pytorch".
-        device: of the network.
         folder: of the weights, which are downloaded where they are missing; default: `commonart/inception` in the
             user's cache (XDG_CACHE_HOME is honoured), not the shared temporary folder that clean-fid would use.
 
     Raises:
-        UsageError: An unknown mode.
-        CommonArtError: The weights are missing and cannot be downloaded, or they are damaged.
+        UsageError: an unknown mode.
+        CommonArtError: the weights are missing and cannot be downloaded, or they are damaged.
     """
     check_mode(mode)
     import pickle
 
     import torch
 
-    name, size = MODES[mode]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = folder or cache / "commonart" / "inception"
-    path = folder / name
+    path = folder / MODES[mode]
     if not path.is_file():
-        _download(mode, path, size)
+        _download(mode, path)
     try:
         if mode == "clean":
             from cleanfid.inception_torchscript import InceptionV3W
@@ -188,7 +155,7 @@ def _pytorch_inception(path: Path) -> torch.nn.Module:
         inception_pytorch.load_state_dict_from_url = original
 
 
-def _download(mode: str, path: Path, size: str) -> None:
+def _download(mode: str, path: Path) -> None:
     from torch.hub import download_url_to_file
 
     if mode == "clean":
@@ -197,12 +164,12 @@ def _download(mode: str, path: Path, size: str) -> None:
         from cleanfid.inception_pytorch import FID_WEIGHTS_URL as url
     # Only the second file has a published hash, as a part of its name; eval.json records the sha256 of either.
     prefix = "6726825d" if mode == "legacy_pytorch" else None
-    say(f"downloading {path.name} ({size})")
+    say(f"downloading {path.name} (95 MB)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(path), hash_prefix=prefix, progress=sys.stderr.isatty())
     except (OSError, RuntimeError, ValueError) as problem:
         raise CommonArtError(
-            f"FID ({mode}) needs {path.name} ({size}), which cannot be downloaded ({problem}).",
+            f"FID ({mode}) needs {path.name} (95 MB), which cannot be downloaded ({problem}).",
             f"Put the file at {path}, or measure without --fid: FD-nano-clip needs no download.",
         ) from problem

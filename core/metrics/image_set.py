@@ -1,9 +1,4 @@
-"""Images to score: a folder of image files, a folder of shards, or records.
-
-    commonart eval pictures/ shards/ --split heldout
-
-Each is a pointer to its pixels and the record that it came with, if any. Pixels are read one image at a time.
-"""
+"""Images to score: a folder of image files, a folder of shards, or records. Pixels are read one image at a time."""
 
 from __future__ import annotations
 
@@ -68,17 +63,12 @@ def collect(source: str, *, split: str | None = None, limit: int | None = None, 
 
 
 def open_image(pointer: str) -> Image.Image:
-    """Decode an image, upright, in sRGB.
-
-    Raises:
-        CommonArtError: It is missing or damaged.
-    """
+    """Decode an image, upright, in sRGB. Raises CommonArtError where it is missing or damaged."""
     try:
         return decode(read_bytes(pointer))
     except DecodeError as problem:
-        raise CommonArtError(
-            f"{pointer} is not a readable image ({problem}).", "Remove it, or make it again."
-        ) from problem
+        what = f"{pointer} is not a readable image ({problem})."
+        raise CommonArtError(what, "Remove it, or make it again.") from problem
 
 
 def images(items: Sequence[ImageRef]) -> Iterator[Image.Image]:
@@ -90,12 +80,11 @@ def files(items: Sequence[ImageRef], folder: str | os.PathLike[str]) -> list[str
     """Return a file for each image; those inside a tar are written to `folder` as PNG, which changes no pixel."""
     paths = []
     for number, item in enumerate(items):
-        if "#" not in item.pointer:
-            paths.append(item.pointer)
-            continue
-        path = Path(folder) / f"{number:06d}.png"
-        open_image(item.pointer).save(path)
-        paths.append(str(path))
+        path = item.pointer
+        if "#" in path:
+            path = os.path.join(folder, f"{number:06d}.png")
+            open_image(item.pointer).save(path)
+        paths.append(path)
     return paths
 
 

@@ -1,7 +1,5 @@
 """The reference system's table 2, and where a score of ours may stand in it.
 
-    commonart eval --model commonart-beta coco/ --fid clean --clip clip-vit-b32
-
 Source: CommonArt beta, doi 10.51094/jxiv.936, table 2: 30,000 random pairs of COCO 2017 train, and of STAIR Captions
 for the Japanese columns; CLIP score with w = 100 by ViT-B/32, in Japanese by clip-japanese-base. The paper states
 neither how its FID resizes images nor the resolution of the reference; eval.json states both of ours.

@@ -1,7 +1,4 @@
-"""How well a few fixed prompts are followed, again and again while a model is trained.
-
-    commonart train --stage 512 --sample-every 1000 --clip clip-vit-b32
-    commonart train --stage nano --sample-every 200        # scored by nano, and read back as scenes
+"""How well a few fixed prompts are followed, again and again while a model is trained (`commonart train --sample-every`).
 
 A few prompts say little about one step and much about a curve: they are the same every time, from the same noise.
 """
@@ -29,10 +26,7 @@ def open_scorer(names: str, prompts: Sequence[str], accept_terms: Sequence[str] 
 
     Args:
         names: a dual encoder, or two separated by a comma, the second for Japanese prompts, which are not scored
-            without one. `nano` scores both languages.
-
-    Raises:
-        UsageError, CommonArtError: As `clip_score.DualEncoder.load`.
+            without one. `nano` scores both languages. Raises as `clip_score.DualEncoder.load` does.
     """
     name, _, name_ja = names.partition(",")
     rows_by_lang: dict[str, list[int]] = {}

@@ -1,7 +1,5 @@
 """Does the model copy? How close generated images come to training images, by the features of a dual encoder.
 
-    commonart mia runs/512 --data shards/ --replicate 50 --figure mia.png
-
 Images of one subject are alike without any copying, so the training set itself is the baseline: the similarity of each
 generated image to its nearest training image is compared with that of each training image to its nearest other one.
 What is counted is how many generated images come closer than 95 % of the training images do.
@@ -11,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commonart.core.metrics import roc
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95  # quantile of the baseline above which a generated image counts
@@ -27,19 +22,12 @@ LEVEL = 0.95  # quantile of the baseline above which a generated image counts
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """Cosine similarities of N generated images to M training images.
+    """Cosine similarities of N generated images to M training images."""
 
-    Attributes:
-        similarity: [N], to the nearest training image.
-        nearest: [N], the row of that image.
-        to_source: [N], to the training image whose caption was the prompt.
-        baseline: [M], of each training image to the nearest other one.
-    """
-
-    similarity: Floats
-    nearest: NDArray[np.intp]
-    to_source: Floats
-    baseline: Floats
+    similarity: Floats  # [N], to the nearest training image
+    nearest: NDArray[np.intp]  # [N], the row of that image
+    to_source: Floats  # [N], to the training image whose caption was the prompt
+    baseline: Floats  # [M], of each training image to the nearest other one
 
     def report(self, seed: int) -> dict[str, Any]:
         """Return the summary for mia.json; `seed` is that of the bootstrap."""
@@ -58,20 +46,11 @@ class Replication:
 
 
 def compare(generated_ND: Floats, training_MD: Floats, source_N: Sequence[int]) -> Replication:
-    """Compare unit features of generated and training images.
-
-    Args:
-        source_N: the training row whose caption was the prompt of each generated image.
-    """
+    """Compare unit features; `source_N`: the training row whose caption was the prompt of each generated image."""
     similarity_NM = generated_ND @ training_MD.T
     rows = np.arange(len(generated_ND))
-    nearest = similarity_NM.argmax(axis=1)
-    return Replication(
-        similarity=similarity_NM[rows, nearest],
-        nearest=nearest,
-        to_source=similarity_NM[rows, np.asarray(source_N)],
-        baseline=_nearest_other(training_MD),
-    )
+    nearest, to_source = similarity_NM.argmax(axis=1), similarity_NM[rows, np.asarray(source_N)]
+    return Replication(similarity_NM[rows, nearest], nearest, to_source, _nearest_other(training_MD))
 
 
 def _nearest_other(features: Floats, rows: int = 1024) -> Floats:
@@ -85,40 +64,5 @@ def _nearest_other(features: Floats, rows: int = 1024) -> Floats:
 
 
 def _spread(values: Floats) -> dict[str, float]:
-    return {
-        "mean": float(values.mean()),
-        "p50": float(np.quantile(values, 0.5)),
-        "p95": float(np.quantile(values, 0.95)),
-        "max": float(values.max()),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class FigureRow:
-    """One generated image beside the training image of its prompt and the nearest training image."""
-
-    caption: str
-    source: Image.Image
-    generated: Image.Image
-    to_source: float
-    nearest: Image.Image
-    similarity: float
-
-
-def write_figure(path: str, rows: Sequence[FigureRow], *, overwrite: bool = False) -> None:
-    """Write a contact sheet like the paper's figure 2.
-
-    Raises:
-        UsageError: The path exists and `overwrite` is false.
-        CommonArtError: It cannot be written.
-    """
-    from commonart.core.output.contact_sheet import write_sheet
-
-    images: list[Image.Image] = []
-    labels: list[str] = []
-    for row in rows:
-        images += [row.source, row.generated, row.nearest]
-        labels += [row.caption, f"similarity {row.to_source:.2f}", f"similarity {row.similarity:.2f}"]
-    heads = ("training image", "generated", "nearest training image")
-    settings = {"captions": [row.caption for row in rows]}
-    write_sheet(path, images, labels, columns=3, heads=heads, settings=settings, overwrite=overwrite)
+    median, p95 = np.quantile(values, [0.5, 0.95])
+    return {"mean": float(values.mean()), "p50": float(median), "p95": float(p95), "max": float(values.max())}

@@ -1,7 +1,5 @@
 """Exact ROC curves for membership inference, and bootstrap intervals of the numbers read from them.
 
-    commonart mia runs/512 --data shards/
-
 A score is **larger for a member** (losses are negated beforehand). Nothing is interpolated or binned: the curve has one
 point for each distinct score, and ties move both rates at once. The area is the Mann-Whitney statistic. The TPR at an
 FPR limit is that of the best threshold whose FPR does not exceed it, as Carlini et al. report it ("Membership Inference
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 FPR_LIMITS = (0.01, 0.001)
+LEVEL = 0.95  # share of the resamples inside an interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +30,8 @@ class Roc:
 
 
 def curve(members: Floats, others: Floats) -> Roc:
-    """Compute the exact ROC curve.
-
-    Args:
-        members: scores of the members, [M].
-        others: scores of the non-members, [N].
-
-    Raises:
-        ValueError: One of them is empty or holds a NaN.
-    """
-    members, others = _checked(members), _checked(others)
-    thresholds, rank = np.unique(np.concatenate([members, others]), return_inverse=True)
+    """Compute the exact ROC curve of scores [M] and [N]. Raises ValueError where either is empty or holds a NaN."""
+    thresholds, rank = _ranked(members, others)
     return _curve(thresholds, rank, np.ones(len(members)), np.ones(len(others)))
 
 
@@ -62,31 +52,21 @@ def tpr_at(roc: Roc, limit: float) -> float:
 
 def summary(roc: Roc) -> dict[str, float]:
     """Return the four numbers that are reported: `auc`, `accuracy`, `tpr@1%fpr`, `tpr@0.1%fpr`."""
-    return {
-        "auc": auc(roc),
-        "accuracy": best_accuracy(roc),
-        **{f"tpr@{100 * limit:g}%fpr": tpr_at(roc, limit) for limit in FPR_LIMITS},
-    }
+    rates = {f"tpr@{100 * limit:g}%fpr": tpr_at(roc, limit) for limit in FPR_LIMITS}
+    return {"auc": auc(roc), "accuracy": best_accuracy(roc), **rates}
 
 
-def report(members: Floats, others: Floats, *, seed: int, resamples: int = 1000, level: float = 0.95) -> dict[str, Any]:
+def report(members: Floats, others: Floats, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
     """Return every number of `summary` with its percentile bootstrap interval.
 
-    Members and others are resampled with replacement, each within its own group. `smallest_fpr` is 1 / N: the TPR at a
+    Scores [M] and [N] are resampled with replacement, each within its own group. `smallest_fpr` is 1 / N: the TPR at a
     limit below it is the TPR at no false positive at all.
-
-    Args:
-        members, others: scores, [M] and [N].
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-        level: share of the resamples inside the interval.
 
     Returns:
         {"auc": {"value", "low", "high"}, "accuracy": ..., "tpr@1%fpr": ..., "tpr@0.1%fpr": ...,
         "members", "others", "smallest_fpr", "resamples", "level", "seed"}
     """
-    members, others = _checked(members), _checked(others)
-    thresholds, rank = np.unique(np.concatenate([members, others]), return_inverse=True)
+    thresholds, rank = _ranked(members, others)
     values = summary(curve(members, others))
     rng = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {name: [] for name in values}
@@ -96,37 +76,27 @@ def report(members: Floats, others: Floats, *, seed: int, resamples: int = 1000,
         counts_o = np.bincount(rng.integers(len(others), size=len(others)), minlength=len(others))
         for name, value in summary(_curve(thresholds, rank, counts_m, counts_o)).items():
             draws[name].append(value)
-    result: dict[str, Any] = {
-        name: {"value": value, **dict(zip(("low", "high"), interval(draws[name], level), strict=True))}
-        for name, value in values.items()
-    }
-    return result | {
-        "members": len(members),
-        "others": len(others),
-        "smallest_fpr": 1 / len(others),
-        "resamples": resamples,
-        "level": level,
-        "seed": seed,
-    }
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        low, high = interval(draws[name])
+        result[name] = {"value": value, "low": low, "high": high}
+    counts = {"members": len(members), "others": len(others), "smallest_fpr": 1 / len(others)}
+    return {**result, **counts, "resamples": resamples, "level": LEVEL, "seed": seed}
 
 
 def bootstrap(
-    values: Floats,
-    statistic: Callable[[Floats], float],
-    *,
-    seed: int,
-    resamples: int = 1000,
-    level: float = 0.95,
+    values: Floats, statistic: Callable[[Floats], float], *, seed: int, resamples: int = 1000
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic of one sample, [N]."""
-    values = _checked(values)
+    """Return the 95 % percentile bootstrap interval of a statistic of one sample, [N]."""
+    if np.isnan(values).any():
+        raise ValueError("a score is NaN")
     rng = np.random.default_rng(seed)
-    return interval([statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)], level)
+    return interval([statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)])
 
 
-def interval(draws: list[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the central `level` of the draws."""
-    low, high = np.quantile(np.asarray(draws), [(1 - level) / 2, (1 + level) / 2])
+def interval(draws: list[float]) -> tuple[float, float]:
+    """Return the interval that holds the central 95 % of the draws."""
+    low, high = np.quantile(np.asarray(draws), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -135,18 +105,15 @@ def _curve(thresholds: Floats, rank: NDArray[np.intp], members: NDArray[Any], ot
     size, n = len(thresholds), len(members)
     hits = np.bincount(rank[:n], weights=members, minlength=size)[::-1].cumsum()
     alarms = np.bincount(rank[n:], weights=others, minlength=size)[::-1].cumsum()
-    zero = np.zeros(1)
-    return Roc(
-        fpr=np.concatenate([zero, alarms / alarms[-1]]),
-        tpr=np.concatenate([zero, hits / hits[-1]]),
-        thresholds=np.concatenate([[np.inf], thresholds[::-1]]),
-    )
+    fpr, tpr = np.r_[0.0, alarms / alarms[-1]], np.r_[0.0, hits / hits[-1]]
+    return Roc(fpr, tpr, np.r_[np.inf, thresholds[::-1]])
 
 
-def _checked(scores: Floats) -> Floats:
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    if not len(scores):
+def _ranked(members: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """Return the distinct scores, rising, and the index of each score among them."""
+    if not len(members) or not len(others):
         raise ValueError("a ROC curve needs at least one member and one non-member")
+    scores = np.concatenate([members, others]).astype(np.float64)
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
-    return scores
+    return np.unique(scores, return_inverse=True)

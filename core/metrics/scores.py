@@ -1,14 +1,13 @@
 """The scores of one group of images: by a dual encoder, by Inception, and by what their pixels show.
 
-    commonart eval --model nano shards/ --scenes 100 --fid clean
-
 Each score is one object of eval.json: the metric, its value, and what it was measured on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +42,6 @@ class ImageGroup:
     kind: str = ""  # "unseen" or "held-out pairs" for prompts of the scene grammar, which have no reference
 
 
-@dataclass(frozen=True, slots=True)
-class Inception:
-    """Inception for one mode of FID, and the sha256 of its weights."""
-
-    mode: str
-    device: str
-    network: frechet.Network
-    sha256: str
-
-
 def load_encoders(
     langs: Iterable[str],
     clip: str,
@@ -62,28 +51,19 @@ def load_encoders(
     accept_terms: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> dict[str, DualEncoder]:
-    """Load the dual encoder of each language, each one once.
+    """Load the dual encoder of each language, each one once. Raises as `DualEncoder.load` does.
 
     Args:
         clip: for every language but Japanese.
         clip_ja: for Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
-
-    Raises:
-        UsageError, CommonArtError: As `DualEncoder.load`.
     """
     from commonart.core.metrics.clip_score import DualEncoder
 
     clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", "--clip").langs else "clip-japanese-base")
-    loaded: dict[str, DualEncoder] = {}
     names = {lang: clip_ja if lang == "ja" else clip for lang in langs}
-    for name in dict.fromkeys(names.values()):
-        loaded[name] = DualEncoder.load(
-            name,
-            device=device,
-            accept_terms=accept_terms,
-            trust_remote_code=trust_remote_code,
-            flag="--clip" if name == clip else "--clip-ja",
-        )
+    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
+    flags = {clip_ja: "--clip-ja", clip: "--clip"}
+    loaded = {name: load(name, flag=flags[name]) for name in dict.fromkeys(names.values())}
     return {lang: loaded[name] for lang, name in names.items()}
 
 
@@ -92,9 +72,7 @@ def by_clip(
 ) -> Iterator[dict[str, Any]]:
     """Yield FD on the encoder's features where there is a reference, and the CLIP score where all prompts are known.
 
-    Args:
-        convention: of the CLIP score, "paper" or "hessel".
-        common: fields of every score of this group; `seed` is that of the bootstrap, too.
+    `common` has the fields of every score of this group; its `seed` is that of the bootstrap, too.
     """
     from commonart.core.metrics import clip_score
 
@@ -102,13 +80,9 @@ def by_clip(
     about = {"judge": encoder.name, "judge_revision": encoder.revision, "n": len(group.items)}
     real = encoder.encode_images(image_set.images(group.reference)) if group.reference else None
     if real is not None:
-        yield {
-            "metric": f"FD-{encoder.name}-clip" if encoder.embedded else f"FD-{encoder.name}",
-            "value": frechet.frechet(_gaussian(generated), _gaussian(real)),
-            "n_reference": len(real),
-            **about,
-            **common,
-        }
+        name = f"FD-{encoder.name}-clip" if encoder.embedded else f"FD-{encoder.name}"
+        distance = frechet.frechet(_gaussian(generated), _gaussian(real))
+        yield {"metric": name, "value": distance, "n_reference": len(real), **about, **common}
     if not all(group.prompts):
         say(f"{group.prompts.count('')} images carry no prompt, so they have no CLIP score.")
         return
@@ -120,48 +94,32 @@ def by_clip(
     reference = None
     if group.paired and real is not None:
         reference = float(clip_score.scores(real, texts, convention).mean())
-    yield {
-        "metric": "CLIP",
-        "value": float(values.mean()),
-        "low": low,
-        "high": high,
-        "reference": reference,
-        "mode": convention,
-        **about,
-        **common,
-    }
+    interval = {"value": float(values.mean()), "low": low, "high": high, "reference": reference}
+    yield {"metric": "CLIP", **interval, "mode": convention, **about, **common}
 
 
-def load_inception(mode: str, device: str) -> Inception:
-    """Load Inception for a mode of FID, "clean" or "legacy_pytorch".
+def open_fid(mode: str, device: str, work: Path) -> Callable[[ImageGroup, dict[str, Any]], dict[str, Any]]:
+    """Load Inception for a mode of FID; return what measures it of a group against the group's reference.
 
-    Raises:
-        UsageError, CommonArtError: As `core.metrics.fid.inception`.
+    `work` is a folder for copies of images that are inside tars. Raises as `core.metrics.fid.inception` does.
     """
     from commonart.core.model.device import pick_device
 
     network_device = str(pick_device(device))
-    return Inception(mode, network_device, *frechet.inception(mode, network_device))
+    network, sha256 = frechet.inception(mode, network_device)
 
+    def score(group: ImageGroup, common: dict[str, Any]) -> dict[str, Any]:
+        gaussians = []
+        for name, items in (("generated", group.items), ("real", group.reference)):
+            folder = work / f"{name}-{group.lang}"
+            folder.mkdir(exist_ok=True)
+            paths = image_set.files(items, folder)
+            gaussians.append(_gaussian(frechet.inception_features(paths, mode, network_device, network)))
+        counts = {"n": len(group.items), "n_reference": len(group.reference)}
+        about = {"mode": mode, "weights_sha256": sha256}
+        return {"metric": "FID", "value": frechet.frechet(*gaussians), **about, **counts, **common}
 
-def by_inception(group: ImageGroup, inception: Inception, work: Path, common: dict[str, Any]) -> dict[str, Any]:
-    """Return FID against the group's reference; `work` is a folder for copies of images that are inside tars."""
-    gaussians = []
-    for name, items in (("generated", group.items), ("real", group.reference)):
-        folder = work / f"{name}-{group.lang}"
-        folder.mkdir(exist_ok=True)
-        paths = image_set.files(items, folder)
-        features = frechet.inception_features(paths, inception.mode, device=inception.device, network=inception.network)
-        gaussians.append(_gaussian(features))
-    return {
-        "metric": "FID",
-        "value": frechet.frechet(*gaussians),
-        "mode": inception.mode,
-        "weights_sha256": inception.sha256,
-        "n": len(group.items),
-        "n_reference": len(group.reference),
-        **common,
-    }
+    return score
 
 
 def by_scenes(group: ImageGroup, common: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Images to latents and back: any diffusers `AutoencoderKL`, SDXL's (f = 8) and the nano one (f = 4) alike.
 
-`commonart encode-image shards/ --model sdxl-vae` stores its latents; `train`, `sample` and `mia` call it too.
-
 Latents here are always the scaled ones that the transformer sees: (z - shift_factor) * scaling_factor.
 """
 
@@ -18,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import weights
 from commonart.core.model.device import dtype_name, pick_device, pick_dtype
 from commonart.core.registry.lookup import require_plain_json
@@ -28,28 +26,26 @@ TILE_ABOVE = 1024  # pixels of the longer side; SDXL's autoencoder was trained u
 
 @dataclass(slots=True)
 class Autoencoder:
-    """A frozen AutoencoderKL. Make one with `Autoencoder.load`.
-
-    Attributes:
-        channels: C of the latents (4 for SDXL's).
-        factor: f, pixels per latent along one side (8 for SDXL's).
-        scaling, shift: latents = (z - shift) * scaling.
-        tile_above: pixels of the longer side above which images run in tiles of that size: less memory, faint seams.
-        precision: "float32", "float16" or "bfloat16", as runs and caches record it.
-    """
+    """A frozen AutoencoderKL. Make one with `Autoencoder.load`."""
 
     model: Any
     device: torch.device
     dtype: torch.dtype
-    channels: int
-    factor: int
-    scaling: float
+    channels: int  # C of the latents (4 for SDXL's)
+    factor: int  # f, pixels per latent along one side (8 for SDXL's)
+    scaling: float  # latents = (z - shift) * scaling
     shift: float
+    # Pixels of the longer side above which images run in tiles of that size: less memory, faint seams.
     tile_above: int = TILE_ABOVE
 
     @property
     def precision(self) -> str:
         return dtype_name(self.dtype)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What runs and caches record beside `channels` and `precision`."""
+        return {"factor": self.factor, "scaling": self.scaling, "shift": self.shift}
 
     @classmethod
     def load(
@@ -57,10 +53,8 @@ class Autoencoder:
     ) -> Autoencoder:
         """Load from a local folder: the model itself, or a pipeline with `vae/`. safetensors only.
 
-        `dtype` may be a name, as `pick_precision` takes it.
-
-        Raises:
-            CommonArtError: the folder holds no AutoencoderKL, or not all of its weights.
+        `dtype` may be a name, as `pick_precision` takes it. Raises CommonArtError for a folder without an AutoencoderKL, or
+        without all of its weights.
         """
         from diffusers import AutoencoderKL
 
@@ -74,37 +68,19 @@ class Autoencoder:
                 variant=weights.variant(path, weights.STEM),
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise CommonArtError(
-                f"The autoencoder in {path} cannot be loaded: {reason}.",
-                "It must be an AutoencoderKL in safetensors, complete.",
-            ) from error
-        if info["missing_keys"]:
-            raise CommonArtError(
-                f"The weights in {path} lack {len(info['missing_keys'])} tensors, among them "
-                f"{min(info['missing_keys'])}.",
-                "Download the model again, or give the folder that holds all of it.",
-            )
+            what = f"The autoencoder in {path} cannot be loaded: {first_line(error)}."
+            raise CommonArtError(what, "It must be an AutoencoderKL in safetensors, complete.") from error
+        weights.check_complete(path, info)
         model.to(device).eval().requires_grad_(False)
         c = model.config
-        return cls(
-            model=model,
-            device=device,
-            dtype=dtype,
-            channels=int(c.latent_channels),
-            factor=2 ** (len(c.block_out_channels) - 1),
-            scaling=float(c.scaling_factor),
-            shift=float(c.shift_factor or 0.0),
-        )
+        factor, shift = 2 ** (len(c.block_out_channels) - 1), float(c.shift_factor or 0.0)
+        return cls(model, device, dtype, int(c.latent_channels), factor, float(c.scaling_factor), shift)
 
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
         """Encode images [B, 3, H, W] in -1..1 to (mean, std) of the scaled latents, [B, C, H/f, W/f] in float32 each.
 
-        A sample of the posterior is `mean + std * noise`. Images above `tile_above` pixels run in tiles.
-
-        Raises:
-            ValueError: H or W is not a multiple of f.
+        A sample of the posterior is `mean + std * noise`. Raises ValueError where H or W is not a multiple of f.
         """
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor:
@@ -121,11 +97,11 @@ class Autoencoder:
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
         """Decode scaled latents [B, C, h, w] to images [B, 3, h f, w f] in -1..1, float32."""
         self._tile(max(latents.shape[-2:]) * self.factor)
-        parts = []
+        images = []
         for part in latents.split(batch):
             z = part.to(self.device, torch.float32) / self.scaling + self.shift
-            parts.append(self.model.decode(z.to(self.dtype)).sample.float().clamp(-1, 1))
-        return torch.cat(parts)
+            images.append(self.model.decode(z.to(self.dtype)).sample.float().clamp(-1, 1))
+        return torch.cat(images)
 
     def _tile(self, side: int) -> None:
         """Tiles only where one pass would be too large: they cost a little accuracy at their seams."""
@@ -148,7 +124,7 @@ def pick_precision(folder: str | Path, name: str, device: torch.device) -> torch
 
 
 def _folder(folder: str | Path) -> Path:
-    """Return the folder of the model itself. Raises CommonArtError where it is not an AutoencoderKL's."""
+    """The folder of the model itself. Raises CommonArtError where it is not an AutoencoderKL's."""
     path = Path(folder)
     if (path / "vae" / "config.json").is_file():
         path = path / "vae"
@@ -165,21 +141,9 @@ def _folder(folder: str | Path) -> Path:
     return path
 
 
-def to_pixels(images: Sequence[Image.Image | bytes]) -> Tensor:
-    """Convert images of one size, as PIL RGB or as encoded bytes, to Tensor[B, 3, H, W] in -1..1, float32.
-
-    Raises:
-        CommonArtError: bytes that are no image, or not within the limits of `core.data.images.decode`.
-        ValueError: images of several sizes.
-    """
-    arrays = []
-    for image in images:
-        if isinstance(image, bytes):
-            from commonart.core.data.images.decode import decode
-
-            image = decode(image)
-        arrays.append(np.asarray(image.convert("RGB")))
-    pixels_BHWC = torch.from_numpy(np.stack(arrays))
+def to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Convert RGB images of one size to Tensor[B, 3, H, W] in -1..1, float32. Raises ValueError for several sizes."""
+    pixels_BHWC = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
     return pixels_BHWC.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 

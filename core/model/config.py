@@ -1,7 +1,5 @@
 """The transformer's sizes: config.json as diffusers writes it.
 
-    commonart train --stage 512 --dry-run       # prints the configuration that the stage gives
-
 What is fixed by the architecture is checked, not kept: a config.json that asks for another one is refused.
 """
 
@@ -69,15 +67,10 @@ class PixArtConfig:
     def __post_init__(self) -> None:
         if self.interpolation_scale is None:
             object.__setattr__(self, "interpolation_scale", self.sample_size / 64)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.name != "interpolation_scale"
-            bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0
-            if bad:
-                kind = "whole number" if whole else "number"
-                raise CommonArtError(
-                    f"The transformer's {field.name} is {value!r}.", f"Give a positive {kind} for {field.name}."
-                )
+        for name, value in asdict(self).items():
+            kind, types = ("number", int | float) if name == "interpolation_scale" else ("whole number", int)
+            if isinstance(value, bool) or not isinstance(value, types) or value <= 0:
+                raise CommonArtError(f"The transformer's {name} is {value!r}.", f"Give a positive {kind} for {name}.")
         if self.hidden % 4 or self.sample_size % self.patch_size:
             raise CommonArtError(
                 f"A transformer of width {self.hidden} with latents of {self.sample_size} in patches of "
@@ -97,8 +90,7 @@ class PixArtConfig:
     def from_dict(cls, values: dict[str, Any], file: str | Path = CONFIG) -> PixArtConfig:
         """Read diffusers' keys, of `PixArtTransformer2DModel` or of the older `Transformer2DModel`.
 
-        Raises:
-            CommonArtError: a value would need another architecture; `file` and the key are named.
+        Raises CommonArtError, which names `file` and the key, for a value that would need another architecture.
         """
         kind = values.get("_class_name", _FIXED["_class_name"])
         if kind not in (_FIXED["_class_name"], "Transformer2DModel"):
@@ -120,7 +112,7 @@ class PixArtConfig:
                 )
         known = {key: value for key, value in values.items() if key in names}
         known["out_channels"] = known.get("out_channels") or known.get("in_channels", 4)
-        if "caption_channels" not in known or known["caption_channels"] is None:
+        if known.get("caption_channels") is None:
             raise CommonArtError(f"{file} has no caption_channels.", "Add the width of the text states to it.")
         if known.setdefault("sample_size", 128) and known.get("interpolation_scale") is None:
             log.warning(
@@ -137,7 +129,6 @@ class PixArtConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> PixArtConfig:
-        """Read a config.json."""
         try:
             values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
@@ -150,5 +141,4 @@ class PixArtConfig:
 
     def write(self, file: str | Path) -> None:
         """Write a config.json that diffusers reads."""
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_bytes(file, text.encode())
+        write_bytes(file, f"{json.dumps(self.to_dict(), indent=2, sort_keys=True)}\n".encode())

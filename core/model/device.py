@@ -1,8 +1,4 @@
-"""Devices and number formats are chosen here alone, so that every stage decides alike.
-
-`commonart train --device auto --precision auto` and the same options of encode-text, encode-image, sample and
-the captioners end here.
-"""
+"""Devices and number formats are chosen here alone, so that every stage decides alike: `--device` and `--precision`."""
 
 from __future__ import annotations
 
@@ -24,10 +20,8 @@ DTYPES = {
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device called `name`: auto, cpu, mps, cuda or cuda:N.
 
-    auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU.
-
-    Raises:
-        UsageError: an unknown name, or a device that this machine does not have.
+    auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU. Raises UsageError for
+    an unknown name, or a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -68,21 +62,14 @@ def fast_bf16(device: torch.device) -> bool:
     """Return whether bfloat16 matrix products run in hardware (Ampere GPUs and later; AMX or AVX-512 BF16 CPUs)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        return any(
-            bool(getattr(torch.cpu, probe, lambda: False)())
-            for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        )
-    return False
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported") if device.type == "cpu" else ()
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
 def pick_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
     """Return the dtype called `name`: auto, fp32, bf16 or fp16 (PyTorch's long names too).
 
-    auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32.
-
-    Raises:
-        UsageError: an unknown name.
+    auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32. Raises UsageError for other names.
     """
     if name == "auto":
         device = device or pick_device()

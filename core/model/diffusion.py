@@ -3,8 +3,6 @@
 eps   PixArt-Sigma and CommonArt: linear betas 1e-4..0.02, T = 1000, squared error of the noise plus the
       variational bound on the learned variance (improved DDPM, arXiv 2102.09672; DiT).
 flow  rectified flow with logit-normal times (arXiv 2403.03206): the velocity noise - data. Learns faster.
-
-Both predict from (noisy latents, timestep in 0..1000, text) and are sampled by commonart.core.model.sampler.
 """
 
 from __future__ import annotations
@@ -51,7 +49,6 @@ class Schedule:
     signal: Tensor  # sqrt(alpha_bar): factor of the data in x_t
     noise: Tensor  # sqrt(1 - alpha_bar): factor of the noise in x_t
     mean_start: Tensor  # factor of x_0 in the mean of q(x_{t-1} | x_t, x_0), DDPM equation 7
-    mean_noisy: Tensor  # factor of x_t in it
     log_beta: Tensor  # the largest log-variance of a step
     log_posterior: Tensor  # the smallest: that of q(x_{t-1} | x_t, x_0)
 
@@ -63,14 +60,8 @@ def schedule(device: torch.device) -> Schedule:
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     variance = beta * (1 - before) / (1 - alpha_bar)
     variance[0] = variance[1]  # it is 0 at t = 0, where the bound is a likelihood and only the range is used
-    values = (
-        alpha_bar.sqrt(),
-        (1 - alpha_bar).sqrt(),
-        beta * before.sqrt() / (1 - alpha_bar),
-        (1 - before) * (1 - beta).sqrt() / (1 - alpha_bar),
-        beta.log(),
-        variance.log(),
-    )
+    mean_start = beta * before.sqrt() / (1 - alpha_bar)
+    values = (alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), mean_start, beta.log(), variance.log())
     return Schedule(*(value.to(device, torch.float32) for value in values))
 
 
@@ -94,13 +85,30 @@ def loss(
     """
     check_objective(objective)
     latents = latents_BCHW.float()
-    noise = _normal(latents.shape, latents.device, generator) if noise_BCHW is None else noise_BCHW.float()
+    if noise_BCHW is None:
+        source = latents.device if generator is None else generator.device
+        noise_BCHW = torch.randn(latents.shape, generator=generator, device=source)
     if time_B is None:
         time_B = draw_times(len(latents), objective, generator)
-    time_B = time_B.to(latents.device)
+    noise, time_B = noise_BCHW.to(latents), time_B.to(latents.device)
     if objective == "flow":
-        return _flow(model, latents, noise, time_B, text_BLT, mask_BL, shift)
-    return _eps(model, latents, noise, time_B, text_BLT, mask_BL)
+        time_B = shift_time(time_B.float(), shift)
+    noisy = add_noise(latents, noise, time_B, objective)
+    timestep_B = time_B * STEPS if objective == "flow" else time_B.float()
+    output = model(noisy, timestep_B, text_BLT, mask_BL).float()
+    expected = out_channels(objective, latents.shape[1])
+    if output.shape[1] != expected:
+        raise CommonArtError(
+            f"The transformer gives {output.shape[1]} channels; the objective {objective} needs {expected}.",
+            f"Set out_channels to {expected}, or choose the other objective.",
+        )
+    predicted = output[:, : latents.shape[1]]
+    loss_B = (predicted - target(latents, noise, objective)).square().flatten(1).mean(1)
+    if objective == "eps":
+        # The bound teaches the variance alone: the noise prediction is held still (improved DDPM, section 3.1).
+        range_part = output[:, latents.shape[1] :]
+        loss_B = loss_B + bound(latents, noisy, predicted.detach(), range_part, time_B)
+    return loss_B, timestep_B
 
 
 def draw_times(count: int, objective: Objective, generator: torch.Generator | None = None) -> Tensor:
@@ -127,35 +135,6 @@ def target(data: Tensor, noise: Tensor, objective: Objective) -> Tensor:
 def shift_time(time: Tensor, shift: float) -> Tensor:
     """Move times in 0..1 towards 1 (noise) for shift > 1."""
     return time if shift == 1 else shift * time / (1 + (shift - 1) * time)
-
-
-def _normal(shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    source = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=source).to(device)
-
-
-def _flow(
-    model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None, shift: float
-) -> tuple[Tensor, Tensor]:
-    time_B = shift_time(time_B.float(), shift)
-    noisy = add_noise(latents, noise, time_B, "flow")
-    timestep_B = time_B * STEPS
-    velocity = model(noisy, timestep_B, text, mask).float()
-    _check_channels(velocity, latents, "flow")
-    return (velocity - target(latents, noise, "flow")).square().flatten(1).mean(1), timestep_B
-
-
-def _eps(
-    model: Model, latents: Tensor, noise: Tensor, time_B: Tensor, text: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    noisy = add_noise(latents, noise, time_B, "eps")
-    timestep_B = time_B.float()
-    output = model(noisy, timestep_B, text, mask).float()
-    _check_channels(output, latents, "eps")
-    predicted, range_part = output.chunk(2, dim=1)
-    error_B = (predicted - noise).square().flatten(1).mean(1)
-    # The bound teaches the variance alone: the noise prediction is held still (improved DDPM, section 3.1).
-    return error_B + bound(latents, noisy, predicted.detach(), range_part, time_B), timestep_B
 
 
 def bound(latents: Tensor, noisy: Tensor, predicted: Tensor, range_part: Tensor, time_B: Tensor) -> Tensor:
@@ -190,12 +169,3 @@ def _log_likelihood(value: Tensor, mean: Tensor, log_deviation: Tensor) -> Tenso
 
 def _at(values: Tensor, time_B: Tensor) -> Tensor:
     return values[time_B].view(-1, 1, 1, 1)
-
-
-def _check_channels(output: Tensor, latents: Tensor, objective: Objective) -> None:
-    expected = out_channels(objective, latents.shape[1])
-    if output.shape[1] != expected:
-        raise CommonArtError(
-            f"The transformer gives {output.shape[1]} channels; the objective {objective} needs {expected}.",
-            f"Set out_channels to {expected}, or choose the other objective.",
-        )

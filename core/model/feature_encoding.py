@@ -1,7 +1,4 @@
-"""What encode-text and encode-image share: find the model, see what is left to do, measure the disk, write the features.
-
-summary = encode_features("encode-image", "shards/", None, model="sdxl-vae", store="fp16", pick=..., load=...)
-"""
+"""What encode-text and encode-image share: find the model, see what is left to do, measure the disk, write the features."""
 
 from __future__ import annotations
 
@@ -31,8 +28,6 @@ from commonart.core.errors import UsageError
 from commonart.core.model.device import pick_device
 from commonart.core.registry.hub import resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
-
-ROLES = {"text": "text-encoder", "image": "autoencoder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +61,13 @@ def encode_features(
     """Write the features of every shard of SOURCE to `out` (SOURCE/text or SOURCE/image), one feature shard for each.
 
     Args:
-        pick: `precision` and other settings that the values depend on, from the model's folder and the device; known
-            before it is loaded, so that a finished folder needs no model.
-        load: the encoder, from the model's folder, on the device.
+        pick: `precision` and other settings that the values depend on, known before the model is loaded, which a finished
+            folder does not need. It and `load` take the model's folder and the device.
         options: `rejects`, `max_failures`, `quiet`, as `core.data.stream.run` takes them.
 
     Raises:
         UsageError: an unknown store, model or device; a SOURCE that is not a folder.
-        CommonArtError: no shards; features that are stale or were made otherwise; a disk that is too small; a model
-            that cannot be loaded.
+        CommonArtError: no shards, stale features or features made otherwise, a full disk, a model that cannot be loaded.
         TooManyFailures: more than `max_failures` of the records failed.
     """
     started = time.monotonic()
@@ -83,7 +76,7 @@ def encode_features(
     if out is not None and takes_jsonl(out):
         raise UsageError(f"{stage} makes features, which do not go into JSONL.", "Give a folder, or leave -o out.")
     image_shards(stage, source)
-    row = find_model(model, ROLES[kind])
+    row = find_model(model, "text-encoder" if kind == "text" else "autoencoder")
     check_terms(row, accept_terms)
     torch_device = pick_device(device)
     files = resolve_model(row, allow_pickle=allow_pickle)

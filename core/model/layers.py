@@ -23,24 +23,21 @@ from commonart.core.model.config import NORM_EPS, TIME_CHANNELS, PixArtConfig
 def position_embedding(
     width: int, grid: tuple[int, int], base_size: int, interpolation_scale: float, device: torch.device | None = None
 ) -> Tensor:
-    """Return sines and cosines of the two positions of every patch, (1, rows * columns, width), float32.
+    """Return sines and cosines of the two positions of every patch, (1, rows * columns, width), float32: columns, then rows.
 
-    Positions run over 0..base_size / interpolation_scale whatever the grid is (PixArt-alpha, section 2.4), so
-    the same weights serve every size. First half of the channels: the column; second half: the row.
+    Positions run over 0..base_size / interpolation_scale whatever the grid is (PixArt-alpha, section 2.4).
     """
-    rows, columns = (
-        torch.arange(n, dtype=torch.float32, device=device) / (n / base_size) / interpolation_scale for n in grid
-    )
     # diffusers takes the angles in float64; so must we, to sample the same image.
     frequencies = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64, device=device) / (width / 4))
 
-    def encode(position: Tensor) -> Tensor:
+    def encode(count: int) -> Tensor:
+        position = torch.arange(count, dtype=torch.float32, device=device) / (count / base_size) / interpolation_scale
         angle = torch.outer(position.double(), frequencies)
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    by_column = encode(columns)[None, :, :].expand(grid[0], -1, -1)
-    by_row = encode(rows)[:, None, :].expand(-1, grid[1], -1)
-    return torch.cat([by_column, by_row], dim=2).reshape(1, grid[0] * grid[1], width).float()
+    rows, columns = grid
+    by_column, by_row = encode(columns).repeat(rows, 1), encode(rows).repeat_interleave(columns, 0)
+    return torch.cat([by_column, by_row], dim=1)[None].float()
 
 
 class PatchEmbed(nn.Module):
@@ -81,13 +78,19 @@ class PatchEmbed(nn.Module):
         return (x_BPD + position).to(self.proj.weight.dtype)
 
 
-class TimestepEmbedder(nn.Module):
-    """A timestep in 0..1000, whole or not, to a vector: sines and cosines, then two layers."""
-
-    def __init__(self, width: int) -> None:
+class TwoLayers(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(TIME_CHANNELS, width)
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_1, self.linear_2 = nn.Linear(channels, width), nn.Linear(width, width)
+
+
+class TextProjection(TwoLayers):
+    def forward(self, text_BLT: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
+
+
+class TimestepEmbedder(TwoLayers):
+    """A timestep in 0..1000, whole or not, to a vector: sines and cosines, then two layers."""
 
     def forward(self, timestep_B: Tensor) -> Tensor:
         half = TIME_CHANNELS // 2
@@ -97,49 +100,37 @@ class TimestepEmbedder(nn.Module):
         return self.linear_2(F.silu(self.linear_1(wave)))
 
 
-class TimeEmbedding(nn.Module):
-    """A level of names that diffusers' state dict has: `emb.timestep_embedder`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = TimestepEmbedder(width)
-
-
 class AdaLayerNormSingle(nn.Module):
     """One table of six shifts, scales and gates for all blocks (PixArt-alpha, section 2.3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.emb = TimeEmbedding(width)
+        # As in diffusers' state dict: emb.timestep_embedder.
+        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedder(TIME_CHANNELS, width)})
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
-        time_BD = self.emb.timestep_embedder(timestep_B)
+        time_BD = self.emb["timestep_embedder"](timestep_B)
         return self.linear(F.silu(time_BD)).unflatten(1, (6, -1)), time_BD
-
-
-class TextProjection(nn.Module):
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(channels, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, text_BLT: Tensor) -> Tensor:
-        return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
 
 
 @dataclass(slots=True)
 class Packed:
-    """The real tokens of B texts, one after the other. `place_N`: where each of them stands among B * L."""
+    """The real tokens of B texts, one after the other. `index_N`: where each of them stands among B * L."""
 
     text_ND: Tensor
-    place_N: Tensor
+    index_N: Tensor
     shape: tuple[int, int]  # B, L
 
     def padded(self, values_ND: Tensor) -> Tensor:
         """Return (B, L, D) with zeros where no token is."""
         B, L = self.shape
-        return values_ND.new_zeros(B * L, values_ND.shape[-1]).index_copy(0, self.place_N, values_ND).view(B, L, -1)
+        return values_ND.new_zeros(B * L, values_ND.shape[-1]).index_copy(0, self.index_N, values_ND).view(B, L, -1)
+
+
+BlockText = (
+    Tensor | Packed | tuple[Tensor, Tensor]
+)  # tokens (B, L, D), or what `Attention.keys_and_values` makes of them
 
 
 class Attention(nn.Module):
@@ -148,9 +139,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(width, width)
-        self.to_v = nn.Linear(width, width)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def keys_and_values(self, tokens: Tensor | Packed) -> tuple[Tensor, Tensor]:
@@ -161,12 +150,7 @@ class Attention(nn.Module):
         out_BLD = tokens.padded(linear(tokens.text_ND)) if isinstance(tokens, Packed) else linear(tokens)
         return out_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(
-        self,
-        x_BPD: Tensor,
-        context: Tensor | Packed | tuple[Tensor, Tensor] | None = None,
-        mask_B11L: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x_BPD: Tensor, context: BlockText | None = None, mask_B11L: Tensor | None = None) -> Tensor:
         kind = x_BPD.device.type
         if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not for each of the three products
             x_BPD = x_BPD.to(torch.get_autocast_dtype(kind))
@@ -176,7 +160,10 @@ class Attention(nn.Module):
         else:
             k_BELK, v_BELK = self.keys_and_values(x_BPD if context is None else context)
         if _small_on_cpu(q_BEPK, k_BELK):
-            out_BEPK = _attend_small(q_BEPK, k_BELK, v_BELK, mask_B11L)
+            if mask_B11L is not None:
+                v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
+            with torch.autocast("cpu", enabled=False):
+                out_BEPK = plain_attention(q_BEPK, k_BELK, v_BELK, mask_B11L)
         else:
             out_BEPK = F.scaled_dot_product_attention(q_BEPK, k_BELK, v_BELK, attn_mask=mask_B11L)
         return self.to_out[0](out_BEPK.transpose(1, 2).flatten(2))
@@ -187,13 +174,6 @@ def _small_on_cpu(q_BEPK: Tensor, k_BELK: Tensor) -> bool:
     # three plain operations, at 256 x 256 1.6 times. Larger maps than 64 MB cost too much memory; on a GPU the fused one wins.
     few = q_BEPK.shape[:3].numel() * k_BELK.shape[2] <= 2**25
     return few and q_BEPK.device.type == "cpu" and q_BEPK.dtype == torch.bfloat16 and torch.is_grad_enabled()
-
-
-def _attend_small(q_BEPK: Tensor, k_BELK: Tensor, v_BELK: Tensor, mask_B11L: Tensor | None) -> Tensor:
-    if mask_B11L is not None:
-        v_BELK = v_BELK.masked_fill(~mask_B11L.transpose(-1, -2), 0)  # a row without tokens reads nothing
-    with torch.autocast("cpu", enabled=False):
-        return plain_attention(q_BEPK, k_BELK, v_BELK, mask_B11L)
 
 
 def plain_attention(
@@ -238,13 +218,7 @@ class Block(nn.Module):
         self.attn2 = Attention(width, heads)
         self.ff = FeedForward(width)
 
-    def forward(
-        self,
-        x_BPD: Tensor,
-        text: Tensor | Packed | tuple[Tensor, Tensor],
-        time_B6D: Tensor,
-        mask_B11L: Tensor | None,
-    ) -> Tensor:
+    def forward(self, x_BPD: Tensor, text: BlockText, time_B6D: Tensor, mask_B11L: Tensor | None) -> Tensor:
         table = (self.scale_shift_table + time_B6D).unsqueeze(2).unbind(1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table
         x_BPD = x_BPD + gate_1 * self.attn1(modulate(x_BPD, shift_1, scale_1))
@@ -259,8 +233,7 @@ def modulate(x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
 
 
 class _Modulate(torch.autograd.Function):
-    """Keeps the tokens alone, which are there anyway, and norms them again in the backward pass: 8 bytes less of each channel
-    of each token in a block, and one pass over memory less in the forward one."""
+    """Keeps the tokens alone and norms them again in the backward pass: 8 bytes less a channel of each token in a block."""
 
     @staticmethod
     def forward(ctx: Any, x_BPD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
@@ -273,14 +246,8 @@ class _Modulate(torch.autograd.Function):
     def backward(ctx: Any, grad_BPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         x_BPD, mean, rstd, scale_B1D = ctx.saved_tensors
         normed = (x_BPD - mean).mul_(rstd)
+        grad_normed = (grad_BPD * (1 + scale_B1D)).to(x_BPD.dtype)
         by_x = torch.ops.aten.native_layer_norm_backward(
-            (grad_BPD * (1 + scale_B1D)).to(x_BPD.dtype),
-            x_BPD,
-            x_BPD.shape[-1:],
-            mean,
-            rstd,
-            None,
-            None,
-            [True, False, False],
+            grad_normed, x_BPD, x_BPD.shape[-1:], mean, rstd, None, None, [True, False, False]
         )[0]
         return by_x, grad_BPD.sum(1, keepdim=True), normed.mul_(grad_BPD).sum(1, keepdim=True)

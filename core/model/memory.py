@@ -1,19 +1,15 @@
-"""How much memory is free, how much a model needs, and what it took: what lets large models run on small machines.
-
-    commonart sample "赤い円" --model commonart-beta -o out.png    # on 8 GB the text encoder goes to 4 bits by itself
-
-`free` is the one answer to "how much memory is free": training, sampling and --dry-run ask here.
-"""
+"""How much memory is free, how much a model needs, and what it took: what lets large models run on small machines."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import resource
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -34,11 +30,11 @@ SMALLEST_TILE = 256  # pixels
 
 
 def free(device: torch.device, root: Path = Path("/")) -> float:
-    """Return the bytes that this process may still allocate on `device`; infinite where the system does not tell.
+    """Return the bytes that this process may still allocate on `device`; infinite where the system does not say.
 
     Of a GPU: what its driver says, and what torch's allocator holds in reserve. Else the least of what the machine has
-    available and what every cgroup above this process (a container's, a Slurm job's or step's) leaves of its limit. The
-    training processes of one machine (LOCAL_WORLD_SIZE) share that equally. `root` is where /proc and /sys are found.
+    available and what every cgroup above this process (a container's, a Slurm job's or step's) leaves of its limit, shared
+    by the training processes of one machine (LOCAL_WORLD_SIZE). `root`: of /proc and /sys.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -53,10 +49,8 @@ def _machine(root: Path) -> Iterator[int]:
         lines = (root / "proc/meminfo").read_text("ascii").splitlines()
         yield int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
         return
-    for name, share in (
-        ("SC_AVPHYS_PAGES", 1.0),
-        ("SC_PHYS_PAGES", 0.5),
-    ):  # macOS tells its total alone: take half of it
+    # macOS knows its total alone: take half of it.
+    for name, share in (("SC_AVPHYS_PAGES", 1.0), ("SC_PHYS_PAGES", 0.5)):
         with suppress(OSError, ValueError):
             yield int(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") * share)
             return
@@ -110,16 +104,36 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def taken_by(device: torch.device, work: Callable[[], object]) -> int:
+    """Return how much more memory `work` has at its peak than before it; 0 where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path("/proc/self/status")
+    try:
+        before = _kilobytes(status.read_text(), "VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again (man 5 proc)
+    except OSError:
+        return 0
+    work()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) << 10
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
+
+
 def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None) -> int:
     """Return the bytes of a text encoder's weights once loaded, without its output head, from the headers of its files alone."""
     inner = folder / "text_encoder"
     total = 0.0
     for file in (inner if inner.is_dir() else folder).glob("*.safetensors"):
         for name, shape in _shapes(file):
-            numbers = math.prod(shape)
             linear = len(shape) == 2 and "embed" not in name and "shared" not in name
             if not name.startswith("lm_head"):
-                total += numbers * (BITS[quantize] / 8 if quantize and linear else dtype.itemsize)
+                total += math.prod(shape) * (BITS[quantize] / 8 if quantize and linear else dtype.itemsize)
     return int(total)
 
 
@@ -151,11 +165,9 @@ def largest_side(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
 
 
 def _shapes(file: Path) -> list[tuple[str, list[int]]]:
-    """(name, shape) of every tensor of a safetensors file: 8 bytes of length, then JSON."""
-    with open(file, "rb") as opened:
-        try:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(length)) if length < 100_000_000 else {}
-            return [(name, value["shape"]) for name, value in header.items() if name != "__metadata__"]
-        except (ValueError, struct.error, AttributeError, KeyError, TypeError):
-            return []  # damaged: loading it will say so
+    """(name, shape) of every tensor of a safetensors file: 8 bytes of length, then JSON. [] of a damaged one."""
+    with open(file, "rb") as opened, suppress(ValueError, struct.error, AttributeError, KeyError, TypeError):
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length)) if length < 100_000_000 else {}
+        return [(name, value["shape"]) for name, value in header.items() if name != "__metadata__"]
+    return []

@@ -1,7 +1,5 @@
 """The transformer's weights as oneDNN multiplies by them, laid out once instead of at every step.
 
-    commonart sample "赤い円" --model nano --precision bf16 --device cpu
-
 In bfloat16 on a CPU a product of matrices begins by copying its weights into blocks. Weights that only sample never change, so
 `pack` does that once, and lets the first half of each feed-forward end in its GELU: a guided step of PixArt-Sigma's width
 at 256 px is 10 % shorter (tests/benchmarks/sample.py), and where the product itself is faster the copy weighs more.

@@ -1,7 +1,5 @@
 """PixArt's own state-dict names to diffusers': weights that its official repository trained, as safetensors.
 
-    commonart train --export PixArt-Sigma-XL-2-512-MS.safetensors -o pixart/
-
 A `.pth` is a pickle, which is not opened here: `core/registry/pickle_conversion.py` converts one in a process of its own.
 """
 
@@ -11,7 +9,6 @@ import math
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError
@@ -51,13 +48,9 @@ def is_original(names: set[str]) -> bool:
 def convert(state: dict[str, Tensor], file: Path, heads: int = 16) -> PixArt:
     """Return the transformer whose tensors `state` holds under PixArt's own names; `heads` is not to be read from them.
 
-    Its resolution follows from the stored positions (PixArt-Sigma's sample_size / 64 as interpolation_scale).
-
-    Raises:
-        CommonArtError: names a tensor that a PixArt-Sigma transformer does not have, or lacks.
+    Its resolution follows from the stored positions (PixArt-Sigma's sample_size / 64 as interpolation_scale). Raises
+    CommonArtError, which names a tensor that a PixArt-Sigma transformer does not have, or lacks.
     """
-    from commonart.core.model import weights
-
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name in _LEFT_OUT:
@@ -65,13 +58,7 @@ def convert(state: dict[str, Tensor], file: Path, heads: int = 16) -> PixArt:
         targets = _targets(name, file)
         for target, chunk in zip(targets, tensor.chunk(len(targets)), strict=True):
             renamed[target] = chunk.contiguous()
-    config = _config(state, renamed, file, heads)
-    with torch.device("meta"):
-        expected = PixArt(config, initialize=False).state_dict()
-    weights.check(renamed, expected, file)
-    model = PixArt(config, initialize=False)
-    model.load_state_dict(renamed, assign=True)
-    return model
+    return PixArt.of(_config(state, renamed, file, heads), renamed, file)
 
 
 def _targets(name: str, file: Path) -> list[str]:
@@ -96,14 +83,12 @@ def _config(state: dict[str, Tensor], renamed: dict[str, Tensor], file: Path, he
         text = renamed["caption_projection.linear_1.weight"].shape[1]
         side = math.isqrt(state["pos_embed"].shape[1]) * patch
     except KeyError as error:
-        raise CommonArtError(
-            f"{file} lacks {error.args[0]}.", "Name all the weights of a PixArt transformer."
-        ) from None
+        fix = "Name all the weights of a PixArt transformer."
+        raise CommonArtError(f"{file} lacks {error.args[0]}.", fix) from None
     layers = 1 + max(int(name.split(".")[1]) for name in renamed if name.startswith("transformer_blocks."))
     if width % heads:
-        raise CommonArtError(
-            f"{file}: its width {width} is not a multiple of {heads} heads.", "Set the number of heads: --set heads=N."
-        )
+        what = f"{file}: its width {width} is not a multiple of {heads} heads."
+        raise CommonArtError(what, "Set the number of heads: --set heads=N.")
     return PixArtConfig(
         num_attention_heads=heads, attention_head_dim=width // heads, num_layers=layers, in_channels=channels,
         out_channels=out, patch_size=patch, sample_size=side, caption_channels=text,

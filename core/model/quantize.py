@@ -1,8 +1,5 @@
 """The text encoder in 8 bits: half the memory of bfloat16, so that CALM2-7B fits beside the transformer on 24 GB.
 
-    commonart encode-text shards/ --quantize quanto-int8
-    commonart train --stage 512 --quantize quanto-int8
-
 Three libraries do it, all to the linear layers alone: quanto (the paper's) and torchao round the weights, one scale for
 each output channel, and multiply in the encoder's own precision; bitsandbytes (LLM.int8(), arXiv 2208.07339) multiplies in
 8 bits too. States of one are not states of another, so the precision is recorded with them: `quanto-int8/bfloat16`.
@@ -12,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,21 +26,15 @@ BITS = {"quanto-int8": 8.2, "bnb-int8": 8.2, "torchao-int8": 8.2, "bnb-nf4": 4.5
 def check(method: str | None) -> None:
     """Raise UsageError for an unknown method, and CommonArtError for one whose library is not installed."""
     check_quantizer(method or "")
-    if method == "torchao-int8":
-        try:
-            import torchao  # noqa: F401
-        except ImportError:
-            raise CommonArtError(
-                "--quantize torchao-int8 needs torchao, which is not installed.",
-                "Install it (uv sync --extra torchao), or use --quantize quanto-int8.",
-            ) from None
+    if method == "torchao-int8" and find_spec("torchao") is None:
+        raise CommonArtError(
+            "--quantize torchao-int8 needs torchao, which is not installed.",
+            "Install it (uv sync --extra torchao), or use --quantize quanto-int8.",
+        )
 
 
 def quantize(model: nn.Module, method: str) -> None:
-    """Turn the linear layers of `model`, still on the CPU, into 8-bit ones by `method`, in place.
-
-    Raises as `check` does.
-    """
+    """Turn the linear layers of `model`, still on the CPU, into 8-bit ones by `method`, in place. Raises as `check` does."""
     check(method)
     with redirect_stdout(sys.stderr):  # some libraries print
         {"quanto-int8": _quanto, "bnb-int8": _bitsandbytes, "torchao-int8": _torchao}[method](model)
@@ -59,9 +51,7 @@ def _quanto(model: nn.Module) -> None:
 def _bitsandbytes(model: nn.Module) -> None:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Linear):
-            continue
+    for name, layer in [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]:
         new: Any = Linear8bitLt(
             layer.in_features, layer.out_features, bias=layer.bias is not None, has_fp16_weights=False, threshold=6.0
         )
@@ -85,10 +75,7 @@ def precision_name(dtype: torch.dtype, method: str | None) -> str:
 def resolve_precision(recorded: str, requested: str | None, of: str) -> tuple[str | None, str]:
     """Return (quantize, dtype name) of an encoder whose states must fit those `of` a cache or a run, made in `recorded`.
 
-    "" as `recorded` leaves the choice to `requested`; the dtype is then "" too.
-
-    Raises:
-        UsageError: `requested` differs.
+    "" as `recorded` leaves the choice to `requested`; the dtype is then "" too. Raises UsageError where `requested` differs.
     """
     method, _, dtype = recorded.rpartition("/")
     if recorded and requested and requested != method:

@@ -45,8 +45,7 @@ def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]
 def timesteps_and_sigmas(objective: Objective, steps: int, shift: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return timesteps (steps,) int64, from noise to data, and sigmas (steps + 1,) float32, the last one 0.
 
-    eps: sigma = noise / signal, timesteps evenly spaced. flow: sigma = time, timesteps cut to whole numbers as
-    diffusers cuts them.
+    eps: sigma = noise / signal, timesteps evenly spaced. flow: sigma = time, timesteps cut to whole numbers as in diffusers.
     """
     if not 1 <= steps < STEPS:
         raise CommonArtError(f"--steps {steps} must be from 1 to {STEPS - 1}.", "20 is usual.")
@@ -75,8 +74,7 @@ def dpmpp_2m(
 ) -> Tensor:
     """Return latents (B, C, H, W) in float32 from unit normal noise, with `steps` calls of `model_fn`.
 
-    Second order by the last two predictions of the data; first order at the first and the last step, or
-    everywhere where `order` is 1.
+    Second order by the last two predictions of the data; first order at the first and last step, or everywhere (`order` 1).
     """
     timesteps, sigmas = timesteps_and_sigmas(objective, steps, shift)
     flow = objective == "flow"
@@ -103,10 +101,7 @@ def dpmpp_2m(
 
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
-    """Return unit normal noise (len(seeds), *shape): each image from its own seed, drawn on CPU.
-
-    So an image depends on its seed alone, not on the batch it is in or on the device.
-    """
+    """Return unit normal noise (len(seeds), *shape) that depends on an image's seed alone, not on its batch or the device."""
     noises = [torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
     return torch.stack(noises).to(device)
 
@@ -127,21 +122,15 @@ def sample(
     rescale: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Return latents (B, C, H, W), float32, for B texts of (L_i, T).
-
-    guidance 1 leaves the null text out, at half the cost; otherwise both run as one batch of 2 B
-    (arXiv 2207.12598: null + guidance * (text - null)).
+    """Return latents (B, C, H, W), float32, for B texts of (L_i, T). Raises CommonArtError for another number of texts.
 
     Args:
         null: the text of no text, or of a negative prompt (L_0, T).
+        guidance: of null + guidance * (text - null) (arXiv 2207.12598), both as one batch of 2 B; 1 costs half.
         sampler: one of SAMPLERS.
-        interval: the share of the timesteps, 0 (data) to 1 (noise), that is guided; the others cost half
-            (arXiv 2404.07724).
+        interval: the share of the timesteps, 0 (data) to 1 (noise), that is guided; the others cost half (arXiv 2404.07724).
         rescale: 0..1, how far the spread of a guided prediction is drawn back to that of the unguided one, against
             images that are too bright (arXiv 2305.08891, section 3.4).
-
-    Raises:
-        CommonArtError: the counts of texts and images differ.
     """
     count, channels = noise_BCHW.shape[:2]
     if len(text) != count:

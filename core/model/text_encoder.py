@@ -1,11 +1,8 @@
 """Texts to hidden states: what the transformer is conditioned on, in training, caching and sampling alike.
 
-`commonart encode-text shards/ --model calm2-7b` stores them; `train` and `sample` call this where nothing is.
-
-Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of
-its tokens: the last layer's states **after** the final norm, as transformers defines it and as the paper used
-it. Texts are padded on the right and trimmed back to their true length: with a causal mask the states of real
-tokens do not depend on the pads after them.
+Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of its tokens: the
+last layer's states **after** the final norm. Texts are padded on the right and trimmed back to their true length: with a
+causal mask the states of real tokens do not depend on the pads after them.
 """
 
 from __future__ import annotations
@@ -18,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, first_line
 from commonart.core.log import on_terminal
 from commonart.core.model import quantize as quantizing
 from commonart.core.model import weights
@@ -35,25 +33,16 @@ T5_FAMILY = ("t5", "mt5", "umt5")
 
 @dataclass(slots=True)
 class TextEncoder:
-    """A frozen language model with its tokenizer. Make one with `TextEncoder.load`.
-
-    Attributes:
-        width: D, the channels of a hidden state.
-        precision: what a run or a cache records, e.g. "bfloat16" or "quanto-int8/bfloat16". Train and sample
-            with the same one.
-        null_id: the one token that stands for "no text".
-        truncated, tokens, texts: counted since loading, over every `encode`.
-    """
+    """A frozen language model with its tokenizer. Make one with `TextEncoder.load`."""
 
     model: Any
     tokenizer: Any
     device: torch.device
-    precision: str
-    width: int
-    null_id: int
+    precision: str  # as runs and caches record it: "bfloat16" or "quanto-int8/bfloat16"
+    width: int  # D, the channels of a hidden state
+    null_id: int  # the one token that stands for "no text"
     max_tokens: int = MAX_TOKENS
-    truncated: int = 0
-    tokens: int = 0
+    truncated: int = 0  # of `texts`, both counted since loading, over every `encode`
     texts: int = 0
 
     @classmethod
@@ -68,10 +57,8 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`.
-
-        Raises:
-            CommonArtError: the folder holds no such model, lacks weights, or needs remote code.
+        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`. Raises CommonArtError where the
+        folder holds no such model, lacks weights, or needs remote code.
         """
         quantizing.check(quantize)
         if max_tokens < 1:
@@ -86,9 +73,9 @@ class TextEncoder:
             config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
             four_bits = {"quantization_config": config, "device_map": {"": device}}
         model, tokenizer = _load(model_folder, tokenizer_folder, dtype, four_bits)
-        if quantize and not four_bits:
-            quantizing.quantize(model, quantize)
         if not four_bits:
+            if quantize:
+                quantizing.quantize(model, quantize)
             model.to(device)
         model.eval().requires_grad_(False)
         null_id = _null_id(tokenizer, model.config, model_folder)
@@ -97,10 +84,7 @@ class TextEncoder:
         return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Return token ids of every text, at most `max_tokens`, and whether each was cut.
-
-        A text without a token ("" under CALM2's tokenizer) is the null token.
-        """
+        """Return token ids of every text, at most `max_tokens`, and whether each was cut; of a text without any, the null token."""
         if not texts:
             return [], []
         ids: list[list[int]] = [list(i) for i in self.tokenizer(list(texts), verbose=False)["input_ids"]]
@@ -111,15 +95,12 @@ class TextEncoder:
         return [i or [self.null_id] for i in ids], cut
 
     def encode(self, texts: Sequence[str], batch: int = 32) -> list[Tensor]:
-        """Return the hidden states of every text, in the order given: a list of Tensor[L, D], L its number of tokens.
+        """Return the hidden states Tensor[L, D] of every text of L tokens, on the encoder's device, in its dtype, no gradients.
 
-        The tensors lie on the encoder's device, in its dtype, without gradients. Texts run in batches of
-        similar length, so little is spent on pads. Longer ones are cut at `max_tokens` and counted in
-        `truncated`.
+        Longer texts than `max_tokens` are cut and counted in `truncated`.
         """
         ids, cut = self.tokenize(texts)
         self.texts += len(ids)
-        self.tokens += sum(map(len, ids))
         self.truncated += sum(cut)
         return self.encode_ids(ids, batch)
 
@@ -130,16 +111,11 @@ class TextEncoder:
         states: list[Tensor] = [torch.empty(0)] * len(ids)
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            longest = len(ids[rows[0]])
-            tokens_BL = torch.full((len(rows), longest), self.null_id, dtype=torch.long)
-            mask_BL = torch.zeros((len(rows), longest), dtype=torch.long)
-            for row, n in enumerate(rows):
-                tokens_BL[row, : len(ids[n])] = torch.tensor(ids[n], dtype=torch.long)
-                mask_BL[row, : len(ids[n])] = 1
+            tokens = [torch.tensor(ids[n], dtype=torch.long) for n in rows]
+            tokens_BL = pad_sequence(tokens, batch_first=True, padding_value=self.null_id).to(self.device)
+            mask_BL = pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True).to(self.device)
             causal = {} if self.model.config.model_type in T5_FAMILY else {"use_cache": False}
-            out = self.model(
-                input_ids=tokens_BL.to(self.device), attention_mask=mask_BL.to(self.device), **causal
-            ).last_hidden_state
+            out = self.model(input_ids=tokens_BL, attention_mask=mask_BL, **causal).last_hidden_state
             for row, n in enumerate(rows):
                 states[n] = out[row, : len(ids[n])].clone()
         return states
@@ -147,8 +123,8 @@ class TextEncoder:
     def null(self) -> Tensor:
         """Return the state of "no text", Tensor[1, D]: the unconditional side of guidance and of caption dropout.
 
-        Defined once, here: the state of the single token `null_id`, which is the tokenizer's begin-of-text
-        token, else its end-of-text token, else its pad (CALM2: token 0; T5: `</s>`, what it makes of "").
+        It is that of the tokenizer's begin-of-text token, else of its end-of-text token, else of its pad (CALM2: token 0; T5:
+        `</s>`, what it makes of "").
         """
         return self.encode_ids([[self.null_id]])[0]
 
@@ -168,10 +144,8 @@ def _folders(folder: Path) -> tuple[Path, Path]:
             f"{folder} does not hold a text encoder: it has no config.json.",
             "Use a folder with a transformers model and its tokenizer, or a name from `commonart models`.",
         )
-    has_tokenizer = any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model")
-    )
-    return folder, folder if has_tokenizer else folder.parent / "tokenizer"
+    files = ("tokenizer.json", "tokenizer_config.json", "spiece.model")
+    return folder, folder if any((folder / name).is_file() for name in files) else folder.parent / "tokenizer"
 
 
 def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[str, Any]) -> tuple[Any, Any]:
@@ -180,6 +154,8 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     offline = {"local_files_only": True, "trust_remote_code": False}
+    # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.
+    load_errors = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
     require_plain_json(folder)
     require_plain_json(tokenizer_folder)
     try:
@@ -202,29 +178,12 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
                 "Download the model again, or use the folder that holds all of it.",
             )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
-    # A cut file, a config that does not fit its weights, a tokenizer of another kind: each has its own error.
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    except load_errors as error:
         raise CommonArtError(
-            f"The text encoder in {folder} cannot be loaded: {reason}.",
+            f"The text encoder in {folder} cannot be loaded: {first_line(error)}.",
             "It must be safetensors of a class that transformers has, with its tokenizer; no remote code runs.",
         ) from error
-    if info["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise CommonArtError(
-            f"The weights in {folder} lack {len(info['missing_keys'])} tensors, among them "
-            f"{min(info['missing_keys'])}.",
-            "Download the model again, or use the folder that holds all of it.",
-        )
+    weights.check_complete(folder, info)
     return model, tokenizer
 
 
@@ -246,11 +205,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _null_id(tokenizer: Any, config: Any, folder: Path) -> int:
-    for owner in (tokenizer, config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            token = getattr(owner, name, None)
-            if isinstance(token, int) and token >= 0:
-                return token
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    for token in (getattr(owner, name, None) for owner in (tokenizer, config) for name in names):
+        if isinstance(token, int) and token >= 0:
+            return token
     raise CommonArtError(
         f"The tokenizer of {folder} has neither a begin, an end nor a pad token to stand for an empty text.",
         "Add a bos_token to its tokenizer_config.json.",

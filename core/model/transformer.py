@@ -1,9 +1,7 @@
 """PixArt, the diffusion transformer that is trained and sampled (arXiv 2310.00426, 2403.04692).
 
-`commonart train` and `commonart sample` run it. Weights, config.json and outputs are those of diffusers'
-`PixArtTransformer2DModel`, so what is trained here loads there, and the other way round.
-
-Shape suffixes as in core/model/layers.py.
+Weights, config.json and outputs are those of diffusers' `PixArtTransformer2DModel`, so what is trained here loads there,
+and the other way round. Shape suffixes as in core/model/layers.py.
 """
 
 from __future__ import annotations
@@ -19,31 +17,34 @@ from torch.utils.checkpoint import checkpoint
 from commonart.core.errors import CommonArtError
 from commonart.core.model import weights
 from commonart.core.model.config import CONFIG, PixArtConfig
-from commonart.core.model.layers import AdaLayerNormSingle, Block, Packed, PatchEmbed, TextProjection, modulate
+from commonart.core.model.layers import (
+    AdaLayerNormSingle,
+    Block,
+    BlockText,
+    Packed,
+    PatchEmbed,
+    TextProjection,
+    modulate,
+)
 
 
 def stack_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Stack texts of (L_i, T) into text (B, L, T) and mask (B, L), True where a token is real.
+    """Stack texts of (L_i, T) into text (B, L, T) and mask (B, L), True where a token is real; None where all are.
 
-    L is the longest length; the mask is None when all have that length. A text without tokens is an error:
-    use the text encoder's null embedding.
+    Raises CommonArtError for a text without tokens.
     """
     lengths = [len(text) for text in texts]
     if not lengths or min(lengths) == 0:
         raise CommonArtError("A text has no tokens.", "Use the text encoder's null embedding for an empty text.")
-    longest = max(lengths)
-    if min(lengths) == longest:
+    if min(lengths) == max(lengths):
         return torch.stack(list(texts)), None
     text_BLT = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     length_B = torch.tensor(lengths, device=text_BLT.device)
-    return text_BLT, torch.arange(longest, device=text_BLT.device) < length_B[:, None]
+    return text_BLT, torch.arange(text_BLT.shape[1], device=text_BLT.device) < length_B[:, None]
 
 
 class PixArt(nn.Module):
-    """The transformer. State-dict names and config.json are those of diffusers' PixArtTransformer2DModel.
-
-    `gradient_checkpointing = True` recomputes every block in the backward pass: less memory, a third slower.
-    """
+    """The transformer. `gradient_checkpointing` recomputes every block in the backward pass: less memory, a third slower."""
 
     def __init__(self, config: PixArtConfig, initialize: bool = True) -> None:
         super().__init__()
@@ -76,9 +77,8 @@ class PixArt(nn.Module):
     ) -> Tensor:
         """Return the prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
-        `text_BLT` are the text encoder's states; `mask_BL` (bool) is True where a token is real, None when all
-        are. A row without any real token attends to nothing: its cross-attention adds the output bias alone
-        (diffusers would attend to the padding). `stack_text` makes both and refuses such rows.
+        `text_BLT` and `mask_BL` (bool) as `stack_text` makes them. A row without any real token, which it refuses, attends to
+        nothing: its cross-attention adds the output bias alone (diffusers would attend to the padding).
         """
         B, C, H, W = latents_BCHW.shape
         p = self.config.patch_size
@@ -96,11 +96,10 @@ class PixArt(nn.Module):
             )
         x_BPD = self.pos_embed(latents_BCHW)
         time_B6D, time_BD = self.adaln_single(timestep_B.expand(B))
-        texts: Sequence[Tensor | Packed | tuple[Tensor, Tensor]] = (
-            [self._project(text_BLT, mask_BL)] * len(self.transformer_blocks)
-            if isinstance(text_BLT, Tensor)
-            else text_BLT
-        )
+        if isinstance(text_BLT, Tensor):
+            texts: Sequence[BlockText] = [self._project(text_BLT, mask_BL)] * len(self.transformer_blocks)
+        else:
+            texts = text_BLT
         mask_B11L = None if mask_BL is None else mask_BL.bool()[:, None, None, :]
         for block, text in zip(self.transformer_blocks, texts, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -116,9 +115,9 @@ class PixArt(nn.Module):
         """The text in the blocks' width; on a CPU of its real tokens alone, whose number a GPU would have to be waited for."""
         if mask_BL is None or text_BLT.device.type != "cpu" or torch.compiler.is_compiling():
             return self.caption_projection(text_BLT)
-        place_N = mask_BL.flatten().nonzero()[:, 0]
-        text_ND = self.caption_projection(text_BLT.flatten(0, 1)[place_N])
-        return Packed(text_ND, place_N, (text_BLT.shape[0], text_BLT.shape[1]))
+        index_N = mask_BL.flatten().nonzero()[:, 0]
+        text_ND = self.caption_projection(text_BLT.flatten(0, 1)[index_N])
+        return Packed(text_ND, index_N, (text_BLT.shape[0], text_BLT.shape[1]))
 
     @property
     def parameters_count(self) -> int:
@@ -128,10 +127,8 @@ class PixArt(nn.Module):
     def load(cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> PixArt:
         """Read a diffusers folder, or a pipeline folder with `transformer/` in it: config.json and safetensors.
 
-        `dtype` None keeps the precision of the file.
-
-        Raises:
-            CommonArtError: something is missing, unknown or of another shape; the file and the key are named.
+        `dtype` None keeps the precision of the file. Raises CommonArtError, which names the file and the key, where something
+        is missing, unknown or of another shape.
         """
         folder = Path(folder)
         if not (folder / CONFIG).exists() and (folder / "transformer" / CONFIG).exists():
@@ -158,10 +155,8 @@ class PixArt(nn.Module):
         self, folder: str | Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None
     ) -> Path:
         """Write config.json and the weights, or those in `state`, as diffusers does (in `dtype`, if given); return the folder."""
-        folder = Path(folder)
-        state = self.state_dict() if state is None else state
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-        weights.write(state, folder)
+        folder, state = Path(folder), self.state_dict() if state is None else state
+        weights.write({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}, folder)
         self.config.write(folder / CONFIG)
         return folder
 
@@ -169,9 +164,8 @@ class PixArt(nn.Module):
 def initialize_weights(model: PixArt) -> None:
     """Start from nothing: Xavier, which at the paper's widths is the 0.02 that PixArt gives its embedders; zero at the end.
 
-    PixArt also begins with text cross-attention that adds nothing, so that blocks trained on classes go on unharmed. No
-    such blocks are loaded here: with half of Xavier, text is heard from the first step (at nano size twice as much of it
-    is understood after 300 steps).
+    PixArt also begins with text cross-attention that adds nothing, for blocks trained on classes. None are loaded here: with
+    half of Xavier, text is heard from the first step (at nano size twice as much of it is understood after 300 steps).
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,7 +1,4 @@
-"""The weights in a transformer's folder: safetensors, in one file or in several, as diffusers lays them out.
-
-`PixArt.load` and `PixArt.save` go through here. Tensors that do not fit config.json are named one by one.
-"""
+"""The weights in a transformer's folder: safetensors, in one file or in several, as diffusers lays them out."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +24,7 @@ VARIANTS = ("fp16", "bf16")  # of a folder that holds its weights in half precis
 def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Return all tensors of the folder, by name, without the prefixes that torch.compile and DistributedDataParallel leave.
 
-    Raises:
-        CommonArtError: no safetensors here, a part of them is missing, or a file cannot be read.
+    Raises CommonArtError where there are no safetensors, some of them are missing, or a file cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -79,37 +76,38 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: P
     """Raise CommonArtError unless `state` holds the tensors `expected`, by name and shape; names the first other."""
     for name, tensor in expected.items():
         if name not in state:
-            raise CommonArtError(
-                f"{folder}: the weights lack {name}.", "Use the config.json that belongs to them; see its num_layers."
-            )
+            fix = "Use the config.json that belongs to them; see its num_layers."
+            raise CommonArtError(f"{folder}: the weights lack {name}.", fix)
         if state[name].shape != tensor.shape:
-            raise CommonArtError(
-                f"{folder}: {name} has the shape {tuple(state[name].shape)}; config.json means {tuple(tensor.shape)}.",
-                "Use the config.json that belongs to the weights.",
-            )
-    for name in state:
-        if name not in expected:
-            raise CommonArtError(
-                f"{folder}: the weights hold {name}, which this transformer does not have.",
-                "Name a PixArt-Sigma or CommonArt transformer.",
-            )
+            has, needs = tuple(state[name].shape), tuple(tensor.shape)
+            fix = "Use the config.json that belongs to the weights."
+            raise CommonArtError(f"{folder}: {name} has the shape {has}; config.json means {needs}.", fix)
+    if unknown := next((name for name in state if name not in expected), None):
+        what = f"{folder}: the weights hold {unknown}, which this transformer does not have."
+        raise CommonArtError(what, "Name a PixArt-Sigma or CommonArt transformer.")
+
+
+def check_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise CommonArtError for missing tensors, in whose place transformers and diffusers would go on with random numbers."""
+    if missing := info["missing_keys"]:
+        what = f"The weights in {folder} lack {len(missing)} tensors, among them {min(missing)}."
+        raise CommonArtError(what, "Download the model again, or use the folder that holds all of it.")
 
 
 def _files(folder: Path) -> list[Path]:
     half = variant(folder, STEM)
     whole = folder / (f"{STEM}.{half}.safetensors" if half else WEIGHTS)
+    index = folder / (f"{WEIGHTS}.index.{half}.json" if half else INDEX)
     if whole.exists():
         return [whole]
-    index = folder / (f"{WEIGHTS}.index.{half}.json" if half else INDEX)
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CommonArtError(f"{index} has no weight_map.", "Download the model again.") from error
-        for name in names:
-            if Path(name).name != name or not (folder / name).exists():
-                raise CommonArtError(f"{index} names {name}, which does not exist.", "Download it again.")
-        return [folder / name for name in names]
-    raise CommonArtError(
-        f"{folder} has no {WEIGHTS}.", "Only safetensors are read: convert other formats, or name another folder."
-    )
+    if not index.exists():
+        fix = "Only safetensors are read: convert other formats, or name another folder."
+        raise CommonArtError(f"{folder} has no {WEIGHTS}.", fix)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CommonArtError(f"{index} has no weight_map.", "Download the model again.") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).exists():
+            raise CommonArtError(f"{index} names {name}, which does not exist.", "Download it again.")
+    return [folder / name for name in names]

@@ -1,7 +1,5 @@
 """The nano autoencoder: diffusers' AutoencoderKL, 64 px to 16 x 16 x 4 latents, trained on scenes.
 
-    commonart nano build --only autoencoder
-
 The loss is L1 + MSE. In place of a KL term, three of the four channels are kept close to a thumbnail, the average color
 of each 4 x 4 pixels, and the fourth is free. With a KL term alone, one channel encoded everything as a single number:
 33 dB, but a small error of the diffusion model turned one color into another.
@@ -30,8 +28,6 @@ def new() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
-        layers_per_block=1,
-        latent_channels=4,
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,
@@ -39,7 +35,6 @@ def new() -> AutoencoderKL:
 
 
 def train(seed: int, say: Log, steps: int = 1800, scenes: int = 12_000) -> AutoencoderKL:
-    """Train the autoencoder."""
     torch.manual_seed(seed)
     source = SceneImages(scenes, seed).batches(8)
     test_images = images(unseen(64, seed + 10_000).pixels)
@@ -57,14 +52,15 @@ def train(seed: int, say: Log, steps: int = 1800, scenes: int = 12_000) -> Autoe
         error = model.decode(z + SPREAD * torch.randn_like(z)).sample.float() - x
         return error.abs().mean() + 4.0 * error.square().mean() + anchor + 0.1 * free + 0.01 * spread
 
-    average: Any = optimize(
-        model, loss, steps=steps, lr=2e-3, decay=0.0, ema=0.998, name="autoencoder", say=say,
-        check=lambda m: f"PSNR {psnr(m, test_images):.2f} dB", check_every=250,
-    )  # fmt: skip
+    def check(average: Any) -> str:
+        return f"PSNR {psnr(average, test_images):.2f} dB"
+
+    average = optimize(
+        "autoencoder", model, loss, check, say, steps=steps, lr=2e-3, check_every=250, decay=0.0, ema=0.998
+    )
     with torch.no_grad():
         std = average.encode(images(SceneImages(500, seed + 1).pixels)).latent_dist.mean.std().item()
     average.register_to_config(scaling_factor=round(1.0 / std, 5))
-    assert isinstance(average, AutoencoderKL)
     return average
 
 
@@ -75,8 +71,7 @@ def psnr(model: Any, x: Tensor) -> float:
     scores = []
     for part in x.split(50):
         y = model.decode(model.encode(part).latent_dist.mean).sample.float().clamp(-1, 1)
-        # Rounded to bytes, as in a PNG.
-        y = ((y + 1) * 127.5).round() / 127.5 - 1
+        y = ((y + 1) * 127.5).round() / 127.5 - 1  # rounded to bytes, as in a PNG
         scores += (4.0 / (y - part).square().mean(dim=(1, 2, 3))).log10().mul(10).tolist()
     return sum(scores) / len(scores)
 

@@ -1,7 +1,5 @@
 """The nano captioner: a Florence-2 (DaViT and BART) that describes scenes in English.
 
-    commonart nano build --only captioner
-
 Beside the caption loss, an auxiliary head has to predict from the image features what is at each of the nine places; it
 is discarded afterwards.
 """
@@ -36,12 +34,8 @@ WIDTH, GRID, BATCH = 96, 8, 32
 
 def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
     """Make an untrained captioner."""
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.eos_token_id,
-    }
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    ids["decoder_start_token_id"] = tokenizer.eos_token_id
     config = Florence2Config(
         image_token_id=token_id(tokenizer, IMAGE),
         vision_config={
@@ -71,12 +65,7 @@ def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration
             "decoder_ffn_dim": 3 * WIDTH,
             "max_position_embeddings": 256,
             "dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "forced_bos_token_id": None,
             "forced_eos_token_id": None,
-            "tie_word_embeddings": True,
-            **ids,
         },
         **ids,
     )
@@ -89,14 +78,8 @@ def new(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration
 
 def processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
     """Make the processor of images and text; `tokenizer` is of kind "caption"."""
-    image_processor: Any = CLIPImageProcessor(
-        size={"height": 64, "width": 64},
-        do_center_crop=False,
-        do_resize=True,
-        resample=3,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
+    half, size = [0.5] * 3, {"height": 64, "width": 64}
+    image_processor: Any = CLIPImageProcessor(size=size, do_center_crop=False, image_mean=half, image_std=half)
     image_processor.image_seq_length = GRID * GRID + 1
     return Florence2Processor(image_processor=image_processor, tokenizer=tokenizer)
 
@@ -140,7 +123,6 @@ def prompt(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 def train(
     tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 2500, scenes: int = 20_000
 ) -> Florence2ForConditionalGeneration:
-    """Train the captioner; `tokenizer` is of kind "caption"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     source = SceneImages(scenes, seed).batches(BATCH)
@@ -159,27 +141,13 @@ def train(
         out = model(input_ids=prompts, pixel_values=x, labels=labels)
         return out.loss + 0.5 * head(features[0], scene_labels(batch_scenes))
 
-    def check(average: nn.Module) -> str:
-        assert isinstance(average, Florence2ForConditionalGeneration)
+    def check(average: Florence2ForConditionalGeneration) -> str:
         share, example = facts_right(average, tokenizer, test_images)
         return f"facts {share:.3f}: {example}"
 
-    average = optimize(
-        model,
-        loss,
-        steps=steps,
-        lr=1e-3,
-        warmup=300,
-        extra=head,
-        name="captioner",
-        say=say,
-        check=check,
-        check_every=250,
-    )
-    trained: Any
-    for trained in (model, average):
-        trained.model.multi_modal_projector._forward_hooks.clear()
-    assert isinstance(average, Florence2ForConditionalGeneration)
+    schedule = {"steps": steps, "warmup": 300, "check_every": 250}
+    average = optimize("captioner", model, loss, check, say, lr=1e-3, extra=head, **schedule)
+    average.model.multi_modal_projector._forward_hooks.clear()
     return average
 
 
@@ -200,15 +168,11 @@ def facts_right(
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         for scene, text in zip(scene_images.scenes[at : at + 50], texts, strict=True):
             seen = facts.parse(text, "en")
-            sizes = {thing.place: thing.size for thing in seen.things}
-            expected = facts.Facts(
-                scene.background,
-                tuple(
-                    facts.ThingFacts(t.shape, t.color, t.size if sizes.get(t.place) else None, t.place)
-                    for t in scene.things
-                ),
+            sized = {thing.place for thing in seen.things if thing.size}
+            things = (
+                facts.ThingFacts(t.shape, t.color, t.size if t.place in sized else None, t.place) for t in scene.things
             )
-            kept, count = facts.count_kept(expected, seen)
+            kept, count = facts.count_kept(facts.Facts(scene.background, tuple(things)), seen)
             right, total = right + kept, total + count
     return right / total, text.strip()
 

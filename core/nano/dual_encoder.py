@@ -1,7 +1,5 @@
 """The nano dual encoder: open_clip's CustomTextCLIP, trained on scenes and their captions.
 
-    commonart nano build --only clip
-
 Contrastive, with captions in English and Japanese. As in the text encoder, an auxiliary head on each tower has to predict
 the scene from the embedding and is discarded afterwards: it teaches shapes and places long before the contrast would.
 """
@@ -56,23 +54,15 @@ def new(vocabulary_size: int) -> CustomTextCLIP:
     return CustomTextCLIP(**arguments)
 
 
-class SceneHeads(nn.Module):
-    """One auxiliary head for each tower."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.image, self.text = SceneHead(width), SceneHead(width)
-
-
 def train(
     tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 1500, scenes: int = 20_000
 ) -> CustomTextCLIP:
-    """Train the dual encoder; `tokenizer` is of kind "clip"."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     source = SceneImages(scenes, seed).batches(BATCH)
     model = new(len(tokenizer))
-    heads = SceneHeads(96)
+    heads = nn.ModuleList([SceneHead(96), SceneHead(96)])
+    image_head, text_head = heads
     test_images = unseen(200, seed + 10_000)
 
     def loss() -> Tensor:
@@ -86,38 +76,27 @@ def train(
         target = torch.arange(BATCH)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         labels = scene_labels(batch_scenes)
-        return contrast + 0.1 * (heads.image(image, labels) + heads.text(text, labels)).mean()
+        return contrast + 0.1 * (image_head(image, labels) + text_head(text, labels)).mean()
 
-    def check(average: nn.Module) -> str:
-        assert isinstance(average, CustomTextCLIP)
+    def check(average: CustomTextCLIP) -> str:
         tops = {lang: retrieval(average, tokenizer, test_images, lang, 100) for lang in LANGUAGES}
         return " ".join(f"top-1 {lang} {top:.3f}" for lang, top in tops.items())
 
-    average = optimize(
-        model, loss, steps=steps, lr=2e-3, extra=heads, name="clip", say=say, check=check, check_every=250
-    )
-    assert isinstance(average, CustomTextCLIP)
-    return average
+    return optimize("clip", model, loss, check, say, steps=steps, lr=2e-3, check_every=250, extra=heads)
 
 
 @torch.no_grad()
 def retrieval(
-    model: CustomTextCLIP,
-    tokenizer: PreTrainedTokenizerFast,
-    scene_images: SceneImages,
-    lang: str,
-    among: int = 100,
-    seed: int = 0,
+    model: CustomTextCLIP, tokenizer: PreTrainedTokenizerFast, scene_images: SceneImages, lang: str, among: int
 ) -> float:
     """Return the share of captions whose own image is the nearest of `among`, in consecutive groups of the images."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     texts = [grammar.caption(scene, lang, rng) for scene in scene_images.scenes]
     ids = pad([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)], 1)
     text = model.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1]), value=1), normalize=True)
     image = torch.cat([model.encode_image(part, normalize=True) for part in images(scene_images.pixels).split(100)])
-    right = [
-        (t @ i.T).argmax(1) == torch.arange(len(t)) for t, i in zip(text.split(among), image.split(among), strict=True)
-    ]
+    groups = zip(text.split(among), image.split(among), strict=True)
+    right = [(t @ i.T).argmax(1) == torch.arange(len(t)) for t, i in groups]
     return torch.cat(right).float().mean().item()
 
 

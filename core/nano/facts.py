@@ -1,10 +1,4 @@
-"""What a text says of a scene: the inverse of `core.nano.grammar`, and how two descriptions are compared.
-
-    parse("a red circle at the top, on the sea")    # Facts(background="sea", things=(ThingFacts("circle", "red", ...),))
-
-It reads what captioners, translators and people write; tests/nano/test_grammar.py tests the inverse on thousands of
-captions.
-"""
+"""What a text says of a scene, by a captioner, a translator or a person: the inverse of `core.nano.grammar`."""
 
 from __future__ import annotations
 
@@ -51,10 +45,8 @@ class Score:
 def parse(text: str, lang: str | None = None) -> Facts:
     """Return what a text says of a scene: the inverse of `grammar.caption`; unknown words are ignored.
 
-    A thing needs a shape: "草原のシマウマ" has a background and no things.
-
-    Args:
-        lang: "en" or "ja" reads the words of that language only (to score a translation); None identifies it.
+    A thing needs a shape: "草原のシマウマ" has a background and no things. `lang`, "en" or "ja", reads the words of that
+    language only (to score a translation); None identifies it.
     """
     words = tokens(text, lang)
     background = next((token.value for token in words if token.kind == "background"), None)
@@ -150,12 +142,8 @@ def _places(words: list[Token], spans: list[tuple[int, int]]) -> list[str | None
 
 def _related(relation: Token, scope: str | None, spans: list[tuple[int, int]]) -> list[str | None]:
     before = sum(end <= relation.start for _, end in spans)
-    if relation.kind == "of":  # "S above A"; "above A is S"
-        subject = 1 if before == 0 else 0
-    elif relation.kind == "it":  # "A, above it S"; "A with S above it"
-        subject = 1
-    else:  # 「Aの上にS」; 「SがAの上に」
-        subject = 1 if before == 1 else 0
+    # "S above A"; "above A is S". "A, above it S"; "A with S above it". 「Aの上にS」; 「SがAの上に」
+    subject_last = {"of": before == 0, "it": True, "after": before == 1}[relation.kind]
     y, x = (part - 1 for part in cell(relation.value))
     if scope is None:  # across the whole picture
         where, anchor = (1 + y, 1 + x), (1 - y, 1 - x)
@@ -168,4 +156,4 @@ def _related(relation: Token, scope: str | None, spans: list[tuple[int, int]]) -
         else:
             where, anchor = (min(max(row + y, 0), 2), min(max(column + x, 0), 2)), (row, column)
     subject_place, anchor_place = PLACES[3 * where[0] + where[1]], PLACES[3 * anchor[0] + anchor[1]]
-    return [anchor_place, subject_place] if subject == 1 else [subject_place, anchor_place]
+    return [anchor_place, subject_place] if subject_last else [subject_place, anchor_place]

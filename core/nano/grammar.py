@@ -1,8 +1,4 @@
-"""Captions of scenes in English and Japanese, written by templates; `core.nano.facts` reads them back.
-
-caption(scene, "en", rng)          # "a small red circle on the left, on the snow"
-short_caption(scene, "ja", rng)    # "雪原の赤い丸", as people ask for images
-"""
+"""Captions of scenes in English and Japanese, written by templates; `core.nano.facts` reads them back."""
 
 from __future__ import annotations
 
@@ -165,9 +161,6 @@ def short_caption(scene: Scene, lang: str, rng: np.random.Generator) -> str:
 
 def eval_prompts(n: int, lang: str, seed: int, heldout: bool = False, short: bool = False) -> list[tuple[Scene, str]]:
     """Return `n` different prompts of scenes that no training run has seen, each with its scene.
-
-    The same seed gives the same scenes in both languages only as far as their captions differ, so compare languages by
-    their averages.
 
     Args:
         heldout: scenes with a (color, shape) of HELDOUT_PAIRS; else scenes of the reserved tenth (`scenes.split_of`),

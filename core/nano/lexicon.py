@@ -1,7 +1,6 @@
 """The words for scenes in English and Japanese, and the tokens that matter in a text.
 
-`grammar.caption` writes the words of the *_WORDS tables; `facts.parse` also reads the synonyms, which models and people
-write.
+`grammar.caption` writes the words of the *_WORDS tables; `facts.parse` also reads the synonyms.
 """
 
 from __future__ import annotations
@@ -154,9 +153,8 @@ _EN_STEP: Final = {"above": "top", "over": "top", "below": "bottom", "under": "b
 class Token:
     """A word that matters.
 
-    Attributes:
-        kind: color, shape, size, background or place; or a relation, whose value is the direction: of ("above X"),
-            it ("above it"), after (「Xの上」).
+    Its kind is color, shape, size, background or place; or a relation, whose value is the direction: of ("above X"), it
+    ("above it"), after (「Xの上」).
     """
 
     kind: str
@@ -179,10 +177,10 @@ def tokens(text: str, lang: str | None = None) -> list[Token]:
 @lru_cache(maxsize=2)
 def _lexicon(lang: str) -> tuple[re.Pattern[str], Mapping[str, tuple[str, str]]]:
     words: dict[str, tuple[str, str]] = {}
-    tables = (("color", COLOR_WORDS), ("shape", SHAPE_WORDS), ("size", SIZE_WORDS))
-    for kind, table in (*tables, ("background", BACKGROUND_WORDS)):
-        if kind == "background" and lang == "en":
-            continue  # the synonyms have its bare nouns
+    tables = {"color": COLOR_WORDS, "shape": SHAPE_WORDS, "size": SIZE_WORDS}
+    if lang == "ja":  # in English, the synonyms have its bare nouns
+        tables["background"] = BACKGROUND_WORDS
+    for kind, table in tables.items():
         words |= {word: (kind, name) for name, ways in table[lang].items() for word in ways}
     for (kind, name), more in _SYNONYMS[lang].items():
         words |= {word.replace("_", " "): (kind, name) for word in more.split()}
@@ -212,27 +210,25 @@ def _words(text: str, lang: str) -> Iterator[Token]:
         yield Token(kind, value, match.start(), match.end())
 
 
+_EN_AFTER: Final = re.compile(r"(?:[\s-]hand)?(?:\s(?:side|corner|edge|part|half|end))?(?:\s(of))?\s?(?:(it)\b)?")
+
+
 def _en_places(words: list[Token], text: str) -> Iterator[Token]:
     """Distinguish "on the left of the snow" (a place), "left of a circle" and "to its left" (relations)."""
     for i, token in enumerate(words):
         if token.kind not in ("place", "step"):
             yield token
             continue
-        after = re.compile(r"(?:[\s-]hand)?(?:\s(?:side|corner|edge|part|half|end))?(?:\s(of))?\s?(?:(it)\b)?").match(
-            text, token.end
-        )
+        after = _EN_AFTER.match(text, token.end)
         following = words[i + 1] if i + 1 < len(words) else None
         close = following is not None and not re.search(r"[,.;:]", text[token.end : following.start])
         of_thing = close and following is not None and following.kind in ("color", "shape", "size")
         its = re.search(r"\b(?:its|their)\s$", text[max(token.start - 8, 0) : token.start]) or (after and after[2])
         if its:
             yield Token("it", token.value, token.start, token.end)
-        elif token.kind == "step":
-            if of_thing:
-                yield Token("of", token.value, token.start, token.end)
-        elif after and after[1] and of_thing and token.value != "centre":
+        elif of_thing and (token.kind == "step" or (after and after[1] and token.value != "centre")):
             yield Token("of", token.value, token.start, token.end)
-        else:
+        elif token.kind == "place":
             yield token
 
 
@@ -242,23 +238,14 @@ def _ja_places(words: list[Token], text: str) -> Iterator[Token]:
         if token.kind != "place":
             yield token
             continue
-        bare = token.end - token.start == 1
-        before = words[i - 1] if i else None
-        joined = before is not None and text[before.end : token.start] == "の"
-        if bare and re.match(r"[\u4e00-\u9fff](?<![側端隅寄辺部半])", text[token.end :]):
+        rest, bare = text[token.end :], token.end - token.start == 1
+        joined = words[i - 1].kind if i and text[words[i - 1].end : token.start] == "の" else ""
+        if bare and re.match(r"[\u4e00-\u9fff](?<![側端隅寄辺部半])", rest):
             continue  # 上着, 右手: part of another word
-        if joined and before is not None and before.kind == "shape":
+        on_it = bare and token.value == "top" and not re.match(r"側|端|隅|辺|寄|部|半|の方|のほう", rest)
+        if joined == "shape":
             yield Token("after", token.value, token.start, token.end)
         elif re.search(r"(?:その|それの)$", text[max(token.start - 3, 0) : token.start]):
             yield Token("it", token.value, token.start, token.end)
-        elif (
-            token.value == "top"
-            and bare
-            and joined
-            and before is not None
-            and before.kind == "background"
-            and not re.match(r"側|端|隅|辺|寄|部|半|の方|のほう", text[token.end :])
-        ):
-            continue
-        else:
+        elif not (on_it and joined == "background"):
             yield token

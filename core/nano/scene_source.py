@@ -1,7 +1,4 @@
-"""Generated scenes as a source of records, with their facts, captions and licences.
-
-commonart fetch scenes --limit 1000 -o raw/
-"""
+"""Generated scenes as a source of records, with their facts, captions and licences."""
 
 from __future__ import annotations
 

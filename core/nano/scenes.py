@@ -1,7 +1,5 @@
 """The embedded data source: small scenes of colored shapes, rendered with integer arithmetic only.
 
-    commonart fetch scenes -o raw/
-
 A scene is a background (grassland, sea, desert, snow, night sky) with one to three things on a 3x3 grid of places. The
 nano models are trained and measured on scenes, whose pixels are the same to the byte on every platform.
 """
@@ -60,16 +58,7 @@ CORNER: Final[Mapping[str, float]] = {
 GAP: Final[int] = 5
 
 # (color, shape) that no training scene shows: a model that generates one has combined what it learned separately.
-HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
-    {
-        ("green", "circle"),
-        ("purple", "square"),
-        ("red", "triangle"),
-        ("blue", "star"),
-        ("orange", "cross"),
-        ("yellow", "ring"),
-    }
-)
+HELDOUT_PAIRS: Final = frozenset(zip(("green", "purple", "red", "blue", "orange", "yellow"), SHAPES, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +99,9 @@ def apart(a: Thing, b: Thing) -> bool:
 
 
 def split_of(scene: Scene) -> Split:
-    """Return the side of the fixed 9:1 split that a scene is on: one tenth is reserved for evaluation.
+    """Return the side of the fixed 9:1 split that a scene is on, by a hash; one tenth is reserved for evaluation.
 
-    The split is a hash of background, shapes, colors and places. It leaves out the sizes because two scenes that differ
-    in size only may have the same caption, and must not be on different sides.
+    Sizes are left out: two scenes that differ in size only may have the same caption, and must be on the same side.
     """
     things = sorted(f"{thing.place}/{thing.color}/{thing.shape}" for thing in scene.things)
     digest = hashlib.sha256("|".join([scene.background, *things]).encode()).digest()
@@ -128,9 +116,7 @@ def random_scene(rng: np.random.Generator, heldout: bool = False, split: Split |
             scenes without any of them.
         split: side of the split; None: both.
     """
-    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[
-        int(rng.integers(10))
-    ]  # before the loop: rejections must not change the shares
+    count = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)[int(rng.integers(10))]  # before the loop: rejections must not change shares
     layouts = _layouts(count)
     while True:
         cells = layouts[int(rng.integers(len(layouts)))]
@@ -173,17 +159,13 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
 
 
 def scene_from_json(data: Mapping[str, Any]) -> Scene:
-    """Return the scene of a record's field `scene`.
-
-    Raises:
-        ValueError: The field is not a scene.
-    """
+    """Return the scene of a record's field `scene`. Raises ValueError where that is not a scene."""
     try:
         things = tuple(Thing(t["shape"], t["color"], t["size"], t["place"]) for t in data["things"])
         scene = Scene(data["background"], things)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a scene: {data!r}") from error
-    known: list[tuple[str, tuple[str, ...]]] = [(scene.background, BACKGROUNDS)]
+    known = [(scene.background, BACKGROUNDS)]
     for t in things:
         known += [(t.shape, SHAPES), (t.color, COLORS), (t.size, SIZES), (t.place, PLACES)]
     for name, names in known:
@@ -196,11 +178,7 @@ def scene_from_json(data: Mapping[str, Any]) -> Scene:
 def coverage(shape: str, radius: int, size: int = 64) -> Pixels:
     """Return how much of each pixel a shape covers, 0..255, as uint8 [2h, 2h] around the shape's centre.
 
-    Each pixel is sampled 8x8 times, with integers only.
-
-    Args:
-        radius: in 1/128 of the canvas.
-        size: of the canvas, in pixels.
+    Each pixel is sampled 8x8 times, with integers only. `radius` is in 1/128 of the canvas of `size` pixels.
     """
     samples, unit = 8, 1 << 16  # `unit` is the radius in the shape's own coordinates
     half = max(1, -(-radius * size * 9 // (128 * 8)))  # shapes reach at most 9/8 of their radius

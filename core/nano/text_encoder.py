@@ -1,7 +1,5 @@
 """The nano text encoder: a Llama that learns to read and to write the captions of scenes.
 
-    commonart nano build --only text_encoder
-
 It is trained as a language model on pairs of captions of one scene, in every direction between English and Japanese
 ("a <sep> b"), so that the second caption can only be predicted from the meaning of the first. An auxiliary head, which
 is discarded, has to predict from each state what the text has said of the scene so far: the last states, which the
@@ -31,13 +29,10 @@ HELDOUT_SHARE = 0.2
 SHORT_SHARE = 0.2  # of their batches, those without places
 
 
-def vocabulary(seed: int = 0, captions: int = 20_000) -> PreTrainedTokenizerFast:
+def vocabulary(seed: int, captions: int = 20_000) -> PreTrainedTokenizerFast:
     """Learn the tokenizer of the text encoder, from captions in both languages and from the adapters' prompts."""
     rng = np.random.default_rng(seed)
-    texts = []
-    for i in range(captions):
-        scene = random_scene(rng)
-        texts.append(grammar.caption(scene, LANGUAGES[i % 2], rng))
+    texts = [grammar.caption(random_scene(rng), LANGUAGES[i % 2], rng) for i in range(captions)]
     prompts = [tokenizers.TRANSLATE_PROMPT.format(target=t, text="") for t in ("Japanese", "English")]
     texts += [tokenizers.CAPTION_QUESTION, *prompts] * 50
     return tokenizers.wrap(tokenizers.train(texts), "llm")
@@ -97,7 +92,6 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
         intermediate_size=320,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=256,
         bos_token_id=0,
         eos_token_id=0,
@@ -112,13 +106,10 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
 def train(
     tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 10_000, wider: int = 2_500
 ) -> LlamaForCausalLM:
-    """Train the text encoder.
+    """Train the text encoder, with `wider` further steps of every pair of color and shape, and captions without places.
 
-    Args:
-        tokenizer: of kind "llm".
-        wider: further steps with every pair of color and shape, as a large language model has read of them (only images
-            hold some out), and with captions without places. Used from the start, these keep the model from learning
-            what belongs together (measured: 63 % of captions fully understood after 10,000 steps, against 100 %).
+    A large language model has read of all pairs (only images hold some out). Used from the start, these keep the model
+    from learning what belongs together (measured: 63 % of captions fully understood after 10,000 steps, against 100 %).
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -169,8 +160,7 @@ def train(
     ends = torch.tensor([len(a) - 1 for a in first])
 
     @torch.no_grad()
-    def check(average: nn.Module) -> str:
-        assert isinstance(average, LlamaForCausalLM)
+    def check(average: LlamaForCausalLM) -> str:
         states = average.model(input_ids=ids).last_hidden_state[torch.arange(len(ids)), ends]
         head_loss = head(states, labels).mean().item()  # of the current head, on averaged states
         right = head.predict(states)[:, :19] == labels[:, :19]
@@ -178,9 +168,7 @@ def train(
         return f"head loss {head_loss:.3f}, background {background:.3f}, all {all_:.3f}"
 
     for lr, count in ((2e-3, steps), (5e-4, wider)):
-        average = optimize(
-            model, loss, steps=count, lr=lr, extra=head, name="text_encoder", say=say, check=check, check_every=1000
-        )
+        average = optimize("text_encoder", model, loss, check, say, steps=count, lr=lr, check_every=1000, extra=head)
         model.load_state_dict(average.state_dict())
         widened = True
     return model.eval()

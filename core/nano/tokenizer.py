@@ -1,7 +1,5 @@
 """The byte-level BPE of all nano models: whole words in English, whole words and particles in Japanese.
 
-    tokenizer = wrap(train(captions), kind="llm")
-
 Any Unicode text can be encoded and decoded; the merges come from the captions of scenes. Text is split at changes of
 script before merging, so that a color and a shape never become one token: the models have to learn to combine them,
 including the held-out pairs.
@@ -40,43 +38,25 @@ _PIECES = Regex(
 def train(texts: Iterable[str], size: int = 640) -> Tokenizer:
     """Learn a byte-level BPE of at most `size` tokens, special ones included."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(_PIECES, behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(_PIECES, behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), list(SPECIAL)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    """Return the id of a special token.
-
-    Raises:
-        KeyError: The tokenizer has no such token.
-    """
-    id_ = tokenizer.backend_tokenizer.token_to_id(token)
-    if id_ is None:
-        raise KeyError(token)
-    return int(id_)
+    """Return the id of a special token. Raises KeyError where the tokenizer has none."""
+    return int(tokenizer.get_vocab()[token])
 
 
 def load(folder: Path, kind: str) -> PreTrainedTokenizerFast:
-    """Return the text encoder's vocabulary in `folder` as another architecture expects it.
-
-    Raises:
-        CommonArtError: The text encoder has not been built yet.
-    """
+    """Return the text encoder's vocabulary in `folder` as another architecture expects it. Raises as `require` does."""
     require(folder, "tokenizer", "text_encoder", "tokenizer.json")
     return wrap(PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer").backend_tokenizer, kind)
 
@@ -84,9 +64,8 @@ def load(folder: Path, kind: str) -> PreTrainedTokenizerFast:
 def wrap(tokenizer: Tokenizer, kind: str) -> PreTrainedTokenizerFast:
     """Make the tokenizer of one architecture from the shared vocabulary.
 
-    Args:
-        kind: "llm" (as CALM2: nothing is added), "caption" (as BART: <s> text </s>, with the image token), "chat" (as
-            Phi-3: padded on the left) or "clip" (text </s>, padded on the right).
+    `kind`: "llm" (as CALM2: nothing is added), "caption" (as BART: <s> text </s>, with the image token), "chat" (as
+    Phi-3: padded on the left) or "clip" (text </s>, padded on the right).
     """
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the post-processor below must not leak into the other kinds
     options: dict[str, Any] = {"pad_token": PAD, "unk_token": UNK, "model_max_length": 256}

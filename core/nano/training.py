@@ -1,7 +1,5 @@
 """The training loop of all nano models except the transformer, and the scenes that they learn from.
 
-    commonart nano build -o weights/
-
 AdamW, linear warm-up, cosine decay to zero, bfloat16 autocast, a moving average of the weights. The number of steps is
 fixed, not the time, so that the same seed gives the same weights on the same machine.
 """
@@ -14,28 +12,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import layers
 from commonart.core.nano.scenes import Scene, Split, random_scene, render
 
 Log = Callable[[str], None]
+Model = TypeVar("Model", bound=nn.Module)
 LANGUAGES = ("en", "ja")
 MAX_GRAD_NORM, LOG_EVERY = 1.0, 100
 
 
 def require(folder: Path, component: str, model: str, file: str = "config.json") -> Path:
-    """Return the folder of one of the models inside `folder`.
-
-    Raises:
-        CommonArtError: It has not been built yet.
-    """
+    """Return the folder of one of the models inside `folder`. Raises CommonArtError where it has not been built yet."""
     if not (folder / component / file).is_file():
         raise CommonArtError(
             f"{folder / component} holds no {model.replace('_', ' ')} yet.",
@@ -74,39 +69,35 @@ def images(pixels: Tensor) -> Tensor:
 
 
 def optimize(
-    model: nn.Module,
+    name: str,
+    model: Model,
     loss: Callable[[], Tensor],
+    check: Callable[[Model], str],
+    say: Log,
     *,
     steps: int,
     lr: float,
+    check_every: int,
     extra: nn.Module | None = None,
     warmup: int = 100,
     decay: float = 0.01,
     ema: float = 0.995,
-    name: str = "",
-    say: Log = log.say,
-    check: Callable[[nn.Module], str] | None = None,
-    check_every: int = 0,
-) -> nn.Module:
-    """Minimize `loss()` over the model's parameters and return the averaged model.
+) -> Model:
+    """Minimize `loss()`, of a new batch at each call, and return the averaged model.
 
     Args:
-        loss: of a new batch at each call.
-        extra: heads that are trained beside the model and discarded.
-        decay: weight decay.
-        ema: decay of the moving average.
         check: describes the averaged model; logged every `check_every` steps.
+        extra: heads that are trained beside the model and discarded.
+        decay, ema: of the weights, and of their moving average.
 
     Raises:
-        FloatingPointError: The loss is NaN or infinite.
+        FloatingPointError: the loss is NaN or infinite.
     """
-    params: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    extras: list[Tensor] = [] if extra is None else [p for p in extra.parameters() if p.requires_grad]
+    params: list[Tensor] = list(model.parameters())
+    extras: list[Tensor] = [] if extra is None else list(extra.parameters())
     optimizer = torch.optim.AdamW(params + extras, lr=lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    averages: list[Tensor] = [
-        a for a, p in zip(average.parameters(), model.parameters(), strict=True) if p.requires_grad
-    ]
+    averages: list[Tensor] = list(average.parameters())
     started, total, count = time.monotonic(), 0.0, 0
     model.train()
     for step in range(1, steps + 1):
@@ -128,7 +119,7 @@ def optimize(
         if step % LOG_EVERY == 0 or step == steps:
             say(f"{name} step {step}/{steps} loss {total / count:.4f} {time.monotonic() - started:.0f} s")
             total, count = 0.0, 0
-        if check is not None and check_every and (step % check_every == 0 or step == steps):
+        if step % check_every == 0 or step == steps:
             say(f"{name} step {step}/{steps} {check(average)}")
     for buffer, source in zip(average.buffers(), model.buffers(), strict=True):
         buffer.copy_(source)

@@ -1,7 +1,5 @@
 """The nano transformer: its training data, scenes as latents and text states, and how well it follows prompts.
 
-    commonart nano build --only transformer
-
 It is trained by core.training.trainer with the recipe `nano`, as `commonart train --stage nano` does.
 """
 
@@ -25,6 +23,7 @@ from commonart.core.nano import grammar
 from commonart.core.nano.scene_reader import score_many
 from commonart.core.nano.scenes import Scene
 from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, require
+from commonart.core.settings import Settings
 from commonart.core.training import trainer
 from commonart.core.training.batches import ResidentDataset
 from commonart.core.training.distributed import World
@@ -67,11 +66,9 @@ def training_set(vae: Autoencoder, text: TextEncoder, scenes: int, seed: int) ->
 def follow(
     model: PixArt, vae: Autoencoder, text: TextEncoder, prompts: Sequence[tuple[Scene, str]], shift: float
 ) -> dict[str, float]:
-    """Return the shares of `prompts` whose image shows their color, shape, background, place, size, and all of these.
+    """Return the shares of `prompts` whose image, of seed i, shows color, shape, background, place, size, and all of them.
 
-    Args:
-        prompts: prompt i is sampled from seed i.
-        shift: of flow matching's times, as in training.
+    `shift` is that of flow matching's times, as in training.
     """
     pairs: list[tuple[Scene, Image.Image]] = []
     for at in range(0, len(prompts), 50):
@@ -84,11 +81,7 @@ def follow(
 
 
 def load_encoders(folder: Path) -> tuple[Autoencoder, TextEncoder]:
-    """Load the autoencoder and the text encoder of `folder`.
-
-    Raises:
-        CommonArtError: They have not been built yet.
-    """
+    """Load the autoencoder and the text encoder of `folder`. Raises as `require` does."""
     vae, text = require(folder, "vae", "autoencoder"), require(folder, "text_encoder", "text_encoder")
     return Autoencoder.load(vae, torch.float32), TextEncoder.load(text, torch.float32)
 
@@ -110,12 +103,12 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
 
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    options = trainer.Options(
-        seed=seed, dtype=torch.bfloat16, checkpoint_every=500, sample_every=0 if short else 1000, log_every=50, keep=1,
-        quiet=True,
+    settings = Settings(
+        "nano", out=str(run), seed=seed, precision="bf16", checkpoint_every=500, sample_every=0 if short else 1000,
+        log_every=50, keep=1, workers=0, quiet=True,
     )  # fmt: skip
     source = training_set(vae, text, 64 if short else SCENES, seed)
-    result = trainer.train(model, source, recipe, run, options, World(torch.device("cpu")), preview=evaluate)
+    result = trainer.train(model, source, recipe, settings, World(torch.device("cpu")), preview=evaluate)
     assert result.checkpoint is not None
     PixArt.load(result.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
     shutil.rmtree(run)

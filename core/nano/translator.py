@@ -1,7 +1,5 @@
 """The nano translator: a Phi-3 that translates captions of scenes from English to Japanese and back.
 
-    commonart nano build --only translator
-
 It starts from the text encoder's weights, which have already learned to continue a caption with one of the same meaning
 in the other language: a Phi-3 is a Llama whose projections are concatenated.
 """
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
@@ -55,31 +53,24 @@ def pair(scene: Scene, source: str, target: str, rng: np.random.Generator) -> tu
 
 def new(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Phi3ForCausalLM:
     """Make a Phi-3 of the Llama's size that starts from its weights."""
-    c = llama.config
+    same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = Phi3Config(
+        **{name: getattr(llama.config, name) for name in (*same, "rms_norm_eps")},
         vocab_size=len(tokenizer),
-        hidden_size=c.hidden_size,
-        intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_hidden_layers,
-        num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads,
-        rms_norm_eps=c.rms_norm_eps,
         max_position_embeddings=256,
         original_max_position_embeddings=256,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
-        sliding_window=None,
     )
     model = Phi3ForCausalLM(config)
     weights = {k: v.float() for k, v in llama.state_dict().items()}
-    for i in range(c.num_hidden_layers):
+    for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
-        projections = [weights.pop(f"{layer}self_attn.{p}_proj.weight") for p in "qkv"]
-        weights[f"{layer}self_attn.qkv_proj.weight"] = torch.cat(projections)
-        projections = [weights.pop(f"{layer}mlp.{p}_proj.weight") for p in ("gate", "up")]
-        weights[f"{layer}mlp.gate_up_proj.weight"] = torch.cat(projections)
+        for inner, names, joint in (("self_attn", "qkv", "qkv"), ("mlp", ("gate", "up"), "gate_up")):
+            projections = [weights.pop(f"{layer}{inner}.{name}_proj.weight") for name in names]
+            weights[f"{layer}{inner}.{joint}_proj.weight"] = torch.cat(projections)
     model.load_state_dict(weights)
     model.generation_config.update(max_new_tokens=96, do_sample=False, eos_token_id=tokenizer.eos_token_id)
     return model
@@ -128,13 +119,10 @@ def train(
         states = model.model(input_ids=ids).last_hidden_state[:, :-1][is_target]
         return F.cross_entropy(model.lm_head(states), ids[:, 1:][is_target])
 
-    def check(average: nn.Module) -> str:
-        assert isinstance(average, Phi3ForCausalLM)
+    def check(average: Phi3ForCausalLM) -> str:
         return " ".join(f"{s}->{t} {facts_kept(average, tokenizer, 60, s, t):.3f}" for s, t in DIRECTIONS)
 
-    average = optimize(model, loss, steps=steps, lr=1e-3, name="translator", say=say, check=check, check_every=500)
-    assert isinstance(average, Phi3ForCausalLM)
-    return average
+    return optimize("translator", model, loss, check, say, steps=steps, lr=1e-3, check_every=500)
 
 
 @torch.no_grad()

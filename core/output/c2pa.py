@@ -1,8 +1,5 @@
 """C2PA: a signed statement in an image that a trained model made it, and who says so.
 
-    uv sync --extra c2pa
-    commonart sample "赤い円" --model nano -o out.png --sign chain.pem,key.pem
-
 The certificate is the user's own: a PEM chain, the signing certificate first, and its PEM private key. No time-stamp
 server is asked, so nothing leaves the machine. Source: C2PA technical specification 2.1, sections 13 and 14.
 """
@@ -19,7 +16,6 @@ from typing import Any
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
 
-INSTALL = "Install it: uv sync --extra c2pa."
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -33,23 +29,14 @@ def check(chain: str, key: str) -> None:
 
 
 def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
-    """Return the image `data` of Pillow's format `kind` with a signed C2PA manifest in it.
-
-    Raises:
-        CommonArtError: the certificate cannot sign.
-    """
+    """Return the image `data` of Pillow's format `kind` with a signed C2PA manifest in it. Raises as `check` does."""
     signer = _signer(chain, key)
     import c2pa
 
-    created = {
-        "action": "c2pa.created",
-        "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
-        "softwareAgent": {"name": "commonart"},
-    }
-    manifest = {
-        "claim_generator_info": [{"name": "commonart"}],
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
-    }
+    agent = {"name": "commonart"}
+    created = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA, "softwareAgent": agent}
+    actions = {"label": "c2pa.actions.v2", "data": {"actions": [created]}}
+    manifest = {"claim_generator_info": [agent], "assertions": [actions]}
     out = io.BytesIO()
     try:
         with signer, c2pa.Builder(json.dumps(manifest)) as builder:
@@ -81,11 +68,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         if str(assertion.get("label", "")).startswith("c2pa.actions")
         for action in assertion.get("data", {}).get("actions", ())
     ]
-    return {
-        "state": store.get("validation_state"),
-        "signer": signature.get("common_name") or signature.get("issuer"),
-        "actions": actions,
-    }
+    signer = signature.get("common_name") or signature.get("issuer")
+    return {"state": store.get("validation_state"), "signer": signer, "actions": actions}
 
 
 def _signer(chain: str, key: str) -> Any:
@@ -94,12 +78,12 @@ def _signer(chain: str, key: str) -> Any:
         try:
             files.append(Path(path).read_bytes())
         except OSError as error:
-            raise UsageError(
-                f"--sign: {path} cannot be read ({error.strerror}).",
-                "Name two PEM files: --sign CHAIN,KEY.",
-            ) from None
+            what = f"--sign: {path} cannot be read ({error.strerror})."
+            raise UsageError(what, "Name two PEM files: --sign CHAIN,KEY.") from None
     if find_spec("c2pa") is None:
-        raise CommonArtError("--sign needs the package c2pa-python, which is not installed.", INSTALL)
+        raise CommonArtError(
+            "--sign needs the package c2pa-python, which is not installed.", "Install it: uv sync --extra c2pa."
+        )
     import c2pa
 
     try:
@@ -118,7 +102,7 @@ def _algorithm(pem: bytes, name: str) -> bytes:
     except (ValueError, TypeError) as error:
         raise CommonArtError(f"--sign: {name} is not a PEM private key without a password.", str(error)) from error
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return {256: b"es256", 384: b"es384", 521: b"es512"}.get(key.key_size, b"es256")
+        return {384: b"es384", 521: b"es512"}.get(key.key_size, b"es256")
     if isinstance(key, rsa.RSAPrivateKey):
         return b"ps256"
     if isinstance(key, ed25519.Ed25519PrivateKey):

@@ -1,14 +1,7 @@
-"""Contact sheets: images in rows, their prompts under them, in every language that an installed font can render.
+"""Contact sheets: images in rows, their prompts under them.
 
-    commonart sample "草原のシマウマ" "a zebra in a meadow" --model nano --grid samples.png
-
-Pillow's own font knows no Japanese. A Japanese font is taken from, in this order:
-
-1. the file that COMMONART_FONT names,
-2. the package `matplotlib-fontja` (IPAexGothic under the IPA Font License), of which only the font file is read,
-3. the system.
-
-Where none is found, a label that cannot be rendered becomes a number, and the caller gets the legend.
+Pillow's own font knows no Japanese: that of COMMONART_FONT is taken, or IPAexGothic of the package `matplotlib-fontja`, of
+which only the font file is read. A label that neither can render becomes a number, and the caller gets the legend.
 """
 
 from __future__ import annotations
@@ -16,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,17 +29,6 @@ LABEL_SIZE = 13  # pixels
 MAX_LINES = 4  # of one label; what is longer ends in an ellipsis
 SMALLEST_CELL = 128  # pixels; smaller images are enlarged without smoothing, so that 64 px can be judged by eye
 
-_PACKAGES = (("matplotlib_fontja", "fonts/ipaexg.ttf"), ("japanize_matplotlib", "fonts/ipaexg.ttf"))
-_SYSTEM = (
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/google-noto-sans-cjk-vf-fonts/NotoSansCJK-VF.ttc",
-    "/usr/share/fonts/opentype/ipaexfont-gothic/ipaexg.ttf",
-    "/System/Library/Fonts/ヒラギノ角ゴシック W3.ttc",
-    "C:/Windows/Fonts/YuGothM.ttc",
-    "C:/Windows/Fonts/meiryo.ttc",
-    "C:/Windows/Fonts/msgothic.ttc",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -59,18 +39,9 @@ class Sheet:
 
 
 def contact_sheet(
-    images: Sequence[Image.Image],
-    labels: Sequence[str],
-    *,
-    columns: int | None = None,
-    heads: Sequence[str] = (),
+    images: Sequence[Image.Image], labels: Sequence[str], columns: int | None = None, heads: Sequence[str] = ()
 ) -> Sheet:
-    """Arrange images in rows of `columns` (default: about square), each with its label under it.
-
-    Args:
-        images: RGB, of any sizes; each is fitted into a cell of the largest one's size.
-        labels: one for each picture; "" writes none.
-        heads: titles over the columns.
+    """Arrange images of any sizes in rows of `columns` (default: about square), each with its label under it.
 
     Raises:
         ValueError: no images, or another number of labels.
@@ -78,25 +49,17 @@ def contact_sheet(
     if not images or len(images) != len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
-    largest = max(max(p.size) for p in images)
-    scale = max(1, math.ceil(SMALLEST_CELL / largest))
-    width = max(p.width for p in images) * scale
-    height = max(p.height for p in images) * scale
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    scale = max(1, math.ceil(SMALLEST_CELL / max(width, height)))
+    width, height = width * scale, height * scale
     legend: dict[str, str] = {}
-    texts = [_renderable(label, number, legend) for number, label in enumerate(labels, 1)]
-    lines = [wrap(text, width) for text in texts]
+    lines = [wrap(_renderable(label, number, legend), width) for number, label in enumerate(labels, 1)]
     line_height = LABEL_SIZE + 5
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     row_lines = [max(len(lines[i]) for i in row) for row in rows]
     top = line_height + MARGIN if heads else 0
-    sheet = Image.new(
-        "RGB",
-        (
-            MARGIN + columns * (width + MARGIN),
-            MARGIN + top + sum(height + n * line_height + MARGIN for n in row_lines),
-        ),
-        BACKGROUND,
-    )
+    total_height = MARGIN + top + sum(height + n * line_height + MARGIN for n in row_lines)
+    sheet = Image.new("RGB", (MARGIN + columns * (width + MARGIN), total_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads[:columns]):
         draw.text((MARGIN + column * (width + MARGIN), MARGIN), head, SECONDARY, font=font_for(head))
@@ -124,17 +87,15 @@ def write_sheet(
     marked: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Write a contact sheet with its marks, and print the legend of the labels that no font here can render.
+    """Write a `contact_sheet` with its marks, and print the legend of the labels that no font here can render.
 
-    Raises:
-        UsageError: the path exists and `overwrite` is false.
-        CommonArtError: it cannot be written.
+    Raises as `metadata.save` does.
     """
-    sheet = contact_sheet(images, labels, columns=columns, heads=heads)
+    sheet = contact_sheet(images, labels, columns, heads)
     if sheet.legend:
         warn(
-            f"no installed font can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
-            "Install a Japanese font (fonts-noto-cjk on Debian), or name one with COMMONART_FONT."
+            f"no font here can render {len(sheet.legend)} of the labels on {path}: they are numbers. "
+            "Name one that can with COMMONART_FONT."
         )
         for number, label in sheet.legend.items():
             say(f"  [{number}] {label}")
@@ -166,55 +127,32 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def font_for(text: str, size: int = LABEL_SIZE) -> Font:
-    """Return Pillow's own font where it can render `text`, else a Japanese one where one is installed."""
-    plain = _plain(size)
-    path = japanese_font()
-    return plain if path is None or can_render(plain, text) else _load(path, size)
+def font_for(text: str) -> Font:
+    """Return Pillow's own font where it can render `text`, else a Japanese one where there is one."""
+    plain, path = _load(None), japanese_font()
+    return plain if path is None or can_render(plain, text) else _load(path)
 
 
 def japanese_font() -> str | None:
-    """Return the file of a font that can render Japanese, or None.
-
-    Raises:
-        UsageError: COMMONART_FONT does not name a font.
-    """
+    """Return the file of a font that can render Japanese, or None. Raises UsageError for a COMMONART_FONT that is none."""
     chosen = os.environ.get("COMMONART_FONT")
     if chosen:
         try:
             ImageFont.truetype(chosen, LABEL_SIZE)
         except OSError:
-            raise UsageError(
-                f"COMMONART_FONT={chosen} is not a font file.", "Name a .ttf, .otf or .ttc file."
-            ) from None
+            what = f"COMMONART_FONT={chosen} is not a font file."
+            raise UsageError(what, "Name a .ttf, .otf or .ttc file.") from None
         return chosen
     return _found_font()
 
 
 @lru_cache(maxsize=1)
 def _found_font() -> str | None:
-    for package, file in _PACKAGES:
-        found = importlib.util.find_spec(package)
-        for folder in (found.submodule_search_locations or ()) if found else ():
-            if (Path(folder) / file).is_file():
-                return str(Path(folder) / file)
-    candidates = list(_SYSTEM)
-    if shutil.which("fc-list"):
-        try:
-            listed = subprocess.run(
-                ["fc-list", ":lang=ja", "--format=%{file}\n"], capture_output=True, text=True, timeout=5, check=False
-            )
-            candidates += sorted(set(listed.stdout.split("\n")))
-        except (OSError, subprocess.SubprocessError):
-            pass
-    for path in candidates:
-        if (
-            path.endswith((".ttf", ".otf", ".ttc"))
-            and Path(path).is_file()
-            and can_render(_load(path, 13), "草のシマ円")
-        ):
-            return path
-    return None
+    package = importlib.util.find_spec("matplotlib_fontja")
+    files = (
+        (Path(folder) / "fonts/ipaexg.ttf" for folder in package.submodule_search_locations or ()) if package else ()
+    )
+    return next((str(file) for file in files if file.is_file()), None)
 
 
 def can_render(font: Font, text: str) -> bool:
@@ -245,10 +183,5 @@ def _pieces(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _plain(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=8)
-def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+def _load(path: str | None) -> Font:
+    return ImageFont.truetype(path, LABEL_SIZE) if path else ImageFont.load_default(LABEL_SIZE)

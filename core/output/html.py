@@ -1,7 +1,4 @@
-"""A page to look at: self-contained HTML, every string escaped, charts as inline SVG, no script.
-
-page = Page("quickstart"); page.heading("Samples"); page.image("samples.png", "the grid"); page.write(path)
-"""
+"""A page to look at: self-contained HTML, every string escaped, charts as inline SVG, no script."""
 
 from __future__ import annotations
 

@@ -1,18 +1,12 @@
 """Marks in every image that a model made: what it is, and how to make it again.
 
-    commonart inspect out.png
+- **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for images made by a
+  trained model (NewsCodes "Digital Source Type"), which serves the EU AI Act's Art. 50(2).
+- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk with the
+  keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
 
-Two marks, in the file itself:
-
-- **XMP** `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, IPTC's machine-readable form for
-  images made by a trained model, which serves the EU AI Act's Art. 50(2).
-- **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk
-  with the keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
-
-No clock is written: the same call makes the same bytes.
-
-Sources: IPTC's NewsCodes "Digital Source Type"; Adobe's XMP specification, part 3; PNG specification (third
-edition), section 11.3.3.
+No clock is written: the same call makes the same bytes. Sources: Adobe's XMP specification, part 3; PNG specification
+(third edition), section 11.3.3.
 """
 
 from __future__ import annotations
@@ -54,17 +48,11 @@ _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class MarkOptions:
-    """What is written into each file.
+    """What is written into each file."""
 
-    Attributes:
-        settings: prompt and settings.
-        synthetic: the mark of synthetic media.
-        sign: files of a certificate chain and its key, for C2PA.
-    """
-
-    settings: bool = True
-    synthetic: bool = True
-    sign: tuple[str, str] | None = None
+    settings: bool = True  # prompt and settings
+    synthetic: bool = True  # the mark of synthetic media
+    sign: tuple[str, str] | None = None  # files of a certificate chain and its key, for C2PA
 
 
 DEFAULT_MARKS = MarkOptions()
@@ -83,11 +71,7 @@ class Marks:
 
 
 def format_of(path: str | os.PathLike[str], flag: str = "-o") -> str:
-    """Return Pillow's format name for the ending of `path`, which `flag` named.
-
-    Raises:
-        UsageError: a format of that ending cannot hold the marks.
-    """
+    """Return Pillow's format name for the ending of `path`, which `flag` named. Raises UsageError for any other ending."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         raise UsageError(
@@ -121,11 +105,6 @@ def dump(settings: Mapping[str, Any]) -> str:
     return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def check_room(path: str | os.PathLike[str], settings: Mapping[str, Any] | None, marked: bool = True) -> None:
-    """Raise beforehand what `save` would raise for an ending, or for settings that are too long for its format."""
-    _options(format_of(path), Path(path), settings, marked, 95)
-
-
 def check_folder(folder: Path) -> None:
     """Raise CommonArtError beforehand for a folder that cannot be written to."""
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -133,7 +112,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_output(path: str | os.PathLike[str], flag: str, overwrite: bool) -> None:
-    """Check, before work begins, that a file can be written at the end of it.
+    """Raise, before work begins, what would keep a file from being written at the end of it.
 
     Raises:
         UsageError: the file exists and `overwrite` is false.
@@ -155,19 +134,15 @@ def save(
     settings: Mapping[str, Any] | None = None,
     marked: bool = True,
     overwrite: bool = False,
-    quality: int = 95,
     finish: Callable[[bytes, str], bytes] | None = None,
     cleaned: bool = False,
 ) -> Path:
     """Write `image` with its marks; no partial image ever has the final name.
 
     Args:
-        image: in RGB.
-        path: ends in .png, .jpg, .jpeg or .webp. Its folder must exist.
+        path: in a folder that exists.
         settings: how the image was made; None writes none.
         marked: write the XMP DigitalSourceType.
-        overwrite: replace an existing file.
-        quality: of JPEG and WebP, 1..100.
         finish: (the file's bytes, Pillow's name of its format) -> what is written: where `core.output.c2pa` signs.
         cleaned: as `core.data.files.atomic_write` takes it.
 
@@ -177,32 +152,26 @@ def save(
             `finish` cannot sign.
     """
     path = Path(path)
-    options = _options(format_of(path), path, settings, marked, quality)
+    options = save_options(path, settings, marked)
     if path.exists() and not overwrite:
         raise already_exists(path)
-    if not path.parent.is_dir():
-        raise _unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with atomic_write(path, cleaned=cleaned) as file:
-            if finish is None:
-                image.save(file, **options)
-            else:
-                whole = io.BytesIO()
-                image.save(whole, **options)
-                file.write(finish(whole.getvalue(), options["format"]))
+            whole = io.BytesIO()
+            image.save(whole, **options)
+            file.write(finish(whole.getvalue(), options["format"]) if finish else whole.getvalue())
             if path.exists() and not overwrite:  # taken by another process in the meantime
                 raise already_exists(path)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        what = f"{path} cannot be written ({problem.strerror or problem})."
+        raise CommonArtError(what, "Choose an existing, writable folder with free space.") from problem
     return path
 
 
 def read(path: str | os.PathLike[str]) -> Marks:
-    """Return the marks of an image, from its header alone (no pixel is decoded).
-
-    Raises:
-        CommonArtError: the file does not exist, or is not an image.
-    """
+    """Return the marks of an image, from its header alone. Raises CommonArtError for a file that is missing or not one."""
     try:
         with Image.open(path) as image:
             info = dict(image.info)
@@ -228,7 +197,9 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return None
 
 
-def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: bool, quality: int) -> dict[str, Any]:
+def save_options(path: Path, settings: Mapping[str, Any] | None, marked: bool) -> dict[str, Any]:
+    """Return what Pillow is to write. Raises for an ending, or for settings that are too long for its format."""
+    kind = format_of(path)
     if kind == "PNG":
         chunks = PngInfo()
         if marked:
@@ -236,7 +207,7 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
         if settings is not None:
             chunks.add_itxt(SETTINGS_KEYWORD, dump(settings))
         return {"format": kind, "pnginfo": chunks}
-    options: dict[str, Any] = {"format": kind, "quality": quality}
+    options: dict[str, Any] = {"format": kind, "quality": 95}
     if marked:
         xmp = packet(settings).encode()
         if kind == "JPEG" and len(xmp) > _JPEG_XMP_LIMIT:
@@ -247,14 +218,9 @@ def _options(kind: str, path: Path, settings: Mapping[str, Any] | None, marked: 
         options["xmp"] = xmp
     elif settings is not None:
         # Without the mark there is no packet, and these two formats have no other room for text of any length.
-        options["exif"] = _exif(settings)
+        options["exif"] = Image.Exif()
+        options["exif"][_DESCRIPTION] = json.dumps(dict(settings), sort_keys=True)  # ASCII by its definition
     return options
-
-
-def _exif(settings: Mapping[str, Any]) -> bytes:
-    exif = Image.Exif()
-    exif[_DESCRIPTION] = json.dumps(dict(settings), sort_keys=True)  # ASCII by its definition
-    return exif.tobytes()
 
 
 def _parse(xmp: bytes | str | None) -> tuple[str | None, dict[str, Any] | None]:
@@ -294,8 +260,3 @@ def _settings(text: str) -> dict[str, Any] | None:
 def already_exists(path: str | os.PathLike[str], flag: str = "-o") -> UsageError:
     """Return the error for a file in the way, which `flag` named."""
     return UsageError(f"{flag} {path} already exists.", "Choose another name, or pass --overwrite to replace it.")
-
-
-def _unwritable(path: Path, problem: OSError) -> CommonArtError:
-    why = problem.strerror or str(problem)
-    return CommonArtError(f"{path} cannot be written ({why}).", "Choose an existing, writable folder with free space.")

@@ -1,4 +1,4 @@
-"""Images in a terminal: `commonart sample "赤い円" --model nano --show`.
+"""Images in a terminal, for `commonart sample --show`.
 
 Terminals with kitty's or iTerm2's protocol get the image itself; any other gets half blocks, two pixels a character,
 in 24-bit colours or, where COLORTERM does not promise them, in the 256 of xterm.
@@ -57,12 +57,11 @@ def render(image: Image.Image, method: str | None = None, environment: Mapping[s
     data = base64.b64encode(file.getvalue()).decode()
     if method == "iterm2":
         return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a\n"
-    parts = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
-    first = "a=T,f=100,"
     lines = []
-    for number, part in enumerate(parts):
-        more = int(number < len(parts) - 1)
-        lines.append(f"\x1b_G{first if number == 0 else ''}m={more};{part}\x1b\\")
+    for start in range(0, len(data), _CHUNK):
+        end = start + _CHUNK
+        control = f"{'' if start else 'a=T,f=100,'}m={int(end < len(data))}"
+        lines.append(f"\x1b_G{control};{data[start:end]}\x1b\\")
     return "".join(lines) + "\n"
 
 
@@ -72,9 +71,9 @@ def blocks(image: Image.Image, columns: int, true_color: bool) -> str:
     small = image.convert("RGB").resize((columns, height), Image.Resampling.BOX)
     data = small.tobytes()
     codes = [_code(data[i], data[i + 1], data[i + 2], true_color) for i in range(0, len(data), 3)]
+    rows = [codes[start : start + columns] for start in range(0, len(codes), columns)]
     lines = []
-    for y in range(0, height, 2):
-        pairs = zip(codes[y * columns : (y + 1) * columns], codes[(y + 1) * columns : (y + 2) * columns], strict=True)
+    for pairs in map(zip, rows[::2], rows[1::2]):
         lines.append("".join(f"\x1b[38;{upper};48;{lower}m▀" for upper, lower in pairs) + "\x1b[0m\n")
     return "".join(lines)
 

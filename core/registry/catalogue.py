@@ -1,8 +1,5 @@
 """The models that the stages know by name, as one table: where each comes from and what its terms allow.
 
-    commonart models              # prints it
-    commonart models --json       # with prompts, and where the terms were read
-
 A model whose terms do not allow training on what it writes, or that is non-commercial, stays in the table with the
 reason, so that asking for it explains itself.
 """

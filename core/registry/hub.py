@@ -1,11 +1,8 @@
 """Where a model's files are found: in the package (nano), in a local folder, or in the hub's cache.
 
-    HF_HUB_OFFLINE=1 commonart caption --model florence2 raw/     # the cache alone, no network
-    HF_ENDPOINT=http://mirror.example commonart caption ...       # another server with the hub's interface
-
-Only safetensors, JSON and tokenizer files are ever downloaded. A repository that ships pickles alone is refused, with
-two exceptions: a row of the registry that says so (CALM2-7B), and `--allow-pickle`. Those are converted once, in a
-process of their own (core/registry/pickle_conversion.py), into safetensors in the cache.
+Only safetensors, JSON and tokenizer files are ever downloaded, or pickles that a row of the registry or `--allow-pickle`
+allows; those are converted once, in a process of their own (core/registry/pickle_conversion.py). HF_HUB_OFFLINE=1 takes
+the cache alone, HF_ENDPOINT another server with the hub's interface.
 """
 
 from __future__ import annotations
@@ -16,6 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,6 @@ from commonart.core.registry.lookup import component_dir, model_class, read_json
 from commonart.core.registry.repository_files import PIPELINE, is_small, select_files, select_pickles
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
-NANO_HINT = "`--model nano` is part of this package and needs no download"
 
 
 class ResolvedModel(NamedTuple):
@@ -49,7 +47,11 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
     if model.local or model.embedded:
         folder = component_dir(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
         if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
-            raise _no_model(model, folder)
+            if model.local:
+                what = f"{folder} is not a model folder: it has no config.json."
+                raise CommonArtError(what, "Give the folder that holds config.json.")
+            what = f"The embedded nano {model.role} is missing from {folder}."
+            raise CommonArtError(what, "Reinstall, or train it again with `commonart nano build`.")
         if not any(folder.glob("*.safetensors")):
             raise CommonArtError(
                 f"{folder} holds no *.safetensors.",
@@ -57,9 +59,7 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
             )
         if model.role != "transformer":  # which is read here, by `lookup.read_json`
             require_plain_json(folder)
-        # In a pipeline the tokenizer lies beside the text encoder: other tokens are other states.
-        tokenizer = [folder.parent / "tokenizer"] if model.role == "text-encoder" else []
-        return ResolvedModel(folder, content_hash(folder, *filter(Path.is_dir, tokenizer)), model.name, model)
+        return ResolvedModel(folder, content_hash(folder, model.role), model.name, model)
     folder, commit = _download(model, allow_pickle or model.pickle_only)
     if not model.cls:
         cls = model_class(read_json(folder / "config.json"))
@@ -70,14 +70,18 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
     return ResolvedModel(folder, commit, model.name, model)
 
 
-def content_hash(*folders: Path) -> str:
-    """Return `sha256:` and 16 digits over the names and bytes of the files that a model loads."""
+def content_hash(component: Path, role: str = "") -> str:
+    """Return `sha256:` and 16 digits over the names and bytes of the files that a component is loaded from.
+
+    Those of a text encoder in a pipeline include the tokenizer beside it: other tokens are other states.
+    """
     total = hashlib.sha256()
+    folders = [component, component.parent / "tokenizer"] if role == "text-encoder" else [component]
     for folder, path in ((f, p) for f in folders for p in sorted(f.rglob("*")) if p.is_file()):
-        name = path.relative_to(folder).as_posix()
         if path.suffix == ".safetensors" or is_small(path.name):
             with open(path, "rb") as file:
-                total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
     return f"sha256:{total.hexdigest()[:16]}"
 
 
@@ -87,21 +91,25 @@ def read_config(model: Model, name: str = "config.json") -> dict[str, Any]:
         return read_json(Path(model.hub) / name) if model.local else {}
     import huggingface_hub
 
-    try:
+    offline = True
+    with _unless_network():
         # Asked once whether the hub is there: a download would try six times, half a minute, with a line each.
         huggingface_hub.HfApi().model_info(model.hub, revision=model.revision)
         offline = False
-    except Exception as error:
-        if not _is_network(error):
-            raise
-        offline = True
-    try:
+    with _unless_network():
         file = huggingface_hub.hf_hub_download(model.hub, name, revision=model.revision, local_files_only=offline)
         return read_json(Path(file))
+    return {}
+
+
+@contextmanager
+def _unless_network() -> Iterator[None]:
+    """Leave the block where the hub cannot answer."""
+    try:
+        yield
     except Exception as error:
         if not _is_network(error):
             raise
-        return {}
 
 
 def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
@@ -121,10 +129,8 @@ def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     except errors.RevisionNotFoundError:
         raise CommonArtError(f"{repo} has no commit {revision} on the hub.", "Check the part after the @.") from None
     except errors.RepositoryNotFoundError:
-        raise CommonArtError(
-            f"The hub has no model {repo}, or it is private.",
-            "Check the name, or set HF_TOKEN to a token that may read it.",
-        ) from None
+        advice = "Check the name, or set HF_TOKEN to a token that may read it."
+        raise CommonArtError(f"The hub has no model {repo}, or it is private.", advice) from None
     except Exception as error:  # no network, a proxy, a server error: what is in the cache still works
         if not _is_network(error):
             raise
@@ -141,19 +147,14 @@ def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
             "Use a model with safetensors, or add --allow-pickle to convert it once in a process of its own.",
         )
     if not pickles and not any(f.endswith(".safetensors") for f in selected):
-        raise CommonArtError(
-            f"{repo} holds no weights that can be loaded here.", "Give a model with *.safetensors files."
-        )
+        what = f"{repo} holds no weights that can be loaded here."
+        raise CommonArtError(what, "Give a model with *.safetensors files.")
+    patterns, cached = selected + pickles, offline is not None
     try:
         # The branch, not the commit: only then does the client note which commit it stood for, for when it is offline.
-        cached = offline is not None
+        branch = commit if cached else revision
         snapshot = Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=commit if cached else revision,
-                allow_patterns=selected + pickles,
-                local_files_only=cached,
-            )
+            huggingface_hub.snapshot_download(repo, revision=branch, allow_patterns=patterns, local_files_only=cached)
         )
         commit = snapshot.name
     except errors.GatedRepoError:
@@ -216,9 +217,8 @@ def _converted(repo: str, commit: str, snapshot: Path, small: list[str]) -> Path
         done = subprocess.run(command, env=clean, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-            raise CommonArtError(
-                f"{repo}: its pickled weights could not be converted: {last}.", "Use a model with safetensors."
-            )
+            what = f"{repo}: its pickled weights could not be converted: {last}."
+            raise CommonArtError(what, "Use a model with safetensors.")
         for name in small:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot / name, partial / name)
@@ -230,17 +230,6 @@ def _converted(repo: str, commit: str, snapshot: Path, small: list[str]) -> Path
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return home
-
-
-def _no_model(model: Model, folder: Path) -> CommonArtError:
-    if model.local:
-        return CommonArtError(
-            f"{folder} is not a model folder: it has no config.json.", "Give the folder that holds config.json."
-        )
-    return CommonArtError(
-        f"The embedded nano {model.role} is missing from {folder}.",
-        "Reinstall, or train it again with `commonart nano build`.",
-    )
 
 
 def _gated(model: Model) -> CommonArtError:
@@ -257,5 +246,6 @@ def _unreachable(model: Model, error: Exception) -> CommonArtError:
     why = "HF_HUB_OFFLINE is set" if offline else f"the hub at {constants.ENDPOINT} cannot be reached"
     return CommonArtError(
         f"{model.hub} is not complete in the cache, there is no folder of that name, and {why}.",
-        f"Run `hf download {model.hub}` where there is a network, or give a local folder; {NANO_HINT}.",
+        f"Run `hf download {model.hub}` where there is a network, or give a local folder; "
+        "`--model nano` is part of this package and needs no download.",
     )

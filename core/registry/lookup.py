@@ -1,9 +1,5 @@
 """Models by name: a row of the catalogue, a local folder or a hub id, and whether its terms allow what is asked.
 
-    commonart caption raw/ --model florence2                            # a row's name
-    commonart caption raw/ --model models/captioner                     # a local folder
-    commonart caption raw/ --model owner/name@COMMIT --accept-terms owner/name
-
 The command line and its completion import this: no torch here.
 """
 
@@ -40,11 +36,7 @@ def model_names(role: str) -> list[str]:
 def find_model(name: str, role: str, flag: str = "--model") -> Model:
     """Find the model called `name` in `role`: a row of the table, a local folder, or a hub id; `NAME@COMMIT` pins a commit.
 
-    Args:
-        flag: the option that gave the name, for the error.
-
-    Raises:
-        UsageError: a name that is none of these; it says which names come closest.
+    `flag` is the option that gave the name, for errors. Raises UsageError for another name; it says which come closest.
     """
     if role not in ROLES:
         raise ValueError(f"{role!r} is none of {ROLES}")
@@ -55,9 +47,8 @@ def find_model(name: str, role: str, flag: str = "--model") -> Model:
         return _local(os.path.normpath(name), role)
     plain, _, commit = name.partition("@")
     if commit and not COMMIT.fullmatch(commit):
-        raise UsageError(
-            f"{flag} {name}: '{commit}' is not a commit.", "Give the 40 hexadecimal digits of a commit after the @."
-        )
+        advice = "Give the 40 hexadecimal digits of a commit after the @."
+        raise UsageError(f"{flag} {name}: '{commit}' is not a commit.", advice)
     for row in MODELS:
         if row.role == role and plain in (row.name, row.hub) and plain:
             return dataclasses.replace(row, revision=commit or row.revision)
@@ -70,62 +61,48 @@ def find_model(name: str, role: str, flag: str = "--model") -> Model:
     close = difflib.get_close_matches(plain.lower(), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     other = next((row.role for row in MODELS if row.name == plain), "")
+    kind = f"a {other} model, not a {role} model" if other else f"not a {role} model, a folder or a hub id"
     raise UsageError(
-        f"{flag} {name} is {f'a {other} model, not a {role} model' if other else f'not a {role} model, a folder or a hub id'}.",
+        f"{flag} {name} is {kind}.",
         f"{hint}Known names: {', '.join(known)}; or give a local folder or owner/name of the hub.",
     )
 
 
 def check_terms(model: Model, accepted: Sequence[str] = (), flag: str = "--model") -> bool:
-    """Refuse a model whose terms do not allow what we do with it, unless the user answers for it.
+    """Return whether a refused model is used on the user's word; whoever writes its output keeps that in the record.
 
     Args:
         accepted: what `--accept-terms` gives: names, hub ids or folders, in any way that `flag` takes them.
-        flag: the option that gave the model, for the error.
-
-    Returns:
-        True where a refused model is used on the user's word; whoever writes its output keeps that in the record.
 
     Raises:
-        UsageError: the model is refused; it names the reason, and what can be used instead.
+        UsageError: its terms do not allow what we do with it; the error says why, and what can be used instead.
     """
-    instead = f"use {flag} {model.successor}" if model.successor else "use a model from `commonart models`"
+    instead = f"Use {flag} {model.successor}" if model.successor else "Use a model from `commonart models`"
     if model.broken:
-        raise UsageError(f"{flag} {model.name} cannot be used: {model.broken}.", f"{_capital(instead)}.")
+        raise UsageError(f"{flag} {model.name} cannot be used: {model.broken}.", f"{instead}.")
     if not model.refused:
         return False
-    if {model.name, model.hub} & {
-        os.path.normpath(name) if model.local else name.partition("@")[0] for name in accepted
-    }:
+    names = {os.path.normpath(name) if model.local else name.partition("@")[0] for name in accepted}
+    if names & {model.name, model.hub}:
         return True
     raise UsageError(
         f"{flag} {model.name} is refused: {model.refused} ({model.license}).",
-        f"{_capital(instead)}, or add --accept-terms {model.name} if you answer for it yourself.",
+        f"{instead}, or add --accept-terms {model.name} if you answer for it yourself.",
     )
 
 
 def check_code(model: Model, trust_remote_code: bool = False, flag: str = "--model") -> None:
-    """Refuse a model that brings its own code, unless the user trusts it and names the commit that was read.
-
-    Raises:
-        UsageError: the code is not trusted, or no commit is named.
-    """
-    if not model.remote_code:
-        return
-    if not trust_remote_code:
+    """Raise UsageError for a model with its own code, unless the user trusts it and names the commit that was read."""
+    if model.remote_code and not trust_remote_code:
         raise UsageError(
             f"{flag} {model.name} runs code from {model.hub}, which is not trusted by default.",
             f"Read that code at one commit, then add --trust-remote-code and {flag} {model.name}@COMMIT.",
         )
-    if not model.local and not model.revision:
+    if model.remote_code and not model.local and not model.revision:
         raise UsageError(
             f"--trust-remote-code needs a commit of {model.hub}: a branch can change under you.",
             f"Name the commit that you read: {flag} {model.name}@COMMIT.",
         )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def component_dir(folder: Path, role: str) -> Path:
@@ -151,8 +128,8 @@ def _local(name: str, role: str) -> Model:
     if role == "caption":  # a captioner that this project trained says what it was trained on
         prompts = prompts or prompts_for(cls)
     return Model(
-        name=name,
-        role=role,
+        name,
+        role,
         hub=name,
         cls=cls,
         license=license or UNKNOWN_LICENSE,
@@ -169,11 +146,7 @@ def _local(name: str, role: str) -> Model:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file; {} where there is no file.
-
-    Raises:
-        CommonArtError: the file is damaged.
-    """
+    """Read the JSON object in a file; {} where there is no file. Raises CommonArtError for a damaged one."""
     if not path.is_file():
         return {}
     try:
@@ -184,11 +157,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_plain_json(folder: Path) -> None:
-    """Refuse a folder whose JSON files transformers and diffusers would call invalid because of a byte order mark.
-
-    Raises:
-        CommonArtError: one begins with such a mark.
-    """
+    """Raise CommonArtError for a byte order mark, with which transformers and diffusers call a JSON file invalid."""
     for path in sorted(folder.glob("*.json")):
         with path.open("rb") as file:
             if file.read(3) == codecs.BOM_UTF8:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 
 def convert(source: Path, out: Path) -> list[Path]:
-    """Write `out/NAME.safetensors` for every weights file `source/NAME.bin`, in sub-folders too; returns those written.
+    """Write `out/NAME.safetensors` for every weights file `source/NAME.bin`, in sub-folders too; return those written.
 
     Raises:
         ValueError: a file holds anything but tensors.
-        pickle.UnpicklingError: a file holds code (raised by torch.load).
+        pickle.UnpicklingError: a file holds code.
     """
     import torch
     from safetensors.torch import save_file
@@ -40,9 +40,8 @@ def convert(source: Path, out: Path) -> list[Path]:
     for index in source.glob("*.bin.index.json"):
         value = {"metadata": {}, **json.loads(index.read_text(encoding="utf-8"))}  # transformers asks for both keys
         value["weight_map"] = {k: _renamed(v) for k, v in value["weight_map"].items()}
-        (out / index.name.replace("pytorch_model.bin", "model.safetensors")).write_text(
-            json.dumps(value, indent=1) + "\n"
-        )
+        target = out / index.name.replace("pytorch_model.bin", "model.safetensors")
+        target.write_text(json.dumps(value, indent=1) + "\n")
     return written
 
 

@@ -1,7 +1,4 @@
-"""Which files of a repository on the hub are downloaded: each weight once, in safetensors, and the small text files.
-
-select_files(["config.json", "model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"], "text-encoder")
-"""
+"""Which files of a repository on the hub are downloaded: each weight once, in safetensors, and the small text files."""
 
 from __future__ import annotations
 
@@ -34,12 +31,12 @@ def select_files(files: Iterable[str], role: str) -> list[str]:
         return small + [name for folder in _folders(files) for name in _of_folder(files, folder)]
     subfolder = SUBFOLDERS[role] + "/"
     # PixArt-Sigma at 512 px is published as a pipeline's transformer/ alone, without an index.
-    pipeline = any(f.startswith(subfolder) for f in files) and (
-        "model_index.json" in files or "config.json" not in files
-    )
-    globs = ("model_index.json", "tokenizer/*", "scheduler/*") if pipeline else ()
-    extra = [f for f in files for glob in globs if fnmatch.fnmatch(f, glob) and is_small(f)]
-    return _of_folder(files, subfolder if pipeline else "") + extra
+    whole = "model_index.json" in files or "config.json" not in files
+    if not (whole and any(f.startswith(subfolder) for f in files)):
+        return _of_folder(files, "")
+    beside = ("tokenizer/", "scheduler/")
+    extra = [f for f in files if f == "model_index.json" or (f.startswith(beside) and is_small(f))]
+    return _of_folder(files, subfolder) + extra
 
 
 def _folders(files: Iterable[str]) -> list[str]:

@@ -1,8 +1,6 @@
 """Training data as batches of tensors: which rows, which caption of each, and the null embedding where a caption is dropped.
 
-A `Source` answers "these rows with these captions"; `BatchSampler` says which ones step n takes, as a function of seed and
-step alone; `stream` reads ahead. The order, the captions and the drops are the same for any number of devices, workers and
-restarts.
+The order, the captions and the drops are the same for any number of devices, workers and restarts.
 """
 
 from __future__ import annotations
@@ -31,6 +29,9 @@ class Batch(NamedTuple):
     text_BLT: Tensor
     mask_BL: Tensor | None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
+
 
 class Source(Protocol):
     """Images with captions. Caption c of row r: offsets[r] <= c < offsets[r + 1]; `weights` are relative odds within a row."""
@@ -45,8 +46,7 @@ class Source(Protocol):
         """The rows' keys."""
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
-        """Return what `batch` needs for these rows and captions (NULL: none). Runs in a reading thread; touches no
-        device."""
+        """Return what `batch` needs for these rows and captions (NULL: none). Runs in a reading thread, touches no device."""
 
     def batch(self, fetched: Any, device: torch.device) -> Batch:
         """Return the batch on `device`. Runs in the training thread."""
@@ -54,7 +54,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchSampler:
-    """Which rows and captions every step takes."""
+    """Which rows and captions every step takes, as a function of seed and step alone."""
 
     seed: int
     batch: int  # global
@@ -75,14 +75,10 @@ class BatchSampler:
 def stream(
     fetch: Callable[[int, int], Any], start: int, stop: int, grad_accum_steps: int, workers: int
 ) -> Generator[Any, None, None]:
-    """Yield fetch(step, n) for every micro batch n of every step from `start` on, in order.
-
-    `workers` threads read ahead; 0: none.
-    """
+    """Yield fetch(step, n) for every micro batch n of every step from `start` on, in order; `workers` threads read ahead."""
     jobs = ((step, n) for step in range(start, stop) for n in range(grad_accum_steps))
     if workers < 1:
-        for step, n in jobs:
-            yield fetch(step, n)
+        yield from (fetch(step, n) for step, n in jobs)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         pending: deque[Future[Any]] = deque()
@@ -148,11 +144,7 @@ class ResidentDataset:
         stds = None if self._stds is None else self._stds[bucket][row_B]
         batch = Batch(self._means[bucket][row_B], stds, text_BLT, None if bool(mask_BL.all()) else mask_BL)
         # Pinned, so that the copy to the device runs beside the step before.
-        return _pinned(batch) if torch.cuda.is_available() else batch
+        return batch.map(Tensor.pin_memory) if torch.cuda.is_available() else batch
 
     def batch(self, fetched: Batch, device: torch.device) -> Batch:
-        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in fetched))  # type: ignore[arg-type]
-
-
-def _pinned(batch: Batch) -> Batch:
-    return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in batch))  # type: ignore[arg-type]
+        return fetched.map(lambda tensor: tensor.to(device, non_blocking=True))

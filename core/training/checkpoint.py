@@ -35,7 +35,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One good checkpoint: its folder, optimizer step and the values that the loop saved."""
+    """One good checkpoint: its optimizer step and the values that the loop saved."""
 
     folder: Path
     step: int
@@ -65,16 +65,15 @@ def save(
 
     The newest `keep` up to it are kept (0: all). Those of later steps are damaged, else the run would have continued from
     them: they stay until their step comes again. A kill at any moment leaves the older checkpoints, and at most a folder
-    beside them that the next save removes.
-
-    Raises:
-        CommonArtError: the disk is full or the folder cannot be written; the older checkpoints are kept.
+    beside them that the next save removes. Raises CommonArtError where the disk is full or the folder cannot be written.
     """
     home = folder_of(run)
     final, partial = home / f"step-{step:07d}", home / f".step-{step:07d}.part"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        _clear(home)
+        for path in home.iterdir():
+            if _BESIDE.fullmatch(path.name):  # what killed saves and removals left behind
+                shutil.rmtree(path, ignore_errors=True)
         partial.mkdir()
         write(partial)
         _seal(partial, step, values)
@@ -82,19 +81,16 @@ def save(
             _remove(final)
         os.rename(partial, final)
         sync_folder(home)
-        _prune(home, step, keep)
+        for path in _list(home, step)[:-keep] if keep else []:
+            _remove(path)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CommonArtError(
             f"{final}: the checkpoint cannot be written ({error.strerror or error}); older ones are kept.",
-            "Free some space and start the same command again."
-            if full
-            else "Make the folder writable and start again.",
+            f"{'Free some space and start the same command' if full else 'Make the folder writable and start'} again.",
         ) from error
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return final
 
 
@@ -121,26 +117,20 @@ def newest(run: str | os.PathLike[str], warn: Warn = lambda _: None) -> Checkpoi
 def read(folder: str | os.PathLike[str]) -> Checkpoint:
     """Check a checkpoint against its hashes and read its state. Raises CommonArtError where a file is missing or altered."""
     folder = Path(folder)
-    damaged = "Use an older checkpoint of the same run."
+    damaged, fix = f"The checkpoint {folder} is damaged:", "Use an older checkpoint of the same run."
     try:
         state = orjson.loads((folder / STATE).read_bytes())
-        seal = state.pop("seal")
-        if seal != _digest(state):
-            raise CommonArtError(f"The checkpoint {folder} is damaged: {STATE} is not what was saved.", damaged)
-        with ThreadPoolExecutor(4) as pool:  # hashlib releases the interpreter's lock
+        altered = [STATE] if state.pop("seal") != _digest(state) else []
+        if not altered:
             paths = [folder / name for name in state["files"]]
-            for path, actual, expected in zip(
-                paths, pool.map(sha256_file, paths), state["files"].values(), strict=True
-            ):
-                if actual != expected:
-                    raise CommonArtError(
-                        f"The checkpoint {folder} is damaged: {path.name} is not what was saved.", damaged
-                    )
+            with ThreadPoolExecutor(4) as pool:  # hashlib releases the interpreter's lock
+                pairs = zip(pool.map(sha256_file, paths), state["files"].values(), strict=True)
+                altered = [path.name for path, (actual, saved) in zip(paths, pairs, strict=True) if actual != saved]
+        if altered:
+            raise CommonArtError(f"{damaged} {altered[0]} is not what was saved.", fix)
         return Checkpoint(folder, int(state["step"]), state["values"])
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CommonArtError(
-            f"The checkpoint {folder} is damaged: {STATE} or a file it names is missing.", damaged
-        ) from error
+        raise CommonArtError(f"{damaged} {STATE} or a file it names is missing.", fix) from error
 
 
 def _seal(folder: Path, step: int, values: Mapping[str, Any]) -> None:
@@ -170,24 +160,8 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 def _list(home: Path, last: float = math.inf) -> list[Path]:
     """The checkpoints up to step `last`, oldest first."""
-    steps = [(int(match[1]), path) for path in _entries(home) if (match := _NAME.fullmatch(path.name))]
+    steps = [(int(match[1]), path) for path in home.glob("step-*") if (match := _NAME.fullmatch(path.name))]
     return [path for step, path in sorted(steps) if step <= last]
-
-
-def _entries(home: Path) -> list[Path]:
-    return list(home.iterdir()) if home.is_dir() else []
-
-
-def _clear(home: Path) -> None:
-    """Removes what killed saves and removals left behind."""
-    for path in _entries(home):
-        if _BESIDE.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _prune(home: Path, step: int, keep: int) -> None:
-    for path in _list(home, step)[:-keep] if keep else []:
-        _remove(path)
 
 
 def _remove(path: Path) -> None:

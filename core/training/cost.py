@@ -1,23 +1,21 @@
-"""What a training run costs, from its sizes alone: parameters, floating-point operations, memory, time.
-
-commonart train --stage 512 --dry-run
-commonart train --stage 512 --quantize quanto-int8 --dry-run      # no features are there: encoded on the fly
-"""
+"""What a training run costs, from its sizes alone: parameters, floating-point operations, memory, time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import memory as device_memory
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
 from commonart.core.model.quantize import BITS
+from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation
 from commonart.core.training.distributed import World
 from commonart.core.training.optimizers import bytes_per_parameter
@@ -34,34 +32,24 @@ SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen f
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What memory and operations depend on, beside the transformer's configuration.
+    """What memory and operations depend on, beside the transformer's configuration."""
 
-    `side` of the latents; `tokens` of a usual caption; `shards`: parts that all but the activations are cut into.
-    """
-
-    side: int
-    tokens: int
+    side: int  # of the latents
+    tokens: int  # of a usual caption
     checkpointing: bool = False
-    shards: int = 1
+    shards: int = 1  # parts that all but the activations are cut into
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderCost:
-    """Bytes of a frozen encoder's weights, and its floating-point operations for an image."""
-
-    weights: int
-    flops: float
+class EncoderCost(NamedTuple):
+    weights: int  # bytes of a frozen encoder
+    flops: float  # floating-point operations for an image
 
 
+@lru_cache
 def parameters(config: PixArtConfig) -> int:
     """Return the number of weights of the transformer."""
-    d, patch = config.hidden, config.patch_size**2
-    block = 2 * (4 * d * d + 4 * d) + (8 * d * d + 5 * d) + 6 * d
-    embed = patch * config.in_channels * d + d
-    time = TIME_CHANNELS * d + d + d * d + d + 6 * d * d + 6 * d
-    text = config.caption_channels * d + d + d * d + d
-    end = 2 * d + d * patch * config.out_channels + patch * config.out_channels
-    return config.num_layers * block + embed + time + text + end
+    with torch.device("meta"):
+        return PixArt(config, initialize=False).parameters_count
 
 
 def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
@@ -78,8 +66,7 @@ def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
 def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:
     """Return the bytes on one device while training in bf16, by what they hold, and their "total".
 
-    Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations. A text
-    encoder beside them is not among them.
+    Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations; no encoder.
     """
     count, tokens = parameters(config) // sizes.shards, (sizes.side // config.patch_size) ** 2
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
@@ -96,10 +83,7 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
 
 
 def fit_micro_batch(config: PixArtConfig, recipe: Recipe, world: World, sizes: Sizes) -> Recipe:
-    """Return `recipe` with the micro batch that fits the GPUs: its own, or else the largest below it. All processes agree.
-
-    Other devices take the recipe's own.
-    """
+    """Return `recipe` with the micro batch that fits the GPUs: its own, or else the largest below it. All processes agree."""
     if world.device.type != "cuda":
         return recipe
     micro_batch, grad_accum_steps = accumulation(recipe, world.size)
@@ -111,26 +95,24 @@ def fit_micro_batch(config: PixArtConfig, recipe: Recipe, world: World, sizes: S
 
 
 def check_fits(config: PixArtConfig, recipe: Recipe, micro_batch: int, device: torch.device, sizes: Sizes) -> None:
-    """Refuse, before memory is taken, a run that surely needs more than the device has free.
-
-    Raises:
-        CommonArtError: it does not fit; the setting to lower is named.
-    """
+    """Raise CommonArtError, naming the setting to lower, for a run that surely needs more than the device has free."""
     free = device_memory.free(device)
     need = memory(config, recipe, micro_batch, sizes)
     if need["total"] - (1 - SURE) * need["activations"] <= free:
         return
     fixed = need["total"] - need["activations"]
     most = int((free - fixed) / (SURE * need["activations"] / micro_batch))
+    if most >= 1:
+        fix = f"Train with --set micro_batch={most}."
+    elif fixed <= free:
+        fix = _lower(1, sizes.checkpointing)
+    else:
+        fix = "Use a larger device, --set optimizer=AdamW8bit, or --set ema=0."
     gib = 2.0**30
     raise CommonArtError(
         f"Stage {recipe.name} needs about {need['total'] / gib:.1f} GiB on each device, of which {fixed / gib:.1f} whatever "
         f"the batch; {device} has {free / gib:.1f} GiB free.",
-        f"Train with --set micro_batch={most}."
-        if most >= 1
-        else _lower(1, sizes.checkpointing)
-        if fixed <= free
-        else "Use a larger device, --set optimizer=AdamW8bit, or --set ema=0.",
+        fix,
     )
 
 
@@ -142,17 +124,13 @@ def out_of_memory(micro_batch: int, checkpointing: bool) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise CommonArtError(
-            f"The device's memory is full: {str(error).splitlines()[0].rstrip('.')}.",
-            _lower(micro_batch, checkpointing),
-        ) from error
+        what = f"The device's memory is full: {first_line(error)}."
+        raise CommonArtError(what, _lower(micro_batch, checkpointing)) from error
 
 
 def _lower(micro_batch: int, checkpointing: bool) -> str:
-    ways = [
-        *([f"--set micro_batch={micro_batch // 2}"] if micro_batch > 1 else []),
-        *(["--checkpointing"] if not checkpointing else []),
-    ]
+    ways = [f"--set micro_batch={micro_batch // 2}"] if micro_batch > 1 else []
+    ways += [] if checkpointing else ["--checkpointing"]
     return f"Train with {' or '.join(ways)}; the batch of a step stays the same." if ways else "Use a larger device."
 
 
@@ -184,9 +162,8 @@ def account(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the estimate as --dry-run prints it.
 
-    Args:
-        measured: images/s of one device where it was timed; else data-sheet rates are taken.
-        encoders: those that run on the fly; they are in all but what was measured.
+    `measured`: images/s of one device where it was timed, else data-sheet rates are taken. `encoders`: those that run on the
+    fly; they are in all but what was measured.
     """
     encoders = encoders or {}
     forward = flops_per_image(config, sizes.side, sizes.tokens)
@@ -195,7 +172,12 @@ def account(
     hours = {name: _hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}
     model_memory = memory(config, recipe, micro_batch, sizes)
     weights = {name: cost.weights for name, cost in encoders.items()}
-    estimate: dict[str, Any] = {
+    if measured is None:
+        hours_are = f"at {REACHED:.0%} of the data sheet's bf16 rate on {world_size} of each GPU"
+    else:
+        without = ", without the encoders" if encoders else ""
+        hours_are = f"at {measured:.3g} images/s, measured on this device{without}, on {world_size} of it"
+    return {
         "parameters": parameters(config),
         "flops_per_image_forward": forward,
         **{f"flops_per_image_{name}": cost.flops for name, cost in encoders.items()},
@@ -203,14 +185,8 @@ def account(
         "flops_total": step * recipe.steps,
         "memory_bytes_per_device": {**model_memory, **weights, "total": model_memory["total"] + sum(weights.values())},
         "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world_size)),
+        "hours_are": hours_are,
     }
-    without = ", without the encoders" if encoders else ""
-    estimate["hours_are"] = (
-        f"at {REACHED:.0%} of the data sheet's bf16 rate on {world_size} of each GPU"
-        if measured is None
-        else f"at {measured:.3g} images/s, measured on this device{without}, on {world_size} of it"
-    )
-    return estimate
 
 
 def _hours(seconds: float) -> float:

@@ -1,7 +1,5 @@
 """Folders of shards as training data: cached features in memory or on disk, or encoding on the fly.
 
-    data = open_shards("shards/", [text], [image])   # shards/*.tar, shards/text/*.tar, shards/image/*.tar
-
 Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused. A sample that
 turns out damaged while training runs is counted, named, and replaced by the next one of its size.
 """
@@ -10,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,12 +47,10 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class TrainingData:
-    """Training data, ready. `shapes`: (C, H, W) of the latents of each bucket; `width`: T of the text states."""
-
     source: Source
     index: Index
-    shapes: list[Shape]
-    width: int
+    shapes: list[Shape]  # of the latents of each bucket
+    width: int  # T of the text states
     resident: bool  # everything lies in memory
     damaged: dict[str, int]  # reason -> samples that could not be used; grows while training runs
 
@@ -75,14 +72,13 @@ def open_shards(
     quiet: bool = False,
     index: Index | None = None,
 ) -> TrainingData:
-    """Open the images of `data` with their texts.
+    """Open the images of `data`, one or several folders of shards, with their texts.
 
     Args:
-        data: one or several folders of shards.
         text, image: the features of each data set, or the encoder that runs on the fly.
         languages: how often captions of each language are taken.
         budget: bytes that features may take in memory; those that fit are loaded at once. None: 40 % of what is free.
-        index: that of `data`, where it was read before, to refuse data before an encoder is loaded.
+        index: that of `data`, where it was read before.
 
     Raises:
         CommonArtError: features are missing, stale or not of their images' sizes, or no record is left.
@@ -114,22 +110,18 @@ def _budget() -> float:
 
 
 class ShardDataset:
-    """A source that reads each sample when it is needed.
-
-    `damaged` counts what could not be used, by reason; each sample is named on stderr once.
-    """
+    """A source that reads each sample when it is needed. `damaged` counts what could not be used, by reason."""
 
     def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
         self.index, self.texts, self.latents = index, texts, latents
         self.keys, self.weights, self.offsets, self.null = index.keys, weights, index.offsets, texts.null
         self.buckets: Buckets = index.buckets()
-        self.damaged: dict[str, int] = {}
+        self.damaged: Counter[str] = Counter()
         self._unusable: set[int] = set()
         self._lock = threading.Lock()
         self._shape_of: dict[tuple[int, int], Shape] = {}  # of latents, by a record's width and height
-        self.shapes = [
-            self._first_shape(0 if bucket[0].rows is None else int(bucket[0].rows[0])) for bucket in self.buckets
-        ]
+        first_rows = [0 if bucket[0].rows is None else int(bucket[0].rows[0]) for bucket in self.buckets]
+        self.shapes = [self._first_shape(row) for row in first_rows]
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> tuple[list[Any], list[Any]]:
         """Return, per sample, what the text source read, or None (dropped), and what the latent source read."""
@@ -138,19 +130,15 @@ class ShardDataset:
 
     def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
         texts, images = fetched
-        states = iter(self.texts.states([text for text in texts if text is not None]))
+        read = iter(self.texts.states([text for text in texts if text is not None]))
         null = self.null.to(device)
-        text_BLT, mask_BL = stack_text(
-            [null if text is None else next(states).to(device, torch.float32) for text in texts]
-        )
+        states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
+        text_BLT, mask_BL = stack_text(states)
         mean, std = self.latents.posterior(images)
         return Batch(mean.to(device), std.to(device), text_BLT, mask_BL)
 
     def read_or_replace(self, row: int, read: Callable[[int], Value]) -> tuple[int, Value]:
-        """Return (row, what `read` makes of it), or of the next row of its size where it is damaged, and so on.
-
-        Which row takes the place depends on the row alone, not on the batch, the device or the thread.
-        """
+        """Return (row, what `read` makes of it), or of the next row of its size where it is damaged, and so on."""
         for _ in range(MOST_REPLACED):
             if row not in self._unusable:
                 try:
@@ -176,10 +164,8 @@ class ShardDataset:
 
     def _sample(self, row: int, caption: int) -> tuple[Any, Any]:
         def read(usable: int) -> tuple[Any, Any]:
-            if caption == NULL:
-                return None, self.image(usable)
             number = caption - int(self.offsets[row]) if usable == row else 0
-            return self.texts.read(usable, number), self.image(usable)
+            return None if caption == NULL else self.texts.read(usable, number), self.image(usable)
 
         return self.read_or_replace(row, read)[1]
 
@@ -194,7 +180,7 @@ class ShardDataset:
             if row in self._unusable:
                 return
             self._unusable.add(row)
-            self.damaged[reason] = self.damaged.get(reason, 0) + 1
+            self.damaged[reason] += 1
         log.warn(f"{self.index.name(row)} is damaged ({reason}); the next image of its size takes its place.")
 
     def _size(self, row: int) -> tuple[int, int]:

@@ -1,7 +1,4 @@
-"""The processes that train together: one, or many through accelerate (DistributedDataParallel, or FSDP2 where asked for).
-
-torchrun, srun or `commonart train --gpus N` start them; alone, nothing of accelerate is imported and nothing is in the way.
-"""
+"""The processes that train together: one, or many through accelerate (DistributedDataParallel, or FSDP2 where asked for)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from commonart.core.errors import first_line
 from commonart.core.launch import AGAIN, PeerGone, world_size
 from commonart.core.model.device import pick_device
 from commonart.core.training import fsdp as fsdp2
@@ -37,11 +35,6 @@ class World:
     def sharded(self) -> bool:
         """Whether each process holds a part of the model only; one alone holds all of it."""
         return self.fsdp and self.accelerator is not None
-
-    @property
-    def shards(self) -> int:
-        """Parts that the model is cut into."""
-        return self.size if self.sharded else 1
 
     @property
     def is_main(self) -> bool:
@@ -93,10 +86,8 @@ class World:
             lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
             if self.accelerator is None or not lost:
                 raise
-            raise PeerGone(
-                f"Another training process has gone, says process {self.rank} of {self.size}: {str(error).splitlines()[0]}.",
-                AGAIN,
-            ) from error
+            what = f"Another training process has gone, says process {self.rank} of {self.size}: {first_line(error)}."
+            raise PeerGone(what, AGAIN) from error
 
     def shutdown(self) -> None:
         """End the group, so that the next run of this process can make its own."""
@@ -107,15 +98,13 @@ class World:
 def join(device: str = "auto", fsdp: bool = False) -> World:
     """Return the world that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, ...), or this process alone.
 
-    Raises:
-        CommonArtError: the processes do not find each other; UsageError: the environment says less than it must.
+    Raises as `rendezvous.init_process_group` does.
     """
-    size = world_size()
+    size, chosen = world_size(), pick_device(device)
     if size == 1:
-        return World(pick_device(device))
+        return World(chosen)
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not torch.distributed.is_initialized():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device
 from commonart.core.model.transformer import PixArt
-from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
@@ -36,11 +34,9 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     """Return the resolved recipe, sizes, FLOPs, memory and time of a run, from manifests, configurations and a few features.
 
     A plan for another machine, too: data and GPUs need not be here. `calibrate`: seconds to time real steps for, on this
-    device.
-
-    Raises:
-        CommonArtError, UsageError: as the run itself would.
+    device. Raises as the run itself would.
     """
+    settings.check()
     images, size = _images(settings.data)
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
@@ -55,13 +51,13 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     except CommonArtError as error:  # a plan needs no data, so that others than these may be meant
         images, size = f"unknown: {error.what}", None
         log.warn(f"{error.what} The plan is for data that fit.")
-    factor = encoders.latent_factor(latents[0]) if latents else FACTORS.get(settings.autoencoder_name, 8)
+    factor = encoders.latent_factor(latents) if latents else FACTORS.get(settings.autoencoder_name, 8)
     width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
     side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4
     config = run.config_of(recipe, (channels, side, side), width)
     tokens = (texts[0].mean_caption_tokens() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
     sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
-    measured = _measured(settings, config, micro_batch, grad_accum_steps, sizes, calibrate) if calibrate else None
+    measured = images_per_second(settings, config, sizes, calibrate) if calibrate else None
     # Where no data are here, what is named to be encoded on the fly is.
     live_text = not texts and bool(size or settings.text_encoder or settings.quantize)
     live_images = not latents and bool(size or settings.autoencoder)
@@ -75,8 +71,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
         "init": settings.init or (f"newest checkpoint of {settings.previous_run}" if recipe.init_from else "none"),
         "data": settings.data,
         "images": images,
-        "text": encoders.describe_features(next(iter(texts), None)) or _encoded(live_text, "text_encoder" in live),
-        "image": encoders.describe_features(next(iter(latents), None)) or _encoded(live_images, "autoencoder" in live),
+        "text": encoders.describe_features(texts) or _encoded(live_text, "text_encoder" in live),
+        "image": encoders.describe_features(latents) or _encoded(live_images, "autoencoder" in live),
         **cost.account(
             config, recipe, sizes, world_size=world_size, micro_batch=micro_batch, measured=measured, encoders=live
         ),
@@ -105,8 +101,7 @@ def _encoded(live: bool, counted: bool) -> dict[str, str]:
 
 
 def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
-    """(images of all data sets, held-out ones too, by the manifests beside their shards, or why that is not known; pixels of the
-    first one, None where there are no data)."""
+    """(images of all data sets by their manifests, or why that is not known; pixels of the first one, None without data)."""
     try:
         tars = [tar for folder, _ in data_sets(data) for tar in list_shards(folder)]
         first = next((record for tar in tars for record in read_shard(tar)), {})
@@ -120,30 +115,18 @@ def _images(data: str) -> tuple[int | str, tuple[int, int] | None]:
     return f"unknown: {bare[0]} has no manifest." if bare else sum(m.written for m in manifests if m), size
 
 
-def _measured(
-    settings: Settings, config: PixArtConfig, micro_batch: int, grad_accum_steps: int, sizes: cost.Sizes, seconds: float
-) -> float:
-    """Images per second of one device of this machine."""
-    world = World(pick_device(settings.device))
+def images_per_second(settings: Settings, config: PixArtConfig, sizes: cost.Sizes, seconds: float) -> float:
+    """Time real steps on made-up data for about `seconds`, on one device of this machine."""
+    world, world_size = World(pick_device(settings.device)), settings.gpus or launch.world_size()
+    micro_batch, grad_accum_steps = recipes.accumulation(settings.recipe, world_size)
     alone = dataclasses.replace(sizes, side=config.sample_size, shards=1)
     cost.check_fits(config, settings.recipe, micro_batch, world.device, alone)
-    options = trainer.Options(
-        dtype=run.dtype_of(settings, world.device), compile=settings.compile, checkpointing=settings.checkpointing,
-        quiet=True,
-    )  # fmt: skip
     recipe = dataclasses.replace(settings.recipe, batch=micro_batch * grad_accum_steps, micro_batch=micro_batch)
-    return images_per_second(config, recipe, options, world, sizes.tokens, seconds)
-
-
-def images_per_second(
-    config: PixArtConfig, recipe: Recipe, options: trainer.Options, world: World, tokens: int, seconds: float
-) -> float:
-    """Time real steps of `recipe` on made-up data for about `seconds`, on this device alone."""
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
-        model = PixArt(config)
-        data = made_up(config, min(64, recipe.batch), tokens)
-        timed = trainer.Trainer(model, data, recipe, Path(folder), options, world)
-        micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, options.workers)
+        timed_settings = dataclasses.replace(settings, out=folder, track="")
+        data = made_up(config, min(64, recipe.batch), sizes.tokens)
+        timed = trainer.Trainer(PixArt(config), data, recipe, timed_settings, world)
+        micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, workers=0)
         steps, began = 0, time.perf_counter()
         while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
             if steps == WARM_UP:
@@ -156,10 +139,8 @@ def images_per_second(
 
 def made_up(config: PixArtConfig, count: int, tokens: int) -> batches.ResidentDataset:
     """Return `count` images with one caption of `tokens` each, all of them random numbers."""
-    generator = torch.Generator().manual_seed(0)
-    side = config.sample_size
+    generator, side = torch.Generator().manual_seed(0), config.sample_size
     means = torch.randn(count, config.in_channels, side, side, generator=generator)
-    texts = [torch.randn(tokens, config.caption_channels, generator=generator) for _ in range(count)]
-    keys = [f"k{n}" for n in range(count)]
-    null = torch.zeros(1, config.caption_channels)
+    texts = list(torch.randn(count, tokens, config.caption_channels, generator=generator))
+    keys, null = [f"k{n}" for n in range(count)], torch.zeros(1, config.caption_channels)
     return batches.ResidentDataset(keys, means, means * 0.1, texts, [1] * count, np.ones(count), null)

@@ -21,11 +21,9 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
-            raise CommonArtError(
-                f"The decay of the average is {decay}; it must be at least 0 and below 1.", "Change ema."
-            )
-        self.model = model
-        self.decay = decay
+            what = f"The decay of the average is {decay}; it must be at least 0 and below 1."
+            raise CommonArtError(what, "Change ema.")
+        self.model, self.decay = model, decay
         self.names = [name for name, _ in model.named_parameters()]
         self.average = [parameter.detach().float().clone() for parameter in model.parameters()]
 
@@ -46,16 +44,9 @@ class Ema:
                 what = "lacks" if name not in state else "has another shape for"
                 raise CommonArtError(f"The saved average {what} {name}.", "Resume with the transformer of the run.")
             average.copy_(fsdp.shard_like(state[name], average))
-        unknown = sorted(set(state) - set(self.names))
-        if unknown:
-            raise CommonArtError(
-                f"The saved average holds {unknown[0]}, which the model lacks.", "Resume with the run's transformer."
-            )
-
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same shape, in that model's precision."""
-        torch._foreach_copy_([parameter.detach() for parameter in model.parameters()], self.average)
+        if unknown := sorted(set(state) - set(self.names)):
+            what = f"The saved average holds {unknown[0]}, which the model lacks."
+            raise CommonArtError(what, "Resume with the run's transformer.")
 
     @contextmanager
     def swap(self) -> Iterator[nn.Module]:
@@ -66,8 +57,7 @@ class Ema:
         weights = [parameter.detach() for parameter in self.model.parameters()]
         backup = [weight.clone() for weight in weights]
         try:
-            self.copy_to(self.model)
+            torch._foreach_copy_(weights, self.average)
             yield self.model
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(weights, backup)
+            torch._foreach_copy_(weights, backup)

@@ -1,11 +1,8 @@
-"""The encoders of a training run: cached features where they are, else the models, each loaded when it is first needed.
-
-encoders = Encoders(settings, world.device); data = encoders.open_data(quiet=False)     # as stages/train.py does
-"""
+"""The encoders of a training run: cached features where they are, else the models, each loaded when it is first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +17,9 @@ from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
     from commonart.core.training.dataset import TrainingData
-    from commonart.core.training.preview import Preview
 
 
 class Encoders:
@@ -45,11 +39,9 @@ class Encoders:
         index = read_index(settings.data)  # data that cannot be trained on are refused before a model is fetched
         if settings.languages:
             index.keep(index.has_language(settings.languages), "no_caption_in_language")
-        data = open_shards(
-            settings.data, self.text_features or self.text_encoder(), self.image_features or self.autoencoder(),
-            languages=settings.languages or None, quiet=quiet, index=index,
-        )  # fmt: skip
-        factor = latent_factor(self.image_features[0]) if self.image_features else self.autoencoder().factor
+        text, image = self.text_features or self.text_encoder(), self.image_features or self.autoencoder()
+        data = open_shards(settings.data, text, image, languages=settings.languages or None, quiet=quiet, index=index)
+        factor = latent_factor(image) if isinstance(image, list) else image.factor
         for _, height, width in data.shapes:
             check_size(settings.recipe, settings.data, width * factor, height * factor)
         return data
@@ -61,7 +53,6 @@ class Encoders:
         return self._text[0]
 
     def autoencoder(self) -> Autoencoder:
-        """Return the autoencoder."""
         from commonart.core.model.autoencoder import Autoencoder
 
         if self._image is None:
@@ -72,43 +63,24 @@ class Encoders:
 
     def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what run.json keeps of the (text encoder, autoencoder)."""
-        text = describe_features(next(iter(self.text_features), None))
-        image = describe_features(next(iter(self.image_features), None))
+
+        def live(resolved: hub.ResolvedModel, precision: str, **settings: Any) -> dict[str, Any]:
+            about = {"name": resolved.name, "revision": resolved.revision, "precision": precision}
+            return {**about, **settings, "cached": False}
+
+        text, image = describe_features(self.text_features), describe_features(self.image_features)
         if self._text and not text:
             encoder, resolved = self._text
-            text = {
-                "name": resolved.name, "revision": resolved.revision, "precision": encoder.precision,
-                "width": encoder.width, "max_tokens": encoder.max_tokens, "cached": False,
-            }  # fmt: skip
+            text = live(resolved, encoder.precision, width=encoder.width, max_tokens=encoder.max_tokens)
         if self._image and not image:
             vae, resolved = self._image
-            image = {
-                "name": resolved.name, "revision": resolved.revision, "precision": vae.precision,
-                "channels": vae.channels, "factor": vae.factor, "scaling": vae.scaling, "shift": vae.shift,
-                "cached": False,
-            }  # fmt: skip
+            image = live(resolved, vae.precision, channels=vae.channels, **vae.settings)
         return text, image
 
-    def preview(
-        self,
-        prompts: Sequence[str],
-        data: TrainingData,
-        dtype: torch.dtype,
-        scorer: Callable[[Sequence[Image.Image]], dict[str, float]] | None,
-        shown: int | None,
-    ) -> Preview:
-        """Return what samples the grid; `scorer` and `shown` as `Preview` takes them."""
-        from commonart.core.training.preview import Preview
-
-        preview = Preview(
-            prompts, self.settings.run / "samples", self.text_encoder(), self.autoencoder(), self.settings.recipe,
-            shape=data.shape, dtype=dtype, guidance=self.settings.guidance, scorer=scorer, shown=shown,
-        )  # fmt: skip
-        if (
-            self.text_features
-        ):  # the prompts are encoded, and training has its features: 7 to 14 GB of CALM2 for nothing
+    def release_text_encoder(self) -> None:
+        """Free the text encoder where training has its features: 7 to 14 GB of CALM2."""
+        if self.text_features:
             self._text = None
-        return preview
 
     def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
         from commonart.core.model.quantize import resolve_precision
@@ -119,8 +91,7 @@ class Encoders:
         if not self.text_features:
             resolved = self._resolve(settings.text_encoder_name, "text-encoder")
         else:
-            features = self.text_features[0]
-            meta = features.meta
+            features, meta = self.text_features[0], self.text_features[0].meta
             resolved = self._resolve(meta.model, "text-encoder")
             if resolved.revision != meta.revision:
                 raise CommonArtError(
@@ -142,31 +113,26 @@ class Encoders:
 def cached_features(settings: Settings) -> tuple[list[Features], list[Features]]:
     """Return the features beside the shards of each data set, (text, image); an empty list: encoded on the fly.
 
-    Raises:
-        CommonArtError: they are of another encoder or precision than was asked for, or of several.
+    Raises CommonArtError where they are of another encoder or precision than was asked for, or of several.
     """
     texts = _features_of(settings, "text", settings.text_encoder, "--text-encoder")
     images = _features_of(settings, "image", settings.autoencoder, "--autoencoder")
     if texts and settings.quantize:
-        made_in = texts[0].meta.precision
-        if settings.quantize != made_in.rpartition("/")[0]:
+        made_in, quantize = texts[0].meta.precision, settings.quantize
+        if quantize != made_in.rpartition("/")[0]:
             raise CommonArtError(
-                f"{texts[0].folder} holds features made in {made_in}, but --quantize is {settings.quantize}.",
-                f"Leave --quantize out, or encode again: commonart encode-text --quantize {settings.quantize} --overwrite.",
+                f"{texts[0].folder} holds features made in {made_in}, but --quantize is {quantize}.",
+                f"Leave --quantize out, or encode again: commonart encode-text --quantize {quantize} --overwrite.",
             )
     return texts, images
 
 
 def _features_of(settings: Settings, kind: str, name: str, option: str) -> list[Features]:
-    folders = [folder for folder, _ in data_sets(settings.data)]
-    beside = [Features.beside(folder, kind) for folder in folders]
-    features = [each for each in beside if each is not None]
-    if features and len(features) < len(folders):
-        bare = folders[beside.index(None)]
-        raise CommonArtError(
-            f"{features[0].folder} holds features, but {bare} has none.",
-            f"Encode that one, too: commonart encode-{kind} {bare}.",
-        )
+    beside = {folder: Features.beside(folder, kind) for folder, _ in data_sets(settings.data)}
+    features = [each for each in beside.values() if each is not None]
+    if bare := [folder for folder, each in beside.items() if features and each is None]:
+        what = f"{features[0].folder} holds features, but {bare[0]} has none."
+        raise CommonArtError(what, f"Encode that one, too: commonart encode-{kind} {bare[0]}.")
     for each in features:
         first, other = asdict(features[0].meta), asdict(each.meta)
         if differ := [key for key in first if key not in ("model", "store") and other[key] != first[key]]:
@@ -195,16 +161,16 @@ def check_size(recipe: Recipe, data: str, width: int, height: int) -> None:
         )
 
 
-def latent_factor(features: Features) -> int:
+def latent_factor(features: Sequence[Features]) -> int:
     """Return the pixels of one latent on a side."""
-    return int(features.meta.settings["factor"])
+    return int(features[0].meta.settings["factor"])
 
 
-def describe_features(features: Features | None) -> dict[str, Any]:
+def describe_features(features: Sequence[Features]) -> dict[str, Any]:
     """Return what run.json and --dry-run say of features; {} where there are none."""
-    if features is None:
+    if not features:
         return {}
-    meta = features.meta
+    meta = features[0].meta
     size = {"width": meta.width} if meta.kind == "text" else {"channels": meta.width}
     about = {"name": meta.model, "revision": meta.revision, "precision": meta.precision, "store": meta.store}
     return {**about, **size, **meta.settings, "cached": True}

@@ -1,7 +1,5 @@
 """Weights, gradients, average and optimizer state in parts, one on each process: FSDP2 (arXiv 2304.11277, `fully_shard`).
 
-    commonart train --stage 512 --gpus 8 --fsdp --set optimizer=AdamW
-
 Each process holds its rows of every parameter; a block's are gathered for its forward and backward pass and let go after it.
 Checkpoints hold whole tensors all the same, so that a run goes on with or without it.
 """

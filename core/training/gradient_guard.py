@@ -1,7 +1,4 @@
-"""Which gradients may be used: a step that would spoil the weights is skipped, and a run that only skips ends.
-
-commonart train --stage 512 --set spike=0      # takes every finite gradient, however large
-"""
+"""Which gradients may be used: a step that would spoil the weights is skipped, and a run that only skips ends."""
 
 from __future__ import annotations
 
@@ -19,20 +16,18 @@ ENOUGH = 50  # of them, before anything counts as a spike
 class GradientGuard:
     """Judges gradient norms. The same norms give the same answers on every process, and after a restart.
 
-    `spike`: a norm more than so many times the median of the last WINDOW is one; 0 takes them all. After `patience` skipped
-    steps in a row the run gives up. `norms` belongs into the checkpoint.
+    A norm above `spike` times the median of the last WINDOW is a spike; 0 takes them all. `norms` belongs into the checkpoint.
     """
 
     spike: float
-    patience: int
+    patience: int = 5  # skipped steps in a row after which the run gives up
     norms: list[float] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)  # keys of the batches skipped in a row
 
     def admit(self, norm: float, keys: list[str], step: int) -> bool:
-        """Return whether the gradient of `step` may be used. `keys`: the images of this process's share of the batch.
+        """Return whether the gradient of `step` may be used; `keys` are the images of this process's share of the batch.
 
-        Raises:
-            CommonArtError: `patience` steps in a row were skipped; images are named.
+        Raises CommonArtError, which names images, where `patience` steps in a row were skipped.
         """
         finite = math.isfinite(norm)
         median = statistics.median(self.norms) if len(self.norms) >= ENOUGH else math.inf

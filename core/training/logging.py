@@ -1,7 +1,6 @@
 """What training measures: metrics.jsonl and TensorBoard, one line every N steps, the same whether interrupted or not.
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
-
     {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the images sampled at that step: core/metrics/prompt_following.py
 
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was among them).
@@ -12,9 +11,9 @@ Where every step since the line before was skipped, `loss`, `grad_norm` and `tok
 from __future__ import annotations
 
 import importlib
-import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
+from commonart.core.recipes import Recipe
 from commonart.core.training import cost
 from commonart.core.training.distributed import World
 
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")
-_LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS = 0, 1, 2, 3, 4, 5, 5 + BINS
-_SIZE = 5 + 2 * BINS
-
+_LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS, _SIZE = 0, 1, 2, 3, 4, 5, 5 + BINS, 5 + 2 * BINS
 
 Line = dict[str, Any]  # of metrics.jsonl
 Tracker = Callable[[dict[str, float], int], Any]
@@ -60,13 +58,10 @@ class Meter:
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
     def step(self, norm: Tensor, used: bool, world: World) -> None:
-        """Close an optimizer step. `norm` is the same on every process, so only the first counts it.
-
-        A step that was skipped (not `used`) is counted and leaves no NaN in the sums.
-        """
+        """Close an optimizer step, which leaves no NaN in the sums where it was skipped (not `used`)."""
         if used:
             self.sums += self._now
-        if world.is_main and used:
+        if world.is_main and used:  # every process has the same norm: the first counts it
             self.sums[_NORM] += norm.to(self.sums.dtype)
             self.sums[_STEPS] += 1
         elif world.is_main:
@@ -81,8 +76,7 @@ class Meter:
 
     def loss(self) -> float:
         """Return the mean loss since the last line, after `gather` on the first process; NaN without a step."""
-        steps = float(self.sums[_STEPS])
-        return float(self.sums[_LOSS]) / steps if steps else math.nan
+        return float(self.sums[_LOSS] / self.sums[_STEPS])
 
     def restore(self, sums: list[float]) -> None:
         """Restore what `gather` returned."""
@@ -98,18 +92,17 @@ class Meter:
         now, (before, seen, rest) = time.monotonic(), self._window
         self._window = (now, images, paused)
         seconds = now - before - (paused - rest)
-        steps = sums[_STEPS]
-        by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)]
+        loss, norm, tokens = (sums[n] / sums[_STEPS] if sums[_STEPS] else None for n in (_LOSS, _NORM, _TOKENS))
         return {
             "step": step,
             "epoch": images / count,
             "images": images,
-            "loss": sums[_LOSS] / steps if steps else None,
+            "loss": loss,
             "lr": rate,
-            "grad_norm": sums[_NORM] / steps if steps else None,
+            "grad_norm": norm,
             "skipped": int(sums[_SKIPPED]),
-            "tokens": sums[_TOKENS] / steps if steps else None,
-            "loss_by_t": by_t,
+            "tokens": tokens,
+            "loss_by_t": [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)],
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
         }
@@ -118,10 +111,8 @@ class Meter:
 class Speed:
     """What images per second mean for this run: `mfu` and `seconds_left` of a line."""
 
-    def __init__(
-        self, config: PixArtConfig, side: int, world: World, dtype: torch.dtype, batch: int, steps: int
-    ) -> None:
-        self.config, self.side, self.batch, self.steps = config, side, batch, steps
+    def __init__(self, config: PixArtConfig, world: World, dtype: torch.dtype, recipe: Recipe) -> None:
+        self.config, self.recipe = config, recipe
         self.world, self.dtype, self._peak = world, dtype, 0.0
 
     def of(self, line: Line, progress: float) -> Line:
@@ -130,31 +121,24 @@ class Speed:
         if not rate or not self.world.is_main:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
-        flops = 3 * cost.flops_per_image(self.config, self.side, line["tokens"] or 0)
-        by_steps = (self.steps - line["step"]) * self.batch / rate
+        flops = 3 * cost.flops_per_image(self.config, self.config.sample_size, line["tokens"] or 0)
+        by_steps = (self.recipe.steps - line["step"]) * self.recipe.batch / rate
         by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
         return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the FLOP/s of square matrix products on `device`, the best of a few: what MFU is a share of."""
-    size = 8192 if device.type == "cuda" else 1024
+    size, products = (8192, 10) if device.type == "cuda" else (1024, 1)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for turn in range(4):
-        _finish(device)
+    seconds = []
+    for _ in range(4):
         start = time.perf_counter()
-        for _ in range(10 if device.type == "cuda" else 1):
-            a @ b
-        _finish(device)
-        if turn:
-            best = min(best, (time.perf_counter() - start) / (10 if device.type == "cuda" else 1))
-    return 2 * size**3 / best
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        for _ in range(products):
+            product = a @ b
+        product[0, 0].item()  # waits for the device
+        seconds.append((time.perf_counter() - start) / products)
+    return 2 * size**3 / min(seconds[1:])
 
 
 class MetricsFile:
@@ -168,11 +152,7 @@ class MetricsFile:
         self._events: SummaryWriter | None = None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line: of training, which has a `loss`, or the scores of a step's images.
-
-        Raises:
-            CommonArtError: the file cannot be written.
-        """
+        """Append one line: of training, which has a `loss`, or a step's scores. Raises CommonArtError where it cannot."""
         if "loss" in line:
             self.last = line
         else:
@@ -211,8 +191,7 @@ class MetricsFile:
 def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
     """Return where `--track NAME` sends every line: wandb or trackio, whose interfaces agree.
 
-    Raises:
-        UsageError: another name; CommonArtError: it is not installed.
+    Raises UsageError for another name, and CommonArtError where it is not installed.
     """
     if name not in TRACKERS:
         raise UsageError(f"--track {name} is not a known tracker.", f"One of {', '.join(TRACKERS)}.")
@@ -227,17 +206,14 @@ def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
 
 def _numbers(line: Line) -> dict[str, float]:
     bins = {f"loss_by_t/{n}": value for n, value in enumerate(line.get("loss_by_t", ()))}
-    flat = {**line, **bins}
-    return {name: float(value) for name, value in flat.items() if isinstance(value, int | float) and name != "step"}
+    numbers = ((name, value) for name, value in {**line, **bins}.items() if isinstance(value, int | float))
+    return {name: float(value) for name, value in numbers if name != "step"}
 
 
 def read(path: str | Path) -> list[Line]:
     """Return the lines of a metrics.jsonl without one that a kill cut off; [] where there is no file."""
-    lines = []
-    path = Path(path)
-    for text in path.read_bytes().splitlines() if path.exists() else []:
-        try:
+    lines: list[Line] = []
+    with suppress(FileNotFoundError, orjson.JSONDecodeError):
+        for text in Path(path).read_bytes().splitlines():
             lines.append(orjson.loads(text))
-        except orjson.JSONDecodeError:
-            break
     return lines

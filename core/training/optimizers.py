@@ -1,8 +1,4 @@
-"""The optimizers of the recipe table, and their states as flat tensors (so that a checkpoint needs no pickle).
-
-    optimizer = make(model.named_parameters(), recipe)
-    tensors, values = state_of(optimizer, names)      # -> safetensors and JSON
-    load_state(optimizer, names, tensors, values)     # bit for bit
+"""The optimizers of the recipe table, and their states as flat tensors, bit for bit (so that a checkpoint needs no pickle).
 
 CAME: Luo et al. 2023, arXiv 2307.02047, algorithm 2. AdamW8bit: Dettmers et al. 2021 (bitsandbytes). AdamW: torch's fused one.
 """
@@ -26,38 +22,26 @@ Named = Iterable[tuple[str, nn.Parameter]]
 class CAME(torch.optim.Optimizer):
     """Confidence-guided Adafactor-like optimizer (arXiv 2307.02047): second moments of matrices are kept as row and column means.
 
-    `betas`: of the momentum, of the squared gradient and of the instability (g - m)^2. `eps`: added to the squared gradient and
-    to the instability. `clip`: the root mean square of an update is cut to it. Weight decay is decoupled. States are float32
-    whatever the parameters' dtype, which is what keeps a resumed run finite.
+    Weight decay is decoupled. States are float32 whatever the parameters' dtype, which is what keeps a resumed run finite.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 2e-5,
-        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        eps: tuple[float, float] = (1e-30, 1e-16),
-        clip: float = 1.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay})
+    BETAS = (0.9, 0.999, 0.9999)  # of the momentum, of the squared gradient and of the instability (g - m)^2
+    EPS = (1e-30, 1e-16)  # added to the squared gradient and to the instability
+    CLIP = 1.0  # the root mean square of an update is cut to it
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient. No closures: training computes its gradients before."""
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
                     self._update(param, group)
-        return loss
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        beta1, beta2, beta3 = group["betas"]
-        eps1, eps2 = group["eps"]
+        (beta1, beta2, beta3), (eps1, eps2) = self.BETAS, self.EPS
         # A convolution counts as the matrix (out, in * height * width): means over a 2 x 2 kernel would say nothing.
         shape = (param.shape[0], -1) if param.dim() >= 2 else param.shape
         grad = param.grad.float().reshape(shape)  # type: ignore[union-attr]
@@ -66,8 +50,7 @@ class CAME(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(grad)
             if grad.dim() == 2:
                 for name in ("square", "residual"):
-                    state[f"{name}_row"] = grad.new_zeros(grad.shape[0])
-                    state[f"{name}_column"] = grad.new_zeros(grad.shape[1])
+                    state[f"{name}_row"], state[f"{name}_column"] = map(grad.new_zeros, grad.shape)
             else:
                 state["square"] = torch.zeros_like(grad)
 
@@ -76,7 +59,7 @@ class CAME(torch.optim.Optimizer):
             update = _factored(square, state["square_row"], state["square_column"], beta2).mul_(grad)
         else:
             update = state["square"].lerp_(square, 1 - beta2).rsqrt().mul_(grad)
-        update.div_((update.square().mean().sqrt_() / group["clip"]).clamp_(min=1.0))
+        update.div_((update.square().mean().sqrt_() / self.CLIP).clamp_(min=1.0))
         momentum = state["momentum"].lerp_(update, 1 - beta1)
         if grad.dim() == 2:
             instability = (update - momentum).square_().add_(eps2)
@@ -95,17 +78,16 @@ def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tenso
 
 def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
-    params = [(name, param) for name, param in named if param.requires_grad]
-    decayed = [param for _, param in params if param.dim() >= 2]
-    free = [param for _, param in params if param.dim() < 2]
+    params = [param for _, param in named if param.requires_grad]
+    decayed, free = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    betas = (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "CAME":
         return CAME(groups, lr=recipe.lr)
+    adam: dict[str, Any] = {"lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2), "eps": recipe.epsilon}
     if recipe.optimizer == "AdamW8bit":
-        return _adamw8bit()(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon)
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, eps=recipe.epsilon, fused=True)
+        return _adamw8bit()(groups, **adam)
+    return torch.optim.AdamW(groups, **adam, fused=True)
 
 
 def _adamw8bit() -> Any:
@@ -132,13 +114,13 @@ def state_of(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str, 
             if not isinstance(value, Tensor):
                 values[key] = value
                 continue
-            here = fsdp.local_shard(value)
-            identity = (here.data_ptr(), value.shape, value.dtype)
-            if here.numel() and identity in seen:
+            local = fsdp.local_shard(value)
+            identity = (local.data_ptr(), value.shape, value.dtype)
+            if local.numel() and identity in seen:
                 values[key] = {"same as": seen[identity]}
-                continue
-            seen[identity] = key
-            tensors[key] = value.detach().contiguous()
+            else:
+                seen[identity] = key
+                tensors[key] = value.detach().contiguous()
     return tensors, values
 
 
@@ -148,9 +130,8 @@ def load_state(
     """Restore what `state_of` returned, in its own dtypes. Raises CommonArtError where a parameter is unknown."""
     params = dict(named)
     fused = {id(param): bool(group.get("fused")) for group in optimizer.param_groups for param in group["params"]}
-    shared: dict[str, Tensor] = {}
-
-    def restore(key: str, tensor: Tensor, copy: bool) -> None:
+    restored: dict[str, Any] = {}
+    for key, value in {**tensors, **values}.items():
         name, _, entry = key.rpartition("/")
         param = params.get(name)
         if param is None:
@@ -158,26 +139,13 @@ def load_state(
                 f"The optimizer's state names the parameter {name}, which this transformer does not have.",
                 "Start from the weights alone with --init, in another run folder.",
             )
-        if copy:
+        if isinstance(value, Tensor):
             # torch keeps AdamW's step on the CPU unless the fused kernel needs it beside the parameter.
             stays = entry == "step" and not fused.get(id(param))
-            tensor = tensor.clone() if stays else fsdp.shard_like(tensor, param).clone()
-            shared[key] = tensor
-        optimizer.state[param][entry] = tensor
-
-    for key, tensor in tensors.items():
-        restore(key, tensor, copy=True)
-    for key, value in values.items():
-        if isinstance(value, dict) and "same as" in value:
-            restore(key, shared[value["same as"]], copy=False)
-        else:
-            restore(key, value, copy=False)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+            value = value.clone() if stays else fsdp.shard_like(value, param).clone()
+        elif isinstance(value, dict) and "same as" in value:
+            value = restored[value["same as"]]
+        restored[key] = optimizer.state[param][entry] = value
 
 
 def bytes_per_parameter(optimizer: str) -> float:

@@ -1,7 +1,6 @@
-"""How the processes of one training find each other, with waits that hear signals and have an end.
+"""How the processes of one training find each other, in loops of short calls that hear signals and have an end.
 
-torch.distributed's own rendezvous waits half an hour inside one call of C++, where Ctrl-C and SIGTERM are not heard. Here
-every wait is a loop of short calls.
+torch.distributed's rendezvous waits half an hour inside one call of C++, where Ctrl-C and SIGTERM are not heard.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ DEFAULT_PORT = "29500"  # torchrun's
 def init_process_group(backend: str, size: int) -> None:
     """Make torch.distributed's default group of `size` processes, as the environment describes it.
 
-    Raises:
-        UsageError: a variable is missing.
-        CommonArtError: no port is free, the first process's host is not known, or not all came in time.
+    Raises UsageError for a missing variable, and CommonArtError where the processes do not find each other.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agents have met already, and hold the store
         dist.init_process_group(backend)
@@ -43,8 +40,7 @@ def init_process_group(backend: str, size: int) -> None:
 
 
 def _tcp_store(rank: int, size: int) -> dist.Store:
-    missing = [name for name in NEEDED if name not in os.environ]
-    if missing:
+    if missing := [name for name in NEEDED if name not in os.environ]:
         raise UsageError(
             f"WORLD_SIZE is {size}, but not set: {', '.join(missing)}.",
             "Start the processes with --gpus, torchrun or srun, or unset WORLD_SIZE.",

@@ -47,26 +47,17 @@ def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArt
 
 
 def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
-    """Return what the matrix products are computed in."""
+    """Return what the matrix products are computed in: not float16, whose gradients underflow without loss scaling."""
     dtype = pick_dtype(settings.precision, device)
-    # No loss scaling here: gradients in float16 would underflow.
     return torch.float32 if dtype == torch.float16 else dtype
-
-
-# --- the weights to start from ----------------------------------------------------------------------------------
 
 
 def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | None) -> tuple[PixArt, Origin]:
     """Return the transformer to train and where its weights come from; of a checkpoint of the run itself, {}.
 
-    Raises:
-        CommonArtError: `--init` or the stage before has no weights, or they are of another architecture.
+    Raises CommonArtError where `--init` or the stage before has no weights, or they are of another architecture.
     """
-    if resume is not None:
-        model = PixArt.load(resume.transformer, dtype=torch.float32)
-        _check_architecture(model, config, resume.transformer)
-        return model, {}
-    folder, origin = _initial_weights(settings)
+    folder, origin = (resume.transformer, {}) if resume is not None else _initial_weights(settings)
     if folder is None:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -74,9 +65,7 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
     loaded = PixArt.load(folder, dtype=torch.float32)
     _check_architecture(loaded, config, folder)
     # Positions depend on the stage's resolution and are computed, so that weights of 256 px serve 512 px as they are.
-    model = PixArt(config, initialize=False)
-    model.load_state_dict(loaded.state_dict())
-    return model, origin
+    return PixArt.of(config, loaded.state_dict(), folder), origin
 
 
 def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
@@ -113,9 +102,6 @@ def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> No
             "out_channels": f"Train with --set objective={'eps' if have > model.config.in_channels else 'flow'}.",
         }.get(key, f"Train with --set {option}={have}, or start from other weights with --init.")
         raise CommonArtError(f"{folder}: this transformer has {key} {have}; stage and data ask for {need}.", fix)
-
-
-# --- run.json ---------------------------------------------------------------------------------------------------
 
 
 def describe(
@@ -155,15 +141,8 @@ def read(run: Path) -> dict[str, Any]:
     raise CommonArtError(f"{path} is damaged.", "Put it back, or use another run.")
 
 
-# --- may it go on? ----------------------------------------------------------------------------------------------
-
-
 def check_continues(settings: Settings, described: Mapping[str, Any], resume: Checkpoint | None) -> None:
-    """Refuse to continue a run as another one than it was started as.
-
-    Raises:
-        CommonArtError: names the first value that differs.
-    """
+    """Raise CommonArtError, naming the first value that differs, where a run would go on as another than it was started."""
     run = settings.run
     old = {} if resume is None else read(run)
     if not old:
@@ -215,18 +194,19 @@ def is_origin(name: str, origin: Origin) -> bool:
 def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origin, warn: Callable[[str], None]) -> None:
     """Compare the encoders of the run whose weights are taken with those of this one.
 
-    Others are a warning where `--init` names that run, for the weights were trained on other states and latents.
-
-    Raises:
-        CommonArtError: they differ, and the stage before was taken by itself.
+    The weights were trained on their states and latents: others are a warning where `--init` names that run, and a
+    CommonArtError where the stage before was taken by itself.
     """
-    before = read(Path(origin["from"])) if "step" in origin else {}  # which only a run has
+    if "step" not in origin:  # which only a run has
+        return
+    before = read(Path(origin["from"]))
     for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
-        if not before or before[part].get(name) == described[part].get(name):
+        old, new = before.get(part, {}), described[part]
+        if not before or old.get(name) == new.get(name):
             continue
         what = (
-            f"{origin['from']} was trained with {part} {before[part].get('name')} ({name} {before[part].get(name)}), and "
-            f"this run has {described[part].get('name')} ({described[part].get(name)})"
+            f"{origin['from']} was trained with {part} {old.get('name')} ({name} {old.get(name)}), and "
+            f"this run has {new.get('name')} ({new.get(name)})"
         )
         if not settings.init:
             raise CommonArtError(f"{what}.", f"Use the same, or say that it is meant: --init {origin['from']}.")

@@ -1,13 +1,15 @@
 """Where a training sample's text states and latents come from: cached features, or an encoder that runs on the fly.
 
-A reading thread calls `read`, the training thread hands what it got to `states` or `posterior`.
+A reading thread calls `read`, which touches no device and raises Damaged; the training thread hands what it got to `states`,
+for hidden states (L, T), or to `posterior`, for (mean, standard deviation) of latents, each (B, C, h, w). `null`: the state
+of "no text", float32 (L, T), of `width` T.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,29 +32,6 @@ class Damaged(Exception):
     """One sample cannot be used; the message is the reason."""
 
 
-class TextSource(Protocol):
-    """The captions of an index as hidden states (L, T)."""
-
-    width: int  # T
-    null: Tensor  # float32 (L, T), the state of "no text"
-
-    def read(self, row: int, caption: int) -> Any:
-        """Return what `states` takes of a row's caption number `caption`. Touches no device; raises Damaged."""
-
-    def states(self, texts: Sequence[Any]) -> list[Tensor]:
-        """Return the states (L, T) of each."""
-
-
-class LatentSource(Protocol):
-    """The images of an index as latents."""
-
-    def read(self, row: int) -> tuple[Any, Shape]:
-        """Return what `posterior` takes of a row's image, and the latents' shape. Touches no device; raises Damaged."""
-
-    def posterior(self, images: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Return (mean, standard deviation), each (B, C, h, w)."""
-
-
 class FeatureReader:
     """Features of an index's rows, found by row."""
 
@@ -66,14 +45,11 @@ class FeatureReader:
         shard = self.index.path(row).stem
         try:
             return unpack(features.read(shard, (int(self._offset[row]), int(self._size[row]))))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # that is a bad sector
+                path = features.folder / f"{shard}.tar"
+                raise CommonArtError(f"{path} cannot be read: {error.strerror}.", "Put the features back.") from error
             raise Damaged(f"broken {what}") from error
-        except OSError as error:
-            if error.errno == errno.EIO:  # a bad sector
-                raise Damaged(f"broken {what}") from error
-            raise CommonArtError(
-                f"{features.folder / f'{shard}.tar'} cannot be read: {error.strerror}.", "Put the features back."
-            ) from error
 
     def dtype(self) -> torch.dtype:
         """Return what values are kept in in memory: as they are stored; of several stores, and of 8 bits, float32."""
@@ -83,11 +59,8 @@ class FeatureReader:
 
     def nbytes(self) -> int:
         """Return the bytes that all features take in memory: about those of their shards, where 8 bits become 32."""
-        return sum(
-            path.stat().st_size * (4 if each.meta.store == "int8" else 1)
-            for each in self.features
-            for path in each.folder.glob("*.tar")
-        )
+        shards = ((path, each.meta.store) for each in self.features for path in each.folder.glob("*.tar"))
+        return sum(path.stat().st_size * (4 if store == "int8" else 1) for path, store in shards)
 
 
 def has_features(index: Index, features: Sequence[Features]) -> np.ndarray:
@@ -190,3 +163,7 @@ class LiveLatents:
 
     def posterior(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         return self.autoencoder.encode(to_pixels(images), batch=len(images))
+
+
+TextSource = CachedText | LiveText
+LatentSource = CachedLatents | LiveLatents

@@ -1,7 +1,5 @@
 """The training loop: batches in, checkpoints, metrics.jsonl and sample grids out.
 
-    outcome = train(model, source, recipe, "runs/512", options, world)     # stages/train.py calls it
-
 One optimizer step is a function of the weights, the seed and the step's number: order, captions, dropped captions, noise and
 times are derived from them, never from a generator's history. So a resumed run continues bit for bit (CPU, same world size),
 and any number of devices and micro batches computes the same step within rounding.
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,6 +25,7 @@ from commonart.core.model.device import autocast
 from commonart.core.model.transformer import PixArt
 from commonart.core.model.weights import WEIGHTS
 from commonart.core.recipes import Recipe, accumulation, learning_rate
+from commonart.core.settings import Settings, TrainingSummary
 from commonart.core.training import batches, checkpoint, fsdp, optimizers
 from commonart.core.training.batches import BatchSampler, Source
 from commonart.core.training.cost import out_of_memory
@@ -34,43 +33,11 @@ from commonart.core.training.distributed import World
 from commonart.core.training.ema import Ema
 from commonart.core.training.gradient_guard import GradientGuard
 from commonart.core.training.logging import Meter, MetricsFile, Speed, tracker
+from commonart.core.training.run import dtype_of
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and returns the scores of its images where there are any
 SamplePreview = Callable[[PixArt, int], Mapping[str, float] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What does not change the model that a step computes. Times in seconds, the rest in steps; 0 turns one off."""
-
-    seed: int = 0
-    dtype: torch.dtype = torch.float32  # of the matrix products; the weights stay float32
-    max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
-    checkpoint_every: int = 1000
-    sample_every: int = 0
-    log_every: int = 10
-    keep: int = 3
-    workers: int = 0  # reading threads
-    patience: int = 5  # steps in a row without a usable gradient before the run gives up
-    compile: bool = False
-    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, a third slower
-    track: str = ""  # wandb or trackio, beside metrics.jsonl
-    quiet: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a call of `train` did."""
-
-    step: int
-    images: int
-    skipped: int
-    seconds: float  # of the run, earlier calls included
-    loss: float  # mean of the last metrics line, or of all steps where none was written; NaN without a step
-    images_per_second: float  # of this call, without checkpoints and samples
-    stopped: Literal["done", "time"]
-    checkpoint: Path | None
 
 
 @dataclass(slots=True)
@@ -88,24 +55,23 @@ class LoopState:
 class Trainer:
     """One run being trained. `train` makes it and drives it; the model's weights are trained in place, in float32."""
 
-    def __init__(
-        self, model: PixArt, source: Source, recipe: Recipe, run: Path, options: Options, world: World
-    ) -> None:
-        self.recipe, self.run, self.options, self.world = recipe, run, options, world
+    def __init__(self, model: PixArt, source: Source, recipe: Recipe, settings: Settings, world: World) -> None:
+        self.recipe, self.settings, self.world = recipe, settings, world
+        self.dtype = dtype_of(settings, world.device)  # of the matrix products
         self.source, self.model = source, model.train()
-        self.model.gradient_checkpointing = options.checkpointing
+        self.model.gradient_checkpointing = settings.checkpointing
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
-        self.sampler = BatchSampler(options.seed, recipe.batch, recipe.caption_dropout)
+        self.sampler = BatchSampler(settings.seed, recipe.batch, recipe.caption_dropout)
         self.named = list(self.model.named_parameters())
         self.params: list[nn.Parameter] = [param for _, param in self.named]
         self.optimizer = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter = LoopState(), Meter(world.device)
-        track = tracker(options.track, run, asdict(recipe)) if options.track and world.is_main else None
-        self.metrics = MetricsFile(run / "metrics.jsonl", world.is_main, track)
-        self.guard = GradientGuard(recipe.spike, options.patience)
-        self.forward = cast(PixArt, torch.compile(wrapped) if options.compile else wrapped)
+        track = tracker(settings.track, settings.run, asdict(recipe)) if settings.track and world.is_main else None
+        self.metrics = MetricsFile(settings.run / "metrics.jsonl", world.is_main, track)
+        self.guard = GradientGuard(recipe.spike)
+        self.forward = cast(PixArt, torch.compile(wrapped) if settings.compile else wrapped)
         self.objective = diffusion.check_objective(recipe.objective)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -125,23 +91,20 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint of this step (the first process; the others wait). Return its folder there."""
         self.state.meter, self.state.norms = self.meter.gather(self.world), self.guard.norms
-        folder, is_main = None, self.world.is_main
+        is_main = self.world.is_main
         tensors, values = optimizers.state_of(self.optimizer, self.named)
         tensors = fsdp.gather(tensors, is_main)
         models = {"transformer": fsdp.gather(dict(self.named), is_main)}
         if self.ema is not None:
             models["ema"] = fsdp.gather(self.ema.state_dict(), is_main)
-        if is_main:
 
-            def write(part: Path) -> None:
-                for name, state in models.items():
-                    self.model.save(part / name, state=state)
-                weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMIZER_FILE)
+        def write(part: Path) -> None:
+            for name, state in models.items():
+                self.model.save(part / name, state=state)
+            weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMIZER_FILE)
 
-            loop = {name: getattr(self.state, name) for name in LoopState.__dataclass_fields__}
-            folder = checkpoint.save(
-                self.run, self.state.step, write, {"loop": loop, "optimizer": values}, keep=self.options.keep
-            )
+        run, keep, values = self.settings.run, self.settings.keep, {"loop": asdict(self.state), "optimizer": values}
+        folder = checkpoint.save(run, self.state.step, write, values, keep) if is_main else None
         self.world.barrier()
         return folder
 
@@ -151,31 +114,27 @@ class Trainer:
         if self.world.sharded:  # whole, for the others do not take part in the sampling
             state = fsdp.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.is_main)
             yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
-            return
-        if not self.world.is_main:
+        elif not self.world.is_main:
             yield self.model
-            return
-        self.model.eval()
-        with self.ema.swap() if self.ema is not None else nullcontext():
-            yield self.model
-        self.model.train()
+        else:
+            self.model.eval()
+            with self.ema.swap() if self.ema is not None else nullcontext():
+                yield self.model
+            self.model.train()
 
     def train_step(self, micro_batches: Iterator[tuple[list[str], Any]], rate: float) -> None:
         """Do one optimizer step: every micro batch of this device, the exchange, the clip, the update."""
         recipe, device = self.recipe, self.world.device
         generator = self.sampler.generator(self.state.step, device)
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
-        noise = posterior = time_B = None
         keys: list[str] = []
         for n in range(self.grad_accum_steps):
             names, fetched = next(micro_batches)
             keys += names
             batch = self.source.batch(fetched, device)
-            if noise is None or posterior is None or time_B is None:
-                # Drawn for the whole global batch and cut: the same numbers for any number of devices.
+            if n == 0:  # drawn for the whole global batch and cut: the same numbers for any number of devices
                 shape = (recipe.batch, *batch.mean_BCHW.shape[1:])
-                noise = torch.randn(shape, generator=generator, device=device)
-                posterior = torch.randn(shape, generator=generator, device=device)
+                noise, posterior = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
                 time_B = diffusion.draw_times(recipe.batch, self.objective, generator)
             samples = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
             latents = batch.mean_BCHW.float()
@@ -183,9 +142,9 @@ class Trainer:
                 latents = latents + batch.std_BCHW.float() * posterior[samples]
             last = n == self.grad_accum_steps - 1
             # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
-            text = batch.text_BLT.float() if self.options.dtype == torch.float32 else batch.text_BLT
+            text = batch.text_BLT.float() if self.dtype == torch.float32 else batch.text_BLT
             with self.world.accumulate(self.forward, last):
-                with autocast(device, self.options.dtype):
+                with autocast(device, self.dtype):
                     loss_B, timestep_B = diffusion.loss(
                         self.forward, latents, text, batch.mask_BL, self.objective,
                         noise_BCHW=noise[samples], time_B=time_B[samples], shift=recipe.flow_shift,
@@ -196,10 +155,10 @@ class Trainer:
             self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
-        if not used:
-            self.state.skipped += 1
-        else:
-            optimizers.set_rate(self.optimizer, rate)
+        self.state.skipped += not used
+        if used:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             self.optimizer.step()
             if self.ema is not None:
                 # A young average follows fast: what it started from is not worth remembering.
@@ -212,8 +171,7 @@ class Trainer:
 
     def progress(self, elapsed: float) -> float:
         """Return the share of the run that is over, by steps or by the time budget, whichever is ahead."""
-        share = self.state.step / self.recipe.steps
-        return max(share, elapsed / self.options.max_seconds) if self.options.max_seconds else share
+        return max(self.state.step / self.recipe.steps, elapsed / (self.settings.max_seconds or math.inf))
 
     def fetch(self, step: int, n: int) -> tuple[list[str], Any]:
         """Return micro batch `n` of this device as the source read it, with its images' keys. Runs in a reading thread."""
@@ -235,15 +193,14 @@ def train(
     model: PixArt,
     source: Source,
     recipe: Recipe,
-    run: str | Path,
-    options: Options,
+    settings: Settings,
     world: World,
     *,
     resume: checkpoint.Checkpoint | None = None,
     preview: SamplePreview | None = None,
     stop: launch.StopRequest | None = None,
-) -> Outcome:
-    """Train `model` on `source` until the recipe's steps or the time budget are over.
+) -> TrainingSummary:
+    """Train `model` on `source` until the steps of `recipe` or the time budget are over.
 
     Args:
         resume: the checkpoint to continue, whose transformer `model` must hold.
@@ -254,9 +211,9 @@ def train(
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the checkpoint is on disk.
         CommonArtError: no gradient can be used, or memory or disk are full.
     """
-    listening = launch.stoppable(str(run)) if stop is None else nullcontext(stop)
-    with listening as stop, out_of_memory(accumulation(recipe, world.size)[0], options.checkpointing):
-        trainer = Trainer(model, source, recipe, Path(run), options, world)
+    listening = launch.stoppable(str(settings.run)) if stop is None else nullcontext(stop)
+    with listening as stop, out_of_memory(accumulation(recipe, world.size)[0], settings.checkpointing):
+        trainer = Trainer(model, source, recipe, settings, world)
         if resume is not None:
             trainer.restore(resume)
         else:
@@ -266,60 +223,58 @@ def train(
 
 def _loop(
     trainer: Trainer, resume: checkpoint.Checkpoint | None, preview: SamplePreview | None, stop: launch.StopRequest
-) -> Outcome:
-    recipe, options, world, state = trainer.recipe, trainer.options, trainer.world, trainer.state
+) -> TrainingSummary:
+    recipe, settings, world, state = trainer.recipe, trainer.settings, trainer.world, trainer.state
     folder, saved_at = (resume.folder, resume.step) if resume else (None, -1)
     started, first_image, paused = time.monotonic(), state.images, 0.0
     began = started - state.elapsed  # the run, earlier calls included
-    stopped: Literal["done", "time"] = "done"
-    exit_code = 0
-    config = trainer.model.config
-    speed = Speed(config, config.sample_size, world, options.dtype, recipe.batch, recipe.steps)
-    micro_batches = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.grad_accum_steps, options.workers)
+    stopped, exit_code = "done", 0
+    speed = Speed(trainer.model.config, world, trainer.dtype, recipe)
+    micro_batches = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.grad_accum_steps, settings.workers)
     stop.loop_saves = True
-    with log.progress("train", total=recipe.steps, unit=" steps", quiet=options.quiet or not world.is_main) as tick:
+    with log.progress("train", total=recipe.steps, unit=" steps", quiet=settings.quiet or not world.is_main) as tick:
         tick(state.step)
         while state.step < recipe.steps:
             stop_code, elapsed = world.all_reduce_max(float(stop.exit_code), time.monotonic() - began)
             if stop_code:  # of several signals, and several processes, Ctrl-C has the highest code
                 exit_code = int(stop_code)
                 break
-            if options.max_seconds and elapsed >= options.max_seconds:
+            if settings.max_seconds and elapsed >= settings.max_seconds:
                 state.elapsed, stopped = elapsed, "time"
                 break
             rate = learning_rate(recipe, trainer.progress(elapsed), state.step)
             trainer.train_step(micro_batches, rate)
             tick(1)
             state.elapsed = time.monotonic() - began
-            if _due(state.step, options.log_every):
+            if _due(state.step, settings.log_every):
                 count = len(trainer.source.keys)
                 line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
-            if _due(state.step, options.sample_every):
-                trainer.preview(
-                    preview
-                )  # before the checkpoint, which would leave the scores behind if it were the last
-            if _due(state.step, options.checkpoint_every):
+            if _due(state.step, settings.sample_every):  # before the checkpoint, else the last one lacks the scores
+                trainer.preview(preview)
+            if _due(state.step, settings.checkpoint_every):
                 folder, saved_at = trainer.save(), state.step
             paused += time.monotonic() - pause
         micro_batches.close()
         busy = time.monotonic() - started - paused
         if saved_at != state.step:
             folder = trainer.save()
-        if options.sample_every and not exit_code and not _due(state.step, options.sample_every):
+        if settings.sample_every and not exit_code and not _due(state.step, settings.sample_every):
             trainer.preview(preview)
     if exit_code:
         raise Preempted(
-            f"{trainer.run}: a signal asked training to stop; step {state.step} is saved.",
+            f"{settings.run}: a signal asked training to stop; step {state.step} is saved.",
             "Start the same command again to continue.",
             exit_code,
         )
-    per_second = (state.images - first_image) / busy if busy > 0 else 0.0
     # A run that ended before its first line has a loss all the same.
     loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
-    loss = math.nan if loss is None else loss
-    return Outcome(state.step, state.images, state.skipped, state.elapsed, loss, per_second, stopped, folder)
+    return TrainingSummary(
+        settings.run, folder, state.step, state.images, state.skipped, state.elapsed,
+        loss=math.nan if loss is None else loss,
+        images_per_second=(state.images - first_image) / busy if busy > 0 else 0.0, stopped=stopped,
+    )  # fmt: skip
 
 
 def _due(step: int, every: int) -> bool:

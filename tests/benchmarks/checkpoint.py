@@ -23,6 +23,7 @@ from machine import processor
 from commonart.core import recipes
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
+from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, trainer
 from commonart.core.training.distributed import World
 from commonart.core.training.dry_run import made_up
@@ -55,7 +56,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         source = made_up(config, 1, 8)
-        made = trainer.Trainer(PixArt(config), source, recipe, run, trainer.Options(keep=1), World(torch.device("cpu")))
+        settings = Settings("512", out=folder, keep=1, precision="fp32")
+        made = trainer.Trainer(PixArt(config), source, recipe, settings, World(torch.device("cpu")))
         for param in made.params:
             param.grad = torch.zeros_like(param)
         made.optimizer.step()  # which makes its state

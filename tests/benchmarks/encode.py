@@ -68,7 +68,10 @@ def stores(folder: Path, model: str, exact: Sequence[np.ndarray]) -> dict[str, A
             feature_encoding.require_space = real
         size = sum(path.stat().st_size for path in (folder / store).glob("*.tar"))
         read = format.Features(folder / store)
-        states = [s for path in sorted(folder.glob("*.tar")) for r in read_shard(path) for s in read.text(path.stem, r)]
+        states: list[np.ndarray] = []
+        for shard in sorted(path.stem for path in folder.glob("*.tar")):
+            for span in read.spans(shard).values():
+                states += format.unpack_text(read.read(shard, span))[0]
         calm = format.text_size([120], 4096, {"key": "k", "captions": [{"text": "", "lang": "en"}]}, store)
         found[store] = {
             **errors(states, exact), "bytes_per_caption": round(size / len(states)), "estimate": round(asked[0] / size, 4),

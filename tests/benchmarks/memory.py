@@ -35,6 +35,7 @@ from commonart.core.model import layers
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import out_channels
 from commonart.core.model.transformer import PixArt
+from commonart.core.settings import Settings
 from commonart.core.training import batches, cost, trainer
 from commonart.core.training.distributed import World
 
@@ -71,8 +72,8 @@ def steps(
 ) -> None:
     """Two steps: the second one has the optimizer's state."""
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
-        options = trainer.Options(dtype=torch.bfloat16, checkpointing=checkpointing, quiet=True)
-        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro_batch), recipe, Path(folder), options, world)
+        settings = Settings(recipe.name, out=folder, precision="bf16", checkpointing=checkpointing, quiet=True)
+        made = trainer.Trainer(PixArt(config), Blank(config, recipe.micro_batch), recipe, settings, world)
         made.guard = types.SimpleNamespace(admit=lambda *_: True, norms=[])  # what has no numbers has no norm
         made.meter.step = lambda *_: None
         stream = iter([(["k"], None)] * 2 * made.grad_accum_steps)

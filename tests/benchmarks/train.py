@@ -41,8 +41,9 @@ if importlib.util.find_spec("orjson") is None:  # of checkpoints and metrics.jso
 from commonart.core import recipes  # noqa: E402
 from commonart.core.model import diffusion  # noqa: E402
 from commonart.core.model.config import PixArtConfig  # noqa: E402
-from commonart.core.model.device import autocast, pick_device, pick_dtype  # noqa: E402
+from commonart.core.model.device import autocast, dtype_name, pick_device, pick_dtype  # noqa: E402
 from commonart.core.model.transformer import PixArt  # noqa: E402
+from commonart.core.settings import Settings  # noqa: E402
 from commonart.core.training import batches, cost, trainer  # noqa: E402
 from commonart.core.training.distributed import World  # noqa: E402
 from commonart.core.training.logging import matrix_rate  # noqa: E402
@@ -91,8 +92,10 @@ def ours(
     source = batches.ResidentDataset(keys, means, None, texts, [1] * len(means), np.ones(len(means)), null)
     overrides = {"batch": asked.micro, "micro_batch": asked.micro, "optimizer": asked.optimizer, "ema": 0, "spike": 0}
     recipe = recipes.resolve("256-early", overrides)
-    habits = trainer.Options(dtype=dtype, compile=asked.compile, checkpointing=asked.checkpointing)
-    made = trainer.Trainer(PixArt(config), source, recipe, Path("."), habits, world)
+    settings = Settings(
+        recipe.name, out=".", precision=dtype_name(dtype), compile=asked.compile, checkpointing=asked.checkpointing
+    )
+    made = trainer.Trainer(PixArt(config), source, recipe, settings, world)
     stream = batches.stream(made.fetch, 0, 1_000_000, 1, 2 if world.device.type == "cuda" else 0)
     return lambda: made.train_step(stream, recipe.lr)
 

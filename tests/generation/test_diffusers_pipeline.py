@@ -20,9 +20,9 @@ from commonart.cli.main import invoke
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import locate
 from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
-from commonart.core.generation.generator import open_generator
 from commonart.core.generation.pipeline import Pipeline
 from commonart.core.generation.request import ModelSpec
+from commonart.core.generation.session import open_generator
 from commonart.core.output import metadata
 from commonart.stages.inspect import inspect
 

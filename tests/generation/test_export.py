@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.components import locate
 from commonart.core.generation.export import export
-from commonart.core.generation.generator import open_generator
 from commonart.core.generation.request import ModelSpec
+from commonart.core.generation.session import open_generator
 from commonart.core.model import sampler
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt

@@ -142,7 +142,8 @@ def test_a_run_is_sampled_with_its_average(tmp_path, folder):
         tiny_pipeline.transformer(part / "ema", seed=2)
 
     checkpoint.save(run, 10, write, {})
-    said = {"objective": "flow", "flow_shift": 1.0, "text_encoder": str(folder), "autoencoder": str(folder)}
+    named = {"name": str(folder)}
+    said = {"objective": "flow", "flow_shift": 1.0, "text_encoder": named, "autoencoder": named}
     (run / "run.json").write_text(json.dumps(said))
     parts = locate(ModelSpec(str(run)))
     assert parts.revision == "step-10" and parts.transformer.name == "ema"
@@ -154,7 +155,8 @@ def test_a_run_is_sampled_with_its_average(tmp_path, folder):
 def run_of(folder: Path, partners: Path, seed: int = 1) -> Path:
     """A run at step 10 whose weights follow from the seed."""
     checkpoint.save(folder, 10, lambda part: tiny_pipeline.transformer(part / "transformer", seed=seed) and None, {})
-    recorded = {"objective": "flow", "shift": 1.0, "text_encoder": str(partners), "autoencoder": str(partners)}
+    named = {"name": str(partners)}
+    recorded = {"objective": "flow", "flow_shift": 1.0, "text_encoder": named, "autoencoder": named}
     (folder / "run.json").write_text(json.dumps(recorded))
     return folder
 
@@ -200,7 +202,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, folder, ca
     run = tmp_path / "run"
     for step in (10, 20):
         checkpoint.save(run, step, lambda part: tiny_pipeline.transformer(part / "transformer") and None, {})
-    (run / "run.json").write_text(json.dumps({"text_encoder": str(folder), "autoencoder": str(folder)}))
+    (run / "run.json").write_text(json.dumps({key: {"name": str(folder)} for key in ("text_encoder", "autoencoder")}))
     weights = run / "checkpoints/step-0000020/transformer/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     assert locate(ModelSpec(str(run))).revision == "step-10"

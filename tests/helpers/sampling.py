@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from commonart.core.generation.generator import ImageGenerator
 from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
+from commonart.core.generation.session import ImageGenerator
 from commonart.core.output.metadata import MarkOptions
 from commonart.stages import sample as stage
 

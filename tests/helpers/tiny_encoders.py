@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from commonart.core.data.features.format import Features, unpack_latent, unpack_text
 from commonart.core.data.shards.writer import ShardWriter
 
 WIDTH = 32
@@ -116,3 +117,9 @@ def sentencepiece(folder: Path, texts: list[str]) -> None:
     (folder / "spiece.model").write_bytes(model.getvalue())
     about = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({**about, "extra_ids": 100, "model_max_length": 512}))
+
+
+def stored(features: Features, shard: str) -> dict[str, Any]:
+    """All of a feature shard: key -> the states of its captions, or (mean, std) of its latents."""
+    unpack = unpack_latent if features.meta.kind == "image" else lambda data: unpack_text(data)[0]
+    return {key: unpack(features.read(shard, span)) for key, span in features.spans(shard).items()}

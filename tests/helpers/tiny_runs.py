@@ -19,6 +19,7 @@ from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
 from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, logging
+from commonart.core.training.dry_run import plan
 from commonart.stages import train as stage
 
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
@@ -99,7 +100,7 @@ def train(name: str, **settings: Any) -> stage.TrainingSummary:
 
 def dry_run(name: str, calibrate: float = 0.0, **settings: Any) -> dict[str, Any]:
     """`commonart train --stage NAME --dry-run`, with fields of `Settings`."""
-    return stage.dry_run(Settings(name, **settings), calibrate)
+    return plan(Settings(name, **settings), calibrate)
 
 
 def settings_of(data: Path, out: Path, more: dict[str, Any] | None = None, **settings: Any) -> Settings:

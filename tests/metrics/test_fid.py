@@ -87,12 +87,12 @@ def test_without_the_weights_the_error_names_file_and_place(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CommonArtError, match="no route to host") as error:
         fid.inception_features(["a.png"], mode)
-    assert fid.MODES[mode][0] in error.value.what and str(tmp_path) in error.value.fix
+    assert fid.MODES[mode] in error.value.what and str(tmp_path) in error.value.fix
 
 
 @pytest.mark.parametrize("mode", list(fid.MODES))
 def test_a_damaged_weight_file_is_named(tmp_path, mode):
-    (tmp_path / fid.MODES[mode][0]).write_bytes(b"not weights")
+    (tmp_path / fid.MODES[mode]).write_bytes(b"not weights")
     with pytest.raises(CommonArtError, match="does not hold the Inception weights"):
         fid.inception(mode, folder=tmp_path)
 
@@ -104,7 +104,7 @@ def test_the_legacy_network_loads_a_state_dict_of_its_class(tmp_path, monkeypatc
         untrained.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: {})
         untrained.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
         weights = inception_pytorch.fid_inception_v3().state_dict()
-    torch.save(weights, tmp_path / fid.MODES["legacy_pytorch"][0])
+    torch.save(weights, tmp_path / fid.MODES["legacy_pytorch"])
     network, digest = fid.inception("legacy_pytorch", folder=tmp_path)
     assert network(torch.zeros(1, 3, 299, 299)).shape == (1, 2048) and len(digest) == 64
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from commonart.core.data.images.decode import decode
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, pick_precision, to_images, to_pixels
 
@@ -70,7 +71,7 @@ def test_pixels_there_and_back() -> None:
     pixels = to_pixels([Image.fromarray(array)])
     assert pixels.shape == (1, 3, 8, 6) and -1 <= float(pixels.min()) < float(pixels.max()) <= 1
     assert np.array_equal(np.asarray(to_images(pixels)[0]), array)
-    assert to_pixels([tiny.jpeg((16, 8))]).shape == (1, 3, 8, 16)
+    assert to_pixels([decode(tiny.jpeg((16, 8)))]).shape == (1, 3, 8, 16)
 
 
 def test_precision_auto(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
     tiny.t5(tmp_path / "t5")
     encoder = load(tmp_path / "llama", max_tokens=5)
     assert [len(s) for s in encoder.encode(["abcdefgh", "abc"])] == [5, 3]
-    assert (encoder.truncated, encoder.texts, encoder.tokens) == (1, 2, 8)
+    assert (encoder.truncated, encoder.texts) == (1, 2)
     ids, cut = load(tmp_path / "t5", max_tokens=5).tokenize(["abcdefgh"])
     assert cut == [True] and len(ids[0]) == 5 and ids[0][-1] == 0  # the end token stays
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import multiprocessing
+import os
+import random
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +23,23 @@ import transformers
 from commands import Command
 from PIL import Image
 
+from commonart.cli import main
 from commonart.core.data.drops import Drop, Problem
+from commonart.core.data.files import lock
+from commonart.core.data.images.decode import decode_within
 from commonart.core.data.record import Record
+from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate, guards
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
-from commonart.core.model.captioning.requests import Request, Tally, open_requests
+from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
+from commonart.core.nano import scenes
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import caption, settings, shrunk
+from commonart.stages.caption import Item, _parts, caption
 
 SIZES = ((48, 64), (64, 64), (40, 90))
 
@@ -72,6 +82,9 @@ class Fake:
         self.prompts, self.answers = prompts, answers or {}
         self.settings = {"precision": "float32", "max_new_tokens": 20, "side": 768, **settings}
 
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        return size[0]
+
     def prepare(self, images: Sequence[Image.Image], prompt: str) -> str:
         return f"{len(images)} {prompt}"
 
@@ -84,7 +97,8 @@ class Fake:
         return [self.answer(image.width) for image in images]
 
     def answer(self, width: int) -> Generated | Problem:
-        said = self.answers[width].pop(0) if self.answers.get(width) else f"{width} wide"
+        usual = f"横幅が{width}の写真です。" if self.prompts[0].lang == "ja" else f"{width} wide"
+        said = self.answers[width].pop(0) if self.answers.get(width) else usual
         return said if isinstance(said, Problem) else Generated("" if width in self.silent else said, True, 3)
 
 
@@ -128,6 +142,94 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
     expected = generate.tidy(processor.batch_decode(ids, skip_special_tokens=True)[0])
     captioner = Captioner.open(str(folder), precision="fp32", max_new_tokens=12)
     assert written(captioner, pictures()[:1]) == [expected]
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen3-vl", "llava-jp"])
+def test_a_batch_goes_on_without_the_texts_that_have_ended(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts, and where they end, are those of one call of `generate`, in float64."""
+    captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=40)
+    loaded = captioner.loaded
+    loaded.model.double()
+    loaded.dtype = torch.float64
+    rng = np.random.default_rng(1)
+    many = [Image.fromarray(rng.integers(0, 255, (40 + 4 * n, 90 - 5 * n, 3), dtype=np.uint8)) for n in range(9)]
+    inputs = captioner.prepare(many, captioner.model.prompts[0].texts[0])
+    plain = {"max_new_tokens": 40, "do_sample": False, "num_beams": 1}
+    tensors = {k: v.double() if v.is_floating_point() else v for k, v in inputs.tensors.items()}
+    with torch.inference_mode():
+        texts = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        # The token that is written first at the most different moments becomes the end of a text.
+        firsts = {
+            token: {tuple(row.tolist()).index(token) for row in texts if token in row}
+            for token in texts.unique().tolist()
+        }
+        ends = [max(firsts, key=lambda token: len(firsts[token]))]
+        monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", ends)
+        whole = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        calls, real = [], loaded.model.generate
+        monkeypatch.setattr(
+            loaded.model, "generate", lambda **kwargs: calls.append(len(kwargs["input_ids"])) or real(**kwargs)
+        )
+        answers = loaded.generate(inputs.tensors, skip=inputs.skip, max_new_tokens=40, num_beams=1)
+    ended = torch.isin(whole, torch.tensor(ends))
+    assert [a.finished for a in answers] == ended.any(1).tolist()
+    assert [a.tokens for a in answers] == [int(row.int().argmax()) + 1 if row.any() else 40 for row in ended]
+    assert [a.text for a in answers] == [
+        generate.tidy(t) for t in loaded.processor.batch_decode(whole, skip_special_tokens=True)
+    ]
+    assert calls[0] == 9 and calls == sorted(calls, reverse=True)
+    if name != "qwen3-vl":  # whose texts all end at once
+        assert len(calls) > 1 and calls[-1] <= 4
+
+
+def test_images_of_one_length_stand_together(folders: dict[str, Path]) -> None:
+    """Where the processor gives larger images more tokens, a batch holds images of one length if there are some."""
+    florence, qwen = (Captioner.open(str(folders[name]), precision="fp32") for name in ("florence2", "qwen2-vl"))
+    assert florence.image_tokens((30, 60)) == florence.image_tokens((600, 60))
+    assert qwen.image_tokens((56, 56)) == 4 and qwen.image_tokens((28, 28)) == 1 and qwen.image_tokens((2000, 2)) == 0
+    items = [Item({"key": str(n)}, (0,), Image.new("RGB", ((56, 56), (28, 28), (28, 56))[n % 3])) for n in range(27)]
+    items += [Item({"key": "wide"}, (0,), Image.new("RGB", (70, 20)))]
+    parts = _parts(qwen, items, 8)
+    lengths = [{qwen.image_tokens(item.image.size) for item in part if item.image} for part in parts]
+    assert sum(map(len, parts)) == 28 and max(map(len, parts)) == 8
+    assert all(len(kinds) == 1 for kinds in lengths[:-1])
+
+
+def test_the_largest_batch_is_found_from_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    open_one = lambda: Captioner.open(str(folders["florence2"]), precision="fp32", side=64)  # noqa: E731
+    monkeypatch.setattr(generate.memory, "taken_by", lambda device, work: (work(), 4 * 1000)[1])  # 1,000 bytes an image
+    monkeypatch.setattr(generate.memory, "free", lambda _: 23_000)
+    assert open_one().largest_batch == 8, "half of what is free, as a power of two"
+    monkeypatch.setattr(generate.memory, "free", lambda _: 10)
+    assert open_one().largest_batch == 1
+    monkeypatch.setattr(generate.memory, "free", lambda _: float("inf"))
+    assert open_one().largest_batch == 64
+
+
+def test_memory_that_is_taken_is_measured() -> None:
+    block: list[torch.Tensor] = []
+    taken = generate.memory.taken_by(torch.device("cpu"), lambda: block.append(torch.ones(16 << 20)))  # 64 MiB
+    assert taken == 0 or 60 << 20 <= taken <= 90 << 20
+
+
+def test_in_eight_bits(folders: dict[str, Path]) -> None:
+    """--quantize rounds the layers, not the head; its captions are others than those of the full precision."""
+    captioner = Captioner.open(str(folders["llava-jp"]), precision="fp32", quantize="quanto-int8", max_new_tokens=8)
+    assert captioner.settings == {"precision": "quanto-int8/float32", "max_new_tokens": 8}
+    names = {type(module).__name__ for module in captioner.loaded.model.modules()}
+    assert "QLinear" in names and type(captioner.loaded.model.lm_head) is torch.nn.Linear
+    assert len(written(captioner, pictures())) == 3 and "model_error" not in written(captioner, pictures())
+    with pytest.raises(UsageError, match="--quantize int3 is not a known method"):
+        Captioner.open(str(folders["llava-jp"]), quantize="int3")
+
+
+def test_no_weights_are_downloaded_for_a_class_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "read_config", lambda model: {"architectures": ["WhisperForConditionalGeneration"]})
+    monkeypatch.setattr(generate, "resolve_model", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(CommonArtError, match="is a WhisperForConditionalGeneration, which has no adapter"):
+        Captioner.open("owner/name", accept_terms=["owner/name"])
 
 
 def test_the_table_s_classes_have_adapters() -> None:
@@ -258,6 +360,10 @@ def test_failures_have_reasons(png: list[Record], tmp_path: Path) -> None:
 
 LOOP = "a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and"
 GOOD = "A dog runs over the grass."
+LONG = (
+    "A brown dog with white paws runs over wet grass in front of an old wooden barn, while two children in raincoats watch "
+    "from the fence, holding a basket of apples, under heavy clouds that hang low above distant hills near some village."
+)  # 44 words
 
 
 def test_an_answer_that_is_no_caption_is_asked_for_again(png: list[Record]) -> None:
@@ -337,12 +443,12 @@ def test_images_are_shown_at_one_side(png: list[Record]) -> None:
     ):
         file = io.BytesIO()
         Image.new("RGB", size).save(file, "jpeg")
-        assert shrunk(file.getvalue(), 768).size == expected
+        assert decode_within(file.getvalue(), 768).size == expected
 
 
 def test_what_was_written_is_told(png: list[Record]) -> None:
     tally = Tally()
-    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [" ".join(f"w{n}" for n in range(45))]}), tally=tally)
+    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [LONG]}), tally=tally)
     assert len(out) == 3
     told = tally.as_json()
     assert told["captions"] == 6 and told["words"] == {"a en": {"0": 3}, "b en": {"0": 2, "40": 1}}
@@ -422,3 +528,95 @@ def test_the_command_refuses(in_process: Command) -> None:
     done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr
+
+
+def shards_of_scenes(folder: Path, shards: int, each: int) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(shards):
+        with ShardWriter(folder / f"{number:05d}.tar") as writer:
+            for n in range(each):
+                file = io.BytesIO()
+                Image.fromarray(scenes.render(scenes.random_scene(rng))).save(file, "png")
+                writer.add_record({"key": f"s{number}-{n}"}, file.getvalue(), "png")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def in_child(folder: Path, arguments: Sequence[str]) -> None:
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(main.run(arguments))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(tmp_path: Path) -> None:
+    """SIGKILL, and the same command again: the bytes of an uninterrupted run, nothing lost and nothing doubled."""
+    shards_of_scenes(tmp_path / "raw", shards=8, each=4)
+    command = ("caption", "raw", "--model", "nano", "--batch", "4", "-q", "-o")
+    context = multiprocessing.get_context("forkserver")  # torch is imported once: each start is real, and quick
+    context.set_forkserver_preload(
+        ["torch", "transformers", "commonart.cli.main", "commonart.stages.caption", __name__]
+    )
+    for name in ("warm", "whole"):
+        whole = context.Process(target=in_child, args=(tmp_path, (*command, name)))
+        started = time.monotonic()
+        whole.start()
+        whole.join()
+        seconds = time.monotonic() - started
+    expected = files_of(tmp_path / "whole")
+    assert whole.exitcode == 0 and len(expected) == 24
+    rng, out, kills, finished = random.Random(0), tmp_path / "out", 0, 0
+    while kills < 20 or not finished:
+        child = context.Process(target=in_child, args=(tmp_path, (*command, "out")))
+        child.start()
+        child.join(rng.uniform(0, seconds) if kills < 20 else None)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            kills += 1
+        else:
+            assert child.exitcode == 0 and files_of(out) == expected
+            finished += 1
+            shutil.rmtree(out)
+    keys = [r["key"] for path in sorted((tmp_path / "whole").glob("*.tar")) for r in read_shard(path)]
+    assert len(keys) == len(set(keys)) == 32
+
+
+def test_two_commands_and_one_folder(in_process: Command, tmp_path: Path) -> None:
+    """The second is refused with a sentence; tasks of an array share a folder."""
+    shards_of_scenes(tmp_path / "raw", shards=2, each=1)
+    command = ("caption", "raw", "--model", "nano", "--batch", "1", "-o", "out")
+    with lock(tmp_path / "out"):
+        done = in_process(*command)
+        assert done.returncode == 1 and b"out is in use by process" in done.stderr
+        assert in_process(*command, "--task-index", "1", "--num-tasks", "2").returncode == 0
+    assert in_process(*command).returncode == 0
+    assert sorted(p.suffix for p in (tmp_path / "out").glob("[0-9]*")) == [
+        ".idx",
+        ".idx",
+        ".json",
+        ".json",
+        ".tar",
+        ".tar",
+    ]
+
+
+def test_hours_of_the_whole_from_a_sample(in_process: Command, tmp_path: Path) -> None:
+    shards_of_scenes(tmp_path / "raw", shards=3, each=4)
+    done = in_process("caption", "raw", "--model", "nano", "--dry-run", "--calibrate", "5", "--num-tasks", "2")
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert (told["records"], told["sample"], told["sample_written"], told["tasks"]) == (12, 5, 5, 2)
+    assert told["requests"] == ["nano en short"] and told["captions"] == 5
+    assert told["device_hours"] == pytest.approx(12 / 5 * told["sample_seconds"] / 3600, rel=0.05)
+    assert told["hours"] == pytest.approx(told["device_hours"] / 2, rel=0.02)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"], "nothing is written"
+    for source in (["-"], []):
+        refused = in_process("caption", *source, "--dry-run", "--model", "nano")
+        assert refused.returncode == 2 and b"--dry-run" in refused.stderr
+    (tmp_path / "list.jsonl").write_bytes(b"".join(b'{"key":"k%d","image":"gone.png"}\n' % n for n in range(9)))
+    listed = in_process("caption", "list.jsonl", "--model", "nano", "--dry-run", "--calibrate", "4")
+    assert json.loads(listed.stdout)["dropped"] == {"image_unreadable": 4} and json.loads(listed.stdout)["records"] == 9

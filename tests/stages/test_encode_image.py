@@ -45,10 +45,11 @@ def test_every_image_is_stored(tmp_path: Path, source: Path, levels: int, store:
     assert (read.meta.kind, read.meta.width, read.meta.store) == ("image", 4, store)
     for path in sorted(source.glob("*.tar")):
         records = list(read_shard(path))
-        assert read.keys(path.stem) == [r["key"] for r in records]
+        latents = tiny.stored(read, path.stem)
+        assert list(latents) == [r["key"] for r in records]
         for record in records:
             expected = autoencoder.encode(to_pixels([decode(read_bytes(record["image"]))]))
-            for a, b in zip(expected, read.latent(path.stem, record["key"]), strict=True):
+            for a, b in zip(expected, latents[record["key"]], strict=True):
                 np.testing.assert_allclose(a[0].numpy(), b, rtol=1e-2, atol=1e-3)
 
 
@@ -80,7 +81,7 @@ def test_buckets_share_batches_and_keep_their_places(
     assert sorted(batches) == sorted((n, *size) for size in sizes[:3] for n in (4, 1))
     read = Features(tmp_path / "shards" / "image")
     assert asked == [(read.folder / "00000.tar").stat().st_size]  # sizes that a record leaves out are looked up
-    latents = read.read_latents("00000")
+    latents = tiny.stored(read, "00000")
     assert list(latents) == [f"k{n}" for n in range(15)]
     autoencoder = Autoencoder.load(tmp_path / "vae", device="cpu")
     for n, (width, height) in enumerate(sizes):
@@ -125,7 +126,7 @@ def test_bad_images_are_counted_and_nothing_else_is_lost(tmp_path: Path) -> None
         encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu")
     dropped = error.value.summary.dropped
     assert sum(dropped.values()) == 5 and dropped["size"] == dropped["changed"] == 1 and dropped["no_image"] == 1
-    assert Features(tmp_path / "shards" / "image").keys("00000") == ["good"]
+    assert list(Features(tmp_path / "shards" / "image").spans("00000")) == ["good"]
     again = encode_image(str(tmp_path / "shards"), model=str(tmp_path / "vae"), device="cpu", max_failures=1)
     assert again.dropped == dropped
 

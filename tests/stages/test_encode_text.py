@@ -52,8 +52,9 @@ def test_every_caption_is_stored(tmp_path: Path, source: Path, make: object, sto
     assert (read.meta.kind, read.meta.width, read.meta.precision) == ("text", tiny.WIDTH, "float32")
     assert read.meta.revision.startswith("sha256:") and read.meta.store == store
     for path in sorted(source.glob("*.tar")):
+        states = tiny.stored(read, path.stem)
         for record in read_shard(path):
-            stored = read.text(path.stem, record)
+            stored = states[record["key"]]
             expected = encoder.encode([c["text"] for c in record["captions"]])
             assert len(stored) == 2
             for a, b in zip(expected, stored, strict=True):
@@ -101,7 +102,7 @@ def test_a_long_caption_is_cut_and_said(source: Path, model: str, capfd: pytest.
     out, err = capfd.readouterr()
     assert out == ""
     assert "captions were cut at 12 tokens" in err
-    states = Features(source / "text").read_text("00000")
+    states = tiny.stored(Features(source / "text"), "00000")
     assert max(len(s) for values in states.values() for s in values) == 12
 
 
@@ -113,7 +114,7 @@ def test_records_without_captions_are_counted(tmp_path: Path, model: str) -> Non
     summary = encode_text(str(tmp_path / "shards"), model=model, device="cpu", rejects=str(rejects))
     assert (summary.read, summary.written, summary.dropped) == (2, 1, {"no_captions": 1})
     assert orjson.loads(rejects.read_bytes())["key"] == "none"
-    assert Features(tmp_path / "shards" / "text").keys("00000") == ["one"]
+    assert list(Features(tmp_path / "shards" / "text").spans("00000")) == ["one"]
 
 
 def test_a_short_disk_is_refused_at_once(source: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

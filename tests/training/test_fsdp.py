@@ -17,6 +17,7 @@ from commonart.core import launch
 from commonart.core.errors import UsageError
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import resolve
+from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, distributed, trainer
 from commonart.core.training import fsdp as fsdp2
 from commonart.core.training.dry_run import made_up
@@ -49,7 +50,7 @@ def trained(data: Path, home: Path) -> None:
     for name, one in {"again whole": both, "again cut": cut}.items():
         model = PixArt.load(found.transformer)
         source, recipe = made_up(model.config, 8, 3), resolve("nano", {**TINY, **MORE})
-        made = trainer.Trainer(model, source, recipe, home / name, trainer.Options(), one)
+        made = trainer.Trainer(model, source, recipe, Settings("nano", out=str(home / name)), one)
         made.restore(found)
         made.save()
         states = [value for entries in made.optimizer.state.values() for value in entries.values()]

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
+from commonart.core.recipes import resolve
 from commonart.core.training import cost, logging
 from commonart.core.training.distributed import World
 
@@ -77,7 +78,8 @@ def test_a_tracker_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPat
 def test_speed_is_a_share_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "matrix_rate", lambda device, dtype: 1e12)
     config = PixArtConfig(num_layers=6, attention_head_dim=32, caption_channels=192, sample_size=16)
-    speed = logging.Speed(config, 16, World(torch.device("cpu")), torch.float32, batch=8, steps=100)
+    recipe = resolve("nano", {"batch": 8, "steps": 100})
+    speed = logging.Speed(config, World(torch.device("cpu")), torch.float32, recipe)
     assert speed.of({**LINE, "tokens": 5.0}, 0.1) == {"mfu": None, "seconds_left": None}
     told = speed.of({**LINE, "tokens": 5.0, "images_per_second": 40.0}, 0.1)
     assert told["mfu"] == pytest.approx(40 * 3 * cost.flops_per_image(config, 16, 5) / 1e12, abs=1e-4)

@@ -1,8 +1,7 @@
 """Which network addresses may be asked for data: public ones only, judged after resolution.
 
-A URL in somebody's list must not make this machine read its own network (server-side request forgery). Names are
-resolved once, each address is checked, and the connection goes to that checked address: a name that resolves to another
-address a moment later changes nothing.
+A URL in somebody's list must not make this machine read its own network (server-side request forgery). Names are resolved
+once, and the connection goes to an address that was checked: a name that means another one a moment later changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import idna
 
+from commonart.core.data.download.limits import DownloadError
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how a host without IPv4 reaches one that has no IPv6
 # What `is_global` takes for public: site-local (RFC 3879), documentation (RFC 9637), 6to4's relays (RFC 7526), and the
 # address at which Azure's machines find their host's services.
@@ -28,14 +29,6 @@ _COMPATIBLE = ipaddress.IPv6Network("::/96")  # IPv4-compatible, deprecated by R
 
 # EAI_SYSTEM is not defined on Windows.
 _TEMPORARY = {getattr(socket, name, None) for name in ("EAI_AGAIN", "EAI_FAIL", "EAI_SYSTEM")} - {None}
-
-
-class AddressError(Exception):
-    """A URL that must not be asked. `reason`: bad_url, private_address, dns_unknown, or dns_temporary (may work later)."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 class Target(NamedTuple):
@@ -56,35 +49,34 @@ class Target(NamedTuple):
 def split_url(url: str) -> Target:
     """Take apart an http(s) URL.
 
-    Raises:
-        AddressError: bad_url for any other scheme, a user name, control characters, a backslash, no host, a bad port.
+    Raises DownloadError: bad_url for any other scheme, a user name, control characters, a backslash, no host, a bad port.
     """
     if any(ord(c) < 32 or c in "\\\x7f" for c in url):
-        raise AddressError("bad_url", "control characters or a backslash")
+        raise DownloadError("bad_url", "control characters or a backslash")
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise AddressError("bad_url", str(error)) from error
-    if parts.scheme.lower() not in ("http", "https"):
-        raise AddressError("bad_url", f"scheme {parts.scheme or 'missing'}")
+        raise DownloadError("bad_url", str(error)) from error
+    if parts.scheme not in ("http", "https"):
+        raise DownloadError("bad_url", f"scheme {parts.scheme or 'missing'}")
     if parts.username is not None or parts.password is not None:
-        raise AddressError("bad_url", "a user name in the URL")
+        raise DownloadError("bad_url", "a user name in the URL")
     if not host:
-        raise AddressError("bad_url", "no host")
+        raise DownloadError("bad_url", "no host")
     try:
         name = host if ":" in host else ascii_host(host)
     except (UnicodeError, ValueError) as error:
-        raise AddressError("bad_url", f"host {host!r}") from error
+        raise DownloadError("bad_url", f"host {host!r}") from error
     if any(c.isspace() or c in "/?#@%<>\"'`{}|^[]" for c in name):
-        raise AddressError("bad_url", f"host {host!r}")
-    https = parts.scheme.lower() == "https"
+        raise DownloadError("bad_url", f"host {host!r}")
     # Dot segments are resolved here, so that robots.txt is asked about the path that is sent.
     path = plain_path(parts.path)
     path = urlsplit(urljoin("http://host/", "/." + path)).path if "/." in path else path  # `//a` is no host there
     path = quote(path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
+    https = parts.scheme == "https"
     return Target(https, name, (443 if https else 80) if port is None else port, path)
 
 
@@ -92,9 +84,7 @@ def ascii_host(host: str) -> str:
     """Return the name that is asked for a host, as browsers and curl do: UTS 46 without transitional processing.
 
     `faß.de` is xn--fa-hia.de. To IDNA 2003, and so to Python's own codec, it would be fass.de, which is somebody else's.
-
-    Raises:
-        UnicodeError: no such name can exist.
+    Raises UnicodeError where no such name can exist.
     """
     if host.isascii():
         return host.encode("idna").decode("ascii")  # checks the length of its labels, and changes nothing
@@ -112,8 +102,7 @@ def ascii_host(host: str) -> str:
 
 
 def plain_path(path: str) -> str:
-    """Return a path whose letters, digits and -._~ stand for themselves: `/%70rivate` is `/private` (RFC 9309,
-    2.2.2)."""
+    """Return a path whose letters, digits and -._~ stand for themselves: `/%70rivate` is `/private` (RFC 9309, 2.2.2)."""
 
     def plain(match: re.Match[str]) -> str:
         character = chr(int(match[1], 16))
@@ -162,16 +151,15 @@ def _public(ip: IPv4Address | IPv6Address) -> bool:
 def resolve(host: str, port: int, *, allow_private: bool = False) -> list[str]:
     """Resolve a host to its addresses and check all of them: one private address among public ones refuses the host.
 
-    Raises:
-        AddressError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
+    Raises DownloadError: dns_unknown (there is no such name), dns_temporary (the name server did not say) or private_address.
     """
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = "dns_temporary" if getattr(error, "errno", None) in _TEMPORARY else "dns_unknown"
-        raise AddressError(reason, f"{host}: {getattr(error, 'strerror', None) or error}") from error
+        raise DownloadError(reason, f"{host}: {getattr(error, 'strerror', None) or error}") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     private = [] if allow_private else [address for address in addresses if not is_public(address)]
     if private or not addresses:
-        raise AddressError("private_address", f"{host} is {', '.join(private)}")
+        raise DownloadError("private_address", f"{host} is {', '.join(private)}")
     return addresses

@@ -1,11 +1,8 @@
 """Many images over http(s) at a time: one thread, few connections that are kept, bounded memory, polite to each host.
 
-    with DownloadClient(Limits()) as client:
-        pending = [client.submit(url) for url in urls]
-        data = pending[0].result().data
-
-Nothing is started, and libcurl is not even loaded, before the first `submit`. What the thread does with a request is in
-`scheduler.py`.
+with DownloadClient(Limits()) as client:
+    pending = [client.submit(url) for url in urls]
+    data = pending[0].result().data
 """
 
 from __future__ import annotations
@@ -13,38 +10,18 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from commonart.core.data.download.limits import Download, Limits
+from commonart.core.data.download.limits import Limits
 from commonart.core.data.download.request import Request
 
 if TYPE_CHECKING:
     from commonart.core.data.download.scheduler import Scheduler
 
 
-class PendingDownload:
-    """One URL that was submitted. `result` waits for it."""
-
-    __slots__ = ("_request", "_scheduler")
-
-    def __init__(self, scheduler: Scheduler, request: Request) -> None:
-        self._scheduler, self._request = scheduler, request
-
-    def result(self) -> Download:
-        """Wait for the answer, and release the client's buffer of it: it is given once.
-
-        Raises:
-            DownloadError: with the reason code.
-            CommonArtError: the client had to stop.
-        """
-        if not self._request.future.done():
-            self._scheduler.prioritize(self._request)
-        try:
-            return self._request.future.result()
-        finally:
-            self._scheduler.release(self._request)
-
-
 class DownloadClient:
-    """Use as a context manager; `submit` from any thread. Leaving the block ends what is still on its way."""
+    """Use as a context manager; `submit` from any thread. Leaving the block ends what is still on its way.
+
+    Nothing is started, and libcurl is not even loaded, before the first `submit`.
+    """
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.limits = limits
@@ -58,16 +35,14 @@ class DownloadClient:
         if self._scheduler is not None:
             self._scheduler.stop()
 
-    def submit(self, url: str, byte_range: str = "") -> PendingDownload:
+    def submit(self, url: str, byte_range: str = "") -> Request:
         """Ask for `url`, or for a range of its bytes ("0-99"); answers come in about the order of submission."""
         with self._lock:
             if self._scheduler is None:
                 from commonart.core.data.download.scheduler import Scheduler
 
                 self._scheduler = Scheduler(self.limits)
-        request = Request(url, self.limits.max_bytes, byte_range)
-        self._scheduler.submit(request)
-        return PendingDownload(self._scheduler, request)
+        return self._scheduler.submit(url, byte_range)
 
     def forget_errors(self) -> None:
         """Ask hosts again that did not answer a while ago, instead of repeating their error."""

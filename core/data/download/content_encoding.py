@@ -17,13 +17,9 @@ _UNREADABLE = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "exi", "p
 
 
 def decode(body: bytes, values: Sequence[str], max_bytes: int, *, cut: bool = False) -> bytes:
-    """Undo the encodings that the header's `values` name, the last one first.
+    """Undo the encodings that the header's `values` name, the last one first; of a `cut` body as far as it goes.
 
-    Args:
-        cut: the body is only a beginning, which is decompressed as far as it goes.
-
-    Raises:
-        DownloadError: encoded (a compression that is not supported, or damaged) or too_many_bytes.
+    Raises DownloadError: encoded (a compression that is not supported, or damaged) or too_many_bytes.
     """
     for encoding in reversed([word.strip().lower() for value in values for word in value.split(",")]):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import selectors
 import socket
 import time
@@ -18,10 +19,9 @@ from commonart.core.data.download.transfer import Transfer
 
 
 class EventLoop:
-    """`call_soon` from any thread; everything else in the one that calls `poll`.
+    """`call_soon` from any thread; everything else in the one that calls `poll`, which calls `finished`.
 
-    Args:
-        finished: called with each finished transfer, and its error where it has one.
+    A prepared transfer starts when its handle is added to `multi`.
     """
 
     def __init__(self, limits: Limits, finished: Callable[[Transfer, DownloadError | None], None]) -> None:
@@ -29,12 +29,12 @@ class EventLoop:
         self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
-        self._curl_due: float | None = None
+        self._curl_due = math.inf
         self._woken = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._wake_fd = self._selector.register(self._wake_receiver, selectors.EVENT_READ).fd
-        self._multi = pycurl.CurlMulti()
+        self.multi = pycurl.CurlMulti()
         for option, value in (
             (pycurl.M_SOCKETFUNCTION, self._watch),
             (pycurl.M_TIMERFUNCTION, self._set_timer),
@@ -43,7 +43,7 @@ class EventLoop:
             (pycurl.M_MAX_TOTAL_CONNECTIONS, limits.workers),
             (pycurl.M_MAX_HOST_CONNECTIONS, limits.per_host),
         ):
-            self._multi.setopt(option, value)
+            self.multi.setopt(option, value)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Have `function` called in the loop's thread, soon; from any thread."""
@@ -57,14 +57,6 @@ class EventLoop:
         """Have `function` called after a while."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), function))
 
-    def add(self, transfer: Transfer) -> None:
-        """Start a transfer that is prepared."""
-        self._multi.add_handle(transfer.curl)
-
-    def remove(self, transfer: Transfer) -> None:
-        """Take a finished transfer out, so that its handle can be used again."""
-        self._multi.remove_handle(transfer.curl)
-
     def run_due(self) -> None:
         """Call what other threads want called and what is due."""
         self._woken = False
@@ -75,19 +67,21 @@ class EventLoop:
 
     def poll(self) -> None:
         """Let libcurl work until something is finished or due, or another thread calls."""
-        for key, events in self._selector.select(self._timeout()):
+        due = min(self._curl_due, self._timers[0][0] if self._timers else math.inf)
+        timeout = 0.0 if self._calls else min(1.0, max(0.0, due - time.monotonic()))
+        for key, events in self._selector.select(timeout):
             if key.fd == self._wake_fd:
                 self._wake_receiver.recv(4096)
                 continue
             readable = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
             writable = pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
-            self._multi.socket_action(key.fd, readable | writable)
-        if self._curl_due is not None and time.monotonic() >= self._curl_due:
-            self._curl_due = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self.multi.socket_action(key.fd, readable | writable)
+        if time.monotonic() >= self._curl_due:
+            self._curl_due = math.inf
+            self.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         left = 1
         while left:
-            left, succeeded, failed = self._multi.info_read(64)
+            left, succeeded, failed = self.multi.info_read(64)
             for curl in succeeded:
                 self._finished(curl.transfer, None)
             for curl, code, message in failed:
@@ -96,14 +90,10 @@ class EventLoop:
     def close(self) -> None:
         """End every transfer; functions that are handed in from now on are never called."""
         self._woken = True  # nobody sends to the closed socket any more
-        self._multi.close()
+        self.multi.close()
         self._selector.close()
         self._wake_sender.close()
         self._wake_receiver.close()
-
-    def _timeout(self) -> float:
-        dues = [due for due in (self._curl_due, self._timers[0][0] if self._timers else None) if due is not None]
-        return 0.0 if self._calls else min(1.0, max(0.0, min(dues) - time.monotonic())) if dues else 1.0
 
     def _watch(self, what: int, fd: int, *_: object) -> None:
         """libcurl says which events of a socket it waits for."""
@@ -119,4 +109,4 @@ class EventLoop:
             self._selector.register(fd, reading | writing)
 
     def _set_timer(self, milliseconds: int) -> None:
-        self._curl_due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+        self._curl_due = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000

@@ -1,19 +1,19 @@
 """What is known of each host: its checked addresses, what its robots.txt and tdmrep.json say, who waits for it.
 
-A host is a scheme, name and port. Names are resolved in a few threads; a name server that has gone silent is recognised
-and waited for, so that a long list is not burnt through while no name can be resolved.
+A host is a scheme, name and port. A name server that has gone silent is recognised and waited for, so that a long list is
+not burnt through while no name can be resolved.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Mapping
+from collections import deque
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 
 from commonart.core import log
 from commonart.core.data.download import addresses
-from commonart.core.data.download.addresses import AddressError, Target
+from commonart.core.data.download.addresses import Target
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 from commonart.core.data.download.opt_out import Rules, read_robots, read_tdmrep
 from commonart.core.data.download.request import Request
@@ -25,6 +25,8 @@ RULES_BYTES = 500 << 10  # RFC 9309, 2.5
 ERROR_SECONDS = 60.0
 MAX_HOSTS = 50_000  # hosts that are remembered
 RESOLVERS = 16  # names at a time: more makes small name servers fall silent
+ROBOTS = "/robots.txt"
+RULES = {ROBOTS: read_robots, "/.well-known/tdmrep.json": read_tdmrep}
 WINDOW = 30  # the last so many look-ups tell whether the name server answers
 
 
@@ -61,9 +63,7 @@ class Host:
             return self.rules_queue.popleft()
         if not self.startable():
             return None
-        if only is None:
-            return self.queue.popleft()
-        request = next((request for request in self.queue if request in only), None)
+        request = next((request for request in self.queue if only is None or request in only), None)
         if request is not None:
             self.queue.remove(request)
         return request
@@ -79,41 +79,18 @@ class Host:
         """Remember for a while that this host cannot be asked."""
         self.error, self.error_until = error, time.monotonic() + ERROR_SECONDS
 
-    def expect_rules(self) -> Mapping[str, Callable[[Download | DownloadError], None]]:
-        """Forget the old rules; returns the files that hold the new ones, with what takes each answer."""
-        self.rules, self.error = Rules(), None
-        files = {"/robots.txt": self._robots, "/.well-known/tdmrep.json": self._tdmrep}
-        self.rules_pending = len(files)
-        return files
-
-    def _robots(self, answer: Download | DownloadError) -> None:
+    def take_rules(self, path: str, answer: Download | DownloadError) -> None:
+        """Take what the host answered to a request for one of RULES."""
         if isinstance(answer, Download):
-            read_robots(answer.data, self.rules)
-        elif answer.reason == "http_429" or answer.reason.startswith("http_5"):
+            RULES[path](answer.data, self.rules)
+        elif path == ROBOTS and (answer.reason == "http_429" or answer.reason.startswith("http_5")):
             # RFC 9309, 2.3.1.4: a robots.txt that the server fails to give forbids everything, for now.
             self.fail(DownloadError("robots_unavailable", answer.reason))
-        elif not answer.reason.startswith("http_") and answer.reason not in ("redirects", "encoded", "bad_answer"):
+        elif path == ROBOTS and not answer.reason.startswith(("http_", "redirects", "encoded", "bad_answer")):
             self.fail(answer)  # the image would fail in the same way
-        self._rule_answered()
-
-    def _tdmrep(self, answer: Download | DownloadError) -> None:
-        if isinstance(answer, Download):
-            read_tdmrep(answer.data, self.rules)
-        self._rule_answered()
-
-    def _rule_answered(self) -> None:
         self.rules_pending -= 1
         if not self.rules_pending and self.error is None:
             self.rules_until = time.monotonic() + RULES_SECONDS
-
-
-def forget_idle(known: OrderedDict[str, Host]) -> None:
-    """Keep the number of remembered hosts bounded; those used longest ago go first."""
-    while len(known) > MAX_HOSTS:
-        name = next((name for name, host in known.items() if host.idle()), "")
-        if not name:
-            return
-        del known[name]
 
 
 class Resolver:
@@ -162,8 +139,8 @@ class Resolver:
     def _look_up(self, target: Target) -> list[str] | DownloadError:
         try:
             return addresses.resolve(target.host, target.port, allow_private=self.limits.allow_private)
-        except AddressError as error:
-            return DownloadError(error.reason, error.detail)
+        except DownloadError as error:
+            return error
         except Exception as error:  # whatever a name does to the system's resolver, it is not an address
             return DownloadError("dns_unknown", f"{target.host[:80]}: {error}")
 
@@ -177,8 +154,8 @@ class Resolver:
         return self._since is not None
 
     def _give_up(self) -> None:
+        problem = f"No host name could be resolved for {self.limits.outage:.0f} s"
         raise CommonArtError(
-            f"No host name could be resolved for {self.limits.outage:.0f} s: this machine's name server or network is "
-            "down.",
+            f"{problem}: this machine's name server or network is down.",
             "Run the same command again when it is back: it goes on where it stopped.",
         )

@@ -1,7 +1,5 @@
 """What a download may cost, what it returns, and why it failed: the reason codes and which of them are transient.
 
-    commonart fetch list.csv -o raw/ --rejects no.jsonl      # `reason` of each line is one of these
-
 The same command again asks for what failed with a transient reason, and for nothing else.
 """
 

@@ -1,7 +1,5 @@
 """Signals by which a work asks not to be used: robots.txt, X-Robots-Tag, TDMRep, and IPTC/PLUS Data Mining in the file.
 
-    commonart fetch list.csv -o raw/ --rejects no.jsonl      # reason opt_out; `opt_out` says which signal
-
 Each becomes one string of a record's `opt_out`. Sources: RFC 9309; the W3C community's TDM Reservation Protocol; IPTC
 Photo Metadata Standard 2023.1 (`plus:DataMining`).
 """
@@ -127,8 +125,7 @@ def read_tdmrep(data: bytes, rules: Rules) -> None:
 
 
 def header_signals(headers: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the signals in an answer's headers (names in lower case): X-Robots-Tag to all or to us, and
-    `tdm-reservation: 1`."""
+    """Return the signals in an answer's headers (names in lower case): X-Robots-Tag, to all or to us, and `tdm-reservation`."""
     signals: list[str] = []
     for header in headers.get("x-robots-tag", ()):
         agent, colon, rest = header.lower().partition(":")

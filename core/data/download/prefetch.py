@@ -1,7 +1,6 @@
 """Downloads that run ahead of the shard that is being written, and the last pass over what failed.
 
-A shard is written in order, and one slow host would stop everything behind it: while a shard waits for its last image,
-the images of the next ones are already on their way.
+While a shard waits for its last image, from some slow host, the images of the next ones are already on their way.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import TRANSIENT
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Drop, Sample, Summary
 from commonart.core.data.record import Record
 from commonart.core.data.shards import reader
@@ -25,7 +24,7 @@ SHARDS_AHEAD = 2  # their bytes wait within Limits.buffer
 RETRIED_AT_ONCE = 4000  # records that the last pass has on their way
 REJECTED = ("row", "reason", "reason_detail")  # what a rejected record carries besides itself
 
-Pair = tuple[Record, PendingDownload | None]
+Pair = tuple[Record, Request | None]
 Resolve = Callable[[Iterable[Pair], Drop, Iterable[int]], Iterator[Sample]]  # (records, drop, their rows) -> samples
 
 
@@ -35,10 +34,9 @@ def on_the_web(record: Record) -> bool:
 
 
 class Prefetcher:
-    """The records of a run, in order; those of the next shards are asked for before they are read.
+    """The records of a run, in order; those of the next shards, of `size` each, are asked for before they are read.
 
     Args:
-        size: records of one shard.
         needs_shard: whether shard number n is to be made by this process.
         needs_download: whether a record's image is to be downloaded.
     """
@@ -53,7 +51,7 @@ class Prefetcher:
     ) -> None:
         self.client, self.size, self.needs_shard, self.needs_download = client, size, needs_shard, needs_download
         self._records = iter(records)
-        self._pending: dict[int, tuple[Record, PendingDownload]] = {}  # by the record's identity: keys may stand twice
+        self._pending: dict[int, tuple[Record, Request]] = {}  # by the record's identity: keys may stand twice
 
     def __iter__(self) -> Iterator[Record]:
         waiting: deque[list[Record]] = deque()
@@ -98,7 +96,7 @@ def retry_failed(tars: Sequence[Path], summary: Summary, client: DownloadClient,
             rejects = list(read_rejects(tar))
             if not all("row" in record for record in rejects):
                 continue  # not written by `fetch`: where an image belongs is not known
-            retried: list[Pair] = [(_plain(r), client.submit(r["image_url"])) for r in rejects if _due(r)]
+            retried: list[Pair] = [(as_listed(r), client.submit(r["image_url"])) for r in rejects if _due(r)]
             waiting.append((tar, rejects, retried))
             on_the_way += len(retried)
         if not waiting:
@@ -112,8 +110,9 @@ def _due(record: Record) -> bool:
     return record["reason"] in TRANSIENT and on_the_web(record)
 
 
-def _plain(record: Record) -> Record:
-    return {name: value for name, value in record.items() if name not in REJECTED}
+def as_listed(record: Record) -> Record:
+    """Return a record of `--rejects` as it was before it was rejected, and any other as it is."""
+    return {k: v for k, v in record.items() if k not in REJECTED} if "reason" in record else record
 
 
 def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary, resolve: Resolve) -> None:
@@ -123,35 +122,28 @@ def _rewrite(tar: Path, rejects: list[Record], due: list[Pair], summary: Summary
     refused: list[Record] = []
     drop = Drop(refused.append)
     rows = [record["row"] for record in rejects if _due(record)]
-    arrived: dict[int, Sample] = {}
-    for sample in resolve(due, drop, rows):
-        arrived[sample.record.pop("row")] = sample
+    arrived: dict[int, Sample] = {sample.record.pop("row"): sample for sample in resolve(due, drop, rows)}
     before = {record["row"]: record for record in rejects}
     after = {row: record for row, record in before.items() if row not in rows} | {r["row"]: r for r in refused}
     if not arrived and all(after[row]["reason"] == before[row]["reason"] for row in rows):
         return
     manifest_path(tar).unlink()  # from here to the new manifest the shard counts as unfinished
-    with reader.open_shard(str(tar)) as source, ShardWriter(tar) as writer:
+    with ShardWriter(tar) as writer:
         members = reader.read_members(tar)
         for row in range(old.read):
             if row in arrived:
                 writer.add_record(*arrived[row])
             elif row not in after:
                 key, group = next(members)
-                writer.add(key, {ext: _read(source, *span) for ext, span in group.items()})
+                writer.add(key, {ext: reader.read_span(tar, span) for ext, span in group.items()})
     write_rejects(tar, (after[row] for row in sorted(after)))
     failed = old.failed - len(rows) + drop.failures
     dropped = Counter(record["reason"] for record in after.values())
     new = write_manifest(
-        tar, old.made_from, read=old.read, written=writer.count, dropped=dropped, failed=failed, sha256=writer.sha256
+        tar, old, read=old.read, written=writer.count, dropped=dropped, failed=failed, sha256=writer.sha256
     )
     summary.written += new.written - old.written
     summary.failures += new.failed - old.failed
     summary.dropped.subtract(old.dropped)
     summary.dropped.update(new.dropped)
     summary.dropped = +summary.dropped  # reasons that are gone
-
-
-def _read(file: IO[bytes], offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)

@@ -1,7 +1,4 @@
-"""One record and its bytes -> a record that says what came, or why it did not.
-
-`width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written here; the bytes stay as they came.
-"""
+"""One record and its bytes -> a record that says what came, or why it did not; the bytes stay as they came."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from commonart.core.data.download.client import PendingDownload
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.opt_out import embedded_signals
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Problem, Sample
-from commonart.core.data.images.decode import EXTENSIONS, MAX_PIXELS, DecodeError, probe
-from commonart.core.data.paths import file_inside
+from commonart.core.data.files import file_inside
+from commonart.core.data.images.decode import EXTENSIONS, DecodeError, probe
 from commonart.core.data.record import Record, check_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
@@ -25,23 +22,16 @@ ENDINGS = ("", *(f".{ending}" for name in IMAGE_EXTENSIONS for ending in (name, 
 
 def resolve_image(
     record: Record,
-    pending: PendingDownload | None,
+    pending: Request | None,
     *,
     images: str | None,
     limits: Limits,
-    max_pixels: int = MAX_PIXELS,
     source_bytes: Callable[[Record], bytes | None],
 ) -> tuple[Record, Sample | Problem]:
-    """Get one record's bytes and check them.
+    """Get one record's bytes and check them -> the record, and its sample or the reason why there is none.
 
-    Args:
-        pending: the download of its `image_url`, where that is on the web.
-        images: a folder that may hold its file; see `in_folder`.
-        source_bytes: the bytes of a record whose source draws or stores them itself, else None.
-
-    Returns:
-        The record, and its sample or the reason why there is none. Bytes are looked for in `source_bytes`, `images`,
-        the record's `image` and `pending`, in this order.
+    `width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written. Bytes are looked for in `source_bytes` (None where
+    the record's source does not draw or store them itself), `images`, the record's `image` and `pending`, in this order.
     """
     signals: list[str] = []
     try:
@@ -56,11 +46,10 @@ def resolve_image(
             if download.url != record["image_url"] and data:
                 record = {**record, "fetched_url": download.url}
         if data is None:
-            raise DownloadError(
-                *("bad_url", str(record["image_url"])[:200])
-                if record.get("image_url")
-                else ("no_image", "neither image nor image_url" + (f", and no file in {images}" if images else ""))
-            )
+            if record.get("image_url"):
+                return record, Problem("bad_url", str(record["image_url"])[:200])
+            no_file = f", and no file in {images}" if images else ""
+            return record, Problem("no_image", f"neither image nor image_url{no_file}")
         signals += embedded_signals(data)
         if signals:
             record = {**record, "opt_out": sorted({*record.get("opt_out", []), *signals})}
@@ -68,7 +57,7 @@ def resolve_image(
             return record, Problem("opt_out", ", ".join(record["opt_out"]), rule=True)
         if len(data) > limits.max_bytes:
             return record, Problem("too_many_bytes", f"{len(data):,}")
-        info = probe(data, max_pixels=max_pixels)
+        info = probe(data)
     except (DownloadError, DecodeError) as error:
         return record, Problem(error.reason, error.detail)
     except CommonArtError as error:

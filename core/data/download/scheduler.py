@@ -1,8 +1,7 @@
 """From requests to answers, in one thread: hosts in turn, as many transfers as the limits allow.
 
-Before the first GET at a host its name is resolved and checked once, and its robots.txt and tdmrep.json are asked.
-Redirects go through the same gate. A request that failed for a transient reason is tried again after a pause, where that
-is short; the caller may ask again later for the others.
+Before the first GET at a host its name is resolved and checked once, and its robots.txt and tdmrep.json are asked. Redirects
+go through the same gate. A request that failed for a transient reason is tried again after a pause, where that is short.
 """
 
 from __future__ import annotations
@@ -10,17 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urljoin
 
-from commonart.core.data.download.addresses import AddressError, split_url
+import pycurl
+
+from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.content_encoding import decode
 from commonart.core.data.download.event_loop import EventLoop
-from commonart.core.data.download.hosts import ADDRESS_SECONDS, RULES_BYTES, Host, Resolver, forget_idle
+from commonart.core.data.download.hosts import ADDRESS_SECONDS, MAX_HOSTS, RULES, RULES_BYTES, Host, Resolver
 from commonart.core.data.download.limits import Download, DownloadError, Limits
-from commonart.core.data.download.opt_out import header_signals
+from commonart.core.data.download.opt_out import Rules, header_signals
 from commonart.core.data.download.request import Request
 from commonart.core.data.download.transfer import MOVED, Transfer, is_complete, parse_retry_after
 
@@ -44,19 +45,21 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="commonart-fetch", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Take a request in."""
+    def submit(self, url: str, byte_range: str = "") -> Request:
+        """Ask for `url`, or for a range of its bytes."""
+        request = Request(url, self.limits.max_bytes, byte_range, waited_for=self._prioritize, taken=self._release_soon)
         self._unanswered.add(request)
         self._loop.call_soon(lambda: self._route(request))
         if self._stopped:
             with suppress(InvalidStateError):  # the thread's end has seen this request already
                 request.future.set_exception(self._error or DownloadError("timeout", "the run has ended"))
+        return request
 
-    def prioritize(self, request: Request) -> None:
+    def _prioritize(self, request: Request) -> None:
         """Somebody waits for this request: it starts even when the buffer is full."""
         self._loop.call_soon(lambda: None if request.future.done() else self._awaited.add(request))
 
-    def release(self, request: Request) -> None:
+    def _release_soon(self, request: Request) -> None:
         """Stop counting the bytes of a request that were read."""
         if request.buffered:
             self._loop.call_soon(lambda: self._release(request))
@@ -72,11 +75,8 @@ class Scheduler:
 
     def stop(self) -> None:
         """End what is still on its way, and wait for the thread's end."""
-
-        def stop() -> None:
-            self._stopping = True
-
-        self._loop.call_soon(stop)
+        self._stopping = True
+        self._loop.call_soon(lambda: None)  # to wake it
         self._thread.join()
 
     # --- the thread --------------------------------------------------------------------------------------------------
@@ -102,13 +102,14 @@ class Scheduler:
         """Queue a request at its host, which is prepared first when it is new."""
         try:
             request.target = split_url(request.url)
-        except AddressError as error:
-            return self._fail(request, DownloadError(error.reason, error.detail))
+        except DownloadError as error:
+            return self._fail(request, error)
         site = request.target.site
         host = self._hosts.get(site)
         if host is None:
             host = self._hosts[site] = Host(request.target)
-            forget_idle(self._hosts)
+            while len(self._hosts) > MAX_HOSTS and (idle := next((k for k, h in self._hosts.items() if h.idle()), "")):
+                del self._hosts[idle]  # those used longest ago go first
         self._hosts.move_to_end(site)
         (host.rules_queue if request.for_rules else host.queue).append(request)
         self._prepare(host)
@@ -140,21 +141,20 @@ class Scheduler:
 
     def _ask_rules(self, host: Host) -> None:
         """Ask for robots.txt and tdmrep.json; images wait until both have been answered."""
-        for path, read in host.expect_rules().items():
-            self._ask_rule(host, Request(host.target.site + path, RULES_BYTES, for_rules=True), read)
+        host.rules, host.error, host.rules_pending = Rules(), None, len(RULES)
+        for path in RULES:
+            request = Request(host.target.site + path, RULES_BYTES, for_rules=True)
+            request.future.add_done_callback(partial(self._rules_answered, host, path, request))
+            self._unanswered.add(request)
+            self._route(request)
 
-    def _ask_rule(self, host: Host, request: Request, read: Callable[[Download | DownloadError], None]) -> None:
-        def answered(future: Future[Download]) -> None:
-            error = future.exception()
-            if not self._stopped:
-                assert error is None or isinstance(error, DownloadError)
-                read(error or future.result())
-                self._release(request)
-                self._prepare(host)
-
-        request.future.add_done_callback(answered)
-        self._unanswered.add(request)
-        self._route(request)
+    def _rules_answered(self, host: Host, path: str, request: Request, future: Future[Download]) -> None:
+        error = future.exception()
+        if not self._stopped:
+            assert error is None or isinstance(error, DownloadError)
+            host.take_rules(path, error or future.result())
+            self._release(request)
+            self._prepare(host)
 
     def _line_up(self, host: Host) -> None:
         """Put a host that may start a transfer into line, once its delay is over."""
@@ -207,13 +207,13 @@ class Scheduler:
             self._transfers += 1
         host.active += 1
         transfer.prepare(request, request.target, host)
-        self._loop.add(transfer)
+        self._loop.multi.add_handle(transfer.curl)
 
     def _finished(self, transfer: Transfer, error: DownloadError | None) -> None:
-        request, host = transfer.owner()
-        request.seconds += transfer.seconds
-        status, headers, body = transfer.status, transfer.headers(), bytes(transfer.body)
-        self._loop.remove(transfer)
+        request, host = transfer.owner
+        request.seconds += transfer.curl.getinfo(pycurl.TOTAL_TIME)
+        status, headers, body = transfer.curl.getinfo(pycurl.RESPONSE_CODE), transfer.headers(), bytes(transfer.body)
+        self._loop.multi.remove_handle(transfer.curl)
         if error is not None and error.reason == "connect":
             host.addresses_until = 0.0  # the name may mean another machine by now
         transfer.clear()

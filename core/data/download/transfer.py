@@ -44,11 +44,12 @@ _REASONS = {
 
 
 class Transfer:
-    """A libcurl handle with the answer that it is reading: `status`, `headers`, `body`."""
+    """A libcurl handle with the answer that it is reading: `headers`, `body`."""
+
+    owner: tuple[Request, Host]  # whose transfer this is, and with whom
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._owner: tuple[Request, Host] | None = None
         self.curl = curl = pycurl.Curl()
         curl.transfer = self
         for option, value in (
@@ -69,13 +70,12 @@ class Transfer:
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
         ):
             curl.setopt(option, value)
-        authorities = ca_file()
-        if authorities:
+        if authorities := ca_file():
             curl.setopt(pycurl.CAINFO, authorities)
 
     def prepare(self, request: Request, target: Target, host: Host) -> None:
         """Make the handle ready to ask for `target`, at the addresses that its host's name was resolved to."""
-        self._owner, self.max_bytes = (request, host), request.max_bytes
+        self.owner, self.max_bytes = (request, host), request.max_bytes
         self.body = bytearray()
         self.lines: list[bytes] = []
         self.header_bytes = 0
@@ -95,14 +95,10 @@ class Transfer:
         # Of rules the beginning is enough.
         curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if request.for_rules else request.max_bytes)
 
-    def owner(self) -> tuple[Request, Host]:
-        """Whose transfer this is, and with whom."""
-        assert self._owner is not None
-        return self._owner
-
     def clear(self) -> None:
         """Forget the answer: idle handles hold no memory."""
-        self._owner, self.body = None, bytearray()
+        del self.owner
+        self.body = bytearray()
 
     def _open_socket(self, purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
         family, kind, protocol, name = address
@@ -126,16 +122,6 @@ class Transfer:
         self.body += data
         return None
 
-    @property
-    def status(self) -> int:
-        """The answer's status code; 0 when there was none."""
-        return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
-
-    @property
-    def seconds(self) -> float:
-        """How long the transfer took."""
-        return float(self.curl.getinfo(pycurl.TOTAL_TIME))
-
     def headers(self) -> dict[str, list[str]]:
         """Return the answer's headers, names in lower case."""
         headers: dict[str, list[str]] = {}
@@ -157,8 +143,7 @@ class Transfer:
 
 
 def is_complete(status: int, headers: Mapping[str, Sequence[str]], size: int) -> bool:
-    """Return whether an answer of `size` bytes is the whole file: 200, 203 (a proxy changed its headers), or 206 of
-    all bytes."""
+    """Return whether an answer of `size` bytes is the whole file: 200, 203 (by way of a proxy), or 206 of all bytes."""
     content_range = "".join(headers.get("content-range", ())).lower().replace(" ", "")
     return status in (200, 203) or (status == 206 and content_range == f"bytes0-{size - 1}/{size}")
 
@@ -176,8 +161,8 @@ def parse_retry_after(retry_after: str) -> float:
 def ca_file() -> str:
     """Return the file of certificate authorities: SSL_CERT_FILE, the system's, else certifi's."""
     paths = ssl.get_default_verify_paths()
-    for path in (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt"):
-        if path and os.path.isfile(path):
+    for path in filter(None, (os.environ.get("SSL_CERT_FILE"), paths.cafile, "/etc/ssl/certs/ca-certificates.crt")):
+        if os.path.isfile(path):
             return path
     try:
         import certifi

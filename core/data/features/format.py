@@ -3,15 +3,15 @@
     commonart encode-text shards/      # shards/00000.tar -> shards/text/00000.tar, KEY.text.safetensors
     commonart encode-image shards/     # shards/00000.tar -> shards/image/00000.tar, KEY.latent.safetensors
 
-A feature shard has the name and the keys of its image shard. Beside it stands a note (`00000.json`) with the hash
-of the image shard that it was made from, and `features.json` says by which model; so a cache that no longer fits is
-noticed instead of trained on. Values are plain safetensors with a checksum (`core.data.features.tensors`); no torch here.
+A feature shard has the name and the keys of its image shard. Beside it stands a manifest (`00000.json`) with the hash of
+the image shard, and `features.json` says by which model it was made; so a cache that no longer fits is noticed instead of
+trained on. Values are plain safetensors with a checksum (`core.data.features.tensors`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from commonart.core.data.features.tensors import loaded, pack, packed_size, stor
 from commonart.core.data.files import sha256_file
 from commonart.core.data.record import Record, captions
 from commonart.core.data.shards.manifest import finished, shard_identity
-from commonart.core.data.shards.reader import list_shards, members
+from commonart.core.data.shards.reader import list_shards, members, read_span
 from commonart.core.data.shards.tar_index import Span
 from commonart.core.errors import CommonArtError, UsageError
 
@@ -36,6 +36,7 @@ STORES = {"text": ("bf16", "fp16", "int8"), "image": ("fp16", "bf16", "fp32")}  
 # What tells one model's features from another's. Not its name: a folder can be written in several ways, and the
 # revision is the commit or the hash of its files.
 IDENTITY = ("revision", "precision", "store")
+SAMPLED = 64  # records whose captions tell how long captions are
 NAMED = 10  # shards that are named in one sentence
 
 
@@ -53,7 +54,7 @@ class Meta:
 
 
 def check_store(kind: str, store: str) -> None:
-    """Raises UsageError when features of `kind` cannot be kept as `store`."""
+    """Raise UsageError where features of `kind` cannot be kept as `store`."""
     if store not in STORES[kind]:
         raise UsageError(f"--store {store} is not known.", f"Give {', '.join(STORES[kind])}.")
 
@@ -64,13 +65,9 @@ def caption_hash(text: str) -> str:
 
 
 def pack_text(states: Sequence[np.ndarray], record: Record, store: str) -> bytes:
-    """Return the member of one record: the states [L, D] (finite float32) of its captions, in the captions' order.
-
-    Raises:
-        OverflowError: a value does not fit in fp16.
-    """
-    joined = np.concatenate([np.asarray(s, np.float32) for s in states])
+    """Return the member of one record: the states [L, D] (finite float32) of its captions. Raises as `tensors.stored`."""
     lengths = np.array([len(s) for s in states], np.int32)
+    joined = np.concatenate([np.asarray(s, np.float32) for s in states])
     return pack({"lengths": lengths, **stored("states", joined, store)}, _about_text(record))
 
 
@@ -89,30 +86,21 @@ def _about_text(record: Record) -> dict[str, str]:
 
 
 def unpack_text(data: bytes) -> tuple[list[np.ndarray], list[str]]:
-    """Return (states, caption hashes) of one member: per caption float32 [L, D], and the hash of the text it was
-    made from."""
+    """Return (states, caption hashes) of one member: per caption float32 [L, D], and the hash of its text."""
     arrays, metadata = unpack(data)
     ends = np.cumsum(arrays["lengths"])
     return np.split(loaded("states", arrays), ends[:-1]), metadata["captions"].split(",")
 
 
 def pack_latent(mean: np.ndarray, std: np.ndarray, record: Record, store: str) -> bytes:
-    """Return the member of one image: mean and std [C, h, w] of its scaled latents (finite float32).
-
-    Raises:
-        OverflowError: a value does not fit in fp16.
-    """
-    return pack({**stored("mean", mean, store), **stored("std", std, store)}, _about_image(record))
+    """Return the member of one image: mean and std [C, h, w] of its scaled latents (finite float32). Raises likewise."""
+    return pack({**stored("mean", mean, store), **stored("std", std, store)}, {"sha256": record.get("sha256", "")})
 
 
 def latent_size(shape: tuple[int, int, int], record: Record, store: str) -> int:
     """Return the size in bytes of `pack_latent` for latents of this shape (C, h, w)."""
     layout = {**stored_layout("mean", shape, store), **stored_layout("std", shape, store)}
-    return packed_size(layout, _about_image(record))
-
-
-def _about_image(record: Record) -> dict[str, str]:
-    return {"sha256": record.get("sha256", "")}
+    return packed_size(layout, {"sha256": record.get("sha256", "")})
 
 
 def unpack_latent(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -126,19 +114,13 @@ class NoMeta(CommonArtError):
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return what `features.json` says.
-
-    Raises:
-        NoMeta: it is missing or damaged.
-        CommonArtError: it is of another version.
-    """
+    """Return what `features.json` says. Raises NoMeta, or CommonArtError where it is of another version."""
     path = folder / META
     try:
         value = orjson.loads(path.read_bytes())
         if value["version"] != VERSION:
             raise CommonArtError(
-                f"{path} is of version {value['version']}; this commonart reads {VERSION}.",
-                "Encode it again.",
+                f"{path} is of version {value['version']}; this commonart reads {VERSION}.", "Encode it again."
             )
         return Meta(**{name: value[name] for name in Meta.__dataclass_fields__})
     except OSError as error:
@@ -155,9 +137,7 @@ def read_meta(folder: Path) -> Meta:
 def read_null(folder: Path) -> np.ndarray:
     """Return the embedding of "no text", float32 [1, D], as `features.json` knows it.
 
-    Raises:
-        OSError: it is missing.
-        ValueError: it is damaged, or of other features.
+    Raises OSError where it is missing, ValueError where it is damaged, or of other features.
     """
     about, data = orjson.loads((folder / META).read_bytes()), (folder / NULL).read_bytes()
     if "null_sha256" in about and about["null_sha256"] != hashlib.sha256(data).hexdigest():
@@ -174,12 +154,7 @@ def feature_tars(folder: Path) -> list[Path]:
 
 
 class Features:
-    """Reads a folder of features, by shard or by key. One per process; files are opened for each read.
-
-    Example:
-        features = Features("shards/text"); features.check("shards")
-        features.text("00000", record)        # one record's captions, float32 [L, D] each
-    """
+    """A folder of features; files are opened for each read."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -189,13 +164,15 @@ class Features:
     def beside(cls, source: str | Path, kind: str) -> Features | None:
         """Return the features of a folder of shards, where encode-text ("text") or encode-image ("image") puts them."""
         folder = Path(source) / kind
-        if not (folder / META).exists() and feature_tars(folder):
+        if (folder / META).exists():
+            return cls(folder)
+        if feature_tars(folder):
             raise CommonArtError(
                 f"{folder} holds features, and {folder / META} is missing.",
                 f"Run the same commonart encode-{kind} {source} again: it writes that file, and no shard; "
                 "or move that folder away.",
             )
-        return cls(folder) if (folder / META).exists() else None
+        return None
 
     def null(self) -> np.ndarray:
         """Return the embedding of "no text", float32 [1, D]."""
@@ -210,10 +187,9 @@ class Features:
     def check(self, source: str | Path, *, full: bool = False) -> None:
         """Make sure that every shard of `source` has its features, made from the shard as it is now.
 
-        Hashes come from the notes beside the shards where those fit; `full` reads every byte instead.
+        Hashes come from the manifests beside the shards where those fit; `full` reads every byte instead.
 
-        Raises:
-            CommonArtError: features are missing, stale, of several models, or of shards that are gone.
+        Raises CommonArtError: features are missing, stale, of several models, or of shards that are gone.
         """
         again = f"run the same commonart encode-{self.meta.kind} again"
         if self.meta.kind == "text":
@@ -227,15 +203,12 @@ class Features:
                     f"{path} has no features in {self.folder}.",
                     f"Run commonart encode-{self.meta.kind} {source} again to finish them.",
                 )
+            fix = f"Remove {_files(tar)} and {again}, or add --overwrite to make all again."
             if manifest.input != (sha256_file(path) if full else shard_identity(path)):
-                raise CommonArtError(
-                    f"{tar} was made from another {path}.",
-                    f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
-                )
+                raise CommonArtError(f"{tar} was made from another {path}.", fix)
             if changed := [k for k in IDENTITY if manifest.settings.get(k) != getattr(self.meta, k)]:
                 raise CommonArtError(
-                    f"{tar} was made with another {' and '.join(changed)} than {self.folder / META} says.",
-                    f"Remove {_files(tar)} and {again}, or add --overwrite to make all again.",
+                    f"{tar} was made with another {' and '.join(changed)} than {self.folder / META} says.", fix
                 )
         if others := [tar for tar in feature_tars(self.folder) if tar.name not in images]:
             more = len(others) - NAMED
@@ -245,49 +218,14 @@ class Features:
                 "or put the images back.",
             )
 
-    def keys(self, shard: str) -> list[str]:
-        """Return the keys of a shard ("00000"), in its order; records that were dropped are absent."""
-        return list(self.spans(shard))
-
-    def text(self, shard: str, record: Record) -> list[np.ndarray]:
-        """Return the states of one record's captions, float32 [L, D] each, in the captions' order.
-
-        Raises:
-            KeyError: that record has no features (it had no captions).
-            CommonArtError: its captions are not those that were encoded.
-        """
-        span = self.spans(shard)[record["key"]]
-        states, hashes = self._unpacked(unpack_text, shard, record["key"], self.read(shard, span))
-        if hashes != [caption_hash(c["text"]) for c in captions(record)]:
-            tar = self.folder / f"{shard}.tar"
-            raise CommonArtError(
-                f"The captions of record '{record['key']}' changed after {tar} was made.",
-                f"Remove {_files(tar)} and run the same commonart encode-text again.",
-            )
-        return states
-
-    def mean_caption_tokens(self, count: int = 64) -> int:
-        """Return the mean tokens of a caption in the first `count` records; 0 where nothing is encoded yet."""
+    def mean_caption_tokens(self) -> int:
+        """Return the mean tokens of a caption in the first records; 0 where nothing is encoded yet."""
         lengths: list[int] = []
         for tar in feature_tars(self.folder)[:1]:
-            for span in list(self.spans(tar.stem).values())[:count]:
+            for span in list(self.spans(tar.stem).values())[:SAMPLED]:
                 with suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is trained on
                     lengths += map(len, unpack_text(self.read(tar.stem, span))[0])
         return round(sum(lengths) / len(lengths)) if lengths else 0
-
-    def latent(self, shard: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (mean, std) of one image's scaled latents, float32 [C, h, w]. Raises KeyError where it has none."""
-        span = self.spans(shard)[key]
-        mean, std = self._unpacked(unpack_latent, shard, key, self.read(shard, span))
-        return mean, std
-
-    def read_text(self, shard: str) -> dict[str, list[np.ndarray]]:
-        """Return all of a shard: key -> per caption float32 [L, D]."""
-        return {key: self._unpacked(unpack_text, shard, key, data)[0] for key, data in self._read_all(shard)}
-
-    def read_latents(self, shard: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return all of a shard: key -> (mean, std), float32 [C, h, w]."""
-        return {key: self._unpacked(unpack_latent, shard, key, data) for key, data in self._read_all(shard)}
 
     def spans(self, shard: str) -> dict[str, Span]:
         """Return where each record's features lie in a shard: key -> (offset, size)."""
@@ -296,25 +234,9 @@ class Features:
 
     def read(self, shard: str, span: Span) -> bytes:
         """Return the member at a span, as `unpack_text` and `unpack_latent` take it."""
-        with open(self.folder / f"{shard}.tar", "rb") as file:
-            file.seek(span[0])
-            return file.read(span[1])
-
-    def _read_all(self, shard: str) -> list[tuple[str, bytes]]:
-        data = memoryview((self.folder / f"{shard}.tar").read_bytes())
-        return [(key, data[o : o + s].tobytes()) for key, (o, s) in self.spans(shard).items()]
-
-    def _unpacked(self, unpack: Callable[[bytes], Any], shard: str, key: str, data: bytes) -> Any:
-        try:
-            return unpack(data)
-        except (ValueError, KeyError) as error:
-            tar = self.folder / f"{shard}.tar"
-            raise CommonArtError(
-                f"{tar}#{key} is damaged: {error}.",
-                f"Remove {_files(tar)} and run the same commonart encode-{self.meta.kind} again.",
-            ) from error
+        return read_span(self.folder / f"{shard}.tar", span)
 
 
 def _files(tar: Path) -> str:
-    """A shard with its note and its index, for people: f/text/00003.*."""
+    """A shard with its manifest and its index, for people: f/text/00003.*."""
     return str(tar.with_suffix(".*"))

@@ -1,7 +1,5 @@
 """What encode-text and encode-image have to do: which feature shards are missing, their size, and `features.json`.
 
-    commonart encode-text shards/      # the same command again finishes what was interrupted
-
 The shards themselves are made by `core.data.stream.run`, one of each image shard, as those of every other stage.
 """
 
@@ -23,13 +21,7 @@ from commonart.core.data.features.format import EXTENSIONS, META, NULL, VERSION,
 from commonart.core.data.features.tensors import pack
 from commonart.core.data.files import write_bytes, write_json
 from commonart.core.data.record import Record
-from commonart.core.data.shards.manifest import (
-    MadeFrom,
-    finished_as,
-    manifest_path,
-    read_manifest,
-    shard_identity,
-)
+from commonart.core.data.shards.manifest import MadeFrom, finished_as, manifest_path, read_manifest, shard_identity
 from commonart.core.data.shards.reader import MAKE_SHARDS, list_shards, read_shard
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
@@ -63,10 +55,8 @@ class FeaturePlan:
     def estimate(self, sizes: Callable[[list[Record]], Sequence[int]]) -> int:
         """Return the bytes that all unfinished shards will take: their number of records, times the mean of a sample.
 
-        What they replace is taken off; but one shard is complete before it replaces another.
-
-        Args:
-            sizes: the bytes of each record's member.
+        What they replace is taken off; but one shard is complete before it replaces another. `sizes` gives the bytes of
+        each record's member.
         """
         chosen = _spread(self.unfinished, SAMPLED_SHARDS)
         sampled = {path: list(read_shard(path)) for path in chosen}
@@ -76,10 +66,10 @@ class FeaturePlan:
         per_byte = sum(map(len, sampled.values())) / max(1, sum(path.stat().st_size for path in chosen))
         total = largest = 0
         for path in self.unfinished:
-            manifest = read_manifest(path)
             if path in sampled:
                 count = float(len(sampled[path]))
             else:
+                manifest = read_manifest(path)
                 count = manifest.written if manifest is not None else path.stat().st_size * per_byte
             size = -(-int(count * mean + 2 * BLOCK) // RECORD) * RECORD
             replaced = self.out / path.name
@@ -90,18 +80,11 @@ class FeaturePlan:
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
     """`count` of the items, evenly over all of them; all, where there are fewer."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
+    return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
 def image_shards(stage: str, source: str) -> list[Path]:
-    """Return the image shards of SOURCE; asked before a model is downloaded or loaded.
-
-    Raises:
-        UsageError: SOURCE is not a folder.
-        CommonArtError: it does not exist, or holds no shard.
-    """
+    """Return the image shards of SOURCE; asked before a model is downloaded or loaded. Raises as `list_shards`."""
     if source == "-" or Path(source).is_file():
         raise UsageError(f"{stage} needs a folder of shards, and {source} is not one.", MAKE_SHARDS)
     return list_shards(source)
@@ -112,9 +95,7 @@ def plan_features(
 ) -> FeaturePlan:
     """Find out which shards of `source` still lack features in `out` (by default SOURCE/text or SOURCE/image).
 
-    Args:
-        settings: what the features depend on: revision, precision, store and so on. Kept in every manifest.
-        overwrite: all are to be made again.
+    `settings` are what the features depend on (revision, precision, store, ...); every manifest keeps them.
 
     Raises:
         UsageError: the source is not a folder of shards, or `out` is the source.
@@ -143,15 +124,9 @@ def _is_described(folder: Path, kind: str) -> bool:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse, before the first byte, what the disk cannot hold.
-
-    Raises:
-        CommonArtError: fewer than `needed` bytes are free where `folder` is or will be.
-    """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    """Raise CommonArtError where fewer than `needed` bytes are free where `folder` is or will be."""
+    absolute = folder.absolute()
+    free = shutil.disk_usage(next(path for path in (absolute, *absolute.parents) if path.exists())).free
     if needed > free:
         raise CommonArtError(
             f"{what} would take about {_size(needed)}, and {folder} has {_size(free)} free.",
@@ -172,8 +147,7 @@ def _size(count: int) -> str:
 def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: bool) -> None:
     """Write `features.json` (and the null embedding [1, D]) unless the same are there, undamaged, and not `overwrite`.
 
-    Raises:
-        CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
+    Raises CommonArtError: the folder holds features of another model or with other settings, and not `overwrite`.
     """
     if not overwrite:
         try:
@@ -197,17 +171,14 @@ def write_meta(folder: Path, meta: Meta, null: np.ndarray | None, overwrite: boo
 
 
 def write_features(plan: FeaturePlan, encode: Encode | None, **options: Any) -> Summary:
-    """Make the feature shards that are left to this task, and count all of its shards.
+    """Make the feature shards that are left to this task, and count all of its shards; `options` go to `stream.run`.
 
-    Args:
-        encode: may be None where nothing is left to do, so that a finished folder needs no model.
-        options: as `core.data.stream.run` takes them. Raises as it does.
+    `encode` may be None where nothing is left to do, so that a finished folder needs no model.
     """
 
     def transform(records: Iterable[Record], drop: Drop) -> Iterator[Feature]:
         assert encode is not None
-        for key, data in encode(records, drop):
-            yield Feature(key, data, EXTENSIONS[plan.kind])
+        yield from (Feature(key, data, EXTENSIONS[plan.kind]) for key, data in encode(records, drop))
 
     if plan.overwrite:  # so that an interrupted --overwrite is finished without it
         for path in plan.todo:

@@ -1,7 +1,5 @@
 """Arrays as safetensors, without torch: what feature shards hold.
 
-    data = pack({"a": np.zeros((2, 3), np.float32)}); arrays, metadata = unpack(data)
-
 Plain files that any reader of safetensors opens. numpy has no bfloat16, so that one is kept as its 16 bits in uint16.
 Their metadata begin with a CRC-32 of everything else, so that a bit that a disk lost is noticed when it is read.
 Source: the format's description, github.com/huggingface/safetensors#format.
@@ -62,11 +60,9 @@ def _header(layout: Layout, metadata: Mapping[str, str] | None) -> tuple[bytes, 
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays (views into `data`) and the metadata of a safetensors file that `pack` wrote, or wrote
-    before checksums.
+    """Return the arrays (views into `data`) and the metadata of a file that `pack` wrote, or wrote before checksums.
 
-    Raises:
-        ValueError: the bytes are not such a file, or not those that were written.
+    Raises ValueError where the bytes are not such a file, or not those that were written.
     """
     if data[8:_CRC_AT] == _CRC and data[_CRC_AT : _CRC_AT + 8] != b"%08x" % _crc(data):
         raise ValueError("its checksum does not fit")
@@ -99,8 +95,7 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 def stored(name: str, values: np.ndarray, store: str) -> dict[str, np.ndarray]:
     """float32 `values` as `store` keeps them: bf16, fp16, fp32, or int8 with one float32 scale for each row of [L, D].
 
-    Raises:
-        OverflowError: a value does not fit in fp16.
+    Raises OverflowError where a value does not fit in fp16.
     """
     if store == "int8":
         scale = np.abs(values).max(axis=1, keepdims=True) / 127

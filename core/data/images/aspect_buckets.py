@@ -1,8 +1,5 @@
 """Aspect buckets: sizes of nearly one area, so that a wide image need not lose its sides.
 
-    commonart shard raw/ -o shards/ --size 512 --buckets
-    commonart sample "a lighthouse" --size 512 --aspect 3:2
-
 At 256, 512 and 1024 they are the 40 sizes that PixArt-Sigma was trained on. A record's bucket is its `width` and `height`.
 """
 
@@ -26,12 +23,7 @@ def bucket_sizes(resolution: int, multiple: int = FINEST) -> tuple[Size, ...]:
     """Return the sizes around `resolution` x `resolution`, from upright to wide: 40 of them from 256 pixels on.
 
     Sides are multiples of resolution / 16 (of 8 at least), the ratio is at most 4, and the area 90 to 100 % of the square's.
-
-    Args:
-        multiple: only sizes whose sides are multiples of it, as a model may need.
-
-    Raises:
-        ValueError: there are none.
+    Only sizes whose sides are multiples of `multiple`, as a model may need; ValueError where there are none.
 
     Source: ASPECT_RATIO_256, _512 and _1024 of PixArt-Sigma (diffusion/data/datasets/utils.py), derived here by rule.
     """
@@ -45,8 +37,8 @@ def bucket_sizes(resolution: int, multiple: int = FINEST) -> tuple[Size, ...]:
         if LEAST_AREA * area <= width * height <= area
         and max(width, height) <= WIDEST * min(width, height)
         and (area, (width, height)) != (UNITS**2, ABSENT)
+        and width * unit % multiple == height * unit % multiple == 0
     ]
-    sizes = [size for size in sizes if size[0] % multiple == size[1] % multiple == 0]
     if not sizes:
         raise ValueError(
             f"no size of the area of {resolution} x {resolution} has sides that are multiples of {multiple}"

@@ -2,7 +2,7 @@
 
 What the numbers of a file mean is said, in this order, by its ICC profile, a PNG's sRGB chunk, a PNG's gAMA and cHRM, or
 a camera's mark that it wrote Adobe RGB (DCF 2.0: EXIF interoperability index R03); where nothing says it, sRGB is meant.
-All conversions are littleCMS', relative colorimetric with black point compensation. No torch.
+All conversions are littleCMS', relative colorimetric with black point compensation.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ class UnsupportedMode(ValueError):
 def to_srgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB in sRGB on white, same size; `image` itself where it is that already. `image` is loaded.
 
-    Raises:
-        UnsupportedMode: 32-bit or floating-point pixels, or a mode that no image has.
+    Raises UnsupportedMode for 32-bit or floating-point pixels, or a mode that no image has.
     """
     profile = image.info.get("icc_profile") or _implied_profile(image)
     image = _eight_bits(image)
@@ -99,15 +98,10 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
                 return None
             if mode == "RGB" and (source.profile.profile_description or "").startswith("sRGB"):
                 return None
-        return ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            # A fine table costs 0.1 s per CMYK profile, and keeps the darkest colours within a visible step.
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.HIGHRESPRECALC,
-        )
+        # A fine table costs 0.1 s per CMYK profile, and keeps the darkest colours within a visible step.
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.HIGHRESPRECALC
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
 
@@ -143,10 +137,7 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
 def matrix_profile(gamma: float, places: Sequence[float]) -> bytes | None:
     """Return an ICC v2 display profile for an RGB space, or None where the primaries span none.
 
-    Args:
-        gamma: light = value ** gamma, for all three channels.
-        places: x and y of white, red, green and blue (CIE 1931).
-
+    `gamma`: light = value ** gamma; `places`: x and y of white, red, green and blue (CIE 1931).
     Source: ICC.1:2001-04, sections 6.3.1.2 and 6.5; adaptation to D50 by Bradford.
     """
     try:

@@ -1,10 +1,7 @@
 """Bytes from anywhere -> RGB pixels as their photographer meant them, or a `DecodeError` with a reason code.
 
-    commonart shard raw/ -o shards/ --size 256
-
-Formats: JPEG, PNG, WebP, GIF, TIFF, AVIF and BMP, and with the extra `heic` HEIC; one image each. Pixels come
-out upright (EXIF), in sRGB (ICC), 8 bits, with transparency on white. Limits are errors, truncation too: nothing is
-filled in and nothing is guessed. No torch.
+Formats: JPEG, PNG, WebP, GIF, TIFF, AVIF and BMP, and with the extra `heic` HEIC; one image each. Pixels come out upright
+(EXIF), in sRGB (ICC), 8 bits, with transparency on white. Truncation is an error: nothing is filled in or guessed.
 """
 
 from __future__ import annotations
@@ -58,9 +55,8 @@ _NOT_READ = {
     "PSD": re.compile(rb"8BPS"),
     "PDF": re.compile(rb"%PDF"),
 }
-_NCLX = re.compile(
-    rb"colrnclx(..)(..)", re.DOTALL
-)  # ISO/IEC 14496-12, 12.1.5: primaries and transfer (ISO/IEC 23091-2)
+# ISO/IEC 14496-12, 12.1.5: primaries and transfer (ISO/IEC 23091-2).
+_NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
 _SRGB_CODES = ({1, 2}, {1, 2, 6, 13, 14, 15})  # and what is not stated; curves of video are shown as sRGB's
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
@@ -78,8 +74,7 @@ class DecodeError(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
         return type(self), (self.reason, self.detail)
@@ -96,31 +91,31 @@ class Probe(NamedTuple):
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Probe:
     """Read the header only, at about 30 us; pixels may still turn out to be damaged.
 
-    Raises:
-        DecodeError: empty, not_an_image, too_many_pixels, damaged.
+    Raises DecodeError: empty, not_an_image, too_many_pixels, damaged.
     """
     return ProbedImage(data, max_pixels).probe
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[int, int] = 0) -> Image.Image:
-    """Decode one image to RGB, upright, sRGB, on white.
-
-    Args:
-        max_pixels: the largest width x height that is decoded.
-        at_least: see `Opened.pixels`.
-
-    Raises:
-        DecodeError: see there.
-    """
+    """Decode one image to RGB, upright, sRGB, on white; see `ProbedImage.pixels`. Raises DecodeError."""
     return ProbedImage(data, max_pixels).pixels(at_least)
 
 
-class ProbedImage:
-    """An image whose header was read, `probe`, and which can then be decoded, once, without reading it again.
+def decode_within(data: bytes, side: int) -> Image.Image:
+    """Decode an image to RGB whose longer side has at most `side` pixels.
 
     Raises:
-        DecodeError: as `probe`.
+        DecodeError: as `decode`.
     """
+    probed = ProbedImage(data)
+    scale = min(1.0, side / max(probed.probe.width, probed.probe.height))
+    size = max(1, round(probed.probe.width * scale)), max(1, round(probed.probe.height * scale))
+    pixels = probed.pixels(size)  # a JPEG at a fraction of its size
+    return pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+class ProbedImage:
+    """An image whose header was read, `probe`, and which can then be decoded, once. Raises as the function `probe`."""
 
     __slots__ = ("_data", "_image", "_orientation", "probe")
 
@@ -134,14 +129,10 @@ class ProbedImage:
         self.probe = Probe(width, height, MIMES[self._image.format or ""][0])
 
     def pixels(self, at_least: int | tuple[int, int] = 0) -> Image.Image:
-        """RGB, upright, sRGB, on white.
+        """RGB, upright, sRGB, on white. Raises DecodeError.
 
-        Args:
-            at_least: when the result will be scaled down to cover this (side, or width x height, upright), a JPEG may be
-                decoded at 1/2, 1/4 or 1/8 of its size by its own transform, as long as it stays at least twice that large.
-
-        Raises:
-            DecodeError: see there.
+        When the result will be scaled down to cover `at_least` (side, or width x height, upright), a JPEG may be decoded at
+        1/2, 1/4 or 1/8 of its size by its own transform, as long as it stays at least twice that large.
         """
         with self._image as image:
             try:
@@ -161,9 +152,8 @@ class ProbedImage:
                 pixels = to_srgb(image)
                 # Pillow would write the old profile and EXIF into whatever these pixels are saved as.
                 pixels.info = {}
-                upright = _UPRIGHT.get(self._orientation)
-                # Pillow turns TIFF by itself while it loads.
-                return pixels if upright is None or image.format == "TIFF" else pixels.transpose(upright)
+                upright = None if image.format == "TIFF" else _UPRIGHT.get(self._orientation)
+                return pixels if upright is None else pixels.transpose(upright)
             except DecodeError:
                 raise
             except UnsupportedMode as error:
@@ -175,9 +165,8 @@ class ProbedImage:
 def resize_crop(image: Image.Image, size: int | tuple[int, int], resample: str = "lanczos") -> Image.Image:
     """Scale so that `size` (side, or width x height) is covered, and cut out the centre, in one pass.
 
-    Args:
-        resample: lanczos (sharper; where the scale is below 1/6, whole pixels are averaged to three times the size
-            first), or area: the mean of what a pixel covers, at a third of the cost.
+    `resample`: lanczos (sharper; where the scale is below 1/6, whole pixels are averaged to three times the size first), or
+    area: the mean of what a pixel covers, at a third of the cost.
     """
     width, height = (size, size) if isinstance(size, int) else size
     if image.size == (width, height):
@@ -192,8 +181,7 @@ def resize_crop(image: Image.Image, size: int | tuple[int, int], resample: str =
 def encode(image: Image.Image, format: str, quality: int = 95) -> bytes:
     """Return the bytes of an RGB image as `jpg` (4:4:4), `png` or `webp`, without metadata: same pixels, same bytes.
 
-    Args:
-        quality: 1 to 100 for jpg and webp; WebP at 100 is lossless. PNG always is.
+    `quality`: 1 to 100 for jpg and webp; WebP at 100 is lossless. PNG always is.
     """
     out = io.BytesIO()
     if format == "jpg":
@@ -234,8 +222,7 @@ def _reading(error: Exception, data: bytes) -> DecodeError:
     # A WebP says how long it is, and its decoder only that it failed.
     short = data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")
     early = short or isinstance(error, EOFError) or any(word in text.lower() for word in cut)
-    reason = "truncated" if early else "damaged"
-    return DecodeError(reason, text or type(error).__name__)
+    return DecodeError("truncated" if early else "damaged", text or type(error).__name__)
 
 
 def _formats_of(data: bytes) -> tuple[str, ...]:
@@ -251,9 +238,7 @@ def _formats_of(data: bytes) -> tuple[str, ...]:
 
 def _looks_like(data: bytes) -> str:
     if format := next((name for name, start in _NOT_READ.items() if start.match(data)), ""):
-        return (
-            f"{format}: {'pillow-heif reads it (the extra heic), or convert it' if format == 'HEIC' else 'convert it'}"
-        )
+        return f"{format}: {'pillow-heif reads it (the extra heic), or ' if format == 'HEIC' else ''}convert it"
     head = data[:256].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
         return "a page or XML"

@@ -2,14 +2,12 @@
 
     shards/hashes/00000.safetensors      # of one input shard: `fingerprint` uint64 [n], and the keys of its n records
 
-A task makes the lists of its own shards, then those that are still missing, whoever they belong to; so it never waits, and
-tasks that run one after the other share the work just the same. Each then searches all lists (core.data.images.phash): 8 bytes
-of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
+A task makes the lists of its own shards, then those that are still missing, whoever they belong to; so it never waits. Each
+then searches all lists: 8 bytes of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -22,7 +20,7 @@ import orjson
 
 from commonart.core.data.files import write_bytes
 from commonart.core.data.images.phash import copies
-from commonart.core.data.record import Record
+from commonart.core.data.record import Record, key_hash
 from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, reason
@@ -48,7 +46,7 @@ class Copies:
         for number, (first, last) in enumerate(pairwise(edges)):
             if first < last:
                 keys = _keys(paths[number])
-                hashes[first:last] = [_hash(keys[row]) for row in (rows[first:last] - starts[number]).tolist()]
+                hashes[first:last] = [key_hash(keys[row]) for row in (rows[first:last] - starts[number]).tolist()]
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._kept = hashes[order], kept_by[rows][order]
 
@@ -57,9 +55,9 @@ class Copies:
 
     def of(self, key: str) -> str | None:
         """Return the key of the record that stays in place of this one; None when this one stays itself."""
-        key_hash = np.uint64(_hash(key))
-        index = int(np.searchsorted(self._hashes, key_hash))
-        if index == len(self._hashes) or self._hashes[index] != key_hash:
+        hashed = np.uint64(key_hash(key))
+        index = int(np.searchsorted(self._hashes, hashed))
+        if index == len(self._hashes) or self._hashes[index] != hashed:
             return None
         row = int(self._kept[index])
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -82,9 +80,6 @@ def find_copies(
         folder: where the lists are kept (OUT/hashes); those that are there and fit are not made again.
         fingerprints: (record, fingerprint) for each record, in order; 0 for one that will not be used.
         settings: what the fingerprints depend on besides the records.
-
-    Raises:
-        CommonArtError: a list is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ensure = partial(_ensure, folder, fingerprints, settings, tick)
@@ -109,9 +104,8 @@ def _ensure(folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any
     from safetensors.numpy import save
 
     path = folder / f"{chunk.name}.safetensors"
-    made_from = orjson.dumps(
-        {"input": chunk.identity(), "settings": dict(settings)}, option=orjson.OPT_SORT_KEYS
-    ).decode()
+    about = {"input": chunk.identity(), "settings": dict(settings)}
+    made_from = orjson.dumps(about, option=orjson.OPT_SORT_KEYS).decode()
     if path.exists() and _made_from(path) == made_from:
         return
     keys, prints = [], []
@@ -151,7 +145,3 @@ def _read(path: Path, name: str) -> np.ndarray:
 
 def _keys(path: Path) -> list[str]:
     return _read(path, "keys").tobytes().decode().split("\n")
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -1,8 +1,7 @@
 """Whether a file holds all of its image, where Pillow does not say so.
 
-JPEG: libjpeg fills in what is missing before an end mark. A download that was cut and closed with one decodes without an
-error, grey from the cut on (baseline) or blurred (progressive); only the last few blocks of a baseline JPEG, and the last
-scan of a progressive one, are not looked at. PNG: Pillow does not compare the checksums of the data.
+JPEG: libjpeg fills in what is missing before an end mark, grey (baseline) or blurred (progressive); only the last few blocks
+of a baseline JPEG, and the last scan of a progressive one, are not looked at. PNG: Pillow compares no checksums of the data.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def jpeg_is_complete(data: bytes, image: Image.Image, drafted: tuple[int, int] | None) -> bool:
-    """Return whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling
-    in."""
+    """Return whether `image`, loaded from `data` (after `image.draft(None, drafted)`), was decoded without filling in."""
     if image.info.get("progressive"):
         return _all_scans(data)
     # What libjpeg finds no data for is middle grey; an image that ends so by itself is decoded once more.

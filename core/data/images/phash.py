@@ -1,13 +1,12 @@
 """Which images are copies of each other: a perceptual hash of 64 bits, and the search for hashes that are near.
 
 Copies that were saved again, scaled or brightened a little differ in at most NEAR bits; crops and mirror images do not
-count as copies. Among 29 photographs of COCO unrelated ones differ in 20 bits or more. No torch.
+count as copies. Among 29 photographs of COCO unrelated ones differ in 20 bits or more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +16,8 @@ NEAR = 4  # bits; of a hash that has as many ones as zeros, two differ in an eve
 TELLING = 24  # ones; an image that is flat, or half of it, has fewer (of 32), and its hash says too little
 BLOCKS = 6  # parts of a hash: two hashes that differ in NEAR bits agree in BLOCKS - NEAR of them at least
 PART = 1 << 21  # hashes that are compared at once: about 100 MB
+# The first 8 rows of the DCT-II of 32 points, float32 [8, 32].
+_DCT = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32) + 1) / 64).astype(np.float32)
 
 
 def phash(image: Image.Image) -> str:
@@ -25,9 +26,8 @@ def phash(image: Image.Image) -> str:
     # 36 of a large image's pixels tell as much of each of the 32 x 32 as all of them (16 do not: four times as many
     # copies are missed), in less than half the time.
     sampled = image.resize((192, 192), Image.Resampling.NEAREST).convert("L").reduce(6)
-    basis = _dct_basis()
     # Rounding keeps the bits of flat areas, where all terms are zero but for float noise, the same everywhere.
-    terms = np.round(basis @ np.asarray(sampled, dtype=np.float32) @ basis.T, 2).ravel()
+    terms = np.round(_DCT @ np.asarray(sampled, dtype=np.float32) @ _DCT.T, 2).ravel()
     bits = np.packbits(terms > np.sort(terms[1:])[31])  # the median of 63, without the checks of np.median
     return bits.tobytes().hex()
 
@@ -46,11 +46,8 @@ def copies(prints: np.ndarray, *, part: int = PART) -> np.ndarray:
     """For each fingerprint the row that it is a copy of, or -1 where it is kept. int64, same length.
 
     In the order of the rows: one is a copy when an earlier one that is kept differs in at most NEAR bits; of several such
-    the earliest is named. What comes later changes nothing. 0 is no fingerprint: neither a copy nor copied.
-
-    Args:
-        prints: uint64, one per image.
-        part: how many are sorted and compared at once; bounds memory, not the result.
+    the earliest is named. What comes later changes nothing. 0 is no fingerprint: neither a copy nor copied. `part`: how many
+    (uint64) are sorted and compared at once; it bounds memory, not the result.
 
     Source of the search, by blocks that agree: Manku, Jain, Das Sarma, "Detecting near-duplicates for web crawling", 2007.
     """
@@ -108,10 +105,3 @@ def _alike(prints: np.ndarray, mask: np.uint64, part: int) -> Iterator[np.ndarra
         members = np.concatenate(rows)
         if len(members):
             yield members[np.argsort(prints[members] & mask, kind="stable")]
-
-
-@lru_cache(maxsize=1)
-def _dct_basis() -> np.ndarray:
-    """The first 8 rows of the DCT-II of 32 points, float32 [8, 32]."""
-    k, n = np.arange(8)[:, None], np.arange(32)[None, :]
-    return np.cos(np.pi * k * (2 * n + 1) / 64).astype(np.float32)

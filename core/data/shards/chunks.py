@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,14 +55,10 @@ def grouped(records: Iterable[Record], size: int | None) -> Iterator[Chunk]:
     if size is None:
         yield Chunk("00000", records, str)
         return
-    group: list[Record] = []
-    number = 0
-    for record in records:
-        group.append(record)
-        if len(group) == size:
-            yield Chunk(f"{number:05d}", group, partial(_hash, group))
-            group, number = [], number + 1
-    if group or number == 0:
+    remaining = iter(records)
+    for number in count():
+        if not (group := list(islice(remaining, size))) and number > 0:
+            return
         yield Chunk(f"{number:05d}", group, partial(_hash, group))
 
 

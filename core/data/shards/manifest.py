@@ -33,12 +33,9 @@ class MadeFrom:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(MadeFrom):
     """What a finished shard was made from, its counts of records, and the size and SHA-256 of its tar."""
 
-    stage: str
-    input: str
-    settings: dict[str, Any]
     read: int
     written: int
     dropped: dict[str, int]
@@ -48,11 +45,6 @@ class Manifest:
     missing: dict[str, int] = field(
         default_factory=dict
     )  # captions, by reason; it stands in the file where there are any
-
-    @property
-    def made_from(self) -> MadeFrom:
-        """What the shard depends on."""
-        return MadeFrom(self.stage, self.input, self.settings)
 
 
 def manifest_path(tar: Path) -> Path:
@@ -122,10 +114,9 @@ def finished_as(tar: Path, made_from: MadeFrom, *, overwrite: bool = False) -> M
     changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if not changed and manifest.input == made_from.input:
         return manifest
+    how = f"with other settings ({', '.join(changed)})" if changed else "from other input"
     raise CommonArtError(
-        f"{tar} was made with other settings ({', '.join(changed)})."
-        if changed
-        else f"{tar} was made from other input.",
+        f"{tar} was made {how}.",
         f"Give another -o, add --overwrite to make all again, or remove {tar.with_suffix('.*')} to make that one again.",
     )
 

@@ -1,7 +1,4 @@
-"""Shards: tars in WebDataset naming (`KEY.json`, `KEY.jpg`), written reproducibly, read by member.
-
-tar tf shards/00000.tar | head -2
-"""
+"""Shards: tars in WebDataset naming (`KEY.json`, `KEY.jpg`), read by member."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import orjson
 
@@ -24,16 +20,11 @@ from commonart.core.errors import CommonArtError, SchemaError, UsageError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "avif", "bmp", "heic", "heif")
 MAX_MEMBER = 1 << 30  # bytes; no image, caption or feature is larger
-
-
 MAKE_SHARDS = "Make shards: commonart shard raw/ -o shards/."
 
 
 def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[Path]:
-    """Return the `.tar` files of a folder, by name.
-
-    Args:
-        fix: the advice where the folder is missing or empty.
+    """Return the `.tar` files of a folder, by name; `fix` is the advice where there are none.
 
     Raises:
         UsageError: it is not a folder.
@@ -53,8 +44,7 @@ def list_shards(folder: str | os.PathLike[str], fix: str = MAKE_SHARDS) -> list[
 def members(path: str | os.PathLike[str]) -> Members:
     """Return where each member of a tar begins and how long it is; from its index, else from its headers, and cached.
 
-    Raises:
-        CommonArtError: the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
+    Raises CommonArtError where the tar is missing, cut short or damaged, or holds a member twice or one that is too large.
     """
     try:
         status = os.stat(path)
@@ -111,13 +101,13 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
     """
     path = os.fspath(path)
     seen = set[str]()
-    with open_shard(path) as file:
+    members(path)  # its errors are sentences
+    with open(path, "rb") as file:
         for stem, sample in read_members(path):
             if "json" not in sample:
                 raise SchemaError(path, stem, "", "has no .json beside it")
-            offset, size = sample["json"]
+            name, (offset, size) = f"{stem}.json", sample["json"]
             file.seek(offset)
-            name = f"{stem}.json"
             data = file.read(size)
             try:
                 try:
@@ -141,18 +131,15 @@ def read_shard(path: str | os.PathLike[str]) -> Iterator[Record]:
             yield record
 
 
-def open_shard(path: str) -> IO[bytes]:
-    """Open a shard for reading, with the error of `members` when it cannot be."""
-    members(path)
-    return open(path, "rb")
+def read_span(path: str | os.PathLike[str], span: Span) -> bytes:
+    """Return the bytes of one member, in one read: a buffer would only be copied."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(span[0])
+        return file.read(span[1])
 
 
 def read_bytes(pointer: str) -> bytes:
-    """Return the bytes behind a record's `image`: a file, or one member of a tar.
-
-    Raises:
-        CommonArtError: the file or the member is not there.
-    """
+    """Return the bytes behind a record's `image`, a file or one member of a tar. Raises CommonArtError where it is gone."""
     path, member = split_pointer(pointer)
     try:
         if member is None:
@@ -163,13 +150,10 @@ def read_bytes(pointer: str) -> bytes:
             raise CommonArtError(
                 f"{path} does not hold '{member}'.", "The record belongs to another shard: write both again."
             )
-        offset, size = span
-        with open(path, "rb", buffering=0) as file:  # one read: a buffer would only be copied
-            file.seek(offset)
-            return file.read(size)
+        return read_span(path, span)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
-        reason = getattr(error, "strerror", None) or error
-        raise CommonArtError(f"{path!r} cannot be read: {reason}.", "Check the record's image.") from error
+        why = getattr(error, "strerror", None) or error
+        raise CommonArtError(f"{path!r} cannot be read: {why}.", "Check the record's image.") from error
 
 
 def _regular_file(path: str, flags: int) -> int:
@@ -185,8 +169,7 @@ def _regular_file(path: str, flags: int) -> int:
 def read_image(record: Record) -> tuple[bytes, str]:
     """Return the bytes of a record's image, and the extension of its name, or of what it turns out to be.
 
-    Raises:
-        CommonArtError: no image, or one that cannot be read.
+    Raises CommonArtError for no image, or one that cannot be read.
     """
     pointer = record.get("image", "")
     if not pointer:
@@ -196,13 +179,11 @@ def read_image(record: Record) -> tuple[bytes, str]:
     path, member = split_pointer(pointer)
     data = read_bytes(pointer)
     extension = os.path.basename(member or path).rpartition(".")[2]
-    return data, extension if extension.lower() in IMAGE_EXTENSIONS else _extension_of(data, pointer)
-
-
-def _extension_of(data: bytes, pointer: str) -> str:
+    if extension.lower() in IMAGE_EXTENSIONS:
+        return data, extension
     from commonart.core.data.images.decode import DecodeError, probe
 
     try:
-        return probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
+        return data, probe(data).mime.partition("/")[2].replace("jpeg", "jpg")
     except DecodeError as error:
         raise CommonArtError(f"{pointer} is not an image: {error.detail}.", "Leave that record out.") from None

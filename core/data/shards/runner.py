@@ -1,7 +1,4 @@
-"""The one loop that makes shards: each is whole or absent, finished ones are skipped, and the others are made.
-
-shards/00000.tar  00000.idx  00000.json  00000.rejects.jsonl      # the manifest (.json) is written last
-"""
+"""The one loop that makes shards: each is whole or absent, finished ones are skipped, and the others are made."""
 
 from __future__ import annotations
 
@@ -12,16 +9,9 @@ from typing import Any
 from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Sample, Summary, Transform
 from commonart.core.data.record import Record, rebase
+from commonart.core.data.shards import manifest as manifests
 from commonart.core.data.shards.chunks import Chunk
-from commonart.core.data.shards.manifest import (
-    MadeFrom,
-    Manifest,
-    finished_as,
-    manifest_path,
-    read_manifest,
-    rejects_path,
-    write_manifest,
-)
+from commonart.core.data.shards.manifest import MadeFrom, Manifest, manifest_path, rejects_path
 from commonart.core.data.shards.reader import read_image
 from commonart.core.data.shards.tar_index import index_path
 from commonart.core.data.shards.writer import ShardWriter
@@ -35,7 +25,6 @@ def run_shards(
     transform: Transform,
     chunks: Iterable[Chunk],
     out: str,
-    *,
     settings: Mapping[str, Any],
     overwrite: bool,
     task: Task,
@@ -59,7 +48,7 @@ def run_shards(
             continue
         tar = folder / f"{chunk.name}.tar"
         made_from = MadeFrom.of(summary.stage, chunk.identity(), settings)
-        if manifest := finished_as(tar, made_from, overwrite=overwrite):
+        if manifest := manifests.finished_as(tar, made_from, overwrite=overwrite):
             tick(manifest.read)
         else:
             manifest = _make_shard(transform, chunk, tar, made_from, tick)
@@ -113,7 +102,7 @@ def _make_shard(transform: Transform, chunk: Chunk, tar: Path, made_from: MadeFr
             else:
                 writer.add(made.key, {made.ext: made.data})
     write_rejects(tar, refused)
-    return write_manifest(
+    return manifests.write_manifest(
         tar, made_from, read=counts.read, written=writer.count, dropped=drop.reasons, failed=drop.failures,
         sha256=writer.sha256, missing=drop.missing_reasons,
     )  # fmt: skip
@@ -129,7 +118,7 @@ def _remove_others(folder: Path, names: set[str], stage: str, overwrite: bool) -
             "Give another -o, remove them, or --overwrite to have them removed.",
         )
     for tar in others:
-        manifest = read_manifest(tar)
+        manifest = manifests.read_manifest(tar)
         if manifest is not None and manifest.stage == stage:  # others' work is not this stage's to remove
             for path in (tar, index_path(tar), manifest_path(tar), rejects_path(tar)):
                 path.unlink(missing_ok=True)

@@ -17,8 +17,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the header of a plain file that everybody may read, without date and owner: a block, more where the
-    name is long."""
+    """Return the header of a plain file that everybody may read, without date and owner; more blocks for a long name."""
     encoded = name.encode()
     if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         info = tarfile.TarInfo(name)
@@ -51,13 +50,9 @@ class Member(NamedTuple):
 
 
 def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
-    """Yield the members in their order, at one seek and one read for each.
+    """Yield the members in their order, at one seek and one read for each. Raises tarfile.TarError for a damaged tar.
 
-    Args:
-        ended: a tar without the zeros that end it is an error, for it may have been cut behind a member.
-
-    Raises:
-        tarfile.TarError: it is cut short or damaged.
+    `ended`: a tar without the zeros that end it is an error, for it may have been cut behind a member.
     """
     offset, pax = 0, dict[str, str]()
     while True:
@@ -91,7 +86,6 @@ def headers(file: IO[bytes], *, ended: bool = True) -> Iterator[Member]:
 
 
 def _decimal(text: str | bytes) -> int:
-    """A number of a PAX header."""
     if not (text.isascii() and text.isdigit()) or len(text) > 19:
         raise tarfile.ReadError("a number that cannot be read")
     return int(text)

@@ -22,8 +22,7 @@ VERSION = "v1.2"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return (key, extension) of a member: the name up to the first dot behind its folders, as WebDataset has it,
-    and the rest."""
+    """Return (key, extension) of a member: its name up to the first dot behind its folders, as WebDataset has it, and the rest."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return f"{folder}{slash}{stem}", extension

@@ -27,10 +27,7 @@ from commonart.core.errors import CommonArtError
 
 
 class ShardWriter:
-    """Writes one shard and its index: whole or absent, and the same bytes for the same members on any machine and day.
-
-    Use as a context manager. `sha256` holds the tar's hash after the block.
-    """
+    """Writes one shard and its index. Use as a context manager; `sha256` holds the tar's hash after the block."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -46,11 +43,7 @@ class ShardWriter:
         return self
 
     def add(self, key: str, parts: Mapping[str, bytes]) -> None:
-        """Add one sample: {extension: bytes}, in the order given.
-
-        Raises:
-            CommonArtError: the key is in this shard already.
-        """
+        """Add one sample: {extension: bytes}, in the order given. Raises CommonArtError where the key is there already."""
         if key in self._keys:
             raise CommonArtError(f"two records have the key '{key}' (in {self.path}).", "Keys must be unique.")
         self._keys.add(key)
@@ -61,16 +54,16 @@ class ShardWriter:
             self._write(b"".join((head, data, bytes(-len(data) % BLOCK))))
         self.count += 1
 
-    def _write(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._file.write(data)
-        self._end += len(data)
-
     def add_record(self, record: Record, data: bytes, extension: str) -> None:
         """Add a record and its image; `image` in the stored record names the member."""
         key = record["key"]
         stored = {**record, "image": f"{self.path.name}#{key}.{extension}"}
         self.add(key, {"json": orjson.dumps(stored), extension: data})
+
+    def _write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._file.write(data)
+        self._end += len(data)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,20 +1,19 @@
-"""What every source records of a work in the same way: its licence, when that was observed, and its captions.
-
-commonart fetch photos/ --license CC-BY-4.0 --list | head -1
-"""
+"""What every source records of a work in the same way: its licence, when that was observed, and its captions."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from commonart.core.data.record import Caption, Record
+from commonart.core.data.download.limits import Limits
+from commonart.core.data.record import Caption, Record, make_caption
 from commonart.core.data.text import language_of
 from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
@@ -30,12 +29,28 @@ _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORE
 
 
 @dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """What the user says of a source."""
+
+    license: str = ""  # of works of which the source says nothing; "card": what the card of a hub's data set states
+    lang: str = "en"  # of captions whose script does not tell
+    column_map: Mapping[str, str] = field(default_factory=dict)  # record field -> column; "" for none
+    images: str | None = None  # the folder that holds the files that a COCO JSON or a table names
+    limits: Limits = field(default_factory=Limits)  # of the download of annotations
+
+
+@dataclass(frozen=True, slots=True)
 class SetStatement:
     """What a data set states of all its works together: `raw` as `licenses.parse` reads it, the page, and when it was seen."""
 
     raw: str
     url: str
     observed_at: str
+
+
+def cache_folder() -> Path:
+    """Return where answers and files of a source's are kept for the next run."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
 
 
 def modified_at(path: Path) -> str:
@@ -61,9 +76,7 @@ def set_license(
 
     Args:
         record: the work's, with its addresses: a bare number is a licence at Flickr only.
-        raw: the licence's name, as the source has it.
-        url: the licence's page.
-        observed_at: when the statement was seen.
+        raw, url: the licence's name and page, as the source has them.
         row: everything that the source says of the work: `licenses.statements.resolve_structured` reads the fields of museums
             and of Wikimedia, and every other column of LICENSE_NAMES must agree.
         set_statement: what holds where the source says nothing of the work itself. It stays a statement of the set:
@@ -88,9 +101,8 @@ def set_license(
             return
         license, reason = resolve_license(url, raw, *others)
         reason = reason if others else ""
-    if (
-        not license and reason
-    ):  # license-filter reads `license_raw` again, and must not take one statement for all of them
+    # license-filter reads `license_raw` again, and must not take one statement for all of them.
+    if not license and reason:
         raw = f"{raw}: {reason}" if raw else reason
     record["license"] = license.id if license else ""
     record["license_url"] = url or (license.url if license else "")
@@ -100,16 +112,8 @@ def set_license(
 
 
 def source_caption(text: str, lang: str, model: str, license: str = "", synthetic: bool = False) -> Caption:
-    """Return a caption that came with the work. Its author or `model` is known by name only, so `revision` is empty."""
-    return {
-        "text": text.strip(),
-        "lang": language_of(text, lang),
-        "model": model,
-        "revision": "",
-        "license": license,
-        "synthetic": synthetic,
-        "translated_from": None,
-    }
+    """Return a caption that came with the work."""
+    return make_caption(text.strip(), language_of(text, lang), model, license, synthetic)
 
 
 def caption_texts(value: Any, lang: str) -> Iterator[tuple[str, str]]:

@@ -6,14 +6,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.drops import PassedOver
-from commonart.core.data.paths import file_inside
-from commonart.core.data.record import Record, check, make_key
-from commonart.core.data.sources.attribution import modified_at, set_license, source_caption
+from commonart.core.data.drops import PassedOver, checked
+from commonart.core.data.files import file_inside
+from commonart.core.data.record import Record, make_key
+from commonart.core.data.sources.attribution import SourceOptions, modified_at, set_license, source_caption
 from commonart.core.data.sources.named import COCO_2014, CocoSource
 from commonart.core.data.sources.url_list import cell_text
 from commonart.core.data.text import parse_json
@@ -23,21 +22,7 @@ Entry = dict[str, Any]
 _FLICKR_FILE = re.compile(r"//[\w.-]*static\.?flickr\.com/(?:\d+/)+(\d{5,})_")
 
 
-@dataclass(frozen=True, slots=True)
-class CocoFile:
-    """How the entries of one annotation file become records."""
-
-    path: Path
-    license: str  # the user's, for images without one
-    lang: str
-    images: str | None  # the folder that holds the files
-    named: CocoSource | None
-    observed_at: str
-
-
-def list_coco(
-    path: Path, license: str = "", lang: str = "en", images: str | None = None, named: CocoSource | None = None
-) -> Iterator[Record]:
+def list_coco(path: Path, options: SourceOptions, named: CocoSource | None = None) -> Iterator[Record]:
     """Yield the images of a COCO annotation file, each with the licence that its own entry names and with its captions.
 
     Raises:
@@ -59,26 +44,32 @@ def list_coco(
     for annotation in _entries(path, data, "annotations", "image_id"):
         if isinstance(annotation.get("caption"), str):
             texts[cell_text(annotation["image_id"])].append(annotation["caption"])
-    file = CocoFile(path, license, lang, images, named, modified_at(path))
+    observed_at = modified_at(path)
     names = dict[str, str]()  # of the files, by the ids of the images
     for number, entry in enumerate(_entries(path, data, "images", "id")):
-        location = f"images[{number}]"
-        if not isinstance(entry.get("file_name"), str) or not isinstance(
-            entry.get("license"), int | float | str | None
-        ):
+        location, name = f"images[{number}]", entry.get("file_name")
+        if not isinstance(name, str) or not isinstance(entry.get("license"), int | float | str | None):
             raise SchemaError(str(path), location, "", "needs a 'file_name', and a 'license' that is a number")
         image_id = cell_text(entry["id"])
-        record = _record(entry, licenses[cell_text(entry.get("license"))], texts.get(image_id, []), file)
-        try:
-            check(record, str(path), location)
-        except SchemaError as error:
-            yield PassedOver.named(
-                record["source"], location, "bad_row", f"field {error.field!r} {error.problem}", rule=False
-            )
-            continue
-        if (
-            names.setdefault(image_id, record["file_name"]) != record["file_name"]
-        ):  # whose captions they are is not known
+        # COCO 2017's train and val share one numbering, so that the split needs no place in the key.
+        coco_url = str(entry.get("coco_url") or "")
+        is_coco = "cocodataset.org" in coco_url and "2017/" in coco_url
+        source = named.name if named else "coco2017" if is_coco else path.stem
+        record = _described(entry, source, coco_url)
+        # Entries of one id that say different things state nothing.
+        stated = licenses[cell_text(entry.get("license"))]
+        rights = {(str(each.get("name") or ""), str(each.get("url") or "")) for each in stated}
+        raw, url = rights.pop() if len(rights) == 1 else ("several licences of one id" if rights else "", "")
+        set_license(record, raw or ("" if url else options.license), url, observed_at)
+        maker = named.maker if named else f"{'coco' if is_coco else source}-annotators"
+        license = "CC-BY-4.0" if is_coco or named else ""
+        record["captions"] = [source_caption(text, options.lang, maker, license) for text in texts.get(image_id, [])]
+        record |= {field: entry[field] for field in ("flickr_url", "date_captured") if entry.get(field)}
+        if options.images is not None and (file := file_inside(options.images, name)) is not None:
+            record["image"] = str(file)
+        record = checked(record, str(path), location, location)
+        if not isinstance(record, PassedOver) and names.setdefault(image_id, name) != name:
+            # Whose captions they are is not known.
             record = PassedOver(record, "duplicate_id", f"{path}#{location}: an earlier image has the id {image_id}")
         yield record
 
@@ -94,21 +85,19 @@ def _entries(path: Path, data: Entry, name: str, id_field: str) -> Iterator[Entr
         yield entry
 
 
-def _record(entry: Entry, licenses: list[Entry], texts: list[str], file: CocoFile) -> Record:
-    # COCO 2017's train and val share one numbering, so that the split needs no place in the key.
-    coco_url = str(entry.get("coco_url") or "")
-    is_coco = "cocodataset.org" in coco_url and "2017/" in coco_url
-    source = file.named.name if file.named else "coco2017" if is_coco else file.path.stem
+def _described(entry: Entry, source: str, coco_url: str) -> Record:
+    """What an image's entry says of it, apart from its licence and its captions."""
     name = entry["file_name"]
-    url_2014 = (
-        COCO_2014.format(split=name.split("_")[1], name=name) if name.startswith("COCO_") and "_" in name[5:] else ""
-    )
+    is_2014 = name.startswith("COCO_") and "_" in name[5:]
+    url_2014 = COCO_2014.format(split=name.split("_")[1], name=name) if is_2014 else ""
+    page = str(entry.get("flickr_url") or "")
+    photo = _FLICKR_FILE.search(page)  # the file's name begins with the photograph's number
     record: Record = {
         "key": make_key(source, os.path.splitext(name)[0]),
         "source": source,
         "source_id": cell_text(entry["id"]),
-        "source_url": _flickr_page(str(entry.get("flickr_url") or "")),
-        "image_url": url_2014 or str(coco_url or entry.get("url") or entry.get("flickr_url") or ""),
+        "source_url": f"https://www.flickr.com/photo.gne?id={photo[1]}" if photo else page,
+        "image_url": url_2014 or str(coco_url or entry.get("url") or page),
         "title": str(entry.get("title") or ""),
         "author": str(entry.get("author") or ""),
         "file_name": name,
@@ -116,20 +105,4 @@ def _record(entry: Entry, licenses: list[Entry], texts: list[str], file: CocoFil
     for field in ("width", "height"):
         if isinstance(entry.get(field), int | float) and entry[field] > 0:
             record[field] = int(entry[field])
-    # Entries of one id that say different things state nothing.
-    rights = {(str(each.get("name") or ""), str(each.get("url") or "")) for each in licenses}
-    raw, url = rights.pop() if len(rights) == 1 else ("", "") if not rights else ("several licences of one id", "")
-    set_license(record, raw or ("" if url else file.license), url, file.observed_at)
-    maker = file.named.maker if file.named else f"{'coco' if is_coco else source}-annotators"
-    license = "CC-BY-4.0" if is_coco or file.named else ""
-    record["captions"] = [source_caption(text, file.lang, maker, license) for text in texts]
-    record |= {field: entry[field] for field in ("flickr_url", "date_captured") if entry.get(field)}
-    if file.images is not None and (path := file_inside(file.images, name)) is not None:
-        record["image"] = str(path)
     return record
-
-
-def _flickr_page(url: str) -> str:
-    """The page of a photograph from the URL of its file: the file's name begins with the photograph's number."""
-    match = _FLICKR_FILE.search(url)
-    return f"https://www.flickr.com/photo.gne?id={match[1]}" if match else url

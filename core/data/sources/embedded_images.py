@@ -13,7 +13,8 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError, reason
+from commonart.core.data.sources.parquet import file_errors
+from commonart.core.errors import CommonArtError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ SCHEME = "hf://"
 BATCH = 32  # embedded images in memory at a time
 READ_AHEAD = 4 << 20  # bytes of images that one request asks for
 _LOCAL = ".parquet#"
+_HTTP = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def embedded_address(record: Record) -> str:
@@ -48,14 +50,13 @@ class EmbeddedImages:
     def read(self, address: str) -> bytes:
         """Return the bytes behind `FILE#COLUMN/ROW` or `FILE#OFFSET+SIZE`.
 
-        Raises:
-            CommonArtError: the file cannot be read.
-            ValueError: this is not such an address, or its row is empty.
+        Raises CommonArtError where the file cannot be read, ValueError for another address or an empty row.
         """
         remote = address.startswith(SCHEME)
         path, _, part = address.partition("#") if remote else address.rpartition("#")
         name = path.removeprefix(f"{SCHEME}datasets/").partition("@")[0] if remote else path
-        with self._lock, hub_errors(name) if remote else file_errors(path):
+        fix = "Check the path, or download that file again."
+        with self._lock, hub_errors(name) if remote else file_errors(path, "", fix):
             raw = self._turn_to(path)
             if "/" not in part:
                 offset, _, size = part.partition("+")
@@ -116,27 +117,12 @@ def _read_group(file: pq.ParquetFile, column: str, group: int, start: int) -> It
         start += len(batch)
 
 
-@contextmanager
-def file_errors(path: str) -> Iterator[None]:
-    """Turn the errors of reading a file here into sentences."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise CommonArtError(
-            f"{path} cannot be read: {reason(error)}.", "Check the path, or download that file again."
-        ) from None
-
-
 def open_remote(address: str, block: int = 0) -> Any:
     """Open a file of the hub, read by ranges; `block` bytes ahead of what is asked for."""
     from huggingface_hub import HfFileSystem
 
-    options = (
-        {"cache_type": "readahead", "block_size": block} if block else {"cache_type": "none", "block_size": 1 << 20}
-    )
-    return HfFileSystem().open(address.removeprefix(SCHEME), "rb", **options)
+    cache = "readahead" if block else "none"
+    return HfFileSystem().open(address.removeprefix(SCHEME), "rb", block_size=block or 1 << 20, cache_type=cache)
 
 
 @contextmanager
@@ -150,6 +136,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         import pyarrow as pa
         from huggingface_hub import constants, errors
 
+        library = type(error).__module__.partition(".")[0]  # the hub's client uses one of several
         if isinstance(error, errors.GatedRepoError):
             what, fix = "is gated", f"Accept its terms at https://huggingface.co/datasets/{repo} and set HF_TOKEN."
         elif isinstance(error, errors.RevisionNotFoundError):
@@ -158,14 +145,9 @@ def hub_errors(repo: str) -> Iterator[None]:
             what, fix = "is not a data set of the hub, or it is private", "Check the name, or set HF_TOKEN."
         elif isinstance(error, pa.ArrowException):
             what, fix = f"holds a damaged parquet file: {error}", "Tell its owner."
-        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or _of_http(error):
+        elif isinstance(error, (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)) or library in _HTTP:
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer"
             what, fix = f"cannot be read: {why} ({error})", "Run the same command again: it goes on where it stopped."
         else:
             raise
         raise CommonArtError(f"{repo} {what}.", fix) from None
-
-
-def _of_http(error: Exception) -> bool:
-    """Whether an error comes from whichever HTTP library the hub's client uses."""
-    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")

@@ -8,7 +8,6 @@ a database in the cache, so that a run that was interrupted, and tasks that shar
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 import time
@@ -23,11 +22,12 @@ from urllib.parse import urlencode
 
 import orjson
 
-from commonart.core.data.download.client import DownloadClient, PendingDownload
+from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
+from commonart.core.data.download.request import Request
 from commonart.core.data.drops import PassedOver
 from commonart.core.data.record import Record
-from commonart.core.data.sources.attribution import set_license
+from commonart.core.data.sources.attribution import cache_folder, set_license
 from commonart.core.errors import CommonArtError, UsageError, reason
 
 API = "https://api.flickr.com/services/rest/"
@@ -50,11 +50,8 @@ class _Failed(Exception):
 def own_licenses(records: Iterable[Record], key_file: str, limits: Limits = Limits()) -> Iterator[Record]:  # noqa: B008
     """Return the records in their order, those of Flickr with the photo's own licence instead of their set's statement.
 
-    A photo that Flickr no longer shows comes as `PassedOver`: nobody states its licence any more.
-
-    Args:
-        key_file: a file that holds the key to Flickr's API and nothing else.
-        limits: of the requests, which are at least SECONDS_PER_QUERY apart.
+    A photo that Flickr no longer shows comes as `PassedOver`: nobody states its licence any more. `key_file` holds the key to
+    Flickr's API and nothing else; requests are at least SECONDS_PER_QUERY apart.
 
     Raises:
         UsageError: the file holds no key, or Flickr does not accept it.
@@ -80,9 +77,8 @@ def _read_key(file: str) -> str:
     try:
         key = Path(file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--flickr-key-file {file} cannot be read: {reason(error)}.", "Name a file that holds the key."
-        ) from error
+        what = f"--flickr-key-file {file} cannot be read: {reason(error)}."
+        raise UsageError(what, "Name a file that holds the key.") from error
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         raise UsageError(
             f"--flickr-key-file {file} does not hold a key of Flickr's API.",
@@ -109,15 +105,13 @@ def _with_answer(record: Record, answer: Mapping[str, str], observed_at: str) ->
 
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
-    path = cache / "flickr.sqlite3"
+    path = cache_folder() / "flickr.sqlite3"
     try:
         with suppress(OSError):  # connecting fails then, and says so
             path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY, answer TEXT, observed_at TEXT)"
-            )
+            columns = "id INTEGER PRIMARY KEY, answer TEXT, observed_at TEXT"
+            database.execute(f"CREATE TABLE IF NOT EXISTS photos ({columns})")
             yield database
     except sqlite3.Error as error:
         raise CommonArtError(
@@ -135,9 +129,8 @@ def _answers(database: sqlite3.Connection, service: _Service, photos: set[str]) 
             known |= _known(database, missing)
             for photo, answer in service.ask(sorted(missing - known.keys())):
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                database.execute(
-                    "INSERT INTO photos VALUES (?, ?, ?)", (int(photo), orjson.dumps(answer).decode(), now)
-                )
+                row = (int(photo), orjson.dumps(answer).decode(), now)
+                database.execute("INSERT INTO photos VALUES (?, ?, ?)", row)
                 known[photo] = (answer, now)
         finally:
             database.execute("COMMIT")
@@ -216,11 +209,11 @@ class _Service:
         page = f"https://www.flickr.com/people/{owner['nsid']}/" if owner.get("nsid") else ""
         return {"license": number, "name": name, "url": url, "title": title, "author": author, "author_url": page}
 
-    def _submit(self, method: str, **parameters: str) -> PendingDownload:
+    def _submit(self, method: str, **parameters: str) -> Request:
         query = {"method": method, "api_key": self._key, "format": "json", "nojsoncallback": "1", **parameters}
         return self._client.submit(f"{API}?{urlencode(query)}")
 
-    def _result(self, download: PendingDownload) -> dict[str, Any]:
+    def _result(self, download: Request) -> dict[str, Any]:
         """The object that Flickr answers; of a photo that is gone {"code": ...}."""
         try:
             answer = orjson.loads(download.result().data)

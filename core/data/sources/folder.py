@@ -1,7 +1,4 @@
-"""A folder of images as records: `commonart fetch photos/ --license "CC BY 4.0" --list`.
-
-Whatever is not taken comes as `PassedOver`, in its place, so that it is named and counted.
-"""
+"""A folder of images as records: `commonart fetch photos/ --license "CC BY 4.0" --list`."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 from commonart.core.data.drops import PassedOver, Problem
 from commonart.core.data.record import Record, check, make_key
 from commonart.core.data.sources import sidecars
-from commonart.core.data.sources.attribution import modified_at
+from commonart.core.data.sources.attribution import SourceOptions, modified_at
 from commonart.core.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
 from commonart.core.data.sources.tables import Row, read_rows
 from commonart.core.errors import CommonArtError, SchemaError
@@ -28,15 +25,12 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a\x
 _BOXES = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1", b"JXL \r\n", b"jP  \r\n")
 
 
-def list_folder(folder: Path, entries: Mapping[Path, Problem | None], license: str, lang: str) -> Iterator[Record]:
+def list_folder(folder: Path, entries: Mapping[Path, Problem | None], options: SourceOptions) -> Iterator[Record]:
     """Yield the images among the `entries` of a folder, see `walk`, with what the files beside them say.
 
     An image is a file with the suffix of one, or with another that begins like one. Its sidecars are `NAME.json`, `NAME.txt`
     and `NAME.caption`, where NAME is with or without its suffix, and its row in the `metadata.jsonl`, `.csv` or `.parquet` of
-    its folder.
-
-    Raises:
-        CommonArtError: the folder holds no image.
+    its folder. Whatever is not taken comes as `PassedOver`, in its place. Raises CommonArtError where there is no image.
     """
     source = _printable(folder.resolve().name or "folder")
     images = [path for path, problem in entries.items() if problem is None and _is_image(path)]
@@ -62,7 +56,7 @@ def list_folder(folder: Path, entries: Mapping[Path, Problem | None], license: s
                 "source_id": name,
                 "title": _printable(path.stem),
             }
-            yield _described(record, path, beside[path], rows[path], license, lang)
+            yield _described(record, path, beside[path], rows[path], options)
         elif path not in read:
             reason, detail, _ = problem or Problem("other_file", "neither an image nor a sidecar of one")
             yield PassedOver.named(source, name, reason, detail)
@@ -73,8 +67,7 @@ def list_folder(folder: Path, entries: Mapping[Path, Problem | None], license: s
 def walk(folder: Path) -> dict[Path, Problem | None]:
     """Return the files of a folder and its sub-folders, linked ones too, by name; each with why it is not looked at, or None.
 
-    Raises:
-        OSError: a folder cannot be read.
+    Raises OSError where a folder cannot be read.
     """
 
     def refused(error: OSError) -> None:
@@ -141,26 +134,24 @@ def _metadata_rows(
 
 
 def _described(
-    record: Record, path: Path, beside: Sequence[Path], rows: Sequence[Row], license: str, lang: str
+    record: Record, path: Path, beside: Sequence[Path], rows: Sequence[Row], options: SourceOptions
 ) -> Record:
     """The record with what its sidecars and its row of metadata say; `PassedOver` where one of them cannot be read."""
     sidecar = sidecars.Sidecar()
     try:
         for row in rows:
-            sidecar.add(
-                "its row of metadata", {name: cell for name, cell in row.items() if name != "file_name" and cell != ""}
-            )
+            cells = {name: cell for name, cell in row.items() if name != "file_name" and cell != ""}
+            sidecar.add("its row of metadata", cells)
         for each in beside:
             sidecar.read(each.name, each.read_bytes())
-        sidecars.describe(record, sidecar, license, lang, modified_at(path) if path.exists() else "")
+        sidecars.describe(record, sidecar, options, modified_at(path) if path.exists() else "")
         return check(record, str(path), 1)
     except SchemaError as error:
         problem = f"field {error.field!r} {error.problem}"
     except (ValueError, OSError) as error:
         problem = str(error)
-    return PassedOver(
-        {name: record[name] for name in ("key", "image", "source", "source_id")}, "bad_sidecar", problem, rule=False
-    )
+    plain = {name: record[name] for name in ("key", "image", "source", "source_id")}
+    return PassedOver(plain, "bad_sidecar", problem, rule=False)
 
 
 def _printable(name: str) -> str:

@@ -1,42 +1,35 @@
-"""Data sets of the hub, streamed: their rows as records without reading an image; `EmbeddedImages` reads those that are wanted.
+"""Data sets of the hub, streamed: their rows as records without reading an image, which `EmbeddedImages` does later.
 
-commonart fetch hf:owner/name --list          # parquet: columns without bytes; WebDataset: headers and texts
-commonart fetch hf:owner/name@COMMIT -o raw/
+Of parquet files the columns without bytes are read, of WebDataset tars the headers and texts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from posixpath import basename
 
-from commonart.core.data.drops import PassedOver, Problem
-from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.drops import PassedOver, Problem, checked
+from commonart.core.data.record import Record, make_key
 from commonart.core.data.sources import parquet
-from commonart.core.data.sources.attribution import SetStatement
+from commonart.core.data.sources.attribution import SetStatement, SourceOptions
 from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote
 from commonart.core.data.sources.named import HUB_SOURCES, LOOKED_AT, HubSource
-from commonart.core.data.sources.url_list import COLUMNS, Table, find_layout, row_record
+from commonart.core.data.sources.url_list import COLUMN_NAMES, Table, find_layout, row_record
 from commonart.core.data.sources.webdataset import tar_records
-from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.parse import normalize
 
 CARD = "card"  # --license: what the data set's own card states of its works
 PAGE = "https://huggingface.co/datasets/"
-_TEXT_NAMES = [name for names in COLUMNS.values() for name in names]
 
 
-def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
+def list_hub(source: str, options: SourceOptions) -> Iterator[Record]:
     """Yield the records of `hf:OWNER/NAME[@REVISION]` or of a named source, file by file and row by row.
 
-    Args:
-        source: the name.
-        license: the user's, for works of which no row says anything; "card" is what the data set's card states.
-        lang: of captions whose script does not tell.
-        column_map: record field -> column.
-
     Raises:
+        UsageError: no name of a data set.
         CommonArtError: no such data set, no access, no network; nothing in it that can be read; columns that do not fit.
     """
     name, _, pinned = source.partition("@")
@@ -60,16 +53,17 @@ def list_hub(source: str, license: str, lang: str, column_map: Mapping[str, str]
             f"{repo} holds neither parquet files nor tars; it has {', '.join(files[:8]) or 'no files'}.",
             "Download what you need of it, and give the folder.",
         )
-    set_license = named.set_license or (card if license == CARD else "")
-    if license == CARD and normalize(set_license) is None:
+    set_license = named.set_license or (card if options.license == CARD else "")
+    if options.license == CARD and normalize(set_license) is None:
         raise CommonArtError(
             f"the card of {repo} states {set_license!r}, which is not a known licence.", "Name one: --license LICENCE."
         )
     statement = SetStatement(set_license, PAGE + repo, modified_at or LOOKED_AT) if set_license else None
+    if options.license == CARD:
+        options = replace(options, license="")
     table = Table(
-        repo, named.name, "" if license == CARD else license, lang, column_map, named.columns, modified_at, named.captions,
-        needs=(), set_statement=statement, revision=info.sha or "",
-    )  # fmt: skip
+        repo, named.name, options, named.columns, modified_at, named.captions, (), statement, revision=info.sha or ""
+    )
     for file in tables or tars:
         address = f"{SCHEME}datasets/{repo}@{info.sha}/{file}"
         if tables:
@@ -84,11 +78,11 @@ def _parquet_records(address: str, file_name: str, table: Table, named: HubSourc
 
     with hub_errors(table.name), open_remote(address) as raw, pq.ParquetFile(raw, pre_buffer=True) as file:
         schema = file.schema_arrow
-        names = parquet.text_columns(schema, _TEXT_NAMES)
-        image = parquet.image_column(schema, table.column_map.get("image", ""), _TEXT_NAMES)
+        names = parquet.text_columns(schema, COLUMN_NAMES)
+        image = parquet.image_column(schema, table.options.column_map.get("image", ""), COLUMN_NAMES)
         of_file = replace(table, name=f"{table.name}/{file_name}", needs=() if image else ("image_url",))
         layout = find_layout(of_file, names)
-        for index, row in enumerate(parquet.read_table(file, of_file.name, _TEXT_NAMES)):
+        for index, row in enumerate(parquet.read_table(file, of_file.name, COLUMN_NAMES)):
             name = f"{file_name.removesuffix('.parquet')}/{index}"
             if isinstance(row, Problem):
                 yield PassedOver.named(table.source, name, row.reason, row.detail, rule=False)
@@ -96,21 +90,10 @@ def _parquet_records(address: str, file_name: str, table: Table, named: HubSourc
             row.pop("key", None)  # what some tool named its files, not unique over the files of the set
             record = row_record(row, layout, of_file, index)
             if "source_id" not in layout.columns:
-                record["source_id"] = _id_in_addresses(record, named.id_pattern) or name
+                addresses = [record.get(each, "") for each in ("source_url", "image_url", "fallback_url")]
+                matches = (re.search(named.id_pattern, each) for each in addresses if named.id_pattern)
+                record["source_id"] = next((match[1] for match in matches if match), name)
                 record["key"] = make_key(table.source, record["source_id"])
             if image:
                 record["image_url"] = f"{address}#{image}/{index}"
-            try:
-                yield check(record, of_file.name, index + 1)
-            except SchemaError as error:
-                yield PassedOver.named(
-                    table.source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False
-                )
-
-
-def _id_in_addresses(record: Record, pattern: str) -> str:
-    """The id of a work that its page, or the address of its image, holds."""
-    for field in ("source_url", "image_url", "fallback_url") if pattern else ():
-        if match := re.search(pattern, record.get(field, "")):
-            return match[1]
-    return ""
+            yield checked(record, of_file.name, index + 1, name)

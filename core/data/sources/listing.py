@@ -1,26 +1,19 @@
 """What a source offers, as records without pixels: by name, from the hub, a folder, a COCO JSON, a list of URLs.
 
-    commonart fetch commoncatalog-cc-by --list
-    commonart fetch photos/ --license "CC BY 4.0" --list
-    commonart fetch captions_val2017.json --list
-    commonart fetch list.csv --list
-
-`list_source` picks by what SOURCE is. A record says where its pixels are in `image` (a file) or `image_url`.
+A record says where its pixels are in `image` (a file) or `image_url`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from commonart.core.data.download.limits import Limits
-from commonart.core.data.drops import PassedOver
+from commonart.core.data.drops import PassedOver, mark_duplicates
 from commonart.core.data.jsonl import SeenKeys
 from commonart.core.data.record import Record
-from commonart.core.data.sources.attribution import modified_at
+from commonart.core.data.sources.attribution import SourceOptions, modified_at
 from commonart.core.data.sources.coco import list_coco
-from commonart.core.data.sources.duplicates import mark_duplicates
 from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder, walk
 from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
@@ -30,56 +23,34 @@ from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, UsageError
 
 
-def list_source(
-    source: str,
-    *,
-    license: str = "",
-    lang: str = "en",
-    column_map: Mapping[str, str] | None = None,
-    images: str | None = None,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> Iterator[Record]:
+def list_source(source: str, options: SourceOptions) -> Iterator[Record]:
     """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
 
-    One whose key an earlier one has comes as `PassedOver`, to be dropped.
-
-    Args:
-        source: its name, address or path.
-        license: the user's, for works of which the source says nothing; "card": what the card of a hub's data set states.
-        lang: the language of captions whose script does not tell.
-        column_map: record field -> column name, for tables whose columns have other names.
-        images: the folder that holds the files that a COCO JSON or a table names.
-        limits: of the download of annotations.
-
-    Raises:
-        UsageError: an option that SOURCE has no use for.
-        CommonArtError: SOURCE is missing, empty, or not something that can be read.
+    One whose key an earlier one has comes as `PassedOver`, to be dropped. Raises UsageError for an option that SOURCE has no
+    use for, CommonArtError where SOURCE is missing, empty, or not something that can be read.
     """
-    column_map = column_map or {}
-    check_column_map(column_map)
+    check_column_map(options.column_map)
     path = Path(source)
     if source.startswith("hf:") or source.partition("@")[0] in HUB_SOURCES:
-        return mark_duplicates(list_hub(source, license, lang, column_map), source)
-    if license == CARD:
+        return mark_duplicates(list_hub(source, options), source)
+    if options.license == CARD:
         raise UsageError("--license card is for data sets of the hub.", "Name a licence, such as CC-BY-4.0.")
     if source in COCO_SOURCES or (path.is_file() and source.endswith(".json")):
-        _no_column_map(column_map, source)
+        _no_column_map(options, source)
         named = COCO_SOURCES.get(source)
-        files = annotation_files(named, limits) if named else [path]
-        return mark_duplicates(
-            chain.from_iterable(list_coco(file, license, lang, images, named) for file in files), source
-        )
+        files = annotation_files(named, options.limits) if named else [path]
+        return mark_duplicates(chain.from_iterable(list_coco(file, options, named) for file in files), source)
     if path.is_dir():
-        return _list_directory(path, license, lang, column_map, images)
+        return _list_directory(path, options)
     if not path.exists():
         raise CommonArtError(
             f"{source} does not exist.",
             f"Give a folder of images, a COCO .json, a list of URLs, scenes, {', '.join(NAMES)}, or hf:OWNER/NAME.",
         )
     if source.endswith(SUFFIXES):
-        return list_urls(path, license, lang, column_map, images=images)
+        return list_urls(path, options)
     if source.endswith(".tar"):
-        return mark_duplicates(_list_tar(path, path.parent, license, lang, column_map), source)
+        return mark_duplicates(_list_tar(path, path.parent, options), source)
     raise UsageError(
         f"{source} is not a source that fetch can read.",
         f"Known: a folder of images, a COCO .json, {', '.join((*SUFFIXES, *NAMES))}, hf:OWNER/NAME, scenes, "
@@ -87,9 +58,7 @@ def list_source(
     )
 
 
-def _list_directory(
-    folder: Path, license: str, lang: str, column_map: Mapping[str, str], images: str | None
-) -> Iterator[Record]:
+def _list_directory(folder: Path, options: SourceOptions) -> Iterator[Record]:
     """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
     entries = walk(folder)
     files = [path for path, problem in entries.items() if problem is None]
@@ -98,36 +67,32 @@ def _list_directory(
     if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
         tables = [path for path in tables if path.suffix == ".parquet" and path.parent == folder]
     if tables:
-        return _list_tables(tables, folder, license, lang, column_map, images)
-    _no_column_map(column_map, str(folder))
+        return _list_tables(tables, folder, options)
+    _no_column_map(options, str(folder))
     tars = [path for path in files if path.suffix == ".tar"]
     if tars and not has_images:
-        listed = chain.from_iterable(_list_tar(tar, folder, license, lang, column_map) for tar in tars)
-        return mark_duplicates(listed, str(folder))
-    return list_folder(folder, entries, license, lang)
+        return mark_duplicates(chain.from_iterable(_list_tar(tar, folder, options) for tar in tars), str(folder))
+    return list_folder(folder, entries, options)
 
 
-def _list_tables(
-    tables: Sequence[Path], folder: Path, license: str, lang: str, column_map: Mapping[str, str], images: str | None
-) -> Iterator[Record]:
+def _list_tables(tables: Sequence[Path], folder: Path, options: SourceOptions) -> Iterator[Record]:
     """The rows of a folder's tables, of the kind that comes first: another kind is a copy, or of some other use."""
     kind = next(suffix for suffix in (".parquet", *SUFFIXES) if any(table.name.endswith(suffix) for table in tables))
     keys = SeenKeys()
     for table in tables:
         if table.name.endswith(kind):
-            yield from list_urls(table, license, lang, column_map, keys, images=images, root=folder)
+            yield from list_urls(table, options, keys, folder)
         else:
             name = table.relative_to(folder).as_posix()
             yield PassedOver.named(folder.resolve().name, name, "other_table", f"only the tables in {kind} are read")
 
 
-def _list_tar(path: Path, root: Path, license: str, lang: str, column_map: Mapping[str, str]) -> Iterator[Record]:
-    source = root.resolve().name or "tars"
-    table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path), needs=())
+def _list_tar(path: Path, root: Path, options: SourceOptions) -> Iterator[Record]:
+    table = Table(str(path), root.resolve().name or "tars", options, observed_at=modified_at(path), needs=())
     with open(path, "rb") as raw:
         yield from tar_records(raw, str(path), path.relative_to(root).as_posix().removesuffix(".tar"), table)
 
 
-def _no_column_map(column_map: Mapping[str, str], source: str) -> None:
-    if column_map:
+def _no_column_map(options: SourceOptions, source: str) -> None:
+    if options.column_map:
         raise UsageError(f"--column-map is for tables, and {source} is none.", "Leave it out.")

@@ -1,15 +1,11 @@
 """Sources by name, as a table: where each lies, which column is what, who wrote its captions, what its card states.
 
-    commonart fetch --list-sources
-    commonart fetch commoncatalog-cc-by --list | commonart license-filter | commonart fetch - -o raw/
-
 Where a column is not what this table says, `fetch` stops with the columns that there are; `--column-map` corrects it.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +16,7 @@ from typing import Any
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.files import write_bytes
+from commonart.core.data.sources.attribution import cache_folder
 from commonart.core.errors import CommonArtError, reason
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES
@@ -116,10 +113,9 @@ NAMES = (*HUB_SOURCES, *COCO_SOURCES)
 def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path]:  # noqa: B008 - frozen
     """Return the JSON files of a source, in the cache; what is not there is downloaded, of a zip those members alone.
 
-    Raises:
-        CommonArtError: the archive cannot be downloaded, or holds other files.
+    Raises CommonArtError where the archive cannot be downloaded, or holds other files.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart" / "annotations" / source.name
+    home = cache_folder() / "annotations" / source.name
     paths = [home / Path(member).name for member in source.members]
     if all(path.is_file() for path in paths):
         return paths
@@ -127,7 +123,12 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     patient = replace(limits, max_bytes=1 << 30, seconds=3600.0, opt_outs=False)
     try:
         with DownloadClient(patient) as client:
-            read = _zip(client, source) if source.archive.endswith(".zip") else _tar(client, source)
+            if source.archive.endswith(".zip"):
+                read: Callable[[str], bytes] = zipfile.ZipFile(
+                    io.BufferedReader(_Remote(client, source.archive), RANGE)
+                ).read
+            else:
+                read = _tar_members(client.submit(source.archive).result().data)
             for path, member in zip(paths, source.members, strict=True):
                 write_bytes(path, read(member))
     except (DownloadError, KeyError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
@@ -138,17 +139,11 @@ def annotation_files(source: CocoSource, limits: Limits = Limits()) -> list[Path
     return paths
 
 
-def _zip(client: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
-    return zipfile.ZipFile(io.BufferedReader(_Remote(client, source.archive), RANGE)).read
-
-
-def _tar(client: DownloadClient, source: CocoSource) -> Callable[[str], bytes]:
+def _tar_members(data: bytes) -> Callable[[str], bytes]:
     """A member by its last name: whatever folder the archive puts it in."""
-    data = io.BytesIO(client.submit(source.archive).result().data)
 
     def read(name: str) -> bytes:
-        data.seek(0)
-        with tarfile.open(fileobj=data) as tar:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             file = next((tar.extractfile(m) for m in tar if m.isreg() and Path(m.name).name == name), None)
             if file is None:
                 raise KeyError(f"it holds no {name}")
@@ -169,9 +164,6 @@ class _Remote(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self.offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.offset = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.offset, io.SEEK_END: self.size}[whence]

@@ -7,6 +7,7 @@ more than the cell or the row that holds it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,51 +23,38 @@ BATCH = 4096  # rows
 
 
 def read_file(path: Path, binary: Sequence[str] = ()) -> Iterator[dict[str, Any] | Problem]:
-    """Yield the rows of a parquet file, as `read_table`.
-
-    Raises:
-        CommonArtError: the file is damaged, or two of its columns have one name.
-    """
-    import pyarrow as pa
+    """Yield the rows of a parquet file, as `read_table`. Raises CommonArtError where it is damaged."""
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from read_table(file, str(path), binary)
-    except (pa.ArrowException, OSError) as error:
-        raise CommonArtError(
-            f"{path} cannot be read as parquet: {reason(error)}.", "Download that file again."
-        ) from error
+    with file_errors(path), pq.ParquetFile(path) as file:
+        yield from read_table(file, str(path), binary)
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the schema of a parquet file.
-
-    Raises:
-        CommonArtError: the file is damaged.
-    """
-    import pyarrow as pa
+    """Return the schema of a parquet file. Raises CommonArtError where it is damaged."""
     import pyarrow.parquet as pq
 
-    try:
+    with file_errors(path):
         return pq.read_schema(path)
+
+
+@contextmanager
+def file_errors(
+    path: str | Path, problem: str = " as parquet", fix: str = "Download that file again."
+) -> Iterator[None]:
+    """Turn the errors of reading a file here into sentences."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise CommonArtError(
-            f"{path} cannot be read as parquet: {reason(error)}.", "Download that file again."
-        ) from error
+        raise CommonArtError(f"{path} cannot be read{problem}: {reason(error)}.", fix) from error
 
 
 def read_table(file: pq.ParquetFile, name: str, binary: Sequence[str] = ()) -> Iterator[dict[str, Any] | Problem]:
-    """Yield the rows of a table: of its columns those that `text_columns` names.
-
-    Raises:
-        CommonArtError: two of its columns have one name.
-    """
+    """Yield the rows of a table: of its columns those that `text_columns` names. Raises as `refuse_repeated`."""
     schema = file.schema_arrow
-    if repeated := {column for column in schema.names if schema.names.count(column) > 1}:
-        raise CommonArtError(
-            f"{name} has two columns {min(repeated)!r}.", "Rename one of them: which one counts is not known."
-        )
+    refuse_repeated(schema.names, name)
     columns = text_columns(schema, binary)
     if not columns:
         yield from ({} for _ in range(file.metadata.num_rows))
@@ -79,6 +67,14 @@ def read_table(file: pq.ParquetFile, name: str, binary: Sequence[str] = ()) -> I
             yield from map(_row_or_problem, _as_bytes(batch).to_pylist())
             continue
         yield from map(_row_or_problem, rows) if has_bytes else rows
+
+
+def refuse_repeated(columns: Sequence[str], name: str) -> None:
+    """Raise CommonArtError where two columns of the table `name` have one name."""
+    if repeated := {column for column in columns if columns.count(column) > 1}:
+        raise CommonArtError(
+            f"{name} has two columns {min(repeated)!r}.", "Rename one of them: which one counts is not known."
+        )
 
 
 def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -108,15 +104,16 @@ def text_columns(schema: pa.Schema, binary: Sequence[str] = ()) -> list[str]:
     """Return the columns that JSON can hold: text, numbers, lists and structs of these, and those of bytes named in `binary`."""
     import pyarrow as pa
 
+    types = pa.types
+    nested = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_dictionary)
+    plain = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
+
     def fits(kind: pa.DataType) -> bool:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if any(test(kind) for test in nested):
             return fits(kind.value_type)
-        if pa.types.is_struct(kind):
+        if types.is_struct(kind):
             return all(fits(kind.field(i).type) for i in range(kind.num_fields))
-        if pa.types.is_dictionary(kind):
-            return fits(kind.value_type)
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
-        return text or any(test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean))
+        return kind == pa.string_view() or any(test(kind) for test in plain)
 
     lower = {name.lower() for name in binary}
     return [
@@ -129,13 +126,8 @@ def text_columns(schema: pa.Schema, binary: Sequence[str] = ()) -> list[str]:
 def image_column(schema: pa.Schema, named: str = "", text: Sequence[str] = (), *, guess: bool = True) -> str:
     """Return the leaf that holds an image's bytes (`jpg`, or `image.bytes` of datasets' image type); "" when there is none.
 
-    Args:
-        named: the column that the user names for it.
-        text: columns of bytes that hold text.
-        guess: take a column of bytes without a usual name, where it is the only one.
-
-    Raises:
-        CommonArtError: there is no such column, or several columns may hold them.
+    `named`: the column that the user names for it; `text`: columns of bytes that hold text; `guess`: take a column of bytes
+    without a usual name, where it is the only one. Raises CommonArtError where none is `named`, or several may hold them.
     """
     import pyarrow as pa
 

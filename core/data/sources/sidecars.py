@@ -1,7 +1,4 @@
-"""What the files beside an image say of it: `NAME.json`, and captions one a line in `NAME.txt` or `NAME.caption`.
-
-The files of a folder and the members of a tar are read alike.
-"""
+"""What stands beside an image, in a folder or a tar: `NAME.json`, and captions one a line in `NAME.txt` or `NAME.caption`."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commonart.core.data.record import Record
-from commonart.core.data.sources.attribution import caption_texts, is_personal, set_license, source_caption
+from commonart.core.data.sources import attribution
+from commonart.core.data.sources.attribution import SourceOptions, caption_texts
 from commonart.core.data.text import decode_text, parse_json
 
 JSON_SUFFIXES = (".json",)
@@ -28,11 +26,7 @@ class Sidecar:
     captions: list[str] = field(default_factory=list)
 
     def read(self, name: str, data: bytes) -> None:
-        """Add what the sidecar `name` holds.
-
-        Raises:
-            ValueError: it is too large, not text, or not a JSON object.
-        """
+        """Add what the sidecar `name` holds. Raises ValueError where it is too large, not text, or not a JSON object."""
         if len(data) > MAX_BYTES:
             raise ValueError(f"{name} has {len(data):,} bytes")
         try:
@@ -54,18 +48,20 @@ class Sidecar:
                 raise ValueError(f"{name} has another {field_name!r} than the sidecar before it")
 
 
-def describe(record: Record, sidecar: Sidecar, license: str, lang: str, observed_at: str) -> None:
+def describe(record: Record, sidecar: Sidecar, options: SourceOptions, observed_at: str) -> None:
     """Write the fields, the licence and the captions of a sidecar into the record of its image."""
-    fields = {name: value for name, value in sidecar.fields.items() if name != "image" and not is_personal(name)}
+    fields = {
+        name: value for name, value in sidecar.fields.items() if name != "image" and not attribution.is_personal(name)
+    }
     raw = str(fields.pop("license_raw", "") or fields.pop("license", "") or "")
     url = str(fields.pop("license_url", "") or "")
     observed_at = str(fields.pop("license_observed_at", "") or observed_at)
-    texts = [(text, lang) for text in sidecar.captions]
+    texts = [(text, options.lang) for text in sidecar.captions]
     for name in CAPTION_FIELDS:
-        if stated := list(caption_texts(fields.pop(name, None), lang)):
+        if stated := list(caption_texts(fields.pop(name, None), options.lang)):
             texts = stated
             break
     record |= fields
-    set_license(record, raw or ("" if url else license), url, observed_at, fields)
+    attribution.set_license(record, raw or ("" if url else options.license), url, observed_at, fields)
     if texts and "captions" not in record:
-        record["captions"] = [source_caption(text, lang, record["source"]) for text, lang in texts]
+        record["captions"] = [attribution.source_caption(text, lang, record["source"]) for text, lang in texts]

@@ -31,16 +31,17 @@ Row = dict[str, Any]
 def read_rows(path: Path, binary: Sequence[str] = ()) -> Iterator[tuple[int, Row | Problem]]:
     """Yield (row number from 1, its cells by column, or what is wrong with it).
 
-    Args:
-        path: the table; `NAME=VALUE` folders of a partitioned data set are in `partition_values`.
-        binary: names of columns whose bytes are text, in a parquet file without the types of text.
-
-    Raises:
-        CommonArtError: the file is damaged, or two of its columns have one name.
+    `binary` names columns whose bytes are text, in a parquet file without the types of text.
+    Raises CommonArtError where the file is damaged, or two of its columns have one name.
     """
     name = str(path)
     if name.endswith(jsonl.SUFFIXES):
-        yield from _jsonl_rows(name)
+        for number, line in jsonl.read_lines(name):
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                row = Problem("bad_row", str(error))
+            yield number, row if isinstance(row, dict | Problem) else Problem("bad_row", "it is not a JSON object")
     elif name.endswith(".parquet"):
         yield from enumerate(parquet.read_file(path, binary), 1)
     else:
@@ -59,16 +60,6 @@ def partition_values(path: Path, root: Path) -> dict[str, str]:
         if equals and value != "__HIVE_DEFAULT_PARTITION__":
             cells[unquote(name)] = unquote(value)
     return cells
-
-
-def _jsonl_rows(name: str) -> Iterator[tuple[int, Row | Problem]]:
-    for number, line in jsonl.read_lines(name):
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            yield number, Problem("bad_row", str(error))
-            continue
-        yield number, row if isinstance(row, dict) else Problem("bad_row", "it is not a JSON object")
 
 
 class _Lines:
@@ -117,13 +108,13 @@ def _delimited_rows(file: Iterable[str], name: str, delimiter: str) -> Iterator[
             cells = lines.taken[0].rstrip("\r\n").split(delimiter)
         is_quoted = '"' in lines.taken[0]
         if not columns:
-            columns = _checked_columns(cells, name)
+            columns = [cell.strip() for cell in cells]
+            parquet.refuse_repeated(columns, name)
             continue
         if not any(cells):
             continue
         if problem is None and len(cells) != len(columns):
-            detail = f"it has {len(cells)} cells, and the table has {len(columns)} columns"
-            problem = Problem("shifted_row", detail)
+            problem = Problem("shifted_row", f"it has {len(cells)} cells, and the table has {len(columns)} columns")
         elif problem is None and len(lines.taken) > 1 and _may_be_several_rows(cells, delimiter):
             problem = _AMBIGUOUS
         if previous_is_quoted and (problem or (is_quoted and _breaks_rules(cells, "".join(lines.taken)))):
@@ -144,15 +135,6 @@ def _breaks_rules(cells: list[str], text: str) -> bool:
     """Whether a cell of a row holds quotation marks that are not doubled inside of a quoted one."""
     doubled = ('"' + cell.replace('"', '""') + '"' for cell in cells if '"' in cell)
     return any(cell not in text for cell in doubled)
-
-
-def _checked_columns(cells: list[str], name: str) -> list[str]:
-    columns = [cell.strip() for cell in cells]
-    if repeated := {column for column in columns if columns.count(column) > 1}:
-        raise CommonArtError(
-            f"{name} has two columns {min(repeated)!r}.", "Rename one of them: which one counts is not known."
-        )
-    return columns
 
 
 def _may_be_several_rows(cells: list[str], delimiter: str) -> bool:

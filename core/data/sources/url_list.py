@@ -1,7 +1,4 @@
-"""Tables of images (.csv, .tsv, .jsonl, .parquet) as records without pixels.
-
-commonart fetch list.csv --list --column-map image_url=IMG
-"""
+"""Tables of images (.csv, .tsv, .jsonl, .parquet) as records without pixels."""
 
 from __future__ import annotations
 
@@ -12,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.data import jsonl
-from commonart.core.data.drops import PassedOver, Problem
-from commonart.core.data.paths import file_inside
+from commonart.core.data.drops import PassedOver, Problem, checked, mark_duplicate
+from commonart.core.data.files import file_inside
 from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make_key
-from commonart.core.data.sources import parquet
-from commonart.core.data.sources.attribution import (
-    LICENSE_NAMES,
-    SetStatement,
-    caption_texts,
-    is_personal,
-    modified_at,
-    set_license,
-    source_caption,
-)
-from commonart.core.data.sources.duplicates import mark_duplicate
+from commonart.core.data.sources import attribution, parquet
+from commonart.core.data.sources.attribution import LICENSE_NAMES, SetStatement, SourceOptions, caption_texts
 from commonart.core.data.sources.tables import Row, partition_values, read_rows
 from commonart.core.errors import CommonArtError, SchemaError, UsageError
 from commonart.core.licenses.statements import STRUCTURED_FIELDS
@@ -47,6 +35,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "caption":     ("caption", "text", "alt"),
     "lang":        ("lang", "language"),
 }  # fmt: skip
+COLUMN_NAMES = [name for names in COLUMNS.values() for name in names]
 MAPPABLE = (*COLUMNS, "image")
 # Fields that a source by name may map besides: an address where the first one is gone, and the file's hash.
 EXTRA_FIELDS = ("fallback_url", "md5", "collection")
@@ -59,10 +48,8 @@ class Table:
 
     name: str  # of the file or data set, for messages
     source: str
-    license: str = ""  # the user's, for works of which the row says nothing
-    lang: str = "en"
-    column_map: Mapping[str, str] = field(default_factory=dict)  # the user's: record field -> column; "" for none
-    columns: Mapping[str, str] = field(default_factory=dict)  # the source's own, where they are there
+    options: SourceOptions
+    columns: Mapping[str, str] = field(default_factory=dict)  # the source's, where they are there: as `column_map`
     observed_at: str = ""
     # Columns of captions: (column, maker, licence of the text, whether a model wrote it).
     captions: tuple[tuple[str, str, str, bool], ...] = ()
@@ -90,42 +77,26 @@ def check_column_map(column_map: Mapping[str, str]) -> None:
 
 
 def list_urls(
-    path: Path,
-    license: str,
-    lang: str,
-    column_map: Mapping[str, str],
-    keys: jsonl.SeenKeys | None = None,
-    *,
-    images: str | None = None,
-    root: Path | None = None,
+    path: Path, options: SourceOptions, keys: jsonl.SeenKeys | None = None, root: Path | None = None
 ) -> Iterator[Record]:
     """Yield a record for each row, in the order of the rows; rows of JSONL that are records already stay as they are.
 
-    A row that cannot be read, or whose key an earlier row has, comes as `PassedOver`.
-
-    Args:
-        path: the table.
-        license: the user's, for works of which the row says nothing.
-        lang: of captions whose script does not tell.
-        column_map: record field -> column.
-        keys: of the tables before this one, where several make one list.
-        images: the folder that holds the files of `file_name`; by default the table's own.
-        root: the folder of tables that this one belongs to, whose `NAME=VALUE` folders are columns.
+    A row that cannot be read, or whose key an earlier row has, comes as `PassedOver`. Where several tables make one list,
+    `keys` are those of the tables before this one, and `root` is their folder, whose `NAME=VALUE` folders are columns.
 
     Raises:
         CommonArtError: a damaged file, or no column that can be taken for the image.
         SchemaError: a record that breaks the schema, or whose key was there before.
     """
     source = (root.resolve() if root else path).name.split(".")[0] or "list"
-    table = Table(str(path), source, license, lang, column_map, observed_at=modified_at(path))
+    table = Table(str(path), source, options, observed_at=attribution.modified_at(path))
     keys = jsonl.SeenKeys() if keys is None else keys
     layouts: dict[tuple[str, ...], Layout] = {}  # rows of JSONL may each have other names
     partition = partition_values(path, root) if root else {}
     is_jsonl = path.name.endswith(jsonl.SUFFIXES)
     image = _image_of(path, table) if path.suffix == ".parquet" else ""
-    names_of_bytes = [*column_map.values(), *(name for names in COLUMNS.values() for name in names)]
     first_problem: CommonArtError | None = None
-    for number, row in read_rows(path, names_of_bytes):
+    for number, row in read_rows(path, [*options.column_map.values(), *COLUMN_NAMES]):
         name = f"{path.name}:{number}"
         if isinstance(row, Problem):
             first_problem = first_problem or SchemaError(str(path), number, "", row.detail)
@@ -153,15 +124,12 @@ def list_urls(
             if image:
                 record["image"] = f"{path}#{image}/{number - 1}"
             elif "file_name" in record and not record.get("image_url"):
-                folder = images if images is not None else str(path.parent)
+                folder = str(path.parent) if options.images is None else options.images
                 if (file := file_inside(folder, record["file_name"])) is None:
                     yield PassedOver(record, "no_image", f"{folder} holds no {record['file_name']!r}", rule=False)
                     continue
                 record["image"] = str(file)
-            try:
-                yield mark_duplicate(check(record, str(path), number), keys, str(path), number)
-            except SchemaError as error:
-                yield PassedOver.named(source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+            yield mark_duplicate(checked(record, str(path), number, name), keys, str(path), number)
     if first_problem is not None and not layouts:  # not a list, rather than a list with bad rows
         raise first_problem
 
@@ -169,12 +137,11 @@ def list_urls(
 def _image_of(path: Path, table: Table) -> str:
     """The column of a parquet file that holds images; "" where the table has addresses."""
     schema = parquet.read_schema(path)
-    text = {name for names in COLUMNS.values() for name in names}
-    if table.column_map.get("image"):
-        return parquet.image_column(schema, table.column_map["image"])
-    layout = find_layout(table, parquet.text_columns(schema, [*text]), strict=False)
+    if named := table.options.column_map.get("image"):
+        return parquet.image_column(schema, named)
+    layout = find_layout(table, parquet.text_columns(schema, COLUMN_NAMES), strict=False)
     has_address = any(name in layout.columns for name in table.needs)
-    return parquet.image_column(schema, "", [*text], guess=not has_address)
+    return parquet.image_column(schema, "", COLUMN_NAMES, guess=not has_address)
 
 
 def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layout:
@@ -186,19 +153,16 @@ def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layo
     """
     lower: dict[str, str] = {}
     for name in names:
-        if (other := lower.setdefault(name.lower(), name)) != name and any(
-            name.lower() in known for known in COLUMNS.values()
-        ):
+        if (other := lower.setdefault(name.lower(), name)) != name and name.lower() in COLUMN_NAMES:
             raise CommonArtError(
                 f"{table.name} has the columns {other!r} and {name!r}, which differ in case alone.",
                 "Rename one of them.",
             )
     found = {field: lower[name] for field, known in COLUMNS.items() for name in reversed(known) if name in lower}
     found |= {field: column for field, column in table.columns.items() if not column or column in names}
-    found |= {field: column for field, column in table.column_map.items() if field != "image"}
-    missing = [
-        column for field, column in table.column_map.items() if column and field != "image" and column not in names
-    ]
+    mapped = {field: column for field, column in table.options.column_map.items() if field != "image"}
+    found |= mapped
+    missing = [column for column in mapped.values() if column and column not in names]
     if strict and (missing or (table.needs and not any(found.get(field) for field in table.needs))):
         what = f"has no column {missing[0]!r}" if missing else "has no column of URLs or file names"
         raise CommonArtError(
@@ -207,9 +171,9 @@ def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layo
         )
     columns = {field: column for field, column in found.items() if column}
     # Where the user has looked which column states the licence, the others of these names do not count.
-    rights = [name for name in names if name.lower() in LICENSE_NAMES and "license_raw" not in table.column_map]
+    rights = [name for name in names if name.lower() in LICENSE_NAMES and "license_raw" not in mapped]
     used = {*columns.values(), *(column for column, *_ in table.captions), "key", ""}
-    extras = [name for name in names if name not in used and name not in FIELDS and not is_personal(name)]
+    extras = [name for name in names if name not in used and name not in FIELDS and not attribution.is_personal(name)]
     return Layout(columns, (*rights, *(name for name in STRUCTURED_FIELDS if name in names)), tuple(extras))
 
 
@@ -220,7 +184,7 @@ def row_record(row: Row, layout: Layout, table: Table, number: int) -> Record:
     url = cells.get("image_url") or cells.get("file_name", "")
     # The row makes the key unique, the URL's hash shows when a row has moved.
     source_id = cells.get("source_id") or f"{number:08d}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    key = row.get("key") if "source_id" not in table.column_map else None
+    key = row.get("key") if "source_id" not in table.options.column_map else None
     record: Record = {
         "key": key if isinstance(key, str) and KEY.fullmatch(key) else make_key(table.source, source_id),
         "source": table.source,
@@ -228,15 +192,16 @@ def row_record(row: Row, layout: Layout, table: Table, number: int) -> Record:
     }
     record |= {field: cells[field] for field in _TEXT_FIELDS if cells.get(field)}
     raw, page = cells.get("license_raw", ""), cells.get("license_url", "")
-    default = "" if page or table.set_statement else table.license
+    default = "" if page or table.set_statement else table.options.license
     stated = {name: row[name] for name in layout.rights if name in row}
-    set_license(record, raw or default, page, table.observed_at, stated, table.set_statement)
-    if captions := _captions(row, columns, table, cells.get("lang") or table.lang):
+    attribution.set_license(record, raw or default, page, table.observed_at, stated, table.set_statement)
+    if captions := _captions(row, columns, table, cells.get("lang") or table.options.lang):
         record["captions"] = captions
     if table.revision:
         record["source_revision"] = table.revision
     for name in layout.extras:
-        if _is_json(value := row.get(name)):
+        value = row.get(name)
+        if value != "" and value == value and isinstance(value, str | int | float | bool | list | dict):  # no NaN
             record[name] = value
     return record
 
@@ -255,14 +220,9 @@ def cell_text(value: Any) -> str:
 def _captions(row: Row, columns: Mapping[str, str], table: Table, lang: str) -> list[Caption]:
     if table.captions:
         return [
-            source_caption(text, table.lang, maker, license, synthetic)
+            attribution.source_caption(text, table.options.lang, maker, license, synthetic)
             for column, maker, license, synthetic in table.captions
             for text, _ in caption_texts(row.get(column), "")
         ]
     texts = caption_texts(row.get(columns["caption"]), lang) if "caption" in columns else ()
-    return [source_caption(text, lang, table.source) for text, lang in texts]
-
-
-def _is_json(value: Any) -> bool:
-    """Whether a cell says something that JSON can hold."""
-    return value != "" and value == value and isinstance(value, str | int | float | bool | list | dict)
+    return [attribution.source_caption(text, lang, table.source) for text, lang in texts]

@@ -1,8 +1,4 @@
-"""WebDataset tars of other tools as records: headers, `.json` and texts are read, images are passed by.
-
-commonart fetch hf:owner/tars --list
-commonart fetch tars/ --list
-"""
+"""WebDataset tars of other tools as records: headers, `.json` and texts are read, images are passed by."""
 
 from __future__ import annotations
 
@@ -12,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from commonart.core.data.drops import PassedOver
-from commonart.core.data.record import Record, check, make_key
+from commonart.core.data.drops import PassedOver, checked
+from commonart.core.data.record import Record, make_key
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.data.shards.tar import Member, headers
 from commonart.core.data.shards.tar_index import split_name
 from commonart.core.data.sources.attribution import source_caption
 from commonart.core.data.sources.sidecars import MAX_BYTES, SUFFIXES, Sidecar
 from commonart.core.data.sources.url_list import Table, find_layout, row_record
-from commonart.core.errors import CommonArtError, SchemaError
+from commonart.core.errors import CommonArtError
 
 
 @dataclass(slots=True)
@@ -36,14 +32,8 @@ class TarSample:
 def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterator[Record]:
     """Yield a record for each sample of a tar; those that cannot be read come as `PassedOver`.
 
-    Args:
-        raw: the tar, seekable.
-        address: where it is: `hf://...`, or a path, of which an image is `PATH#MEMBER`.
-        stem: its name without ".tar", for the ids of samples.
-        table: how the fields of a `.json` become a record.
-
-    Raises:
-        CommonArtError: the tar is damaged.
+    `address`: where it is, `hf://...` or a path, of which an image is `PATH#MEMBER`; `stem`: its name without ".tar", for the
+    ids of samples; `table`: how the fields of a `.json` become a record. Raises CommonArtError where the tar is damaged.
     """
     for number, sample in enumerate(_samples(raw, table.name)):
         name = f"{stem}/{sample.key}"
@@ -51,9 +41,7 @@ def tar_records(raw: IO[bytes], address: str, stem: str, table: Table) -> Iterat
             yield PassedOver.named(table.source, name, *sample.problem, rule=False)
             continue
         try:
-            yield check(_record(sample, name, number, address, table), table.name, name)
-        except SchemaError as error:
-            yield PassedOver.named(table.source, name, "bad_row", f"field {error.field!r} {error.problem}", rule=False)
+            yield checked(_record(sample, name, number, address, table), table.name, name, name)
         except CommonArtError as error:  # of names that differ in case alone
             yield PassedOver.named(table.source, name, "bad_row", error.what, rule=False)
 
@@ -66,7 +54,9 @@ def _record(sample: TarSample, name: str, number: int, address: str, table: Tabl
         record["source_id"] = name
     record["key"] = make_key(table.source, record["source_id"])
     if sample.sidecar.captions and "captions" not in record:
-        record["captions"] = [source_caption(text, table.lang, table.source) for text in sample.sidecar.captions]
+        record["captions"] = [
+            source_caption(text, table.options.lang, table.source) for text in sample.sidecar.captions
+        ]
     if sample.image is not None and "://" not in address:
         record["image"] = f"{address}#{sample.image.name}"
     elif sample.image is not None:
@@ -96,9 +86,8 @@ def _samples(raw: IO[bytes], name: str) -> Iterator[TarSample]:
             elif f".{extension.lower()}" in SUFFIXES:
                 _read_sidecar(raw, member, sample)
     except tarfile.TarError as error:
-        raise CommonArtError(
-            f"{name} is a damaged tar: {error}.", "Tell its owner; other data sets can be read."
-        ) from error
+        fix = "Tell its owner; other data sets can be read."
+        raise CommonArtError(f"{name} is a damaged tar: {error}.", fix) from error
     if sample is not None:
         yield sample
 

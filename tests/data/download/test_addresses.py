@@ -10,7 +10,7 @@ import pytest
 from web_server import Site, Trap, picture
 
 from commonart.core.data.download import addresses
-from commonart.core.data.download.addresses import AddressError, is_public, resolve, split_url
+from commonart.core.data.download.addresses import is_public, resolve, split_url
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import Download, DownloadError, Limits
 
@@ -169,7 +169,7 @@ def test_one_private_address_among_public_ones_refuses_the_name(monkeypatch: pyt
         return [(2, kind, 6, "", ("93.184.216.34", port)), (2, kind, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
-    with pytest.raises(AddressError, match=r"127\.0\.0\.1"):
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1"):
         resolve("rebind.example.org", 80)
 
 
@@ -216,7 +216,7 @@ def test_no_name_is_asked_of_another_host(host: str, asked: str) -> None:
     if asked:
         assert split_url(f"https://{host}/x.jpg").host == asked
     else:
-        with pytest.raises(AddressError, match="bad_url"):
+        with pytest.raises(DownloadError, match="bad_url"):
             split_url(f"https://{host}/x.jpg")
 
 
