@@ -16,6 +16,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+from commonart.core.data.text import count_words
 from commonart.core.errors import SchemaError
 
 Record = dict[str, Any]
@@ -208,12 +209,15 @@ def add_caption(
     license: str,
     translated_from: str | None = None,
     terms_accepted: bool = False,
+    **settings: str | int | float,
 ) -> None:
-    """Append one caption, which `model` wrote, to the record's.
+    """Append one caption, which `model` wrote, to the record's, with the number of its words.
 
-    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
+    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so. `settings`:
+    what else the text depends on (prompt, length, precision, max_new_tokens, side, engine); scalars alone, as `all_fit` wants.
     """
     caption = make_caption(text, lang, model, license, True, revision, translated_from)
+    caption |= {"words": count_words(text), **settings}
     record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
 
 

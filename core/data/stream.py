@@ -17,6 +17,7 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Summary, Transform
+from commonart.core.data.files import LOCK, lock
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
@@ -68,6 +69,7 @@ def run(
     task: Task | None = None,
     finish: Callable[[Sequence[Path], Summary], None] | None = None,
     started: float | None = None,
+    extra: Callable[[], dict[str, Any]] = dict,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -76,11 +78,12 @@ def run(
         settings: what the output depends on besides the input; shards made with others are never mixed with these.
         max_failures: the share of the input that may fail before the run counts as failed.
         finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
+        extra: what the summary tells besides its counts, when it is printed.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
     Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
     """
-    summary = Summary(stage)
+    summary = Summary(stage, extra=extra)
     started = time.monotonic() if started is None else started
     task = task or this_task()
     rejects = None if rejects is None else task.own_file(rejects)
@@ -95,7 +98,10 @@ def run(
                 owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
                 _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
-                with redirect_stdout(sys.stderr):
+                # The tasks of an array share the folder; one that is started twice would only do its work twice.
+                name = LOCK if task.count == 1 else f"{LOCK}-{task.index}-of-{task.count}"
+                writable = not os.path.exists(out) or os.path.isdir(out)
+                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if writable else nullcontext():
                     tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)
@@ -148,4 +154,4 @@ def _to_jsonl(
                 writer.write(made)
         finally:
             summary.written = writer.count
-            summary.dropped, summary.failures = drop.reasons, drop.failures
+            summary.dropped, summary.missing, summary.failures = drop.reasons, drop.missing_reasons, drop.failures

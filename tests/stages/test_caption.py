@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import multiprocessing
+import os
+import random
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +23,23 @@ import transformers
 from commands import Command
 from PIL import Image
 
-from commonart.core.data.drops import Drop
+from commonart.cli import main
+from commonart.core.data.drops import Drop, Problem
+from commonart.core.data.files import lock
+from commonart.core.data.images.decode import decode_within
 from commonart.core.data.record import Record
+from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.captioning import generate
+from commonart.core.model.captioning import generate, guards
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
+from commonart.core.model.captioning.generate import Generated, Inputs
+from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
+from commonart.core.nano import scenes
 from commonart.core.registry import hub
+from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import caption, open_models
+from commonart.stages.caption import Item, _parts, caption
 
 SIZES = ((48, 64), (64, 64), (40, 90))
 
@@ -51,22 +66,56 @@ def png(tmp_path: Path) -> list[Record]:
 
 
 class Fake:
-    """A captioner that says which picture it saw, and counts."""
+    """A captioner that says which picture it saw, and counts; `answers` by picture's width come first, one a call."""
 
-    name, revision, license, lang, accepted = "fake", "r1", "MIT", "en", False
+    revision, license, accepted, largest_batch = "r1", "MIT", False, 2
 
-    def __init__(self, name: str = "fake", silent: Iterable[int] = ()) -> None:
-        self.name, self.silent, self.seen = name, set(silent), [0]
+    def __init__(
+        self,
+        name: str = "fake",
+        silent: Iterable[int] = (),
+        prompts: Sequence[Prompt] = (Prompt("en", "short", ("Say!",)),),
+        answers: dict[int, list[str | Problem]] | None = None,
+        **settings: str | int,
+    ) -> None:
+        self.name, self.silent, self.seen, self.asked = name, set(silent), [0], list[tuple[int, str, bool]]()
+        self.prompts, self.answers = prompts, answers or {}
+        self.settings = {"precision": "float32", "max_new_tokens": 20, "side": 768, **settings}
 
-    def caption(self, images: Sequence[Image.Image]) -> list[str]:
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        return size[0]
+
+    def prepare(self, images: Sequence[Image.Image], prompt: str) -> str:
+        return f"{len(images)} {prompt}"
+
+    def caption(
+        self, images: Sequence[Image.Image], prompt: str, *, retry: bool = False, inputs: str | None = None
+    ) -> list[Generated | Problem]:
+        assert inputs == f"{len(images)} {prompt}"
         self.seen.append(len(images))
-        return ["" if image.width in self.silent else f"{image.width} wide" for image in images]
+        self.asked += [(image.width, prompt, retry) for image in images]
+        return [self.answer(image.width) for image in images]
+
+    def answer(self, width: int) -> Generated | Problem:
+        usual = f"横幅が{width}の写真です。" if self.prompts[0].lang == "ja" else f"{width} wide"
+        said = self.answers[width].pop(0) if self.answers.get(width) else usual
+        return said if isinstance(said, Problem) else Generated("" if width in self.silent else said, True, 3)
 
 
-def run(records: Iterable[Record], *models: object, batch: int = 2) -> tuple[list[Record], Drop, list[Record]]:
+def requests(*models: Fake) -> list[Request]:
+    return [Request(model, prompt) for model in models for prompt in model.prompts]  # type: ignore[arg-type]
+
+
+def run(records: Iterable[Record], *models: Fake, **options: Any) -> tuple[list[Record], Drop, list[Record]]:
     kept: list[Record] = []
     drop = Drop(kept.append)
-    return list(caption(records, drop, models=list(models), batch=batch)), drop, kept  # type: ignore[arg-type]
+    return list(caption(records, drop, requests=requests(*models), **{"batch": 2, **options})), drop, kept
+
+
+def written(captioner: Captioner, images: Sequence[Image.Image], **options: Any) -> list[str]:
+    """The texts to the model's usual prompt; a picture that failed is named by its reason."""
+    answers = captioner.caption(images, captioner.model.prompts[0].texts[0], **options)
+    return [answer.reason if isinstance(answer, Problem) else answer.text for answer in answers]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
@@ -76,12 +125,11 @@ def run(records: Iterable[Record], *models: object, batch: int = 2) -> tuple[lis
 def test_every_family(name: str, folders: dict[str, Path]) -> None:
     """A batch of pictures of several shapes gives what each gives alone, and the same again."""
     captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=12)
-    together = captioner.caption(pictures())
+    together = written(captioner, pictures())
     assert len(together) == 3 and len(set(together)) > 1, "the picture must matter"
-    assert together == [captioner.caption([picture])[0] for picture in pictures()]
+    assert together == [written(captioner, [picture])[0] for picture in pictures()]
     assert not any("<image>" in text or "USER" in text or "Describe" in text for text in together)
-    assert captioner.caption([]) == []
-    assert captioner.lang == ("ja" if name == "llava-jp" else "en")
+    assert written(captioner, []) == []
 
 
 def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
@@ -90,10 +138,98 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
     processor = transformers.AutoProcessor.from_pretrained(folder)
     inputs = processor(text="<MORE_DETAILED_CAPTION>", images=pictures()[0], return_tensors="pt")
     with torch.inference_mode():
-        written = model.generate(**inputs, max_new_tokens=12, num_beams=3, do_sample=False)
-    expected = generate.tidy(processor.batch_decode(written, skip_special_tokens=True)[0])
+        ids = model.generate(**inputs, max_new_tokens=12, num_beams=3, do_sample=False)
+    expected = generate.tidy(processor.batch_decode(ids, skip_special_tokens=True)[0])
     captioner = Captioner.open(str(folder), precision="fp32", max_new_tokens=12)
-    assert captioner.caption(pictures()[:1]) == [expected]
+    assert written(captioner, pictures()[:1]) == [expected]
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen3-vl", "llava-jp"])
+def test_a_batch_goes_on_without_the_texts_that_have_ended(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts, and where they end, are those of one call of `generate`, in float64."""
+    captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=40)
+    loaded = captioner.loaded
+    loaded.model.double()
+    loaded.dtype = torch.float64
+    rng = np.random.default_rng(1)
+    many = [Image.fromarray(rng.integers(0, 255, (40 + 4 * n, 90 - 5 * n, 3), dtype=np.uint8)) for n in range(9)]
+    inputs = captioner.prepare(many, captioner.model.prompts[0].texts[0])
+    plain = {"max_new_tokens": 40, "do_sample": False, "num_beams": 1}
+    tensors = {k: v.double() if v.is_floating_point() else v for k, v in inputs.tensors.items()}
+    with torch.inference_mode():
+        texts = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        # The token that is written first at the most different moments becomes the end of a text.
+        firsts = {
+            token: {tuple(row.tolist()).index(token) for row in texts if token in row}
+            for token in texts.unique().tolist()
+        }
+        ends = [max(firsts, key=lambda token: len(firsts[token]))]
+        monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", ends)
+        whole = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        calls, real = [], loaded.model.generate
+        monkeypatch.setattr(
+            loaded.model, "generate", lambda **kwargs: calls.append(len(kwargs["input_ids"])) or real(**kwargs)
+        )
+        answers = loaded.generate(inputs.tensors, skip=inputs.skip, max_new_tokens=40, num_beams=1)
+    ended = torch.isin(whole, torch.tensor(ends))
+    assert [a.finished for a in answers] == ended.any(1).tolist()
+    assert [a.tokens for a in answers] == [int(row.int().argmax()) + 1 if row.any() else 40 for row in ended]
+    assert [a.text for a in answers] == [
+        generate.tidy(t) for t in loaded.processor.batch_decode(whole, skip_special_tokens=True)
+    ]
+    assert calls[0] == 9 and calls == sorted(calls, reverse=True)
+    if name != "qwen3-vl":  # whose texts all end at once
+        assert len(calls) > 1 and calls[-1] <= 4
+
+
+def test_images_of_one_length_stand_together(folders: dict[str, Path]) -> None:
+    """Where the processor gives larger images more tokens, a batch holds images of one length if there are some."""
+    florence, qwen = (Captioner.open(str(folders[name]), precision="fp32") for name in ("florence2", "qwen2-vl"))
+    assert florence.image_tokens((30, 60)) == florence.image_tokens((600, 60))
+    assert qwen.image_tokens((56, 56)) == 4 and qwen.image_tokens((28, 28)) == 1 and qwen.image_tokens((2000, 2)) == 0
+    items = [Item({"key": str(n)}, (0,), Image.new("RGB", ((56, 56), (28, 28), (28, 56))[n % 3])) for n in range(27)]
+    items += [Item({"key": "wide"}, (0,), Image.new("RGB", (70, 20)))]
+    parts = _parts(qwen, items, 8)
+    lengths = [{qwen.image_tokens(item.image.size) for item in part if item.image} for part in parts]
+    assert sum(map(len, parts)) == 28 and max(map(len, parts)) == 8
+    assert all(len(kinds) == 1 for kinds in lengths[:-1])
+
+
+def test_the_largest_batch_is_found_from_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    open_one = lambda: Captioner.open(str(folders["florence2"]), precision="fp32", side=64)  # noqa: E731
+    monkeypatch.setattr(generate.memory, "taken_by", lambda device, work: (work(), 4 * 1000)[1])  # 1,000 bytes an image
+    monkeypatch.setattr(generate.memory, "free", lambda _: 23_000)
+    assert open_one().largest_batch == 8, "half of what is free, as a power of two"
+    monkeypatch.setattr(generate.memory, "free", lambda _: 10)
+    assert open_one().largest_batch == 1
+    monkeypatch.setattr(generate.memory, "free", lambda _: float("inf"))
+    assert open_one().largest_batch == 64
+
+
+def test_memory_that_is_taken_is_measured() -> None:
+    block: list[torch.Tensor] = []
+    taken = generate.memory.taken_by(torch.device("cpu"), lambda: block.append(torch.ones(16 << 20)))  # 64 MiB
+    assert taken == 0 or 60 << 20 <= taken <= 90 << 20
+
+
+def test_in_eight_bits(folders: dict[str, Path]) -> None:
+    """--quantize rounds the layers, not the head; its captions are others than those of the full precision."""
+    captioner = Captioner.open(str(folders["llava-jp"]), precision="fp32", quantize="quanto-int8", max_new_tokens=8)
+    assert captioner.settings == {"precision": "quanto-int8/float32", "max_new_tokens": 8}
+    names = {type(module).__name__ for module in captioner.loaded.model.modules()}
+    assert "QLinear" in names and type(captioner.loaded.model.lm_head) is torch.nn.Linear
+    assert len(written(captioner, pictures())) == 3 and "model_error" not in written(captioner, pictures())
+    with pytest.raises(UsageError, match="--quantize int3 is not a known method"):
+        Captioner.open(str(folders["llava-jp"]), quantize="int3")
+
+
+def test_no_weights_are_downloaded_for_a_class_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "read_config", lambda model: {"architectures": ["WhisperForConditionalGeneration"]})
+    monkeypatch.setattr(generate, "resolve_model", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(CommonArtError, match="is a WhisperForConditionalGeneration, which has no adapter"):
+        Captioner.open("owner/name", accept_terms=["owner/name"])
 
 
 def test_the_table_s_classes_have_adapters() -> None:
@@ -107,36 +243,35 @@ def test_the_table_s_classes_have_adapters() -> None:
 def test_half_precision(folders: dict[str, Path]) -> None:
     captioner = Captioner.open(str(folders["florence2"]), precision="bf16", max_new_tokens=4)
     assert captioner.loaded.model.dtype == torch.bfloat16
-    assert len(captioner.caption(pictures())) == 3
+    assert len(written(captioner, pictures())) == 3
 
 
 def test_out_of_memory_halves_the_batch(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = Captioner.open(str(folders["florence2"]), precision="fp32", max_new_tokens=4)
-    expected = captioner.caption(pictures() * 2)
+    expected = written(captioner, pictures() * 2)
     family = "Florence2ForConditionalGeneration"
     real, sizes = ADAPTERS[family], []
 
-    def scarce(loaded: object, images: Sequence[Image.Image], *rest: object) -> list[str]:
+    def scarce(loaded: object, images: Sequence[Image.Image], *rest: object) -> Inputs:
         sizes.append(len(images))
         if len(images) > 2:
             raise torch.OutOfMemoryError("no memory")
         return real(loaded, images, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setitem(ADAPTERS, family, scarce)
-    assert captioner.caption(pictures() * 2) == expected
+    assert written(captioner, pictures() * 2) == expected
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
-    assert captioner.caption(pictures()) == expected[:3]
+    assert written(captioner, pictures()) == expected[:3]
     assert max(sizes[8:]) == 1, "what did not fit is not tried again"
     assert "batches of 1" in capsys.readouterr().err
 
-    def none(*_: object) -> list[str]:
+    def none(*_: object) -> Inputs:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setitem(ADAPTERS, family, none)
-    with pytest.raises(CommonArtError, match="does not fit into the memory of cpu"):
-        captioner.caption(pictures())
+    assert written(captioner, pictures()) == ["out_of_memory"] * 3
 
 
 def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -149,7 +284,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(CommonArtError, match="cannot be loaded from"):
-        Captioner.open(str(broken)).caption(pictures())
+        written(Captioner.open(str(broken)), pictures())
     with pytest.raises(UsageError, match="blip2-opt is refused"):
         Captioner.open("blip2-opt")
 
@@ -158,7 +293,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
 def test_nano_goes_through_the_same_adapter() -> None:
     captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
-    assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
+    assert written(captioner, [Image.new("RGB", (64, 64), "white")])[0]
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
@@ -166,9 +301,8 @@ def test_weights_in_half_precision_alone(tmp_path: Path, folders: dict[str, Path
     half = tmp_path / "half"
     shutil.copytree(folders["florence2"], half)
     (half / "model.safetensors").rename(half / f"model.{variant}.safetensors")
-    assert Captioner.open(str(half)).caption(pictures()) == Captioner.open(str(folders["florence2"])).caption(
-        pictures()
-    )
+    whole = Captioner.open(str(folders["florence2"]))
+    assert written(Captioner.open(str(half)), pictures()) == written(whole, pictures())
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
@@ -179,7 +313,8 @@ def test_a_caption_for_each_model(png: list[Record]) -> None:
     assert [r["key"] for r in out] == ["k0", "k1", "k2"] and [r["extra"] for r in out] == [0, 1, 2]
     assert out[0]["captions"] == [
         {"text": "64 wide", "lang": "en", "model": name, "revision": "r1", "license": "MIT", "synthetic": True,
-         "translated_from": None}
+         "translated_from": None, "words": 2, "prompt": "Say!", "length": "short", "precision": "float32",
+         "max_new_tokens": 20, "side": 768}
         for name in "ab"
     ]  # fmt: skip
     assert not drop.reasons
@@ -197,7 +332,8 @@ def test_what_is_there_is_not_asked_again(png: list[Record]) -> None:
 
 
 def test_finished_records_keep_their_place(png: list[Record]) -> None:
-    done: list[Record] = [{"key": f"d{i}", "captions": [{"text": "x", "model": "fake"}]} for i in range(200)]
+    finished = {"text": "x", "prompt": "Say!", **requests(Fake())[0].fields()}
+    done: list[Record] = [{"key": f"d{i}", "captions": [finished]} for i in range(200)]
     mixed = [*done[:5], png[0], *done[5:150], png[1], *done[150:], png[2]]
     keys = [r["key"] for r in mixed]
     assert [r["key"] for r in run(mixed, Fake())[0]] == keys
@@ -212,11 +348,113 @@ def test_failures_have_reasons(png: list[Record], tmp_path: Path) -> None:
     ]
     out, drop, kept = run([*bad, *png], Fake(silent={90}))
     assert [r["key"] for r in out] == ["k0", "k1"]
-    assert drop.reasons == {"no_image": 1, "image_unreadable": 1, "not_an_image": 1, "empty_caption": 1}
-    assert drop.failures == 4
+    assert drop.reasons == {"no_image": 1, "image_unreadable": 1, "not_an_image": 1, "too_few_captions": 1}
+    assert drop.missing_reasons == {"empty": 1}
+    assert drop.failures == 4 and len(kept) == 4
     assert {r["key"]: r["reason"] for r in kept}["gone"] == "image_unreadable"
-    # One of two models wrote something: the record stays.
-    assert len(run(png, Fake("a", silent={90}), Fake("b"))[0]) == 3
+    # One of two models wrote something: the record stays, and what is missing has a reason.
+    out, drop, kept = run(png, Fake("a", silent={90}), Fake("b"))
+    assert len(out) == 3 and not drop.reasons and drop.missing_reasons == {"empty": 1} and drop.failures == 1
+    assert [(r["key"], r["reason"], r["reason_detail"]) for r in kept] == [("k2", "empty", "a en short: ")]
+
+
+LOOP = "a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and"
+GOOD = "A dog runs over the grass."
+LONG = (
+    "A brown dog with white paws runs over wet grass in front of an old wooden barn, while two children in raincoats watch "
+    "from the fence, holding a basket of apples, under heavy clouds that hang low above distant hills near some village."
+)  # 44 words
+
+
+def test_an_answer_that_is_no_caption_is_asked_for_again(png: list[Record]) -> None:
+    """Other decoding first, then the other texts of the prompt; the caption keeps the one that it answers."""
+    prompts = (Prompt("en", "short", ("Say!", "Say it!")),)
+    model = Fake(prompts=prompts, answers={64: [LOOP, GOOD, "", GOOD], 90: [LOOP, "", LOOP]})
+    out, drop, kept = run(png, model, batch=8)
+    assert model.asked == [  # two are 64 wide, one 90; they are asked by size
+        (64, "Say!", False), (64, "Say!", False), (90, "Say!", False),
+        (64, "Say!", True), (90, "Say!", True),
+        (64, "Say it!", False), (90, "Say it!", False),
+    ]  # fmt: skip
+    by_key = {r["key"]: [(c["text"], c["prompt"]) for c in r["captions"]] for r in out}
+    assert sorted(by_key) == ["k0", "k1"] and sorted(text for [(text, _)] in by_key.values()) == [GOOD, GOOD]
+    assert sorted(prompt for [(_, prompt)] in by_key.values()) == ["Say it!", "Say!"]
+    assert drop.reasons == {"too_few_captions": 1} and drop.missing_reasons == {"looping": 1} and drop.failures == 1
+    assert kept[0]["key"] == "k2" and LOOP[:50] in kept[0]["reason_detail"]
+
+
+def test_an_image_that_a_model_fails_on_costs_itself(png: list[Record]) -> None:
+    model = Fake(answers={90: [Problem("model_error", "ValueError: too wide")]})
+    out, drop, kept = run(png, model)
+    assert [r["key"] for r in out] == ["k0", "k1"] and drop.missing_reasons == {"model_error": 1}
+    assert "ValueError: too wide" in kept[0]["reason_detail"] and len(model.asked) == 3, "it is not asked again"
+
+
+def test_a_model_that_fails_on_everything_stops_early(png: list[Record]) -> None:
+    many = ({"key": f"m{n}", "image": png[0]["image"]} for n in itertools.count())
+    broken = Fake(answers={64: [Problem("model_error", "ValueError: no")] * 1000})
+    with pytest.raises(
+        CommonArtError, match=r"fake en short: none of 64 answers is a caption \(model_error 64\); .* no"
+    ):
+        run(many, broken)
+    assert len(broken.asked) == 64
+    with pytest.raises(CommonArtError, match=r"none of \d+ answers is a caption \(empty \d+\)"):
+        run(({"key": f"m{n}", "image": png[0]["image"]} for n in itertools.count()), Fake(silent={64}))
+    good = Fake(answers={64: ["fine"] + [Problem("model_error", "no")] * 100})
+    out, drop, _ = run(({"key": f"m{n}", "image": png[0]["image"]} for n in range(101)), good)
+    assert len(out) == 1 and drop.missing_reasons == {"model_error": 100}
+
+
+def test_captions_that_are_needed(png: list[Record]) -> None:
+    """--min-captions counts synthetic ones, of earlier runs too; --min-words decides what is one."""
+    png[0]["captions"] = [{"text": "a dog", "lang": "en", "model": "other", "synthetic": True}]
+    png[1]["captions"] = [{"text": "by hand", "lang": "en", "model": "coco", "synthetic": False}]
+    out, drop, _ = run(png, Fake(), min_captions=2)
+    assert [r["key"] for r in out] == ["k0"] and drop.reasons == {"too_few_captions": 2}
+    assert drop.failures == 0, "nothing failed: it is a rule"
+    assert len(run(png[2:], Fake(), min_captions=0)[0]) == 1
+    out, drop, _ = run(png[2:], Fake("long"), min_words=3)
+    assert len(out) == 1 and drop.missing_reasons == {"too_short": 1} and drop.failures == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"precision": "bfloat16"}, {"max_new_tokens": 40}, {"side": 512}, {"prompts": (Prompt("en", "long", ("Say!",)),)},
+     {"prompts": (Prompt("ja", "short", ("Say!",)),)}, {"prompts": (Prompt("en", "short", ("Tell!",)),)}],
+)  # fmt: skip
+def test_other_settings_are_other_captions(png: list[Record], other: dict[str, Any]) -> None:
+    """fp32 output does not count as finished for bf16; nor does that of another prompt, side or token limit."""
+    first = run(png, Fake())[0]
+    again = run(first, model := Fake(**other))[0]
+    assert len(model.asked) == 3 and all(len(r["captions"]) == 2 for r in again)
+    assert settings(requests(model)) != settings(requests(Fake()))
+    assert settings(requests(Fake()), 2) != settings(requests(Fake()))
+
+
+def test_images_are_shown_at_one_side(png: list[Record]) -> None:
+    """The longer side is bounded, never enlarged, and no side vanishes."""
+    out = run(png, Fake(side=45))[0]
+    assert [r["captions"][0]["text"] for r in out] == ["45 wide", "45 wide", "45 wide"]
+    for size, expected in (
+        ((3000, 2000), (768, 512)),
+        ((20_000, 50), (768, 2)),
+        ((1, 1), (1, 1)),
+        ((9, 9000), (1, 768)),
+    ):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, "jpeg")
+        assert decode_within(file.getvalue(), 768).size == expected
+
+
+def test_what_was_written_is_told(png: list[Record]) -> None:
+    tally = Tally()
+    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [LONG]}), tally=tally)
+    assert len(out) == 3
+    told = tally.as_json()
+    assert told["captions"] == 6 and told["words"] == {"a en": {"0": 3}, "b en": {"0": 2, "40": 1}}
+    assert tally.images == 3 and tally.tokens == 18 and told["images_per_second"] > 0
+    lines = list(tally.lines())
+    assert any("a en" in line for line in lines) and any("40-79" in line and "#" in line for line in lines)
 
 
 def test_the_user_s_word_is_kept_in_the_record(png: list[Record]) -> None:
@@ -225,14 +463,50 @@ def test_the_user_s_word_is_kept_in_the_record(png: list[Record]) -> None:
     assert run(png, model)[0][0]["captions"][0]["terms_accepted"] is True
 
 
-@pytest.mark.parametrize("names", ["", "nano,", "nano,nano"])
-def test_bad_model_lists(names: str) -> None:
+@pytest.mark.parametrize("names", [[], [""], ["nano", ""], ["nano", "nano"]])
+def test_bad_model_lists(names: list[str]) -> None:
     with pytest.raises(UsageError, match="--model"):
-        open_models(names)
+        open_requests(names)
 
 
-def test_the_command(in_process: Command, tmp_path: Path, folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"langs": ["fr"]}, "none of the models has a prompt for --lang fr"),
+        ({"langs": ["en", "ja"]}, "none of the models has a prompt for --lang ja"),
+        ({"lengths": ["long"]}, "none of the models has a prompt for --length long"),
+        ({"lengths": ["medium"]}, "--length medium is not a length"),
+        ({"langs": ["en", "en"]}, "--lang names en twice"),
+    ],
+)
+def test_what_nobody_writes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_requests(["nano"], **options)
+
+
+def asked(folders: dict[str, Path], names: Sequence[str], **options: Any) -> list[tuple[str, str, str]]:
+    return [
+        (Path(r.engine.name).name, r.prompt.lang, r.prompt.length)
+        for r in open_requests([str(folders[name]) for name in names], **options)
+    ]
+
+
+def test_a_caption_for_each_language_and_length(folders: dict[str, Path]) -> None:
+    """By default what a model usually writes; a model without a prompt for what is asked is passed over."""
+    three = ["florence2", "blip2", "qwen2-vl"]
+    assert asked(folders, three) == [("florence2", "en", "long"), ("blip2", "en", "short"), ("qwen2-vl", "en", "long")]
+    assert asked(folders, three, langs=["en", "ja"], lengths=["short", "long"]) == [
+        ("florence2", "en", "short"), ("florence2", "en", "long"), ("blip2", "en", "short"),
+        ("qwen2-vl", "en", "short"), ("qwen2-vl", "en", "long"), ("qwen2-vl", "ja", "short"), ("qwen2-vl", "ja", "long"),
+    ]  # fmt: skip
+    assert asked(folders, three, langs=["ja"]) == [("qwen2-vl", "ja", "long")]
+
+
+def test_the_command(
+    in_process: Command, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
+    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")  # random weights write nothing that is a caption
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):
@@ -254,3 +528,95 @@ def test_the_command_refuses(in_process: Command) -> None:
     done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr
+
+
+def shards_of_scenes(folder: Path, shards: int, each: int) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(shards):
+        with ShardWriter(folder / f"{number:05d}.tar") as writer:
+            for n in range(each):
+                file = io.BytesIO()
+                Image.fromarray(scenes.render(scenes.random_scene(rng))).save(file, "png")
+                writer.add_record({"key": f"s{number}-{n}"}, file.getvalue(), "png")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def in_child(folder: Path, arguments: Sequence[str]) -> None:
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(main.run(arguments))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(tmp_path: Path) -> None:
+    """SIGKILL, and the same command again: the bytes of an uninterrupted run, nothing lost and nothing doubled."""
+    shards_of_scenes(tmp_path / "raw", shards=8, each=4)
+    command = ("caption", "raw", "--model", "nano", "--batch", "4", "-q", "-o")
+    context = multiprocessing.get_context("forkserver")  # torch is imported once: each start is real, and quick
+    context.set_forkserver_preload(
+        ["torch", "transformers", "commonart.cli.main", "commonart.stages.caption", __name__]
+    )
+    for name in ("warm", "whole"):
+        whole = context.Process(target=in_child, args=(tmp_path, (*command, name)))
+        started = time.monotonic()
+        whole.start()
+        whole.join()
+        seconds = time.monotonic() - started
+    expected = files_of(tmp_path / "whole")
+    assert whole.exitcode == 0 and len(expected) == 24
+    rng, out, kills, finished = random.Random(0), tmp_path / "out", 0, 0
+    while kills < 20 or not finished:
+        child = context.Process(target=in_child, args=(tmp_path, (*command, "out")))
+        child.start()
+        child.join(rng.uniform(0, seconds) if kills < 20 else None)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            kills += 1
+        else:
+            assert child.exitcode == 0 and files_of(out) == expected
+            finished += 1
+            shutil.rmtree(out)
+    keys = [r["key"] for path in sorted((tmp_path / "whole").glob("*.tar")) for r in read_shard(path)]
+    assert len(keys) == len(set(keys)) == 32
+
+
+def test_two_commands_and_one_folder(in_process: Command, tmp_path: Path) -> None:
+    """The second is refused with a sentence; tasks of an array share a folder."""
+    shards_of_scenes(tmp_path / "raw", shards=2, each=1)
+    command = ("caption", "raw", "--model", "nano", "--batch", "1", "-o", "out")
+    with lock(tmp_path / "out"):
+        done = in_process(*command)
+        assert done.returncode == 1 and b"out is in use by process" in done.stderr
+        assert in_process(*command, "--task-index", "1", "--num-tasks", "2").returncode == 0
+    assert in_process(*command).returncode == 0
+    assert sorted(p.suffix for p in (tmp_path / "out").glob("[0-9]*")) == [
+        ".idx",
+        ".idx",
+        ".json",
+        ".json",
+        ".tar",
+        ".tar",
+    ]
+
+
+def test_hours_of_the_whole_from_a_sample(in_process: Command, tmp_path: Path) -> None:
+    shards_of_scenes(tmp_path / "raw", shards=3, each=4)
+    done = in_process("caption", "raw", "--model", "nano", "--dry-run", "--calibrate", "5", "--num-tasks", "2")
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert (told["records"], told["sample"], told["sample_written"], told["tasks"]) == (12, 5, 5, 2)
+    assert told["requests"] == ["nano en short"] and told["captions"] == 5
+    assert told["device_hours"] == pytest.approx(12 / 5 * told["sample_seconds"] / 3600, rel=0.05)
+    assert told["hours"] == pytest.approx(told["device_hours"] / 2, rel=0.02)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"], "nothing is written"
+    for source in (["-"], []):
+        refused = in_process("caption", *source, "--dry-run", "--model", "nano")
+        assert refused.returncode == 2 and b"--dry-run" in refused.stderr
+    (tmp_path / "list.jsonl").write_bytes(b"".join(b'{"key":"k%d","image":"gone.png"}\n' % n for n in range(9)))
+    listed = in_process("caption", "list.jsonl", "--model", "nano", "--dry-run", "--calibrate", "4")
+    assert json.loads(listed.stdout)["dropped"] == {"image_unreadable": 4} and json.loads(listed.stdout)["records"] == 9

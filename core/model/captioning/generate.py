@@ -8,25 +8,31 @@ Weights are safetensors on this machine's disk; no code of a model's folder is r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
+import transformers
 from safetensors import SafetensorError
 
 from commonart.core import log
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.model import weights
-from commonart.core.registry.hub import ResolvedModel, resolve_model
-from commonart.core.registry.lookup import check_terms, find_model
+from commonart.core.model import memory, weights
+from commonart.core.model import quantize as quantization
+from commonart.core.registry.hub import ResolvedModel, read_config, resolve_model
+from commonart.core.registry.lookup import check_terms, find_model, model_class
 
 Item = TypeVar("Item")
 # Of a second try: what greedy decoding repeats without end, these do not let it say again.
 RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
+MOST = {"cuda": 128, "cpu": 64}  # items of the largest batch that is chosen without --batch
+PROBE = 4  # items of the batch whose memory is measured
+SMALLEST = 4  # rows that are not halved any more
+SHARE = 0.5  # of the free memory for a batch: texts grow longer than those of the probe, and the system wants some
 
 
 class Generated(NamedTuple):
@@ -35,6 +41,14 @@ class Generated(NamedTuple):
     text: str
     finished: bool  # by its end token, and not by the limit of tokens
     tokens: int  # without padding and prompt
+
+
+class Inputs(NamedTuple):
+    """What a processor made of a batch, for `LoadedModel.generate`."""
+
+    tensors: Mapping[str, Any]
+    skip: int = 0
+    options: Mapping[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -62,17 +76,67 @@ class LoadedModel:
             else value
             for name, value in inputs.items()
         }
-        ids: torch.Tensor = self.model.generate(**moved, do_sample=False, **options)[:, skip:]
-        texts = self.processor.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         config = self.model.generation_config
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        # An encoder-decoder's row begins with its start token, which may be the end token too.
-        is_end = torch.isin(ids[:, 1:] if not skip else ids, torch.tensor([e for e in ends if e is not None]).to(ids))
-        finished = is_end.any(1)
-        tokens = torch.where(finished, is_end.int().argmax(1) + 1, is_end.shape[1])
-        return [
-            Generated(tidy(text), bool(end), int(count)) for text, end, count in zip(texts, finished, tokens, strict=True)
-        ]
+        is_end = torch.tensor([end for end in ends if end is not None], device=self.device)
+        if skip and options.get("num_beams") == 1 and not getattr(self.model, "_is_stateful", False):
+            rows = self._generate_by_halves(moved, skip, is_end, options)
+        else:
+            rows = list(self.model.generate(**moved, do_sample=False, **options)[:, skip:])
+        texts = self.processor.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        generated = []
+        for row, text in zip(rows, texts, strict=True):
+            # An encoder-decoder's row begins with its start token, which may be the end token too.
+            found = torch.isin(row if skip else row[1:], is_end).nonzero()
+            tokens = int(found[0]) + 1 if len(found) else len(row) - (not skip)
+            generated.append(Generated(tidy(text), len(found) > 0, tokens))
+        return generated
+
+    def _generate_by_halves(
+        self, inputs: Mapping[str, Any], skip: int, is_end: torch.Tensor, options: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
+        """Generate greedily from a decoder; whenever half of a batch has ended, the others go on without it.
+
+        In a batch of 64, a text of 160 tokens would else compute 160 for all of them. The cache is kept, so that the texts are
+        the same.
+        """
+        done: list[torch.Tensor] = [is_end] * len(inputs["input_ids"])
+        rows = torch.arange(len(done), device=self.device)
+        limit, made = options["max_new_tokens"], 0
+        while True:
+            stop = [_HalfEnded(is_end)] if len(rows) > SMALLEST else None
+            result = self.model.generate(
+                **inputs, **{**options, "max_new_tokens": limit - made}, do_sample=False, stopping_criteria=stop,
+                return_dict_in_generate=True,
+            )  # fmt: skip
+            ids = result.sequences
+            made = ids.shape[1] - skip
+            for row, tokens in zip(rows.tolist(), ids[:, skip:], strict=True):
+                done[row] = tokens
+            left = (~torch.isin(ids[:, skip:], is_end).any(1)).nonzero()[:, 0]
+            if made >= limit or not len(left):
+                return done
+            rows, ids = rows[left], ids[left]
+            name = "cache" if hasattr(result, "cache") else "past_key_values"  # its name before transformers 5.20
+            cache = getattr(result, name)
+            cache.batch_select_indices(left)
+            seen = inputs["attention_mask"][left]
+            seen = torch.cat([seen, seen.new_ones(len(left), ids.shape[1] - seen.shape[1])], 1)
+            inputs = {"input_ids": ids, "attention_mask": seen, name: cache}
+            body = getattr(self.model, "model", self.model)
+            if getattr(body, "rope_deltas", None) is not None:  # Qwen-VL keeps the rows' positions outside the cache
+                body.rope_deltas = body.rope_deltas[left]
+
+
+class _HalfEnded(transformers.StoppingCriteria):
+    """Stops all rows when half of them have ended."""
+
+    def __init__(self, is_end: torch.Tensor) -> None:
+        self.is_end, self.ended = is_end, torch.tensor(False)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        self.ended = self.ended.to(input_ids.device) | torch.isin(input_ids[:, -1], self.is_end)
+        return (2 * self.ended.sum() >= len(input_ids)).expand(len(input_ids))
 
 
 class TextGenerator:
@@ -92,7 +156,9 @@ class TextGenerator:
         *,
         device: str = "auto",
         precision: str = "auto",
+        quantize: str | None = None,
         max_new_tokens: int | None = None,
+        side: int | None = None,
         accepted: bool = False,
     ) -> None:
         """Check that there is an adapter for the model's class.
@@ -100,22 +166,29 @@ class TextGenerator:
         Args:
             resolved: the registry's row and the folder of its files.
             device, precision: as `core.model.device` takes them.
+            quantize: a method of `core.model.quantize` for the linear layers.
             max_new_tokens: default: the class's MAX_NEW_TOKENS.
+            side: pixels of the longer side of the images that it is shown; None for a model of texts.
             accepted: the registry refuses the model, and the user answers for its terms.
 
         Raises:
             CommonArtError: There is no adapter for the model's class.
         """
         model = resolved.model
-        if model.cls not in self.MODEL_CLASSES:
-            raise CommonArtError(
-                f"{resolved.name} is a {model.cls or 'model of unknown class'}, which has no adapter for {model.role}.",
-                f"Choose a model of one of these classes: {', '.join(sorted(self.MODEL_CLASSES))}.",
-            )
+        self._check_adapter(resolved.name, model.cls)
         self.resolved, self.model = resolved, model
         self.name, self.revision, self.license = resolved.name, resolved.revision, model.license
-        self.device, self.precision, self.accepted = device, precision, accepted
-        self.max_new_tokens = max_new_tokens or self.MAX_NEW_TOKENS
+        self.device, self.precision, self.quantize, self.accepted = device, precision, quantize, accepted
+        self.max_new_tokens, self.side = max_new_tokens or self.MAX_NEW_TOKENS, side
+        quantization.check(quantize)
+
+    @cached_property
+    def settings(self) -> dict[str, str | int | float]:
+        """What its texts depend on besides prompt and input; every one of them keeps it."""
+        dtype = devices.pick_dtype(self.precision, devices.pick_device(self.device))
+        precision = quantization.precision_name(dtype, self.quantize)
+        side = {} if self.side is None else {"side": self.side}
+        return {"precision": precision, "max_new_tokens": self.max_new_tokens, **side}
 
     @classmethod
     def open(
@@ -124,11 +197,9 @@ class TextGenerator:
         *,
         accept_terms: Sequence[str] = (),
         allow_pickle: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-        max_new_tokens: int | None = None,
+        **options: Any,
     ) -> Self:
-        """Find the model that `--model NAME` names.
+        """Find the model that `--model NAME` names. `options` are those of the class.
 
         Raises:
             UsageError: The name is unknown, or the model's terms are refused.
@@ -136,8 +207,18 @@ class TextGenerator:
         """
         model = find_model(name, cls.ROLE)
         accepted = check_terms(model, accept_terms)
+        if kind := model.cls or model_class(read_config(model)):
+            cls._check_adapter(name, kind)  # before its weights are downloaded
         resolved = resolve_model(model, allow_pickle=allow_pickle)
-        return cls(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
+        return cls(resolved, accepted=accepted, **options)
+
+    @classmethod
+    def _check_adapter(cls, name: str, kind: str) -> None:
+        if kind not in cls.MODEL_CLASSES:
+            raise CommonArtError(
+                f"{name} is a {kind or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
+                f"Choose a model of one of these classes: {', '.join(sorted(cls.MODEL_CLASSES))}.",
+            )
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -146,16 +227,25 @@ class TextGenerator:
         Raises:
             CommonArtError: Its files do not make a model.
         """
-        import transformers
-
         if not log.on_terminal():
             transformers.utils.logging.disable_progress_bar()
         folder, device = self.resolved.folder, devices.pick_device(self.device)
         dtype = devices.pick_dtype(self.precision, device)
         local = {"local_files_only": True, "trust_remote_code": False}
+        four_bits: dict[str, Any] = {}
+        if self.quantize == "bnb-nf4":
+            config = transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+            four_bits = {"quantization_config": config, "device_map": {"": device}}
         try:
             model = getattr(transformers, self.model.cls).from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"), **local
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=weights.variant(folder, "model"),
+                **local,
+                **four_bits,
             )
             processor = getattr(transformers, self.PROCESSOR).from_pretrained(folder, **local)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -164,7 +254,21 @@ class TextGenerator:
                 f"{self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",
                 "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
             ) from error
-        return LoadedModel(self.name, model.eval().to(device), processor, device, dtype)
+        if self.quantize and not four_bits:  # not the head, whose rounding would reach every word
+            quantization.quantize(getattr(model, "model", model), self.quantize)
+        return LoadedModel(self.name, model.eval() if four_bits else model.eval().to(device), processor, device, dtype)
+
+    def _largest_batch(self, generate: Callable[[int], object]) -> int:
+        """Return the largest power of two, up to MOST, that fits into the memory that is free: `generate(n)` takes it for n."""
+        device, most = self.loaded.device, MOST.get(self.loaded.device.type, MOST["cpu"])
+        try:
+            with torch.inference_mode():
+                generate(1)  # the first call touches the weights' pages
+                each = memory.taken_by(device, lambda: generate(PROBE)) / PROBE
+        except torch.OutOfMemoryError:
+            return 1
+        fit = int(min(most, max(1.0, memory.free(device) * SHARE / max(each, 1))))
+        return 1 << fit.bit_length() - 1
 
     def _generate(
         self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[Generated]]
