@@ -168,6 +168,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l vision-tower -x 
 complete -c commonart -n "__fish_seen_subcommand_from train" -l language-model -x -a "nano calm2-7b t5-xxl" -d "Language model of a captioner"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l quantize -x -a "quanto-int8 bnb-int8 torchao-int8 bnb-nf4" -d "8-bit text encoder quanto-int8 (the papers), bnb-int8 or torchao-int8"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l language -r -d "Sampling weight of a caption language; others are left out (repeatable)"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l caption-length -r -d "Sampling weights of caption lengths, as long=3,short=1"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l max-seconds -r -d "Seconds after which to save and stop; 0 for no limit"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpoint-every -r -d "Steps between checkpoints"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l sample-every -r -d "Steps between sample grids; 0 for none"

@@ -70,6 +70,7 @@ def open_shards(
     image: Sequence[Features] | Autoencoder,
     *,
     languages: Mapping[str, float] | None = None,
+    lengths: Mapping[str, float] | None = None,
     budget: float | None = None,
     quiet: bool = False,
     index: Index | None = None,
@@ -78,7 +79,7 @@ def open_shards(
 
     Args:
         text, image: the features of each data set, or the encoder that runs on the fly.
-        languages: how often captions of each language are taken.
+        languages, lengths: how often captions of each language and length are taken; lengths need an index with them.
         budget: bytes that features may take in memory; those that fit are loaded at once. None: 40 % of what is free.
         index: that of `data`, where it was read before.
 
@@ -98,7 +99,7 @@ def open_shards(
         )
     texts: TextSource = CachedText(index, text) if isinstance(text, Sequence) else LiveText(index, text)
     latents: LatentSource = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
-    dataset = ShardDataset(index, texts, latents, index.caption_odds(languages))
+    dataset = ShardDataset(index, texts, latents, index.caption_odds(languages, lengths))
     source: Source = dataset
     if isinstance(texts, CachedText) and isinstance(latents, CachedLatents):
         needed = texts.features.nbytes() + latents.features.nbytes()
