@@ -50,6 +50,7 @@ _commonart() {
             "caption --shard-size") words="" ;;
             "caption --task-index") words="" ;;
             "caption --num-tasks") words="" ;;
+            "caption --calibrate") words="" ;;
             "translate -o"|"translate --out") words="" ;;
             "translate --to") words="ja en" ;;
             "translate --model") words="nano phi3-medium cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" ;;
@@ -222,7 +223,7 @@ _commonart() {
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

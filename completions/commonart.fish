@@ -67,6 +67,8 @@ complete -c commonart -n "__fish_seen_subcommand_from caption" -l shard-size -r 
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l task-index -r -d "Index of this task; it takes every --num-tasks-th shard (default Slurms)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l num-tasks -r -d "Number of tasks that share the shards (default Slurms)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l overwrite -d "Replace existing output"
+complete -c commonart -n "__fish_seen_subcommand_from caption" -l dry-run -d "Print the hours that the whole SOURCE takes, from a sample"
+complete -c commonart -n "__fish_seen_subcommand_from caption" -l calibrate -r -d "Images to time with --dry-run"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -s q -d "No progress bar and no table"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l quiet -d "No progress bar and no table"
 complete -c commonart -n "not __fish_seen_subcommand_from fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia models nano quickstart" -a translate -d "Translate captions; the originals stay"

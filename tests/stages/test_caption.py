@@ -506,7 +506,8 @@ def test_the_command(
     in_process: Command, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
-    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")  # random weights write nothing that is a caption
+    for judge in ("problem", "translation_problem"):  # random weights write nothing that is a caption
+        monkeypatch.setattr(guards, judge, lambda *_, **__: "")
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):
