@@ -114,6 +114,7 @@ def caption(
         overwrite=overwrite,
         quiet=quiet,
         extra=tally.as_json,
+        exclusive=True,
     )
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:
