@@ -572,7 +572,9 @@ def test_the_command(
             file = io.BytesIO()
             picture.save(file, "png")
             writer.add_record({"key": f"k{i}"}, file.getvalue(), "png")
-    first = in_process("caption", "--model", str(folders["florence2"]), "--precision", "fp32", "00000.tar")
+    first = in_process(
+        "caption", "--model", str(folders["florence2"]), "--precision", "fp32", "--max-new-tokens", "60", "00000.tar"
+    )
     assert first.returncode == 0, first.stderr.decode()
     lines = [json.loads(line) for line in first.stdout.splitlines()]
     assert [r["key"] for r in lines] == ["k0", "k1", "k2"] and all(r["captions"][0]["text"] for r in lines)
