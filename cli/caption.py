@@ -30,7 +30,7 @@ def caption(
     ] = 1,
     min_words: Annotated[int, typer.Option(min=0, help="Words that a caption needs; shorter ones are not kept.")] = 0,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 160).")
+        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 256).")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per batch (default: what fits in memory).")] = None,
     device: options.Device = "auto",
@@ -84,27 +84,37 @@ def caption(
         max_new_tokens=max_new_tokens,
         side=side,
     )
-    rules = {"min_captions": min_captions, "min_words": min_words}
     if dry_run:
         if source is None:
             raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
-        planned = stage.estimate(source, requests, calibrate, tasks=num_tasks or 1, batch=batch, **rules)
+        planned = stage.estimate(
+            source,
+            requests,
+            calibrate,
+            tasks=num_tasks or 1,
+            batch=batch,
+            min_captions=min_captions,
+            min_words=min_words,
+        )
         print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
         return
     tally = Tally()
     summary = stream.run(
         "caption",
-        partial(stage.caption, requests=requests, batch=batch, tally=tally, **rules),
+        partial(
+            stage.caption, requests=requests, batch=batch, tally=tally, min_captions=min_captions, min_words=min_words
+        ),
         source=source,
         out=out,
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings=settings(requests, **rules),
+        settings=settings(requests, min_captions=min_captions, min_words=min_words),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
         extra=tally.as_json,
+        exclusive=True,
     )
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:
