@@ -83,9 +83,7 @@ _FLORENCE = (
     Prompt("en", "long", ("<MORE_DETAILED_CAPTION>", "<DETAILED_CAPTION>")),
     Prompt("en", "short", ("<CAPTION>", "<DETAILED_CAPTION>")),
 )
-_BLIP = (
-    Prompt("en", "short", ("a photo of", "Question: what is in the picture? Answer:")),
-)
+_BLIP = (Prompt("en", "short", ("a photo of", "Question: what is in the picture? Answer:")),)
 # The card of cyberagent/llava-calm2-siglip.
 _LLAVA_CALM = (
     Prompt("ja", "long", (
