@@ -12,10 +12,32 @@ from commonart.cli import options
 def caption(
     source: options.Source = None,
     out: options.Out = None,
-    model: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Captioners (see commonart models).")] = "florence2",
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch; halved when memory runs out.")] = 8,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,NAME]", help="Captioners, see commonart models (default: florence2)."),
+    ] = None,
+    lang: Annotated[
+        str, typer.Option(metavar="LANG[,LANG]", help="Languages, as en,ja (default: each model's first).")
+    ] = "",
+    length: Annotated[
+        str, typer.Option(metavar="LENGTH[,LENGTH]", help="short, long or both (default: each model's usual one).")
+    ] = "",
+    side: Annotated[
+        int, typer.Option(min=16, help="Pixels of an image's longer side; larger ones are shown at this size.")
+    ] = 768,
+    min_captions: Annotated[
+        int, typer.Option(min=0, help="Synthetic captions that a record needs; others are dropped.")
+    ] = 1,
+    min_words: Annotated[int, typer.Option(min=0, help="Words that a caption needs; shorter ones are not kept.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 160).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per batch (default: what fits in memory).")] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    quantize: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Weights in quanto-int8, bnb-int8, torchao-int8 or bnb-nf4.")
+    ] = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     rejects: options.Rejects = None,
@@ -24,35 +46,67 @@ def caption(
     task_index: options.TaskIndex = None,
     num_tasks: options.NumTasks = None,
     overwrite: options.Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the hours that the whole SOURCE takes, from a sample.")
+    ] = False,
+    calibrate: Annotated[int, typer.Option(min=1, metavar="N", help="Images to time with --dry-run.")] = 64,
     quiet: options.Quiet = False,
 ) -> None:
     """Write captions, one by each model that is named.
 
-    Existing captions are kept.
+    Existing captions are kept. Only a folder (-o captioned/) keeps the work of a run that was killed.
 
     \b
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
+    commonart caption --model qwen3-vl --lang en,ja --length short,long raw/ -o captioned/
+    commonart caption --model qwen3-vl raw/ --dry-run --calibrate 200
     """
     from functools import partial
 
+    import orjson
+
+    from commonart.core import log
     from commonart.core.data import stream, tasks
+    from commonart.core.errors import UsageError
+    from commonart.core.model.captioning.requests import Tally, open_requests
     from commonart.stages import caption as stage
 
-    models = stage.open_models(
-        model, accept_terms=accept_terms or (), allow_pickle=allow_pickle, device=device, precision=precision
+    requests = open_requests(
+        options.split_list(model or ["florence2"]),
+        langs=options.split_list([lang]) if lang else (),
+        lengths=options.split_list([length]) if length else (),
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        device=device,
+        precision=precision,
+        quantize=quantize,
+        max_new_tokens=max_new_tokens,
+        side=side,
     )
+    rules = {"min_captions": min_captions, "min_words": min_words}
+    if dry_run:
+        if source is None:
+            raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
+        planned = stage.estimate(source, requests, calibrate, tasks=num_tasks or 1, batch=batch, **rules)
+        print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
+        return
+    tally = Tally()
     summary = stream.run(
         "caption",
-        partial(stage.caption, models=models, batch=batch),
+        partial(stage.caption, requests=requests, batch=batch, tally=tally, **rules),
         source=source,
         out=out,
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings={"models": [[m.name, m.revision] for m in models]},
+        settings=stage.settings(requests, **rules),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
+        extra=tally.as_json,
     )
     options.finish(summary, quiet)
+    if log.on_terminal() and not quiet:
+        for line in tally.lines():
+            log.say(line)

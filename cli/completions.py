@@ -20,6 +20,8 @@ from commonart.core.settings import QUANTIZERS
 VALUES: dict[tuple[str, str], Sequence[str]] = {
     ("license-filter", "--policy"): ("strict", "paper"),
     ("caption", "--model"): lookup.model_names("caption"),
+    ("caption", "--lang"): ("en", "ja", "en,ja"),
+    ("caption", "--length"): (*catalogue.LENGTHS, ",".join(catalogue.LENGTHS)),
     ("translate", "--model"): lookup.model_names("translate"),
     ("translate", "--to"): ("ja", "en"),
     ("encode-text", "--model"): lookup.model_names("text-encoder"),

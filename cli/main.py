@@ -137,11 +137,12 @@ def _rename_options(group: Any, tables: dict[str, Any], path: str) -> None:
         if hasattr(command, "commands"):
             _rename_options(command, table, path)
             continue
-        options = {option.removeprefix("--"): p.name for p in command.params for option in (*p.opts, p.name)}
+        options = {option.removeprefix("--"): p for p in command.params for option in (*p.opts, p.name)}
         for option in list(table):
             if option not in options:
                 raise UsageError(f"{path}: {name} has no option '{option}'.", f"See commonart {name} --help.")
-            table[options[option]] = table.pop(option)
+            value, parameter = table.pop(option), options[option]
+            table[parameter.name] = [value] if parameter.multiple and isinstance(value, str) else value
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:

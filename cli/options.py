@@ -89,6 +89,11 @@ Sign = Annotated[
 ]
 
 
+def split_list(values: Sequence[str]) -> list[str]:
+    """`["a, b", "c"]` -> [`a`, `b`, `c`]; an empty name stays, to be complained about."""
+    return [name.strip() for value in values for name in value.split(",")]
+
+
 def split_names(text: str) -> list[str]:
     """`a,b` -> [`a`, `b`]."""
     return [name.strip() for name in text.split(",") if name.strip()]

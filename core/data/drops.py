@@ -92,19 +92,36 @@ class Drop:
 
     def __init__(self, keep: Callable[[Record], None] | None = None) -> None:
         self.reasons: Counter[str] = Counter()
+        self.missing_reasons: Counter[str] = Counter()
         self.failures = 0
         self._keep = keep
+        self._failed: Any = None  # the key of the record that failed last
 
     def __call__(self, record: Record, reason: str, detail: str = "") -> None:
         """Drop a record by rule: its licence, an opt-out, a duplicate, too small."""
         self.reasons[reason] += 1
+        self._reject(record, reason, detail)
+
+    def _reject(self, record: Record, reason: str, detail: str) -> None:
         if self._keep is not None:
             self._keep({**record, "reason": reason, **({"reason_detail": detail} if detail else {})})
 
     def failure(self, record: Record, reason: str, detail: str = "") -> None:
         """Drop a record because something went wrong; it counts against `--max-failures`."""
         self.failures += 1
+        self._failed = record.get("key")
         self(record, reason, detail)
+
+    def missing(self, record: Record, reason: str, detail: str = "") -> None:
+        """Count a caption that was asked for and is not there, for `reason`. Its record may go on.
+
+        However many captions it lacks, a record counts once against `--max-failures` and stands once in `--rejects`.
+        """
+        self.missing_reasons[reason] += 1
+        if self._failed != record.get("key"):
+            self.failures += 1
+            self._failed = record.get("key")
+            self._reject(record, reason, detail)
 
     def problem(self, record: Record, problem: Problem) -> None:
         """Drop a record by rule or as a failure, as its problem says."""
@@ -140,13 +157,17 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     seconds: float = 0.0
+    missing: Counter[str] = field(default_factory=Counter, kw_only=True)  # captions that were asked for and are not there
+    extra: Callable[[], dict[str, Any]] = field(default=dict, kw_only=True)  # what else the stage tells
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object that every stage prints: stage, in, out, dropped, seconds."""
+        """Return the object that every stage prints: stage, in, out, dropped, missing where there is any, seconds."""
         return {
             "stage": self.stage,
             "in": self.read,
             "out": self.written,
             "dropped": dict(sorted(self.dropped.items())),
+            **({"missing": dict(sorted(self.missing.items()))} if self.missing else {}),
+            **self.extra(),
             "seconds": round(self.seconds, 3),
         }

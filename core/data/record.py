@@ -16,6 +16,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+from commonart.core.data.text import count_words
 from commonart.core.errors import SchemaError
 
 Record = dict[str, Any]
@@ -208,13 +209,18 @@ def add_caption(
     license: str,
     translated_from: str | None = None,
     terms_accepted: bool = False,
+    **settings: str | int | float,
 ) -> None:
-    """Append one caption, which `model` wrote, to the record's.
+    """Append one caption, which `model` wrote, to the record's, with the number of its words.
 
-    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so.
+    Args:
+        terms_accepted: the registry refuses the model, and the user answers for its terms; the caption says so.
+        settings: what else the text depends on, each a field of the caption: prompt, length, precision, max_new_tokens,
+            side (pixels), engine. No lists or objects: `all_fit` is fast on scalars alone.
     """
     caption = make_caption(text, lang, model, license, True, revision, translated_from)
-    record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
+    caption |= {"words": count_words(text), **settings} | ({"terms_accepted": True} if terms_accepted else {})
+    record.setdefault("captions", []).append(caption)
 
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:

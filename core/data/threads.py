@@ -19,13 +19,15 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int | None = None
+) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, in bounded memory (`Executor.map` would read all items at once).
 
     An exception is raised where its result would stand. Threads are enough where the work is in C (Pillow, zlib, sockets),
-    which releases the interpreter's lock.
+    which releases the interpreter's lock. `ahead` results may wait to be taken; default: RESULTS_AHEAD for each worker.
     """
-    if workers <= 1:
+    if workers <= 1 and ahead is None:
         yield from map(function, items)
         return
     pending: deque[Future[Result]] = deque()
@@ -33,7 +35,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
     try:
         for item in items:
             pending.append(executor.submit(function, item))
-            if len(pending) >= workers * RESULTS_AHEAD:
+            if len(pending) >= (ahead or workers * RESULTS_AHEAD):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

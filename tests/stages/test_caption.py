@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +18,18 @@ import transformers
 from commands import Command
 from PIL import Image
 
-from commonart.core.data.drops import Drop
+from commonart.core.data.drops import Drop, Problem
 from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.captioning import generate
+from commonart.core.model.captioning import generate, guards
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
+from commonart.core.model.captioning.generate import Generated, Inputs
+from commonart.core.model.captioning.requests import Request, Tally, open_requests
 from commonart.core.registry import hub
+from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import caption, open_models
+from commonart.stages.caption import caption, settings, shrunk
 
 SIZES = ((48, 64), (64, 64), (40, 90))
 
@@ -51,22 +56,53 @@ def png(tmp_path: Path) -> list[Record]:
 
 
 class Fake:
-    """A captioner that says which picture it saw, and counts."""
+    """A captioner that says which picture it saw, and counts; `answers` by picture's width come first, one a call."""
 
-    name, revision, license, lang, accepted = "fake", "r1", "MIT", "en", False
+    revision, license, accepted, largest_batch = "r1", "MIT", False, 2
 
-    def __init__(self, name: str = "fake", silent: Iterable[int] = ()) -> None:
-        self.name, self.silent, self.seen = name, set(silent), [0]
+    def __init__(
+        self,
+        name: str = "fake",
+        silent: Iterable[int] = (),
+        prompts: Sequence[Prompt] = (Prompt("en", "short", ("Say!",)),),
+        answers: dict[int, list[str | Problem]] | None = None,
+        **settings: str | int,
+    ) -> None:
+        self.name, self.silent, self.seen, self.asked = name, set(silent), [0], list[tuple[int, str, bool]]()
+        self.prompts, self.answers = prompts, answers or {}
+        self.settings = {"precision": "float32", "max_new_tokens": 20, "side": 768, **settings}
 
-    def caption(self, images: Sequence[Image.Image]) -> list[str]:
+    def prepare(self, images: Sequence[Image.Image], prompt: str) -> str:
+        return f"{len(images)} {prompt}"
+
+    def caption(
+        self, images: Sequence[Image.Image], prompt: str, *, retry: bool = False, inputs: str | None = None
+    ) -> list[Generated | Problem]:
+        assert inputs == f"{len(images)} {prompt}"
         self.seen.append(len(images))
-        return ["" if image.width in self.silent else f"{image.width} wide" for image in images]
+        self.asked += [(image.width, prompt, retry) for image in images]
+        return [self.answer(image.width) for image in images]
+
+    def answer(self, width: int) -> Generated | Problem:
+        usual = f"横幅が{width}の写真です。" if self.prompts[0].lang == "ja" else f"{width} wide"
+        said = self.answers[width].pop(0) if self.answers.get(width) else usual
+        return said if isinstance(said, Problem) else Generated("" if width in self.silent else said, True, 3)
 
 
-def run(records: Iterable[Record], *models: object, batch: int = 2) -> tuple[list[Record], Drop, list[Record]]:
+def requests(*models: Fake) -> list[Request]:
+    return [Request(model, prompt) for model in models for prompt in model.prompts]  # type: ignore[arg-type]
+
+
+def run(records: Iterable[Record], *models: Fake, **options: Any) -> tuple[list[Record], Drop, list[Record]]:
     kept: list[Record] = []
     drop = Drop(kept.append)
-    return list(caption(records, drop, models=list(models), batch=batch)), drop, kept  # type: ignore[arg-type]
+    return list(caption(records, drop, requests=requests(*models), **{"batch": 2, **options})), drop, kept
+
+
+def written(captioner: Captioner, images: Sequence[Image.Image], **options: Any) -> list[str]:
+    """The texts to the model's usual prompt; a picture that failed is named by its reason."""
+    answers = captioner.caption(images, captioner.model.prompts[0].texts[0], **options)
+    return [answer.reason if isinstance(answer, Problem) else answer.text for answer in answers]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
@@ -76,12 +112,11 @@ def run(records: Iterable[Record], *models: object, batch: int = 2) -> tuple[lis
 def test_every_family(name: str, folders: dict[str, Path]) -> None:
     """A batch of pictures of several shapes gives what each gives alone, and the same again."""
     captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=12)
-    together = captioner.caption(pictures())
+    together = written(captioner, pictures())
     assert len(together) == 3 and len(set(together)) > 1, "the picture must matter"
-    assert together == [captioner.caption([picture])[0] for picture in pictures()]
+    assert together == [written(captioner, [picture])[0] for picture in pictures()]
     assert not any("<image>" in text or "USER" in text or "Describe" in text for text in together)
-    assert captioner.caption([]) == []
-    assert captioner.lang == ("ja" if name == "llava-jp" else "en")
+    assert written(captioner, []) == []
 
 
 def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
@@ -90,10 +125,10 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
     processor = transformers.AutoProcessor.from_pretrained(folder)
     inputs = processor(text="<MORE_DETAILED_CAPTION>", images=pictures()[0], return_tensors="pt")
     with torch.inference_mode():
-        written = model.generate(**inputs, max_new_tokens=12, num_beams=3, do_sample=False)
-    expected = generate.tidy(processor.batch_decode(written, skip_special_tokens=True)[0])
+        ids = model.generate(**inputs, max_new_tokens=12, num_beams=3, do_sample=False)
+    expected = generate.tidy(processor.batch_decode(ids, skip_special_tokens=True)[0])
     captioner = Captioner.open(str(folder), precision="fp32", max_new_tokens=12)
-    assert captioner.caption(pictures()[:1]) == [expected]
+    assert written(captioner, pictures()[:1]) == [expected]
 
 
 def test_the_table_s_classes_have_adapters() -> None:
@@ -107,36 +142,35 @@ def test_the_table_s_classes_have_adapters() -> None:
 def test_half_precision(folders: dict[str, Path]) -> None:
     captioner = Captioner.open(str(folders["florence2"]), precision="bf16", max_new_tokens=4)
     assert captioner.loaded.model.dtype == torch.bfloat16
-    assert len(captioner.caption(pictures())) == 3
+    assert len(written(captioner, pictures())) == 3
 
 
 def test_out_of_memory_halves_the_batch(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = Captioner.open(str(folders["florence2"]), precision="fp32", max_new_tokens=4)
-    expected = captioner.caption(pictures() * 2)
+    expected = written(captioner, pictures() * 2)
     family = "Florence2ForConditionalGeneration"
     real, sizes = ADAPTERS[family], []
 
-    def scarce(loaded: object, images: Sequence[Image.Image], *rest: object) -> list[str]:
+    def scarce(loaded: object, images: Sequence[Image.Image], *rest: object) -> Inputs:
         sizes.append(len(images))
         if len(images) > 2:
             raise torch.OutOfMemoryError("no memory")
         return real(loaded, images, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setitem(ADAPTERS, family, scarce)
-    assert captioner.caption(pictures() * 2) == expected
+    assert written(captioner, pictures() * 2) == expected
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
-    assert captioner.caption(pictures()) == expected[:3]
+    assert written(captioner, pictures()) == expected[:3]
     assert max(sizes[8:]) == 1, "what did not fit is not tried again"
     assert "batches of 1" in capsys.readouterr().err
 
-    def none(*_: object) -> list[str]:
+    def none(*_: object) -> Inputs:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setitem(ADAPTERS, family, none)
-    with pytest.raises(CommonArtError, match="does not fit into the memory of cpu"):
-        captioner.caption(pictures())
+    assert written(captioner, pictures()) == ["out_of_memory"] * 3
 
 
 def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -149,7 +183,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(CommonArtError, match="cannot be loaded from"):
-        Captioner.open(str(broken)).caption(pictures())
+        written(Captioner.open(str(broken)), pictures())
     with pytest.raises(UsageError, match="blip2-opt is refused"):
         Captioner.open("blip2-opt")
 
@@ -158,7 +192,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path, folders: dict[str, Path]) 
 def test_nano_goes_through_the_same_adapter() -> None:
     captioner = Captioner(hub.resolve_model(find_model("nano", "caption")))
     assert captioner.model.cls == "Florence2ForConditionalGeneration" and captioner.license == "Apache-2.0"
-    assert captioner.caption([Image.new("RGB", (64, 64), "white")])[0]
+    assert written(captioner, [Image.new("RGB", (64, 64), "white")])[0]
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
@@ -166,9 +200,8 @@ def test_weights_in_half_precision_alone(tmp_path: Path, folders: dict[str, Path
     half = tmp_path / "half"
     shutil.copytree(folders["florence2"], half)
     (half / "model.safetensors").rename(half / f"model.{variant}.safetensors")
-    assert Captioner.open(str(half)).caption(pictures()) == Captioner.open(str(folders["florence2"])).caption(
-        pictures()
-    )
+    whole = Captioner.open(str(folders["florence2"]))
+    assert written(Captioner.open(str(half)), pictures()) == written(whole, pictures())
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
@@ -179,7 +212,8 @@ def test_a_caption_for_each_model(png: list[Record]) -> None:
     assert [r["key"] for r in out] == ["k0", "k1", "k2"] and [r["extra"] for r in out] == [0, 1, 2]
     assert out[0]["captions"] == [
         {"text": "64 wide", "lang": "en", "model": name, "revision": "r1", "license": "MIT", "synthetic": True,
-         "translated_from": None}
+         "translated_from": None, "words": 2, "prompt": "Say!", "length": "short", "precision": "float32",
+         "max_new_tokens": 20, "side": 768}
         for name in "ab"
     ]  # fmt: skip
     assert not drop.reasons
@@ -197,7 +231,8 @@ def test_what_is_there_is_not_asked_again(png: list[Record]) -> None:
 
 
 def test_finished_records_keep_their_place(png: list[Record]) -> None:
-    done: list[Record] = [{"key": f"d{i}", "captions": [{"text": "x", "model": "fake"}]} for i in range(200)]
+    finished = {"text": "x", "prompt": "Say!", **requests(Fake())[0].fields()}
+    done: list[Record] = [{"key": f"d{i}", "captions": [finished]} for i in range(200)]
     mixed = [*done[:5], png[0], *done[5:150], png[1], *done[150:], png[2]]
     keys = [r["key"] for r in mixed]
     assert [r["key"] for r in run(mixed, Fake())[0]] == keys
@@ -212,11 +247,113 @@ def test_failures_have_reasons(png: list[Record], tmp_path: Path) -> None:
     ]
     out, drop, kept = run([*bad, *png], Fake(silent={90}))
     assert [r["key"] for r in out] == ["k0", "k1"]
-    assert drop.reasons == {"no_image": 1, "image_unreadable": 1, "not_an_image": 1, "empty_caption": 1}
-    assert drop.failures == 4
+    assert drop.reasons == {"no_image": 1, "image_unreadable": 1, "not_an_image": 1, "too_few_captions": 1}
+    assert drop.missing_reasons == {"empty": 1}
+    assert drop.failures == 4 and len(kept) == 4
     assert {r["key"]: r["reason"] for r in kept}["gone"] == "image_unreadable"
-    # One of two models wrote something: the record stays.
-    assert len(run(png, Fake("a", silent={90}), Fake("b"))[0]) == 3
+    # One of two models wrote something: the record stays, and what is missing has a reason.
+    out, drop, kept = run(png, Fake("a", silent={90}), Fake("b"))
+    assert len(out) == 3 and not drop.reasons and drop.missing_reasons == {"empty": 1} and drop.failures == 1
+    assert [(r["key"], r["reason"], r["reason_detail"]) for r in kept] == [("k2", "empty", "a en short: ")]
+
+
+LOOP = "a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and a red dog and"
+GOOD = "A dog runs over the grass."
+LONG = (
+    "A brown dog with white paws runs over wet grass in front of an old wooden barn, while two children in raincoats watch "
+    "from the fence, holding a basket of apples, under heavy clouds that hang low above distant hills near some village."
+)  # 44 words
+
+
+def test_an_answer_that_is_no_caption_is_asked_for_again(png: list[Record]) -> None:
+    """Other decoding first, then the other texts of the prompt; the caption keeps the one that it answers."""
+    prompts = (Prompt("en", "short", ("Say!", "Say it!")),)
+    model = Fake(prompts=prompts, answers={64: [LOOP, GOOD, "", GOOD], 90: [LOOP, "", LOOP]})
+    out, drop, kept = run(png, model, batch=8)
+    assert model.asked == [  # two are 64 wide, one 90; they are asked by size
+        (64, "Say!", False), (64, "Say!", False), (90, "Say!", False),
+        (64, "Say!", True), (90, "Say!", True),
+        (64, "Say it!", False), (90, "Say it!", False),
+    ]  # fmt: skip
+    by_key = {r["key"]: [(c["text"], c["prompt"]) for c in r["captions"]] for r in out}
+    assert sorted(by_key) == ["k0", "k1"] and sorted(text for [(text, _)] in by_key.values()) == [GOOD, GOOD]
+    assert sorted(prompt for [(_, prompt)] in by_key.values()) == ["Say it!", "Say!"]
+    assert drop.reasons == {"too_few_captions": 1} and drop.missing_reasons == {"looping": 1} and drop.failures == 1
+    assert kept[0]["key"] == "k2" and LOOP[:50] in kept[0]["reason_detail"]
+
+
+def test_an_image_that_a_model_fails_on_costs_itself(png: list[Record]) -> None:
+    model = Fake(answers={90: [Problem("model_error", "ValueError: too wide")]})
+    out, drop, kept = run(png, model)
+    assert [r["key"] for r in out] == ["k0", "k1"] and drop.missing_reasons == {"model_error": 1}
+    assert "ValueError: too wide" in kept[0]["reason_detail"] and len(model.asked) == 3, "it is not asked again"
+
+
+def test_a_model_that_fails_on_everything_stops_early(png: list[Record]) -> None:
+    many = ({"key": f"m{n}", "image": png[0]["image"]} for n in itertools.count())
+    broken = Fake(answers={64: [Problem("model_error", "ValueError: no")] * 1000})
+    with pytest.raises(
+        CommonArtError, match=r"fake en short: none of 64 answers is a caption \(model_error 64\); .* no"
+    ):
+        run(many, broken)
+    assert len(broken.asked) == 64
+    with pytest.raises(CommonArtError, match=r"none of \d+ answers is a caption \(empty \d+\)"):
+        run(({"key": f"m{n}", "image": png[0]["image"]} for n in itertools.count()), Fake(silent={64}))
+    good = Fake(answers={64: ["fine"] + [Problem("model_error", "no")] * 100})
+    out, drop, _ = run(({"key": f"m{n}", "image": png[0]["image"]} for n in range(101)), good)
+    assert len(out) == 1 and drop.missing_reasons == {"model_error": 100}
+
+
+def test_captions_that_are_needed(png: list[Record]) -> None:
+    """--min-captions counts synthetic ones, of earlier runs too; --min-words decides what is one."""
+    png[0]["captions"] = [{"text": "a dog", "lang": "en", "model": "other", "synthetic": True}]
+    png[1]["captions"] = [{"text": "by hand", "lang": "en", "model": "coco", "synthetic": False}]
+    out, drop, _ = run(png, Fake(), min_captions=2)
+    assert [r["key"] for r in out] == ["k0"] and drop.reasons == {"too_few_captions": 2}
+    assert drop.failures == 0, "nothing failed: it is a rule"
+    assert len(run(png[2:], Fake(), min_captions=0)[0]) == 1
+    out, drop, _ = run(png[2:], Fake("long"), min_words=3)
+    assert len(out) == 1 and drop.missing_reasons == {"too_short": 1} and drop.failures == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"precision": "bfloat16"}, {"max_new_tokens": 40}, {"side": 512}, {"prompts": (Prompt("en", "long", ("Say!",)),)},
+     {"prompts": (Prompt("ja", "short", ("Say!",)),)}, {"prompts": (Prompt("en", "short", ("Tell!",)),)}],
+)  # fmt: skip
+def test_other_settings_are_other_captions(png: list[Record], other: dict[str, Any]) -> None:
+    """fp32 output does not count as finished for bf16; nor does that of another prompt, side or token limit."""
+    first = run(png, Fake())[0]
+    again = run(first, model := Fake(**other))[0]
+    assert len(model.asked) == 3 and all(len(r["captions"]) == 2 for r in again)
+    assert settings(requests(model)) != settings(requests(Fake()))
+    assert settings(requests(Fake()), 2) != settings(requests(Fake()))
+
+
+def test_images_are_shown_at_one_side(png: list[Record]) -> None:
+    """The longer side is bounded, never enlarged, and no side vanishes."""
+    out = run(png, Fake(side=45))[0]
+    assert [r["captions"][0]["text"] for r in out] == ["45 wide", "45 wide", "45 wide"]
+    for size, expected in (
+        ((3000, 2000), (768, 512)),
+        ((20_000, 50), (768, 2)),
+        ((1, 1), (1, 1)),
+        ((9, 9000), (1, 768)),
+    ):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, "jpeg")
+        assert shrunk(file.getvalue(), 768).size == expected
+
+
+def test_what_was_written_is_told(png: list[Record]) -> None:
+    tally = Tally()
+    out, *_ = run(png, Fake("a"), Fake("b", answers={90: [LONG]}), tally=tally)
+    assert len(out) == 3
+    told = tally.as_json()
+    assert told["captions"] == 6 and told["words"] == {"a en": {"0": 3}, "b en": {"0": 2, "40": 1}}
+    assert tally.images == 3 and tally.tokens == 18 and told["images_per_second"] > 0
+    lines = list(tally.lines())
+    assert any("a en" in line for line in lines) and any("40-79" in line and "#" in line for line in lines)
 
 
 def test_the_user_s_word_is_kept_in_the_record(png: list[Record]) -> None:
@@ -225,14 +362,50 @@ def test_the_user_s_word_is_kept_in_the_record(png: list[Record]) -> None:
     assert run(png, model)[0][0]["captions"][0]["terms_accepted"] is True
 
 
-@pytest.mark.parametrize("names", ["", "nano,", "nano,nano"])
-def test_bad_model_lists(names: str) -> None:
+@pytest.mark.parametrize("names", [[], [""], ["nano", ""], ["nano", "nano"]])
+def test_bad_model_lists(names: list[str]) -> None:
     with pytest.raises(UsageError, match="--model"):
-        open_models(names)
+        open_requests(names)
 
 
-def test_the_command(in_process: Command, tmp_path: Path, folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"langs": ["fr"]}, "none of the models has a prompt for --lang fr"),
+        ({"langs": ["en", "ja"]}, "none of the models has a prompt for --lang ja"),
+        ({"lengths": ["long"]}, "none of the models has a prompt for --length long"),
+        ({"lengths": ["medium"]}, "--length medium is not a length"),
+        ({"langs": ["en", "en"]}, "--lang names en twice"),
+    ],
+)
+def test_what_nobody_writes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_requests(["nano"], **options)
+
+
+def asked(folders: dict[str, Path], names: Sequence[str], **options: Any) -> list[tuple[str, str, str]]:
+    return [
+        (Path(r.engine.name).name, r.prompt.lang, r.prompt.length)
+        for r in open_requests([str(folders[name]) for name in names], **options)
+    ]
+
+
+def test_a_caption_for_each_language_and_length(folders: dict[str, Path]) -> None:
+    """By default what a model usually writes; a model without a prompt for what is asked is passed over."""
+    three = ["florence2", "blip2", "qwen2-vl"]
+    assert asked(folders, three) == [("florence2", "en", "long"), ("blip2", "en", "short"), ("qwen2-vl", "en", "long")]
+    assert asked(folders, three, langs=["en", "ja"], lengths=["short", "long"]) == [
+        ("florence2", "en", "short"), ("florence2", "en", "long"), ("blip2", "en", "short"),
+        ("qwen2-vl", "en", "short"), ("qwen2-vl", "en", "long"), ("qwen2-vl", "ja", "short"), ("qwen2-vl", "ja", "long"),
+    ]  # fmt: skip
+    assert asked(folders, three, langs=["ja"]) == [("qwen2-vl", "ja", "long")]
+
+
+def test_the_command(
+    in_process: Command, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
+    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")  # random weights write nothing that is a caption
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):

@@ -6,7 +6,7 @@ It is the last file that is written of a shard: a shard whose manifest fits is f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class Manifest(MadeFrom):
     failed: int
     size: int
     sha256: str
+    missing: dict[str, int] = field(
+        default_factory=dict
+    )  # captions, by reason; it stands in the file where there are any
 
 
 def manifest_path(tar: Path) -> Path:
@@ -58,20 +61,32 @@ def read_manifest(tar: Path) -> Manifest | None:
     """Return what stands in the manifest beside a shard, whether it still fits or not; None where there is none."""
     try:
         value = orjson.loads(manifest_path(tar).read_bytes())
+        value.setdefault("missing", {})
         return Manifest(**{name: value[_JSON_NAMES.get(name, name)] for name in Manifest.__dataclass_fields__})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
 
 
 def write_manifest(
-    tar: Path, made_from: MadeFrom, *, read: int, written: int, dropped: Mapping[str, int], failed: int, sha256: str
+    tar: Path,
+    made_from: MadeFrom,
+    *,
+    read: int,
+    written: int,
+    dropped: Mapping[str, int],
+    failed: int,
+    sha256: str,
+    missing: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Write the manifest of a shard that is whole, which makes it a finished one, and return it."""
     manifest = Manifest(
         made_from.stage, made_from.input, made_from.settings, read, written, dict(sorted(dropped.items())), failed,
-        tar.stat().st_size, sha256,
+        tar.stat().st_size, sha256, dict(sorted((missing or {}).items())),
     )  # fmt: skip
-    write_json(manifest_path(tar), {_JSON_NAMES.get(name, name): value for name, value in asdict(manifest).items()})
+    fields = {
+        _JSON_NAMES.get(name, name): value for name, value in asdict(manifest).items() if name != "missing" or value
+    }
+    write_json(manifest_path(tar), fields)
     return manifest
 
 

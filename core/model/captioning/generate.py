@@ -8,9 +8,10 @@ Weights are safetensors on this machine's disk; no code of a model's folder is r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
@@ -20,13 +21,17 @@ from commonart.core import log
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
-from commonart.core.model import weights
-from commonart.core.registry.hub import ResolvedModel, resolve_model
-from commonart.core.registry.lookup import check_terms, find_model
+from commonart.core.model import memory, weights
+from commonart.core.model import quantize as quantization
+from commonart.core.registry.hub import ResolvedModel, read_config, resolve_model
+from commonart.core.registry.lookup import check_terms, find_model, model_class
 
 Item = TypeVar("Item")
 # Of a second try: what greedy decoding repeats without end, these do not let it say again.
 RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
+MOST = {"cuda": 128, "cpu": 64}  # items of the largest batch that is chosen without --batch
+PROBE = 4  # items of the batch whose memory is measured
+SHARE = 0.5  # of the free memory for a batch: texts grow longer than those of the probe, and the system wants some
 
 
 class Generated(NamedTuple):
@@ -35,6 +40,14 @@ class Generated(NamedTuple):
     text: str
     finished: bool  # by its end token, and not by the limit of tokens
     tokens: int  # without padding and prompt
+
+
+class Inputs(NamedTuple):
+    """What a processor made of a batch, for `LoadedModel.generate`."""
+
+    tensors: Mapping[str, Any]
+    skip: int = 0
+    options: Mapping[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -71,7 +84,8 @@ class LoadedModel:
         finished = is_end.any(1)
         tokens = torch.where(finished, is_end.int().argmax(1) + 1, is_end.shape[1])
         return [
-            Generated(tidy(text), bool(end), int(count)) for text, end, count in zip(texts, finished, tokens, strict=True)
+            Generated(tidy(text), bool(end), int(count))
+            for text, end, count in zip(texts, finished, tokens, strict=True)
         ]
 
 
@@ -92,7 +106,9 @@ class TextGenerator:
         *,
         device: str = "auto",
         precision: str = "auto",
+        quantize: str | None = None,
         max_new_tokens: int | None = None,
+        side: int | None = None,
         accepted: bool = False,
     ) -> None:
         """Check that there is an adapter for the model's class.
@@ -100,22 +116,29 @@ class TextGenerator:
         Args:
             resolved: the registry's row and the folder of its files.
             device, precision: as `core.model.device` takes them.
+            quantize: a method of `core.model.quantize` for the linear layers.
             max_new_tokens: default: the class's MAX_NEW_TOKENS.
+            side: pixels of the longer side of the images that it is shown; None for a model of texts.
             accepted: the registry refuses the model, and the user answers for its terms.
 
         Raises:
             CommonArtError: There is no adapter for the model's class.
         """
         model = resolved.model
-        if model.cls not in self.MODEL_CLASSES:
-            raise CommonArtError(
-                f"{resolved.name} is a {model.cls or 'model of unknown class'}, which has no adapter for {model.role}.",
-                f"Choose a model of one of these classes: {', '.join(sorted(self.MODEL_CLASSES))}.",
-            )
+        self._check_adapter(resolved.name, model.cls)
         self.resolved, self.model = resolved, model
         self.name, self.revision, self.license = resolved.name, resolved.revision, model.license
-        self.device, self.precision, self.accepted = device, precision, accepted
-        self.max_new_tokens = max_new_tokens or self.MAX_NEW_TOKENS
+        self.device, self.precision, self.quantize, self.accepted = device, precision, quantize, accepted
+        self.max_new_tokens, self.side = max_new_tokens or self.MAX_NEW_TOKENS, side
+        quantization.check(quantize)
+
+    @cached_property
+    def settings(self) -> dict[str, str | int | float]:
+        """What its texts depend on besides prompt and input; every one of them keeps it."""
+        dtype = devices.pick_dtype(self.precision, devices.pick_device(self.device))
+        precision = quantization.precision_name(dtype, self.quantize)
+        side = {} if self.side is None else {"side": self.side}
+        return {"precision": precision, "max_new_tokens": self.max_new_tokens, **side}
 
     @classmethod
     def open(
@@ -124,11 +147,9 @@ class TextGenerator:
         *,
         accept_terms: Sequence[str] = (),
         allow_pickle: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-        max_new_tokens: int | None = None,
+        **options: Any,
     ) -> Self:
-        """Find the model that `--model NAME` names.
+        """Find the model that `--model NAME` names. `options` are those of the class.
 
         Raises:
             UsageError: The name is unknown, or the model's terms are refused.
@@ -136,8 +157,18 @@ class TextGenerator:
         """
         model = find_model(name, cls.ROLE)
         accepted = check_terms(model, accept_terms)
+        if kind := model.cls or model_class(read_config(model)):
+            cls._check_adapter(name, kind)  # before its weights are downloaded
         resolved = resolve_model(model, allow_pickle=allow_pickle)
-        return cls(resolved, device=device, precision=precision, max_new_tokens=max_new_tokens, accepted=accepted)
+        return cls(resolved, accepted=accepted, **options)
+
+    @classmethod
+    def _check_adapter(cls, name: str, kind: str) -> None:
+        if kind not in cls.MODEL_CLASSES:
+            raise CommonArtError(
+                f"{name} is a {kind or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
+                f"Choose a model of one of these classes: {', '.join(sorted(cls.MODEL_CLASSES))}.",
+            )
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -153,9 +184,20 @@ class TextGenerator:
         folder, device = self.resolved.folder, devices.pick_device(self.device)
         dtype = devices.pick_dtype(self.precision, device)
         local = {"local_files_only": True, "trust_remote_code": False}
+        four_bits: dict[str, Any] = {}
+        if self.quantize == "bnb-nf4":
+            config = transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+            four_bits = {"quantization_config": config, "device_map": {"": device}}
         try:
             model = getattr(transformers, self.model.cls).from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"), **local
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=weights.variant(folder, "model"),
+                **local,
+                **four_bits,
             )
             processor = getattr(transformers, self.PROCESSOR).from_pretrained(folder, **local)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -164,7 +206,18 @@ class TextGenerator:
                 f"{self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",
                 "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
             ) from error
-        return LoadedModel(self.name, model.eval().to(device), processor, device, dtype)
+        if self.quantize and not four_bits:  # not the head, whose rounding would reach every word
+            quantization.quantize(getattr(model, "model", model), self.quantize)
+        return LoadedModel(self.name, model.eval() if four_bits else model.eval().to(device), processor, device, dtype)
+
+    def _largest_batch(self, generate: Callable[[int], object]) -> int:
+        """Return the largest power of two, up to MOST, that fits into the memory that is free: `generate(n)` takes it for n."""
+        device, most = self.loaded.device, MOST.get(self.loaded.device.type, MOST["cpu"])
+        with torch.inference_mode():
+            generate(1)  # the first call touches the weights' pages
+            each = _bytes_taken(device, lambda: generate(PROBE)) / PROBE
+        fit = int(memory.free(device) * SHARE / max(each, 1))
+        return min(most, 1 << max(fit, 1).bit_length() - 1)
 
     def _generate(
         self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[Generated]]
@@ -195,6 +248,27 @@ class TextGenerator:
             if self.loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
                 torch.cuda.empty_cache()
         return results
+
+
+def _bytes_taken(device: torch.device, work: Callable[[], object]) -> int:
+    """Return how much more memory `work` has at its peak than before it; 0 where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path("/proc/self/status")
+    try:
+        before = _kilobytes(status.read_text(), "VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again (man 5 proc)
+    except OSError:
+        return 0
+    work()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) << 10
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def tidy(text: str) -> str:
