@@ -119,13 +119,22 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, name: str = LOCK, *, remove: bool = False) -> Iterator[None]:
     """While the block runs, keep other processes out of the same folder. The kernel releases the lock of a dead process.
 
+<<<<<<< HEAD
     Raises CommonArtError where another process has the lock, named by number and host.
+=======
+    Args:
+        name: of the file that is locked; those with other names may share the folder.
+        remove: leave no file behind.
+
+    Raises:
+        CommonArtError: another process has the lock, named by number and host.
+>>>>>>> cap-engine
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+b") as file:
+    with open(folder / name, "a+b") as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +149,11 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if remove:
+                (folder / name).unlink(missing_ok=True)
 
 
 def file_inside(folder: str | os.PathLike[str], name: str) -> Path | None:

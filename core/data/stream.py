@@ -17,6 +17,7 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Summary, Transform
+from commonart.core.data.files import LOCK, lock
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
@@ -97,7 +98,10 @@ def run(
                 owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
                 _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
-                with redirect_stdout(sys.stderr):
+                # The tasks of an array share the folder; one that is started twice would only do its work twice.
+                name = LOCK if task.count == 1 else f"{LOCK}-{task.index}-of-{task.count}"
+                writable = not os.path.exists(out) or os.path.isdir(out)
+                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if writable else nullcontext():
                     tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)

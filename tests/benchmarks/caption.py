@@ -46,22 +46,26 @@ import tiny_language_models as tiny
 
 SHAPES = ((640, 480), (640, 427), (480, 640), (768, 512), (640, 360), (500, 500))  # width, height
 SHORTEST, LONGEST = 15, 120  # tokens of a text
+HASH = torch.tensor([7, 131, 17, 1009])
 
 
 class EndsInTime(transformers.LogitsProcessor):
     """Ends each text at a length that its first four tokens choose."""
 
-    def __init__(self, start: int, ends: list[int]) -> None:
-        self.start, self.ends = start, ends
+    def __init__(self, offset: int, ends: list[int], specials: int) -> None:
+        self.offset, self.ends, self.specials = offset, ends, specials
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        length = input_ids.shape[1] - self.start
-        scores[:, self.ends] = -torch.inf
-        if length >= 4:
-            chosen = (input_ids[:, self.start : self.start + 4] * torch.tensor([7, 131, 17, 1009])).sum(1)
-            # Squared, so that short ones are frequent: 45 tokens on average.
-            share = (chosen % 997).float() / 997
-            over = length >= SHORTEST + (LONGEST - SHORTEST) * share**2
+        places = torch.arange(input_ids.shape[1])
+        start = ((input_ids < self.specials) * places).max(
+            1
+        ).values + self.offset  # so far behind the last special token
+        length = input_ids.shape[1] - start
+        scores[:, : self.specials] = -torch.inf
+        if length[0] >= 4:
+            chosen = (input_ids.gather(1, (start[:, None] + torch.arange(4)).clamp(max=len(places) - 1)) * HASH).sum(1)
+            # Squared, so that short ones are frequent: 50 tokens on average.
+            over = length >= SHORTEST + (LONGEST - SHORTEST) * ((chosen % 997).float() / 997) ** 2
             scores[over] = -torch.inf
             scores[over, self.ends[0]] = 0.0
         return scores
@@ -249,13 +253,18 @@ def end_in_time(captioner: Captioner) -> None:
     """Have `generate` end the texts of a model with random weights."""
     model = captioner.loaded.model
     ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
+    specials = len(tiny.SPECIAL + tiny.QWEN)
+    offset = 1  # of a decoder that begins with its start token
+    if not model.config.is_encoder_decoder:
+        ids = captioner.prepare([Image.new("RGB", (640, 480))], captioner.model.prompts[0].texts[0]).tensors[
+            "input_ids"
+        ][0]
+        offset = len(ids) - int((ids < specials).nonzero().max())
     make = model._get_logits_processor
 
     def with_end(*args: Any, **kwargs: Any) -> Any:
         made = make(*args, **kwargs)
-        length = kwargs.get("input_ids_seq_length", 1)
-        made.append(EndsInTime(length, ends))
+        made.append(EndsInTime(offset, ends if isinstance(ends, list) else [ends], specials))
         return made
 
     model._get_logits_processor = with_end

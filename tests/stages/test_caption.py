@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import multiprocessing
+import os
+import random
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +23,18 @@ import transformers
 from commands import Command
 from PIL import Image
 
+from commonart.cli import main
 from commonart.core.data.drops import Drop, Problem
+from commonart.core.data.files import lock
 from commonart.core.data.record import Record
+from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate, guards
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
 from commonart.core.model.captioning.requests import Request, Tally, open_requests
+from commonart.core.nano import scenes
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
@@ -427,3 +436,95 @@ def test_the_command_refuses(in_process: Command) -> None:
     done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr
+
+
+def shards_of_scenes(folder: Path, shards: int, each: int) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(shards):
+        with ShardWriter(folder / f"{number:05d}.tar") as writer:
+            for n in range(each):
+                file = io.BytesIO()
+                Image.fromarray(scenes.render(scenes.random_scene(rng))).save(file, "png")
+                writer.add_record({"key": f"s{number}-{n}"}, file.getvalue(), "png")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def in_child(folder: Path, arguments: Sequence[str]) -> None:
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(main.run(arguments))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(tmp_path: Path) -> None:
+    """SIGKILL, and the same command again: the bytes of an uninterrupted run, nothing lost and nothing doubled."""
+    shards_of_scenes(tmp_path / "raw", shards=8, each=4)
+    command = ("caption", "raw", "--model", "nano", "--batch", "4", "-q", "-o")
+    context = multiprocessing.get_context("forkserver")  # torch is imported once: each start is real, and quick
+    context.set_forkserver_preload(
+        ["torch", "transformers", "commonart.cli.main", "commonart.stages.caption", __name__]
+    )
+    for name in ("warm", "whole"):
+        whole = context.Process(target=in_child, args=(tmp_path, (*command, name)))
+        started = time.monotonic()
+        whole.start()
+        whole.join()
+        seconds = time.monotonic() - started
+    expected = files_of(tmp_path / "whole")
+    assert whole.exitcode == 0 and len(expected) == 24
+    rng, out, kills, finished = random.Random(0), tmp_path / "out", 0, 0
+    while kills < 20 or not finished:
+        child = context.Process(target=in_child, args=(tmp_path, (*command, "out")))
+        child.start()
+        child.join(rng.uniform(0, seconds) if kills < 20 else None)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            kills += 1
+        else:
+            assert child.exitcode == 0 and files_of(out) == expected
+            finished += 1
+            shutil.rmtree(out)
+    keys = [r["key"] for path in sorted((tmp_path / "whole").glob("*.tar")) for r in read_shard(path)]
+    assert len(keys) == len(set(keys)) == 32
+
+
+def test_two_commands_and_one_folder(in_process: Command, tmp_path: Path) -> None:
+    """The second is refused with a sentence; tasks of an array share a folder."""
+    shards_of_scenes(tmp_path / "raw", shards=2, each=1)
+    command = ("caption", "raw", "--model", "nano", "--batch", "1", "-o", "out")
+    with lock(tmp_path / "out"):
+        done = in_process(*command)
+        assert done.returncode == 1 and b"out is in use by process" in done.stderr
+        assert in_process(*command, "--task-index", "1", "--num-tasks", "2").returncode == 0
+    assert in_process(*command).returncode == 0
+    assert sorted(p.suffix for p in (tmp_path / "out").glob("[0-9]*")) == [
+        ".idx",
+        ".idx",
+        ".json",
+        ".json",
+        ".tar",
+        ".tar",
+    ]
+
+
+def test_hours_of_the_whole_from_a_sample(in_process: Command, tmp_path: Path) -> None:
+    shards_of_scenes(tmp_path / "raw", shards=3, each=4)
+    done = in_process("caption", "raw", "--model", "nano", "--dry-run", "--calibrate", "5", "--num-tasks", "2")
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert (told["records"], told["sample"], told["sample_written"], told["tasks"]) == (12, 5, 5, 2)
+    assert told["requests"] == ["nano en short"] and told["captions"] == 5
+    assert told["device_hours"] == pytest.approx(12 / 5 * told["sample_seconds"] / 3600, rel=0.05)
+    assert told["hours"] == pytest.approx(told["device_hours"] / 2, rel=0.02)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"], "nothing is written"
+    for source in (["-"], []):
+        refused = in_process("caption", *source, "--dry-run", "--model", "nano")
+        assert refused.returncode == 2 and b"--dry-run" in refused.stderr
+    (tmp_path / "list.jsonl").write_bytes(b"".join(b'{"key":"k%d","image":"gone.png"}\n' % n for n in range(9)))
+    listed = in_process("caption", "list.jsonl", "--model", "nano", "--dry-run", "--calibrate", "4")
+    assert json.loads(listed.stdout)["dropped"] == {"image_unreadable": 4} and json.loads(listed.stdout)["records"] == 9

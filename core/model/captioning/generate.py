@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
+import transformers
 from safetensors import SafetensorError
 
 from commonart.core import log
@@ -31,6 +32,7 @@ Item = TypeVar("Item")
 RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
 MOST = {"cuda": 128, "cpu": 64}  # items of the largest batch that is chosen without --batch
 PROBE = 4  # items of the batch whose memory is measured
+SMALLEST = 4  # rows that are not halved any more
 SHARE = 0.5  # of the free memory for a batch: texts grow longer than those of the probe, and the system wants some
 
 
@@ -75,18 +77,67 @@ class LoadedModel:
             else value
             for name, value in inputs.items()
         }
-        ids: torch.Tensor = self.model.generate(**moved, do_sample=False, **options)[:, skip:]
-        texts = self.processor.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         config = self.model.generation_config
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        # An encoder-decoder's row begins with its start token, which may be the end token too.
-        is_end = torch.isin(ids[:, 1:] if not skip else ids, torch.tensor([e for e in ends if e is not None]).to(ids))
-        finished = is_end.any(1)
-        tokens = torch.where(finished, is_end.int().argmax(1) + 1, is_end.shape[1])
-        return [
-            Generated(tidy(text), bool(end), int(count))
-            for text, end, count in zip(texts, finished, tokens, strict=True)
-        ]
+        is_end = torch.tensor([end for end in ends if end is not None], device=self.device)
+        if skip and options.get("num_beams") == 1 and not getattr(self.model, "_is_stateful", False):
+            rows = self._generate_by_halves(moved, skip, is_end, options)
+        else:
+            rows = list(self.model.generate(**moved, do_sample=False, **options)[:, skip:])
+        texts = self.processor.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        generated = []
+        for row, text in zip(rows, texts, strict=True):
+            # An encoder-decoder's row begins with its start token, which may be the end token too.
+            found = torch.isin(row if skip else row[1:], is_end).nonzero()
+            tokens = int(found[0]) + 1 if len(found) else len(row) - (not skip)
+            generated.append(Generated(tidy(text), len(found) > 0, tokens))
+        return generated
+
+    def _generate_by_halves(
+        self, inputs: Mapping[str, Any], skip: int, is_end: torch.Tensor, options: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
+        """Generate greedily from a decoder; whenever half of a batch has ended, the others go on without it.
+
+        In a batch of 64, a text of 160 tokens would else compute 160 for all of them. The cache is kept, so that the texts are
+        the same.
+        """
+        done: list[torch.Tensor] = [is_end] * len(inputs["input_ids"])
+        rows = torch.arange(len(done), device=self.device)
+        limit, made = options["max_new_tokens"], 0
+        while True:
+            stop = [_HalfEnded(is_end)] if len(rows) > SMALLEST else None
+            result = self.model.generate(
+                **inputs, **{**options, "max_new_tokens": limit - made}, do_sample=False, stopping_criteria=stop,
+                return_dict_in_generate=True,
+            )  # fmt: skip
+            ids = result.sequences
+            made = ids.shape[1] - skip
+            for row, tokens in zip(rows.tolist(), ids[:, skip:], strict=True):
+                done[row] = tokens
+            left = (~torch.isin(ids[:, skip:], is_end).any(1)).nonzero()[:, 0]
+            if made >= limit or not len(left):
+                return done
+            rows, ids = rows[left], ids[left]
+            name = "cache" if hasattr(result, "cache") else "past_key_values"  # its name before transformers 5.20
+            cache = getattr(result, name)
+            cache.batch_select_indices(left)
+            seen = inputs["attention_mask"][left]
+            seen = torch.cat([seen, seen.new_ones(len(left), ids.shape[1] - seen.shape[1])], 1)
+            inputs = {"input_ids": ids, "attention_mask": seen, name: cache}
+            body = getattr(self.model, "model", self.model)
+            if getattr(body, "rope_deltas", None) is not None:  # Qwen-VL keeps the rows' positions outside the cache
+                body.rope_deltas = body.rope_deltas[left]
+
+
+class _HalfEnded(transformers.StoppingCriteria):
+    """Stops all rows when half of them have ended."""
+
+    def __init__(self, is_end: torch.Tensor) -> None:
+        self.is_end, self.ended = is_end, torch.tensor(False)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        self.ended = self.ended.to(input_ids.device) | torch.isin(input_ids[:, -1], self.is_end)
+        return (2 * self.ended.sum() >= len(input_ids)).expand(len(input_ids))
 
 
 class TextGenerator:
@@ -177,8 +228,6 @@ class TextGenerator:
         Raises:
             CommonArtError: Its files do not make a model.
         """
-        import transformers
-
         if not log.on_terminal():
             transformers.utils.logging.disable_progress_bar()
         folder, device = self.resolved.folder, devices.pick_device(self.device)
