@@ -111,8 +111,16 @@ class Phi3VForCausalLM(Phi3ForCausalLM):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> Any:
-        """Load it as any model of transformers; the published config asks for an attention that few have installed."""
-        return super().from_pretrained(*args, attn_implementation="sdpa", **options)
+        """Load it as any model of transformers, but for weights that are missing: ValueError says which.
+
+        The published config asks for an attention that few have installed.
+        """
+        model, told = super().from_pretrained(
+            *args, attn_implementation="sdpa", **{**options, "output_loading_info": True}
+        )
+        if told["missing_keys"]:
+            raise ValueError(f"the weights {', '.join(sorted(told['missing_keys']))} are missing")
+        return (model, told) if options.get("output_loading_info") else model
 
     def forward(
         self,

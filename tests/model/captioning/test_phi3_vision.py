@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from commonart.core.data.drops import Problem
+from commonart.core.errors import CommonArtError
 from commonart.core.model.captioning.captioners import Captioner
 from commonart.core.model.captioning.generate import Generated
 from commonart.core.model.captioning.phi3_vision import Phi3VForCausalLM, Phi3VProcessor, image_tokens
@@ -246,13 +247,15 @@ def test_published_names_are_all_there_and_no_others(folder: Path, tmp_path: Pat
     weights[clip + "embeddings.position_ids"] = np.arange(577)[None]
     weights["model.vision_embed_tokens.wte.weight"] = weights["model.embed_tokens.weight"]
     weights["model.vision_embed_tokens.other"] = np.zeros(1)
-    del weights["model.vision_embed_tokens.glb_GN"]
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     _, told = Phi3VForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert set(told["unexpected_keys"]) == {"model.vision_embed_tokens.other"}
-    assert set(told["missing_keys"]) == {"model.vision_embed_tokens.glb_GN"}
+    assert set(told["unexpected_keys"]) == {"model.vision_embed_tokens.other"} and not told["missing_keys"]
+    del weights["model.vision_embed_tokens.glb_GN"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CommonArtError, match=r"the weights model\.vision_embed_tokens\.glb_GN are missing"):
+        _ = Captioner.open(str(tmp_path)).loaded
 
 
 def test_the_tower_of_the_published_files() -> None:
