@@ -129,7 +129,7 @@ _ROWS = (
           outputs="non-commercial", checked=_CHECKED, refused="its licence allows research only", successor="qwen3-vl"),
     # transformers has Phi4MultimodalForCausalLM, but the repository holds the layout of its own code, with the adapter by
     # which it sees beside the weights: a folder where that was merged and saved by transformers works.
-    Model("phi4-multimodal", "caption", "microsoft/Phi-4-multimodal-instruct", "Phi4MMForCausalLM", _MIT, (_MIT,),
+    Model("phi4-multimodal", "caption", "microsoft/Phi-4-multimodal-instruct", "Phi4MMForCausalLM", _MIT, (_MIT,), prompts=_CHAT[:2],
           broken="it sees through a LoRA in its repository, which needs peft and its maker's own code", successor="qwen3-vl"),
     Model("nano", "translate", "", "Phi3ForCausalLM", _APACHE, template="to {target}: {text}"),
     Model("phi3-medium", "translate", "microsoft/Phi-3-medium-4k-instruct", "Phi3ForCausalLM", _MIT, checked=_CHECKED),

@@ -258,6 +258,29 @@ def internvl(folder: Path) -> Path:
     return save(folder, seeded(transformers.InternVLForConditionalGeneration, config), processor)
 
 
+CHAT = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def phi4_multimodal(folder: Path) -> Path:
+    """Phi-4 multimodal as transformers saves it, where the LoRA by which it sees was merged; its template knows text alone."""
+    special = {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"}
+    tok = tokenizer(*special.values(), extra_special_tokens=special, chat_template=CHAT)
+    config = transformers.Phi4MultimodalConfig(
+        **{**_qwen_text(tok), "num_key_value_heads": 2, "max_position_embeddings": 4096},
+        vision_config={**BLOCK, "num_hidden_layers": 2, "image_token_id": tok.image_token_id},
+        audio_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_blocks": 1, "num_attention_heads": 2, "ext_pw_out_channel": 16,
+            "depthwise_separable_out_channel": 16, "nemo_conv_channels": 16, "audio_token_id": tok.audio_token_id,
+        },
+    )  # fmt: skip
+    images = transformers.Phi4MultimodalImageProcessor(dynamic_hd=4)
+    processor = transformers.Phi4MultimodalProcessor(images, transformers.Phi4MultimodalFeatureExtractor(), tok)
+    return save(folder, seeded(transformers.Phi4MultimodalForCausalLM, config), processor)
+
+
 PHI3_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 
 
@@ -325,12 +348,6 @@ def phi3_vision(folder: Path, num_crops: int = 4, seed: int = 0) -> Path:
     return folder
 
 
-CHAT = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
-
 def phi3(folder: Path) -> Path:
     """Phi-3, whose answer ends with <|end|>."""
     tok = tokenizer(chat_template=CHAT)
@@ -367,5 +384,5 @@ CAPTIONERS = {
 # Those with an adapter that are slower or no rows of the catalogue: tests/model/captioning/test_adapters.py alone.
 MORE_CAPTIONERS = {
     "blip2-opt": blip2_opt, "qwen2.5-vl-3b": qwen2_5_vl, "phi3-vision": phi3_vision, "idefics3": idefics3, "gemma3": gemma3,
-    "internvl": internvl,
+    "internvl": internvl, "phi4-multimodal": phi4_multimodal,
 }  # fmt: skip
