@@ -69,7 +69,7 @@ def caption(
     from commonart.core import log
     from commonart.core.data import stream, tasks
     from commonart.core.errors import UsageError
-    from commonart.core.model.captioning.requests import Tally, open_requests
+    from commonart.core.model.captioning.requests import Tally, open_requests, settings
     from commonart.stages import caption as stage
 
     requests = open_requests(
@@ -84,23 +84,32 @@ def caption(
         max_new_tokens=max_new_tokens,
         side=side,
     )
-    rules = {"min_captions": min_captions, "min_words": min_words}
     if dry_run:
         if source is None:
             raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
-        planned = stage.estimate(source, requests, calibrate, tasks=num_tasks or 1, batch=batch, **rules)
+        planned = stage.estimate(
+            source,
+            requests,
+            calibrate,
+            tasks=num_tasks or 1,
+            batch=batch,
+            min_captions=min_captions,
+            min_words=min_words,
+        )
         print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
         return
     tally = Tally()
     summary = stream.run(
         "caption",
-        partial(stage.caption, requests=requests, batch=batch, tally=tally, **rules),
+        partial(
+            stage.caption, requests=requests, batch=batch, tally=tally, min_captions=min_captions, min_words=min_words
+        ),
         source=source,
         out=out,
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings=stage.settings(requests, **rules),
+        settings=settings(requests, min_captions=min_captions, min_words=min_words),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,

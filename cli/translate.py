@@ -12,14 +12,23 @@ from commonart.cli import options
 def translate(
     source: options.Source = None,
     out: options.Out = None,
-    to: Annotated[str, typer.Option(metavar="LANG", help="Target language: ja or en.")] = "ja",
+    to: Annotated[
+        str, typer.Option(metavar="LANG", help="Target language: ja, en, or another that the model knows.")
+    ] = "ja",
     model: Annotated[str, typer.Option(metavar="NAME", help="Translator (see commonart models).")] = "phi3-medium",
-    batch: Annotated[int, typer.Option(min=1, help="Captions per batch; halved when memory runs out.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Texts per batch; halved when memory runs out.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens after which a translation counts as cut off (default: 512).")
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    quantize: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Weights in quanto-int8, bnb-int8, torchao-int8 or bnb-nf4.")
+    ] = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     rejects: options.Rejects = None,
+    max_failures: options.MaxFailures = 0.5,
     shard_size: options.ShardSize = 1000,
     task_index: options.TaskIndex = None,
     num_tasks: options.NumTasks = None,
@@ -27,6 +36,9 @@ def translate(
     quiet: options.Quiet = False,
 ) -> None:
     """Translate captions; the originals stay.
+
+    A translation that is no good is missing from its record, and counted. Only a folder (-o translated/) keeps the work
+    of a run that was killed.
 
     \b
     commonart caption --model florence2 shards/ | commonart translate --to ja
@@ -38,7 +50,14 @@ def translate(
     from commonart.stages import translate as stage
 
     translator = stage.open_model(
-        model, to, accept_terms=accept_terms or (), allow_pickle=allow_pickle, device=device, precision=precision
+        model,
+        to,
+        accept_terms=accept_terms or (),
+        allow_pickle=allow_pickle,
+        device=device,
+        precision=precision,
+        quantize=quantize,
+        max_new_tokens=max_new_tokens,
     )
     summary = stream.run(
         "translate",
@@ -46,8 +65,9 @@ def translate(
         source=source,
         out=out,
         rejects=rejects,
+        max_failures=max_failures,
         shard_size=shard_size,
-        settings={"model": [translator.name, translator.revision], "to": to},
+        settings=stage.settings(translator, to),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,

@@ -50,14 +50,18 @@ _commonart() {
             "caption --shard-size") words="" ;;
             "caption --task-index") words="" ;;
             "caption --num-tasks") words="" ;;
+            "caption --calibrate") words="" ;;
             "translate -o"|"translate --out") words="" ;;
             "translate --to") words="ja en" ;;
             "translate --model") words="nano phi3-medium cat-translate cat-translate-0.8b cat-translate-3.3b cat-translate-7b plamo-translate fugumt swallow gemma" ;;
             "translate --batch") words="" ;;
+            "translate --max-new-tokens") words="" ;;
             "translate --device") words="auto cpu cuda mps" ;;
             "translate --precision") words="auto bf16 fp16 fp32" ;;
+            "translate --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "translate --accept-terms") words="" ;;
             "translate --rejects") words="" ;;
+            "translate --max-failures") words="" ;;
             "translate --shard-size") words="" ;;
             "translate --task-index") words="" ;;
             "translate --num-tasks") words="" ;;
@@ -219,8 +223,8 @@ _commonart() {
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    translate) words="--help -o --out --to --model --batch --device --precision --accept-terms --allow-pickle --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
+                    translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

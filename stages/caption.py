@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from PIL import Image
 
 from commonart.core.data import stream
 from commonart.core.data.drops import Drop, Problem
-from commonart.core.data.images.decode import DecodeError, ProbedImage
+from commonart.core.data.images.decode import DecodeError, decode_within
 from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards.reader import list_shards, members, read_bytes, read_shard
 from commonart.core.data.text import count_words
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
 
 WINDOW = 128  # images that are sorted by size for the batches of one model; as many are decoded meanwhile
+FEW = 8  # images of one length that are worth a batch of their own
 GIVE_UP = 64  # images of which a model has described none: it will not describe a million others
 
 
@@ -124,7 +125,7 @@ class _Work:
             item.problem = Problem("no_image", "")
             return item
         try:
-            item.image = shrunk(read_bytes(record["image"]), self.side)
+            item.image = decode_within(read_bytes(record["image"]), self.side)
         except DecodeError as error:
             item.problem = Problem(error.reason, error.detail)
         except CommonArtError as error:
@@ -141,8 +142,6 @@ class _Work:
                 loading = time.monotonic()
                 batch = self.batch or request.engine.largest_batch
                 started += time.monotonic() - loading
-                # Images of one size stand together: a batch is padded to its largest.
-                asked.sort(key=lambda item: item.image.size)  # type: ignore[union-attr]
                 self._ask(n, asked, batch)
                 shown = max(shown, len(asked))
         self.tally.images += shown
@@ -156,8 +155,7 @@ class _Work:
         first, *others = request.prompt.texts
         left, refused = list(items), {}
         for prompt, retry in ((first, False), (first, True), *((text, False) for text in others)):
-            parts = [left[start : start + batch] for start in range(0, len(left), batch)]
-            left = []
+            parts, left = _parts(engine, left, batch), []
             for part, answers in _answers(engine, parts, prompt, retry):
                 for item, answer in zip(part, answers, strict=True):
                     if isinstance(answer, Problem):  # the same would happen again
@@ -222,6 +220,24 @@ class _Work:
             yield item.record
 
 
+def _parts(engine: Captioner, items: Sequence[Item], batch: int) -> list[list[Item]]:
+    """Cut items into batches. Those of one length stand together where there are some: padding costs time and a mask, too."""
+    by_length: dict[int, list[Item]] = {}
+    lengths: dict[tuple[int, int], int] = {}
+    for item in items:
+        size = item.image.size if item.image is not None else (0, 0)
+        if size not in lengths:
+            lengths[size] = engine.image_tokens(size)
+        by_length.setdefault(lengths[size], []).append(item)
+    groups = [by_length[length] for length in sorted(by_length)]
+    few = [item for group in groups if len(group) < FEW for item in group]
+    return [
+        group[start : start + batch]
+        for group in (*(group for group in groups if len(group) >= FEW), few)
+        for start in range(0, len(group), batch)
+    ]
+
+
 def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, retry: bool) -> Iterator[tuple[Any, Any]]:
     """Yield (part, its answers): the processor works on a part while the device generates for the one before."""
 
@@ -234,25 +250,6 @@ def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, re
 
     for part, images, inputs in map_ordered(prepare, parts, 1, ahead=2):
         yield part, engine.caption(images, prompt, retry=retry, inputs=inputs)
-
-
-def shrunk(data: bytes, side: int) -> Image.Image:
-    """Decode an image to RGB whose longer side has at most `side` pixels.
-
-    Raises:
-        DecodeError: as `decode`.
-    """
-    probed = ProbedImage(data)
-    scale = min(1.0, side / max(probed.probe.width, probed.probe.height))
-    size = max(1, round(probed.probe.width * scale)), max(1, round(probed.probe.height * scale))
-    pixels = probed.pixels(size)  # a JPEG at a fraction of its size
-    return pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def settings(requests: Sequence[Request], min_captions: int = 1, min_words: int = 0) -> Mapping[str, Any]:
-    """Return what shards depend on besides their input."""
-    asked = [{**request.fields(), "prompts": list(request.prompt.texts)} for request in requests]
-    return {"captions": asked, "min_captions": min_captions, "min_words": min_words}
 
 
 def estimate(

@@ -122,16 +122,8 @@ def _naming(path: Path) -> Iterator[None]:
 def lock(folder: Path, name: str = LOCK, *, remove: bool = False) -> Iterator[None]:
     """While the block runs, keep other processes out of the same folder. The kernel releases the lock of a dead process.
 
-<<<<<<< HEAD
+    `name` is that of the locked file: those with other names may share the folder. `remove`: leave no file behind.
     Raises CommonArtError where another process has the lock, named by number and host.
-=======
-    Args:
-        name: of the file that is locked; those with other names may share the folder.
-        remove: leave no file behind.
-
-    Raises:
-        CommonArtError: another process has the lock, named by number and host.
->>>>>>> cap-engine
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / name, "a+b") as file:

@@ -213,14 +213,12 @@ def add_caption(
 ) -> None:
     """Append one caption, which `model` wrote, to the record's, with the number of its words.
 
-    Args:
-        terms_accepted: the registry refuses the model, and the user answers for its terms; the caption says so.
-        settings: what else the text depends on, each a field of the caption: prompt, length, precision, max_new_tokens,
-            side (pixels), engine. No lists or objects: `all_fit` is fast on scalars alone.
+    `terms_accepted`: the registry refuses the model, and the user answers for its terms; the caption says so. `settings`:
+    what else the text depends on (prompt, length, precision, max_new_tokens, side, engine); scalars alone, as `all_fit` wants.
     """
     caption = make_caption(text, lang, model, license, True, revision, translated_from)
-    caption |= {"words": count_words(text), **settings} | ({"terms_accepted": True} if terms_accepted else {})
-    record.setdefault("captions", []).append(caption)
+    caption |= {"words": count_words(text), **settings}
+    record.setdefault("captions", []).append(caption | ({"terms_accepted": True} if terms_accepted else {}))
 
 
 def split_pointer(pointer: str) -> tuple[str, str | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import resource
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -101,6 +102,27 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def taken_by(device: torch.device, work: Callable[[], object]) -> int:
+    """Return how much more memory `work` has at its peak than before it; 0 where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path("/proc/self/status")
+    try:
+        before = _kilobytes(status.read_text(), "VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again (man 5 proc)
+    except OSError:
+        return 0
+    work()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) << 10
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None) -> int:

@@ -46,7 +46,7 @@ class Model:
     outputs: str = "free"  # free, use-restrictions, share-alike, restricted, non-commercial, unknown
     prompts: tuple[Prompt, ...] = ()  # captioners: one for each kind of caption that they write, the usual one first
     template: str = ""  # translators: what is asked, with {text}, {source}, {target}
-    langs: tuple[str, ...] = ()  # that a captioner writes or a dual encoder reads
+    langs: tuple[str, ...] = ()  # that it writes; of a dual encoder, that it reads
     revision: str | None = None  # commit; None is resolved at download, and recorded
     remote_code: bool = False  # needs code from its repository: --trust-remote-code and a commit
     pickle_only: bool = False  # published only as .bin: converted once (core/registry/pickle_conversion.py)
@@ -170,9 +170,9 @@ def _complete(row: Model) -> Model:
     """A row with what follows from its class, its role and its hub id."""
     checked = "this project" if row.embedded else f"huggingface.co/{row.hub}, {row.checked}" if row.checked else ""
     prompts = row.prompts or (prompts_for(row.cls) if row.role == "caption" else ())
-    langs = row.langs or tuple(dict.fromkeys(prompt.lang for prompt in prompts))
+    langs = ("en", "ja") if row.role == "translate" else tuple(dict.fromkeys(prompt.lang for prompt in prompts))
     template = row.template or (TRANSLATE if row.role == "translate" else "")
-    return replace(row, prompts=prompts, template=template, langs=langs, checked=checked)
+    return replace(row, prompts=prompts, template=template, langs=row.langs or langs, checked=checked)
 
 
 MODELS: tuple[Model, ...] = tuple(map(_complete, _ROWS))

@@ -10,7 +10,7 @@ from itertools import product
 from commonart.core.registry.catalogue import SUBFOLDERS
 
 # Sentencepiece models are protocol buffers, not pickles; jinja holds chat templates.
-_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+_SMALL = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 # Where a repository holds the same weights several times, the first of these that is there is taken.
 _WEIGHTS = ("open_clip_model", "model", "diffusion_pytorch_model")
 _VARIANTS = ("", ".fp16", ".bf16")  # and the first of these; others than the first are loaded as a `variant`

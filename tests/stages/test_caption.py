@@ -26,6 +26,7 @@ from PIL import Image
 from commonart.cli import main
 from commonart.core.data.drops import Drop, Problem
 from commonart.core.data.files import lock
+from commonart.core.data.images.decode import decode_within
 from commonart.core.data.record import Record
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
@@ -33,12 +34,12 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.captioning import generate, guards, phi3_vision
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
-from commonart.core.model.captioning.requests import Request, Tally, open_requests
+from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
 from commonart.core.nano import scenes
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import caption, settings, shrunk
+from commonart.stages.caption import Item, _parts, caption
 
 SIZES = ((48, 64), (64, 64), (40, 90))
 
@@ -80,6 +81,9 @@ class Fake:
         self.name, self.silent, self.seen, self.asked = name, set(silent), [0], list[tuple[int, str, bool]]()
         self.prompts, self.answers = prompts, answers or {}
         self.settings = {"precision": "float32", "max_new_tokens": 20, "side": 768, **settings}
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        return size[0]
 
     def prepare(self, images: Sequence[Image.Image], prompt: str) -> str:
         return f"{len(images)} {prompt}"
@@ -138,6 +142,94 @@ def test_florence2_is_what_transformers_says(folders: dict[str, Path]) -> None:
     expected = generate.tidy(processor.batch_decode(ids, skip_special_tokens=True)[0])
     captioner = Captioner.open(str(folder), precision="fp32", max_new_tokens=12)
     assert written(captioner, pictures()[:1]) == [expected]
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen3-vl", "llava-jp"])
+def test_a_batch_goes_on_without_the_texts_that_have_ended(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts, and where they end, are those of one call of `generate`, in float64."""
+    captioner = Captioner.open(str(folders[name]), precision="fp32", max_new_tokens=40)
+    loaded = captioner.loaded
+    loaded.model.double()
+    loaded.dtype = torch.float64
+    rng = np.random.default_rng(1)
+    many = [Image.fromarray(rng.integers(0, 255, (40 + 4 * n, 90 - 5 * n, 3), dtype=np.uint8)) for n in range(9)]
+    inputs = captioner.prepare(many, captioner.model.prompts[0].texts[0])
+    plain = {"max_new_tokens": 40, "do_sample": False, "num_beams": 1}
+    tensors = {k: v.double() if v.is_floating_point() else v for k, v in inputs.tensors.items()}
+    with torch.inference_mode():
+        texts = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        # The token that is written first at the most different moments becomes the end of a text.
+        firsts = {
+            token: {tuple(row.tolist()).index(token) for row in texts if token in row}
+            for token in texts.unique().tolist()
+        }
+        ends = [max(firsts, key=lambda token: len(firsts[token]))]
+        monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", ends)
+        whole = loaded.model.generate(**tensors, **plain)[:, inputs.skip :]
+        calls, real = [], loaded.model.generate
+        monkeypatch.setattr(
+            loaded.model, "generate", lambda **kwargs: calls.append(len(kwargs["input_ids"])) or real(**kwargs)
+        )
+        answers = loaded.generate(inputs.tensors, skip=inputs.skip, max_new_tokens=40, num_beams=1)
+    ended = torch.isin(whole, torch.tensor(ends))
+    assert [a.finished for a in answers] == ended.any(1).tolist()
+    assert [a.tokens for a in answers] == [int(row.int().argmax()) + 1 if row.any() else 40 for row in ended]
+    assert [a.text for a in answers] == [
+        generate.tidy(t) for t in loaded.processor.batch_decode(whole, skip_special_tokens=True)
+    ]
+    assert calls[0] == 9 and calls == sorted(calls, reverse=True)
+    if name != "qwen3-vl":  # whose texts all end at once
+        assert len(calls) > 1 and calls[-1] <= 4
+
+
+def test_images_of_one_length_stand_together(folders: dict[str, Path]) -> None:
+    """Where the processor gives larger images more tokens, a batch holds images of one length if there are some."""
+    florence, qwen = (Captioner.open(str(folders[name]), precision="fp32") for name in ("florence2", "qwen2-vl"))
+    assert florence.image_tokens((30, 60)) == florence.image_tokens((600, 60))
+    assert qwen.image_tokens((56, 56)) == 4 and qwen.image_tokens((28, 28)) == 1 and qwen.image_tokens((2000, 2)) == 0
+    items = [Item({"key": str(n)}, (0,), Image.new("RGB", ((56, 56), (28, 28), (28, 56))[n % 3])) for n in range(27)]
+    items += [Item({"key": "wide"}, (0,), Image.new("RGB", (70, 20)))]
+    parts = _parts(qwen, items, 8)
+    lengths = [{qwen.image_tokens(item.image.size) for item in part if item.image} for part in parts]
+    assert sum(map(len, parts)) == 28 and max(map(len, parts)) == 8
+    assert all(len(kinds) == 1 for kinds in lengths[:-1])
+
+
+def test_the_largest_batch_is_found_from_memory(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    open_one = lambda: Captioner.open(str(folders["florence2"]), precision="fp32", side=64)  # noqa: E731
+    monkeypatch.setattr(generate.memory, "taken_by", lambda device, work: (work(), 4 * 1000)[1])  # 1,000 bytes an image
+    monkeypatch.setattr(generate.memory, "free", lambda _: 23_000)
+    assert open_one().largest_batch == 8, "half of what is free, as a power of two"
+    monkeypatch.setattr(generate.memory, "free", lambda _: 10)
+    assert open_one().largest_batch == 1
+    monkeypatch.setattr(generate.memory, "free", lambda _: float("inf"))
+    assert open_one().largest_batch == 64
+
+
+def test_memory_that_is_taken_is_measured() -> None:
+    block: list[torch.Tensor] = []
+    taken = generate.memory.taken_by(torch.device("cpu"), lambda: block.append(torch.ones(16 << 20)))  # 64 MiB
+    assert taken == 0 or 60 << 20 <= taken <= 90 << 20
+
+
+def test_in_eight_bits(folders: dict[str, Path]) -> None:
+    """--quantize rounds the layers, not the head; its captions are others than those of the full precision."""
+    captioner = Captioner.open(str(folders["llava-jp"]), precision="fp32", quantize="quanto-int8", max_new_tokens=8)
+    assert captioner.settings == {"precision": "quanto-int8/float32", "max_new_tokens": 8}
+    names = {type(module).__name__ for module in captioner.loaded.model.modules()}
+    assert "QLinear" in names and type(captioner.loaded.model.lm_head) is torch.nn.Linear
+    assert len(written(captioner, pictures())) == 3 and "model_error" not in written(captioner, pictures())
+    with pytest.raises(UsageError, match="--quantize int3 is not a known method"):
+        Captioner.open(str(folders["llava-jp"]), quantize="int3")
+
+
+def test_no_weights_are_downloaded_for_a_class_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "read_config", lambda model: {"architectures": ["WhisperForConditionalGeneration"]})
+    monkeypatch.setattr(generate, "resolve_model", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(CommonArtError, match="is a WhisperForConditionalGeneration, which has no adapter"):
+        Captioner.open("owner/name", accept_terms=["owner/name"])
 
 
 def test_the_table_s_classes_have_adapters() -> None:
@@ -351,7 +443,7 @@ def test_images_are_shown_at_one_side(png: list[Record]) -> None:
     ):
         file = io.BytesIO()
         Image.new("RGB", size).save(file, "jpeg")
-        assert shrunk(file.getvalue(), 768).size == expected
+        assert decode_within(file.getvalue(), 768).size == expected
 
 
 def test_what_was_written_is_told(png: list[Record]) -> None:
@@ -414,7 +506,8 @@ def test_the_command(
     in_process: Command, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
-    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")  # random weights write nothing that is a caption
+    for judge in ("problem", "translation_problem"):  # random weights write nothing that is a caption
+        monkeypatch.setattr(guards, judge, lambda *_, **__: "")
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):

@@ -101,6 +101,19 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | tuple[i
     return ProbedImage(data, max_pixels).pixels(at_least)
 
 
+def decode_within(data: bytes, side: int) -> Image.Image:
+    """Decode an image to RGB whose longer side has at most `side` pixels.
+
+    Raises:
+        DecodeError: as `decode`.
+    """
+    probed = ProbedImage(data)
+    scale = min(1.0, side / max(probed.probe.width, probed.probe.height))
+    size = max(1, round(probed.probe.width * scale)), max(1, round(probed.probe.height * scale))
+    pixels = probed.pixels(size)  # a JPEG at a fraction of its size
+    return pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 class ProbedImage:
     """An image whose header was read, `probe`, and which can then be decoded, once. Raises as the function `probe`."""
 

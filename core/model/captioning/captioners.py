@@ -173,6 +173,13 @@ class Captioner(TextGenerator):
         """Run the processor over RGB images, which another thread may do while the device generates."""
         return ADAPTERS.get(self.model.cls, _chat)(self.loaded, images, prompt)
 
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """Return how many tokens an image of (width, height) takes in the prompt; 0 where its size does not matter."""
+        try:
+            return int(self.loaded.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens[0])
+        except Exception:  # a processor that does not tell, or an image that it refuses
+            return 0
+
     def caption(
         self, images: Images, prompt: str, *, retry: bool = False, inputs: Inputs | None = None
     ) -> list[Generated | Problem]:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
@@ -272,11 +271,14 @@ class TextGenerator:
     def _largest_batch(self, generate: Callable[[int], object]) -> int:
         """Return the largest power of two, up to MOST, that fits into the memory that is free: `generate(n)` takes it for n."""
         device, most = self.loaded.device, MOST.get(self.loaded.device.type, MOST["cpu"])
-        with torch.inference_mode():
-            generate(1)  # the first call touches the weights' pages
-            each = _bytes_taken(device, lambda: generate(PROBE)) / PROBE
-        fit = int(memory.free(device) * SHARE / max(each, 1))
-        return min(most, 1 << max(fit, 1).bit_length() - 1)
+        try:
+            with torch.inference_mode():
+                generate(1)  # the first call touches the weights' pages
+                each = memory.taken_by(device, lambda: generate(PROBE)) / PROBE
+        except torch.OutOfMemoryError:
+            return 1
+        fit = int(min(most, max(1.0, memory.free(device) * SHARE / max(each, 1))))
+        return 1 << fit.bit_length() - 1
 
     def _generate(
         self, items: Sequence[Item], batch: Callable[[Sequence[Item]], list[Generated]]
@@ -307,27 +309,6 @@ class TextGenerator:
             if self.loaded.device.type == "cuda":  # outside `except`: the traceback kept the tensors alive
                 torch.cuda.empty_cache()
         return results
-
-
-def _bytes_taken(device: torch.device, work: Callable[[], object]) -> int:
-    """Return how much more memory `work` has at its peak than before it; 0 where the system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - before
-    status = Path("/proc/self/status")
-    try:
-        before = _kilobytes(status.read_text(), "VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again (man 5 proc)
-    except OSError:
-        return 0
-    work()
-    return (_kilobytes(status.read_text(), "VmHWM") - before) << 10
-
-
-def _kilobytes(status: str, name: str) -> int:
-    return int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def tidy(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +92,12 @@ def _usual(prompts: Sequence[Prompt], lang: str, length: str) -> Prompt | None:
     """The first prompt of a language ("": the model's first) and a length ("": the usual one)."""
     lang = lang or (prompts[0].lang if prompts else "")
     return next((p for p in prompts if p.lang == lang and length in ("", p.length)), None)
+
+
+def settings(requests: Sequence[Request], min_captions: int = 1, min_words: int = 0) -> Mapping[str, Any]:
+    """Return what shards depend on besides their input."""
+    asked = [{**request.fields(), "prompts": list(request.prompt.texts)} for request in requests]
+    return {"captions": asked, "min_captions": min_captions, "min_words": min_words}
 
 
 @dataclass(slots=True)

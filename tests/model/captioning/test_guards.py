@@ -46,9 +46,9 @@ def test_the_list_is_what_the_figures_are_of(benchmark: Any) -> None:
 def test_the_figures_do_not_fall(benchmark: Any) -> None:
     """Those of tests/benchmarks/README.md, on the half that the rules were not made on."""
     groups = benchmark.measure("measure")["groups"]
-    assert groups["all"]["precision"] >= 0.98 and groups["all"]["recall"] >= 0.98 and groups["all"]["named"] >= 0.97
+    assert groups["all"]["precision"] >= 0.98 and groups["all"]["recall"] >= 0.96 and groups["all"]["named"] >= 0.97
     for name, score in groups.items():
-        assert score["precision"] >= 0.95 and score["recall"] >= 0.94, name
+        assert score["precision"] >= 0.95 and score["recall"] >= 0.95, name
         assert score["wrongly_refused"] * 20 <= score["good"], name
 
 
