@@ -117,16 +117,13 @@ class Captioner(TextGenerator):
     ROLE = "caption"
     PROCESSOR = "AutoProcessor"
     MODEL_CLASSES = frozenset(IMAGE_TEXT | set(ADAPTERS))
+    CHOICE = "a model that transformers loads as AutoModelForImageTextToText, or one of `commonart models caption`"
     MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
 
     @classmethod
     def check_files(cls, model: Model, folder: Path) -> None:
         """Raise CommonArtError where the small files of a model say that it cannot describe images here."""
-        if model.cls not in cls.MODEL_CLASSES:
-            raise CommonArtError(
-                f"{model.name} is a {model.cls or 'model of unknown class'}, which has no adapter for caption.",
-                "Choose a model that transformers loads as AutoModelForImageTextToText, or one of `commonart models caption`.",
-            )
+        super().check_files(model, folder)
         if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
             raise CommonArtError(
                 f"{model.name} has no processor: preprocessor_config.json and processor_config.json are missing.",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
@@ -149,6 +150,7 @@ class TextGenerator:
     ROLE: ClassVar[str]  # of its rows in the registry
     PROCESSOR: ClassVar[str]  # the Auto class of its processor or tokenizer
     MODEL_CLASSES: ClassVar[Collection[str]]  # classes of transformers that have an adapter
+    CHOICE: ClassVar[str]  # what they are, for a person
     MAX_NEW_TOKENS: ClassVar[int]
 
     def __init__(
@@ -213,15 +215,11 @@ class TextGenerator:
 
     @classmethod
     def check_files(cls, model: Model, folder: Path) -> None:
-        """Raise CommonArtError where there is no adapter for a model, whose small files lie in `folder`."""
-        cls._check_adapter(model.name, model.cls)
-
-    @classmethod
-    def _check_adapter(cls, name: str, kind: str) -> None:
-        if kind not in cls.MODEL_CLASSES:
+        """Raise CommonArtError where a model, of whose files only the small ones lie in `folder`, cannot work here."""
+        if model.cls not in cls.MODEL_CLASSES:
             raise CommonArtError(
-                f"{name} is a {kind or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
-                f"Choose a model of one of these classes: {', '.join(sorted(cls.MODEL_CLASSES))}.",
+                f"{model.name} is a {model.cls or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
+                f"Choose {cls.CHOICE}.",
             )
 
     @property

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -115,12 +116,13 @@ class Phi3VForCausalLM(Phi3ForCausalLM):
 
         The published config asks for an attention that few have installed.
         """
-        model, told = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             *args, attn_implementation="sdpa", **{**options, "output_loading_info": True}
         )
+        model, told = loaded
         if told["missing_keys"]:
             raise ValueError(f"the weights {', '.join(sorted(told['missing_keys']))} are missing")
-        return (model, told) if options.get("output_loading_info") else model
+        return loaded if options.get("output_loading_info") else model
 
     def forward(
         self,
@@ -158,7 +160,7 @@ class Phi3VProcessor:
     ) -> None:
         """`num_crops`: the most tiles of an image; 16 in Phi-3 Vision, 4 in Phi-3.5 Vision."""
         self.tokenizer, self.num_crops = tokenizer, num_crops
-        self.mean, self.std = np.float32(mean), np.float32(std)
+        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     @classmethod
     def from_pretrained(cls, folder: Path, **options: Any) -> Self:
@@ -203,10 +205,8 @@ class Phi3VProcessor:
         upright = image.height > image.width
         if upright:
             image = image.transpose(Image.Transpose.TRANSPOSE)
-        ratio = image.width / image.height
-        columns = max(n for n in range(1, self.num_crops + 1) if n * math.ceil(n / ratio) <= self.num_crops)
-        width, height = columns * TILE, max(1, int(columns * TILE / ratio))
-        rows = math.ceil(height / TILE)
+        rows, columns, height = self._fit(image.width / image.height)
+        width = columns * TILE
         canvas = Image.new("RGB", (width, rows * TILE), "white")
         canvas.paste(
             image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), (0, (rows * TILE - height) // 2)
@@ -217,6 +217,20 @@ class Phi3VProcessor:
         whole = nn.functional.interpolate(pixels[None], (TILE, TILE), mode="bicubic")
         tiles = pixels.reshape(3, rows, TILE, columns, TILE).permute(1, 3, 0, 2, 4).flatten(0, 1)
         return torch.cat([whole, tiles]), (rows, columns)
+
+    def _fit(self, ratio: float) -> tuple[int, int, int]:
+        """(rows and columns of tiles, height in pixels before it is padded) of an image so many times as wide as high."""
+        columns = max(n for n in range(1, self.num_crops + 1) if n * math.ceil(n / ratio) <= self.num_crops)
+        height = max(1, int(columns * TILE / ratio))
+        return math.ceil(height / TILE), columns, height
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[tuple[int, int]]) -> SimpleNamespace:
+        """As processors of transformers tell it: the tokens of images of (height, width)."""
+        counts = []
+        for height, width in image_sizes:
+            rows, columns, _ = self._fit(max(height, width) / min(height, width))
+            counts.append(image_tokens(*((columns, rows) if height > width else (rows, columns))))
+        return SimpleNamespace(num_image_tokens=counts)
 
     def batch_decode(self, *args: Any, **options: Any) -> list[str]:
         """Decode tokens, as a tokenizer does."""

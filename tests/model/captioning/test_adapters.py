@@ -18,11 +18,11 @@ from hub_server import HubServer
 from PIL import Image
 
 from commonart.core.data.drops import Problem
+from commonart.core.data.images.decode import decode_within
 from commonart.core.errors import CommonArtError
 from commonart.core.model.captioning.captioners import Captioner
 from commonart.core.model.captioning.generate import Generated, tidy
 from commonart.core.registry.lookup import find_model
-from commonart.stages.caption import shrunk
 
 FAMILIES = {**tiny.CAPTIONERS, **tiny.MORE_CAPTIONERS}
 ALONE = (
@@ -272,7 +272,7 @@ def test_a_large_picture_costs_what_its_side_allows(tmp_path: Path, folders: dic
     place = tok.convert_tokens_to_ids("<|image_pad|>")
 
     def tokens(side: int) -> int:
-        image = shrunk(file.read_bytes(), side)
+        image = decode_within(file.read_bytes(), side)
         return int((captioner.prepare([image], LONG).tensors["input_ids"] == place).sum())
 
     assert tokens(3000) == 107 * 71 == 7597
@@ -316,6 +316,12 @@ def from_hub(**options: Any) -> Captioner:
             {"architectures": ["LlamaForCausalLM"]},
             (),
             "is a LlamaForCausalLM, which has no adapter for caption",
+        ),
+        (
+            "llava-jp",
+            {"architectures": ["WhisperForConditionalGeneration"]},
+            (),
+            "is a WhisperForConditionalGeneration, which has no",
         ),
         ("llava-jp", {"architectures": None}, (), "is a model of unknown class, which has no adapter"),
         ("qwen2-vl", {}, ("chat_template.jinja",), "is a Qwen2VLForConditionalGeneration without a chat template"),

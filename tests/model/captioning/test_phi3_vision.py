@@ -63,6 +63,12 @@ def test_tokens_of_an_image(folder: Path, rows: int, columns: int) -> None:
     assert len(places) == image_tokens(rows, columns) and int(places[-1] - places[0]) + 1 == len(places)
 
 
+@pytest.mark.parametrize("size", [(768, 512), (512, 768), (768, 128), (1, 1), (50, 20_000)])
+def test_tokens_are_known_before_the_image_is_cut(folder: Path, size: tuple[int, int]) -> None:
+    captioner = Captioner.open(str(folder), precision="fp32")
+    assert captioner.image_tokens(size) == image_tokens(*captioner.loaded.processor.cut(Image.new("RGB", size))[1])
+
+
 def test_tokens_of_the_card() -> None:
     """A square image at 16 tiles: 2,509 tokens; at one tile 313."""
     assert (image_tokens(4, 4), image_tokens(1, 1), image_tokens(2, 2)) == (2509, 313, 757)
@@ -75,7 +81,7 @@ def test_what_lies_in_the_tiles(folder: Path) -> None:
     picture.paste("blue", (336, 0, 672, 504))
     tiles, grid = processor.cut(picture)
     assert grid == (2, 2)
-    shown = tiles.numpy().transpose(0, 2, 3, 1) * np.float32(processor.std) + np.float32(processor.mean)
+    shown = tiles.numpy().transpose(0, 2, 3, 1) * processor.std + processor.mean
     red, blue, white = np.array([1, 0, 0]), np.array([0, 0, 1]), np.array([1, 1, 1])
     top_left, top_right, bottom_left, bottom_right = shown[1:]
     np.testing.assert_allclose(top_left[100:, :330], np.broadcast_to(red, (236, 330, 3)), atol=1e-5)
