@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 # Any: its configurations take more keywords than their types say.
 transformers: Any = importlib.import_module("transformers")
@@ -20,8 +20,8 @@ QWEN = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|i
 README = "---\nlicense: apache-2.0\n---\n"
 
 
-def tokenizer(*more: str, **fields: Any) -> Any:
-    """Bytes as tokens: any text, and no training; `more` are special tokens of one family."""
+def tokenizer(*more: str, begin: bool = False, **fields: Any) -> Any:
+    """Bytes as tokens: any text, and no training; `more` are special tokens of one family. `begin`: it writes <s> first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = SPECIAL + QWEN + list(more)
     vocabulary = {token: i for i, token in enumerate(names + alphabet)}
@@ -29,6 +29,10 @@ def tokenizer(*more: str, **fields: Any) -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(names)
+    if begin:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+        )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **fields
     )
@@ -209,7 +213,7 @@ IDEFICS_CHAT = (
 def idefics3(folder: Path) -> Path:
     """Idefics3, whose template writes the first token itself and whose images are cut into a grid of 32 px."""
     grid = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
-    tok = tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *grid)
+    tok = tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *grid, begin=True)
     images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     config = transformers.Idefics3Config(
         vision_config={**BLOCK, "image_size": 32, "patch_size": 8},
@@ -230,7 +234,7 @@ GEMMA_CHAT = (
 def gemma3(folder: Path) -> Path:
     """Gemma 3, whose image token stands for many, and whose images see each other."""
     special = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    tok = tokenizer(*special.values(), "<start_of_turn>", "<end_of_turn>", extra_special_tokens=special)
+    tok = tokenizer(*special.values(), "<start_of_turn>", "<end_of_turn>", begin=True, extra_special_tokens=special)
     images = transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32})
     config = transformers.Gemma3Config(
         vision_config={**BLOCK, "image_size": 32, "patch_size": 8, "vision_use_head": False},

@@ -56,11 +56,11 @@ def in_float64(captioner: Captioner) -> Captioner:
 
 
 def asked(captioner: Captioner, prompt: str, images: Sequence[Image.Image] = ()) -> list[str]:
-    """What each row of a batch says, without padding, each run of one token after the other once."""
+    """What each row of a batch says, without padding, a run of one image token as one."""
     tokens = captioner.prepare(images or pictures()[:1], prompt).tensors
     rows = [ids[mask.bool()] for ids, mask in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
     texts = captioner.loaded.processor.tokenizer.batch_decode(rows)
-    return [re.sub(r"(<[^<>]+>)\1+", r"\1", text) for text in texts]
+    return [re.sub(r"((?!<s>)<[^<>]+>)\1+", r"\1", text) for text in texts]
 
 
 def one_by_one(folder: Path, cls: str, prompt: str, images: Sequence[Image.Image], tokens: int) -> list[str]:
