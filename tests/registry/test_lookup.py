@@ -173,7 +173,9 @@ def test_prompts_by_language() -> None:
     both = {("en", "long"), ("en", "short"), ("ja", "long"), ("ja", "short")}
     assert kinds["qwen3-vl"] == kinds["qwen2-vl"] == both
     assert kinds["llava-jp"] == {("ja", "long"), ("ja", "short")}
-    assert kinds["florence2"] == kinds["phi3-vision"] == {("en", "long"), ("en", "short")} and kinds["blip2"] == {("en", "short")}
+    assert kinds["florence2"] == kinds["phi3-vision"] == {("en", "long"), ("en", "short")} and kinds["blip2"] == {
+        ("en", "short")
+    }
     for model in map(lambda name: find_model(name, "caption"), model_names("caption")):
         for prompt in model.prompts:
             assert all((prompt.lang == "ja") == any("\u3040" <= c <= "\u30ff" for c in text) for text in prompt.texts)

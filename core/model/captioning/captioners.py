@@ -118,7 +118,7 @@ class Captioner(TextGenerator):
     PROCESSOR = "AutoProcessor"
     MODEL_CLASSES = frozenset(IMAGE_TEXT | set(ADAPTERS))
     CHOICE = "a model that transformers loads as AutoModelForImageTextToText, or one of `commonart models caption`"
-    MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
+    MAX_NEW_TOKENS = 256  # what is cut off is refused: a paragraph of 160 words has about 220, in Japanese more
 
     @classmethod
     def check_files(cls, model: Model, folder: Path) -> None:
