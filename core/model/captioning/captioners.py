@@ -18,7 +18,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
-from commonart.core.model.captioning import phi3_vision
 from commonart.core.model.captioning.generate import RETRY, Generated, Inputs, LoadedModel, TextGenerator
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.lookup import read_json
@@ -138,6 +137,8 @@ class Captioner(TextGenerator):
     @property
     def _classes(self) -> tuple[Any, Any]:
         if self.model.cls == "Phi3VForCausalLM":
+            from commonart.core.model.captioning import phi3_vision  # and with it modules that no other needs: seconds
+
             return phi3_vision.Phi3VForCausalLM, phi3_vision.Phi3VProcessor
         return super()._classes
 
