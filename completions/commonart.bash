@@ -35,7 +35,7 @@ _commonart() {
             "license-filter --task-index") words="" ;;
             "license-filter --num-tasks") words="" ;;
             "caption -o"|"caption --out") words="" ;;
-            "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
+            "caption --model") words="nano florence2 blip2 phi3-vision phi3.5-vision qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi4-multimodal" ;;
             "caption --lang") words="en ja en,ja" ;;
             "caption --length") words="short long short,long" ;;
             "caption --side") words="" ;;

@@ -50,7 +50,7 @@ complete -c commonart -n "not __fish_seen_subcommand_from fetch license-filter c
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l help -d "Show this message and exit"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -s o -r -d "Folder for shards, .jsonl, or - for JSONL on stdout (the default)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l out -r -d "Folder for shards, .jsonl, or - for JSONL on stdout (the default)"
-complete -c commonart -n "__fish_seen_subcommand_from caption" -l model -x -a "nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" -d "Captioners, see commonart models (default florence2)"
+complete -c commonart -n "__fish_seen_subcommand_from caption" -l model -x -a "nano florence2 blip2 phi3-vision phi3.5-vision qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi4-multimodal" -d "Captioners, see commonart models (default florence2)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l lang -x -a "en ja en,ja" -d "Languages, as en,ja (default each models first)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l length -x -a "short long short,long" -d "short, long or both (default each models usual one)"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l side -r -d "Pixels of an images longer side; larger ones are shown at this size"
