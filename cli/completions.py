@@ -42,6 +42,8 @@ VALUES: dict[tuple[str, str], Sequence[str]] = {
     ("", "--model"): lookup.model_names("transformer"),
     ("", "--text-encoder"): lookup.model_names("text-encoder"),
     ("", "--autoencoder"): lookup.model_names("autoencoder"),
+    ("", "--vision-tower"): lookup.model_names("vision-tower"),
+    ("", "--language-model"): lookup.model_names("text-encoder"),
     ("", "--clip"): lookup.model_names("clip"),
     ("", "--clip-ja"): lookup.model_names("clip"),
     ("", "--judge"): lookup.model_names("clip"),

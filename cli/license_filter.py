@@ -26,6 +26,10 @@ def license_filter(
         str | None,
         typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line."),
     ] = None,
+    min_captions: Annotated[
+        int, typer.Option(min=0, help="Synthetic captions that a record must be left with; others are dropped.")
+    ] = 0,
+    accept_terms: options.AcceptTerms = None,
     rejects: options.Rejects = None,
     shard_size: options.ShardSize = 1000,
     task_index: options.TaskIndex = None,
@@ -36,7 +40,8 @@ def license_filter(
     """Normalize every licence and keep what the policy allows.
 
     strict: CC0, PDDL and CC BY (any version, ported ones too). paper: strict, the Public Domain Mark, Flickr's "no
-    known restrictions" and US Government Work. A licence that is unknown is never allowed.
+    known restrictions" and US Government Work. A licence that is unknown is never allowed. Captions are removed whose
+    maker's terms or licence forbid it.
 
     \b
     commonart license-filter raw/ -o kept.jsonl
@@ -53,7 +58,7 @@ def license_filter(
     summary = stage.run(
         source,
         out,
-        stage.Criteria.load(policy, observed_after, blocklist),
+        stage.Criteria.load(policy, observed_after, blocklist, min_captions, accept_terms or ()),
         rejects=rejects,
         shard_size=shard_size,
         task=this_task(task_index, num_tasks),

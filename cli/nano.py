@@ -26,9 +26,9 @@ def build(
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train all six nano models on generated scenes.
+    """Train all eight nano models on generated scenes.
 
-    About four hours; it uses one core.
+    About four and a half hours; it uses one core.
 
     \b
     commonart nano build -o weights/

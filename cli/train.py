@@ -11,9 +11,7 @@ from commonart.cli import options
 
 
 def train(
-    stage: Annotated[
-        str, typer.Option(metavar="NAME", help="Training stage: 256-early, 256-mid, 256-late, 512 or nano.")
-    ] = "",
+    stage: Annotated[str, typer.Option(metavar="NAME", help="Training stage, a name of --list.")] = "",
     data: Annotated[
         str, typer.Option(metavar="FOLDER", help="Shards, with or without cached features; A,B:0.5 to mix several.")
     ] = "shards/",
@@ -39,6 +37,8 @@ def train(
     autoencoder: Annotated[
         str, typer.Option(metavar="NAME", help="Autoencoder for images without cached features.")
     ] = "",
+    vision_tower: Annotated[str, typer.Option(metavar="NAME", help="SigLIP or CLIP vision tower of a captioner.")] = "",
+    language_model: Annotated[str, typer.Option(metavar="NAME", help="Language model of a captioner.")] = "",
     quantize: options.Quantize = None,
     language: Annotated[
         list[str] | None,
@@ -92,12 +92,13 @@ def train(
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the transformer, or continue an interrupted run.
+    """Train the transformer or a captioner, or continue an interrupted run.
 
     \b
     commonart train --stage nano --data shards/ --max-seconds 150
     commonart train --stage 256-early --data shards/ --gpus 2
     srun commonart train --stage 512 --gpus 32
+    commonart train --stage captioner-align --language ja=1
     """
     from commonart.core import recipes
     from commonart.core.errors import UsageError
@@ -119,6 +120,8 @@ def train(
         overrides=options.parse_pairs("--set", set_),
         text_encoder=text_encoder,
         autoencoder=autoencoder,
+        vision_tower=vision_tower,
+        language_model=language_model,
         quantize=quantize or "",
         languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
         max_seconds=max_seconds,
@@ -150,8 +153,10 @@ def train(
     if dry_run:
         import orjson
 
-        from commonart.core.training.dry_run import plan
+        from commonart.core.training import captioner_plan
+        from commonart.core.training import dry_run as diffusion_plan
 
+        plan = captioner_plan.plan if settings.recipe.trains else diffusion_plan.plan
         print(orjson.dumps(plan(settings, calibrate), option=orjson.OPT_INDENT_2).decode())
         return
     from commonart.stages import train as stage_module

@@ -28,12 +28,14 @@ _commonart() {
             "license-filter --explain") words="" ;;
             "license-filter --observed-after") words="" ;;
             "license-filter --blocklist") words="" ;;
+            "license-filter --min-captions") words="" ;;
+            "license-filter --accept-terms") words="" ;;
             "license-filter --rejects") words="" ;;
             "license-filter --shard-size") words="" ;;
             "license-filter --task-index") words="" ;;
             "license-filter --num-tasks") words="" ;;
             "caption -o"|"caption --out") words="" ;;
-            "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
+            "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
             "caption --lang") words="en ja en,ja" ;;
             "caption --length") words="short long short,long" ;;
             "caption --side") words="" ;;
@@ -102,7 +104,7 @@ _commonart() {
             "encode-image --max-failures") words="" ;;
             "encode-image --task-index") words="" ;;
             "encode-image --num-tasks") words="" ;;
-            "train --stage") words="256-early 256-mid 256-late 512 nano" ;;
+            "train --stage") words="256-early 256-mid 256-late 512 nano captioner-align captioner" ;;
             "train --data") words="" ;;
             "train -o"|"train --out") words="" ;;
             "train --gpus") words="" ;;
@@ -110,6 +112,8 @@ _commonart() {
             "train --set") words="" ;;
             "train --text-encoder") words="nano calm2-7b t5-xxl" ;;
             "train --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
+            "train --vision-tower") words="nano siglip clip-vit-l14" ;;
+            "train --language-model") words="nano calm2-7b t5-xxl" ;;
             "train --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "train --language") words="" ;;
             "train --max-seconds") words="" ;;
@@ -222,20 +226,20 @@ _commonart() {
             *)
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --min-captions --accept-terms --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
-                    models) words="--help --json caption translate text-encoder autoencoder transformer clip" ;;
+                    models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;
                 esac ;;

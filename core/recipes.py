@@ -23,7 +23,7 @@ class Recipe:
     Defaults are what the four stages of the paper have in common. Encoders, learning rate, AdamW's epsilon: CommonArt beta, doi
     10.51094/jxiv.936. Layers, heads, head_dim, patch: config.json of aipicasso/commonart-beta. Objective, max_grad_norm,
     caption_dropout, warmup: PixArt-Sigma's official configurations. Stated by neither, and chosen here: ema (PixArt-Sigma
-    builds none), cooldown, spike.
+    builds none), cooldown, spike. A stage that `trains` parts of a captioner has nothing of DIFFUSION.
     """
 
     name: str
@@ -31,12 +31,15 @@ class Recipe:
     optimizer: str
     batch: int  # images per optimizer step over all GPUs, whatever their number
     micro_batch: int  # most images that one device takes at once, fewer where its memory is less
-    resolution: int
-    interpolation: float  # pe_interpolation: positions are i / (n / base_size) / interpolation
+    resolution: int = 0
+    interpolation: float = 0.0  # pe_interpolation: positions are i / (n / base_size) / interpolation
     steps: int
     weight_decay: float
     text_encoder: str = "calm2-7b"  # of captions that are not encoded yet: rows of the registry
     autoencoder: str = "sdxl-vae"
+    trains: str = ""  # captioners: the parts that learn, the others are frozen; "": the transformer learns
+    vision_tower: str = ""  # captioners: rows of the registry
+    language_model: str = ""
     scorer: str = ""  # what scores the grids of --sample-every, where --clip names nothing
     lr: float = 2e-5  # learning rate after warm-up
     objective: str = "eps"  # eps: epsilon MSE + VB, learned sigma; flow: noise - data, logit-normal time
@@ -61,6 +64,12 @@ class Recipe:
         return self.heads * self.head_dim
 
 
+# What only a stage that trains the transformer has.
+DIFFUSION = (
+    "text_encoder", "autoencoder", "resolution", "interpolation", "objective", "layers", "heads", "head_dim", "patch",
+    "caption_dropout", "flow_shift",
+)  # fmt: skip
+
 # Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
 # Ours: how the paper's "about 2 M steps" are split over the stages, weight_decay, micro_batch.
 # fmt: off
@@ -71,6 +80,9 @@ _ROWS = (
     Recipe(name="512",       init_from="256-late",  optimizer="AdamW8bit", batch=128,  micro_batch=8,  resolution=512, interpolation=1.0, steps=500_000, weight_decay=0.03),  # 32 x L4
     Recipe(name="nano",      init_from="",          optimizer="AdamW",     batch=64,   micro_batch=64, resolution=64,  interpolation=1.0, steps=5_000,   weight_decay=0.01,   # the embedded default: ours
            lr=1.5e-3, objective="flow", flow_shift=3.0, layers=6, heads=3, head_dim=48, max_grad_norm=1.0, ema=0.998, warmup=150, cooldown=0.5, text_encoder="nano", autoencoder="nano", scorer="nano"),  # flow and its shift: measured side by side
+    # LLaVA-1.5 (arXiv 2310.03744, table 9), whose cosine is a straight line here; steps: one pass over its 558k and 665k images
+    Recipe(name="captioner-align", trains="projector",                optimizer="AdamW", batch=256, micro_batch=16, steps=2_200, weight_decay=0.0, lr=1e-3, warmup=66,  cooldown=1.0, max_grad_norm=1.0, ema=0.0, caption_dropout=0.0, vision_tower="siglip", language_model="calm2-7b"),
+    Recipe(name="captioner",       trains="projector+language_model", optimizer="AdamW", batch=128, micro_batch=8,  steps=5_200, weight_decay=0.0, lr=2e-5, warmup=156, cooldown=1.0, max_grad_norm=1.0, ema=0.0, caption_dropout=0.0, vision_tower="siglip", language_model="calm2-7b", init_from="captioner-align"),
 )
 # fmt: on
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ROWS}
@@ -86,12 +98,16 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     if recipe is None:
         raise UsageError(f"--stage {name} is not a training stage.", f"Use one of {', '.join(STAGES)}.")
     types = get_type_hints(Recipe)
-    fixed = ("name", "init_from", "text_encoder", "autoencoder", "scorer")  # these have options of their own
-    settable = [field.name for field in dataclasses.fields(Recipe) if field.name not in fixed]
+    # These have options of their own, or none.
+    fixed = ("name", "init_from", "text_encoder", "autoencoder", "scorer", "trains", "vision_tower", "language_model")
+    unused = DIFFUSION if recipe.trains else ()
+    settable = [field.name for field in dataclasses.fields(Recipe) if field.name not in (*fixed, *unused)]
     changes: dict[str, Any] = {}
     for field, value in (overrides or {}).items():
         if field not in settable:
-            what = f"--set {field}={value}: a recipe has no setting '{field}'."
+            what = (
+                f"--set {field}={value}: {f'stage {name}' if field in unused else 'a recipe'} has no setting '{field}'."
+            )
             raise UsageError(what, f"Use one of {', '.join(settable)}.")
         changes[field] = _coerce(field, value, types[field])
     return _checked(dataclasses.replace(recipe, **changes))
@@ -116,10 +132,11 @@ def _checked(recipe: Recipe) -> Recipe:
 
     need(recipe.optimizer in OPTIMIZERS, "optimizer", "one of " + ", ".join(OPTIMIZERS))
     need(recipe.objective in OBJECTIVES, "objective", "one of " + ", ".join(OBJECTIVES))
+    unused = DIFFUSION if recipe.trains else ()
     for field in ("batch", "resolution", "steps", "layers", "heads", "head_dim", "micro_batch", "patch"):
-        need(getattr(recipe, field) >= 1, field, "at least 1")
+        need(field in unused or getattr(recipe, field) >= 1, field, "at least 1")
     for field in ("lr", "interpolation", "max_grad_norm", "flow_shift", "epsilon"):
-        need(0 < getattr(recipe, field) < float("inf"), field, "above 0")
+        need(field in unused or 0 < getattr(recipe, field) < float("inf"), field, "above 0")
     for field in ("ema", "beta1", "beta2"):
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
     for field in ("caption_dropout", "cooldown"):
@@ -161,9 +178,10 @@ def learning_rate(recipe: Recipe, progress: float, step: int) -> float:
 def table() -> str:
     """Return the recipe table as aligned text, one row per stage."""
 
-    def cell(value: Any) -> str:
+    def cell(recipe: Recipe, field: str) -> str:
+        value = "" if recipe.trains and field in DIFFUSION else getattr(recipe, field)
         return f"{value:g}" if isinstance(value, float) else str(value) or "-"
 
-    columns = [(f.name, *(cell(getattr(recipe, f.name)) for recipe in _ROWS)) for f in dataclasses.fields(Recipe)]
+    columns = [(f.name, *(cell(recipe, f.name) for recipe in _ROWS)) for f in dataclasses.fields(Recipe)]
     padded = [[text.ljust(max(map(len, column))) for text in column] for column in columns]
     return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))

@@ -40,6 +40,8 @@ class Settings:
     init: str = ""  # weights to start from; "": the newest checkpoint of the stage before; "none": from nothing
     text_encoder: str = ""  # "": the one of the cached features, else the registry's default of the stage
     autoencoder: str = ""
+    vision_tower: str = ""  # of a captioner; "": that of the run it starts from, else the recipe's
+    language_model: str = ""
     quantize: str = ""  # of the text encoder that runs on the fly
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights; empty: all captions alike
@@ -94,6 +96,14 @@ class Settings:
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
+        apart = ("text_encoder", "autoencoder", "quantize", "prompts", "clip", "sample_every")
+        for name in apart if self.recipe.trains else ("vision_tower", "language_model"):
+            if getattr(self, name):
+                option = "--" + name.replace("_", "-").replace("prompts", "prompt")
+                kind = "a captioner" if self.recipe.trains else "the transformer"
+                raise UsageError(
+                    f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
+                )
         weights = self.languages.values()
         if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
             pairs = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
@@ -123,11 +133,13 @@ class TrainingSummary:
     loss: float  # mean of the last metrics line, or of all steps where none was written; NaN without a step
     images_per_second: float  # of this call, without checkpoints and samples
     stopped: str  # done, time
-    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)  # records
+    captions_left_out: dict[str, int] = dataclasses.field(default_factory=dict)  # of a captioner's data
 
     def as_json(self) -> dict[str, Any]:
         return {
             "stage": "train", "in": self.images, "out": self.images, "dropped": self.left_out,
             "seconds": round(self.seconds, 3), "run": str(self.run), "step": self.step, "loss": self.loss,
             "skipped_steps": self.skipped, "images_per_second": round(self.images_per_second, 2),
+            **({"captions_left_out": self.captions_left_out} if self.captions_left_out else {}),
         }  # fmt: skip

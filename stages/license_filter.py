@@ -2,13 +2,16 @@
 
 The reason of a drop names the licence: `license_not_allowed:CC-BY-NC-2.0`. `license_unknown`: nothing that the record says is
 understood. `license_conflict`: its fields contradict each other, or one of them is not understood. `blocklisted`,
-`observed_before`, `observed_never`: the options. `split_conflict`: the record says another split than the hash of its image,
-which every record of that image shares.
+`observed_before`, `observed_never`, `too_few_captions`: the options. `split_conflict`: the record says another split than the
+hash of its image, which every record of that image shares.
+
+Captions are judged too (core/data/caption_terms.py): one that may not be used is removed, and counted in `captions_removed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -16,8 +19,9 @@ from typing import Any
 
 from commonart.core.data import stream
 from commonart.core.data.blocklist import Blocklist, read_blocklist
+from commonart.core.data.caption_terms import CaptionJudge
 from commonart.core.data.drops import Drop, Summary
-from commonart.core.data.record import Record, check_split
+from commonart.core.data.record import Caption, Record, check_split, split_of
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
@@ -39,9 +43,18 @@ class Criteria:
     policy: Policy  # must allow its licence
     observed_after: datetime | None = None  # the licence must have been observed at this time or later
     blocklist: Blocklist | None = None  # names what is dropped whatever its licence
+    min_captions: int = 0  # synthetic captions, without translations, that it must be left with
+    accepted: tuple[str, ...] = ()  # models whose terms the user answers for: their captions stay
 
     @classmethod
-    def load(cls, policy: str = "strict", observed_after: str | None = None, blocklist: str | None = None) -> Criteria:
+    def load(
+        cls,
+        policy: str = "strict",
+        observed_after: str | None = None,
+        blocklist: str | None = None,
+        min_captions: int = 0,
+        accepted: Sequence[str] = (),
+    ) -> Criteria:
         """Read the criteria as the command line gives them; `observed_after`: a date or time of ISO 8601.
 
         Raises UsageError where `observed_after` is not a date, and as `load_policy` and `read_blocklist`.
@@ -50,12 +63,16 @@ class Criteria:
         after = None if observed_after is None else _parse_time(observed_after)
         if observed_after is not None and after is None:
             raise UsageError(f"--observed-after {observed_after} is not a date.", "Write it as 2026-01-31.")
-        return cls(loaded, after, None if blocklist is None else read_blocklist(blocklist))
+        listed = None if blocklist is None else read_blocklist(blocklist)
+        return cls(loaded, after, listed, min_captions, tuple(accepted))
 
     def settings(self) -> dict[str, Any]:
         """Return what the output depends on besides the input."""
         policy = self.policy
-        settings = {"policy": policy.name, "allowed": sorted(policy.allowed), "denied": sorted(policy.denied)}
+        settings = {
+            "policy": policy.name, "allowed": sorted(policy.allowed), "denied": sorted(policy.denied),
+            "min_captions": self.min_captions, "accepted": sorted(self.accepted),
+        }  # fmt: skip
         if self.observed_after is not None:
             settings["observed_after"] = self.observed_after.isoformat()
         if self.blocklist is not None:
@@ -64,11 +81,13 @@ class Criteria:
 
 
 class Tally:
-    """How many records of each source and licence came in and went out, and how many of the latter are held out."""
+    """How many records of each source and licence came in and went out, how many of the latter are held out, and which captions
+    were removed."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
+        self.captions_removed: Counter[str] = Counter()  # by reason
 
     def counts(self, source: str, license: str) -> list[int]:
         """Return the [in, out] of a row, to be counted up."""
@@ -90,11 +109,14 @@ class LicenseSummary(Summary):
     tally: Tally = field(default_factory=Tally)
 
     def as_json(self) -> dict[str, Any]:
-        """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, and `heldout`: the number reserved."""
+        """Return every stage's summary, `sources`: {source: {licence: {"in", "out"}}}, `heldout`: the number reserved, and
+        `captions_removed` where there are any."""
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
-        return {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
+        removed = {"captions_removed": dict(sorted(self.tally.captions_removed.items()))}
+        counts = {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
+        return {**counts, **(removed if self.tally.captions_removed else {})}
 
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
@@ -104,7 +126,8 @@ class LicenseSummary(Summary):
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        return [*lines, f"  held out: {self.tally.heldout:,}"]
+        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.tally.captions_removed.items())]
+        return [*lines, f"  held out: {self.tally.heldout:,}", *removed]
 
 
 @dataclass(slots=True)
@@ -122,13 +145,16 @@ class _Decision:
 def license_filter(
     records: Iterable[Record], drop: Drop, criteria: Criteria, tally: Tally | None = None
 ) -> Iterator[Record]:
-    """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set.
+    """Yield the records that meet `criteria`, with `license`, `license_url`, `license_basis` and `split` set, and without the
+    captions that may not be used.
 
     What is yielded are the same objects. What the source said stays in `license_raw`, and its own URL in `license_url`. `split`
     is set where the image's sha256 is known; a list without pixels gets it from `fetch`. `tally` counts by source and licence.
     """
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
+    judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
+    fine, tally.captions_removed = judge.fine, judge.removed
     decisions: dict[Statements, _Decision] = {}
     for record in records:
         get = record.get
@@ -147,14 +173,30 @@ def license_filter(
         if observed_after is not None and (problem := _too_old(get("license_observed_at") or "", observed_after)):
             drop(record, problem, get("license_observed_at") or "")
             continue
+        captions = get("captions") or ()
+        try:  # written out here, where every call counts; the fields are caption_terms.MAKING
+            for caption in captions:
+                said = caption.get
+                if (said("model"), said("license"), said("translated_from"), said("synthetic")) not in fine:
+                    unknown = True
+                    break
+            else:
+                unknown = False
+        except TypeError:  # a list in place of a name
+            unknown = True
+        if unknown:
+            record["captions"] = captions = judge.kept(captions)
+        if min_captions and (left := sum(map(_is_original, captions))) < min_captions:
+            drop(record, "too_few_captions", f"{left} of {min_captions}")
+            continue
         if sha256 := get("sha256"):
             try:
-                split, conflict = check_split(record, sha256)
+                split = split_of(sha256)
             except ValueError:
                 drop.failure(record, "sha256_malformed", sha256)
                 continue
-            if conflict:
-                drop(record, "split_conflict", conflict)
+            if get("split", split) != split:
+                drop(record, "split_conflict", check_split(record, sha256)[1])
                 continue
             record["split"] = split
         else:
@@ -169,6 +211,10 @@ def license_filter(
             record["license_raw"] = decision.raw
         decision.counts[1] += 1
         yield record
+
+
+def _is_original(caption: Caption) -> bool:
+    return caption.get("synthetic") is not False and not caption.get("translated_from")
 
 
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
-from commonart.core.data.files import lock, write_json
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.settings import Settings, TrainingSummary
@@ -77,6 +75,10 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     from commonart.core.training import run as runs
 
     folder, warn = settings.run, log.warn if world.is_main else lambda _: None
+    if settings.recipe.trains:
+        from commonart.core.training import captioner_run
+
+        return captioner_run.train(settings, world, stop)
     dtype = runs.dtype_of(settings, world.device)
 
     # The data, and what encodes them where that is not done yet.
@@ -91,27 +93,12 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)
 
-    with ExitStack() as locks:
-        exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
-        if world.is_main and exists:
-            locks.enter_context(lock(folder))
-
+    with runs.held(settings, world, warn) as begin:
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
         described = runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype)
-        runs.check_continues(settings, described, resume)
-        runs.check_origin(settings, described, origin, warn)
-
-        if world.is_main:
-            if not settings.quiet:
-                log.say(runs.beginning(settings, resume, origin))
-            if not exists:
-                locks.enter_context(lock(folder))
-                if checkpoint.folder_of(folder).exists():
-                    raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
-            write_json(folder / "run.json", described)
-
+        begin(described, resume, origin)
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
         if data.resident and world.device.type == "cpu":
             settings = replace(settings, workers=0)

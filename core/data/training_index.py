@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data.order import SampleGroup
-from commonart.core.data.record import Record, captions, check_split, key_hash, split_of_record
+from commonart.core.data.record import Caption, Record, captions, check_split, key_hash, split_of_record
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.data.shards.reader import MAKE_SHARDS, read_shard
@@ -103,6 +103,10 @@ class Index:
     columns: dict[str, Any] = field(default_factory=lambda: {name: array(kind) for name, kind in COLUMNS.items()})
     languages: Any = field(default_factory=lambda: array("H"))  # of each caption, row after row, into `names`
     names: list[str] = field(default_factory=list)
+    kinds: Any = field(
+        default_factory=lambda: array("I")
+    )  # of each caption, into `kind_names`; empty where nobody asked
+    kind_names: list[Any] = field(default_factory=list)
     heldout: int = 0
     heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> records
@@ -123,7 +127,9 @@ class Index:
         if having.all():
             return
         self.left_out[reason] += int((~having).sum())
-        self.languages = self.languages[np.repeat(having, self.columns["captions"])]
+        of_caption = np.repeat(having, self.columns["captions"])
+        self.languages = self.languages[of_caption]
+        self.kinds = self.kinds[of_caption] if len(self.kinds) else self.kinds
         self.columns = {name: column[having] for name, column in self.columns.items()}
         self.keys = KeyColumn(self.keys[row] for row in np.flatnonzero(having))
 
@@ -226,13 +232,15 @@ class Index:
         }  # fmt: skip
 
 
-def read_index(data: str | Path) -> Index:
+def read_index(data: str | Path, kind: Callable[[Record, Caption], Hashable] | None = None) -> Index:
     """Read every record of one or several folders of shards (as `data_sets` takes them).
+
+    `kind`: says of each caption of a record what `Index.kinds` keeps of it.
 
     Raises CommonArtError: no shards, two records with one key, none to train on.
     """
     index = Index(data_sets(data))
-    total, hashes, codes = hashlib.sha256(), array("Q"), dict[str, int]()
+    total, hashes, codes, kinds = hashlib.sha256(), array("Q"), dict[str, int](), dict[Any, int]()
     for number, (folder, weight) in enumerate(index.sets):
         total.update(b"" if number == 0 and weight == 1 else f"\0{weight:g}\n".encode())
         for path in reader.list_shards(folder):
@@ -241,10 +249,11 @@ def read_index(data: str | Path) -> Index:
             total.update(f"{path.name}\0{shard_identity(path)}\n".encode())
             for record, (_, group) in zip(read_shard(path), reader.read_members(path), strict=True):
                 hashes.append(key_hash(record["key"]))
-                _add(index, len(index.shards) - 1, record, group, codes)
-    index.names = list(codes)
+                if _add(index, len(index.shards) - 1, record, group, codes) and kind is not None:
+                    index.kinds.extend(kinds.setdefault(kind(record, c), len(kinds)) for c in captions(record))
+    index.names, index.kind_names = list(codes), list(kinds)
     index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
-    index.languages = np.frombuffer(index.languages, np.uint16)
+    index.languages, index.kinds = (np.frombuffer(x, x.typecode) for x in (index.languages, index.kinds))
     _refuse_doubles(index, hashes)
     index.fingerprint = total.hexdigest()
     if index.keys:
@@ -273,19 +282,20 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
                 )
 
 
-def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], codes: dict[str, int]) -> None:
+def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], codes: dict[str, int]) -> bool:
+    """Add a record, and return whether it is trained on."""
     texts = captions(record)
     if (sha256 := record.get("sha256")) and check_split(record, sha256)[1]:
         index.left_out["split_conflict"] += 1
-        return
+        return False
     if split_of_record(record) == "heldout":
         index.heldout += 1
         if len(index.heldout_texts) < PROMPTS:
             index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in texts]
-        return
+        return False
     if not texts or not record.get("image"):
         index.left_out["no_image" if texts else "no_captions"] += 1
-        return
+        return False
     image = next((span for name, span in group.items() if name.lower() in reader.IMAGE_EXTENSIONS), (ABSENT, 0))
     index.keys.append(record["key"])
     values = (shard, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(texts))
@@ -293,3 +303,4 @@ def _add(index: Index, shard: int, record: Record, group: Mapping[str, Span], co
         index.columns[name].append(value)
     for caption in texts:
         index.languages.append(codes.setdefault(caption.get("lang", ""), len(codes)))
+    return True

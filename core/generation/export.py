@@ -153,9 +153,9 @@ def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[dict[str, list[st
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-    from commonart.core.model.text_encoder import LENGTH, T5_FAMILY, _folders, _null_id
+    from commonart.core.model.text_encoder import LENGTH, T5_FAMILY, _null_id, model_folders
 
-    folder, beside = _folders(folder)
+    folder, beside = model_folders(folder)
     _copy(folder, home / "text_encoder", skip="tokenizer")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel

@@ -65,7 +65,7 @@ class TextEncoder:
             raise UsageError("--max-tokens must be at least 1.", f"{MAX_TOKENS} is the default.")
         device = pick_device(device) if isinstance(device, str) else device
         dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
-        model_folder, tokenizer_folder = _folders(Path(folder))
+        model_folder, tokenizer_folder = model_folders(Path(folder))
         four_bits: dict[str, Any] = {}
         if quantize == "bnb-nf4":
             from transformers import BitsAndBytesConfig
@@ -131,11 +131,11 @@ class TextEncoder:
 
 def carried_tokens(folder: Path) -> int:
     """Return the longest text that a transformer beside this text encoder was trained with, as an export wrote it."""
-    length = read_json(_folders(folder)[1] / "tokenizer_config.json").get(LENGTH)
+    length = read_json(model_folders(folder)[1] / "tokenizer_config.json").get(LENGTH)
     return length if isinstance(length, int) and length > 0 else MAX_TOKENS
 
 
-def _folders(folder: Path) -> tuple[Path, Path]:
+def model_folders(folder: Path) -> tuple[Path, Path]:
     """(folder of the model, folder of the tokenizer) of a plain model or of a diffusers pipeline."""
     if (folder / "text_encoder" / "config.json").is_file():
         folder = folder / "text_encoder"

@@ -46,6 +46,8 @@ def stack_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 class PixArt(nn.Module):
     """The transformer. `gradient_checkpointing` recomputes every block in the backward pass: less memory, a third slower."""
 
+    FOLDER = "transformer"  # of a checkpoint or a pipeline
+
     def __init__(self, config: PixArtConfig, initialize: bool = True) -> None:
         super().__init__()
         self.config = config

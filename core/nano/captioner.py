@@ -6,6 +6,7 @@ is discarded afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from commonart.core.nano import facts, grammar, lexicon
+from commonart.core.nano import facts, grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene
 from commonart.core.nano.text_encoder import pad, scene_labels
@@ -94,23 +95,26 @@ class GridHead(nn.Module):
         self.thing = nn.Linear(width, sum(self.SIZES))
         self.background = nn.Linear(width, len(BACKGROUNDS))
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of features [B, 65, D] and labels [B, 28] of `scene_labels`."""
+    def things(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits [B, 9, N] of color, shape and size at each place, of features [B, 65, D]."""
         grid = features[:, 1:].unflatten(1, (GRID, GRID))
         # The centres 14, 32 and 50 px are in the middle of the cells 1-2, 3-4 and 5-6 of 8 px.
         places = grid[:, 1:7, 1:7].unflatten(2, (3, 2)).unflatten(1, (3, 2)).mean((2, 4)).flatten(1, 2)
-        logits = self.thing(places).float().split(self.SIZES, dim=-1)
+        return self.thing(places).float().split(self.SIZES, dim=-1)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of features [B, 65, D] and labels [B, 28] of `scene_labels`."""
         loss = F.cross_entropy(self.background(features[:, 0]), labels[:, 0])
-        for i, each in enumerate(logits):
+        for i, each in enumerate(self.things(features)):
             loss = loss + F.cross_entropy(each.flatten(0, 1), labels[:, 1 + 9 * i : 10 + 9 * i].flatten())
         return loss
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> str:
+def describe(scene: Scene, rng: np.random.Generator, lang: str = "en") -> str:
     """Write a caption in reading order that names every place and places no thing by another."""
     while True:
-        text = grammar.caption(scene, "en", SameOrder(rng.bit_generator))
-        if not any(token.kind in ("of", "it") for token in lexicon.tokens(text, "en")):
+        text = grammar.caption(scene, lang, SameOrder(rng.bit_generator))
+        if not facts.has_relation(text, lang):
             return text
 
 
@@ -159,22 +163,27 @@ def facts_right(
 
     The facts are the background, and each thing's shape, color and place; a size counts where the caption names one.
     """
-    right = total = 0
-    text = ""
+    texts: list[str] = []
     writer: Any = model
     for at in range(0, len(scene_images.scenes), 50):
         x = images(scene_images.pixels[at : at + 50])
         ids = writer.generate(input_ids=prompt(tokenizer).expand(len(x), -1), pixel_values=x, max_new_tokens=96)
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for scene, text in zip(scene_images.scenes[at : at + 50], texts, strict=True):
-            seen = facts.parse(text, "en")
-            sized = {thing.place for thing in seen.things if thing.size}
-            things = (
-                facts.ThingFacts(t.shape, t.color, t.size if t.place in sized else None, t.place) for t in scene.things
-            )
-            kept, count = facts.count_kept(facts.Facts(scene.background, tuple(things)), seen)
-            right, total = right + kept, total + count
-    return right / total, text.strip()
+        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return share_right(scene_images.scenes, texts, "en"), texts[-1].strip()
+
+
+def share_right(scenes: Sequence[Scene], texts: Sequence[str], lang: str) -> float:
+    """Return the share of the facts of `scenes` that their captions state: `facts_right`."""
+    right = total = 0
+    for scene, text in zip(scenes, texts, strict=True):
+        seen = facts.parse(text, lang)
+        sized = {thing.place for thing in seen.things if thing.size}
+        things = (
+            facts.ThingFacts(t.shape, t.color, t.size if t.place in sized else None, t.place) for t in scene.things
+        )
+        kept, count = facts.count_kept(facts.Facts(scene.background, tuple(things)), seen)
+        right, total = right + kept, total + count
+    return right / total
 
 
 def build(folder: Path, seed: int, short: bool, say: Log) -> None:

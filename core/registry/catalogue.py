@@ -17,6 +17,7 @@ SUBFOLDERS = {
     "autoencoder": "vae",
     "transformer": "transformer",
     "clip": "clip",
+    "vision-tower": "vision_tower",
 }
 ROLES = tuple(SUBFOLDERS)
 WRITES = ("caption", "translate")  # roles whose output becomes training data: the terms reach the trained model
@@ -51,6 +52,7 @@ class Model:
     remote_code: bool = False  # needs code from its repository: --trust-remote-code and a commit
     pickle_only: bool = False  # published only as .bin: converted once (core/registry/pickle_conversion.py)
     local: bool = False  # `hub` is a folder on this machine
+    folder: str = ""  # embedded: its folder, where it is not that of its role
     text_encoder: str = ""  # transformers only: the row that its prompts go through
     autoencoder: str = ""  # transformers only: the row that decodes its latents
     checked: str = ""  # where and when the terms were read
@@ -122,6 +124,7 @@ _ROWS = (
     Model("qwen3-vl-4b", "caption", "Qwen/Qwen3-VL-4B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("qwen3-vl-8b", "caption", "Qwen/Qwen3-VL-8B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("llava-jp", "caption", "cyberagent/llava-calm2-siglip", "LlavaForConditionalGeneration", _APACHE, (_APACHE,), prompts=_LLAVA_CALM, checked=_CHECKED),
+    Model("nano-ja", "caption", "", "LlavaForConditionalGeneration", _APACHE, prompts=_LLAVA_CALM[1:], folder="captioner_ja"),
     Model("blip2-opt", "caption", "Salesforce/blip2-opt-2.7b", "Blip2ForConditionalGeneration", _MIT, ("LicenseRef-OPT",), "non-commercial",
           checked=_CHECKED, refused="its base OPT is licensed for non-commercial research only", successor="blip2"),
     Model("qwen2.5-vl-3b", "caption", "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2_5_VLForConditionalGeneration", "LicenseRef-Qwen-Research",
@@ -157,6 +160,10 @@ _ROWS = (
           text_encoder="calm2-7b", autoencoder="sdxl-vae", checked=_CHECKED),
     Model("pixart-sigma", "transformer", "PixArt-alpha/PixArt-Sigma-XL-2-512-MS", "PixArtTransformer2DModel", "LicenseRef-OpenRAIL++-M",
           outputs="use-restrictions", text_encoder="t5-xxl", autoencoder="sdxl-vae", checked=_CHECKED),
+    # of a captioner that `commonart train` makes
+    Model("nano", "vision-tower", "", "SiglipVisionModel", _APACHE),
+    Model("siglip", "vision-tower", "google/siglip-so400m-patch14-384", "SiglipModel", _APACHE),
+    Model("clip-vit-l14", "vision-tower", "openai/clip-vit-large-patch14", "CLIPModel", _MIT),
     Model("nano", "clip", "", "CustomTextCLIP", _APACHE, langs=("en", "ja")),
     Model("clip-vit-b32", "clip", "timm/vit_base_patch32_clip_224.openai", "ViT-B-32-quickgelu", _MIT, langs=("en",)),
     Model("clip-japanese-base", "clip", "line-corporation/clip-japanese-base", "CLYPModel", _APACHE, langs=("ja",), remote_code=True,

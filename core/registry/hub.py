@@ -45,7 +45,9 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
     if model.role == PIPELINE and model.local:
         return ResolvedModel(Path(model.hub), content_hash(Path(model.hub)), model.name, model)
     if model.local or model.embedded:
-        folder = component_dir(Path(model.hub) if model.local else NANO_WEIGHTS, model.role)
+        folder = (
+            NANO_WEIGHTS / model.folder if model.folder else component_dir(Path(model.hub or NANO_WEIGHTS), model.role)
+        )
         if not (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
             if model.local:
                 what = f"{folder} is not a model folder: it has no config.json."

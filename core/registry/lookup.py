@@ -142,7 +142,13 @@ def _local(name: str, role: str) -> Model:
         autoencoder=name if pipeline else "",
         checked="README.md in the folder" if license else "",
         refused="" if license or role not in WRITES else "its folder has no README.md that names an open licence",
+        broken="its training has not ended yet" if role == "caption" and not config and _is_run(name) else "",
     )
+
+
+def _is_run(name: str) -> bool:
+    """Return whether a folder is a training run, which has its `captioner/` when it has ended."""
+    return (Path(name) / "run.json").is_file()
 
 
 def read_json(path: Path) -> dict[str, Any]:

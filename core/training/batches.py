@@ -33,20 +33,25 @@ class Batch(NamedTuple):
         return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
 
 
-class Source(Protocol):
+class Samples(Protocol):
     """Images with captions. Caption c of row r: offsets[r] <= c < offsets[r + 1]; `weights` are relative odds within a row."""
 
     offsets: np.ndarray  # int64, (rows + 1,)
     weights: np.ndarray  # (captions,)
     buckets: order.Buckets  # the rows whose latents are of one size, by data set
-    null: Tensor  # (L, T), the null embedding
 
     @property
     def keys(self) -> Sequence[str]:
         """The rows' keys."""
 
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
-        """Return what `batch` needs for these rows and captions (NULL: none). Runs in a reading thread, touches no device."""
+        """Return what the loss needs of these rows and captions (NULL: none). Runs in a reading thread, touches no device."""
+
+
+class Source(Samples, Protocol):
+    """Images as latents, captions as text states."""
+
+    null: Tensor  # (L, T), the null embedding
 
     def batch(self, fetched: Any, device: torch.device) -> Batch:
         """Return the batch on `device`. Runs in the training thread."""
@@ -60,7 +65,7 @@ class BatchSampler:
     batch: int  # global
     caption_dropout: float
 
-    def indices(self, source: Source, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def indices(self, source: Samples, step: int, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (rows, captions) of samples first .. first + size - 1 of the batch of `step`; each int64, (size,)."""
         rows, epochs = order.batch_rows(self.seed, step, self.batch, source.buckets, first, size)
         captions = order.choose(source.weights, source.offsets, rows, self.seed, epochs)

@@ -48,9 +48,9 @@ class Checkpoint:
 
     @property
     def weights(self) -> Path:
-        """Folder of the weights to sample with: the moving average where there is one."""
-        ema = self.folder / "ema"
-        return ema if ema.is_dir() else self.transformer
+        """Folder of the weights to use: the moving average where there is one."""
+        folders = (self.folder / name for name in ("ema", "captioner"))
+        return next((folder for folder in folders if folder.is_dir()), self.transformer)
 
 
 def folder_of(run: str | os.PathLike[str]) -> Path:

@@ -169,7 +169,7 @@ def account(
     forward = flops_per_image(config, sizes.side, sizes.tokens)
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
-    hours = {name: _hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}
+    hours = {name: rounded_hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}
     model_memory = memory(config, recipe, micro_batch, sizes)
     weights = {name: cost.weights for name, cost in encoders.items()}
     if measured is None:
@@ -184,10 +184,11 @@ def account(
         "flops_per_step": step,
         "flops_total": step * recipe.steps,
         "memory_bytes_per_device": {**model_memory, **weights, "total": model_memory["total"] + sum(weights.values())},
-        "hours": hours if measured is None else _hours(recipe.batch * recipe.steps / (measured * world_size)),
+        "hours": hours if measured is None else rounded_hours(recipe.batch * recipe.steps / (measured * world_size)),
         "hours_are": hours_are,
     }
 
 
-def _hours(seconds: float) -> float:
+def rounded_hours(seconds: float) -> float:
+    """Return `seconds` in hours."""
     return float(f"{seconds / 3600:.3g}")  # three digits, of a short run too

@@ -125,16 +125,20 @@ def images_per_second(settings: Settings, config: PixArtConfig, sizes: cost.Size
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         timed_settings = dataclasses.replace(settings, out=folder, track="")
         data = made_up(config, min(64, recipe.batch), sizes.tokens)
-        timed = trainer.Trainer(PixArt(config), data, recipe, timed_settings, world)
-        micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, workers=0)
-        steps, began = 0, time.perf_counter()
-        while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
-            if steps == WARM_UP:
-                started = time.perf_counter()  # every step waits for the device once, at its end
-            timed.train_step(micro_batches, recipe.lr)
-            steps += 1
-        micro_batches.close()
-    return recipe.batch * (steps - WARM_UP) / (time.perf_counter() - started)
+        return measured_rate(trainer.Trainer(PixArt(config), data, recipe, timed_settings, world), seconds)
+
+
+def measured_rate(timed: trainer.Trainer, seconds: float) -> float:
+    """Time steps of `timed` for about `seconds`, and return the images per second."""
+    micro_batches = batches.stream(timed.fetch, 0, 1_000_000, timed.grad_accum_steps, workers=0)
+    steps, began = 0, time.perf_counter()
+    while steps < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
+        if steps == WARM_UP:
+            started = time.perf_counter()  # every step waits for the device once, at its end
+        timed.train_step(micro_batches, timed.recipe.lr)
+        steps += 1
+    micro_batches.close()
+    return timed.recipe.batch * (steps - WARM_UP) / (time.perf_counter() - started)
 
 
 def made_up(config: PixArtConfig, count: int, tokens: int) -> batches.ResidentDataset:

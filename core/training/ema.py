@@ -24,13 +24,15 @@ class Ema:
             what = f"The decay of the average is {decay}; it must be at least 0 and below 1."
             raise CommonArtError(what, "Change ema.")
         self.model, self.decay = model, decay
-        self.names = [name for name, _ in model.named_parameters()]
-        self.average = [parameter.detach().float().clone() for parameter in model.parameters()]
+        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        self.names = [name for name, _ in named]
+        self.weights = [param for _, param in named]
+        self.average = [param.detach().float().clone() for param in self.weights]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights: once after every optimizer step."""
-        weights = [parameter.detach().float() for parameter in self.model.parameters()]
+        weights = [param.detach().float() for param in self.weights]
         torch._foreach_lerp_(self.average, weights, 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:

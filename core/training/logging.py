@@ -23,9 +23,7 @@ from torch import Tensor
 
 from commonart.core.data.files import write_bytes
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.config import PixArtConfig
 from commonart.core.recipes import Recipe
-from commonart.core.training import cost
 from commonart.core.training.distributed import World
 
 if TYPE_CHECKING:
@@ -48,12 +46,14 @@ class Meter:
         self._now = torch.zeros_like(self.sums)  # of the step that is being computed
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
-    def add(self, loss_B: Tensor, timestep_B: Tensor, batch: int, tokens: Tensor | int) -> None:
+    def add(self, loss_B: Tensor, timestep_B: Tensor | None, batch: int, tokens: Tensor | int) -> None:
         """Add the losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
         loss = loss_B.to(self.sums.dtype)
-        bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now[_LOSS] += loss.sum() / batch
         self._now[_TOKENS] += tokens / batch
+        if timestep_B is None:
+            return
+        bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
         self._now.index_add_(0, _SUMS + bins, loss)
         self._now.index_add_(0, _COUNTS + bins, torch.ones_like(loss))
 
@@ -93,6 +93,7 @@ class Meter:
         self._window = (now, images, paused)
         seconds = now - before - (paused - rest)
         loss, norm, tokens = (sums[n] / sums[_STEPS] if sums[_STEPS] else None for n in (_LOSS, _NORM, _TOKENS))
+        by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)]
         return {
             "step": step,
             "epoch": images / count,
@@ -102,7 +103,7 @@ class Meter:
             "grad_norm": norm,
             "skipped": int(sums[_SKIPPED]),
             "tokens": tokens,
-            "loss_by_t": [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)],
+            **({"loss_by_t": by_t} if any(sums[_COUNTS:]) or loss is None else {}),  # a captioner has no timesteps
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
         }
@@ -111,8 +112,8 @@ class Meter:
 class Speed:
     """What images per second mean for this run: `mfu` and `seconds_left` of a line."""
 
-    def __init__(self, config: PixArtConfig, world: World, dtype: torch.dtype, recipe: Recipe) -> None:
-        self.config, self.recipe = config, recipe
+    def __init__(self, flops: Callable[[float], float], world: World, dtype: torch.dtype, recipe: Recipe) -> None:
+        self.flops, self.recipe = flops, recipe  # flops: of an image with so many tokens of text
         self.world, self.dtype, self._peak = world, dtype, 0.0
 
     def of(self, line: Line, progress: float) -> Line:
@@ -121,7 +122,7 @@ class Speed:
         if not rate or not self.world.is_main:
             return {"mfu": None, "seconds_left": None}
         self._peak = self._peak or self.world.size * matrix_rate(self.world.device, self.dtype)
-        flops = 3 * cost.flops_per_image(self.config, self.config.sample_size, line["tokens"] or 0)
+        flops = self.flops(line["tokens"] or 0)
         by_steps = (self.recipe.steps - line["step"]) * self.recipe.batch / rate
         by_clock = line["seconds"] * (1 - progress) / progress if progress else by_steps
         return {"mfu": round(rate * flops / self._peak, 4), "seconds_left": round(min(by_steps, by_clock), 1)}

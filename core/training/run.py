@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import orjson
 import torch
 
-from commonart.core import log
+from commonart.core import launch, log
+from commonart.core.data.files import lock, write_json
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_dtype
@@ -23,6 +25,7 @@ from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
 from commonart.core.training import checkpoint
 from commonart.core.training.checkpoint import Checkpoint
+from commonart.core.training.distributed import World
 
 USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
@@ -31,7 +34,13 @@ SAME = {
     "data": ("fingerprint",),
     "text_encoder": ("name", "revision", "precision", "cached", "store"),
     "autoencoder": ("name", "revision", "cached", "store"),
+    "vision_tower": ("name", "revision"),
+    "language_model": ("name", "revision"),
 }
+ENCODERS, PARTS = (
+    ("text_encoder", "autoencoder"),
+    ("vision_tower", "language_model"),
+)  # of a transformer, of a captioner
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}
@@ -57,7 +66,7 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
 
     Raises CommonArtError where `--init` or the stage before has no weights, or they are of another architecture.
     """
-    folder, origin = (resume.transformer, {}) if resume is not None else _initial_weights(settings)
+    folder, origin = (resume.transformer, {}) if resume is not None else initial_weights(settings)
     if folder is None:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -68,7 +77,8 @@ def open_model(settings: Settings, config: PixArtConfig, resume: Checkpoint | No
     return PixArt.of(config, loaded.state_dict(), folder), origin
 
 
-def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
+def initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
+    """Return the folder of the weights that a new run starts from, and where they are from."""
     name, before = settings.init, settings.recipe.init_from
     if name == "none" or (not name and not before):
         return None, {"from": "nothing"}
@@ -81,6 +91,11 @@ def _initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
                 f"Train {before or 'that run'} first, name weights with --init, or start anew with --init none.",
             )
         return saved.weights, {"from": str(folder), "step": saved.step}
+    if settings.recipe.trains:
+        raise CommonArtError(
+            f"--init {name} is not a run with checkpoints.",
+            "Name a run of captioner-align or captioner; models are parts: --vision-tower, --language-model.",
+        )
     row = find_model(name, "transformer", "--init")
     check_terms(row, settings.accept_terms, "--init")
     resolved = hub.resolve_model(row)
@@ -110,18 +125,25 @@ def describe(
 ) -> dict[str, Any]:  # fmt: skip
     """Return run.json."""
     return {
-        "schema": 1,
-        "stage": recipe.name,
+        **describe_start(settings, recipe, origin, dtype),
         "objective": recipe.objective,
         "flow_shift": recipe.flow_shift,
-        "recipe": asdict(recipe),
-        "seed": settings.seed,
-        "precision": str(dtype).removeprefix("torch."),
-        "languages": dict(settings.languages),
         "data": data,
         "text_encoder": text_encoder,
         "autoencoder": autoencoder,
         "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
+    }
+
+
+def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what run.json says of any run, whatever it trains."""
+    return {
+        "schema": 1,
+        "stage": recipe.name,
+        "recipe": asdict(recipe),
+        "seed": settings.seed,
+        "precision": str(dtype).removeprefix("torch."),
+        "languages": dict(settings.languages),
         "init": origin or read(settings.run).get("init", {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
@@ -134,11 +156,43 @@ def read(run: Path) -> dict[str, Any]:
         return {}
     try:
         values = orjson.loads(path.read_bytes())
-        if isinstance(values, dict) and all(isinstance(values.get(name), dict) for name in ("recipe", *SAME)):
-            return values
+        recipe = values.get("recipe") if isinstance(values, dict) else None
+        parts = PARTS if isinstance(recipe, dict) and recipe.get("trains") else ENCODERS
+        if isinstance(recipe, dict) and all(isinstance(values.get(name), dict) for name in ("data", *parts)):
+            return dict(values)
     except orjson.JSONDecodeError:
         pass
     raise CommonArtError(f"{path} is damaged.", "Put it back, or use another run.")
+
+
+@contextmanager
+def held(
+    settings: Settings, world: World, warn: Callable[[str], None]
+) -> Iterator[Callable[[Mapping[str, Any], Checkpoint | None, Origin], None]]:
+    """Hold a run's folder, where one command at a time trains. Yield what begins the run that `described` says.
+
+    Raises CommonArtError where another command trains there, or it is another run.
+    """
+    folder = settings.run
+    with ExitStack() as locks:
+        exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
+        if world.is_main and exists:
+            locks.enter_context(lock(folder))
+
+        def begin(described: Mapping[str, Any], resume: Checkpoint | None, origin: Origin) -> None:
+            check_continues(settings, described, resume)
+            check_origin(settings, described, origin, warn)
+            if not world.is_main:
+                return
+            if not settings.quiet:
+                log.say(beginning(settings, resume, origin))
+            if not exists:
+                locks.enter_context(lock(folder))
+                if checkpoint.folder_of(folder).exists():
+                    raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
+            write_json(folder / "run.json", described)
+
+        yield begin
 
 
 def check_continues(settings: Settings, described: Mapping[str, Any], resume: Checkpoint | None) -> None:
@@ -161,7 +215,7 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
                 f"Continue with --set {name}={before}, or start another run with -o.",
             )
     for part, names in SAME.items():
-        for name in names:
+        for name in names if part in described else ():
             before, now = old[part].get(name), described[part].get(name)
             if before != now:
                 what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
@@ -192,7 +246,7 @@ def is_origin(name: str, origin: Origin) -> bool:
 
 
 def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origin, warn: Callable[[str], None]) -> None:
-    """Compare the encoders of the run whose weights are taken with those of this one.
+    """Compare the encoders, or the parts, of the run whose weights are taken with those of this one.
 
     The weights were trained on their states and latents: others are a warning where `--init` names that run, and a
     CommonArtError where the stage before was taken by itself.
@@ -200,8 +254,9 @@ def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origi
     if "step" not in origin:  # which only a run has
         return
     before = read(Path(origin["from"]))
-    for part, name in (("text_encoder", "revision"), ("text_encoder", "precision"), ("autoencoder", "revision")):
-        old, new = before.get(part, {}), described[part]
+    compared = [(part, "revision") for part in (*ENCODERS, *PARTS)] + [("text_encoder", "precision")]
+    for part, name in compared:
+        old, new = before.get(part, {}), described.get(part, {})
         if not before or old.get(name) == new.get(name):
             continue
         what = (

@@ -13,27 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from commonart.core import launch, log
 from commonart.core.errors import Preempted
-from commonart.core.model import diffusion, weights
-from commonart.core.model.device import autocast
+from commonart.core.model import weights
 from commonart.core.model.transformer import PixArt
-from commonart.core.model.weights import WEIGHTS
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 from commonart.core.settings import Settings, TrainingSummary
 from commonart.core.training import batches, checkpoint, fsdp, optimizers
-from commonart.core.training.batches import BatchSampler, Source
+from commonart.core.training.batches import BatchSampler, Samples, Source
 from commonart.core.training.cost import out_of_memory
+from commonart.core.training.criterion import Criterion, DiffusionLoss
 from commonart.core.training.distributed import World
 from commonart.core.training.ema import Ema
 from commonart.core.training.gradient_guard import GradientGuard
 from commonart.core.training.logging import Meter, MetricsFile, Speed, tracker
 from commonart.core.training.run import dtype_of
+
+if TYPE_CHECKING:
+    from commonart.core.training.captioner import CaptionModel
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and returns the scores of its images where there are any
@@ -53,9 +55,15 @@ class LoopState:
 
 
 class Trainer:
-    """One run being trained. `train` makes it and drives it; the model's weights are trained in place, in float32."""
+    """One run being trained. `train` makes it and drives it; the model's weights are trained in place, in float32.
 
-    def __init__(self, model: PixArt, source: Source, recipe: Recipe, settings: Settings, world: World) -> None:
+    Parameters that need no gradient are frozen: no checkpoint holds them.
+    """
+
+    def __init__(
+        self, model: PixArt | CaptionModel, source: Samples, recipe: Recipe, settings: Settings, world: World,
+        criterion: Criterion | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.settings, self.world = recipe, settings, world
         self.dtype = dtype_of(settings, world.device)  # of the matrix products
         self.source, self.model = source, model.train()
@@ -63,7 +71,7 @@ class Trainer:
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
         self.sampler = BatchSampler(settings.seed, recipe.batch, recipe.caption_dropout)
-        self.named = list(self.model.named_parameters())
+        self.named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         self.params: list[nn.Parameter] = [param for _, param in self.named]
         self.optimizer = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
@@ -72,16 +80,18 @@ class Trainer:
         self.metrics = MetricsFile(settings.run / "metrics.jsonl", world.is_main, track)
         self.guard = GradientGuard(recipe.spike)
         self.forward = cast(PixArt, torch.compile(wrapped) if settings.compile else wrapped)
-        self.objective = diffusion.check_objective(recipe.objective)
+        self.criterion = criterion or DiffusionLoss(
+            cast(PixArt, model).config, cast(Source, source), recipe, self.sampler, self.dtype
+        )
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Take over optimizer, average, counters and metrics of a checkpoint whose transformer is the model already."""
+        """Take over optimizer, average, counters and metrics of a checkpoint whose weights are the model's already."""
         from safetensors.torch import load_file
 
         values = saved.values
         optimizers.load_state(self.optimizer, self.named, load_file(saved.folder / OPTIMIZER_FILE), values["optimizer"])
         if self.ema is not None:
-            self.ema.load_state_dict(load_file(saved.folder / "ema" / WEIGHTS))
+            self.ema.load_state_dict(load_file(next((saved.folder / "ema").glob("*.safetensors"))))
         self.state = LoopState(**values["loop"])
         self.guard.norms = self.state.norms
         # The meter's sums are of all processes together: the first one carries them on.
@@ -94,7 +104,7 @@ class Trainer:
         is_main = self.world.is_main
         tensors, values = optimizers.state_of(self.optimizer, self.named)
         tensors = fsdp.gather(tensors, is_main)
-        models = {"transformer": fsdp.gather(dict(self.named), is_main)}
+        models = {self.model.FOLDER: fsdp.gather(dict(self.named), is_main)}
         if self.ema is not None:
             models["ema"] = fsdp.gather(self.ema.state_dict(), is_main)
 
@@ -109,11 +119,12 @@ class Trainer:
         return folder
 
     @contextmanager
-    def averaged(self) -> Iterator[PixArt]:
+    def averaged(self) -> Iterator[Any]:
         """Lend the model to sample with: with the averaged weights, where there are any. All processes enter it."""
         if self.world.sharded:  # whole, for the others do not take part in the sampling
             state = fsdp.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.is_main)
-            yield PixArt.of(self.model.config, state).to(self.world.device).eval() if state else self.model
+            config = cast(PixArt, self.model).config
+            yield PixArt.of(config, state).to(self.world.device).eval() if state else self.model
         elif not self.world.is_main:
             yield self.model
         else:
@@ -125,34 +136,18 @@ class Trainer:
     def train_step(self, micro_batches: Iterator[tuple[list[str], Any]], rate: float) -> None:
         """Do one optimizer step: every micro batch of this device, the exchange, the clip, the update."""
         recipe, device = self.recipe, self.world.device
-        generator = self.sampler.generator(self.state.step, device)
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
         keys: list[str] = []
         for n in range(self.grad_accum_steps):
             names, fetched = next(micro_batches)
             keys += names
-            batch = self.source.batch(fetched, device)
-            if n == 0:  # drawn for the whole global batch and cut: the same numbers for any number of devices
-                shape = (recipe.batch, *batch.mean_BCHW.shape[1:])
-                noise, posterior = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
-                time_B = diffusion.draw_times(recipe.batch, self.objective, generator)
             samples = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
-            latents = batch.mean_BCHW.float()
-            if batch.std_BCHW is not None:
-                latents = latents + batch.std_BCHW.float() * posterior[samples]
             last = n == self.grad_accum_steps - 1
-            # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
-            text = batch.text_BLT.float() if self.dtype == torch.float32 else batch.text_BLT
             with self.world.accumulate(self.forward, last):
-                with autocast(device, self.dtype):
-                    loss_B, timestep_B = diffusion.loss(
-                        self.forward, latents, text, batch.mask_BL, self.objective,
-                        noise_BCHW=noise[samples], time_B=time_B[samples], shift=recipe.flow_shift,
-                    )  # fmt: skip
+                losses = self.criterion(self.forward, fetched, self.state.step, samples, device)
                 # Summed over the processes by their mean: hence the world's size.
-                (loss_B.sum() * (self.world.size / recipe.batch)).backward()
-            tokens = batch.text_BLT.shape[0] * batch.text_BLT.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
-            self.meter.add(loss_B.detach(), timestep_B, recipe.batch, tokens)
+                (losses.loss_B.sum() * (self.world.size / recipe.batch)).backward()
+            self.meter.add(losses.loss_B.detach(), losses.timestep_B, recipe.batch, losses.tokens)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         self.state.skipped += not used
@@ -190,8 +185,8 @@ class Trainer:
 
 
 def train(
-    model: PixArt,
-    source: Source,
+    model: PixArt | CaptionModel,
+    source: Samples,
     recipe: Recipe,
     settings: Settings,
     world: World,
@@ -199,13 +194,15 @@ def train(
     resume: checkpoint.Checkpoint | None = None,
     preview: SamplePreview | None = None,
     stop: launch.StopRequest | None = None,
+    criterion: Criterion | None = None,
 ) -> TrainingSummary:
     """Train `model` on `source` until the steps of `recipe` or the time budget are over.
 
     Args:
-        resume: the checkpoint to continue, whose transformer `model` must hold.
+        resume: the checkpoint to continue, whose weights `model` must hold.
         preview: writes the sample grids; of the first process.
         stop: that of the caller, who listens to signals already.
+        criterion: what is minimized (default: the loss of a denoising transformer).
 
     Raises:
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the checkpoint is on disk.
@@ -213,7 +210,7 @@ def train(
     """
     listening = launch.stoppable(str(settings.run)) if stop is None else nullcontext(stop)
     with listening as stop, out_of_memory(accumulation(recipe, world.size)[0], settings.checkpointing):
-        trainer = Trainer(model, source, recipe, settings, world)
+        trainer = Trainer(model, source, recipe, settings, world, criterion)
         if resume is not None:
             trainer.restore(resume)
         else:
@@ -229,7 +226,7 @@ def _loop(
     started, first_image, paused = time.monotonic(), state.images, 0.0
     began = started - state.elapsed  # the run, earlier calls included
     stopped, exit_code = "done", 0
-    speed = Speed(trainer.model.config, world, trainer.dtype, recipe)
+    speed = Speed(trainer.criterion.flops, world, trainer.dtype, recipe)
     micro_batches = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.grad_accum_steps, settings.workers)
     stop.loop_saves = True
     with log.progress("train", total=recipe.steps, unit=" steps", quiet=settings.quiet or not world.is_main) as tick:

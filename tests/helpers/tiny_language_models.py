@@ -205,3 +205,22 @@ def seeded(cls: Any, config: Any) -> Any:
 CAPTIONERS = {
     "florence2": florence2, "blip2": blip2, "qwen2-vl": qwen2_vl, "qwen3-vl": qwen3_vl, "llava-jp": llava,
 }  # fmt: skip
+
+
+def siglip(folder: Path) -> Path:
+    """SigLIP of images and texts, as google/siglip-so400m-patch14-384: four patches of 16 px."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.SiglipConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
+    )
+    images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    return save(folder, seeded(transformers.SiglipModel, config), images)
+
+
+def clip(folder: Path) -> Path:
+    """CLIP of images and texts, as openai/clip-vit-large-patch14: four patches of 16 px, and a token for all."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
+    )
+    return save(folder, seeded(transformers.CLIPModel, config), clip_images(32))

@@ -13,10 +13,12 @@ from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
 # How far below its target a share of so small a sample may lie; README's table was measured on a thousand.
-SLACK = {"captioner": 0.03, "translator": 0.03, "clip": 0.05, "transformer": 0.1, "heldout": 0.2}
+SLACK = {"captioner": 0.03, "captioner_ja": 0.03, "translator": 0.03, "clip": 0.05, "transformer": 0.1, "heldout": 0.2}
 
 
-@pytest.mark.parametrize(("name", "n"), [("autoencoder", 64), ("captioner", 40), ("translator", 40), ("clip", 200)])
+@pytest.mark.parametrize(
+    ("name", "n"), [("autoencoder", 64), ("captioner", 40), ("captioner_ja", 40), ("translator", 40), ("clip", 200)]
+)
 def test_shipped_weights_reach_their_targets(name: str, n: int) -> None:
     measured = nano.measure(n=n, only=[name], seed=77)[name]
     for what, target in nano.TARGETS[name].items():
@@ -34,7 +36,7 @@ def test_shipped_transformer_follows_prompts_in_both_languages() -> None:
 
 def test_shipped_weights_are_small_and_safe() -> None:
     files = [path for path in NANO_WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 12 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 15 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
     index = json.loads((NANO_WEIGHTS / "model_index.json").read_text(encoding="utf-8"))
     for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
@@ -42,7 +44,7 @@ def test_shipped_weights_are_small_and_safe() -> None:
 
 
 @pytest.mark.parametrize("text", ["a red circle", "草原の左上に赤い丸", "Grüße 🎨 смесь — ﷽", "\tTabs\nand lines"])
-@pytest.mark.parametrize("folder", ["tokenizer", "captioner", "translator", "clip"])
+@pytest.mark.parametrize("folder", ["tokenizer", "captioner", "captioner_ja", "translator", "clip"])
 def test_tokenizers_lose_nothing(folder: str, text: str) -> None:
     from transformers import AutoTokenizer
 

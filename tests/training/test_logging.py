@@ -79,7 +79,9 @@ def test_speed_is_a_share_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(logging, "matrix_rate", lambda device, dtype: 1e12)
     config = PixArtConfig(num_layers=6, attention_head_dim=32, caption_channels=192, sample_size=16)
     recipe = resolve("nano", {"batch": 8, "steps": 100})
-    speed = logging.Speed(config, World(torch.device("cpu")), torch.float32, recipe)
+    speed = logging.Speed(
+        lambda text: 3 * cost.flops_per_image(config, 16, text), World(torch.device("cpu")), torch.float32, recipe
+    )
     assert speed.of({**LINE, "tokens": 5.0}, 0.1) == {"mfu": None, "seconds_left": None}
     told = speed.of({**LINE, "tokens": 5.0, "images_per_second": 40.0}, 0.1)
     assert told["mfu"] == pytest.approx(40 * 3 * cost.flops_per_image(config, 16, 5) / 1e12, abs=1e-4)
