@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -371,20 +372,20 @@ def shards(folder: Path, count: int = 12, size: int = 4) -> Path:
             return folder
         with ShardWriter(folder / f"{number:05d}.tar") as writer:
             for i in part:
-                data = (folder.parent / "picture.png").resolve()
-                Image.new("RGB", (20 + i, 16), (10 * i, 0, 0)).save(data)
-                writer.write({"key": f"k{i:03d}"}, data.read_bytes(), "png")
+                data = io.BytesIO()
+                Image.new("RGB", (20 + i, 16), (10 * i, 0, 0)).save(data, "png")
+                writer.add_record({"key": f"k{i:03d}"}, data.getvalue(), "png")
     raise AssertionError
 
 
 def captions(folder: Path) -> list[dict[str, Any]]:
-    return [record["captions"] for tar in sorted(folder.glob("*.tar")) for record in read_shard(tar)]  # type: ignore[misc]
+    return [record.get("captions", []) for tar in sorted(folder.glob("*.tar")) for record in read_shard(tar)]  # type: ignore[misc]
 
 
-def test_the_whole_command(server: ChatServer, tmp_path: Path, command: Command) -> None:
+def test_the_whole_command(server: ChatServer, tmp_path: Path, in_process: Command) -> None:
     shards(tmp_path / "shards")
     server.choose = lambda body: Answer(finish_reason="length") if width(body) == 23 else None
-    done = command(
+    done = in_process(
         "caption", "--model", "qwen3-vl", "--endpoint", server.url, "shards/", "-o", "out/", "--min-captions", "0"
     )
     assert done.returncode == 0, done.stderr
@@ -401,7 +402,9 @@ def test_the_whole_command(server: ChatServer, tmp_path: Path, command: Command)
     assert [body.get("repetition_penalty") for body in asked] == [None, 1.2, None], "retry, then the other prompt"
 
     server.choose = lambda body: None
-    done = command("translate", "--to", "ja", "--model", "cat-translate", "--endpoint", server.url, "out/", "-o", "ja/")
+    done = in_process(
+        "translate", "--to", "ja", "--model", "cat-translate", "--endpoint", server.url, "out/", "-o", "ja/"
+    )
     assert done.returncode == 2 and b"does not serve" in done.stderr and HUB.encode() in done.stderr
     with ChatServer(models=("cat-translate",)) as translator:
         arguments = (
@@ -414,7 +417,7 @@ def test_the_whole_command(server: ChatServer, tmp_path: Path, command: Command)
             f"{translator.url}/v1",
             "out/",
         )
-        done = command(*arguments, "-o", "ja/")
+        done = in_process(*arguments, "-o", "ja/")
         assert done.returncode == 0, done.stderr
     japanese = captions(tmp_path / "ja")[0][1]
     assert (japanese["text"], japanese["model"]) == ("これは20個の点がある写真です。", "cat-translate")
@@ -432,10 +435,12 @@ def test_the_whole_command(server: ChatServer, tmp_path: Path, command: Command)
         (("--endpoint", "URL", "--endpoint-key-file", "nowhere"), b"nowhere"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], words: bytes, server: ChatServer, tmp_path: Path, command: Command) -> None:
+def test_usage(
+    arguments: tuple[str, ...], words: bytes, server: ChatServer, tmp_path: Path, in_process: Command
+) -> None:
     shards(tmp_path / "shards", 1)
     given = [server.url if each == "URL" else each for each in arguments]
-    done = command("caption", "--model", "qwen3-vl", *given, "shards/", "-o", "out/")
+    done = in_process("caption", "--model", "qwen3-vl", *given, "shards/", "-o", "out/")
     assert done.returncode in (1, 2) and words in done.stderr and b"Traceback" not in done.stderr
 
 
