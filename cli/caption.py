@@ -30,7 +30,7 @@ def caption(
     ] = 1,
     min_words: Annotated[int, typer.Option(min=0, help="Words that a caption needs; shorter ones are not kept.")] = 0,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 160).")
+        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 256).")
     ] = None,
     batch: Annotated[
         int | None,
@@ -124,6 +124,7 @@ def caption(
         overwrite=overwrite,
         quiet=quiet,
         extra=tally.as_json,
+        exclusive=True,
     )
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:

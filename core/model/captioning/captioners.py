@@ -79,7 +79,7 @@ class Captioner(TextGenerator):
     ROLE = "caption"
     PROCESSOR = "AutoProcessor"
     MODEL_CLASSES = ADAPTERS
-    MAX_NEW_TOKENS = 160  # a paragraph; Florence-2's longest captions have about 120
+    MAX_NEW_TOKENS = 256  # what is cut off is refused: a paragraph of 160 words has about 220, in Japanese more
 
     def prepare(self, images: Images, prompt: str) -> Inputs:
         """Run the processor over RGB images, which another thread may do while the device generates."""
