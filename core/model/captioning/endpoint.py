@@ -24,7 +24,7 @@ from commonart.core.model.captioning.languages import LANGUAGES
 from commonart.core.model.captioning.protocol import Limits
 from commonart.core.model.captioning.servers import Server, ServerPool
 from commonart.core.model.captioning.translators import SEQ2SEQ, Translator
-from commonart.core.registry.catalogue import Model
+from commonart.core.registry.catalogue import TRANSLATE, Model, prompts_for
 from commonart.core.registry.lookup import check_terms, find_model
 
 Item = TypeVar("Item")
@@ -62,7 +62,8 @@ class Endpoint:
             UsageError: An address or the key's file is no good, or a server does not serve the model.
             CommonArtError: A server does not answer.
         """
-        prompts = tuple(p._replace(texts=tuple(map(_question, p.texts))) for p in model.prompts)
+        prompts = model.prompts or prompts_for(model.cls)  # a hub id outside the table has none of its own
+        prompts = tuple(prompt._replace(texts=tuple(map(_question, prompt.texts))) for prompt in prompts)
         self.model, self.name, self.license = replace(model, prompts=prompts), model.name, model.license
         self.revision = ""  # no server tells which commit it has loaded
         self.accepted, self.max_new_tokens = accepted, max_new_tokens
@@ -77,7 +78,7 @@ class Endpoint:
         # So many at once that the servers are busy for most of the time; at the end of a batch they run empty.
         self.largest_batch = 4 * options.in_flight * len(self._pool.servers)
         # Of a translator:
-        self.template, self.piece_size = model.template, 500
+        self.template, self.piece_size = model.template or TRANSLATE, 500
         self.sources = self.targets = model.langs or tuple(LANGUAGES)
 
     @classmethod

@@ -24,6 +24,7 @@ from commonart.core.data.drops import Problem
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.captioning.captioners import Captioner
 from commonart.core.model.captioning.endpoint import Endpoint, EndpointOptions
 from commonart.core.model.captioning.generate import Generated
 from commonart.core.model.captioning.protocol import Limits, address
@@ -65,11 +66,11 @@ def test_what_is_sent_and_what_comes_back(server: ChatServer) -> None:
     assert answers == [Generated(right(1)[0], True, 12)]
     body = server.requests[0]
     content = body.pop("messages")
-    assert body == {"model": HUB, "max_tokens": 160, "temperature": 0, "seed": 0}
+    assert body == {"model": HUB, "max_tokens": Captioner.MAX_NEW_TOKENS, "temperature": 0, "seed": 0}
     assert [part["type"] for part in content[0]["content"]] == ["image_url", "text"] and len(content) == 1
     assert content[0]["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
     assert content[0]["content"][1]["text"] == "Describe this image."
-    assert one.settings == {"max_new_tokens": 160, "engine": "vllm 0.11.0", "side": 768}
+    assert one.settings == {"max_new_tokens": Captioner.MAX_NEW_TOKENS, "engine": "vllm 0.11.0", "side": 768}
     assert (one.name, one.revision, one.license, one.accepted) == ("qwen3-vl", "", "Apache-2.0", False)
 
 
@@ -322,6 +323,19 @@ def test_the_chat_template_of_a_row_is_left_to_the_server() -> None:
     )
 
 
+def test_a_model_outside_the_table() -> None:
+    """By hub id, on the user's word; it is asked as any chat model is."""
+    with ChatServer(models=("owner/vlm",)) as server:
+        with pytest.raises(UsageError, match="is refused"):
+            engine(server, name="owner/vlm")
+        options = EndpointOptions([server.url], limits=FAST)
+        captioner = Endpoint.open("owner/vlm", "caption", options, accept_terms=["owner/vlm"])
+        translator = Endpoint.open("owner/vlm", "translate", options, accept_terms=["owner/vlm"])
+        assert captioner.accepted and {prompt.lang for prompt in captioner.model.prompts} == {"en", "ja"}
+        assert translator.translate(["3 dots"], "en", "ja") == [Generated("これは3個の点がある写真です。", True, 12)]
+    assert "English image caption into natural Japanese" in server.requests[0]["messages"][0]["content"]
+
+
 def test_the_key_is_sent_and_never_told(server: ChatServer, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-very-secret\n")
     one = engine(server, key_file=str(tmp_path / "key"))
@@ -392,11 +406,12 @@ def test_the_whole_command(server: ChatServer, tmp_path: Path, in_process: Comma
     summary = json.loads(done.stderr.splitlines()[-1])
     assert (summary["in"], summary["out"], summary["missing"]) == (12, 12, {"cut_off": 1})
     written = captions(tmp_path / "out")
-    assert written[0] == [
-        {"text": right(1)[0], "lang": "en", "model": "qwen3-vl", "license": "Apache-2.0", "synthetic": True, "length": "long",
-         "prompt": "Describe this image in detail in one paragraph.", "max_new_tokens": 160, "side": 768,
-         "engine": "vllm 0.11.0", "words": 10, **({"revision": ""} if "revision" in written[0][0] else {})}
-    ]  # fmt: skip
+    caption = {name: value for name, value in written[0][0].items() if value is not None}
+    assert caption == {
+        "text": right(1)[0], "lang": "en", "model": "qwen3-vl", "revision": "", "license": "Apache-2.0", "synthetic": True,
+        "length": "long", "prompt": "Describe this image in detail in one paragraph.", "words": 10, "side": 768,
+        "max_new_tokens": Captioner.MAX_NEW_TOKENS, "engine": "vllm 0.11.0",
+    }  # fmt: skip
     assert [len(each) for each in written] == [1, 1, 1, 0, *[1] * 8]
     asked = [body for body in server.requests if width(body) == 23]
     assert [body.get("repetition_penalty") for body in asked] == [None, 1.2, None], "retry, then the other prompt"
