@@ -112,6 +112,12 @@ def test_what_does_not_pass_costs_that_input(server: ChatServer) -> None:
     assert len(server.requests) == 2 + 4
 
 
+def test_a_time_out_counts_twice(server: ChatServer) -> None:
+    server.choose = lambda body: Answer(seconds=60) if width(body) == 20 else None
+    assert ask(engine(server, limits=FAST._replace(answer=1)), 2) == ["endpoint_error", right(2)[1]]
+    assert len(server.requests) == 3
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_input_costs_itself_and_is_asked_once(server: ChatServer, status: int) -> None:
     server.choose = lambda body: Answer(status=status) if width(body) == 22 else None
@@ -137,7 +143,7 @@ def test_retry_after_is_bounded(server: ChatServer) -> None:
 
 def test_an_input_that_a_busy_server_never_takes(server: ChatServer) -> None:
     server.choose = lambda body: Answer(status=429) if width(body) == 20 else None
-    assert ask(engine(server, limits=FAST._replace(give_up=0.5)), 2) == ["endpoint_error", right(2)[1]]
+    assert ask(engine(server, limits=FAST._replace(give_up=3)), 2) == ["endpoint_error", right(2)[1]]
 
 
 def test_length_is_not_finished_and_no_text_is_empty(server: ChatServer) -> None:
@@ -178,6 +184,13 @@ def test_two_servers_share_the_work(server: ChatServer) -> None:
         assert len(server.requests) > 2 * len(other.requests) > 0
 
 
+def test_a_request_goes_where_the_fewest_are(server: ChatServer) -> None:
+    with ChatServer() as other:
+        server.plan = other.plan = [Answer(seconds=0.5)]
+        assert ask(engine(server, other, in_flight=8), 8) == right(8)
+        assert len(server.requests) == len(other.requests) == 4
+
+
 def test_one_of_two_servers_dies_and_comes_back(server: ChatServer) -> None:
     with ChatServer() as other:
         both = engine(server, other)
@@ -194,8 +207,9 @@ def test_one_of_two_servers_dies_and_comes_back(server: ChatServer) -> None:
 
 def test_a_server_that_only_fails_does_not_swallow_the_work(server: ChatServer) -> None:
     with ChatServer() as other:
-        other.plan = [Answer(close=True)]
-        assert ask(engine(server, other), 20) == right(20)
+        server.plan, other.plan = [Answer(seconds=0.02)], [Answer(close=True)]
+        assert ask(engine(server, other), 60) == right(60)
+        assert len(other.requests) < 20, "it is left alone, and probed"
 
 
 def test_all_dead_ends_the_run_with_its_address() -> None:
