@@ -46,6 +46,10 @@ def train(
             metavar="LANG=WEIGHT", help="Sampling weight of a caption language; others are left out (repeatable)."
         ),
     ] = None,
+    caption_length: Annotated[
+        str,
+        typer.Option(metavar="LENGTH=WEIGHT[,...]", help="Sampling weights of caption lengths, as long=3,short=1."),
+    ] = "",
     max_seconds: Annotated[
         float,
         typer.Option(min=0.0, callback=options.finite, help="Seconds after which to save and stop; 0 for no limit."),
@@ -111,6 +115,7 @@ def train(
     from commonart.core.settings import Settings
 
     weights = options.parse_pairs("--language", language)
+    lengths = options.parse_pairs("--caption-length", options.split_names(caption_length))
     settings = Settings(
         stage=stage,
         data=data,
@@ -124,6 +129,7 @@ def train(
         language_model=language_model,
         quantize=quantize or "",
         languages={name: options.parse_number("--language", weight) for name, weight in weights.items()},
+        lengths={name: options.parse_number("--caption-length", weight) for name, weight in lengths.items()},
         max_seconds=max_seconds,
         checkpoint_every=checkpoint_every,
         sample_every=sample_every,

@@ -35,7 +35,7 @@ _commonart() {
             "license-filter --task-index") words="" ;;
             "license-filter --num-tasks") words="" ;;
             "caption -o"|"caption --out") words="" ;;
-            "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
+            "caption --model") words="nano florence2 blip2 phi3-vision phi3.5-vision qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi4-multimodal" ;;
             "caption --lang") words="en ja en,ja" ;;
             "caption --length") words="short long short,long" ;;
             "caption --side") words="" ;;
@@ -122,6 +122,7 @@ _commonart() {
             "train --language-model") words="nano calm2-7b t5-xxl" ;;
             "train --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "train --language") words="" ;;
+            "train --caption-length") words="" ;;
             "train --max-seconds") words="" ;;
             "train --checkpoint-every") words="" ;;
             "train --sample-every") words="" ;;
@@ -238,7 +239,7 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;

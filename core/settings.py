@@ -17,6 +17,7 @@ from commonart.core.errors import UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
+CAPTION_LENGTHS = ("short", "long")  # the registry's LENGTHS, which stand above this layer
 # Optimizers whose state `--fsdp` cannot cut, and why.
 UNCUT = {
     "CAME": "it keeps means of whole columns, and a process would have some of their rows",
@@ -45,6 +46,7 @@ class Settings:
     quantize: str = ""  # of the text encoder that runs on the fly
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights; empty: all captions alike
+    lengths: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights of short and long captions
     gpus: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -96,21 +98,25 @@ class Settings:
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
-        apart = ("text_encoder", "autoencoder", "quantize", "prompts", "clip", "sample_every")
+        apart = ("text_encoder", "autoencoder", "quantize", "prompts", "clip", "sample_every", "lengths")
         for name in apart if self.recipe.trains else ("vision_tower", "language_model"):
             if getattr(self, name):
-                option = "--" + name.replace("_", "-").replace("prompts", "prompt")
+                option = "--" + name.replace("_", "-").replace("prompts", "prompt").replace("lengths", "caption-length")
                 kind = "a captioner" if self.recipe.trains else "the transformer"
                 raise UsageError(
                     f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
                 )
-        weights = self.languages.values()
-        if self.languages and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            pairs = " ".join(f"{name}={weight:g}" for name, weight in self.languages.items())
+        if unknown := sorted(set(self.lengths) - {*CAPTION_LENGTHS}):
             raise UsageError(
-                f"--language {pairs}: weights must be at least 0, and one of them above 0.",
-                "Name each language to train on, others are left out: --language ja=2 --language en=1.",
+                f"--caption-length {unknown[0]} is not a length.", f"Weigh {' and '.join(CAPTION_LENGTHS)}."
             )
+        for option, mix, fix in (
+            ("--language", self.languages, "Name each language to train on, others are left out: --language ja=2 --language en=1."),
+            ("--caption-length", self.lengths, "For example --caption-length long=3,short=1."),
+        ):  # fmt: skip
+            if mix and not (all(0 <= weight < math.inf for weight in mix.values()) and any(mix.values())):
+                pairs = " ".join(f"{name}={weight:g}" for name, weight in mix.items())
+                raise UsageError(f"{option} {pairs}: weights must be at least 0, and one of them above 0.", fix)
         if self.clip and not self.sample_every:
             raise UsageError(f"--clip {self.clip} needs a sample grid to score.", "Add --sample-every STEPS.")
         if self.fsdp and optimizer in UNCUT:

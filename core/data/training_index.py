@@ -167,18 +167,38 @@ class Index:
             raise CommonArtError(f"{path} became shorter while it was used.", fix)
         return data
 
-    def caption_odds(self, mix: Mapping[str, float] | None = None) -> np.ndarray:
+    def caption_odds(
+        self, mix: Mapping[str, float] | None = None, lengths: Mapping[str, float] | None = None
+    ) -> np.ndarray:
         """Return how likely each caption of a row is beside the others, float32, caption after caption.
 
         `mix` weighs languages, shared by an image's captions in that language; every row has a caption in one of them
-        (`has_language`). Without `mix` all captions of an image are equally likely.
+        (`has_language`). `lengths` weighs the lengths that captions carry (`kinds`) in the same way, within an image and
+        language; where none has one of them, all are alike. Without both, all captions of an image are equally likely.
+
+        Raises CommonArtError where no caption has one of `lengths`.
         """
-        if not mix:
+        if not mix and not lengths:
             return np.ones(len(self.languages), np.float32)
         row = np.repeat(np.arange(len(self.keys)), self.columns["captions"])
-        alike = row * len(self.names) + self.languages  # one number for a row's captions in one language
-        _, where, counts = np.unique(alike, return_inverse=True, return_counts=True)
-        odds = np.array([mix.get(name, 0.0) for name in self.names])[self.languages] / counts[where]
+        # One number for a row's captions in one language.
+        _, where = np.unique(row * len(self.names) + self.languages if mix else row, return_inverse=True)
+        share = np.ones(len(where))
+        if lengths:
+            share = np.array([lengths.get(name, 0.0) for name in self.kind_names])[self.kinds]
+            if not share.any():
+                raise CommonArtError(
+                    f"--caption-length: no caption in {self.folder} says that it is {' or '.join(sorted(lengths))}.",
+                    "Write captions with commonart caption --length, or leave the option out.",
+                )
+            share[np.bincount(where, share)[where] == 0] = 1
+            _, same, counts = np.unique(
+                where * len(self.kind_names) + self.kinds, return_inverse=True, return_counts=True
+            )
+            share /= counts[same]
+        odds = share / np.bincount(where, share)[where]
+        if mix:
+            odds *= np.array([mix.get(name, 0.0) for name in self.names])[self.languages]
         return odds.astype(np.float32)
 
     def has_language(self, mix: Mapping[str, float]) -> np.ndarray:

@@ -36,11 +36,15 @@ class Encoders:
         from commonart.core.training.dataset import open_shards
 
         settings = self.settings
-        index = read_index(settings.data)  # data that cannot be trained on are refused before a model is fetched
+        # Data that cannot be trained on are refused before a model is fetched.
+        index = read_index(settings.data, (lambda _, caption: str(caption.get("length"))) if settings.lengths else None)
         if settings.languages:
             index.keep(index.has_language(settings.languages), "no_caption_in_language")
         text, image = self.text_features or self.text_encoder(), self.image_features or self.autoencoder()
-        data = open_shards(settings.data, text, image, languages=settings.languages or None, quiet=quiet, index=index)
+        data = open_shards(
+            settings.data, text, image, languages=settings.languages or None, lengths=settings.lengths or None,
+            quiet=quiet, index=index,
+        )  # fmt: skip
         factor = latent_factor(image) if isinstance(image, list) else image.factor
         for _, height, width in data.shapes:
             check_size(settings.recipe, settings.data, width * factor, height * factor)

@@ -144,6 +144,7 @@ def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: to
         "seed": settings.seed,
         "precision": str(dtype).removeprefix("torch."),
         "languages": dict(settings.languages),
+        "lengths": dict(settings.lengths),
         "init": origin or read(settings.run).get("init", {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
@@ -223,7 +224,7 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
                     f"{run} cannot go on: {what} since it was started.",
                     f"Put them back, or start another run: -o OTHER --init {run}.",
                 )
-    for name in ("seed", "precision", "languages"):
+    for name in ("seed", "precision", "languages", "lengths"):
         if old.get(name) != described[name]:
             raise CommonArtError(
                 f"{run} was started with {name} {old.get(name)}, and now it is {described[name]}.",

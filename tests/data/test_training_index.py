@@ -96,6 +96,32 @@ def test_languages_by_weight(tmp_path: Path) -> None:
     assert index.caption_odds(mix).tolist() == [0.5, 3, 0.5, 1] and index.left_out == {"no_caption_in_language": 1}
 
 
+def test_lengths_by_weight(tmp_path: Path) -> None:
+    """Within an image and language; several captions of a length share its weight; where none has one, all are alike."""
+
+    def said(*kinds: str) -> list[dict[str, str]]:
+        pairs = [kind.split() for kind in kinds]
+        return [{"text": "x", "lang": pair[0], **({"length": pair[1]} if len(pair) > 1 else {})} for pair in pairs]
+
+    records = [
+        {"key": "a", "captions": said("en long", "en short", "en long", "en")},
+        {"key": "b", "captions": said("en", "en")},
+        {"key": "c", "captions": said("en long", "en short", "ja short")},
+    ]
+    folder = shard(tmp_path / "00000.tar", records)
+    index = read_index(folder, lambda _, caption: str(caption.get("length")))
+    mix = {"long": 3.0, "short": 1.0}
+    assert index.caption_odds(lengths=mix).tolist() == pytest.approx(
+        [0.375, 0.25, 0.375, 0, 0.5, 0.5, 0.75, 0.125, 0.125]
+    )
+    both = index.caption_odds({"en": 1, "ja": 1}, mix).tolist()
+    assert both == pytest.approx([0.375, 0.25, 0.375, 0, 0.5, 0.5, 0.75, 0.25, 1])
+    assert index.caption_odds(lengths={"long": 1}).tolist() == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0.5, 1, 0, 0])
+    index.keep(np.array([False, True, False]), "no_latents")
+    with pytest.raises(CommonArtError, match="--caption-length: no caption in .* says that it is long or short"):
+        index.caption_odds(lengths=mix)
+
+
 def test_a_record_that_says_another_split_than_its_hash_is_left_out(tmp_path: Path) -> None:
     said = [{"text": "x", "lang": "en"}]
     records = [

@@ -14,6 +14,8 @@ from tiny_runs import TINY, dataset, refused, sha256, shards, start, train
 from commonart.core.data.files import lock
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.registry.catalogue import LENGTHS
+from commonart.core.settings import CAPTION_LENGTHS
 from commonart.core.training.run import is_origin
 
 __all__ = ["shards"]  # the fixture
@@ -122,6 +124,32 @@ def test_weights_of_another_text_encoder(shards: Path, tmp_path: Path, capsys: p
     refused(CommonArtError, 1, says, f"--init {before}", again)
     assert not after.exists()
     assert again(init=str(before)).step == TINY["steps"] and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mix", [{"ja": 0.0}, {"ja": -1.0, "en": 1.0}, {"ja": math.inf}, {"ja": math.nan}])
+def test_weights_of_lengths_that_mean_nothing(shards: Path, tmp_path: Path, mix: dict[str, float]) -> None:
+    lengths = {{"ja": "long", "en": "short"}[name]: weight for name, weight in mix.items()}
+    refused(
+        UsageError, 2, "weights must be at least 0", "long=3,short=1", lambda: start(shards, tmp_path, lengths=lengths)
+    )
+
+
+def test_lengths_that_nobody_wrote(shards: Path, tmp_path: Path) -> None:
+    assert CAPTION_LENGTHS == LENGTHS
+    refused(
+        UsageError,
+        2,
+        "--caption-length medium is not a length",
+        "long",
+        lambda: start(shards, tmp_path, lengths={"medium": 1}),
+    )
+    refused(
+        CommonArtError,
+        1,
+        "says that it is long",
+        "commonart caption",
+        lambda: start(shards, tmp_path, lengths={"long": 1}),
+    )
 
 
 @pytest.mark.parametrize("mix", [{"ja": 0.0}, {"ja": -1.0, "en": 1.0}, {"ja": math.inf}, {"ja": math.nan}])
