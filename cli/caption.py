@@ -32,12 +32,18 @@ def caption(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 256).")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per batch (default: what fits in memory).")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per batch (default: what fits in memory); requests in flight to an endpoint."),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     quantize: Annotated[
         str | None, typer.Option(metavar="METHOD", help="Weights in quanto-int8, bnb-int8, torchao-int8 or bnb-nf4.")
     ] = None,
+    endpoint: options.Endpoint = None,
+    endpoint_model: options.EndpointModel = None,
+    endpoint_key_file: options.EndpointKeyFile = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     rejects: options.Rejects = None,
@@ -60,6 +66,7 @@ def caption(
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
     commonart caption --model qwen3-vl --lang en,ja --length short,long raw/ -o captioned/
+    commonart caption --model qwen3-vl --endpoint http://localhost:8000 raw/ -o captioned/
     commonart caption --model qwen3-vl raw/ --dry-run --calibrate 200
     """
     from functools import partial
@@ -77,6 +84,7 @@ def caption(
         langs=options.split_list([lang]) if lang else (),
         lengths=options.split_list([length]) if length else (),
         accept_terms=accept_terms or (),
+        endpoint=options.endpoint(endpoint, endpoint_model, endpoint_key_file, batch),
         allow_pickle=allow_pickle,
         device=device,
         precision=precision,
@@ -84,6 +92,8 @@ def caption(
         max_new_tokens=max_new_tokens,
         side=side,
     )
+    if endpoint:
+        batch = int(requests[0].engine.largest_batch)
     if dry_run:
         if source is None:
             raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
