@@ -151,6 +151,11 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
             f"{folder}: this run has no good checkpoint yet.", "Let `commonart train` write one, or name another run."
         )
     run = lookup.read_json(folder / "run.json")
+    if "captioner" in run:
+        raise CommonArtError(
+            f"{folder} is the run of a captioner, which generates no images.",
+            f"It describes them: commonart caption --model {folder}.",
+        )
     partners: dict[str, hub.ResolvedModel] = {}
     for role, chosen in (("text-encoder", spec.text_encoder), ("autoencoder", spec.autoencoder)):
         recorded = run.get(role.replace("-", "_")) or {}

@@ -146,13 +146,16 @@ def _local(name: str, role: str) -> Model:
         autoencoder=name if pipeline else "",
         checked="README.md in the folder" if license else "",
         refused="" if license or role not in WRITES else "its folder has no README.md that names an open licence",
-        broken="its training has not ended yet" if role == "caption" and not config and _is_run(name) else "",
+        broken=_unfit_run(Path(name)) if role == "caption" and not config else "",
     )
 
 
-def _is_run(name: str) -> bool:
-    """Return whether a folder is a training run, which has its `captioner/` when it has ended."""
-    return (Path(name) / "run.json").is_file()
+def _unfit_run(folder: Path) -> str:
+    """Return why a training run without `captioner/` is no captioner; "" for other folders."""
+    run = read_json(folder / "run.json")
+    if run and "captioner" not in run:
+        return "it is the run of a transformer, which writes no captions"
+    return "its training has not ended yet" if run else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

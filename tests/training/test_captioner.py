@@ -24,6 +24,8 @@ from commonart.core import launch
 from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, Preempted, UsageError
+from commonart.core.generation.components import locate
+from commonart.core.generation.request import ModelSpec
 from commonart.core.model.captioning.captioners import Captioner
 from commonart.core.model.captioning.generate import Generated
 from commonart.core.registry import lookup
@@ -251,6 +253,15 @@ def test_what_was_learned_is_what_the_stage_writes(parts: Path, tmp_path: Path) 
     pictures = [Image.new("RGB", size, "red") for size in ((40, 24), (500, 20))]
     texts = engine.caption(pictures, engine.model.prompts[0].texts[0])
     assert [(t.text, t.finished) for t in texts if isinstance(t, Generated)] == [("赤い丸。", True)] * 2
+
+
+def test_the_run_of_another_model_is_a_sentence(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(CommonArtError, match="is the run of a captioner, which generates no images"):
+        locate(ModelSpec(str(runs / "captioner")))
+    for name, what in (({"captioner": {}}, "has not ended yet"), ({"text_encoder": {}}, "which writes no captions")):
+        (tmp_path / "run.json").write_text(json.dumps(name))
+        with pytest.raises(UsageError, match=what):
+            Captioner.open(str(tmp_path))
 
 
 def test_the_card_names_parts_data_and_terms(runs: Path, parts: Path) -> None:
