@@ -56,7 +56,7 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8  # AdamW's
-    spike: float = 20.0  # a step whose gradient is so many times the usual one is skipped; 0 skips none
+    spike: float = 20.0  # a step whose gradient exceeds this multiple of the usual one is skipped; 0 skips none
 
     @property
     def width(self) -> int:

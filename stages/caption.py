@@ -193,7 +193,7 @@ class _Work:
         self.refused[n] = None
 
     def _check_works(self, n: int, problems: Sequence[Problem]) -> None:
-        """Raise CommonArtError where a model has described none of so many images that it will not describe any."""
+        """Raise CommonArtError where a model has described none of its first GIVE_UP images."""
         refused = self.refused[n]
         if refused is None:
             return

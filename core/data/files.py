@@ -26,7 +26,7 @@ except ImportError:  # Windows
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
 TEMPORARY = ".part"  # `.NAME.HOST-PID-THREAD.part`: two runs to one name do not write into one another's file
-# After so many seconds a temporary file of another machine, of whose processes nothing is known, is a dead run's.
+# Seconds after which a temporary file of another machine, of whose processes nothing is known, is a dead run's.
 ABANDONED_AFTER = 24 * 3600
 
 

@@ -25,7 +25,7 @@ from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_DEPTH = 250  # brackets within brackets: orjson reads more than it writes
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
-BLOCK = 32 << 10  # bytes that are read, and records of so many that are checked, at once: more leave the cache
+BLOCK = 32 << 10  # bytes that are read, and whose records are checked, at once: more leave the cache
 FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
 
 _KEY = itemgetter("key")

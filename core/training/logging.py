@@ -113,7 +113,7 @@ class Speed:
     """What images per second mean for this run: `mfu` and `seconds_left` of a line."""
 
     def __init__(self, flops: Callable[[float], float], world: World, dtype: torch.dtype, recipe: Recipe) -> None:
-        self.flops, self.recipe = flops, recipe  # flops: of an image with so many tokens of text
+        self.flops, self.recipe = flops, recipe  # flops: of an image, by its number of text tokens
         self.world, self.dtype, self._peak = world, dtype, 0.0
 
     def of(self, line: Line, progress: float) -> Line:

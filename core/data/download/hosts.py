@@ -27,7 +27,7 @@ MAX_HOSTS = 50_000  # hosts that are remembered
 RESOLVERS = 16  # names at a time: more makes small name servers fall silent
 ROBOTS = "/robots.txt"
 RULES = {ROBOTS: read_robots, "/.well-known/tdmrep.json": read_tdmrep}
-WINDOW = 30  # the last so many look-ups tell whether the name server answers
+WINDOW = 30  # the last look-ups, which tell whether the name server answers
 
 
 class Host:

@@ -14,7 +14,7 @@ from PIL import Image
 
 _SOF2, _SOS, _END = 0xC2, b"\xff\xda", b"\xff\xd9"
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-MAX_CHUNKS = 100_000  # libpng cuts 800 MB of data into so many
+MAX_CHUNKS = 100_000  # libpng cuts 800 MB of data into this number
 _NOISE = bytes(range(1, 255, 7)) * 2048
 
 

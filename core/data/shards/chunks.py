@@ -1,4 +1,4 @@
-"""A source of records, cut as its output shards will be: tar by tar, or so many records of a list."""
+"""A source of records, cut as its output shards will be: tar by tar, or a fixed number of records of a list."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ class Phi3VProcessor:
         return torch.cat([whole, tiles]), (rows, columns)
 
     def _fit(self, ratio: float) -> tuple[int, int, int]:
-        """(rows and columns of tiles, height in pixels before it is padded) of an image so many times as wide as high."""
+        """(rows and columns of tiles, height in pixels before it is padded) of an image of this aspect ratio (width / height)."""
         columns = max(n for n in range(1, self.num_crops + 1) if n * math.ceil(n / ratio) <= self.num_crops)
         height = max(1, int(columns * TILE / ratio))
         return math.ceil(height / TILE), columns, height
@@ -239,5 +239,5 @@ class Phi3VProcessor:
 
 
 def image_tokens(rows: int, columns: int) -> int:
-    """Return how many tokens an image of so many tiles takes in the prompt."""
+    """Return how many tokens an image of this grid of tiles takes in the prompt."""
     return (rows * columns + 1) * 144 + 1 + (rows + 1) * 12
