@@ -30,14 +30,20 @@ def caption(
     ] = 1,
     min_words: Annotated[int, typer.Option(min=0, help="Words that a caption needs; shorter ones are not kept.")] = 0,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 160).")
+        int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 256).")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per batch (default: what fits in memory).")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per batch (default: what fits in memory); requests in flight to an endpoint."),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     quantize: Annotated[
         str | None, typer.Option(metavar="METHOD", help="Weights in quanto-int8, bnb-int8, torchao-int8 or bnb-nf4.")
     ] = None,
+    endpoint: options.Endpoint = None,
+    endpoint_model: options.EndpointModel = None,
+    endpoint_key_file: options.EndpointKeyFile = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     rejects: options.Rejects = None,
@@ -60,6 +66,7 @@ def caption(
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
     commonart caption --model qwen3-vl --lang en,ja --length short,long raw/ -o captioned/
+    commonart caption --model qwen3-vl --endpoint http://localhost:8000 raw/ -o captioned/
     commonart caption --model qwen3-vl raw/ --dry-run --calibrate 200
     """
     from functools import partial
@@ -77,6 +84,7 @@ def caption(
         langs=options.split_list([lang]) if lang else (),
         lengths=options.split_list([length]) if length else (),
         accept_terms=accept_terms or (),
+        endpoint=options.endpoint(endpoint, endpoint_model, endpoint_key_file, batch),
         allow_pickle=allow_pickle,
         device=device,
         precision=precision,
@@ -84,27 +92,39 @@ def caption(
         max_new_tokens=max_new_tokens,
         side=side,
     )
-    rules = {"min_captions": min_captions, "min_words": min_words}
+    if endpoint:
+        batch = int(requests[0].engine.largest_batch)
     if dry_run:
         if source is None:
             raise UsageError("--dry-run needs a SOURCE.", "Give a folder of shards, a .tar or a .jsonl.")
-        planned = stage.estimate(source, requests, calibrate, tasks=num_tasks or 1, batch=batch, **rules)
+        planned = stage.estimate(
+            source,
+            requests,
+            calibrate,
+            tasks=num_tasks or 1,
+            batch=batch,
+            min_captions=min_captions,
+            min_words=min_words,
+        )
         print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
         return
     tally = Tally()
     summary = stream.run(
         "caption",
-        partial(stage.caption, requests=requests, batch=batch, tally=tally, **rules),
+        partial(
+            stage.caption, requests=requests, batch=batch, tally=tally, min_captions=min_captions, min_words=min_words
+        ),
         source=source,
         out=out,
         rejects=rejects,
         max_failures=max_failures,
         shard_size=shard_size,
-        settings=settings(requests, **rules),
+        settings=settings(requests, min_captions=min_captions, min_words=min_words),
         task=tasks.this_task(task_index, num_tasks),
         overwrite=overwrite,
         quiet=quiet,
         extra=tally.as_json,
+        exclusive=True,
     )
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:

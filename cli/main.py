@@ -30,7 +30,7 @@ COMMANDS = {
     "shard": ("shard", "Make training images of one size, in shards."),
     "encode-text": ("encode_text", "Encode captions: last hidden states of their true length."),
     "encode-image": ("encode_image", "Encode images: mean and deviation of their latents."),
-    "train": ("train", "Train the transformer, or continue an interrupted run."),
+    "train": ("train", "Train the transformer or a captioner, or continue an interrupted run."),
     "sample": ("sample", "Generate images from prompts, marked as synthetic."),
     "serve": ("serve", "Serve a web page to generate images with."),
     "inspect": ("inspect", "Print what an image's marks say."),

@@ -18,7 +18,8 @@ def models(
 ) -> None:
     """List the models that --model knows, and their terms.
 
-    Licences of the weights and of what they derive from, and what the terms say of the outputs.
+    Licences of the weights and of what they derive from, what the terms say of the outputs, and the languages; of a
+    captioner with the lengths of captions that it is asked for, the usual one first.
 
     \b
     commonart models
@@ -38,10 +39,13 @@ def models(
         for model in rows:
             print(orjson.dumps(asdict(model)).decode())
         return
-    cells = [("NAME", "ROLE", "HUB", "LICENCE", "OUTPUTS", "")]
+    cells = [("NAME", "ROLE", "HUB", "LICENCE", "OUTPUTS", "LANGUAGES", "")]
     for model in rows:
         note = f"refused: {model.refused}" if model.refused else f"cannot run: {model.broken}" if model.broken else ""
-        cells.append((model.name, model.role, model.hub or "in the package", model.license, model.outputs, note))
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+        lengths = [[p.length for p in model.prompts if p.lang == lang] for lang in model.langs]
+        langs = ", ".join(f"{lang} {'/'.join(each)}".rstrip() for lang, each in zip(model.langs, lengths, strict=True))
+        hub = model.hub or "in the package"
+        cells.append((model.name, model.role, hub, model.license, model.outputs, langs, note))
+    widths = [max(len(row[i]) for row in cells) for i in range(6)]
     for row in cells:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[6]]).rstrip())

@@ -17,6 +17,7 @@ from commonart.core.errors import UsageError
 
 if TYPE_CHECKING:
     from commonart.core.log import Reportable
+    from commonart.core.model.captioning.endpoint import EndpointOptions
 
 MAX_SEED = 2**32 - 1
 
@@ -80,6 +81,16 @@ QuantizeToFit = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per prompt; longer ones are truncated.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the transformer: minutes once, then faster images.")]
+Endpoint = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL", help="An OpenAI-compatible server that runs the model (repeatable), with or without /v1."
+    ),
+]
+EndpointModel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What the servers call the model (default: its hub id or name).")
+]
+EndpointKeyFile = Annotated[str | None, typer.Option(metavar="FILE", help="File with the bearer token of --endpoint.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Format = Annotated[str, typer.Option("--format", metavar="png|jpg|webp", help="File format of images in a folder.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]
@@ -130,6 +141,20 @@ def parse_interval(flag: str, text: str) -> tuple[float, float]:
     """`0.2,0.8` -> (0.2, 0.8)."""
     low, high = parse_two(flag, text)
     return parse_number(flag, low), parse_number(flag, high)
+
+
+def endpoint(
+    urls: Sequence[str] | None, model: str | None, key_file: str | None, in_flight: int | None
+) -> EndpointOptions | None:
+    """Put the options of an endpoint together; None where there is none. Raises UsageError where it alone is missing."""
+    if urls:
+        from commonart.core.model.captioning.endpoint import EndpointOptions
+
+        return EndpointOptions(urls, model, key_file, in_flight or 32)
+    if model or key_file:
+        flag = "--endpoint-model" if model else "--endpoint-key-file"
+        raise UsageError(f"{flag} needs --endpoint.", "Add --endpoint URL.")
+    return None
 
 
 def stdin_is_piped() -> bool:

@@ -16,7 +16,10 @@ def translate(
         str, typer.Option(metavar="LANG", help="Target language: ja, en, or another that the model knows.")
     ] = "ja",
     model: Annotated[str, typer.Option(metavar="NAME", help="Translator (see commonart models).")] = "phi3-medium",
-    batch: Annotated[int, typer.Option(min=1, help="Texts per batch; halved when memory runs out.")] = 32,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Texts per batch, halved when memory runs out; requests in flight to an endpoint."),
+    ] = 32,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens after which a translation counts as cut off (default: 512).")
     ] = None,
@@ -25,6 +28,9 @@ def translate(
     quantize: Annotated[
         str | None, typer.Option(metavar="METHOD", help="Weights in quanto-int8, bnb-int8, torchao-int8 or bnb-nf4.")
     ] = None,
+    endpoint: options.Endpoint = None,
+    endpoint_model: options.EndpointModel = None,
+    endpoint_key_file: options.EndpointKeyFile = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     rejects: options.Rejects = None,
@@ -53,12 +59,15 @@ def translate(
         model,
         to,
         accept_terms=accept_terms or (),
+        endpoint=options.endpoint(endpoint, endpoint_model, endpoint_key_file, batch),
         allow_pickle=allow_pickle,
         device=device,
         precision=precision,
         quantize=quantize,
         max_new_tokens=max_new_tokens,
     )
+    if endpoint:
+        batch *= 4 * len(endpoint)  # so many at once that the servers stay busy
     summary = stream.run(
         "translate",
         partial(stage.translate, model=translator, to=to, batch=batch),

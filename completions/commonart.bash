@@ -35,7 +35,7 @@ _commonart() {
             "license-filter --task-index") words="" ;;
             "license-filter --num-tasks") words="" ;;
             "caption -o"|"caption --out") words="" ;;
-            "caption --model") words="nano florence2 blip2 qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi3-vision phi3.5-vision" ;;
+            "caption --model") words="nano florence2 blip2 phi3-vision phi3.5-vision qwen2-vl qwen3-vl qwen3-vl-4b qwen3-vl-8b llava-jp nano-ja blip2-opt qwen2.5-vl-3b phi4-multimodal" ;;
             "caption --lang") words="en ja en,ja" ;;
             "caption --length") words="short long short,long" ;;
             "caption --side") words="" ;;
@@ -46,6 +46,9 @@ _commonart() {
             "caption --device") words="auto cpu cuda mps" ;;
             "caption --precision") words="auto bf16 fp16 fp32" ;;
             "caption --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
+            "caption --endpoint") words="" ;;
+            "caption --endpoint-model") words="" ;;
+            "caption --endpoint-key-file") words="" ;;
             "caption --accept-terms") words="" ;;
             "caption --rejects") words="" ;;
             "caption --max-failures") words="" ;;
@@ -61,6 +64,9 @@ _commonart() {
             "translate --device") words="auto cpu cuda mps" ;;
             "translate --precision") words="auto bf16 fp16 fp32" ;;
             "translate --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
+            "translate --endpoint") words="" ;;
+            "translate --endpoint-model") words="" ;;
+            "translate --endpoint-key-file") words="" ;;
             "translate --accept-terms") words="" ;;
             "translate --rejects") words="" ;;
             "translate --max-failures") words="" ;;
@@ -228,8 +234,8 @@ _commonart() {
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --min-captions --accept-terms --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
-                    translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
+                    translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

@@ -33,6 +33,7 @@ from commonart.core.model.captioning.requests import Request, Tally
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
+    from commonart.core.model.captioning.endpoint import Endpoint
 
 WINDOW = 128  # images that are sorted by size for the batches of one model; as many are decoded meanwhile
 FEW = 8  # images of one length that are worth a batch of their own
@@ -220,7 +221,7 @@ class _Work:
             yield item.record
 
 
-def _parts(engine: Captioner, items: Sequence[Item], batch: int) -> list[list[Item]]:
+def _parts(engine: Captioner | Endpoint, items: Sequence[Item], batch: int) -> list[list[Item]]:
     """Cut items into batches. Those of one length stand together where there are some: padding costs time and a mask, too."""
     by_length: dict[int, list[Item]] = {}
     lengths: dict[tuple[int, int], int] = {}
@@ -238,7 +239,9 @@ def _parts(engine: Captioner, items: Sequence[Item], batch: int) -> list[list[It
     ]
 
 
-def _answers(engine: Captioner, parts: Sequence[Sequence[Item]], prompt: str, retry: bool) -> Iterator[tuple[Any, Any]]:
+def _answers(
+    engine: Captioner | Endpoint, parts: Sequence[Sequence[Item]], prompt: str, retry: bool
+) -> Iterator[tuple[Any, Any]]:
     """Yield (part, its answers): the processor works on a part while the device generates for the one before."""
 
     def prepare(part: Sequence[Item]) -> tuple[Sequence[Item], list[Image.Image], Any]:

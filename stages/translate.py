@@ -19,8 +19,10 @@ from commonart.core.data.record import Caption, Record, add_caption, captions
 from commonart.core.errors import UsageError, check_at_least
 
 if TYPE_CHECKING:
+    from commonart.core.model.captioning.endpoint import Endpoint, EndpointOptions
     from commonart.core.model.captioning.translators import Translator
 
+FAILURES = ("model_error", "out_of_memory", "input_too_long", "endpoint_error", "endpoint_refused")
 WINDOW = 4  # batches of captions that are sorted by length: a batch is padded to its longest
 
 
@@ -34,15 +36,18 @@ class TranslationJob(NamedTuple):
     length: str  # of the original: short, long or ""
 
 
-def open_model(name: str, to: str, *, accept_terms: Sequence[str] = (), **options: Any) -> Translator:
+def open_model(
+    name: str, to: str, *, accept_terms: Sequence[str] = (), endpoint: EndpointOptions | None = None, **options: Any
+) -> Translator | Endpoint:
     """Find the translator of `--model NAME` to language `to`; it is loaded on first use.
 
     Args:
+        endpoint: servers that run the model; None: it runs here.
         options: of `Translator.open`: allow_pickle, device, precision, quantize, max_new_tokens.
 
     Raises:
         UsageError: The name or the language is unknown, or the model's terms are refused.
-        CommonArtError: The model's files cannot be found.
+        CommonArtError: The model's files cannot be found, or a server does not answer.
     """
     from commonart.core.model.captioning.translators import Translator
     from commonart.core.registry.lookup import find_model
@@ -50,12 +55,18 @@ def open_model(name: str, to: str, *, accept_terms: Sequence[str] = (), **option
     row = find_model(name, Translator.ROLE)
     if row.langs:
         _check_language(to, row.name, row.langs)  # before anything is downloaded
-    model = Translator.open(name, accept_terms=accept_terms, **options)
+    model: Translator | Endpoint
+    if endpoint:
+        from commonart.core.model.captioning.endpoint import Endpoint
+
+        model = Endpoint.open(name, Translator.ROLE, endpoint, accept_terms=accept_terms, **options)
+    else:
+        model = Translator.open(name, accept_terms=accept_terms, **options)
     _check_language(to, model.name, model.targets)
     return model
 
 
-def settings(model: Translator, to: str) -> Mapping[str, Any]:
+def settings(model: Translator | Endpoint, to: str) -> Mapping[str, Any]:
     """Return what a translation depends on besides its original; each of them is a field of it."""
     return {
         "model": model.name, "revision": model.revision, "lang": to, "prompt": model.template, **model.settings,
@@ -63,12 +74,12 @@ def settings(model: Translator, to: str) -> Mapping[str, Any]:
 
 
 def translate(
-    records: Iterable[Record], drop: Drop, *, model: Translator, to: str = "ja", batch: int = 32
+    records: Iterable[Record], drop: Drop, *, model: Translator | Endpoint, to: str = "ja", batch: int = 32
 ) -> Iterator[Record]:
     """Add a caption in language `to` for every original caption in another language; records are never dropped.
 
     What is missing is counted by reason: those of `guards.translation_problem`, unknown_language, input_too_long,
-    model_error, out_of_memory.
+    model_error, out_of_memory, and those of `ServerPool.ask`.
 
     Args:
         model: from `open_model`.
@@ -129,7 +140,7 @@ def _jobs(record: Record, fields: Mapping[str, Any]) -> Iterator[TranslationJob]
 
 
 def _translate_window(
-    jobs: Sequence[TranslationJob], drop: Drop, model: Translator, fields: Mapping[str, Any], batch: int
+    jobs: Sequence[TranslationJob], drop: Drop, model: Translator | Endpoint, fields: Mapping[str, Any], batch: int
 ) -> None:
     to: str = fields["lang"]
     results: dict[tuple[str, str], str | Problem] = {}  # captions repeat themselves: each text is translated once
@@ -152,7 +163,7 @@ def _translate_window(
 
 
 def _translations(
-    texts: Iterable[str], source: str, to: str, model: Translator, batch: int
+    texts: Iterable[str], source: str, to: str, model: Translator | Endpoint, batch: int
 ) -> dict[str, str | Problem]:
     """Translate texts piece by piece; a text with a piece that nothing good came of is a problem as a whole."""
     from commonart.core.model.captioning import guards, sentences
@@ -184,4 +195,4 @@ def _translations(
 
 def _may_be_better(answer: str | Problem) -> bool:
     """Whether other decoding may mend what was answered: a text that was refused, and not a failure of the model."""
-    return isinstance(answer, Problem) and answer.reason not in ("model_error", "out_of_memory", "input_too_long")
+    return isinstance(answer, Problem) and answer.reason not in FAILURES

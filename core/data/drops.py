@@ -157,9 +157,7 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     seconds: float = 0.0
-    missing: Counter[str] = field(
-        default_factory=Counter, kw_only=True
-    )  # captions that were asked for and are not there
+    missing: Counter[str] = field(default_factory=Counter, kw_only=True)  # captions that are not there
     extra: Callable[[], dict[str, Any]] = field(default=dict, kw_only=True)  # what else the stage tells
 
     def as_json(self) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def run(
     finish: Callable[[Sequence[Path], Summary], None] | None = None,
     started: float | None = None,
     extra: Callable[[], dict[str, Any]] = dict,
+    exclusive: bool = False,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -78,6 +79,7 @@ def run(
         settings: what the output depends on besides the input; shards made with others are never mixed with these.
         max_failures: the share of the input that may fail before the run counts as failed.
         finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
+        exclusive: refuse a folder that another process writes this task's shards into: the work is too dear to be done twice.
         extra: what the summary tells besides its counts, when it is printed.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
@@ -98,10 +100,10 @@ def run(
                 owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
                 _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
-                # The tasks of an array share the folder; one that is started twice would only do its work twice.
+                # The tasks of an array share the folder.
                 name = LOCK if task.count == 1 else f"{LOCK}-{task.index}-of-{task.count}"
-                writable = not os.path.exists(out) or os.path.isdir(out)
-                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if writable else nullcontext():
+                locked = exclusive and not os.path.isfile(out)
+                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if locked else nullcontext():
                     tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)

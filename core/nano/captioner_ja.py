@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from commonart.core.data.caption_terms import RULES
 from commonart.core.data.record import Record, add_caption
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.nano.captioner import describe, share_right
 from commonart.core.nano.training import Log, SceneImages, plain_attention, require, unseen
 from commonart.core.settings import Settings
 from commonart.core.training import captioner_run
-from commonart.core.training.caption_data import RULES
 from commonart.core.training.distributed import World
 
 SCENES, SHARD = 20_000, 1_000

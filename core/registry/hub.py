@@ -13,14 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from commonart.core.errors import CommonArtError
-from commonart.core.registry.catalogue import TRANSLATE, Model, prompts_for
-from commonart.core.registry.lookup import component_dir, model_class, read_json, require_plain_json
+from commonart.core.registry.catalogue import TRANSLATE, Model
+from commonart.core.registry.lookup import component_dir, config_prompts, model_class, read_json, require_plain_json
 from commonart.core.registry.repository_files import PIPELINE, is_small, select_files, select_pickles
 
 NANO_WEIGHTS = Path(__file__).resolve().parent.parent / "nano" / "weights"
@@ -35,8 +35,15 @@ class ResolvedModel(NamedTuple):
     model: Model  # its row; for a model outside the table with the class that its config.json names
 
 
-def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
+Check = Callable[[Model, Path], None]
+
+
+def resolve_model(model: Model, *, allow_pickle: bool = False, check: Check | None = None) -> ResolvedModel:
     """Find the folder that holds a model's files, and its revision; what is missing is downloaded.
+
+    Args:
+        check: is given the model, with its class, and a folder with its small files before weights are downloaded; it
+            raises where they are not worth that.
 
     Raises:
         CommonArtError: no such folder or repository, no access, no network and nothing in the cache, an interrupted
@@ -54,6 +61,8 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
                 raise CommonArtError(what, "Give the folder that holds config.json.")
             what = f"The embedded nano {model.role} is missing from {folder}."
             raise CommonArtError(what, "Reinstall, or train it again with `commonart nano build`.")
+        if check is not None:
+            check(model, folder)
         if not any(folder.glob("*.safetensors")):
             raise CommonArtError(
                 f"{folder} holds no *.safetensors.",
@@ -62,14 +71,21 @@ def resolve_model(model: Model, *, allow_pickle: bool = False) -> ResolvedModel:
         if model.role != "transformer":  # which is read here, by `lookup.read_json`
             require_plain_json(folder)
         return ResolvedModel(folder, content_hash(folder, model.role), model.name, model)
-    folder, commit = _download(model, allow_pickle or model.pickle_only)
-    if not model.cls:
-        cls = model_class(read_json(folder / "config.json"))
-        prompts = model.prompts or (prompts_for(cls) if model.role == "caption" else ())
-        model = dataclasses.replace(
-            model, cls=cls, prompts=prompts, template=model.template or (TRANSLATE if model.role == "translate" else "")
-        )
-    return ResolvedModel(folder, commit, model.name, model)
+    folder, commit = _download(model, allow_pickle or model.pickle_only, check)
+    return ResolvedModel(folder, commit, model.name, _with_class(model, folder))
+
+
+def _with_class(model: Model, folder: Path) -> Model:
+    """A model outside the table, with what its config.json says."""
+    if model.cls:
+        return model
+    config = read_json(folder / "config.json")
+    cls = model_class(config)
+    prompts = config_prompts(config, cls) if model.role == "caption" else ()
+    return dataclasses.replace(
+        model, cls=cls, prompts=prompts, template=TRANSLATE if model.role == "translate" else "",
+        langs=model.langs or tuple(dict.fromkeys(prompt.lang for prompt in prompts)),
+    )  # fmt: skip
 
 
 def content_hash(component: Path, role: str = "") -> str:
@@ -114,7 +130,7 @@ def _unless_network() -> Iterator[None]:
             raise
 
 
-def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
+def _download(model: Model, pickles_allowed: bool, check: Check | None = None) -> tuple[Path, str]:
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
@@ -151,14 +167,23 @@ def _download(model: Model, pickles_allowed: bool) -> tuple[Path, str]:
     if not pickles and not any(f.endswith(".safetensors") for f in selected):
         what = f"{repo} holds no weights that can be loaded here."
         raise CommonArtError(what, "Give a model with *.safetensors files.")
-    patterns, cached = selected + pickles, offline is not None
-    try:
+    cached = offline is not None
+
+    def fetch(patterns: list[str]) -> Path:
         # The branch, not the commit: only then does the client note which commit it stood for, for when it is offline.
         branch = commit if cached else revision
-        snapshot = Path(
+        return Path(
             huggingface_hub.snapshot_download(repo, revision=branch, allow_patterns=patterns, local_files_only=cached)
         )
+
+    try:
+        if check is not None:
+            folder = component_dir(fetch([name for name in selected if is_small(name)]), model.role)
+            check(_with_class(model, folder), folder)
+        snapshot = fetch(selected + pickles)
         commit = snapshot.name
+    except CommonArtError:
+        raise
     except errors.GatedRepoError:
         raise _gated(model) from None
     except Exception as error:

@@ -117,6 +117,12 @@ def model_class(config: Mapping[str, Any]) -> str:
     return str(architectures[0] if isinstance(architectures, list) and architectures else config.get("_class_name", ""))
 
 
+def config_prompts(config: Mapping[str, Any], cls: str) -> tuple[Prompt, ...]:
+    """Return what a captioner is asked: what its config.json says, which ours wrote of its training, or its class."""
+    told = config.get("commonart_prompts", ())
+    return tuple(Prompt(lang, length, tuple(texts)) for lang, length, texts in told) or prompts_for(cls)
+
+
 def _local(name: str, role: str) -> Model:
     folder = component_dir(Path(name), role)
     config = read_json(folder / "config.json")
@@ -124,9 +130,7 @@ def _local(name: str, role: str) -> Model:
     license = _readme_license(folder / "README.md") or _readme_license(Path(name) / "README.md")
     # A pipeline brings its own text encoder and autoencoder; a bare transformer leaves them to the user.
     pipeline = role == "transformer" and (Path(name) / "model_index.json").is_file()
-    prompts = tuple(Prompt(lang, length, tuple(texts)) for lang, length, texts in config.get("commonart_prompts", ()))
-    if role == "caption":  # a captioner that this project trained says what it was trained on
-        prompts = prompts or prompts_for(cls)
+    prompts = config_prompts(config, cls) if role == "caption" else ()
     return Model(
         name,
         role,

@@ -14,21 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
-from commonart.core.data.images.decode import DecodeError, decode
-from commonart.core.data.record import Caption, Record, captions, is_changed
+from commonart.core.data import caption_terms
+from commonart.core.data.record import Caption, Record, captions
 from commonart.core.data.training_index import Index, read_index
 from commonart.core.errors import CommonArtError
-from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES
-from commonart.core.registry.catalogue import LENGTHS, MODELS, WRITES, Prompt
+from commonart.core.registry.catalogue import LENGTHS, MODELS, Prompt
 from commonart.core.training.captioner import CaptionInputs, sentences
-from commonart.core.training.dataset import ShardDataset
-from commonart.core.training.sources import Damaged, Shape
+from commonart.core.training.dataset import ShardReader
+from commonart.core.training.sources import Shape, read_image
 
-RULES = "scenes-grammar"  # writes captions by rule: no model, no terms
 _JA = next(row for row in MODELS if row.name == "llava-jp").prompts
 # What a captioner is trained to answer, by language and length.
 PROMPTS: dict[tuple[str, str], Prompt] = {
@@ -50,49 +47,37 @@ class Kind(NamedTuple):
     revision: str
     license: str
     reason: str  # why it is left out, or ""
+    accepted: str = ""  # the model whose terms only the user answers for
 
 
 def kind(record: Record, caption: Caption, accepted: Sequence[str] = ()) -> Kind:
     """Return what training has to know of a caption. `accepted`: models whose terms the user answers for."""
     model, origin = str(caption.get("model") or ""), str(caption.get("translated_from") or "")
-    reason = _refused(caption, accepted)
+    reason = caption_terms.problem(caption, POLICIES["strict"], accepted)
     if origin:  # named as `stages.translate.origins` names it: the model, #2 for its second
         name = origin.partition("#")[0]
         originals = [
             c for c in captions(record) if (c.get("model") or "source") == name and not c.get("translated_from")
         ]
-        reason = reason or (_refused(originals[0], accepted) if originals else f"caption_of_unknown_model:{name}")
+        unknown = f"caption_of_unknown_model:{name}"
+        reason = reason or (caption_terms.problem(originals[0], POLICIES["strict"], accepted) if originals else unknown)
         model = f"{model} of {name}"
     length = caption.get("length")
     if length not in LENGTHS:  # a caption that does not say
         length = "long" if sentences(caption["text"]) > 1 else "short"
+    answered = [name for name in (str(caption.get("model") or ""), origin.partition("#")[0]) if name in accepted]
+    answered += [str(caption.get("model") or "")] if caption.get("terms_accepted") is True else []
     lang = str(caption.get("lang") or "")
     if not caption["text"].strip():
         reason = "caption_empty"
     elif (lang, length) not in PROMPTS:
         reason = reason or f"no_prompt_for_language:{lang}"
-    return Kind(lang, length, model, str(caption.get("revision") or ""), str(caption.get("license") or ""), reason)
-
-
-def _refused(caption: Caption, accepted: Sequence[str]) -> str:
-    """Why the terms of a caption's maker do not allow training on it; "" where they do."""
-    name = str(caption.get("model") or "")
-    if name in accepted or name == RULES:
-        return ""
-    if not caption.get("synthetic", True):  # a person's: its licence decides
-        license = str(caption.get("license") or "")
-        free = bool(license) and POLICIES["strict"].allows(License(license, "", "licence"))
-        return "" if free else f"caption_license_not_allowed:{license or 'unknown'}"
-    row = next((row for row in MODELS if row.role in WRITES and name and name in (row.name, row.hub)), None)
-    if row is None:
-        return f"caption_of_unknown_model:{name}"
-    return f"caption_of_refused_model:{name}" if row.refused else ""
+    made = str(caption.get("revision") or ""), str(caption.get("license") or "")
+    return Kind(lang, length, model, *made, reason, next(iter(answered), ""))
 
 
 class CaptionTexts:
     """The captions of an index, with what is asked for each."""
-
-    width, null = 0, torch.zeros(1, 0)
 
     def __init__(self, index: Index, odds: np.ndarray) -> None:
         self.index, self.odds, self.offsets = index, odds, index.offsets
@@ -105,9 +90,6 @@ class CaptionTexts:
         kind: Kind = self.index.kind_names[self.index.kinds[first + caption]]
         return kind.lang, kind.length, self.index.texts(row)[caption].strip()
 
-    def states(self, texts: Sequence[Any]) -> list[torch.Tensor]:
-        raise NotImplementedError("captions are tokens here")
-
 
 class Images:
     """The images of an index, decoded."""
@@ -116,20 +98,11 @@ class Images:
         self.index = index
 
     def read(self, row: int) -> tuple[Image.Image, Shape]:
-        data = self.index.image(row)
-        if is_changed(self.index.record(row), data):
-            raise Damaged("changed image")
-        try:
-            image = decode(data)
-        except DecodeError as error:
-            raise Damaged(error.reason) from error
+        image = read_image(self.index, row)
         return image, (3, image.height, image.width)
 
-    def posterior(self, images: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError("images are pixels here")
 
-
-class CaptionDataset(ShardDataset):
+class CaptionDataset(ShardReader):
     """A source of images and captions; reading threads decode, and make the model's inputs."""
 
     def __init__(self, index: Index, odds: np.ndarray, inputs: CaptionInputs) -> None:
@@ -148,7 +121,6 @@ class CaptionData:
     odds: np.ndarray
     left_out: Counter[str] = field(default_factory=Counter)
     taken: Counter[Kind] = field(default_factory=Counter)
-    accepted: Sequence[str] = ()
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -167,10 +139,9 @@ class CaptionData:
             {"model": model, "revision": revision, "license": license, "lang": lang, "captions": count}
             for (model, revision, license, lang), count in makers.most_common()
         ]
-        used = {name for maker, *_ in makers for name in maker.split(" of ")}
         return {
             **self.index.describe(), "used": sum(self.taken.values()), "captions_left_out": self.left_out, "makers": rows,
-            "accepted": sorted(used & {*self.accepted}),
+            "accepted": sorted({each.accepted for each in self.taken if each.accepted}),
         }  # fmt: skip
 
 
@@ -206,7 +177,7 @@ def open_captions(data: str, languages: Mapping[str, float], accepted: Sequence[
     kinds = index.kinds
     good = np.array([not e.reason and (not languages or languages.get(e.lang, 0) > 0) for e in names])[kinds]
     taken = Counter({names[n]: int(count) for n, count in enumerate(np.bincount(kinds[good])) if count})
-    return CaptionData(index, _odds(index, good, languages), left_out, taken, accepted)
+    return CaptionData(index, _odds(index, good, languages), left_out, taken)
 
 
 def _odds(index: Index, good: np.ndarray, languages: Mapping[str, float]) -> np.ndarray:

@@ -1,186 +1,30 @@
-"""A captioner in the making: a vision tower and a language model joined by a projector (LLaVA, arXiv 2304.08485, 2310.03744).
+"""A captioner in training: what learns of it, its loss, and its inputs (LLaVA, arXiv 2304.08485, 2310.03744).
 
-    commonart train --stage captioner-align --vision-tower siglip --language-model calm2-7b
-
-The model is transformers' `LlavaForConditionalGeneration`. What is not trained stays as it came, in the precision of the matrix
-products; checkpoints hold what is trained, and `export` writes the whole.
+What is not trained stays as it came, in the precision of the matrix products; checkpoints hold what is trained.
 """
 
 from __future__ import annotations
 
-import copy
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-from transformers.utils import logging as transformers_logging
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import weights
 from commonart.core.model.device import autocast
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.training.criterion import Losses
 
-IMAGE = "<image>"
 WEIGHTS = "model.safetensors"
 IGNORED = -100  # label of a token that is not predicted
-# Class of a vision tower -> (layer that is read, how it is selected, tokens beside the patches): SigLIP as in
-# cyberagent/llava-calm2-siglip, CLIP as in LLaVA-1.5, which drops the class token of the layer before the last.
-TOWERS: dict[str, tuple[int, Literal["default", "full"], int]] = {
-    "siglip_vision_model": (-1, "full", 0),
-    "clip_vision_model": (-2, "default", 1),
-}
-LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
-
-Value = TypeVar("Value")
-
-
-def assemble(
-    tower: Path, language_model: Path, tokenizer_folder: Path, *, seed: int, frozen: torch.dtype, trains: str
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Join the models of two folders by a new projector, and make the processor.
-
-    Args:
-        seed: of the projector's weights.
-        frozen: precision of the parts that `trains` does not name; the others are float32.
-
-    Raises:
-        CommonArtError: a folder is not a SigLIP or CLIP tower, or not a language model with a tokenizer.
-    """
-    vision = _part("vision tower", tower, lambda: AutoConfig.from_pretrained(tower, **_LOCAL))
-    vision = tower_config(vision, tower)
-    text = _part("language model", language_model, lambda: AutoConfig.from_pretrained(language_model, **_LOCAL))
-    tokenizer = _part(
-        "language model", language_model, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **_LOCAL)
-    )
-    if tokenizer.eos_token_id is None:
-        raise CommonArtError(
-            f"--language-model {language_model} has no end token, without which a caption never ends.",
-            "Choose another, or name its eos_token in tokenizer_config.json.",
-        )
-    new = {IMAGE} - set(tokenizer.get_vocab())
-    tokenizer.add_tokens(sorted(new), special_tokens=True)
-    if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    whole = torch.float32 if "language_model" in trains else frozen
-    writer = _part(
-        "language model", language_model,
-        lambda: _loaded(AutoModelForCausalLM, language_model, copy.deepcopy(text), whole),
-    )  # fmt: skip
-    _grow(writer, len(tokenizer))
-    config = llava_config(vision, writer.config, int(tokenizer.encode(IMAGE, add_special_tokens=False)[0]))
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower = _part("vision tower", tower, lambda: _loaded(AutoModel, tower, vision, frozen))
-    model.model.language_model, model.lm_head = writer.base_model, writer.get_output_embeddings()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.model.multi_modal_projector = LlavaMultiModalProjector(config)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**ids, do_sample=False)
-    processor = LlavaProcessor(
-        _part("vision tower", tower, lambda: AutoImageProcessor.from_pretrained(tower, **_LOCAL)), tokenizer,
-        patch_size=vision.patch_size, vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=TOWERS[vision.model_type][2],
-        image_token=IMAGE,
-    )  # fmt: skip
-    pixels = processor.image_processor(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"]
-    if pixels.shape[-2:] != (vision.image_size, vision.image_size):
-        raise CommonArtError(
-            f"--vision-tower {tower} takes {vision.image_size} pixels, and its processor makes {pixels.shape[-1]}.",
-            "Use the preprocessor_config.json that belongs to it.",
-        )
-    return model, processor
-
-
-def tower_config(config: Any, name: object) -> Any:
-    """Return the configuration of a vision tower, which may be one side of a model of images and texts.
-
-    Raises:
-        CommonArtError: it is neither a SigLIP nor a CLIP.
-    """
-    config = getattr(config, "vision_config", config)
-    if config.model_type not in TOWERS:
-        raise CommonArtError(
-            f"--vision-tower {name} is a {config.model_type} model, which cannot be a captioner's vision tower here.",
-            "Choose a SigLIP or a CLIP vision model.",
-        )
-    config.vision_use_head = False  # of SigLIP; nothing reads it
-    return config
-
-
-def llava_config(vision: Any, text: Any, image_token: int) -> LlavaConfig:
-    """Return the configuration of a captioner of these two."""
-    layer, strategy, _ = TOWERS[vision.model_type]
-    return LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=layer,
-        vision_feature_select_strategy=strategy, image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        tie_word_embeddings=text.tie_word_embeddings,
-    )  # fmt: skip
-
-
-_LOCAL: Any = {"local_files_only": True, "trust_remote_code": False}
-
-
-def _part(what: str, folder: Path, load: Callable[[], Value]) -> Value:
-    """Return what `load` does, or raise a sentence that names the option."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the texts' side of a SigLIP or CLIP model is left unread on purpose
-    if not log.on_terminal():
-        transformers_logging.disable_progress_bar()
-    try:
-        return load()
-    except LOADING as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise CommonArtError(
-            f"--{what.replace(' ', '-')} {folder} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
-            f"It needs config.json, safetensors and {'preprocessor_config.json' if what[0] == 'v' else 'a tokenizer'}.",
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-def _loaded(auto: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """A model of a folder with all of its weights; transformers fills up what a file lacks with random numbers."""
-    model, info = auto.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"),
-        output_loading_info=True, **_LOCAL,
-    )  # fmt: skip
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"its weights lack {missing[0]}")
-    return model
-
-
-@torch.no_grad()
-def _grow(writer: Any, tokens: int) -> None:
-    """Make room for tokens that the language model does not know; they begin as the mean of the others."""
-    known = writer.get_input_embeddings().weight.shape[0]
-    if tokens <= known:
-        return
-    writer.resize_token_embeddings(tokens, mean_resizing=False)
-    for layer in (writer.get_input_embeddings(), writer.get_output_embeddings()):
-        layer.weight[known:] = layer.weight[:known].float().mean(0).to(layer.weight.dtype)
 
 
 class CaptionModel(nn.Module):
@@ -344,29 +188,6 @@ class CaptionInputs:
             "input_ids": input_ids, "attention_mask": mask.long(), "pixel_values": pixels,
             "labels": input_ids.masked_fill(~said, IGNORED),
         }  # fmt: skip
-
-
-def export(model: CaptionModel, processor: LlavaProcessor, prompts: Sequence[Prompt], card: str, folder: Path) -> None:
-    """Write a captioner that `commonart caption --model` loads: beside `folder`, then under its name.
-
-    Args:
-        prompts: what it was trained to answer, the usual one first.
-        card: README.md.
-    """
-    part, gone = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "gone"))
-    for old in (part, gone):
-        shutil.rmtree(old, ignore_errors=True)
-    llava = model.llava
-    for config in (llava.config.text_config, llava.config.vision_config):
-        config._name_or_path = ""  # where the part lay; the card names it
-    llava.config.commonart_prompts = [[p.lang, p.length, list(p.texts)] for p in prompts]
-    llava.save_pretrained(part)
-    processor.save_pretrained(part)
-    (part / "README.md").write_text(card, encoding="utf-8")
-    if folder.exists():
-        folder.rename(gone)
-    part.rename(folder)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def sentences(text: str) -> int:

@@ -24,7 +24,8 @@ from commonart.core.registry.lookup import find_model, read_json
 from commonart.core.settings import Settings
 from commonart.core.training import cost, run, trainer
 from commonart.core.training.caption_data import open_captions
-from commonart.core.training.captioner import CaptionLoss, CaptionModel, llava_config, tower_config
+from commonart.core.training.captioner import CaptionLoss, CaptionModel
+from commonart.core.training.captioner_parts import llava_config, tower_config
 from commonart.core.training.captioner_run import ROLES, held_bytes
 from commonart.core.training.distributed import World
 from commonart.core.training.dry_run import measured_rate

@@ -8,7 +8,8 @@ The run's `captioner/` is written where training ends, by its steps or by its ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model import memory
 from commonart.core.model.text_encoder import model_folders
 from commonart.core.registry import hub
+from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import OPEN, check_terms, find_model, read_json
 from commonart.core.settings import Settings, TrainingSummary
 from commonart.core.training import checkpoint, run, trainer
 from commonart.core.training.caption_data import CaptionData, CaptionDataset, open_captions
-from commonart.core.training.captioner import CaptionInputs, CaptionLoss, CaptionModel, assemble, export
+from commonart.core.training.captioner import CaptionInputs, CaptionLoss, CaptionModel
+from commonart.core.training.captioner_parts import assemble
 from commonart.core.training.checkpoint import Checkpoint
 from commonart.core.training.distributed import World
 from commonart.core.training.optimizers import bytes_per_parameter
@@ -166,6 +169,29 @@ def _finish(
     export(model, processor, data.prompts, card(settings.run.name, described, saved.step), target)
     if not settings.quiet:
         log.say(f"{settings.run} holds a captioner: commonart caption --model {settings.run}")
+
+
+def export(model: CaptionModel, processor: LlavaProcessor, prompts: Sequence[Prompt], card: str, folder: Path) -> None:
+    """Write a captioner that `commonart caption --model` loads: beside `folder`, then under its name.
+
+    Args:
+        prompts: what it was trained to answer, the usual one first.
+        card: README.md.
+    """
+    part, gone = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "gone"))
+    for old in (part, gone):
+        shutil.rmtree(old, ignore_errors=True)
+    llava = model.llava
+    for config in (llava.config.text_config, llava.config.vision_config):
+        config._name_or_path = ""  # where the part lay; the card names it
+    llava.config.commonart_prompts = [[p.lang, p.length, list(p.texts)] for p in prompts]
+    llava.save_pretrained(part)
+    processor.save_pretrained(part)
+    (part / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        folder.rename(gone)
+    part.rename(folder)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def strictest(licenses: list[str]) -> str:

@@ -31,10 +31,12 @@ from commonart.core.training.sources import (
     CachedLatents,
     CachedText,
     Damaged,
+    ImageReader,
     LatentSource,
     LiveLatents,
     LiveText,
     Shape,
+    TextReader,
     TextSource,
     has_features,
 )
@@ -110,12 +112,12 @@ def _budget() -> float:
     return RESIDENT_SHARE * memory.free(torch.device("cpu"))
 
 
-class ShardDataset:
-    """A source that reads each sample when it is needed. `damaged` counts what could not be used, by reason."""
+class ShardReader:
+    """Samples that are read when they are needed. `damaged` counts what could not be used, by reason."""
 
-    def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
-        self.index, self.texts, self.latents = index, texts, latents
-        self.keys, self.weights, self.offsets, self.null = index.keys, weights, index.offsets, texts.null
+    def __init__(self, index: Index, texts: TextReader, latents: ImageReader, weights: np.ndarray) -> None:
+        self.index, self._texts, self._images = index, texts, latents
+        self.keys, self.weights, self.offsets = index.keys, weights, index.offsets
         self.buckets: Buckets = index.buckets()
         self.damaged: Counter[str] = Counter()
         self._unusable: set[int] = set()
@@ -124,19 +126,10 @@ class ShardDataset:
         first_rows = [0 if bucket[0].rows is None else int(bucket[0].rows[0]) for bucket in self.buckets]
         self.shapes = [self._first_shape(row) for row in first_rows]
 
-    def fetch(self, rows: np.ndarray, captions: np.ndarray) -> tuple[list[Any], list[Any]]:
-        """Return, per sample, what the text source read, or None (dropped), and what the latent source read."""
+    def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Any:
+        """Return, per sample, what the reader of texts read, or None (dropped), and what that of images read."""
         samples = [self._sample(int(row), int(caption)) for row, caption in zip(rows, captions, strict=True)]
         return [text for text, _ in samples], [image for _, image in samples]
-
-    def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
-        texts, images = fetched
-        read = iter(self.texts.states([text for text in texts if text is not None]))
-        null = self.null.to(device)
-        states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
-        text_BLT, mask_BL = stack_text(states)
-        mean, std = self.latents.posterior(images)
-        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL)
 
     def read_or_replace(self, row: int, read: Callable[[int], Value]) -> tuple[int, Value]:
         """Return (row, what `read` makes of it), or of the next row of its size where it is damaged, and so on."""
@@ -153,8 +146,8 @@ class ShardDataset:
         )
 
     def image(self, row: int) -> Any:
-        """Return what the latent source read of a row."""
-        image, shape = self.latents.read(row)
+        """Return what the reader of images read of a row."""
+        image, shape = self._images.read(row)
         expected = self._shape_of[self._size(row)]
         if shape != expected:
             raise CommonArtError(
@@ -166,14 +159,14 @@ class ShardDataset:
     def _sample(self, row: int, caption: int) -> tuple[Any, Any]:
         def read(usable: int) -> tuple[Any, Any]:
             number = caption - int(self.offsets[row]) if usable == row else 0
-            return None if caption == NULL else self.texts.read(usable, number), self.image(usable)
+            return None if caption == NULL else self._texts.read(usable, number), self.image(usable)
 
         return self.read_or_replace(row, read)[1]
 
     def _first_shape(self, row: int) -> Shape:
         size = self._size(row)
         if size not in self._shape_of:
-            self._shape_of[size] = self.read_or_replace(row, lambda usable: self.latents.read(usable)[1])[1]
+            self._shape_of[size] = self.read_or_replace(row, lambda usable: self._images.read(usable)[1])[1]
         return self._shape_of[size]
 
     def _report(self, row: int, reason: str) -> None:
@@ -191,6 +184,23 @@ class ShardDataset:
         width, height = self._size(row)
         of_size = np.flatnonzero((self.index.columns["width"] == width) & (self.index.columns["height"] == height))
         return int(of_size[np.searchsorted(of_size, row, side="right") % len(of_size)])
+
+
+class ShardDataset(ShardReader):
+    """Text states and latents, read when they are needed."""
+
+    def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
+        super().__init__(index, texts, latents, weights)
+        self.texts, self.latents, self.null = texts, latents, texts.null
+
+    def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
+        texts, images = fetched
+        read = iter(self.texts.states([text for text in texts if text is not None]))
+        null = self.null.to(device)
+        states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
+        text_BLT, mask_BL = stack_text(states)
+        mean, std = self.latents.posterior(images)
+        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL)
 
 
 def _load(dataset: ShardDataset, texts: CachedText, latents: CachedLatents, quiet: bool) -> ResidentDataset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ from commonart.core.model.text_encoder import TextEncoder
 
 Shape = tuple[int, int, int]  # (C, h, w) of latents
 Value = TypeVar("Value")
+
+
+class TextReader(Protocol):
+    """Captions by row and number."""
+
+    def read(self, row: int, caption: int) -> Any: ...
+
+
+class ImageReader(Protocol):
+    """Images by row, each with its shape."""
+
+    def read(self, row: int) -> tuple[Any, Shape]: ...
 
 
 class Damaged(Exception):
@@ -138,6 +150,17 @@ class CachedLatents:
         return mean, std
 
 
+def read_image(index: Index, row: int) -> Image.Image:
+    """Return a row's image, decoded."""
+    data = index.image(row)
+    if is_changed(index.record(row), data):
+        raise Damaged("changed image")
+    try:
+        return decode(data)
+    except DecodeError as error:
+        raise Damaged(error.reason) from error
+
+
 class LiveLatents:
     """Images that are decoded in the reading threads, and encoded while training runs."""
 
@@ -145,13 +168,7 @@ class LiveLatents:
         self.index, self.autoencoder = index, autoencoder
 
     def read(self, row: int) -> tuple[Image.Image, Shape]:
-        data = self.index.image(row)
-        if is_changed(self.index.record(row), data):
-            raise Damaged("changed image")
-        try:
-            image = decode(data)
-        except DecodeError as error:
-            raise Damaged(error.reason) from error
+        image = read_image(self.index, row)
         factor = self.autoencoder.factor
         if image.height % factor or image.width % factor:
             raise CommonArtError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 # Any: its configurations take more keywords than their types say.
 transformers: Any = importlib.import_module("transformers")
@@ -18,15 +20,19 @@ QWEN = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|i
 README = "---\nlicense: apache-2.0\n---\n"
 
 
-def tokenizer(**fields: Any) -> Any:
-    """Bytes as tokens: any text, and no training."""
+def tokenizer(*more: str, begin: bool = False, **fields: Any) -> Any:
+    """Bytes as tokens: any text, and no training; `more` are special tokens of one family. `begin`: it writes <s> first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = SPECIAL + QWEN
+    names = SPECIAL + QWEN + list(more)
     vocabulary = {token: i for i, token in enumerate(names + alphabet)}
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(names)
+    if begin:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+        )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **fields
     )
@@ -70,20 +76,18 @@ def florence2(folder: Path) -> Path:
     return save(folder, model, transformers.Florence2Processor(image_processor=images, tokenizer=tok))
 
 
+BLOCK = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+BLIP_VISION = {**BLOCK, "image_size": 32, "patch_size": 16}
+BLIP_QFORMER = {**BLOCK, "encoder_hidden_size": 32, "vocab_size": 8}
+
+
 def blip2(folder: Path) -> Path:
     """BLIP-2 with a T5, as Salesforce/blip2-flan-t5-xl."""
     tok = tokenizer()
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     processor = transformers.Blip2Processor(images, tok, num_query_tokens=4)
     config = transformers.Blip2Config(
-        vision_config={
-            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "image_size": 32, "patch_size": 16,
-        },
-        qformer_config={
-            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "encoder_hidden_size": 32, "vocab_size": 8,
-        },
+        vision_config=BLIP_VISION, qformer_config=BLIP_QFORMER,
         text_config={
             "model_type": "t5", "vocab_size": len(tok), "d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1,
             "num_heads": 2, "pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id,
@@ -92,6 +96,22 @@ def blip2(folder: Path) -> Path:
         num_query_tokens=4, image_token_index=tok.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     return save(folder, seeded(transformers.Blip2ForConditionalGeneration, config), processor)
+
+
+def blip2_opt(folder: Path) -> Path:
+    """BLIP-2 with an OPT, as Salesforce/blip2-opt-2.7b: a decoder, which continues from the images and the prompt."""
+    tok = tokenizer()
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    config = transformers.Blip2Config(
+        vision_config=BLIP_VISION, qformer_config=BLIP_QFORMER,
+        text_config={
+            "model_type": "opt", "vocab_size": len(tok), "hidden_size": 32, "ffn_dim": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 512, "word_embed_proj_dim": 32, **ids(tok),
+        },
+        num_query_tokens=4, image_token_index=tok.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    model = seeded(transformers.Blip2ForConditionalGeneration, config)
+    return save(folder, model, transformers.Blip2Processor(images, tok, num_query_tokens=4))
 
 
 QWEN_CHAT = (
@@ -132,6 +152,23 @@ def qwen2_vl(folder: Path) -> Path:
     return save(folder, seeded(transformers.Qwen2VLForConditionalGeneration, config), processor)
 
 
+def qwen2_5_vl(folder: Path) -> Path:
+    """Qwen2.5-VL: its vision tower at two blocks, one of them with windows."""
+    tok = tokenizer()
+    images = transformers.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
+    videos = transformers.Qwen2VLVideoProcessor()
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**_qwen_text(tok), "rope_parameters": ROPE},
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
+            "fullatt_block_indexes": [1], "window_size": 28,
+        },
+        **_qwen_ids(tok),
+    )  # fmt: skip
+    processor = transformers.Qwen2_5_VLProcessor(images, tok, videos, chat_template=QWEN_CHAT)
+    return save(folder, seeded(transformers.Qwen2_5_VLForConditionalGeneration, config), processor)
+
+
 def qwen3_vl(folder: Path) -> Path:
     """Qwen3-VL: its vision tower at one block."""
     tok = tokenizer()
@@ -166,10 +203,153 @@ def llava(folder: Path) -> Path:
     )
 
 
+IDEFICS_CHAT = (
+    "{{ bos_token }}{% for m in messages %}User:{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def idefics3(folder: Path) -> Path:
+    """Idefics3, whose template writes the first token itself and whose images are cut into a grid of 32 px."""
+    grid = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
+    tok = tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *grid, begin=True)
+    images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    config = transformers.Idefics3Config(
+        vision_config={**BLOCK, "image_size": 32, "patch_size": 8},
+        text_config={"model_type": "llama", **_qwen_text(tok), "max_position_embeddings": 1024},
+        image_token_id=tok.convert_tokens_to_ids("<image>"), pad_token_id=tok.pad_token_id, scale_factor=2,
+    )  # fmt: skip
+    processor = transformers.Idefics3Processor(images, tok, image_seq_len=4, chat_template=IDEFICS_CHAT)
+    return save(folder, seeded(transformers.Idefics3ForConditionalGeneration, config), processor)
+
+
+GEMMA_CHAT = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>user\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<start_of_image>{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def gemma3(folder: Path) -> Path:
+    """Gemma 3, whose image token stands for many, and whose images see each other."""
+    special = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tok = tokenizer(*special.values(), "<start_of_turn>", "<end_of_turn>", begin=True, extra_special_tokens=special)
+    images = transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    config = transformers.Gemma3Config(
+        vision_config={**BLOCK, "image_size": 32, "patch_size": 8, "vision_use_head": False},
+        text_config={**_qwen_text(tok), "sliding_window": 512, "query_pre_attn_scalar": 16},
+        mm_tokens_per_image=4, image_token_id=tok.image_token_id, boi_token_id=tok.boi_token_id,
+        eoi_token_id=tok.eoi_token_id, tie_word_embeddings=False,
+    )  # fmt: skip
+    processor = transformers.Gemma3Processor(images, tok, chat_template=GEMMA_CHAT, image_seq_length=4)
+    return save(folder, seeded(transformers.Gemma3ForConditionalGeneration, config), processor)
+
+
+def internvl(folder: Path) -> Path:
+    """InternVL: its vision tower on 28 px, pictures cut into as many tiles as their shape wants; Qwen2."""
+    special = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+               "video_token": "<video>"}  # fmt: skip
+    tok = tokenizer(*special.values(), extra_special_tokens=special)
+    images = transformers.GotOcr2ImageProcessor(size={"height": 28, "width": 28}, max_patches=4)
+    config = transformers.InternVLConfig(
+        vision_config={**BLOCK, "image_size": [28, 28], "patch_size": [7, 7]},
+        text_config={"model_type": "qwen2", **_qwen_text(tok)}, image_token_id=tok.context_image_token_id,
+    )  # fmt: skip
+    template = QWEN_CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
+    videos = transformers.InternVLVideoProcessor(size={"height": 28, "width": 28})
+    processor = transformers.InternVLProcessor(images, tok, videos, image_seq_length=4, chat_template=template)
+    return save(folder, seeded(transformers.InternVLForConditionalGeneration, config), processor)
+
+
 CHAT = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+
+
+def phi4_multimodal(folder: Path) -> Path:
+    """Phi-4 multimodal as transformers saves it, where the LoRA by which it sees was merged; its template knows text alone."""
+    special = {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"}
+    tok = tokenizer(*special.values(), extra_special_tokens=special, chat_template=CHAT)
+    config = transformers.Phi4MultimodalConfig(
+        **{**_qwen_text(tok), "num_key_value_heads": 2, "max_position_embeddings": 4096},
+        vision_config={**BLOCK, "num_hidden_layers": 2, "image_token_id": tok.image_token_id},
+        audio_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_blocks": 1, "num_attention_heads": 2, "ext_pw_out_channel": 16,
+            "depthwise_separable_out_channel": 16, "nemo_conv_channels": 16, "audio_token_id": tok.audio_token_id,
+        },
+    )  # fmt: skip
+    images = transformers.Phi4MultimodalImageProcessor(dynamic_hd=4)
+    processor = transformers.Phi4MultimodalProcessor(images, transformers.Phi4MultimodalFeatureExtractor(), tok)
+    return save(folder, seeded(transformers.Phi4MultimodalForCausalLM, config), processor)
+
+
+PHI3_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+
+
+def phi3_vision(folder: Path, num_crops: int = 4, seed: int = 0) -> Path:
+    """Phi-3 Vision as it is published: names of weights and configuration are its own, and no class of ours is asked."""
+    tok = tokenizer("<|image|>")
+    width, inner, words = 16, 32, len(tok)
+    config = {
+        "architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "_attn_implementation": "flash_attention_2",
+        "auto_map": {"AutoConfig": "configuration_phi3_v.Phi3VConfig", "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM"},
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 48,
+        "max_position_embeddings": 131072, "original_max_position_embeddings": 4096, "num_attention_heads": 2,
+        "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "rope_scaling": {"type": "su", "short_factor": [1 + i / 8 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]},
+        "sliding_window": 131072, "tie_word_embeddings": False, "torch_dtype": "float32", "vocab_size": words,
+        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
+                       "use_hd_transform": True, "with_learnable_separator": True},
+        "img_processor": {"image_dim_out": width, "model_name": "openai/clip-vit-large-patch14-336", "name": "clip_vision_model",
+                          "num_img_tokens": 144, "clip": PHI3_VISION},  # the published one leaves `clip` to its code
+        "image_token_id": tok.convert_tokens_to_ids("<|image|>"),  # and this, which is 32044 there
+    }  # fmt: skip
+    clip = "model.vision_embed_tokens.img_processor.vision_model."
+    shapes: dict[str, tuple[int, ...]] = {
+        clip + "embeddings.class_embedding": (width,), clip + "embeddings.patch_embedding.weight": (width, 3, 14, 14),
+        clip + "embeddings.position_embedding.weight": (577, width),
+        **{f"{clip}{norm}.{kind}": (width,) for norm in ("pre_layrnorm", "post_layernorm") for kind in ("weight", "bias")},
+        "model.vision_embed_tokens.sub_GN": (1, 1, 1, 4 * width), "model.vision_embed_tokens.glb_GN": (1, 1, 4 * width),
+        "model.vision_embed_tokens.img_projection.0.weight": (32, 4 * width),
+        "model.vision_embed_tokens.img_projection.0.bias": (32,),
+        "model.vision_embed_tokens.img_projection.2.weight": (32, 32),
+        "model.vision_embed_tokens.img_projection.2.bias": (32,),
+        "model.embed_tokens.weight": (words, 32), "model.norm.weight": (32,), "lm_head.weight": (words, 32),
+    }  # fmt: skip
+    for i in range(3):
+        layer = f"{clip}encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= {f"{layer}self_attn.{name}.weight": (width, width), f"{layer}self_attn.{name}.bias": (width,)}
+        for name in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
+        shapes |= {f"{layer}mlp.fc1.weight": (inner, width), f"{layer}mlp.fc1.bias": (inner,),
+                   f"{layer}mlp.fc2.weight": (width, inner), f"{layer}mlp.fc2.bias": (width,)}  # fmt: skip
+    for i in range(2):
+        layer = f"model.layers.{i}."
+        shapes |= {
+            f"{layer}self_attn.qkv_proj.weight": (96, 32), f"{layer}self_attn.o_proj.weight": (32, 32),
+            f"{layer}mlp.gate_up_proj.weight": (96, 32), f"{layer}mlp.down_proj.weight": (32, 48),
+            f"{layer}input_layernorm.weight": (32,), f"{layer}post_attention_layernorm.weight": (32,),
+        }  # fmt: skip
+    random_ = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(shape, generator=random_) * 0.3 + ("norm" in name and name.endswith("weight"))
+        for name, shape in shapes.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tok.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({
+            "auto_map": {"AutoProcessor": "processing_phi3_v.Phi3VProcessor"}, "num_crops": num_crops, "num_img_tokens": 144,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        })
+    )  # fmt: skip
+    (folder / "README.md").write_text(README)
+    return folder
 
 
 def phi3(folder: Path) -> Path:
@@ -204,6 +384,11 @@ def seeded(cls: Any, config: Any) -> Any:
 
 CAPTIONERS = {
     "florence2": florence2, "blip2": blip2, "qwen2-vl": qwen2_vl, "qwen3-vl": qwen3_vl, "llava-jp": llava,
+}  # fmt: skip
+# Those with an adapter that are slower or no rows of the catalogue: tests/model/captioning/test_adapters.py alone.
+MORE_CAPTIONERS = {
+    "blip2-opt": blip2_opt, "qwen2.5-vl-3b": qwen2_5_vl, "phi3-vision": phi3_vision, "idefics3": idefics3, "gemma3": gemma3,
+    "internvl": internvl, "phi4-multimodal": phi4_multimodal,
 }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_a_pinned_commit_and_an_unknown_one(server: HubServer, tmp_path: Path) -
     old = server.add("owner/captioner", {"config.json": CONFIG, "model.safetensors": safetensors(tmp_path)}).sha
     found = hub.resolve_model(find_model(f"owner/captioner@{old}", "caption"))
     assert found.revision == old and found.model.cls == "Florence2ForConditionalGeneration"
-    assert found.model.prompt == "<MORE_DETAILED_CAPTION>"
+    assert found.model.prompts[0].texts[0] == "<MORE_DETAILED_CAPTION>" and found.model.langs == ("en",)
     with pytest.raises(CommonArtError, match="has no commit 1{40}"):
         hub.resolve_model(model(revision="1" * 40))
 

@@ -11,10 +11,20 @@ import pytest
 
 from commonart.core.errors import UsageError
 from commonart.core.registry import catalogue, lookup
-from commonart.core.registry.catalogue import MODELS, ROLES
+from commonart.core.registry.catalogue import LENGTHS, MODELS, ROLES, Prompt, prompts_for
 from commonart.core.registry.lookup import COMMIT, check_code, check_terms, find_model, model_names
 
-UNCHECKED = {"plamo-translate", "fugumt", "swallow", "gemma", "t5-xxl", "clip-vit-b32"}
+UNCHECKED = {
+    "plamo-translate",
+    "fugumt",
+    "swallow",
+    "gemma",
+    "t5-xxl",
+    "clip-vit-b32",
+    "phi4-multimodal",
+    "siglip",
+    "clip-vit-l14",
+}
 
 
 def test_the_table() -> None:
@@ -25,14 +35,16 @@ def test_the_table() -> None:
         assert m.role in ROLES and m.cls and m.license, where
         assert bool(m.checked) != (m.name in UNCHECKED), where
         assert m.revision is None or COMMIT.fullmatch(m.revision), where
-        assert (m.hub == "") == m.embedded == (m.name == "nano"), where
+        assert (m.hub == "") == m.embedded == m.name.startswith("nano"), where
         assert m.outputs in ("free", "use-restrictions") or m.refused, where
         assert not (m.refused or m.broken) or find_model(m.successor, m.role).refused == "", where
         if m.role in catalogue.WRITES and not (m.refused or m.broken):
-            assert m.prompt and (m.langs or m.role == "translate"), where
+            assert m.template if m.role == "translate" else m.prompts and m.langs, where
             assert m.license in lookup.OPEN.values(), where
-        if m.role == "translate" and m.prompt:
-            assert m.prompt.format(text="T", source="S", target="G").count("T"), where
+        if m.role == "translate":
+            assert m.template.format(text="T", source="S", target="G").count("T"), where
+        for prompt in m.prompts:
+            assert prompt.lang in m.langs and prompt.length in LENGTHS and all(prompt.texts), where
     for role in ROLES:
         assert model_names(role)[0] == "nano"
         assert find_model("nano", role).hub == ""
@@ -125,9 +137,9 @@ def test_errors_name_the_option_that_was_given() -> None:
 
 
 def test_broken_cannot_be_accepted() -> None:
-    with pytest.raises(UsageError, match="does not run on transformers 5") as caught:
-        check_terms(find_model("phi3-vision", "caption"), ["phi3-vision"])
-    assert caught.value.fix == "Use --model qwen2-vl."
+    with pytest.raises(UsageError, match="needs peft") as caught:
+        check_terms(find_model("phi4-multimodal", "caption"), ["phi4-multimodal"])
+    assert caught.value.fix == "Use --model qwen3-vl."
 
 
 def test_remote_code() -> None:
@@ -143,8 +155,9 @@ def test_remote_code() -> None:
 def test_local_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlavaForConditionalGeneration"]}))
     model = find_model(str(tmp_path), "caption")
-    assert model.local and model.cls == "LlavaForConditionalGeneration" and model.langs == ("ja",)
-    assert "<image>" in model.prompt
+    assert model.local and model.cls == "LlavaForConditionalGeneration"
+    assert model.langs == ("en", "ja") and model.prompts == prompts_for(model.cls), "not every LLaVA is Japanese"
+    assert not any("<image>" in text for prompt in model.prompts for text in prompt.texts)
     with pytest.raises(UsageError, match=r"no README\.md that names an open licence"):
         check_terms(model)
     (tmp_path / "README.md").write_text("---\nlanguage: ja\nlicense: apache-2.0\n---\n# A model\n")
@@ -152,6 +165,30 @@ def test_local_folder(tmp_path: Path) -> None:
     assert not check_terms(find_model(str(tmp_path), "caption"))
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     assert find_model(str(tmp_path), "caption").refused
+
+
+def test_a_captioner_of_ours_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "commonart_prompts": [["ja", "short", ["USER: <image>説明して。"]]],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = find_model(str(tmp_path), "caption")
+    assert model.prompts == (Prompt("ja", "short", ("USER: <image>説明して。",)),) and model.langs == ("ja",)
+
+
+def test_prompts_by_language() -> None:
+    """Qwen3-VL is asked in Japanese for Japanese; llava-jp writes nothing else; Florence-2 and BLIP-2 English alone."""
+    kinds = {name: {(p.lang, p.length) for p in find_model(name, "caption").prompts} for name in model_names("caption")}
+    both = {("en", "long"), ("en", "short"), ("ja", "long"), ("ja", "short")}
+    assert kinds["qwen3-vl"] == kinds["qwen2-vl"] == both
+    assert kinds["llava-jp"] == {("ja", "long"), ("ja", "short")}
+    assert kinds["florence2"] == kinds["phi3-vision"] == {("en", "long"), ("en", "short")} and kinds["blip2"] == {
+        ("en", "short")
+    }
+    for model in map(lambda name: find_model(name, "caption"), model_names("caption")):
+        for prompt in model.prompts:
+            assert all((prompt.lang == "ja") == any("\u3040" <= c <= "\u30ff" for c in text) for text in prompt.texts)
 
 
 def test_a_local_pipeline(tmp_path: Path) -> None:

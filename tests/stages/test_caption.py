@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from commands import Command
 from PIL import Image
 
 from commonart.cli import main
+from commonart.core.data import stream
 from commonart.core.data.drops import Drop, Problem
 from commonart.core.data.files import lock
 from commonart.core.data.images.decode import decode_within
-from commonart.core.data.record import Record
+from commonart.core.data.record import Record, add_caption
 from commonart.core.data.shards.reader import read_shard
+from commonart.core.data.shards.runner import read_rejects
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model.captioning import generate, guards
+from commonart.core.model.captioning import generate, guards, phi3_vision
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
 from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
@@ -225,19 +228,12 @@ def test_in_eight_bits(folders: dict[str, Path]) -> None:
         Captioner.open(str(folders["llava-jp"]), quantize="int3")
 
 
-def test_no_weights_are_downloaded_for_a_class_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "read_config", lambda model: {"architectures": ["WhisperForConditionalGeneration"]})
-    monkeypatch.setattr(generate, "resolve_model", lambda *_, **__: pytest.fail("downloaded"))
-    with pytest.raises(CommonArtError, match="is a WhisperForConditionalGeneration, which has no adapter"):
-        Captioner.open("owner/name", accept_terms=["owner/name"])
-
-
 def test_the_table_s_classes_have_adapters() -> None:
     from commonart.core.registry.catalogue import MODELS
 
     rows = [m for m in MODELS if m.role == "caption" and not m.broken]
-    assert {m.cls for m in rows} <= set(ADAPTERS)
-    assert all(hasattr(transformers, cls) for cls in ADAPTERS)
+    assert {m.cls for m in rows} <= Captioner.MODEL_CLASSES
+    assert all(hasattr(transformers, cls) or hasattr(phi3_vision, cls) for cls in ADAPTERS)
 
 
 def test_half_precision(folders: dict[str, Path]) -> None:
@@ -457,6 +453,61 @@ def test_what_was_written_is_told(png: list[Record]) -> None:
     assert any("a en" in line for line in lines) and any("40-79" in line and "#" in line for line in lines)
 
 
+def test_odd_images_cost_themselves(
+    png: list[Record], tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 x 50 pixels, which Qwen2-VL refuses, 1 x 1, and half a file: the others of their batch are described."""
+    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")
+    for name, size in (("wide", (20_000, 50)), ("dot", (1, 1)), ("half", (300, 300))):
+        Image.effect_noise(size, 50).convert("RGB").save(tmp_path / f"{name}.jpg")
+        png.append({"key": name, "image": str(tmp_path / f"{name}.jpg")})
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:3000])
+    asked = open_requests([str(folders["qwen2-vl"])], precision="fp32", max_new_tokens=4, side=768)
+    kept: list[Record] = []
+    drop = Drop(kept.append)
+    out = list(caption(png, drop, requests=asked, batch=8))
+    assert [r["key"] for r in out] == ["k0", "k1", "k2", "dot"]
+    assert drop.reasons == {"truncated": 1, "too_few_captions": 1} and drop.missing_reasons == {"model_error": 1}
+    assert "aspect ratio" in next(r["reason_detail"] for r in kept if r["key"] == "wide")
+
+
+def test_finished_shards_tell_what_is_missing(png: list[Record], tmp_path: Path) -> None:
+    """The counts of a run that was interrupted are those of a whole one: the manifest keeps them."""
+    for expected in (3, 0):
+        model, other = Fake("a", silent={90}), Fake("b")
+        summary = stream.run(
+            "caption", partial(caption, requests=requests(model, other), batch=2),
+            records=png, out=str(tmp_path / "out"), quiet=True, settings=settings(requests(model, other)),
+        )  # fmt: skip
+        assert (summary.written, summary.failures, summary.missing) == (3, 1, {"empty": 1})
+        assert summary.as_json()["missing"] == {"empty": 1} and sum(other.seen) == expected
+        for record in png:
+            record.pop("captions", None)
+    assert [r["reason"] for r in read_rejects(tmp_path / "out" / "00000.tar")] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a man's red-and-white dog, 35 m away!", 7), ("犬が公園で走っている。", 6), ("赤い円と青い四角", 7),
+     ("2本のBananaがある", 5), ("コーヒー", 1), ("...", 0), ("", 0)],
+)  # fmt: skip
+def test_words_are_counted(text: str, words: int) -> None:
+    """Between spaces and punctuation; Japanese by runs of one script."""
+    record: Record = {"key": "k"}
+    add_caption(record, text, lang="en", model="m", revision="r", license="MIT", length="short")
+    assert record["captions"][0]["words"] == words and record["captions"][0]["length"] == "short"
+
+
+def test_models_add_up(in_process: Command, tmp_path: Path) -> None:
+    """A repeated --model names another one, and is never overlooked; commonart.toml may hold one as a string."""
+    (tmp_path / "none.jsonl").touch()
+    twice = in_process("caption", "--model", "nano", "--model", "blip2-opt", "none.jsonl")
+    assert twice.returncode == 2 and b"blip2-opt is refused" in twice.stderr
+    (tmp_path / "commonart.toml").write_text('[caption]\nmodel = "nano"\n')
+    done = in_process("caption", "none.jsonl")
+    assert done.returncode == 0 and b"no records" in done.stderr
+
+
 def test_the_user_s_word_is_kept_in_the_record(png: list[Record]) -> None:
     model = Fake()
     model.accepted = True
@@ -506,14 +557,17 @@ def test_the_command(
     in_process: Command, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`caption A.tar | translate`, with local folders, as in README's pipeline."""
-    monkeypatch.setattr(guards, "problem", lambda *_, **__: "")  # random weights write nothing that is a caption
+    for judge in ("problem", "translation_problem"):  # random weights write nothing that is a caption
+        monkeypatch.setattr(guards, judge, lambda *_, **__: "")
     translator = tiny.phi3(tmp_path / "translator")
     with ShardWriter(tmp_path / "00000.tar") as writer:
         for i, picture in enumerate(pictures()):
             file = io.BytesIO()
             picture.save(file, "png")
             writer.add_record({"key": f"k{i}"}, file.getvalue(), "png")
-    first = in_process("caption", "--model", str(folders["florence2"]), "--precision", "fp32", "00000.tar")
+    first = in_process(
+        "caption", "--model", str(folders["florence2"]), "--precision", "fp32", "--max-new-tokens", "60", "00000.tar"
+    )
     assert first.returncode == 0, first.stderr.decode()
     lines = [json.loads(line) for line in first.stdout.splitlines()]
     assert [r["key"] for r in lines] == ["k0", "k1", "k2"] and all(r["captions"][0]["text"] for r in lines)

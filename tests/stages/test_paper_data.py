@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_server import HubServer
 from huggingface_hub import HfFileSystem
-from web_server import Site, answer, picture
+from PIL import Image
+from web_server import Site, answer
 
 from commonart.cli.main import invoke
 from commonart.core.data import jsonl, stream
+from commonart.core.nano import scenes
 
 COUNT = 50
 BY = "https://creativecommons.org/licenses/by/2.0/"
@@ -35,7 +38,11 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def image(seed: int) -> bytes:
-    return picture(seed, size=(80, 72))
+    """A scene, since the embedded captioner has seen nothing else."""
+    out = io.BytesIO()
+    scene = Image.fromarray(scenes.render(scenes.random_scene(np.random.default_rng(seed)), 128))
+    scene.resize((80, 72)).save(out, "JPEG", quality=95)
+    return out.getvalue()
 
 
 def commoncatalog(n: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from commonart.core.registry import lookup
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.core.settings import Settings
-from commonart.core.training import captioner, captioner_plan, captioner_run, checkpoint, logging
+from commonart.core.training import captioner, captioner_parts, captioner_plan, captioner_run, checkpoint, logging
 from commonart.core.training.caption_data import PROMPTS, open_captions
 from commonart.core.training.distributed import World
 
@@ -124,7 +124,7 @@ def test_alignment_leaves_tower_and_language_model_as_they_came(runs: Path, part
     assert {name.rpartition("multi_modal_projector.")[2] for name in kept} == {
         "linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"
     }  # fmt: skip
-    seeded, _ = captioner.assemble(
+    seeded, _ = captioner_parts.assemble(
         parts / "siglip", parts / "llama", parts / "llama", seed=0, frozen=torch.float32, trains="projector"
     )
     projector = part_of(state, "model.multi_modal_projector.")
@@ -143,7 +143,7 @@ def test_the_second_stage_starts_from_the_first_and_moves_the_language_model(run
 
 
 def inputs_of(parts: Path, texts: list[tuple[str, str, str]], max_tokens: int = 300) -> tuple[Any, Any]:
-    llava, processor = captioner.assemble(
+    llava, processor = captioner_parts.assemble(
         parts / "siglip", parts / "llama", parts / "llama", seed=0, frozen=torch.float32, trains="projector"
     )
     made = captioner.CaptionInputs(processor, list(PROMPTS.values()), max_tokens)
@@ -265,6 +265,8 @@ def test_the_card_names_parts_data_and_terms(runs: Path, parts: Path) -> None:
     ):
         assert each in card
     assert lookup.find_model(str(runs / "captioner"), "caption").license == "Apache-2.0"
+    answered = captioner_run.card("x", {**described, "data": {**described["data"], "accepted": ["gemma"]}}, 3)
+    assert answered.startswith("---\nlicense: other\n") and "terms of gemma were accepted" in answered
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,8 @@ def test_the_strictest_licence(licenses: list[str], expected: str) -> None:
 
 
 REFUSED = {
-    "gpt-4o": "caption_of_unknown_model:gpt-4o", "": "caption_of_unknown_model:",
+    "gpt-4o": "caption_of_refused_model:gpt-4o", "unheard-of": "caption_of_unknown_model:unheard-of",
+    "": "caption_of_unknown_model:none",
     "blip2-opt": "caption_of_refused_model:blip2-opt", "gemma": "caption_of_refused_model:gemma",
 }  # fmt: skip
 
@@ -297,11 +300,15 @@ def test_captions_whose_terms_forbid_it_are_left_out_and_counted(tmp_path: Path)
     for model, reason in REFUSED.items():
         assert judged(tmp_path, [said("だめ", model=model)]) == (["よい"], {reason: 1})
     assert judged(tmp_path, [said("だめ", model="gemma")], accepted=["gemma"]) == (["よい", "だめ"], {})
+    folder = shards(
+        tmp_path / "answered", lambda n: [said("よ", model="gemma"), said("い", model="x", terms_accepted=True)]
+    )
+    assert open_captions(str(folder), {}, ["gemma"]).describe()["accepted"] == ["gemma", "x"]
     by_people = {"model": "", "synthetic": False}
     assert judged(tmp_path, [said("人", **by_people | {"license": "CC-BY-4.0"})])[0] == ["よい", "人"]
-    for license in ("CC-BY-NC-4.0", ""):
-        reason = f"caption_license_not_allowed:{license or 'unknown'}"
-        assert judged(tmp_path, [said("人", **by_people | {"license": license})]) == (["よい"], {reason: 1})
+    assert judged(tmp_path, [said("人", **by_people | {"license": "CC-BY-NC-4.0"})]) == (
+        ["よい"], {"caption_license_not_allowed:CC-BY-NC-4.0": 1}
+    )  # fmt: skip
     assert judged(tmp_path, [said(" ")]) == (["よい"], {"caption_empty": 1})
     assert judged(tmp_path, [said("hello", "en", "gpt-4o")]) == (["よい"], {})  # nobody asked for English
 
@@ -311,7 +318,7 @@ def test_a_translation_has_the_terms_of_its_original_too(tmp_path: Path) -> None
         return [said("one", "en", maker), said("訳", model="cat-translate", translated_from=origin)]
 
     assert judged(tmp_path, translated("qwen2-vl", "qwen2-vl"))[0] == ["よい", "訳"]
-    assert judged(tmp_path, translated("gpt-4o", "gpt-4o")) == (["よい"], {"caption_of_unknown_model:gpt-4o": 1})
+    assert judged(tmp_path, translated("gpt-4o", "gpt-4o")) == (["よい"], {"caption_of_refused_model:gpt-4o": 1})
     assert judged(tmp_path, translated("blip2-opt", "blip2-opt#2")) == (
         ["よい"],
         {"caption_of_refused_model:blip2-opt": 1},
@@ -323,7 +330,7 @@ def test_records_without_a_usable_caption_are_left_out_and_the_summary_counts(pa
     kinds = [[said("よい")], [said("だめ", model="gpt-4o")], [said("fine", "en")]]
     done = start(parts, shards(tmp_path / "shards", lambda n: kinds[n % 3], count=9), tmp_path / "run")
     assert done.left_out == {"no_usable_caption": 3, "no_caption_in_language": 3}
-    assert done.as_json()["captions_left_out"] == {"caption_of_unknown_model:gpt-4o": 3}
+    assert done.as_json()["captions_left_out"] == {"caption_of_refused_model:gpt-4o": 3}
     data = captioner_run.run.read(tmp_path / "run")["data"]
     assert data["images"] == 3 and [row["model"] for row in data["makers"]] == ["florence2"]
 
@@ -425,7 +432,9 @@ def test_tokens_that_the_language_model_lacks_are_added(parts: Path, data: Path,
     tiny.save(raw, writer, tok)
     text = (raw / "tokenizer.json").read_text("utf-8").replace("<image>", "<other>")
     (raw / "tokenizer.json").write_text(text, "utf-8")
-    llava, processor = captioner.assemble(parts / "siglip", raw, raw, seed=0, frozen=torch.float32, trains="projector")
+    llava, processor = captioner_parts.assemble(
+        parts / "siglip", raw, raw, seed=0, frozen=torch.float32, trains="projector"
+    )
     known = writer.get_input_embeddings().weight
     grown: Any = llava.get_input_embeddings().weight
     assert len(grown) == len(known) + 1 == len(processor.tokenizer) and torch.equal(grown[:-1], known)
@@ -442,7 +451,7 @@ def test_a_dry_run_counts_what_is_there(parts: Path, data: Path) -> None:
         stage: captioner_plan.plan(Settings(stage, data=str(data), overrides={"batch": 4}, **asked))
         for stage in ("captioner-align", "captioner")
     }
-    llava, _ = captioner.assemble(
+    llava, _ = captioner_parts.assemble(
         parts / "siglip", parts / "llama", parts / "llama", seed=0, frozen=torch.float32, trains="projector"
     )
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in llava.model.named_children()}

@@ -39,9 +39,9 @@ def test_a_signal_while_the_data_is_read_ends_with_75(
 ) -> None:
     before, real = signal.getsignal(number), data_index.read_index
 
-    def interrupted(folder: str | Path) -> data_index.Index:
+    def interrupted(folder: str | Path, kind: Any = None) -> data_index.Index:
         signal.raise_signal(number)
-        return real(folder)
+        return real(folder, kind)
 
     monkeypatch.setattr(encoders, "read_index", interrupted)
     with pytest.raises(Preempted, match="a signal came before training began") as told:

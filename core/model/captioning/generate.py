@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
@@ -23,8 +24,9 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
 from commonart.core.model import memory, weights
 from commonart.core.model import quantize as quantization
-from commonart.core.registry.hub import ResolvedModel, read_config, resolve_model
-from commonart.core.registry.lookup import check_terms, find_model, model_class
+from commonart.core.registry.catalogue import Model
+from commonart.core.registry.hub import ResolvedModel, resolve_model
+from commonart.core.registry.lookup import check_terms, find_model
 
 Item = TypeVar("Item")
 # Of a second try: what greedy decoding repeats without end, these do not let it say again.
@@ -148,6 +150,7 @@ class TextGenerator:
     ROLE: ClassVar[str]  # of its rows in the registry
     PROCESSOR: ClassVar[str]  # the Auto class of its processor or tokenizer
     MODEL_CLASSES: ClassVar[Collection[str]]  # classes of transformers that have an adapter
+    CHOICE: ClassVar[str]  # what they are, for a person
     MAX_NEW_TOKENS: ClassVar[int]
 
     def __init__(
@@ -175,7 +178,7 @@ class TextGenerator:
             CommonArtError: There is no adapter for the model's class.
         """
         model = resolved.model
-        self._check_adapter(resolved.name, model.cls)
+        self.check_files(model, resolved.folder)
         self.resolved, self.model = resolved, model
         self.name, self.revision, self.license = resolved.name, resolved.revision, model.license
         self.device, self.precision, self.quantize, self.accepted = device, precision, quantize, accepted
@@ -207,18 +210,22 @@ class TextGenerator:
         """
         model = find_model(name, cls.ROLE)
         accepted = check_terms(model, accept_terms)
-        if kind := model.cls or model_class(read_config(model)):
-            cls._check_adapter(name, kind)  # before its weights are downloaded
-        resolved = resolve_model(model, allow_pickle=allow_pickle)
+        resolved = resolve_model(model, allow_pickle=allow_pickle, check=cls.check_files)
         return cls(resolved, accepted=accepted, **options)
 
     @classmethod
-    def _check_adapter(cls, name: str, kind: str) -> None:
-        if kind not in cls.MODEL_CLASSES:
+    def check_files(cls, model: Model, folder: Path) -> None:
+        """Raise CommonArtError where a model, of whose files only the small ones lie in `folder`, cannot work here."""
+        if model.cls not in cls.MODEL_CLASSES:
             raise CommonArtError(
-                f"{name} is a {kind or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
-                f"Choose a model of one of these classes: {', '.join(sorted(cls.MODEL_CLASSES))}.",
+                f"{model.name} is a {model.cls or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
+                f"Choose {cls.CHOICE}.",
             )
+
+    @property
+    def _classes(self) -> tuple[Any, Any]:
+        """The classes that load the model and its processor."""
+        return getattr(transformers, self.model.cls), getattr(transformers, self.PROCESSOR)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -238,8 +245,9 @@ class TextGenerator:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
             )
             four_bits = {"quantization_config": config, "device_map": {"": device}}
+        model_class, processor_class = self._classes
         try:
-            model = getattr(transformers, self.model.cls).from_pretrained(
+            model = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
                 use_safetensors=True,
@@ -247,8 +255,8 @@ class TextGenerator:
                 **local,
                 **four_bits,
             )
-            processor = getattr(transformers, self.PROCESSOR).from_pretrained(folder, **local)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            processor = processor_class.from_pretrained(folder, **local)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError, ImportError) as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             raise CommonArtError(
                 f"{self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",

@@ -17,6 +17,7 @@ from commonart.core.registry.catalogue import LENGTHS, Prompt
 
 if TYPE_CHECKING:
     from commonart.core.model.captioning.captioners import Captioner
+    from commonart.core.model.captioning.endpoint import Endpoint, EndpointOptions
 
 WORD_BINS = (0, 5, 10, 20, 40, 80, 160)  # lower ends of the histogram's bins
 
@@ -24,7 +25,7 @@ WORD_BINS = (0, 5, 10, 20, 40, 80, 160)  # lower ends of the histogram's bins
 class Request(NamedTuple):
     """One kind of caption from one model."""
 
-    engine: Captioner
+    engine: Captioner | Endpoint
     prompt: Prompt
 
     @property
@@ -47,6 +48,7 @@ def open_requests(
     langs: Sequence[str] = (),
     lengths: Sequence[str] = (),
     accept_terms: Sequence[str] = (),
+    endpoint: EndpointOptions | None = None,
     **options: Any,
 ) -> list[Request]:
     """Find the captioners of `--model`, and what each is asked; a model is loaded on first use.
@@ -54,11 +56,12 @@ def open_requests(
     Args:
         langs: default: each model's first language.
         lengths: short, long; default: what each model usually writes in a language.
+        endpoint: servers that run the models; None: they run here.
         options: of `Captioner.open`: allow_pickle, device, precision, quantize, max_new_tokens, side.
 
     Raises:
         UsageError: A name is empty, unknown or given twice, a model's terms are refused, or nobody writes what is asked for.
-        CommonArtError: A model's files cannot be found.
+        CommonArtError: A model's files cannot be found, or a server does not answer.
     """
     from commonart.core.model.captioning.captioners import Captioner
 
@@ -69,7 +72,17 @@ def open_requests(
             raise UsageError(f"{flag} names {twice} twice.", "Name everything once.")
     if unknown := next((length for length in lengths if length not in LENGTHS), ""):
         raise UsageError(f"--length {unknown} is not a length of captions.", f"Choose from {', '.join(LENGTHS)}.")
-    engines = [Captioner.open(name, accept_terms=accept_terms, **options) for name in names]
+    engines: Sequence[Captioner | Endpoint]
+    if endpoint:
+        from commonart.core.model.captioning.endpoint import Endpoint
+
+        if endpoint.model and len(names) > 1:
+            raise UsageError("--endpoint-model goes with one --model.", "Run the command once for each model.")
+        engines = [
+            Endpoint.open(name, Captioner.ROLE, endpoint, accept_terms=accept_terms, **options) for name in names
+        ]
+    else:
+        engines = [Captioner.open(name, accept_terms=accept_terms, **options) for name in names]
     requests: list[Request] = []
     for lang, length in itertools.product(langs or [""], lengths or [""]):
         found = [

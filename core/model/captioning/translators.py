@@ -38,15 +38,8 @@ class Translator(TextGenerator):
     ROLE = "translate"
     PROCESSOR = "AutoTokenizer"
     MODEL_CLASSES = frozenset(SEQ2SEQ | CHAT)
+    CHOICE = f"a causal language model, or one of these classes: {', '.join(sorted(SEQ2SEQ))}"
     MAX_NEW_TOKENS = 512
-
-    @classmethod
-    def _check_adapter(cls, name: str, kind: str) -> None:
-        if kind not in cls.MODEL_CLASSES:
-            raise CommonArtError(
-                f"{name} is a {kind or 'model of unknown class'}, which has no adapter for {cls.ROLE}.",
-                f"Choose a causal language model, or one of these classes: {', '.join(sorted(SEQ2SEQ))}.",
-            )
 
     @cached_property
     def piece_size(self) -> int:
