@@ -120,7 +120,7 @@ def origins(all_captions: Sequence[Caption]) -> list[str]:
     counts: Counter[str] = Counter()
     names = []
     for caption in all_captions:
-        name = caption.get("model") or "source"
+        name = str(caption.get("model") or "source")
         if caption.get("translated_from"):
             names.append("")
             continue
@@ -132,11 +132,11 @@ def origins(all_captions: Sequence[Caption]) -> list[str]:
 
 def _jobs(record: Record, fields: Mapping[str, Any]) -> Iterator[TranslationJob]:
     all_captions = captions(record)
-    done = {caption.get("translated_from") for caption in all_captions if caption.items() >= fields.items()}
+    done = {str(caption.get("translated_from")) for caption in all_captions if caption.items() >= fields.items()}
     for caption, origin in zip(all_captions, origins(all_captions), strict=True):
         source = caption.get("lang") or "en"
         if origin and origin not in done and source != fields["lang"] and caption["text"].strip():
-            yield TranslationJob(record, caption["text"], source, origin, caption.get("length") or "")
+            yield TranslationJob(record, caption["text"], source, origin, str(caption.get("length") or ""))
 
 
 def _translate_window(

@@ -169,6 +169,13 @@ def test_records_without_captions_pass() -> None:
     assert run(given, Fake()) == given
 
 
+def test_fields_of_other_kinds_than_ours_are_taken_as_text() -> None:
+    odd = {"text": "a cat {0} %s", "lang": "en", "model": ["a"], "length": ["long"], "translated_from": None}
+    done = {"text": "猫", "lang": "ja", "model": "t", "translated_from": ["a"]}
+    out = run([{"key": "k", "captions": [odd, done]}], Fake())[0]["captions"]
+    assert out[2]["text"] == "これは「a cat {0} %s」" and out[2]["translated_from"] == "['a']"
+
+
 def test_the_user_s_word_is_kept_in_the_record() -> None:
     model = Fake()
     model.accepted = True
