@@ -52,10 +52,11 @@ _PD12M = {
 }
 HUB_SOURCES = {source.name: source for source in (
     # doi 10.48550/arXiv.2310.16825; its siblings (by-sa, by-nc, ...) share the columns: the licence is judged row by row
+    # No column says which BLIP-2 wrote the captions, and the terms of the one on OPT forbid training: a name of no model here.
     HubSource("commoncatalog-cc-by", "common-canvas/commoncatalog-cc-by",
               {"source_id": "photoid", "source_url": "pageurl", "author": "unickname", "license_raw": "licensename",
                "license_url": "licenseurl", "title": "title", "image_url": ""},
-              (("blip2_caption", "blip2", "", True), ("caption", "commoncatalog", "", False)),
+              (("blip2_caption", "blip-2", "", True), ("caption", "commoncatalog", "", False)),
               rows="14.6 M", notes="JPEGs in parquet, each row with its licence; total size not known"),
     # links to Flickr: url, url_highres, url_source
     HubSource("megalith-10m", "madebyollin/megalith-10m",

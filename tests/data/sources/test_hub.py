@@ -86,7 +86,7 @@ def test_commoncatalog_is_listed_without_reading_an_image(hub: HubServer) -> Non
     assert (first["license"], first["license_url"], first["license_raw"]) == ("CC-BY-2.0", BY2, "Attribution License")
     assert first["source_url"] == "https://www.flickr.com/photos/1/9001/"
     assert [(c["text"], c["model"], c["synthetic"]) for c in first["captions"]] == [
-        ("a photograph of 1", "blip2", True), ("tag 1", "commoncatalog", False),
+        ("a photograph of 1", "blip-2", True), ("tag 1", "commoncatalog", False),
     ]  # fmt: skip
     assert not {"latitude", "longitude", "usertags", "exif", "jpg"} & set(first)
     assert listed[0]["license"] == "CC-BY-NC-2.0"  # whatever the repository's name says
