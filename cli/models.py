@@ -37,7 +37,8 @@ def models(
     rows = [model for model in MODELS if role in (None, model.role)]
     if json:
         for model in rows:
-            print(orjson.dumps(asdict(model)).decode())
+            fields = {**asdict(model), "prompts": [prompt._asdict() for prompt in model.prompts]}
+            print(orjson.dumps(fields).decode())
         return
     cells = [("NAME", "ROLE", "HUB", "LICENCE", "OUTPUTS", "LANGUAGES", "")]
     for model in rows:

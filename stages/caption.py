@@ -154,13 +154,14 @@ class _Work:
         """Add what request `n` writes about each item, or why it has not."""
         request, engine = self.requests[n], self.requests[n].engine
         first, *others = request.prompt.texts
-        left, refused = list(items), {}
+        left, refused, failed = list(items), {}, set[int]()
         for prompt, retry in ((first, False), (first, True), *((text, False) for text in others)):
             parts, left = _parts(engine, left, batch), []
             for part, answers in _answers(engine, parts, prompt, retry):
                 for item, answer in zip(part, answers, strict=True):
                     if isinstance(answer, Problem):  # the same would happen again
                         refused[id(item)] = answer
+                        failed.add(id(item))
                         continue
                     self.tally.tokens += answer.tokens
                     judged = self._judge(request, answer.text, answer.finished, prompt)
@@ -170,7 +171,9 @@ class _Work:
                     else:
                         refused.pop(id(item), None)
                         self._add(item, n, judged)
-                self._check_works(n, [refused[id(item)] for item in part if id(item) in refused and not retry])
+                self._check_works(n, [answer for answer in answers if isinstance(answer, Problem)])
+        # Answers that are not good enough count when every try has been made.
+        self._check_works(n, [refused[id(item)] for item in items if id(item) in refused and id(item) not in failed])
         for item in items:
             if problem := refused.get(id(item)):
                 item.missing.append(Problem(problem.reason, f"{request.name}: {problem.detail}"))
@@ -195,7 +198,7 @@ class _Work:
     def _check_works(self, n: int, problems: Sequence[Problem]) -> None:
         """Raise CommonArtError where a model has described none of its first GIVE_UP images."""
         refused = self.refused[n]
-        if refused is None:
+        if refused is None or not problems:
             return
         refused.update(problem.reason for problem in problems)
         if refused.total() >= GIVE_UP:

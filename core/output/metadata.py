@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from commonart.core.data.files import atomic_write
+from commonart.core.data.images import decode
 from commonart.core.errors import CommonArtError, UsageError
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -172,6 +173,7 @@ def save(
 
 def read(path: str | os.PathLike[str]) -> Marks:
     """Return the marks of an image, from its header alone. Raises CommonArtError for a file that is missing or not one."""
+    PngImagePlugin.MAX_TEXT_CHUNK = decode.MAX_TEXT
     try:
         with Image.open(path) as image:
             info = dict(image.info)

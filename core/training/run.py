@@ -83,6 +83,7 @@ def initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
     if name == "none" or (not name and not before):
         return None, {"from": "nothing"}
     folder = Path(name) if name else settings.previous_run
+    check_kind(folder, settings)
     if checkpoint.folder_of(folder).is_dir() or not name:
         saved = checkpoint.newest(folder, log.warn)
         if saved is None:
@@ -100,6 +101,16 @@ def initial_weights(settings: Settings) -> tuple[Path | None, Origin]:
     check_terms(row, settings.accept_terms, "--init")
     resolved = hub.resolve_model(row)
     return resolved.folder, {"from": row.name, "revision": resolved.revision}
+
+
+def check_kind(folder: Path, settings: Settings) -> None:
+    """Raise CommonArtError where a folder is the run of another kind of model than the stage trains."""
+    old = read(folder) if checkpoint.folder_of(folder).is_dir() else {}
+    if old and ("captioner" in old) != bool(settings.recipe.trains):
+        kind, this = ("captioner", "transformer") if "captioner" in old else ("transformer", "captioner")
+        raise CommonArtError(
+            f"{folder} is the run of a {kind}, and stage {settings.stage} trains a {this}.", "Name another folder."
+        )
 
 
 def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> None:
@@ -175,6 +186,7 @@ def held(
     Raises CommonArtError where another command trains there, or it is another run.
     """
     folder = settings.run
+    check_kind(folder, settings)
     with ExitStack() as locks:
         exists = folder.exists()  # else nobody trains there, and a refused command makes no folder
         if world.is_main and exists:

@@ -227,6 +227,15 @@ def test_a_defaults_file_in_another_encoding_is_usage_and_spares_the_help(common
     assert commonart("models", "--help").returncode == 0
 
 
+def test_the_registry_as_json(commonart: Command) -> None:
+    done = commonart("models", "caption", "--json")
+    rows = {row["name"]: row for row in map(orjson.loads, done.stdout.splitlines())}
+    assert done.returncode == 0 and rows["nano"]["prompts"] == [
+        {"lang": "en", "length": "short", "texts": ["<CAPTION>"]}
+    ]
+    assert len(commonart("models", "--json").stdout.splitlines()) > len(rows)
+
+
 @pytest.mark.parametrize(("closed", "said"), [("<&-", "stdin is closed"), (">&-", "stdout is closed")])
 def test_closed_streams_are_a_sentence(tmp_path: Path, closed: str, said: str) -> None:
     (tmp_path / "in.jsonl").write_bytes(LINE)

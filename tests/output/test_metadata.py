@@ -187,3 +187,10 @@ def test_the_file_gets_the_users_permissions(tmp_path):
     path = metadata.save(PICTURE, tmp_path / "a.png")
     (tmp_path / "plain").write_bytes(b"")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_png_with_long_text_is_read(tmp_path):
+    text = PngInfo()
+    text.add_text("workflow", "a" * (4 << 20), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "long.png", pnginfo=text)
+    assert metadata.read(tmp_path / "long.png").settings is None

@@ -401,6 +401,14 @@ def test_a_model_that_fails_on_everything_stops_early(png: list[Record]) -> None
     assert len(out) == 1 and drop.missing_reasons == {"model_error": 100}
 
 
+def test_every_try_is_made_before_a_model_is_given_up(png: list[Record]) -> None:
+    many = [{"key": f"m{n}", "image": png[0]["image"]} for n in range(100)]
+    tally = Tally()
+    out, drop, _ = run(many, Fake(answers={64: [""] * 100 + ["a red house"] * 100}), tally=tally)
+    assert len(out) == 100 and not drop.missing_reasons and tally.as_json()["captions"] == 100
+    assert Tally(tokens=5).as_json()["tokens_per_second"] == 0, "no time has passed"
+
+
 def test_captions_that_are_needed(png: list[Record]) -> None:
     """--min-captions counts synthetic ones, of earlier runs too; --min-words decides what is one."""
     png[0]["captions"] = [{"text": "a dog", "lang": "en", "model": "other", "synthetic": True}]

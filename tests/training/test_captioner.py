@@ -35,6 +35,7 @@ from commonart.core.settings import Settings
 from commonart.core.training import captioner, captioner_parts, captioner_plan, captioner_run, checkpoint, logging
 from commonart.core.training.caption_data import PROMPTS, open_captions
 from commonart.core.training.distributed import World
+from commonart.core.training.run import check_kind
 
 SHORT = PROMPTS["ja", "short"]
 SMALL: dict[str, Any] = {"batch": 4, "micro_batch": 4, "steps": 3, "warmup": 0, "cooldown": 0, "lr": 1e-2}
@@ -262,6 +263,24 @@ def test_the_run_of_another_model_is_a_sentence(runs: Path, tmp_path: Path) -> N
         (tmp_path / "run.json").write_text(json.dumps(name))
         with pytest.raises(UsageError, match=what):
             Captioner.open(str(tmp_path))
+
+
+def test_a_run_goes_on_as_the_kind_of_model_that_it_is(runs: Path, parts: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "transformer"
+    (other / "checkpoints").mkdir(parents=True)
+    described: dict[str, dict[str, str]] = {
+        key: {} for key in ("data", "text_encoder", "autoencoder", "transformer", "recipe")
+    }
+    (other / "run.json").write_text(json.dumps(described))
+    with pytest.raises(
+        CommonArtError, match="is the run of a transformer, and stage captioner-align trains a captioner"
+    ):
+        start(parts, data, other)
+    with pytest.raises(CommonArtError, match="is the run of a transformer"):
+        start(parts, data, tmp_path / "new", "captioner", init=str(other))
+    for settings in (Settings("nano", out=str(runs / "captioner")), Settings("nano", init=str(runs / "captioner"))):
+        with pytest.raises(CommonArtError, match="is the run of a captioner, and stage nano trains a transformer"):
+            check_kind(Path(settings.out or settings.init), settings)
 
 
 def test_the_card_names_parts_data_and_terms(runs: Path, parts: Path) -> None:

@@ -62,7 +62,8 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: a reduced copy of another page
 
 # WebUI and ComfyUI write whole workflows into their PNGs; of all text together Pillow still takes 64 MiB at most.
-PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
+MAX_TEXT = 16 << 20  # bytes
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
 # What Pillow warns of is an error here, or does not touch the pixels; a million records would print it a million times.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

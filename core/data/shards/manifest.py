@@ -42,9 +42,7 @@ class Manifest(MadeFrom):
     failed: int
     size: int
     sha256: str
-    missing: dict[str, int] = field(
-        default_factory=dict
-    )  # captions, by reason; it stands in the file where there are any
+    missing: dict[str, int] = field(default_factory=dict)  # captions, by reason; in the file where there are any
 
 
 def manifest_path(tar: Path) -> Path:
@@ -63,7 +61,13 @@ def read_manifest(tar: Path) -> Manifest | None:
         value = orjson.loads(manifest_path(tar).read_bytes())
         value.setdefault("missing", {})
         return Manifest(**{name: value[_JSON_NAMES.get(name, name)] for name in Manifest.__dataclass_fields__})
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+    except (
+        OSError,
+        orjson.JSONDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # AttributeError: JSON of another kind
         return None
 
 

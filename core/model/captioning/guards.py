@@ -20,6 +20,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _HAS_WORD = re.compile(r"[^\W\d_ー]{2}|[\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7af]")
 _WRAPS = {'"': '"', "“": "”", "「": "」", "『": "』", "'": "'", "`": "`"}
 _ASIDE = re.compile(r"\([^()]{1,60}\)|（[^（）]{1,60}）")
+_THINKING = re.compile(r"^<think>.*?</think>\s*")  # of a server that does not take it out
 DENSITY = 2.2  # letters of English that say what one kana or kanji does, as in translated captions
 
 
@@ -36,6 +37,7 @@ def clean(text: str, prompt: str = "") -> str:
     for echo in (prompt.strip(), _instruction(prompt)):
         if echo and text.casefold().startswith(echo.casefold()):
             text = text[len(echo) :].lstrip(" :.")
+    text = _THINKING.sub("", text)
     text = phrases.EDGES.sub("", text)
     if not phrases.STRUCTURE.search(text):
         text = phrases.EMPHASIS.sub(r"\2", text)

@@ -85,7 +85,7 @@ LEAK = _any(
 )  # fmt: skip
 _ITEM = r"(?: \* | - | • | ・ ) \s+\S .{1,300}? \s"
 MARKUP = _any(
-    r"</? (?: p|br|b|i|em|strong|div|span|img|a|ul|ol|li|h\d|html|body|table|tr|td|code|pre|box|ref|obj|quad|point )\b"
+    r"</? (?: p|br|b|i|em|strong|div|span|img|a|ul|ol|li|h\d|html|body|table|tr|td|code|pre|box|ref|obj|quad|point|think )\b"
     r" [^<>]{0,200} >",
     r"<loc_\d+>",
     SPECIAL,

@@ -6,6 +6,7 @@ commonart caption --model florence2,qwen3-vl --lang en,ja --length short,long ra
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and speeds of this run alone: shards that were finished before are not in them."""
-        seconds = max(self.seconds, 1e-9)
+        seconds = self.seconds or math.inf
         return {
             "images_per_second": round(self.images / seconds, 2),
             "tokens_per_second": round(self.tokens / seconds, 1),

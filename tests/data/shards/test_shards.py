@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commonart.core.data.shards import reader
+from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, SchemaError
 
@@ -252,3 +253,9 @@ def test_reading_is_lazy_in_pixels(tmp_path: Path) -> None:
     assert len(list(reader.read_shard(path))) == 20
     assert time.perf_counter() - started < 0.5
     assert orjson.loads(b"{}") == {}
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', "1", "null", "{"])
+def test_a_manifest_of_another_kind_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "00000.json").write_text(text)
+    assert read_manifest(tmp_path / "00000.tar") is None

@@ -207,3 +207,9 @@ def test_hostile_texts_cost_little(text: str) -> None:
     problem(clean(text, text[:50]), lang="ja", finished=True, prompt=text[:50])
     translation_problem(text, text[::-1], "en", "ja", finished=True)
     assert time.process_time() - started < 1
+
+
+def test_thoughts_are_no_part_of_a_caption() -> None:
+    thought = "<think>hmm, red.</think> A red circle on a green field."
+    assert clean(thought) == "A red circle on a green field."
+    assert problem(clean("A red circle <think> is it?"), lang="en", finished=True) == "markup"
