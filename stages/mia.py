@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from commonart.core.audit.attacks import Denoiser
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.metrics.attacks import Denoiser
 
 Floats = NDArray[np.float64]
 MIN_IMAGES = 4  # of each group: the control splits one in halves
@@ -82,12 +82,12 @@ def run(
         CommonArtError: too few members or held-out images, or models that cannot be found or loaded.
     """
     _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
+    from commonart.core.audit import replication
     from commonart.core.generation.components import locate
     from commonart.core.generation.outputs import PlannedImage
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.generation.session import Session
-    from commonart.core.metrics import replication
     from commonart.core.metrics.clip_score import DualEncoder
     from commonart.core.output.contact_sheet import write_sheet
 
@@ -180,7 +180,7 @@ def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int, batch: int, seed: int,
     out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    from commonart.core.metrics.attacks import ATTACKS
+    from commonart.core.audit.attacks import ATTACKS
 
     choose = f"Choose among {', '.join(ATTACKS)}."
     for attack in attacks:
@@ -243,8 +243,8 @@ def _attack(
     """Score all items by each attack. Members and others share the same batches, in one shuffled order."""
     import torch
 
-    from commonart.core.metrics.attacks import even_times
-    from commonart.core.metrics.attacks import scores as attack_scores
+    from commonart.core.audit.attacks import even_times
+    from commonart.core.audit.attacks import scores as attack_scores
     from commonart.core.model.autoencoder import to_pixels
 
     order = np.random.default_rng(seed + 1).permutation(len(items))
@@ -274,7 +274,7 @@ def _image(item: ImageRef, size: int) -> Image.Image:
 def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
     import torch
 
-    from commonart.core.metrics.attacks import Denoiser
+    from commonart.core.audit.attacks import Denoiser
     from commonart.core.model.transformer import stack_text
 
     model = engine.transformer()

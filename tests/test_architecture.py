@@ -28,6 +28,7 @@ LAYERS = (
     {"core/generation"},
     {"core/nano"},
     {"core/metrics"},
+    {"core/audit"},
     {"stages"},
     {"cli"},
 )

@@ -13,10 +13,11 @@ import tiny_pipeline
 import torch
 from PIL import Image
 
+from commonart.core.audit import attacks
+from commonart.core.audit.attacks import ATTACKS, Denoiser
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.metrics import attacks, roc
-from commonart.core.metrics.attacks import ATTACKS, Denoiser
+from commonart.core.metrics import roc
 from commonart.core.model import diffusion
 from commonart.core.output import metadata
 from commonart.stages.mia import run as run_mia

@@ -1,11 +1,11 @@
-"""core.metrics.replication: copies are found, and likeness that the training set has anyway is not counted."""
+"""core.audit.replication: copies are found, and likeness that the training set has anyway is not counted."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from commonart.core.metrics import replication
+from commonart.core.audit import replication
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
