@@ -37,6 +37,7 @@ COMMANDS = {
     "export": ("export", "Write a model as a folder that diffusers loads without remote code."),
     "eval": ("evaluate", "Score images, or a model that generates them first."),
     "mia": ("mia", "Test whether a model gives away its training images."),
+    "lookup": ("lookup", "Find out whether an image was in the training set."),
     "models": ("models", "List the models that --model knows, and their terms."),
     "nano": ("nano", "Build the embedded models again, or measure them."),
     "quickstart": ("quickstart", "Run every stage once on the embedded models."),

@@ -21,10 +21,12 @@ import re
 import unicodedata
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
-from commonart.core.data.files import sha256_file
+from commonart.core.data.files import sha256_file, write_bytes
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, UsageError, reason
 
@@ -45,7 +47,7 @@ class Blocklist:
 
     def entry_of(self, record: Record) -> str:
         """Return what `record` is blocked by (`key k1`, `author Jane Doe`), or ""."""
-        for kind, field in _FIELDS:
+        for kind, field in FIELDS:
             if kind not in self.kinds or not (value := record.get(field)) or type(value) is not str:
                 continue
             hashed = _hash(kind, value)
@@ -55,7 +57,8 @@ class Blocklist:
         return ""
 
 
-_FIELDS = (
+# The fields by which a record is blocked, and by which `commonart lookup` finds it.
+FIELDS = (
     ("key", "key"), ("sha256", "sha256"), ("sha256", "shard_sha256"), ("url", "image_url"), ("url", "source_url"),
     ("author", "author"), ("url", "author_url"),
 )  # fmt: skip
@@ -105,14 +108,35 @@ def _kinds_of(entry: str) -> tuple[tuple[str, str], ...]:
     return ("key", entry), ("author", entry)
 
 
-def _hash(kind: str, value: str) -> int:
+def append_entries(path: str | os.PathLike[str], entries: Sequence[str], comment: str) -> int:
+    """Add the entries that a blocklist does not hold yet, below a comment, and return how many; the file may be new.
+
+    Raises CommonArtError where the file cannot be read or written.
+    """
+    file = Path(path)
+    try:
+        old = file.read_text("utf-8-sig") if file.exists() else ""
+        new = list(dict.fromkeys(entry for entry in entries if entry not in set(old.splitlines())))
+        if new:
+            end = "" if not old or old.endswith("\n") else "\n"
+            write_bytes(file, "\n".join([f"{old}{end}# {comment}", *new, ""]).encode())
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "Give a text file in UTF-8 that may be written."
+        raise CommonArtError(f"--blocklist {path} cannot be added to: {reason(error)}.", fix) from error
+    return len(new)
+
+
+def plain(kind: str, value: str) -> str:
+    """Return the one spelling by which values of a kind (key, sha256, url, author) are compared."""
     if kind == "url":
-        value = _plain_url(value)
-    elif kind == "author":
-        value = _plain_author(value)
-    elif kind == "sha256":
-        value = value.lower()
-    return hash((kind, value))
+        return _plain_url(value)
+    if kind == "author":
+        return _plain_author(value)
+    return value.lower() if kind == "sha256" else value
+
+
+def _hash(kind: str, value: str) -> int:
+    return hash((kind, plain(kind, value)))
 
 
 def _plain_url(url: str) -> str:

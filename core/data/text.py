@@ -37,6 +37,15 @@ def count_words(text: str) -> int:
     return len(_WORD.findall(text))
 
 
+# What steers a terminal, or turns the direction of what stands beside it, and shows nothing itself.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return other people's text for one line of a terminal: what steers it becomes `\\x1b`, `\\u202e`."""
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def decode_text(data: bytes) -> str:
     """Decode UTF-8, UTF-16 with its byte order mark, or cp932 that holds kana; control characters become blanks.
 
