@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia lookup models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -222,6 +222,14 @@ _commonart() {
             "mia --device") words="auto cpu cuda mps" ;;
             "mia --precision") words="auto bf16 fp16 fp32" ;;
             "mia --accept-terms") words="" ;;
+            "lookup --url") words="" ;;
+            "lookup --sha256") words="" ;;
+            "lookup --image") words="" ;;
+            "lookup --author") words="" ;;
+            "lookup --key") words="" ;;
+            "lookup --blocklist") words="" ;;
+            "lookup --recheck") words="" ;;
+            "lookup --address") words="" ;;
             "nano -o"|"nano --out") words="" ;;
             "nano --only") words="" ;;
             "nano --seed") words="" ;;
@@ -246,6 +254,7 @@ _commonart() {
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --serve --address -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;

@@ -116,7 +116,7 @@ def _tell_rest(search: Search, query: Query, found: int, json: bool) -> None:
     folders = ", ".join(str(index.folder) for index in search.indexes.values())
     more = f" ({found - SHOWN:,} more than are shown; --json writes all)" if found > SHOWN else ""
     print(
-        f"{found:,} of {count:,} records in {folders} match{more}."
+        f"Found: {found:,} of {count:,} records in {folders}{more}."
         if found
         else f"Not found in {folders}, {count:,} records."
     )
@@ -131,13 +131,16 @@ def _remove(search: Search, matches: Sequence[Match], query: Query, blocklist: s
         names = [str(path) for path in files]
         _print_json({"removed": len(gone), "files": names, "blocklist": blocklist, "entries": added, "runs": runs})
         return
-    print(f"{blocklist}: {added} new entries. Give it to license-filter, shard and train: --blocklist {blocklist}.")
+    print(f"Added to {blocklist}: {added}. Give it to license-filter, shard and train: --blocklist {blocklist}.")
     if gone:
-        print(f"Removed: {len(gone):,} records, with their features; {len(files):,} shards were written again.")
+        many = "" if len(gone) == 1 else "s"
+        print(f"Removed {len(gone):,} record{many}, features included; {len(files):,} shards were written again.")
     if kept := len(matches) - len(gone):
-        print(f"Kept: {kept:,} near copies; remove those by --key or --image.")
+        print(f"Near copies that were kept: {kept:,}. Remove those by --key or --image.")
     if runs:
-        print(f"What a model has learned stays in it: {', '.join(runs)} had them in the training data. Train anew.")
+        print(
+            f"What a model has learned stays in it: {', '.join(runs)} had this in the training data. Train anew without it."
+        )
 
 
 def _is_meant(match: Match, query: Query) -> bool:
@@ -185,7 +188,12 @@ def recheck(
 
 
 def _kinds(found: Rechecked) -> list[str]:
-    flags = {"opt_out": found.opt_out, "licence": found.license_now, "gone": found.gone, "another_file": found.other_bytes}
+    flags = {
+        "opt_out": found.opt_out,
+        "licence": found.license_now,
+        "gone": found.gone,
+        "another_file": found.other_bytes,
+    }
     kinds = [name for name, value in flags.items() if value]
     kinds += ["not_answered"] if found.failed else []
     return kinds or ["same" if found.stated else "licence_not_stated"]

@@ -15,26 +15,30 @@ MAX_UPLOAD = 64 << 20  # bytes of an image
 MAX_CHARACTERS = 2000  # of an address or a name
 KINDS = ("url", "author", "sha256", "key")
 WAITING = 32  # requests in the queue; more are refused
-STYLE = ".found { border-top: 1px solid #8884; padding: .6rem 0 } .found dt { color: #888 } .found dd { overflow-wrap: anywhere }"
+STYLE = """
+.found { border-top: 1px solid #8884; padding: .6rem 0 }
+.found dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .1rem 1rem; margin: .3rem 0 }
+.found dt { color: #777 } .found dd { margin: 0; overflow-wrap: anywhere }
+"""
 TEXTS = {
     "en": {
         "title": "Was this image in the training set?",
         "lead": "Give one of these: the address of an image, of its page or of its author; an author's name; a SHA-256; the "
         "key of a record; or an image, of which resized copies are found, too. Nothing that you give is kept.",
-        "url": "Address (URL)", "author": "Author", "sha256": "SHA-256 of the file", "key": "Key", "image": "Image",
+        "url": "Address (URL)", "author": "Author", "sha256": "SHA-256 of the file", "key": "Key", "upload": "Image file",
         "search": "Look up", "result": "Result",
     },
     "ja": {
         "title": "この画像は学習に使われましたか",
         "lead": "次のうち一つを入力してください：画像・作品ページ・作者のアドレス、作者名、SHA-256、記録のキー、または画像ファイル"
         "（縮小などされた複製も見つかります）。入力された内容は保存されません。",
-        "url": "アドレス（URL）", "author": "作者名", "sha256": "ファイルの SHA-256", "key": "キー", "image": "画像",
+        "url": "アドレス（URL）", "author": "作者名", "sha256": "ファイルの SHA-256", "key": "キー", "upload": "画像ファイル",
         "search": "照会する", "result": "結果",
     },
 }  # fmt: skip
 ANSWERS = {
     "en": {
-        "none": "Not found among {count:,} records.", "some": "{found:,} of {count:,} records match.",
+        "none": "Not found among {count:,} records.", "some": "Found: {found:,} of {count:,} records.",
         "shown": "The first {shown} are shown.", "removed": "Removed on {at}: {keys}.",
         "runs": "It was in the training data of {runs}; what a model has learned stays in it.",
         "conflict": "These records state different licences for one image.",
@@ -53,6 +57,15 @@ ANSWERS = {
         "run": "学習",
     },
 }  # fmt: skip
+
+# What is said in other words on the Japanese page: (the lines of the command, Japanese).
+PHRASES = (
+    ("exact", "完全一致"), ("near: ", "類似："), (" of 64 bits differ", " ビット相違（64 ビット中）"),
+    ("in its training data", "学習データに含まれています"), ("no: held out", "含まれていません（評価用）"),
+    ("no: it has no captions", "含まれていません（キャプションなし）"),
+    ("not yet: no checkpoint was written", "まだ学習されていません"),
+    ("not known: its shards changed since it was trained", "不明（学習後にシャードが変わっています）"),
+)  # fmt: skip
 
 Found = tuple[list[dict[str, Any]], int, int, bool]  # what is shown, how many were found, of how many, licences differ
 
@@ -81,7 +94,8 @@ def page(answer: Callable[[Mapping[str, str]], Found]) -> gr.Blocks:
             with gr.Column():
                 boxes = [gr.Textbox(label=text(kind), elem_id=kind, max_length=MAX_CHARACTERS) for kind in KINDS]
             with gr.Column():
-                image = gr.File(label=text("image"), elem_id="image", file_count="single", type="filepath")
+                # Not "image", under which Gradio keeps texts of its own.
+                image = gr.File(label=text("upload"), elem_id="image", file_count="single", type="filepath")
         button = gr.Button(text("search"), variant="primary", elem_id="search")
         found = gr.HTML(label=text("result"), elem_id="result")
         gr.on(
@@ -114,9 +128,13 @@ def results(
 def _record(found: Mapping[str, Any], words: Mapping[str, str]) -> str:
     links = {found[name] for name in LINKS if str(found.get(name, "")).lower().startswith(("http://", "https://"))}
 
-    def cell(value: str) -> str:
+    def cell(label: str, value: str) -> str:
+        for english, japanese in PHRASES if words is ANSWERS["ja"] and label in ("match", "run") else ():
+            value = value.replace(english, japanese)
         shown = f"<bdi>{escape(value)}</bdi>"
         return f'<a href="{escape(value)}" rel="noreferrer nofollow">{shown}</a>' if value in links else shown
 
-    rows: Iterable[str] = (f"<dt>{escape(words[label])}</dt><dd>{cell(value)}</dd>" for label, value in fields(found))
+    rows: Iterable[str] = (
+        f"<dt>{escape(words[label])}</dt><dd>{cell(label, value)}</dd>" for label, value in fields(found)
+    )
     return f'<div class="found"><strong><bdi>{escape(found["where"])}</bdi></strong><dl>{"".join(rows)}</dl></div>'

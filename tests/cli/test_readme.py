@@ -26,7 +26,7 @@ GROUP: Any = get_command(main.app)
 SPAN = re.compile(r"`([^`\n]+)`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 
 
 def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -260,6 +260,7 @@ def test_other_mistakes_are_seen() -> None:
     assert undocumented(re.sub("--blocklist", "--block", reference)) == [
         "license-filter --blocklist",
         "shard --blocklist",
+        "lookup --blocklist",
     ]
     assert unknown_flags("`--colour` and `train --stag`") == ["--colour", "--stag"]
     assert broken_links("README.md", "[a](core/nowhere.md) [b](#nothing) [c](core/README.md#layers)\n") == [

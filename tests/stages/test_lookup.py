@@ -50,7 +50,7 @@ def test_a_record_with_all_that_is_known_of_it(here: Path, in_process: Command) 
     done = in_process("lookup", "--url", "http://www.example.org/works/5/#top")
     assert done.returncode == 0
     text = done.stdout.decode().splitlines()
-    assert text[0] == "shards/00001.tar#k05" and text[-1] == "1 of 12 records in shards match."
+    assert text[0] == "shards/00001.tar#k05" and text[-1] == "Found: 1 of 12 records in shards."
     for line in (
         "  match    exact", "  title    work 5", f"  author   {AUTHORS[1]}",
         "  licence  CC-BY-2.0 https://creativecommons.org/licenses/by/2.0/, observed 2026-01-02T00:00:00Z",
@@ -163,8 +163,10 @@ def test_what_was_removed_is_gone_and_stays_away(here: Path, in_process: Command
     done = in_process("lookup", "--url", "https://example.org/works/5", "--remove")
     assert done.returncode == 0
     text = done.stdout.decode()
-    assert "Removed: 1 records, with their features; 3 shards were written again." in text
-    assert "What a model has learned stays in it: runs/one had them in the training data. Train anew." in text
+    assert "Removed 1 record, features included; 3 shards were written again." in text
+    assert (
+        "What a model has learned stays in it: runs/one had this in the training data. Train anew without it." in text
+    )
     sha256 = hashlib.sha256((here / "raw" / "5.jpg").read_bytes()).hexdigest()
     blocked = (here / "blocklist.txt").read_text().splitlines()
     assert blocked[:2] == ["# mine", "key: other"] and blocked[2].startswith("# commonart lookup --remove, 20")
@@ -221,7 +223,7 @@ def test_near_copies_stay_where_an_address_is_removed(tmp_path: Path, in_process
     kept = [each["key"] for tar in (tmp_path / "shards").glob("*.tar") for each in read_shard(tar)]
     done = in_process("lookup", "--key", "k00", "--remove")
     if "k02" in kept:
-        assert b"Kept: 1 near copies; remove those by --key or --image." in done.stdout
+        assert b"Near copies that were kept: 1. Remove those by --key or --image." in done.stdout
         assert in_process("lookup", "--key", "k02").returncode == 0
 
 
@@ -303,7 +305,7 @@ def test_many_works_are_counted_and_twenty_are_shown(tmp_path: Path, in_process:
                 writer.add_record({"key": f"k{shard}-{n}", "author": "Jane Doe", "sha256": f"{n:064x}"}, b"x", "jpg")
     text = in_process("lookup", "--author", "jane doe").stdout.decode()
     assert text.count("  author   Jane Doe") == 20
-    assert text.endswith("45 of 45 records in shards match (25 more than are shown; --json writes all).\n")
+    assert text.endswith("Found: 45 of 45 records in shards (25 more than are shown; --json writes all).\n")
     done = in_process("lookup", "--author", "jane doe", "--json")
     assert len(lines(done)) == 45
     (tmp_path / "white.png").write_bytes(encoded(picture(1).point(lambda _: 255), "PNG"))

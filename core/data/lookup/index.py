@@ -195,32 +195,26 @@ class LookupIndex:
 
         By 32 bits: `records` reads them, and whoever asks compares.
         """
-        wanted = np.unique(np.array([short_hash(kind, value) for value in values], np.uint32))
-        names, counts = self._shards()
+        wanted = np.array(list({short_hash(kind, value) for value in values}), np.uint32)
         for numbers, hashes, ends in self._scan(kind, np.uint32):
             same = hashes == wanted[0] if len(wanted) == 1 else np.isin(hashes, wanted)
-            found = set[Row]()
-            for at in np.flatnonzero(same).tolist():
-                place = int(np.searchsorted(ends, at, side="right"))
-                start = int(ends[place - 1]) if place else 0
-                found.add((names[numbers[place]], (at - start) % counts[numbers[place]]))
-            yield from sorted(found)
+            yield from sorted({self._row(numbers, ends, at) for at in np.flatnonzero(same).tolist()})
 
     def near(self, prints: Sequence[int]) -> Iterator[Near]:
         """Yield the rows whose image is a near copy of one with these fingerprints, as `shard --dedup` takes it."""
-        names, _ = self._shards()
         for numbers, hashes, ends in self._scan("print", np.uint64):
             bits = np.full(len(hashes), 65, np.uint8)
             for value in prints:
                 np.minimum(bits, np.bitwise_count(hashes ^ np.uint64(value)), out=bits)
             for at in np.flatnonzero((bits <= NEAR) & (hashes != 0)).tolist():
-                place = int(np.searchsorted(ends, at, side="right"))
-                start = int(ends[place - 1]) if place else 0
-                yield Near((names[numbers[place]], at - start), int(bits[at]))
+                yield Near(self._row(numbers, ends, at), int(bits[at]))
 
-    def _shards(self) -> tuple[dict[int, str], dict[int, int]]:
-        rows = self._db.execute("SELECT id, name, count FROM shard").fetchall()
-        return {number: name for number, name, _ in rows}, {number: count for number, _, count in rows}
+    def _row(self, numbers: list[int], ends: np.ndarray, at: int) -> Row:
+        """The row of position `at` in the hashes of several shards; those of one hold one field after another."""
+        place = int(np.searchsorted(ends, at, side="right"))
+        select = "SELECT name, count FROM shard WHERE id = ?"
+        name, count = self._db.execute(select, [numbers[place]]).fetchone()
+        return name, (at - (int(ends[place - 1]) if place else 0)) % count
 
     def _scan(self, table: str, kind: type[np.unsignedinteger]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
         """Yield (shards, their hashes in one array, where each of them ends), AT_ONCE shards at a time."""

@@ -130,7 +130,7 @@ class Search:
             for folder in folders:
                 self.indexes[folder.resolve()] = self._stack.enter_context(LookupIndex(folder, tick))
         self._logs = {folder: read_log(index.folder) for folder, index in self.indexes.items()}
-        identities = {folder: index.identities() for folder, index in self.indexes.items()}
+        identities = {folder: index.identities() for folder, index in self.indexes.items() if self.runs}
         self._since = [removed_since(run, identities, self._logs) for run in self.runs]
         return self
 
@@ -214,7 +214,11 @@ class Search:
         wanted = blocklists.plain(kind, query.value)
         rows = (row for row in index.candidates(kind, [query.value]) if "/" not in row[0])
         for row, record in index.records(rows):
-            if any(blocklists.plain(kind, value) == wanted for name in KINDS[kind] if type(value := record.get(name)) is str):
+            if any(
+                blocklists.plain(kind, value) == wanted
+                for name in KINDS[kind]
+                if type(value := record.get(name)) is str
+            ):
                 yield row, record, kind
 
     def _match(self, index: LookupIndex, row: Row, record: Record, by: str, bits: int) -> Match:
