@@ -52,8 +52,9 @@ def lookup(
     from commonart.core.errors import UsageError
     from commonart.stages import lookup as stage
 
-    asked = {"--recheck": recheck is not None, "--serve": serve, "--remove": remove}
-    if len(several := [name for name, is_asked in asked.items() if is_asked]) > 1:
+    given = {"--url": url, "--sha256": sha256, "--image": image, "--author": author, "--key": key, "--remove": remove}
+    tasks = {"--recheck": recheck is not None, "--serve": serve}
+    if any(tasks.values()) and len(several := [name for name, value in {**tasks, **given}.items() if value]) > 1:
         raise UsageError(f"{' and '.join(several)} do not go together.", "Give one of them.")
     if serve:
         options.finish(stage.serve(paths or (), address, quiet=quiet), quiet)

@@ -258,6 +258,7 @@ def test_names_that_steer_a_terminal(here: Path, in_process: Command) -> None:
         (["--key", "a", "empty"], "empty is neither a run nor a folder of shards."),
         (["--key", "a", "damaged"], "damaged/0.tar is not a complete tar"),
         (["--recheck", "1", "--serve"], "--recheck and --serve do not go together."),
+        (["--recheck", "1", "--key", "a", "--remove"], "--recheck and --key and --remove do not go together."),
         (["--serve", "--address", "x"], "'x' is not an address."),
         (["--key", "k05", "--remove", "--blocklist", "raw"], "--blocklist raw is a folder."),
     ],
