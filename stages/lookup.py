@@ -46,8 +46,8 @@ def trouble() -> Iterator[None]:
     except BrokenPipeError:
         raise ReaderGone from None
     except OSError as error:
-        what = f"{error.filename or 'a file'} cannot be used: {reason(error)}."
-        raise CommonArtError(what, "Check the path and its permissions.", EXIT_USAGE) from error
+        what = f"{error.filename or 'The output'} cannot be used: {reason(error)}."
+        raise CommonArtError(what, "Check the path, its permissions, and the free space.", EXIT_USAGE) from error
 
 
 def run(
