@@ -75,10 +75,12 @@ def caption(
 
     from commonart.core import log
     from commonart.core.data import stream, tasks
+    from commonart.core.data.shards.chunks import check_exists
     from commonart.core.errors import UsageError
     from commonart.core.model.captioning.requests import Tally, open_requests, settings
     from commonart.stages import caption as stage
 
+    check_exists(source or "-")  # before a model is loaded
     requests = open_requests(
         options.split_list(model or ["florence2"]),
         langs=options.split_list([lang]) if lang else (),

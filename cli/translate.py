@@ -53,8 +53,10 @@ def translate(
     from functools import partial
 
     from commonart.core.data import stream, tasks
+    from commonart.core.data.shards.chunks import check_exists
     from commonart.stages import translate as stage
 
+    check_exists(source or "-")  # before a model is loaded
     translator = stage.open_model(
         model,
         to,

@@ -67,6 +67,8 @@ def listing(
         if number is not None and number < 0:
             raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
     if source == "scenes":
+        if column_map:
+            raise UsageError("--column-map is for tables, and scenes is none.", "Leave it out.")
         from commonart.core.nano.scene_source import list_scenes
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)

@@ -15,7 +15,7 @@ from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make
 from commonart.core.data.sources import attribution, parquet
 from commonart.core.data.sources.attribution import LICENSE_NAMES, SetStatement, SourceOptions, caption_texts
 from commonart.core.data.sources.tables import Row, partition_values, read_rows
-from commonart.core.errors import CommonArtError, SchemaError, UsageError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.statements import STRUCTURED_FIELDS
 
 MAX_LAYOUTS = 1000  # sets of column names that are remembered
@@ -99,7 +99,9 @@ def list_urls(
     for number, row in read_rows(path, [*options.column_map.values(), *COLUMN_NAMES]):
         name = f"{path.name}:{number}"
         if isinstance(row, Problem):
-            first_problem = first_problem or SchemaError(str(path), number, "", row.detail)
+            first_problem = first_problem or CommonArtError(
+                f"no row of {path} can be read; the first: {row.detail}.", "Mend the list."
+            )
             yield PassedOver.named(source, name, row.reason, row.detail, rule=False)
         elif is_jsonl and "key" in row and "source" in row:  # a record, as `--list` and every other command write it
             check(row, str(path), number)
