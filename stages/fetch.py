@@ -161,6 +161,8 @@ def run(
     What failed for a reason that may pass is asked for once more at the end, and by every further call.
     """
     piped = source is None or source == "-"
+    if piped:
+        stream.source_or_stdin(source)
     if piped and list_only:
         raise UsageError("--list has nothing to list on stdin.", "Name a source, or leave --list out.")
     if not list_only and (out is None or stream.takes_jsonl(out)):

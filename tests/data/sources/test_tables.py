@@ -69,6 +69,18 @@ def test_a_row_that_states_two_licences_contradicts_itself(
     assert (passed, dict(dropped)) == (({}, {expected: 1}) if expected else ({row["url"]: "CC0-1.0"}, {}))
 
 
+@pytest.mark.parametrize("column", ["license", "license_url"])
+def test_a_folder_and_a_row_that_state_two_licences_contradict_each_other(tmp_path: Path, column: str) -> None:
+    folder = tmp_path / "set" / f"{column}=CC-BY-NC-ND-2.0"
+    folder.mkdir(parents=True)
+    said = {"1": "CC0-1.0", "2": "CC-BY-NC-ND-2.0", "3": ""}
+    lines = [f"https://example.org/{n}.jpg,{license}" for n, license in said.items()]
+    (folder / "a.csv").write_text("\n".join([f"url,{column}", *lines]))
+    passed, dropped = passing(tmp_path / "set", "paper")
+    assert passed == {}
+    assert dropped == {"license_conflict": 1, "license_not_allowed:CC-BY-NC-ND-2.0": 1, "license_unknown": 1}
+
+
 def test_a_list_of_bad_rows_is_told_by_its_first_one(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("url,license\nhttps://example.org/1.jpg,a,CC0\nhttps://example.org/2.jpg\n")
     with pytest.raises(CommonArtError) as caught:
