@@ -15,7 +15,9 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 SPARE = 64  # tokens for which room is made at once
 # The name of the argument; it changed in transformers 5.20.
-NAME = "cache" if "cache" in {field.name for field in dataclasses.fields(GenerateDecoderOnlyOutput)} else "past_key_values"
+NAME = (
+    "cache" if "cache" in {field.name for field in dataclasses.fields(GenerateDecoderOnlyOutput)} else "past_key_values"
+)
 
 
 class GrowingLayer(DynamicLayer):
