@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the keys and values of new tokens, and return all."""
-        if self.get_seq_length() == 0:
+        if self.get_seq_length() == 0 or self.keys is None or self.values is None:
             return super().update(key_states, value_states, *args, **kwargs)
         # Other methods of the base class put other tensors into `keys` and `values`.
         known = self._shown and self.keys is self._shown[0] and self.values is self._shown[1]
