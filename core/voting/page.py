@@ -31,7 +31,6 @@ TEXTS = {
         "name": "Your name, or any name that you will remember", "start": "Start",
         "left": "← Left", "tie": "↑ Tie", "both_bad": "↓ Both bad", "right": "Right →",
         "keys": "Or press the arrow keys: ← left, → right, ↑ tie, ↓ both bad.",
-        "left_alt": "left image", "right_alt": "right image",
         "done": "That was the last pair. Thank you!",
         "progress": "{done} of {all} done", "no_prompt": "Which image is better?",
         "need_name": "Type a name first.", "reload": "Reload this page to go on.",
@@ -45,7 +44,6 @@ TEXTS = {
         "name": "お名前（覚えやすい仮名でもかまいません）", "start": "はじめる",
         "left": "← 左", "tie": "↑ 同じくらい", "both_bad": "↓ どちらも悪い", "right": "右 →",
         "keys": "矢印キーでも選べます：← 左、→ 右、↑ 同じくらい、↓ どちらも悪い",
-        "left_alt": "左の画像", "right_alt": "右の画像",
         "done": "これですべて終わりです。ご協力ありがとうございました。",
         "progress": "{all} 組中 {done} 組が終わりました", "no_prompt": "どちらの画像が良いですか。",
         "need_name": "先に名前を入力してください。", "reload": "続けるには、このページを再読み込みしてください。",
@@ -156,9 +154,8 @@ def page(study: Study, file: VoteFile, cache: Path) -> gr.Blocks:
             prompt = gr.HTML(elem_id="prompt")
             with gr.Row():
                 look: dict[str, Any] = {"show_label": False, "interactive": False, "min_width": 120, "container": False}
-                buttons = ["fullscreen"]
-                left = gr.Image(elem_id="left", alt_text=text("left_alt"), buttons=buttons, **look)
-                right = gr.Image(elem_id="right", alt_text=text("right_alt"), buttons=buttons, **look)
+                left = gr.Image(elem_id="left", alt_text="←", buttons=["fullscreen"], **look)
+                right = gr.Image(elem_id="right", alt_text="→", buttons=["fullscreen"], **look)
             with gr.Row(elem_id="choices"):
                 choices = {
                     choice: gr.Button(text(choice), elem_id=f"{choice}-button", min_width=60)

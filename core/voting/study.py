@@ -142,7 +142,8 @@ def picture(side: Side) -> Image.Image:
 def degraded(image: Image.Image) -> Image.Image:
     """Return a copy that nobody who looks prefers: CELLS cells across, their colors disturbed by half of the range."""
     scale = CELLS / max(image.size)
-    small = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BOX)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.BOX)
     noise = np.random.default_rng(0).integers(-128, 129, (*small.size[::-1], 3))
     pixels = np.clip(np.asarray(small, dtype=np.int64) + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).resize(image.size, Image.Resampling.BICUBIC)
