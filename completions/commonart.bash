@@ -191,6 +191,9 @@ _commonart() {
             "eval --clip-ja") words="nano clip-vit-b32 clip-japanese-base" ;;
             "eval --clip-mode") words="paper hessel" ;;
             "eval --scenes") words="" ;;
+            "eval --templated") words="" ;;
+            "eval --judge") words="nano clip-vit-b32 clip-japanese-base" ;;
+            "eval --endpoint") words="" ;;
             "eval --steps") words="" ;;
             "eval --guidance") words="" ;;
             "eval --batch") words="" ;;
@@ -249,7 +252,7 @@ _commonart() {
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
-                    eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --templated --judge --endpoint --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
