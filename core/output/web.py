@@ -35,6 +35,11 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+# Chromium keeps the boxes that stood for letters before their font came, until the style of the element itself changes.
+FONT_JS = """document.fonts.addEventListener('loadingdone', event => {
+  if (event.fontfaces.some(face => face.family.includes('commonart-ja'))) document.documentElement.classList.add('ja-font');
+});"""
+FONT_CSS = ".ja-font * { text-rendering: geometricPrecision }"
 
 
 def check_gradio(command: str) -> None:
@@ -84,7 +89,8 @@ def run(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, path="/", server_name=host,
         server_port=port, footer_links=[], run_history=False, root_path=root_path or None, ssr_mode=False,
         pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**{k: dict(v) for k, v in texts.items()}),
-        theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face() + css, js=js,
+        theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face() + css,
+        js=f"() => {{ {FONT_JS} {f'({js})()' if js else ''} }}",
         max_file_size=0,
     )  # fmt: skip
     guarded = Guard(app, loopback=loopback(name), public=urlsplit(root_path).netloc)
@@ -105,8 +111,8 @@ def font_face() -> str:
     if font is None or not font.endswith((".ttf", ".otf")):
         return ""
     gr.set_static_paths([font])
-    source = f"url('./gradio_api/file={quote(font)}')"
-    return f"@font-face {{ font-family: 'commonart-ja'; src: {source}; unicode-range: U+3000-30FF, U+3400-9FFF, U+FF00-FFEF }}"
+    source, letters = f"url('./gradio_api/file={quote(font)}')", "U+3000-30FF, U+3400-9FFF, U+FF00-FFEF"
+    return f"@font-face {{ font-family: 'commonart-ja'; src: {source}; unicode-range: {letters} }} {FONT_CSS}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ def report(votes: Sequence[Vote], *, resamples: int = RESAMPLES, seed: int = 0) 
          "right": right}
         for voter, (right, count) in sorted(checks.items()) if voter in failed
     ]  # fmt: skip
+    if not counted and not failed:
+        raise CommonArtError("The file holds attention checks alone.", "Let people vote on: commonart vote A/ B/.")
     if not counted:
         raise CommonArtError(
             f"No vote is left: {len(failed)} of {len(checks)} voters failed the attention checks.",

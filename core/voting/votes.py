@@ -7,6 +7,7 @@ file: each line is one write under a lock, and no voter's second answer to a com
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ class VoteFile:
         except OSError as error:
             raise CommonArtError(f"-o {path} cannot be written: {error.strerror}.", "Choose another file.") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise CommonArtError(f"-o {path} is not a file that keeps votes.", "Name a .jsonl.")
             with self._locked():
                 self._catch_up()
         except BaseException:

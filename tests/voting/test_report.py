@@ -130,6 +130,11 @@ def test_who_fails_attention_checks_is_left_out_and_counted():
         report([v for v in votes if v["voter"] == "bob"], resamples=20)
 
 
+def test_checks_alone_say_nothing():
+    with pytest.raises(CommonArtError, match="holds attention checks alone"):
+        report([vote("ann", 0, "a", "degraded", "left", check=True)])
+
+
 def test_the_votes_that_are_called_enough_tell_two_models_apart_four_times_in_five():
     """The number for a known difference; then as many simulated votes, again and again: 80 % of the studies tell them apart."""
     rng = np.random.default_rng(1)

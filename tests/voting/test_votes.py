@@ -142,6 +142,9 @@ def test_other_files_are_refused_and_left_as_they_are(tmp_path):
         with pytest.raises(SchemaError, match=problem):
             VoteFile(str(path), "s1")
         assert path.read_text() == text
+    for path in ("/dev/null", str(tmp_path)):
+        with pytest.raises(CommonArtError, match="is not a file that keeps votes|Is a directory"):
+            VoteFile(path, "s1")
     (tmp_path / "empty").write_text("")
     with pytest.raises(CommonArtError, match="holds no votes"):
         read_votes(str(tmp_path / "empty"))
