@@ -114,8 +114,7 @@ def page(study: Study, file: VoteFile, cache: Path) -> gr.Blocks:
         return [state, progress, prompt, left or None, right or None, *panels]
 
     def start(name: str, request: gr.Request) -> list[Any]:
-        voter = " ".join((name or "").split())[:MAX_NAME]
-        voter = voter.encode("utf-8", "replace").decode()  # half of a surrogate pair
+        voter = "".join(c for c in " ".join((name or "").split()) if c.isprintable())[:MAX_NAME]
         if not voter:
             raise gr.Error(_words(request)["need_name"], print_exception=False)
         return _told(lambda: show(voter, request))

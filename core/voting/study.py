@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two images of one prompt, by two models in the order of the command line."""
+    """Two images of one prompt, by two models in the order of their names."""
 
     id: str
     prompt: str
@@ -107,7 +107,7 @@ def open_study(folders: Sequence[str], per_voter: int | None = None) -> Study:
         UsageError: fewer than two folders, or one of them twice.
         CommonArtError: a folder without images, or folders that have no two images in common.
     """
-    models = _names(folders)
+    models, folders = zip(*sorted(zip(_names(folders), folders, strict=True)), strict=True)
     entries = [_entries(folder) for folder in folders]
     ways: dict[str, Callable[[Entry], Hashable]] = {
         "prompt and seed": lambda entry: (entry.prompt, str(entry.seed)) if entry.seed is not None else None,

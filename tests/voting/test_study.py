@@ -79,7 +79,7 @@ def test_every_voter_has_an_order_and_sides_of_their_own_and_checks_in_between(t
 def test_another_image_is_another_study(tmp_path):
     a, b = (folder(tmp_path, name, [("0.png", "red", 1)]) for name in "ab")
     before = open_study([a, b]).id
-    assert before == open_study([a, b]).id
+    assert before == open_study([a, b]).id == open_study([b, f"{a}/"]).id
     metadata.save(Image.new("RGB", (16, 12)), Path(b, "0.png"), settings={"prompt": "red", "seed": 1}, overwrite=True)
     assert open_study([a, b]).id != before
 
