@@ -14,10 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from commonart.core.errors import UsageError
 from commonart.core.metrics.prompt_words import NUMBERS, Attribute, Color, Noun, Relation, Vocabulary
 
 T = TypeVar("T")
 KINDS = ("count", "color", "attribute", "relation", "mixed")  # of prompts, in turn
+PATIENCE = 2000  # draws without anything new, after which there is nothing new
 SKILLS = ("object", "count", "color", "attribute", "relation")  # of questions
 ANSWER = {"en": "Answer yes or no.", "ja": "「はい」か「いいえ」で答えてください。"}
 
@@ -61,10 +63,13 @@ def make_prompts(words: Vocabulary, n: int, lang: str, seed: int) -> list[Templa
 
     Args:
         lang: "en" or "ja".
+
+    Raises:
+        UsageError: there are not so many prompts.
     """
     prompts: list[TemplatedPrompt] = []
     seen: set[str] = set()
-    number = 0
+    number = repeated = 0
     while len(prompts) < n:
         kind = KINDS[len(prompts) % len(KINDS)]
         rng = np.random.default_rng([seed, number, 20261128])
@@ -75,7 +80,10 @@ def make_prompts(words: Vocabulary, n: int, lang: str, seed: int) -> list[Templa
         style = int(rng.integers(3))
         # What is said decides whether it is new, not how: the prompts of both languages stay together.
         key = _prompt_en(words, subjects, relation, 0)
-        if key in seen:
+        repeated = repeated + 1 if key in seen else 0
+        if repeated > PATIENCE:
+            raise UsageError(f"--templated {n}: there are only about {len(prompts)} prompts.", "Ask for fewer.")
+        if repeated:
             continue
         seen.add(key)
         text = (_prompt_ja if lang == "ja" else _prompt_en)(words, subjects, relation, style)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from commonart.core.data.text import language_of
+from commonart.core.errors import UsageError
 from commonart.core.metrics.prompt_words import EVERYDAY, SCENES, Noun
 from commonart.core.metrics.templated_prompts import KINDS, SKILLS, make_prompts
 from commonart.core.nano import facts, scenes
@@ -50,6 +51,13 @@ def test_both_languages_say_the_same(words):
             if question.relation and question.anchor:
                 assert f" {question.relation.en} " in en.text
                 assert f"{question.anchor.noun.ja}の{question.relation.ja}に" in ja.text
+
+
+def test_more_prompts_than_there_are_is_a_sentence():
+    """Scenes have 96 prompts that count: six shapes in eight colors, two or three of them."""
+    with pytest.raises(UsageError, match="--templated 5000: there are only about 480 prompts"):
+        make_prompts(SCENES, 5000, "en", 0)
+    assert len(make_prompts(SCENES, 400, "en", 0)) == 400 and len(make_prompts(EVERYDAY, 3000, "ja", 0)) == 3000
 
 
 def test_english_is_english():
