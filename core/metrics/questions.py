@@ -221,7 +221,7 @@ def probability(answer: Generated | Problem, question: str) -> float | None:
     """
     if isinstance(answer, Problem):
         return None
-    yes, no = (sum(p for token, p in answer.first.items() if _begins(token, words)) for words in (YES, NO))
+    yes, no = (sum(p for token, p in answer.first if _begins(token, words)) for words in (YES, NO))
     if yes + no >= MASS:
         return yes / (yes + no)
     for text in (answer.text, guards.clean(answer.text, question)):  # which takes "はい、" for an opening

@@ -99,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
         right = f"{row['right']} of {row['checks']} attention checks right"
         lines.append(f"left out: {row['voter']}, {right} ({row['votes']:,} votes)")
     if result["unchecked"]:
-        lines.append(f"met no attention check, and counted: {', '.join(result['unchecked'])}")
+        lines.append(f"voters without an attention check, counted all the same: {len(result['unchecked']):,}")
     agreement = result["agreement"]
     if agreement is None:
         lines.append("agreement: not defined, as no two people judged the same pair, or all said the same")

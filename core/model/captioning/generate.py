@@ -44,7 +44,7 @@ class Generated(NamedTuple):
     text: str
     finished: bool  # by its end token, and not by the limit of tokens
     tokens: int  # without padding and prompt
-    first: Mapping[str, float] = {}  # how probable which first tokens were, of an answer to a question
+    first: tuple[tuple[str, float], ...] = ()  # the likely first tokens and how likely, of an answer to a question
 
 
 class Inputs(NamedTuple):
@@ -107,7 +107,7 @@ class LoadedModel:
             first: dict[str, float] = {}
             for word, value in zip(decode(tokens[:, None]), values, strict=True):
                 first[word] = first.get(word, 0.0) + value
-            answers.append(Generated(tidy(text), True, made.sequences.shape[1] - skip, first))
+            answers.append(Generated(tidy(text), True, made.sequences.shape[1] - skip, tuple(first.items())))
         return answers
 
     def _moved(self, inputs: Any) -> dict[str, Any]:

@@ -203,10 +203,11 @@ def parse(data: bytes) -> Generated | Problem:
     return Generated(tidy(text or ""), reason != "length", tokens, _first_tokens(choice))
 
 
-def _first_tokens(choice: dict[str, Any]) -> dict[str, float]:
-    """Return the probabilities of the first token of an answer; {} where the server does not tell them."""
+def _first_tokens(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the probabilities of the first token of an answer; none where the server does not tell them."""
     first: dict[str, float] = {}
     with suppress(KeyError, IndexError, TypeError, OverflowError):
         for each in choice["logprobs"]["content"][0]["top_logprobs"]:
-            first[each["token"]] = first.get(each["token"], 0.0) + math.exp(each["logprob"])
-    return first
+            token = str(each["token"])
+            first[token] = first.get(token, 0.0) + math.exp(each["logprob"])
+    return tuple(first.items())
