@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -212,16 +211,14 @@ def serve(
         UsageError: an address that cannot be used, or nothing to look in.
         CommonArtError: Gradio is not installed.
     """
-    if find_spec("gradio") is None:
-        what = "`commonart lookup --serve` needs Gradio, which is not installed."
-        raise CommonArtError(what, "Install it: uv sync --extra serve.", EXIT_USAGE)
-    from commonart.core.output import web_page
+    from commonart.core.output import web
 
     summary, started_at = Summary("lookup"), time.monotonic()
-    with trouble(), web_page.listen(address) as listener:
-        with Search(paths, quiet) as search:
-            count, _ = search.count()  # and the index is made before anybody asks
-        with web_page.gradio_cache():
+    with trouble():
+        web.check_gradio("commonart lookup --serve")
+        with web.listen(address) as listener, web.gradio_cache("lookup"), suppress(KeyboardInterrupt):
+            with Search(paths, quiet) as search:
+                count, _ = search.count()  # and the index is made before anybody asks
             from commonart.core.output.lookup_page import MAX_UPLOAD, STYLE, TEXTS, page
 
             def answer(given: Mapping[str, str]) -> tuple[list[dict[str, Any]], int, int, bool]:
@@ -235,12 +232,10 @@ def serve(
                     conflict = bool(lookup_text.conflicts(shown))
                     return [*removed, *shown[:SHOWN]], found, search.count()[0], conflict
 
-            log.say(f"{count:,} records: open {web_page.url_of(listener)} (Ctrl-C ends it)")
-            if not web_page.is_loopback(listener):
-                log.warn("everybody who can reach this address can ask what is in these shards: there is no password")
-            with suppress(KeyboardInterrupt):
-                web_page.serve_blocks(
-                    page(answer), TEXTS, listener, max_upload=MAX_UPLOAD, style=STYLE, started=started
-                )
+            web.run(
+                page(answer), listener, texts=TEXTS, css=STYLE, max_upload=MAX_UPLOAD, started=started,
+                opened=f"{count:,} records: open {{url}} (Ctrl-C ends it)",
+                exposed="everybody who can reach this address can ask what is in these shards: there is no password",
+            )  # fmt: skip
     summary.seconds = time.monotonic() - started_at
     return summary

@@ -1,6 +1,6 @@
 """A web page to generate images with (core/generation/page.py): `commonart serve`, then http://127.0.0.1:8000/.
 
-Only this machine can reach it, unless HOST:PORT says otherwise; `core.output.web_page` keeps other sites out.
+`core.output.web` says who may ask, and that nothing is requested from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.drops import Summary
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import UsageError
 from commonart.core.generation.request import ModelSpec
-from commonart.core.log import say, warn
-from commonart.core.output import metadata, web_page
+from commonart.core.output import metadata, web
 from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
@@ -40,13 +38,11 @@ def run(
         UsageError: an address or folder that cannot be used.
         CommonArtError: Gradio is not installed, or the model cannot be found.
     """
-    if find_spec("gradio") is None:
-        what = "`commonart serve` needs Gradio, which is not installed."
-        raise CommonArtError(what, "Install it: uv sync --extra serve.")
+    web.check_gradio("commonart serve")
     metadata.format_of(f"image.{ending}", "--format")
     folder = _folder(out)
     began = time.monotonic()
-    with web_page.listen(address) as listener:
+    with web.listen(address) as listener:
         from commonart.core.generation.session import Session
 
         session = Session.open(spec, marks)
@@ -66,17 +62,18 @@ def serve(
     started: Callable[[uvicorn.Server], Any] = lambda server: None,
 ) -> None:
     """Serve the page on a socket that listens, until interrupted; `started` is called with the server before it runs."""
-    with web_page.gradio_cache() as cache:
+    with web.gradio_cache("serve") as cache:
         from commonart.core.generation.page import TEXTS, page
         from commonart.core.generation.worker import GenerationWorker
 
         worker = GenerationWorker(session, folder, cache, batch, ending)
         worker.find()
-        say(f"{worker.name}: open {web_page.url_of(listener)} (Ctrl-C ends it); images go to {folder}/")
-        if not web_page.is_loopback(listener):
-            warn("everybody who can reach this address can generate images here and see them: there is no password")
         try:
-            web_page.serve_blocks(page(worker), TEXTS, listener, root_path=root_path, started=started)
+            web.run(
+                page(worker), listener, texts=TEXTS, root_path=root_path, started=started,
+                opened=f"{worker.name}: open {{url}} (Ctrl-C ends it); images go to {folder}/",
+                exposed="everybody who can reach this address can generate images here and see them: there is no password",
+            )  # fmt: skip
         finally:
             worker.stop_all()
 

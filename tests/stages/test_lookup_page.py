@@ -17,7 +17,7 @@ from browser import Browser
 from found_shards import AUTHORS, encoded
 
 from commonart.core.errors import CommonArtError
-from commonart.core.output import web_page
+from commonart.core.output import web
 from commonart.stages import lookup
 
 pytest.importorskip("gradio")
@@ -40,8 +40,8 @@ def serving(here: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         listeners: list[Any] = []
-        original = web_page.listen
-        patch.setattr(web_page, "listen", lambda address: listeners.append(original(address)) or listeners[0])
+        original = web.listen
+        patch.setattr(web, "listen", lambda address: listeners.append(original(address)) or listeners[0])
         thread = threading.Thread(target=lookup.serve, args=((), "0"), kwargs={"started": servers.append}, daemon=True)
         thread.start()
         end = time.monotonic() + 60
@@ -49,7 +49,7 @@ def serving(here: Path) -> Iterator[str]:
             assert thread.is_alive() and time.monotonic() < end
             time.sleep(0.05)
         try:
-            yield web_page.url_of(listeners[0])
+            yield f"http://127.0.0.1:{listeners[0].getsockname()[1]}/"
         finally:
             servers[0].should_exit = True
             thread.join(20)
@@ -87,7 +87,7 @@ def test_other_sites_are_refused_and_gradio_may_be_missing(here: Path, monkeypat
         status, headers = ask(url)
         assert status == 200 and "default-src 'self'" in headers["Content-Security-Policy"]
         assert ask(url, Host="evil.example")[0] == 403 and ask(url, Origin="https://evil.example")[0] == 403
-    monkeypatch.setattr(lookup, "find_spec", lambda name: None)
+    monkeypatch.setattr(web, "find_spec", lambda name: None)
     with pytest.raises(CommonArtError, match="needs Gradio, which is not installed") as error:
         lookup.serve((), "0")
     assert error.value.code == 2

@@ -1,8 +1,8 @@
-"""Web pages by Gradio that ask nothing of the outside: one address, offline assets, and a guard against other sites.
+"""What the web pages of commonart share: who may ask, what is refused, and the server that runs them.
 
-Only this machine can reach a page, unless HOST:PORT says otherwise. Nothing is requested from elsewhere: analytics are off,
-fonts are the system's, and a content security policy forbids the browser the rest. Another site can neither read a page
-nor use it: foreign origins are refused, and on loopback foreign host names too (DNS rebinding).
+Only this machine can reach a page, unless HOST:PORT says otherwise. Nothing is requested from elsewhere: analytics are
+off, fonts are the system's, and a content security policy forbids the browser the rest. Another site can neither read a
+page nor act on it: foreign origins are refused, and on loopback foreign host names too (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from commonart.core.errors import UsageError
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import say, warn
 from commonart.core.output import contact_sheet, html
 
 if TYPE_CHECKING:
@@ -27,71 +29,80 @@ if TYPE_CHECKING:
     import uvicorn
 
 Message = MutableMapping[str, Any]  # of ASGI
+FONTS = (*html.FONTS[:-1], "commonart-ja", html.FONTS[-1])
 HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-FONTS = (*html.FONTS[:-1], "commonart-ja", html.FONTS[-1])
+# Chromium keeps the boxes that stood for letters before their font came, until the style of the element itself changes.
+FONT_JS = """document.fonts.addEventListener('loadingdone', event => {
+  if (event.fontfaces.some(face => face.family.includes('commonart-ja'))) document.documentElement.classList.add('ja-font');
+});"""
+FONT_CSS = ".ja-font * { text-rendering: geometricPrecision }"
+
+
+def check_gradio(command: str) -> None:
+    """Raise CommonArtError where Gradio, which the page of `command` is built with, is not installed."""
+    if find_spec("gradio") is None:
+        what = f"`{command}` needs Gradio, which is not installed."
+        raise CommonArtError(what, "Install it: uv sync --extra serve.")
 
 
 @contextmanager
-def gradio_cache() -> Iterator[Path]:
-    """Give Gradio, which must not be imported before, an empty folder for its files, which goes with the block."""
+def gradio_cache(name: str) -> Iterator[Path]:
+    """Prepare Gradio, before it is imported: no analytics, and a folder for what it serves, which ends with the block."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
-    with tempfile.TemporaryDirectory(prefix="commonart-serve-") as cache:
+    with tempfile.TemporaryDirectory(prefix=f"commonart-{name}-") as cache:
         os.environ["GRADIO_TEMP_DIR"] = cache  # Gradio serves copies from here, and nothing else
         yield Path(cache).resolve()
 
 
-def url_of(listener: socket.socket) -> str:
-    """Return the address at which a page on this socket is opened."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
-
-def serve_blocks(
-    blocks: gr.Blocks,
-    texts: Mapping[str, dict[str, str]],
+def run(
+    page: gr.Blocks,
     listener: socket.socket,
     *,
+    texts: Mapping[str, Mapping[str, str]],
+    opened: str,
+    exposed: str,
     root_path: str = "",
+    css: str = "",
+    js: str | None = None,
     max_upload: int = 0,
-    style: str = "",
     started: Callable[[uvicorn.Server], Any] = lambda server: None,
 ) -> None:
     """Serve a page on a socket that listens, until interrupted.
 
     Args:
-        texts: its labels by language.
-        root_path: path or URL under which a reverse proxy publishes it.
-        max_upload: bytes that a visitor may upload as one file.
-        style: CSS beside that of the Japanese font.
-        started: called with the server before it runs.
+        texts: the page's words by language, as `gr.I18n` takes them.
+        opened: what is said with the page's address in place of `{url}`.
+        exposed: the warning where others than this machine can reach the page.
+        root_path: path or URL under which a reverse proxy publishes the page.
+        max_upload: bytes of a file that a visitor may upload.
+        started: is called with the server before it runs.
     """
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
 
     host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
     app = gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, path="/", server_name=host,
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, path="/", server_name=host,
         server_port=port, footer_links=[], run_history=False, root_path=root_path or None, ssr_mode=False,
-        pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**texts),
-        theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face() + style,
+        pwa=False, mcp_server=False, enable_monitoring=False, i18n=gr.I18n(**{k: dict(v) for k, v in texts.items()}),
+        theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", *FONTS)), css=font_face() + css,
+        js=f"() => {{ {FONT_JS} {f'({js})()' if js else ''} }}",
         max_file_size=max_upload,
     )  # fmt: skip
-    guarded = Guard(app, loopback=is_loopback(listener), public=urlsplit(root_path).netloc)
-    server = uvicorn.Server(
-        uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
-    )
+    guarded = Guard(app, loopback=loopback(name), public=urlsplit(root_path).netloc)
+    config = uvicorn.Config(guarded, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    say(opened.replace("{url}", f"http://{name}:{port}/"))  # a folder may have braces in its name
+    if not guarded.loopback:
+        warn(exposed)
     started(server)
     server.run(sockets=[listener])
-
-
-def is_loopback(listener: socket.socket) -> bool:
-    """Return whether a socket listens to this machine alone."""
-    return loopback(urlsplit(url_of(listener)).netloc)
 
 
 def font_face() -> str:
@@ -102,8 +113,8 @@ def font_face() -> str:
     if font is None or not font.endswith((".ttf", ".otf")):
         return ""
     gr.set_static_paths([font])
-    source = f"url('./gradio_api/file={quote(font)}')"
-    return f"@font-face {{ font-family: 'commonart-ja'; src: {source}; unicode-range: U+3000-30FF, U+3400-9FFF, U+FF00-FFEF }}"
+    source, letters = f"url('./gradio_api/file={quote(font)}')", "U+3000-30FF, U+3400-9FFF, U+FF00-FFEF"
+    return f"@font-face {{ font-family: 'commonart-ja'; src: {source}; unicode-range: {letters} }} {FONT_CSS}"
 
 
 @dataclass(frozen=True, slots=True)
