@@ -24,14 +24,14 @@ TEXTS = {
     "en": {
         "title": "Was this image in the training set?",
         "lead": "Give one of these: the address of an image, of its page or of its author; an author's name; a SHA-256; the "
-        "key of a record; or an image, of which resized copies are found, too. Nothing that you give is kept.",
+        "key of a record; or an image, of which resized copies are found, too.",
         "url": "Address (URL)", "author": "Author", "sha256": "SHA-256 of the file", "key": "Key", "upload": "Image file",
         "search": "Look up", "result": "Result",
     },
     "ja": {
         "title": "この画像は学習に使われましたか",
         "lead": "次のうち一つを入力してください：画像・作品ページ・作者のアドレス、作者名、SHA-256、記録のキー、または画像ファイル"
-        "（縮小などされた複製も見つかります）。入力された内容は保存されません。",
+        "（縮小などされた複製も見つかります）。",
         "url": "アドレス（URL）", "author": "作者名", "sha256": "ファイルの SHA-256", "key": "キー", "upload": "画像ファイル",
         "search": "照会する", "result": "結果",
     },
