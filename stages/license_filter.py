@@ -25,7 +25,6 @@ from commonart.core.data.record import Caption, Record, check_split, split_of
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
-from commonart.core.licenses.statements import resolve_license
 
 CACHED_VERDICTS = 65536  # real data needs a few dozen, hostile data as many as it likes
 MAX_CACHED_TEXT = 2000  # characters of the statements whose verdict is kept
@@ -220,10 +219,7 @@ def _is_original(caption: Caption) -> bool:
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
     """Decide on statements that are new, and keep the decision while there is room."""
     source, url, raw, stated, basis = ((text or "").strip() for text in statements)
-    license, reason = resolve_license(url, raw, stated)
-    chosen = policy.choose(license) if license is not None else None
-    if license is not None and chosen is None:
-        reason = f"license_not_allowed:{license.id}"
+    license, chosen, reason = policy.judge(url, raw, stated)
     # What the set alone states stays so, whichever licence it names.
     basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
     row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason

@@ -31,11 +31,16 @@ USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
 SAME = {
-    "data": ("fingerprint",),
+    "data": ("fingerprint", "digest", "used"),
     "text_encoder": ("name", "revision", "precision", "cached", "store"),
     "autoencoder": ("name", "revision", "cached", "store"),
     "vision_tower": ("name", "revision"),
     "language_model": ("name", "revision"),
+}
+CHANGED = {
+    "fingerprint": "the shards changed",
+    "digest": "other records of the shards are trained on (policy, blocklist, features)",
+    "used": "other captions of the shards are trained on (policy, accepted terms)",
 }
 ENCODERS, PARTS = (
     ("text_encoder", "autoencoder"),
@@ -230,8 +235,8 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
     for part, names in SAME.items():
         for name in names if part in described else ():
             before, now = old[part].get(name), described[part].get(name)
-            if before != now:
-                what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
+            if before != now and (name in old[part] or name not in CHANGED):  # runs of older versions lack some
+                what = CHANGED.get(name, f"{part}.{name} was {before} and is {now}")
                 raise CommonArtError(
                     f"{run} cannot go on: {what} since it was started.",
                     f"Put them back, or start another run: -o OTHER --init {run}.",
