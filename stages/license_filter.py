@@ -10,7 +10,6 @@ Captions are judged too (core/data/caption_terms.py): one that may not be used i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -80,13 +79,11 @@ class Criteria:
 
 
 class Tally:
-    """How many records of each source and licence came in and went out, how many of the latter are held out, and which captions
-    were removed."""
+    """How many records of each source and licence came in and went out, and how many of the latter are held out."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
-        self.captions_removed: Counter[str] = Counter()  # by reason
 
     def counts(self, source: str, license: str) -> list[int]:
         """Return the [in, out] of a row, to be counted up."""
@@ -113,9 +110,9 @@ class LicenseSummary(Summary):
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
-        removed = {"captions_removed": dict(sorted(self.tally.captions_removed.items()))}
+        removed = {"captions_removed": dict(sorted(self.captions_removed.items()))}
         counts = {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
-        return {**counts, **(removed if self.tally.captions_removed else {})}
+        return {**counts, **(removed if self.captions_removed else {})}
 
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
@@ -125,7 +122,7 @@ class LicenseSummary(Summary):
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.tally.captions_removed.items())]
+        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.captions_removed.items())]
         return [*lines, f"  held out: {self.tally.heldout:,}", *removed]
 
 
@@ -153,7 +150,7 @@ def license_filter(
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
     judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
-    fine, tally.captions_removed = judge.fine, judge.removed
+    fine, drop.captions_removed = judge.fine, judge.removed
     decisions: dict[Statements, _Decision] = {}
     for record in records:
         get = record.get

@@ -14,6 +14,8 @@ import torch
 
 from commonart.core import launch, log
 from commonart.core.data.files import lock, write_json
+from commonart.core.data.notes import read_beside
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_dtype
@@ -23,7 +25,7 @@ from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
-from commonart.core.training import checkpoint
+from commonart.core.training import checkpoint, provenance
 from commonart.core.training.checkpoint import Checkpoint
 from commonart.core.training.distributed import World
 
@@ -162,6 +164,8 @@ def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: to
         "languages": dict(settings.languages),
         "lengths": dict(settings.lengths),
         "init": origin or read(settings.run).get("init", {}),
+        "code": provenance.code(),
+        "history": [note for folder, _ in data_sets(settings.data) for note in read_beside(folder)],
         "versions": {name: version(name) for name in VERSIONED},
     }
 
@@ -208,7 +212,8 @@ def held(
                 locks.enter_context(lock(folder))
                 if checkpoint.folder_of(folder).exists():
                     raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
-            write_json(folder / "run.json", described)
+            cost = {} if resume is None else {"compute": read(folder).get("compute")}
+            write_json(folder / "run.json", {**described, **cost})
 
         yield begin
 

@@ -89,7 +89,7 @@ def test_captions_are_removed_and_counted_and_their_translations_with_them() -> 
             ("cat-translate", "florence2"),
         ]
     assert len(kept) == 3 and not drop.reasons
-    assert tally.captions_removed == {
+    assert drop.captions_removed == {
         "caption_of_refused_model:blip2-opt": 6, "caption_license_not_allowed:CC-BY-NC-4.0": 6,
     }  # fmt: skip
 
