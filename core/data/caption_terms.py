@@ -44,6 +44,12 @@ def is_closed_service(name: str) -> bool:
     return _CLOSED.match(name) is not None
 
 
+def terms_of(name: str) -> str | None:
+    """Return the registry's word for the terms on what a model writes; of "TRANSLATOR of ORIGINAL" both; None: not known."""
+    rows = [writer(each) for each in name.split(" of ")]
+    return " of ".join(row.outputs for row in rows if row) if all(rows) else None
+
+
 def maker_problem(name: str) -> str:
     """Return why the terms of a model do not allow training on its captions, or "": caption_of_refused_model:NAME."""
     row = writer(name)

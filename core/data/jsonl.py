@@ -290,7 +290,11 @@ class JsonlWriter:
     def __exit__(self, *error: Any) -> None:
         if self._held and not isinstance(error[1], ReaderGone):
             note = b"" if error[0] or self.note is None else b',"%b":%b' % (FIELD.encode(), orjson.dumps(self.note))
-            self._put(self._held[:-2] + note + b"}\n")
+            try:
+                self._put(self._held[:-2] + note + b"}\n")
+            except ReaderGone:
+                if error[0] is None:
+                    raise
         if error[0] is None and self._confirmed is not None and next(self._confirmed, None) is not None:
             problem = self._holds_others()
             self._target.__exit__(type(problem), problem, None)

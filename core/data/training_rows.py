@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data.admission import MISSING, Kind, Rules, Work
+from commonart.core.data.caption_terms import terms_of
 from commonart.core.data.order import SampleGroup
 from commonart.core.data.record import Record, captions
 from commonart.core.data.shards import reader
@@ -256,10 +257,13 @@ class Index:
         for kind, count in zip(self.kind_names, taken.tolist(), strict=True):
             makers[kind.model, kind.revision, kind.license, kind.lang, kind.accepted] += count
         rows = [
-            {"model": model, "revision": revision, "license": license, "lang": lang, "captions": count}
+            {
+                "model": model, "revision": revision, "license": license, "terms": terms_of(model), "lang": lang,
+                "captions": count,
+            }
             for (model, revision, license, lang, _), count in makers.most_common()
             if count
-        ]
+        ]  # fmt: skip
         return {
             "folder": self.folder, "shards": len(self.shards), "images": len(self.keys),
             "captions": len(self.languages), "used": int(taken.sum()), "heldout": self.heldout, "left_out": self.left_out,

@@ -115,7 +115,8 @@ def test_what_run_json_says_of_the_data(tmp_path: Path) -> None:
     about = index.describe(index.caption_odds({"ja": 1.0, "en": 0.0}))
     assert about["licenses"] == {"CC-BY-2.0": 1, "CC0-1.0": 1} and about["sources"] == {"coco": 1, "museum": 1}
     assert about["missing"] == {"source": 0, "author": 1, "address": 1, "sha256": 1}
-    ja = {"model": "cat-translate of florence2", "revision": "r1", "license": "MIT", "lang": "ja", "captions": 1}
+    ja: dict[str, Any] = {"model": "cat-translate of florence2", "revision": "r1", "license": "MIT"}
+    ja |= {"terms": "free of free", "lang": "ja", "captions": 1}
     assert about["makers"] == [ja] and (about["images"], about["captions"], about["used"]) == (2, 3, 1)
     lines = f"k0 {'ab' * 8}\nk1 {'0' * 16}\n"
     assert about["digest"] == hashlib.sha256(lines.encode()).hexdigest()
