@@ -160,9 +160,11 @@ def _to_jsonl(
     summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, overwrite: bool,
     note: Callable[[], Note],
 ) -> None:  # fmt: skip
+    read_by_a_person = out == "-" and sys.stdout is not None and sys.stdout.isatty()
+    in_band = _is_stream(out) and not read_by_a_person
     # Libraries print to stdout as they please; only records may stand there.
     with (
-        jsonl.JsonlWriter(out, overwrite=overwrite, notes=_is_stream(out)) as writer,
+        jsonl.JsonlWriter(out, overwrite=overwrite, notes=in_band) as writer,
         jsonl.JsonlWriter(rejects) if rejects else nullcontext() as keep,
         redirect_stdout(sys.stderr),
     ):
@@ -178,5 +180,5 @@ def _to_jsonl(
             summary.written = writer.count
             summary.dropped, summary.missing, summary.failures = drop.reasons, drop.missing_reasons, drop.failures
             summary.captions_removed = drop.captions_removed
-        if _is_stream(out):
+        if in_band:
             writer.note = note()
