@@ -44,10 +44,8 @@ CHANGED = {
     "digest": "other records of the shards are trained on (policy, blocklist, features)",
     "used": "other captions of the shards are trained on (policy, accepted terms)",
 }
-ENCODERS, PARTS = (
-    ("text_encoder", "autoencoder"),
-    ("vision_tower", "language_model"),
-)  # of a transformer, of a captioner
+ENCODERS = ("text_encoder", "autoencoder")  # of a transformer
+PARTS = ("vision_tower", "language_model")  # of a captioner
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}
