@@ -15,6 +15,19 @@ def train(
     data: Annotated[
         str, typer.Option(metavar="FOLDER", help="Shards, with or without cached features; A,B:0.5 to mix several.")
     ] = "shards/",
+    policy: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY", help="Licence policy that every record must meet: strict, paper, or a TOML file."
+        ),
+    ] = "paper",
+    blocklist: Annotated[
+        str, typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line.")
+    ] = "",
+    skip_unlicensed: Annotated[
+        bool,
+        typer.Option("--skip-unlicensed", help="Leave out what may not be trained on, instead of refusing the data."),
+    ] = False,
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run (default: runs/STAGE).")
     ] = "",
@@ -119,6 +132,9 @@ def train(
     settings = Settings(
         stage=stage,
         data=data,
+        policy=policy,
+        blocklist=blocklist,
+        skip_unlicensed=skip_unlicensed,
         out=out,
         gpus=gpus,
         init=init,

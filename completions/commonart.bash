@@ -114,6 +114,8 @@ _commonart() {
             "encode-image --num-tasks") words="" ;;
             "train --stage") words="256-early 256-mid 256-late 512 nano captioner-align captioner" ;;
             "train --data") words="" ;;
+            "train --policy") words="" ;;
+            "train --blocklist") words="" ;;
             "train -o"|"train --out") words="" ;;
             "train --gpus") words="" ;;
             "train --init") words="" ;;
@@ -257,7 +259,7 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;

@@ -47,6 +47,9 @@ class Settings:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights; empty: all captions alike
     lengths: Mapping[str, float] = dataclasses.field(default_factory=dict)  # weights of short and long captions
+    policy: str = "paper"  # what may be trained on: `core.data.admission.Rules`
+    blocklist: str = ""
+    skip_unlicensed: bool = False
     gpus: int | None = None
     seed: int = 0
     device: str = "auto"

@@ -22,6 +22,7 @@ from commonart.core.data.download.request import Request
 from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
+from commonart.core.data.notes import Note
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE
 from commonart.core.data.shards.manifest import finished
@@ -168,8 +169,9 @@ def run(
     if not list_only and (out is None or stream.takes_jsonl(out)):
         raise UsageError("fetch brings images, which do not go into JSONL.", "Give a folder: -o raw/; or add --list.")
     records: Iterable[Record]
+    notes: list[Note] = []
     if piped:
-        records = map(as_listed, jsonl.read(stream.source_or_stdin(source)))
+        records = map(as_listed, jsonl.read(stream.source_or_stdin(source), notes))
         if limit is not None:
             records = (record for record, _ in zip(records, range(limit), strict=False))
     else:
@@ -182,7 +184,7 @@ def run(
         from commonart.core.data.sources.flickr import own_licenses
 
         records = own_licenses(records, flickr_key_file, limits)
-    options |= {"out": out, "shard_size": shard_size}
+    options |= {"out": out, "shard_size": shard_size, "inputs": notes}
     if list_only:
         return stream.run("fetch", lambda records, drop: drop.listed(records), records=records, **options)
     assert out is not None

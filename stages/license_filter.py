@@ -10,7 +10,6 @@ Captions are judged too (core/data/caption_terms.py): one that may not be used i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -26,7 +25,6 @@ from commonart.core.data.record import Caption, Record, check_split, split_of
 from commonart.core.errors import UsageError
 from commonart.core.licenses.license import License
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
-from commonart.core.licenses.statements import resolve_license
 
 CACHED_VERDICTS = 65536  # real data needs a few dozen, hostile data as many as it likes
 MAX_CACHED_TEXT = 2000  # characters of the statements whose verdict is kept
@@ -82,13 +80,11 @@ class Criteria:
 
 
 class Tally:
-    """How many records of each source and licence came in and went out, how many of the latter are held out, and which captions
-    were removed."""
+    """How many records of each source and licence came in and went out, and how many of the latter are held out."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
         self.heldout = 0
-        self.captions_removed: Counter[str] = Counter()  # by reason
 
     def counts(self, source: str, license: str) -> list[int]:
         """Return the [in, out] of a row, to be counted up."""
@@ -115,9 +111,9 @@ class LicenseSummary(Summary):
         sources: dict[str, dict[str, dict[str, int]]] = {}
         for source, license, read, written in self.tally.rows():
             sources.setdefault(source, {})[license] = {"in": read, "out": written}
-        removed = {"captions_removed": dict(sorted(self.tally.captions_removed.items()))}
+        removed = {"captions_removed": dict(sorted(self.captions_removed.items()))}
         counts = {**Summary.as_json(self), "sources": sources, "heldout": self.tally.heldout}
-        return {**counts, **(removed if self.tally.captions_removed else {})}
+        return {**counts, **(removed if self.captions_removed else {})}
 
     def table(self) -> list[str]:
         """Return the counts as lines of text, for a terminal."""
@@ -127,7 +123,7 @@ class LicenseSummary(Summary):
         rows.insert(0, ("source", "licence", "in", "out"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.tally.captions_removed.items())]
+        removed = [f"  captions removed: {n:,}  {why}" for why, n in sorted(self.captions_removed.items())]
         return [*lines, f"  held out: {self.tally.heldout:,}", *removed]
 
 
@@ -155,7 +151,7 @@ def license_filter(
     tally = tally if tally is not None else Tally()
     policy, observed_after, blocklist = criteria.policy, criteria.observed_after, criteria.blocklist
     judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
-    fine, tally.captions_removed = judge.fine, judge.removed
+    fine, drop.captions_removed = judge.fine, judge.removed
     decisions: dict[Statements, _Decision] = {}
     stated = itemgetter(*STATED)
     for record in records:
@@ -221,10 +217,7 @@ def _is_original(caption: Caption) -> bool:
 def _decide(statements: Statements, policy: Policy, decisions: dict[Statements, _Decision], tally: Tally) -> _Decision:
     """Decide on statements that are new, and keep the decision while there is room."""
     source, url, raw, stated, basis = ((text or "").strip() for text in statements)
-    license, reason = resolve_license(url, raw, stated)
-    chosen = policy.choose(license) if license is not None else None
-    if license is not None and chosen is None:
-        reason = f"license_not_allowed:{license.id}"
+    license, chosen, reason = policy.judge(url, raw, stated)
     # What the set alone states stays so, whichever licence it names.
     basis = "set" if basis == "set" or (chosen and chosen.one_of) else chosen.basis if chosen else ""
     row_name = f"{license.id}{' (set)' if basis == 'set' else ''}" if license is not None else reason

@@ -24,6 +24,7 @@ from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, neares
 from commonart.core.data.images.decode import MAX_PIXELS, RESAMPLES, DecodeError, ProbedImage
 from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
 from commonart.core.data.images.phash import fingerprint, phash
+from commonart.core.data.notes import Note
 from commonart.core.data.record import Record, check_split, split_of
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks
@@ -138,12 +139,12 @@ def run(
     seen = {"size": size, "buckets": buckets, "min_size": min_size, "max_pixels": MAX_PIXELS, "blocklist": blocked_by}
     settings = {**seen, "format": format, "quality": quality, "resample": resample, "dedup": dedup}
     with tempfile.TemporaryDirectory(prefix="commonart-") as spool:
-        source, copies = stream.source_or_stdin(source), None
+        source, copies, notes = stream.source_or_stdin(source), None, list[Note]()
         if dedup:
             if source == "-":  # it is read twice, and need not fit into memory
                 source = f"{spool}/stdin.jsonl.zst"
                 with jsonl.JsonlWriter(source) as writer:
-                    for record in jsonl.read("-"):
+                    for record in jsonl.read("-", notes):
                         writer.write(record)
             one = partial(_fingerprint, spec=spec, blocklist=blocked)
             prints = partial(threads.map_ordered, one, workers=workers)
@@ -154,7 +155,7 @@ def run(
         transform = partial(shard, spec=spec, copies=copies, blocklist=blocked, workers=workers)
         return stream.run(
             "shard", transform, source=source, out=out, settings=settings, task=task, shard_size=shard_size,
-            quiet=quiet, **options,
+            quiet=quiet, inputs=notes, **options,
         )  # fmt: skip
 
 

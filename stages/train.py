@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from commonart.core import launch, log, recipes, slurm
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
+from commonart.core.licenses.policies import load_policy
 from commonart.core.settings import Settings, TrainingSummary
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run(settings: Settings) -> TrainingSummary | None:
     """
     settings.check()
     data_sets(settings.data)  # raises for a folder that is not there
+    load_policy(settings.policy)  # and for an unknown one
     if launch.must_spawn(settings.gpus):
         return _spawn(settings, settings.gpus or 1)
     with launch.stoppable(str(settings.run)) as stop:
@@ -97,13 +99,16 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
-        described = runs.describe(settings, recipe, data.index.describe(), *used.describe(), model, origin, dtype)
+        described = runs.describe(
+            settings, recipe, data.index.describe(data.source.weights), *used.describe(), model, origin, dtype
+        )
         begin(described, resume, origin)
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
         if data.resident and world.device.type == "cpu":
             settings = replace(settings, workers=0)
         summary = trainer.train(model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop)
     summary.left_out = {**data.index.left_out, **data.damaged}
+    summary.captions_left_out = dict(data.index.captions_left_out)
     return summary
 
 

@@ -44,6 +44,12 @@ def is_closed_service(name: str) -> bool:
     return _CLOSED.match(name) is not None
 
 
+def terms_of(name: str) -> str | None:
+    """Return the registry's word for the terms on what a model writes; of "TRANSLATOR of ORIGINAL" both; None: not known."""
+    rows = [writer(each) for each in name.split(" of ")]
+    return " of ".join(row.outputs for row in rows if row) if all(rows) else None
+
+
 def maker_problem(name: str) -> str:
     """Return why the terms of a model do not allow training on its captions, or "": caption_of_refused_model:NAME."""
     row = writer(name)
@@ -71,6 +77,26 @@ def problem(caption: Caption, policy: Policy, accepted: Sequence[str] = ()) -> s
     return "" if free or policy.allows(normalize(license)) else f"caption_license_not_allowed:{license}"
 
 
+def problems(captions: Sequence[Caption], policy: Policy, accepted: Sequence[str] = ()) -> list[str]:
+    """Return `problem` of each of a record's captions; with a caption go its translations.
+
+    A translation whose original is not there is judged by what its name says: nobody knows under which licence a person wrote.
+    """
+    reasons = [problem(caption, policy, accepted) for caption in captions]
+    originals: dict[str, str] = {}
+    for caption, reason in zip(captions, reasons, strict=True):
+        if not caption.get("translated_from"):
+            name = str(caption.get("model") or "source")
+            originals[name] = originals.get(name) or reason
+    for number, caption in enumerate(captions):
+        # As `stages.translate.origins` names it: the model, #2 for its second.
+        name = str(caption.get("translated_from") or "").partition("#")[0]
+        if name and not reasons[number]:
+            gone = name not in originals
+            reasons[number] = problem({"model": name, "synthetic": True}, policy, accepted) if gone else originals[name]
+    return reasons
+
+
 MAKING = ("model", "license", "translated_from", "synthetic")
 
 
@@ -86,21 +112,14 @@ class CaptionJudge:
         """Return the captions that may be used, in their order; with a caption go its translations."""
         if len(self.fine) >= _CACHED:
             self.fine.clear()
-        reasons = [problem(caption, self.policy, self.accepted) for caption in captions]
-        gone = {
-            str(caption.get("model") or "source"): reason
-            for caption, reason in zip(captions, reasons, strict=True)
-            if reason and not caption.get("translated_from")
-        }
         kept = []
-        for caption, reason in zip(captions, reasons, strict=True):
-            reason = reason or gone.get(str(caption.get("translated_from") or "").partition("#")[0], "")
+        for caption, reason in zip(captions, problems(captions, self.policy, self.accepted), strict=True):
             if reason:
                 self.removed[reason] += 1
                 continue
             kept.append(caption)
             making = {name: caption.get(name) for name in MAKING}
             plain = all(isinstance(value, str | bool | None) for value in making.values())
-            if plain and not problem(making, self.policy):
+            if plain and not any(problems([making], self.policy)):
                 self.fine.add(tuple(making.values()))
         return kept

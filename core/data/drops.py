@@ -93,6 +93,7 @@ class Drop:
     def __init__(self, keep: Callable[[Record], None] | None = None) -> None:
         self.reasons: Counter[str] = Counter()
         self.missing_reasons: Counter[str] = Counter()
+        self.captions_removed: Counter[str] = Counter()
         self.failures = 0
         self._keep = keep
         self._failed: Any = None  # the key of the record that failed last
@@ -158,6 +159,7 @@ class Summary:
     failures: int = 0
     seconds: float = 0.0
     missing: Counter[str] = field(default_factory=Counter, kw_only=True)  # captions that are not there
+    captions_removed: Counter[str] = field(default_factory=Counter, kw_only=True)
     extra: Callable[[], dict[str, Any]] = field(default=dict, kw_only=True)  # what else the stage tells
 
     def as_json(self) -> dict[str, Any]:

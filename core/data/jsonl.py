@@ -18,6 +18,7 @@ from typing import IO, Any
 import orjson
 
 from commonart.core.data.files import atomic_write
+from commonart.core.data.notes import FIELD, Note, is_note
 from commonart.core.data.record import Record, all_fit, check, rebase, split_pointer
 from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError, ReaderGone, SchemaError
@@ -179,9 +180,10 @@ class SeenKeys:
         return True
 
 
-def read(path: str) -> Iterator[Record]:
+def read(path: str, notes: list[Note] | None = None) -> Iterator[Record]:
     """Yield the records of a `.jsonl[.gz|.zst]` file or of stdin (`-`), each checked, `image` rebased to the working folder.
 
+    What a record carries as the note of its pipe is taken out, and goes to `notes`.
     Raises SchemaError for a line that is not a record or whose key an earlier one has, and as `read_lines`.
     """
     name = "stdin" if path == "-" else path
@@ -189,8 +191,12 @@ def read(path: str) -> Iterator[Record]:
     keys = SeenKeys()
     for first, lines in _lines(path, name):
         batch = _parse_uniform(lines)
-        if batch is None or not keys.add_new(list(map(_KEY, batch)), first):
+        if batch is None or FIELD in batch[0] or not keys.add_new(list(map(_KEY, batch)), first):
             for line, value in _values(lines, name, first):
+                if isinstance(value, dict) and is_note(value.get(FIELD)):
+                    note = value.pop(FIELD)
+                    if notes is not None:
+                        notes.append(note)
                 record = check(value, name, line)
                 keys.add(record["key"], name, line)
                 yield _rebased(folder, record)
@@ -233,12 +239,15 @@ class JsonlWriter:
     """Writes records, one a line, as a context manager. A file is complete or absent; stdout is flushed twice a second.
 
     Without `overwrite` a file that exists is only confirmed, so that the same command may run again: the first record that
-    differs from it is an error. An empty one, as `mktemp` makes it, is replaced.
+    differs from it is an error. An empty one, as `mktemp` makes it, is replaced. With `notes` the last record is held back
+    until the end, and leaves with what `note` then is (`core.data.notes`).
     Raises CommonArtError where the file holds other records, ReaderGone where whoever read stdout has closed it.
     """
 
-    def __init__(self, path: str, *, overwrite: bool = True) -> None:
+    def __init__(self, path: str, *, overwrite: bool = True, notes: bool = False) -> None:
         self.path = path
+        self.note: dict[str, Any] | None = None
+        self._notes, self._held = notes, b""
         self.folder = "" if path == "-" else os.path.dirname(path)
         self.count = 0
         holds_records = path != "-" and os.path.isfile(path) and os.path.getsize(path) > 0
@@ -264,6 +273,12 @@ class JsonlWriter:
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         if self._confirmed is not None and next(self._confirmed, (0, b""))[1] != line[:-1]:
             raise self._holds_others()
+        if self._notes:
+            line, self._held = self._held, line
+        self._put(line)
+        self.count += 1
+
+    def _put(self, line: bytes) -> None:
         try:
             self._out.write(line)
             if self.path == "-" and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
@@ -271,9 +286,15 @@ class JsonlWriter:
                 self._flushed = now
         except BrokenPipeError:
             raise ReaderGone from None
-        self.count += 1
 
     def __exit__(self, *error: Any) -> None:
+        if self._held and not isinstance(error[1], ReaderGone):
+            note = b"" if error[0] or self.note is None else b',"%b":%b' % (FIELD.encode(), orjson.dumps(self.note))
+            try:
+                self._put(self._held[:-2] + note + b"}\n")
+            except ReaderGone:
+                if error[0] is None:
+                    raise
         if error[0] is None and self._confirmed is not None and next(self._confirmed, None) is not None:
             problem = self._holds_others()
             self._target.__exit__(type(problem), problem, None)

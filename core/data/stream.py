@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from importlib.metadata import version
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data import jsonl
+from commonart.core.data import jsonl, notes
 from commonart.core.data.drops import Drop, Summary, Transform
 from commonart.core.data.files import lock
+from commonart.core.data.notes import Note
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
@@ -33,6 +35,11 @@ def takes_jsonl(out: str) -> bool:
 
 def _is_device(path: str) -> bool:
     return os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path)
+
+
+def _is_stream(out: str) -> bool:
+    """Whether nothing can stand beside an output."""
+    return out == "-" or _is_device(out)
 
 
 def source_or_stdin(source: str | None) -> str:
@@ -71,6 +78,7 @@ def run(
     started: float | None = None,
     extra: Callable[[], dict[str, Any]] = dict,
     exclusive: bool = False,
+    inputs: list[Note] | None = None,
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -81,6 +89,7 @@ def run(
         finish: called once with this task's shards, all finished, before their rejects are gathered; it may better them.
         exclusive: refuse a folder that another process writes this task's shards into: the work is too dear to be done twice.
         extra: what the summary tells besides its counts, when it is printed.
+        inputs: the notes of `records`, which may come while these are read.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
     Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
@@ -93,22 +102,32 @@ def run(
     out = task.own_file(out or "-") if out is None or as_jsonl else out
     _check_distinct(source, out, rejects, as_jsonl)
     size = None if as_jsonl and task.count == 1 else shard_size
-    inputs = grouped(records, size) if records is not None else chunks(source_or_stdin(source), size)
+    inputs = [] if inputs is None else inputs
+    work = grouped(records, size) if records is not None else chunks(source_or_stdin(source), size, inputs)
+
+    def note() -> Note:
+        known = [] if source in (None, "-") else notes.read_beside(source)
+        reasons = {name: getattr(summary, name) for name in notes.REASONS}
+        made_by = version("commonart")
+        return notes.make(stage, settings or {}, summary.read, summary.written, reasons, [*known, *inputs], made_by)
+
     try:
         with progress(stage, quiet=quiet) as tick:
             if as_jsonl:
-                owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
-                _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
+                owned = chain.from_iterable(chunk.records for number, chunk in enumerate(work) if task.owns(number))
+                _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite, note)
             else:
                 locked = exclusive and not os.path.isfile(out)
                 with redirect_stdout(sys.stderr), lock(Path(out), task.lock, remove=True) if locked else nullcontext():
-                    tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
+                    tars = run_shards(summary, transform, work, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)
                 if rejects is not None:
                     with jsonl.JsonlWriter(rejects) as writer:
                         for record in chain.from_iterable(map(read_rejects, tars)):
                             writer.write(record)
+            if not _is_stream(out):
+                notes.write_beside(out, note())
         if not summary.read and task.count == 1:
             name = "the source" if records is not None else "stdin" if source in (None, "-") else source
             warn(f"{stage}: there are no records in {name}.")
@@ -136,11 +155,14 @@ def _check_distinct(source: str | None, out: str, rejects: str | None, as_jsonl:
 
 
 def _to_jsonl(
-    summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, overwrite: bool
-) -> None:
+    summary: Summary, transform: Transform, records: Iterable[Record], out: str, rejects: str | None, overwrite: bool,
+    note: Callable[[], Note],
+) -> None:  # fmt: skip
+    read_by_a_person = out == "-" and sys.stdout is not None and sys.stdout.isatty()
+    in_band = _is_stream(out) and not read_by_a_person
     # Libraries print to stdout as they please; only records may stand there.
     with (
-        jsonl.JsonlWriter(out, overwrite=overwrite) as writer,
+        jsonl.JsonlWriter(out, overwrite=overwrite, notes=in_band) as writer,
         jsonl.JsonlWriter(rejects) if rejects else nullcontext() as keep,
         redirect_stdout(sys.stderr),
     ):
@@ -155,3 +177,6 @@ def _to_jsonl(
         finally:
             summary.written = writer.count
             summary.dropped, summary.missing, summary.failures = drop.reasons, drop.missing_reasons, drop.failures
+            summary.captions_removed = drop.captions_removed
+        if in_band:
+            writer.note = note()

@@ -4,6 +4,8 @@ A policy names ids (`CC-BY-4.0`) or families (`CC-BY`: every version, ported or 
 a data set states of all its works together ("one of these four") is allowed where each of the four is.
 """
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from pathlib import Path
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.license import License, conjunction
 from commonart.core.licenses.parse import normalize
+from commonart.core.licenses.statements import resolve_license
 from commonart.core.licenses.table import known_licenses
 
 STRICT: dict[str, str] = {
@@ -38,6 +41,20 @@ class Policy:
     def allows(self, license: License | None) -> bool:
         """Return whether a work under `license` may be used; one of which it is unknown (None) never may."""
         return license is not None and self.choose(license) is not None
+
+    def judge(self, *statements: str | None) -> tuple[License | None, License | None, str]:
+        """Return (what the statements about a work say, the licence under which it is taken, why it is not taken or "")."""
+        license, reason = resolve_license(*statements)
+        chosen = self.choose(license) if license is not None else None
+        if license is not None and chosen is None:
+            reason = f"license_not_allowed:{license.id}"
+        return license, chosen, reason
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what it allows and denies, whatever its name and its reasons."""
+        values = json.dumps([sorted(self.allowed), sorted(self.denied)])
+        return hashlib.sha256(values.encode()).hexdigest()
 
     def choose(self, license: License) -> License | None:
         """Return the licence under which this policy takes the work, or None.

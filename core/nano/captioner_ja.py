@@ -42,7 +42,8 @@ def write_shards(folder: Path, count: int, seed: int) -> None:
             for n in range(first, min(first + SHARD, count)):
                 png = io.BytesIO()
                 Image.fromarray(made.pixels[n].permute(1, 2, 0).numpy()).save(png, "PNG")
-                record: Record = {"key": f"scene_{seed}_{n:06d}", "width": 64, "height": 64, "split": "train"}
+                size = {"width": 64, "height": 64}
+                record: Record = {"key": f"scene_{seed}_{n:06d}", "license": "CC0-1.0", "split": "train", **size}
                 add_caption(
                     record, describe(made.scenes[n], rng, "ja"), lang="ja", model=RULES, revision="1", license="CC0-1.0"
                 )

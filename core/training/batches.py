@@ -135,7 +135,10 @@ class ResidentDataset:
     def fetch(self, rows: np.ndarray, captions: np.ndarray) -> Batch:
         if self._replacement is not None:
             loaded_rows = self._replacement[rows]
-            captions = np.where((loaded_rows == rows) | (captions == NULL), captions, self.offsets[loaded_rows])
+            first = self.offsets[loaded_rows]  # caption that may be taken of each
+            last = self.offsets[loaded_rows + 1]
+            first = first + [np.argmax(self.weights[a:b] > 0) for a, b in zip(first, last, strict=True)]
+            captions = np.where((loaded_rows == rows) | (captions == NULL), captions, first)
             rows = loaded_rows
         caption_B = torch.from_numpy(captions)
         length_B, start_B = self._lengths[caption_B], self._starts[caption_B]

@@ -29,6 +29,7 @@ from commonart.core.training.captioner_parts import llava_config, tower_config
 from commonart.core.training.captioner_run import ROLES, held_bytes
 from commonart.core.training.distributed import World
 from commonart.core.training.dry_run import measured_rate
+from commonart.core.training.encoders import rules_of
 
 BLOCK, INPUT = 34, 2  # bytes a channel that a block keeps, and that its input takes where it is computed again
 PROMPT = 24  # tokens of what is asked, about
@@ -48,8 +49,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)
     data: dict[str, Any]
     try:
-        opened = open_captions(settings.data, settings.languages, settings.accept_terms)
-        data = opened.describe()
+        opened = open_captions(settings.data, settings.languages, rules_of(settings))
+        data = opened.index.describe(opened.odds)
     except UsageError:
         raise
     except CommonArtError as error:  # a plan needs no data

@@ -30,6 +30,7 @@ from commonart.core.training.captioner import CaptionInputs, CaptionLoss, Captio
 from commonart.core.training.captioner_parts import assemble
 from commonart.core.training.checkpoint import Checkpoint
 from commonart.core.training.distributed import World
+from commonart.core.training.encoders import rules_of
 from commonart.core.training.optimizers import bytes_per_parameter
 
 ROLES = {"vision_tower": "vision-tower", "language_model": "text-encoder"}  # of the registry
@@ -48,7 +49,7 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
     """
     folder, recipe, warn = settings.run, settings.recipe, log.warn if world.is_main else lambda _: None
     dtype = run.dtype_of(settings, world.device)
-    data = open_captions(settings.data, settings.languages, settings.accept_terms)
+    data = open_captions(settings.data, settings.languages, rules_of(settings))
     with run.held(settings, world, warn) as begin:
         resume = checkpoint.newest(folder, warn)
         start, origin = (None, {}) if resume else run.initial_weights(settings)
@@ -57,7 +58,7 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
         model, processor = _open(settings, parts, resume, start, torch.float32 if world.sharded else dtype)
         described = {
             **run.describe_start(settings, recipe, origin, dtype),
-            "data": data.describe(),
+            "data": data.index.describe(data.odds),
             **{name: _describe(part) for name, part in parts.items()},
             "captioner": {"class": "LlavaForConditionalGeneration", **model.counts()},
             "prompts": [list(prompt) for prompt in data.prompts],
@@ -74,7 +75,7 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
             _finish(settings, parts, data, described, dtype)
         world.barrier()
     summary.left_out = {**data.index.left_out, **source.damaged}
-    summary.captions_left_out = dict(data.left_out)
+    summary.captions_left_out = dict(data.index.captions_left_out)
     return summary
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from commonart.core import log
 from commonart.core.data.features.format import Features
 from commonart.core.data.order import Buckets
-from commonart.core.data.training_index import Index, read_index
+from commonart.core.data.training_index import read_index
+from commonart.core.data.training_rows import Index
 from commonart.core.errors import CommonArtError
 from commonart.core.model import memory
 from commonart.core.model.autoencoder import Autoencoder
@@ -160,10 +161,14 @@ class ShardReader:
 
     def _sample(self, row: int, caption: int) -> tuple[Any, Any]:
         def read(usable: int) -> tuple[Any, Any]:
-            number = caption - int(self.offsets[row]) if usable == row else 0
+            number = caption - int(self.offsets[row]) if usable == row else self._first_caption(usable)
             return None if caption == NULL else self._texts.read(usable, number), self.image(usable)
 
         return self.read_or_replace(row, read)[1]
+
+    def _first_caption(self, row: int) -> int:
+        """The first caption of a row that may be taken."""
+        return int(np.argmax(self.weights[self.offsets[row] : self.offsets[row + 1]] > 0))
 
     def _first_shape(self, row: int) -> Shape:
         size = self._size(row)

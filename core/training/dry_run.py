@@ -16,6 +16,7 @@ from commonart.core.data.shards.manifest import read_manifest
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.licenses.policies import load_policy
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device
 from commonart.core.model.transformer import PixArt
@@ -37,6 +38,7 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     device. Raises as the run itself would.
     """
     settings.check()
+    load_policy(settings.policy)
     images, size = _images(settings.data)
     recipe, world_size = settings.recipe, settings.gpus or launch.world_size()
     micro_batch, grad_accum_steps = recipes.accumulation(recipe, world_size)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from commonart.core.data.admission import Rules
 from commonart.core.data.features.format import Features
-from commonart.core.data.training_index import data_sets, read_index
+from commonart.core.data.training_index import counts_text, data_sets, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
@@ -37,9 +38,13 @@ class Encoders:
 
         settings = self.settings
         # Data that cannot be trained on are refused before a model is fetched.
-        index = read_index(settings.data, (lambda _, caption: str(caption.get("length"))) if settings.lengths else None)
-        if settings.languages:
-            index.keep(index.has_language(settings.languages), "no_caption_in_language")
+        index = read_index(settings.data, rules_of(settings))
+        index.keep_usable(settings.languages)
+        if (refused := index.captions_left_out) and not settings.skip_unlicensed:
+            raise CommonArtError(
+                f"{settings.data} holds captions that may not be trained on: {counts_text(refused)}.",
+                "Remove them with commonart license-filter, answer for a model with --accept-terms, or --skip-unlicensed.",
+            )
         text, image = self.text_features or self.text_encoder(), self.image_features or self.autoencoder()
         data = open_shards(
             settings.data, text, image, languages=settings.languages or None, lengths=settings.lengths or None,
@@ -112,6 +117,11 @@ class Encoders:
         row = find_model(name, role, f"--{role}")
         check_terms(row, self.settings.accept_terms, f"--{role}")
         return hub.resolve_model(row)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return what a run asks of its data. Raises as `Rules.load`."""
+    return Rules.load(settings.policy, settings.blocklist, settings.accept_terms, settings.skip_unlicensed)
 
 
 def cached_features(settings: Settings) -> tuple[list[Features], list[Features]]:

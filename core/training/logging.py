@@ -78,6 +78,10 @@ class Meter:
         """Return the mean loss since the last line, after `gather` on the first process; NaN without a step."""
         return float(self.sums[_LOSS] / self.sums[_STEPS])
 
+    def tokens(self) -> float:
+        """Return the mean tokens of a text since the last line, after `gather` on the first process; 0 without a step."""
+        return float(self.sums[_TOKENS] / self.sums[_STEPS]) if self.sums[_STEPS] else 0.0
+
     def restore(self, sums: list[float]) -> None:
         """Restore what `gather` returned."""
         if len(sums) == _SIZE:

@@ -14,6 +14,8 @@ import torch
 
 from commonart.core import launch, log
 from commonart.core.data.files import lock, write_json
+from commonart.core.data.notes import read_beside
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_dtype
@@ -23,7 +25,7 @@ from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
-from commonart.core.training import checkpoint
+from commonart.core.training import checkpoint, provenance
 from commonart.core.training.checkpoint import Checkpoint
 from commonart.core.training.distributed import World
 
@@ -31,11 +33,16 @@ USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
 SAME = {
-    "data": ("fingerprint",),
+    "data": ("fingerprint", "digest", "used"),
     "text_encoder": ("name", "revision", "precision", "cached", "store"),
     "autoencoder": ("name", "revision", "cached", "store"),
     "vision_tower": ("name", "revision"),
     "language_model": ("name", "revision"),
+}
+CHANGED = {
+    "fingerprint": "the shards changed",
+    "digest": "other records of the shards are trained on (policy, blocklist, features)",
+    "used": "other captions of the shards are trained on (policy, accepted terms)",
 }
 ENCODERS = ("text_encoder", "autoencoder")  # of a transformer
 PARTS = ("vision_tower", "language_model")  # of a captioner
@@ -155,6 +162,8 @@ def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: to
         "languages": dict(settings.languages),
         "lengths": dict(settings.lengths),
         "init": origin or read(settings.run).get("init", {}),
+        "code": provenance.code(),
+        "history": [note for folder, _ in data_sets(settings.data) for note in read_beside(folder)],
         "versions": {name: version(name) for name in VERSIONED},
     }
 
@@ -201,7 +210,8 @@ def held(
                 locks.enter_context(lock(folder))
                 if checkpoint.folder_of(folder).exists():
                     raise CommonArtError(f"{folder} was begun by another command at the same moment.", launch.AGAIN)
-            write_json(folder / "run.json", described)
+            cost = {} if resume is None else {"compute": read(folder).get("compute")}
+            write_json(folder / "run.json", {**described, **cost})
 
         yield begin
 
@@ -228,8 +238,8 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
     for part, names in SAME.items():
         for name in names if part in described else ():
             before, now = old[part].get(name), described[part].get(name)
-            if before != now:
-                what = "the shards changed" if part == "data" else f"{part}.{name} was {before} and is {now}"
+            if before != now and (name in old[part] or name not in CHANGED):  # runs of older versions lack some
+                what = CHANGED.get(name, f"{part}.{name} was {before} and is {now}")
                 raise CommonArtError(
                     f"{run} cannot go on: {what} since it was started.",
                     f"Put them back, or start another run: -o OTHER --init {run}.",

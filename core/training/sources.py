@@ -19,7 +19,7 @@ from torch import Tensor
 from commonart.core.data.features.format import Features, unpack_latent, unpack_text
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.record import is_changed
-from commonart.core.data.training_index import Index
+from commonart.core.data.training_rows import Index, texts_crc
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder
@@ -106,14 +106,13 @@ class CachedText:
 
     def captions(self, row: int) -> list[np.ndarray]:
         """Return the states of all of a row's captions, float32 (L, T) each."""
-        states = self.features.unpacked(row, unpack_text, "text features")[0]
+        states, hashes = self.features.unpacked(row, unpack_text, "text features")
         index = self.features.index
-        count = int(index.columns["captions"][row])
+        count, fix = int(index.columns["captions"][row]), "Run the same commonart encode-text again, with --overwrite."
         if len(states) != count:
-            raise CommonArtError(
-                f"{index.name(row)} has {count} captions, but text features of {len(states)}.",
-                "Remove the features of that shard and run the same commonart encode-text again.",
-            )
+            raise CommonArtError(f"{index.name(row)} has {count} captions, but text features of {len(states)}.", fix)
+        if texts_crc(",".join(hashes)) != index.columns["texts"][row]:
+            raise CommonArtError(f"{index.name(row)} has other captions than its text features were made of.", fix)
         return states
 
     def states(self, texts: Sequence[np.ndarray]) -> list[Tensor]:

@@ -24,7 +24,7 @@ from commonart.core.model import weights
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 from commonart.core.settings import Settings, TrainingSummary
-from commonart.core.training import batches, checkpoint, fsdp, optimizers
+from commonart.core.training import batches, checkpoint, fsdp, optimizers, provenance
 from commonart.core.training.batches import BatchSampler, Samples, Source
 from commonart.core.training.cost import out_of_memory
 from commonart.core.training.criterion import Criterion, DiffusionLoss
@@ -52,6 +52,8 @@ class LoopState:
     elapsed: float = 0.0
     meter: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    counted: int = 0  # images whose operations are in `flops`: those up to the last line of metrics.jsonl
+    flops: float = 0.0
 
 
 class Trainer:
@@ -75,7 +77,7 @@ class Trainer:
         self.params: list[nn.Parameter] = [param for _, param in self.named]
         self.optimizer = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
-        self.state, self.meter = LoopState(), Meter(world.device)
+        self.state, self.meter, self.devices = LoopState(), Meter(world.device), provenance.devices(world)
         track = tracker(settings.track, settings.run, asdict(recipe)) if settings.track and world.is_main else None
         self.metrics = MetricsFile(settings.run / "metrics.jsonl", world.is_main, track)
         self.guard = GradientGuard(recipe.spike)
@@ -115,6 +117,9 @@ class Trainer:
 
         run, keep, values = self.settings.run, self.settings.keep, {"loop": asdict(self.state), "optimizer": values}
         folder = checkpoint.save(run, self.state.step, write, values, keep) if is_main else None
+        if is_main:
+            state, (_, flops) = self.state, self.flops(self.meter.tokens())
+            provenance.save(run, self.devices, step=state.step, images=state.images, seconds=state.elapsed, flops=flops)
         self.world.barrier()
         return folder
 
@@ -163,6 +168,11 @@ class Trainer:
         self.meter.step(norm, used, self.world)
         self.state.step += 1
         self.state.images += recipe.batch
+
+    def flops(self, tokens: float) -> tuple[int, float]:
+        """Return (images, operations) of the run so far; `tokens`: the mean of a text since the last line of metrics.jsonl."""
+        state = self.state
+        return state.images, state.flops + self.criterion.flops(tokens) * (state.images - state.counted)
 
     def progress(self, elapsed: float) -> float:
         """Return the share of the run that is over, by steps or by the time budget, whichever is ahead."""
@@ -246,6 +256,7 @@ def _loop(
             if _due(state.step, settings.log_every):
                 count = len(trainer.source.keys)
                 line = trainer.meter.line(state.step, rate, state.images, count, world, state.elapsed, paused)
+                state.counted, state.flops = trainer.flops(line["tokens"] or 0)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
             if _due(state.step, settings.sample_every):  # before the checkpoint, else the last one lacks the scores

@@ -44,6 +44,7 @@ def shards(folder: Path, count: int, each: int) -> Path:
                 scene = scenes.random_scene(draw)
                 said = [{"text": grammar.caption(scene, lang, draw), "lang": lang} for lang in ("en", "ja")]
                 record = {"key": f"scene_{n:07d}", "captions": said, "width": 256, "height": 256, "split": "train"}
+                record["license"] = "CC0-1.0"
                 writer.add_record(record, b"no pixels are read here", "jpg")
     return folder
 
@@ -101,7 +102,7 @@ def index(folder: Path) -> dict[str, Any]:
     code = (
         "import sys, time; from commonart.core.data.training_index import read_index\n"
         "start = time.process_time(); found = read_index(sys.argv[1]); spent = time.process_time() - start\n"
-        "held = sum(c.nbytes for c in found.columns.values()) + found.languages.nbytes\n"
+        "held = sum(c.nbytes for c in (*found.columns.values(), found.languages, found.kinds))\n"
         "held += len(found.keys._text) + found.keys._ends.itemsize * len(found.keys._ends)\n"
         "print(len(found.keys), held, spent)"
     )

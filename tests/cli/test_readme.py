@@ -260,6 +260,7 @@ def test_other_mistakes_are_seen() -> None:
     assert undocumented(re.sub("--blocklist", "--block", reference)) == [
         "license-filter --blocklist",
         "shard --blocklist",
+        "train --blocklist",
         "lookup --blocklist",
     ]
     assert unknown_flags("`--colour` and `train --stag`") == ["--colour", "--stag"]

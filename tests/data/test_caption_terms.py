@@ -12,6 +12,8 @@ from commands import Command, filtered
 
 from commonart.core.data import stream
 from commonart.core.data.caption_terms import problem, writer
+from commonart.core.data.notes import read_beside
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.licenses.policies import POLICIES
 
 COMMIT = "a" * 40
@@ -89,7 +91,7 @@ def test_captions_are_removed_and_counted_and_their_translations_with_them() -> 
             ("cat-translate", "florence2"),
         ]
     assert len(kept) == 3 and not drop.reasons
-    assert tally.captions_removed == {
+    assert drop.captions_removed == {
         "caption_of_refused_model:blip2-opt": 6, "caption_license_not_allowed:CC-BY-NC-4.0": 6,
     }  # fmt: skip
 
@@ -144,3 +146,18 @@ def test_the_command(in_process: Command, tmp_path: Path) -> None:
     again = ("license-filter", "in.jsonl", "-o", "out.jsonl", "--overwrite", "--accept-terms", "theirs")
     assert in_process(*again).returncode == 0
     assert [len(r["captions"]) for r in stream.read(str(tmp_path / "out.jsonl"))] == [1, 1]
+
+
+def test_removed_captions_are_counted_over_all_shards_and_again(in_process: Command, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(3):
+        with ShardWriter(raw / f"{number:05d}.tar") as writer:
+            made = {"key": f"k{number}", **record(caption("florence2", "MIT"), caption("gpt-4o"))}
+            writer.add_record(made, b"\xff\xd8\xff", "jpg")
+    for _ in range(2):  # the second finds all shards finished
+        done = in_process("license-filter", "raw", "-o", "out")
+        summary = json.loads(done.stderr.splitlines()[-1])
+        assert summary["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3}
+    (note,) = read_beside(tmp_path / "out")
+    assert note["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3} and note["out"] == 3

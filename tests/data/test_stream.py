@@ -265,7 +265,7 @@ def test_shards_of_a_longer_run_are_not_mixed_in(tmp_path: Path) -> None:
     stream.run("even", keep_even, source=short, out=str(out), shard_size=10, overwrite=True)
     (out / "mine.tar").unlink()
     assert [r["n"] for r in stream.read(str(out))] == [0, 2, 4, 6, 8]
-    assert tree(out).keys() == {"00000.tar", "00000.idx", "00000.json", "00000.rejects.jsonl"}
+    assert tree(out).keys() == {"00000.tar", "00000.idx", "00000.json", "00000.rejects.jsonl", "note.json"}
 
 
 def test_records_and_rejects_need_two_files(tmp_path: Path) -> None:
@@ -454,7 +454,9 @@ def test_a_file_is_not_replaced_without_overwrite(tmp_path: Path) -> None:
     make_jsonl(tmp_path / "in.jsonl", 6)
     with pytest.raises(CommonArtError, match="already exists"):
         run()  # fewer than there were
-    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["images", "in.jsonl", "out.jsonl"]
+    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == [
+        "images", "in.jsonl", "out.jsonl", "out.jsonl.note.json",
+    ]  # fmt: skip
     assert run(everything, overwrite=True).written == 6
     assert [record["n"] for record in jsonl.read(str(out))] == list(range(6))
 

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from commonart.core.data.shards.writer import ShardWriter
-from commonart.core.data.training_index import Index, KeyColumn, data_sets, read_index
+from commonart.core.data.training_index import data_sets, read_index
+from commonart.core.data.training_rows import Index, KeyColumn
 from commonart.core.errors import CommonArtError, UsageError
 
 
@@ -20,7 +21,9 @@ def shard(path: Path, records: Sequence[dict[str, Any]]) -> Path:
     with ShardWriter(path) as writer:
         for record in records:
             said = [{"text": f"{record['key']} as it is", "lang": "en"}]
-            writer.add_record({"captions": said, **record}, f"pixels of {record['key']}".encode(), "jpg")
+            writer.add_record(
+                {"captions": said, "license": "CC0-1.0", **record}, f"pixels of {record['key']}".encode(), "jpg"
+            )
     return path.parent
 
 
@@ -42,7 +45,7 @@ def test_rows_are_read_where_they_lie(tmp_path: Path) -> None:
     assert (index.image(0), index.image(1)) == (b"pixels of a", b"pixels of d")
     assert index.name(1) == f"{tmp_path}/00001.tar#d"
     assert index.prompts(2) == ["b as it is"]  # of the held-out one
-    about = index.describe()
+    about = index.describe(index.caption_odds())
     assert (about["images"], about["captions"], about["shards"]) == (2, 2, 2) and orjson.dumps(about)
 
 
@@ -109,7 +112,7 @@ def test_lengths_by_weight(tmp_path: Path) -> None:
         {"key": "c", "captions": said("en long", "en short", "ja short")},
     ]
     folder = shard(tmp_path / "00000.tar", records)
-    index = read_index(folder, lambda _, caption: str(caption.get("length")))
+    index = read_index(folder)
     mix = {"long": 3.0, "short": 1.0}
     assert index.caption_odds(lengths=mix).tolist() == pytest.approx(
         [0.375, 0.25, 0.375, 0, 0.5, 0.5, 0.75, 0.125, 0.125]

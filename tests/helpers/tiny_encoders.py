@@ -98,6 +98,7 @@ def shards(folder: Path, count: int = 3, each: int = 4, size: tuple[int, int] = 
                     {"text": f"赤い丸 {number}", "lang": "ja"},
                 ]
                 record = {"key": key, "captions": captions, "width": size[0], "height": size[1], "sha256": "a" * 64}
+                record["license"] = "CC0-1.0"
                 writer.add_record(record, jpeg(size, (40 * n, 50 * number, 90)), "jpg")
     return folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,21 @@ def texts(record: Record) -> list[np.ndarray]:
     ]
 
 
-def dataset(folder: Path, latent: Latent = bright, heldout: Iterable[int] = (), caption: bool = True) -> Path:
-    """20 records in two shards, with features beside them where they have captions; those numbered in `heldout` are held out."""
+def dataset(
+    folder: Path, latent: Latent = bright, heldout: Iterable[int] = (), caption: bool = True,
+    more: Mapping[int, Record] | None = None,
+) -> Path:  # fmt: skip
+    """20 records in two shards, with features beside them where they have captions; those numbered in `heldout` are held out.
+
+    `more`: what else some of them say, by their number.
+    """
     for shard in range(2):
         with ShardWriter(folder / f"{shard:05d}.tar") as writer:
             for n in range(10 * shard, 10 * shard + 10):
                 said = [{"text": "a" * (1 + n % 3), "lang": "en"}, {"text": "b" * (2 + n % 4), "lang": "ja"}]
                 split = "heldout" if n in set(heldout) else "train"
-                record = {"key": f"k{n}", "captions": said if caption else [], "sha256": sha256(split)}
+                about = {"key": f"k{n}", "license": "CC0-1.0", "sha256": sha256(split)}
+                record = {**about, "captions": said if caption else [], **(more or {}).get(n, {})}
                 writer.add_record(record, b"not read: its latents are there", "jpg")
     if caption:
         encode(folder, "text", texts)

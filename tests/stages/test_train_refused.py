@@ -57,7 +57,12 @@ def test_settings_that_do_not_fit(shards: Path, tmp_path: Path) -> None:
 def test_features_that_do_not_belong_to_the_shards(tmp_path: Path) -> None:
     data = dataset(tmp_path / "shards")
     with ShardWriter(data / "00001.tar") as writer:
-        record = {"key": "k99", "captions": [{"text": "a", "lang": "en"}], "sha256": sha256("train")}
+        record = {
+            "key": "k99",
+            "captions": [{"text": "a", "lang": "en"}],
+            "sha256": sha256("train"),
+            "license": "CC0-1.0",
+        }
         writer.add_record(record, b"", "jpg")
     refused(CommonArtError, 1, "made from another", "--overwrite", lambda: start(data, tmp_path / "run"))
 

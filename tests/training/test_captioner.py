@@ -21,6 +21,7 @@ from tiny_runs import train as train_stage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 
 from commonart.core import launch
+from commonart.core.data.admission import Rules
 from commonart.core.data.record import Record
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, Preempted, UsageError
@@ -33,7 +34,7 @@ from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.core.settings import Settings
 from commonart.core.training import captioner, captioner_parts, captioner_plan, captioner_run, checkpoint, logging
-from commonart.core.training.caption_data import PROMPTS, open_captions
+from commonart.core.training.caption_data import PROMPTS, CaptionData, open_captions
 from commonart.core.training.distributed import World
 from commonart.core.training.run import check_kind
 
@@ -53,7 +54,8 @@ def shards(folder: Path, captions_of: Callable[[int], list[dict[str, Any]]], cou
         for n in range(count):
             png = io.BytesIO()
             Image.new("RGB", (40, 24), tuple(np.random.default_rng(n).integers(0, 255, 3).tolist())).save(png, "PNG")
-            record: Record = {"key": f"k{n}", "width": 40, "height": 24, "split": "train", "captions": captions_of(n)}
+            record: Record = {"key": f"k{n}", "width": 40, "height": 24, "split": "train"}
+            record |= {"license": "CC0-1.0", "captions": captions_of(n)}
             writer.add_record(record, png.getvalue(), "png")
     return folder
 
@@ -318,9 +320,13 @@ REFUSED = {
 def judged(tmp_path: Path, captions: list[dict[str, Any]], **more: Any) -> tuple[list[str], dict[str, int]]:
     """The texts that are taken, and what is left out, of one record with these captions beside a good one."""
     folder = shards(tmp_path / f"shards{next(NUMBERS)}", lambda n: [said("よい"), *captions], count=1)
-    opened = open_captions(str(folder), {"ja": 1.0}, **more)
+    opened = open_captions(str(folder), {"ja": 1.0}, Rules(**more))
     texts = opened.index.texts(0)
-    return [text for text, odds in zip(texts, opened.odds, strict=True) if odds], dict(opened.left_out)
+    return [text for text, odds in zip(texts, opened.odds, strict=True) if odds], dict(opened.index.captions_left_out)
+
+
+def described(opened: CaptionData) -> dict[str, Any]:
+    return opened.index.describe(opened.odds)
 
 
 NUMBERS: Iterator[int] = itertools.count()
@@ -329,11 +335,11 @@ NUMBERS: Iterator[int] = itertools.count()
 def test_captions_whose_terms_forbid_it_are_left_out_and_counted(tmp_path: Path) -> None:
     for model, reason in REFUSED.items():
         assert judged(tmp_path, [said("だめ", model=model)]) == (["よい"], {reason: 1})
-    assert judged(tmp_path, [said("だめ", model="gemma")], accepted=["gemma"]) == (["よい", "だめ"], {})
+    assert judged(tmp_path, [said("だめ", model="gemma")], accepted=("gemma",)) == (["よい", "だめ"], {})
     folder = shards(
         tmp_path / "answered", lambda n: [said("よ", model="gemma"), said("い", model="x", terms_accepted=True)]
     )
-    assert open_captions(str(folder), {}, ["gemma"]).describe()["accepted"] == ["gemma", "x"]
+    assert described(open_captions(str(folder), {}, Rules(accepted=("gemma",))))["accepted"] == ["gemma", "x"]
     by_people = {"model": "", "synthetic": False}
     assert judged(tmp_path, [said("人", **by_people | {"license": "CC-BY-4.0"})])[0] == ["よい", "人"]
     assert judged(tmp_path, [said("人", **by_people | {"license": "CC-BY-NC-4.0"})]) == (
@@ -372,7 +378,7 @@ def test_language_weights_and_lengths(tmp_path: Path) -> None:
     np.testing.assert_allclose(opened.odds.reshape(8, 5)[0], [1, 1, 1, 1, 0])
     assert [(p.lang, p.length) for p in opened.prompts] == [("ja", "long"), ("en", "short"), ("ja", "short")]
     everything = open_captions(str(folder), {})
-    assert everything.left_out == {"no_prompt_for_language:fr": 8}
+    assert everything.index.captions_left_out == {"no_prompt_for_language:fr": 8}
 
 
 def test_a_damaged_image_is_replaced(parts: Path, tmp_path: Path) -> None:
@@ -384,7 +390,7 @@ def test_a_damaged_image_is_replaced(parts: Path, tmp_path: Path) -> None:
             Image.new("RGB", (40, 24), (n, n, n)).save(png, "PNG")
             # The first usable caption of the record that stands in is its second.
             texts = [said("だめ", model="gpt-4o"), said("よい")]
-            record = {"key": f"k{n}", "width": 40, "height": 24, "split": "train", "captions": texts}
+            record = {"key": f"k{n}", "width": 40, "height": 24, "license": "CC0-1.0", "captions": texts}
             writer.add_record(record, b"broken" if n == 2 else png.getvalue(), "png")
     done = start(parts, folder, tmp_path / "run")
     assert sum(done.left_out.values()) == 1 and done.step == 3

@@ -38,7 +38,13 @@ def bucketed(folder: Path, prefix: str = "k", count: int = 18, sizes: list[tuple
             for n in range(number, number + 6):
                 width, height = sizes[n % len(sizes)]
                 said = [{"text": f"a red circle {'x' * n}", "lang": "en"}, {"text": f"赤い丸 {n}", "lang": "ja"}]
-                record = {"key": f"{prefix}{n}", "captions": said, "width": width, "height": height, "split": "train"}
+                record = {
+                    "key": f"{prefix}{n}",
+                    "captions": said,
+                    "width": width,
+                    "height": height,
+                    "license": "CC0-1.0",
+                }
                 writer.add_record(record, tiny.jpeg((width, height), (12 * n, 90, 5 * n)), "jpg")
     return folder
 
@@ -209,7 +215,7 @@ def test_an_image_that_is_not_what_was_sharded_is_damaged(tmp_path: Path, models
         for key, said, held in (("a", one, one), ("b", two, one)):  # b's pixels are a's, with b's captions
             captions = [{"text": key, "lang": "en"}]
             about = {"width": 32, "height": 32, "split": "train", "shard_sha256": hashlib.sha256(said).hexdigest()}
-            writer.add_record({"key": key, "captions": captions, **about}, held, "jpg")
+            writer.add_record({"key": key, "captions": captions, "license": "CC0-1.0", **about}, held, "jpg")
     text = TextEncoder.load(models["text_encoder"], "fp32", device="cpu")
     opened = open_shards(data, text, Autoencoder.load(models["autoencoder"], device="cpu"))
     texts, _ = opened.source.fetch(np.array([0, 1]), np.array([0, 1]))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import orjson
 
 from commonart.core.data import jsonl
+from commonart.core.data.notes import Note
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.data.shards.reader import list_shards, read_bytes, read_shard
@@ -37,8 +38,10 @@ def check_exists(source: str) -> None:
         raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar, a .jsonl, or - for stdin.")
 
 
-def chunks(source: str, size: int | None = SHARD_SIZE) -> Iterator[Chunk]:
+def chunks(source: str, size: int | None = SHARD_SIZE, notes: list[Note] | None = None) -> Iterator[Chunk]:
     """Split a SOURCE as its output shards will be: tar by tar, or `size` records of a JSONL (all of them for None).
+
+    Notes that records bring along (`core.data.notes`) go to `notes`.
 
     Raises:
         UsageError: the source is a file that records cannot be read from.
@@ -49,7 +52,7 @@ def chunks(source: str, size: int | None = SHARD_SIZE) -> Iterator[Chunk]:
         for path in list_shards(source, FETCH_FIRST) if os.path.isdir(source) else [Path(source)]:
             yield Chunk(path.stem, read_shard(path), partial(shard_identity, path))
     elif source == "-" or source.endswith(jsonl.SUFFIXES):
-        yield from grouped(jsonl.read(source), size, images=True)
+        yield from grouped(jsonl.read(source, notes), size, images=True)
     else:
         raise UsageError(
             f"{source} is not a folder, a .tar or a .jsonl.", "A .jsonl may also end in .jsonl.gz or .jsonl.zst."

@@ -16,6 +16,7 @@ from commonart.core.data.files import sha256_file, write_json
 from commonart.core.errors import CommonArtError
 
 _JSON_NAMES = {"read": "in", "written": "out"}
+_OPTIONAL = ("missing", "captions_removed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Manifest(MadeFrom):
     failed: int
     size: int
     sha256: str
-    missing: dict[str, int] = field(default_factory=dict)  # captions, by reason; in the file where there are any
+    # Captions by reason, in the file where there are any: those that were asked for and are not there; those taken away.
+    missing: dict[str, int] = field(default_factory=dict)
+    captions_removed: dict[str, int] = field(default_factory=dict)
 
 
 def manifest_path(tar: Path) -> Path:
@@ -59,15 +62,14 @@ def read_manifest(tar: Path) -> Manifest | None:
     """Return what stands in the manifest beside a shard, whether it still fits or not; None where there is none."""
     try:
         value = orjson.loads(manifest_path(tar).read_bytes())
-        value.setdefault("missing", {})
+        value = {**{name: {} for name in _OPTIONAL}, **value}
         return Manifest(**{name: value[_JSON_NAMES.get(name, name)] for name in Manifest.__dataclass_fields__})
     except (
         OSError,
         orjson.JSONDecodeError,
         KeyError,
         TypeError,
-        AttributeError,
-    ):  # AttributeError: JSON of another kind
+    ):  # TypeError: JSON of another kind
         return None
 
 
@@ -81,14 +83,15 @@ def write_manifest(
     failed: int,
     sha256: str,
     missing: Mapping[str, int] | None = None,
+    captions_removed: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Write the manifest of a shard that is whole, which makes it a finished one, and return it."""
     manifest = Manifest(
         made_from.stage, made_from.input, made_from.settings, read, written, dict(sorted(dropped.items())), failed,
-        tar.stat().st_size, sha256, dict(sorted((missing or {}).items())),
+        tar.stat().st_size, sha256, dict(sorted((missing or {}).items())), dict(sorted((captions_removed or {}).items())),
     )  # fmt: skip
     fields = {
-        _JSON_NAMES.get(name, name): value for name, value in asdict(manifest).items() if name != "missing" or value
+        _JSON_NAMES.get(name, name): value for name, value in asdict(manifest).items() if name not in _OPTIONAL or value
     }
     write_json(manifest_path(tar), fields)
     return manifest

@@ -56,6 +56,7 @@ def run_shards(
         summary.written += manifest.written
         summary.dropped.update(manifest.dropped)
         summary.missing.update(manifest.missing)
+        summary.captions_removed.update(manifest.captions_removed)
         summary.failures += manifest.failed
         tars.append(tar)
     _remove_others(folder, names, summary.stage, overwrite)
@@ -103,7 +104,7 @@ def _make_shard(transform: Transform, chunk: Chunk, tar: Path, made_from: MadeFr
     write_rejects(tar, refused)
     return manifests.write_manifest(
         tar, made_from, read=counts.read, written=writer.count, dropped=drop.reasons, failed=drop.failures,
-        sha256=writer.sha256, missing=drop.missing_reasons,
+        sha256=writer.sha256, missing=drop.missing_reasons, captions_removed=drop.captions_removed,
     )  # fmt: skip
 
 
