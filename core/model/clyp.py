@@ -43,7 +43,9 @@ class Clyp(nn.Module):
         super().__init__()
         vision, text = (config.get(f"{tower}_encoder_config") or {} for tower in ("vision", "text"))
         named = vision.get("backbone_config") or {}
-        eva = timm.create_model(named.get("model_name", VISION), pretrained=False, **(named.get("extra_kwargs") or {}))
+        eva: Any = timm.create_model(
+            named.get("model_name", VISION), pretrained=False, **(named.get("extra_kwargs") or {})
+        )
         eva.reset_classifier(0, "")
         shape = {key: value for key, value in text_config.items() if key != "model_type"}
         roberta = RobertaModel(RobertaConfig(**shape), add_pooling_layer=False)
