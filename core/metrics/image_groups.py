@@ -52,6 +52,7 @@ def from_images(
                 prompt = str((metadata.read(item.pointer).settings or {}).get("prompt", ""))
             except CommonArtError as problem:
                 unreadable[item.pointer] = problem.what
+                warn(f"left out: {problem.what}")
                 continue
         lang = language_of(prompt) if prompt else ""
         group = groups.setdefault(lang, ImageGroup(lang, [], [], real))
