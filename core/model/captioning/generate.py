@@ -24,6 +24,7 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
 from commonart.core.model import memory, weights
 from commonart.core.model import quantize as quantization
+from commonart.core.model.captioning import cache as caches
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
@@ -84,7 +85,8 @@ class LoadedModel:
         if skip and options.get("num_beams") == 1 and not getattr(self.model, "_is_stateful", False):
             rows = self._generate_by_halves(moved, skip, is_end, options)
         else:
-            rows = list(self.model.generate(**moved, do_sample=False, **options)[:, skip:])
+            own = caches.new_cache(self.model) if self.model.config.is_encoder_decoder else {}
+            rows = list(self.model.generate(**moved, **own, do_sample=False, **options)[:, skip:])
         texts = self.processor.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         generated = []
         for row, text in zip(rows, texts, strict=True):
@@ -105,6 +107,7 @@ class LoadedModel:
         done: list[torch.Tensor] = [is_end] * len(inputs["input_ids"])
         rows = torch.arange(len(done), device=self.device)
         limit, made = options["max_new_tokens"], 0
+        inputs = {**inputs, **caches.new_cache(self.model)}
         while True:
             stop = [_HalfEnded(is_end)] if len(rows) > SMALLEST else None
             result = self.model.generate(
@@ -119,12 +122,11 @@ class LoadedModel:
             if made >= limit or not len(left):
                 return done
             rows, ids = rows[left], ids[left]
-            name = "cache" if hasattr(result, "cache") else "past_key_values"  # its name before transformers 5.20
-            cache = getattr(result, name)
+            cache = getattr(result, caches.NAME)
             cache.batch_select_indices(left)
             seen = inputs["attention_mask"][left]
             seen = torch.cat([seen, seen.new_ones(len(left), ids.shape[1] - seen.shape[1])], 1)
-            inputs = {"input_ids": ids, "attention_mask": seen, name: cache}
+            inputs = {"input_ids": ids, "attention_mask": seen, caches.NAME: cache}
             body = getattr(self.model, "model", self.model)
             if getattr(body, "rope_deltas", None) is not None:  # Qwen-VL keeps the rows' positions outside the cache
                 body.rope_deltas = body.rope_deltas[left]
