@@ -102,7 +102,7 @@ def run(
     if models:
         part = plan.part if plan else ""
         groups = image_groups.from_captions(reference, langs, n, split, seed, part) if reference else []
-        true_scenes = folders[0].parent / "scenes" if plan else None
+        true_scenes = _pictures(pictures, out) / "scenes" if plan else None
         groups += image_groups.from_grammar(scenes, langs, seed, true_scenes) if scenes else []
     else:
         groups, failed = image_groups.from_images(str(generated), reference, n, split, seed)
@@ -224,9 +224,12 @@ def _check(
 def _folder(name: str, models: Sequence[str], pictures: str | None, out: str | None) -> Path:
     """Return the folder of a model's images: one that stays, so that a killed run goes on where it was."""
     slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    if pictures is None:
-        return (Path(out).parent if out is not None else Path()) / "eval-pictures" / slug
-    return Path(pictures) / slug if len(models) > 1 else Path(pictures)
+    folder = _pictures(pictures, out)
+    return folder if pictures is not None and len(models) == 1 else folder / slug
+
+
+def _pictures(pictures: str | None, out: str | None) -> Path:
+    return Path(pictures) if pictures is not None else Path(out or "").parent / "eval-pictures"
 
 
 def _made(folder: Path) -> Path:

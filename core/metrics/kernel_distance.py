@@ -16,6 +16,7 @@ from commonart.core.metrics.fid import Z
 Floats = NDArray[np.float64]
 BLOCK = 1000  # images: what KID's authors take
 MIN_BLOCKS = 5  # below, their spread says nothing
+NEIGHBOUR = 3  # of arXiv 1904.06991, section 3.1
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0  # of the paper, section 4
 
 
@@ -63,7 +64,7 @@ def cmmd(generated: NDArray[Any], real: NDArray[Any], block: int = 2000) -> floa
     return CMMD_SCALE * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
 
 
-def precision_recall(generated: NDArray[Any], real: NDArray[Any], k: int = 3) -> tuple[Floats, Floats]:
+def precision_recall(generated: NDArray[Any], real: NDArray[Any], k: int = NEIGHBOUR) -> tuple[Floats, Floats]:
     """Return which generated images [N] lie among the real ones, and which real ones [M] among the generated, as 0 or 1.
 
     Their means are precision and recall (arXiv 1904.06991): a set reaches as far around each of its images as that one's

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import UsageError
 from commonart.core.log import say, warn
 from commonart.core.metrics import features, image_set, kernel_distance, roc
 from commonart.core.metrics import fid as frechet
@@ -140,6 +140,12 @@ def _distances(
     common: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield the distances of two sets, of which every row is taken in the order of content."""
+    fewest = min(len(ours.kept), len(real.kept))
+    if fewest < MIN_IMAGES:
+        warn(
+            f"a Fréchet distance needs at least two images on either side; there is one ({common['lang'] or 'no prompt'})."
+        )
+        return
     judge: dict[str, Any] = {"judge": dual.name, "judge_revision": dual.revision}
     name = f"FD-{dual.name}-clip" if dual.embedded else f"FD-{dual.name}"
     spaces: list[tuple[str, str, Mapping[str, Any]]] = [(name, by_clip, judge)]
@@ -153,8 +159,8 @@ def _distances(
         )
     for metric, key, about in spaces:
         a, b = ours.rows[key][ours.order], real.rows[key][real.order]
-        reference = _gaussian(b)
-        value = frechet.frechet(_gaussian(a), reference)
+        reference = frechet.fit(b)
+        value = frechet.frechet(frechet.fit(a), reference)
         low, high = frechet.jackknife(a, reference)
         if not np.isfinite(high):
             low, high = value, value
@@ -167,10 +173,12 @@ def _distances(
         value, lower, upper = kernel_distance.kid(a, b)
         bounds = {"low": lower, "high": upper, "interval": "spread of disjoint blocks"} if lower is not None else {}
         yield {"metric": "KID" if space == "inception" else f"KID-{space}", "value": value, **bounds, **about, **common}
-    if "precision-recall" in judges.metrics:
+    if "precision-recall" in judges.metrics and fewest <= kernel_distance.NEIGHBOUR:
+        warn(f"precision and recall need more than {kernel_distance.NEIGHBOUR} images on either side, not {fewest}.")
+    elif "precision-recall" in judges.metrics:
         for kind, inside in zip(("precision", "recall"), kernel_distance.precision_recall(a, b), strict=True):
             bounds = {"value": float(inside.mean()), **_interval(inside, common["seed"])}
-            yield {"metric": kind, "features": space, "k": 3, **bounds, **about, **common}
+            yield {"metric": kind, "features": space, "k": kernel_distance.NEIGHBOUR, **bounds, **about, **common}
     if judges.cmmd is not None:
         metric = "CMMD" if judges.cmmd.name == CMMD_ENCODER else f"CMMD-{judges.cmmd.name}"
         value = kernel_distance.cmmd(ours.rows[by_cmmd][ours.order], real.rows[by_cmmd][real.order])
@@ -236,9 +244,3 @@ def _note(found: ImageFeatures, failed: dict[str, str]) -> None:
         if pointer not in failed:
             warn(f"left out: {why}")
             failed[pointer] = why
-
-
-def _gaussian(rows: NDArray[np.floating[Any]]) -> frechet.Gaussian:
-    if len(rows) < MIN_IMAGES:
-        raise CommonArtError("A Fréchet distance needs at least two images on either side.", "Give more images.")
-    return frechet.fit(rows)

@@ -196,6 +196,22 @@ def test_one_corrupt_picture_among_many_costs_itself(tmp_path, capfd):
     assert error.value.code == 3 and error.value.summary.written == 4 and Path("a.json").exists()
 
 
+def test_too_few_images_for_one_metric_cost_only_that(tmp_path, capfd):
+    judge = str(tiny_clip.open_clip_folder(tmp_path / "judge"))
+    drawn, real = picture_folder("drawn", 1), picture_folder("real", 3)
+    options = {"clip": judge, "clip_ja": judge, "metrics": ("kid", "precision-recall"), "device": "cpu", "quiet": True}
+    result = evaluate.run(drawn, real, **options)
+    assert [s["metric"] for s in result["scores"]] == ["CLIP"] and "at least two images" in capfd.readouterr().err
+    drawn = picture_folder("more", 3)
+    result = evaluate.run(drawn, real, **options, overwrite=True)
+    assert [s["metric"][:3] for s in result["scores"]] == ["FD-", "KID", "CLI"]
+    assert "precision and recall need more than 3 images" in capfd.readouterr().err
+    result = evaluate.run(picture_folder("a", 6), picture_folder("b", 5), **options, overwrite=True)
+    by = {s["metric"]: s for s in result["scores"]}
+    assert by["precision"]["value"] == by["recall"]["value"] == 1, "five of the six are the same"
+    assert (by["precision"]["n"], by["precision"]["n_reference"]) == (6, 5), "sets may differ in size"
+
+
 def test_a_kill_costs_one_batch(tmp_path):
     model = str(tiny_pipeline.pipeline(tmp_path / "model"))
     command = [sys.executable, "-m", "commonart.cli.main", "eval", "--model", model, "--scenes", "30", "--langs", "en",
