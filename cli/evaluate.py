@@ -123,6 +123,8 @@ def evaluate(
 
     if format not in FORMATS:
         raise UsageError(f"--format {format} is not a form.", f"Choose one of {', '.join(FORMATS)}.")
+    if format != "text" and protocol is None:
+        raise UsageError(f"--format {format} is of a protocol's table.", "Add --protocol paper, or leave it out.")
     started = time.monotonic()
     result = stage.run(
         generated,
