@@ -61,6 +61,13 @@ def evaluate(
     scenes: Annotated[
         int, typer.Option(min=0, help="Prompts of unseen scenes, scored by reading the images back; needs --model.")
     ] = 0,
+    templated: Annotated[
+        int, typer.Option(min=0, help="Templated prompts per language, scored by questions to --judge; needs --model.")
+    ] = 0,
+    judge: Annotated[
+        str, typer.Option(metavar="NAME", help="Model that answers questions about images; nano reads scenes.")
+    ] = "nano",
+    endpoint: options.Endpoint = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps (default: 20, or those of the pipeline's own class).")
     ] = None,
@@ -110,6 +117,7 @@ def evaluate(
     commonart eval --protocol paper --model commonart-beta,sd2.1-base,japanese-stable-diffusion,common-canvas-s-c coco/,stair/
     commonart eval --model runs/512 coco/ -n 30000 --fid clean --clip clip-vit-b32
     commonart eval --model nano --scenes 1000
+    commonart eval --model runs/512 --templated 200 --judge qwen3-vl-8b
     commonart eval pictures/ shards/ --split heldout
     """
     if model is not None and reference is None:
@@ -142,6 +150,9 @@ def evaluate(
         clip_mode=clip_mode,
         metrics=options.split_names(metrics) if metrics else (),
         scenes=scenes,
+        templated=templated,
+        judge=judge,
+        endpoint=options.endpoint(endpoint, None, None, None),
         steps=steps,
         guidance=guidance,
         batch=batch,

@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -195,6 +195,9 @@ _commonart() {
             "eval --clip-mode") words="paper hessel" ;;
             "eval --metrics") words="" ;;
             "eval --scenes") words="" ;;
+            "eval --templated") words="" ;;
+            "eval --judge") words="nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" ;;
+            "eval --endpoint") words="" ;;
             "eval --steps") words="" ;;
             "eval --guidance") words="" ;;
             "eval --batch") words="" ;;
@@ -208,6 +211,11 @@ _commonart() {
             "eval --device") words="auto cpu cuda mps" ;;
             "eval --precision") words="auto bf16 fp16 fp32" ;;
             "eval --accept-terms") words="" ;;
+            "vote --report") words="" ;;
+            "vote -o"|"vote --out") words="" ;;
+            "vote --address") words="" ;;
+            "vote -n") words="" ;;
+            "vote --root-path") words="" ;;
             "mia --data") words="" ;;
             "mia -n") words="" ;;
             "mia --attacks") words="" ;;
@@ -250,7 +258,8 @@ _commonart() {
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
-                    eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;

@@ -7,8 +7,6 @@ are the paper's metrics, and `--protocol paper` its table 2. Every score is reco
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError, check_at_least
-from commonart.core.metrics import features, image_groups, image_set, paper_table, protocols
+from commonart.core.metrics import features, image_groups, image_set, paper_table, protocols, questions
 from commonart.core.metrics import scores as scoring
 from commonart.core.metrics.image_groups import ImageGroup
 from commonart.core.metrics.image_set import ImageRef
@@ -27,9 +25,9 @@ from commonart.core.output import metadata
 if TYPE_CHECKING:
     from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
+    from commonart.core.model.captioning.endpoint import EndpointOptions
 
 LANGS = ("en", "ja")
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "timm", "clean-fid", "pillow", "numpy", "scipy")
 
 
 def run(
@@ -49,6 +47,9 @@ def run(
     clip_mode: str | None = None,
     metrics: Sequence[str] = (),
     scenes: int = 0,
+    templated: int = 0,
+    judge: str = "nano",
+    endpoint: EndpointOptions | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     batch: int = 16,
@@ -78,6 +79,8 @@ def run(
         metrics: of `scoring.METRICS`.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
+        templated: with `model`: as many templated prompts in each language, scored by questions to `judge`.
+        judge, endpoint: as `questions.open_judge` takes them.
         steps, guidance: default: 20 and 4.5, or those of the pipeline's own class.
         pictures: folder that keeps the generated images; a second call continues from there. Default: `eval-pictures/MODEL`
             beside `out`.
@@ -96,7 +99,9 @@ def run(
             fid, clip, clip_ja = fid or plan.fid, clip or plan.clip, clip_ja or plan.clip_ja
     langs, clip, clip_mode = tuple(langs or LANGS), clip or EMBEDDED, clip_mode or "paper"
     fid = None if fid == "none" else fid
-    _check(generated, reference, models, langs, n, scenes, batch, seed, clip_mode, fid, out, overwrite, plan)
+    _check(generated, reference, models, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite, plan)
+    if not templated and (judge != questions.NANO or endpoint is not None):
+        raise UsageError("--judge and --endpoint judge templated prompts.", "Add --templated 100, or leave them out.")
     folders = [_folder(name, models, pictures, out) for name in models]
     failed: dict[str, str] = {}
     if models:
@@ -104,6 +109,12 @@ def run(
         groups = image_groups.from_captions(reference, langs, n, split, seed, part) if reference else []
         true_scenes = _pictures(pictures, out) / "scenes" if plan else None
         groups += image_groups.from_grammar(scenes, langs, seed, true_scenes) if scenes else []
+        answers = None
+        if templated:
+            answers = questions.open_judge(
+                judge, endpoint=endpoint, accept_terms=accept_terms, device=device, precision=precision
+            )
+            groups += questions.templated_groups(answers, templated, langs, seed)
     else:
         groups, failed = image_groups.from_images(str(generated), reference, n, split, seed)
     # Before any image is generated: a model that is missing or refused is an error at once.
@@ -112,7 +123,7 @@ def run(
         side=plan.side if plan else None, cache=features.cache_folder(), device=device, accept_terms=accept_terms,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    about = {"seed": seed, "split": split, "versions": versions()}
+    about = {"seed": seed, "split": split, "versions": protocols.versions()}
     settings: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     if models:
@@ -131,10 +142,10 @@ def run(
             _generate(session, config, own, seed, batch, folder, quiet)
             del session
             settings.append(shared | {"clip_mode": clip_mode, "pictures": str(folder)})
-            scores += _scores(own, judges, shared, failed, quiet)
+            scores += _scores(own, judges, answers, shared, failed, quiet)
     else:
         settings.append(about | {"clip_mode": clip_mode})
-        scores += _scores(groups, judges, {"model": generated} | about, failed, quiet)
+        scores += _scores(groups, judges, None, {"model": generated} | about, failed, quiet)
     result: dict[str, Any] = {
         "schema": 2, "model": ",".join(models) or generated, "protocol": dataclasses.asdict(plan) if plan else None,
         "settings": settings[0] if len(settings) == 1 else settings, "left_out": failed, "scores": scores,
@@ -164,7 +175,9 @@ def table(result: dict[str, Any], form: str = "text") -> str:
     lines = []
     for score in result["scores"]:
         group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
-        if score["metric"] == "scenes":
+        if score["metric"] == "questions":
+            lines.append(questions.line(score, group))
+        elif score["metric"] == "scenes":
             shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
             lines.append(f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})")
         else:
@@ -178,15 +191,9 @@ def table(result: dict[str, Any], form: str = "text") -> str:
     return "\n".join(lines) + (f"\n\n{papers}" if papers else "")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of all that a score may depend on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"commonart": importlib.metadata.version("commonart"), "python": platform.python_version(), **found}
-
-
 def _check(
     generated: str | None, reference: str | None, models: Sequence[str], langs: Sequence[str], n: int | None,
-    scenes: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
+    scenes: int, templated: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
     plan: Protocol | None,
 ) -> None:  # fmt: skip
     from commonart.core.metrics.clip_score import convention_of
@@ -197,16 +204,18 @@ def _check(
         raise UsageError("There is nothing to score: name images, or --model.", example)
     if generated is not None and models:
         raise UsageError("Images and --model exclude each other.", example)
-    if models and reference is None and not scenes:
+    if models and reference is None and not scenes and not templated:
         raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
     if len(set(models)) < len(models):
         raise UsageError("--model names a model twice.", "Name each one once.")
     if plan is not None and not models:
         raise UsageError(f"--protocol {plan.name} needs a model to sample.", "Pass --model NAME[,NAME].")
-    if scenes and not models:
-        raise UsageError("--scenes needs a model to generate them.", "Pass --model NAME.")
+    if (scenes or templated) and not models:
+        flag = "--scenes" if scenes else "--templated"
+        raise UsageError(f"{flag} needs a model to generate them.", "Pass --model NAME.")
     check_at_least("-n", n, MIN_IMAGES)
     check_at_least("--scenes", scenes, 0)
+    check_at_least("--templated", templated, 0)
     check_at_least("--batch", batch, 1)
     check_at_least("--seed", seed, 0)
     for lang in langs:
@@ -253,8 +262,9 @@ def _config(session: Session, steps: int | None, guidance: float | None) -> Gene
 
 
 def _scores(
-    groups: Sequence[ImageGroup], judges: Judges, shared: dict[str, Any], failed: dict[str, str], quiet: bool
-) -> list[dict[str, Any]]:
+    groups: Sequence[ImageGroup], judges: Judges, answers: questions.Judge | None, shared: dict[str, Any],
+    failed: dict[str, str], quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
     found: list[dict[str, Any]] = []
     for group in groups:
         common = {"lang": group.lang, **shared}
@@ -263,6 +273,8 @@ def _scores(
         if not group.reference:
             common.pop("split")
         found += scoring.score(group, judges, common, failed, quiet)
+        if group.asked and answers is not None:
+            found.append(questions.by_questions(group, answers, common))
     return found
 
 

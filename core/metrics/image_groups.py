@@ -18,6 +18,7 @@ from commonart.core.metrics.protocols import part_of
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
+    from commonart.core.metrics.templated_prompts import TemplatedPrompt
     from commonart.core.nano.scenes import Scene
 
 
@@ -31,7 +32,8 @@ class ImageGroup:
     reference: list[ImageRef] = field(default_factory=list)
     scenes: list[Scene | None] = field(default_factory=list)
     paired: bool = False  # prompt i is the caption of reference i
-    kind: str = ""  # "unseen" or "held-out pairs" for prompts of the scene grammar, which have no reference
+    kind: str = ""  # "unseen", "held-out pairs" or "templated" for prompts that are no captions
+    asked: list[TemplatedPrompt] = field(default_factory=list)  # the prompts, with their questions
 
 
 def from_images(

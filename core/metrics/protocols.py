@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ class Protocol:
     ours: str  # what the source does not state, and we chose
 
 
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "timm", "clean-fid", "pillow", "numpy", "scipy")
 # fmt: off
 PROTOCOLS = (
     # The reference system's table 2: English captions of COCO 2017, Japanese ones of STAIR, w = 100.
@@ -61,3 +64,9 @@ def part_of(record: Record) -> str:
         if match := _COCO.search(str(record.get(field, ""))):
             return match[1]
     return ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that a score may depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"commonart": importlib.metadata.version("commonart"), "python": platform.python_version(), **found}

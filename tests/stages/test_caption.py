@@ -586,8 +586,9 @@ def test_the_command(
     assert [json.loads(line)["key"] for line in second.stdout.splitlines()] == ["k0", "k1", "k2"]
 
 
-def test_the_command_refuses(in_process: Command) -> None:
-    done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
+def test_the_command_refuses(in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").touch()
+    done = in_process("caption", "--model", "blip2-opt", str(tmp_path / "x.jsonl"))
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr
 
