@@ -175,18 +175,7 @@ def table(result: dict[str, Any], form: str = "text") -> str:
     lines = []
     for score in result["scores"]:
         group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
-        if score["metric"] == "questions":
-            lines.append(questions.line(score, group))
-        elif score["metric"] == "scenes":
-            shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
-            lines.append(f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})")
-        else:
-            digits = 2 if score["metric"] in ("FID", "CLIP") or score["metric"].startswith("FD-") else 4
-            interval = f" [{score['low']:.{digits}f}, {score['high']:.{digits}f}]" if "low" in score else ""
-            reference = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
-            name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
-            value = f"{score['value']:.{digits}f}{interval}"
-            lines.append(f"{name:<18} {group:<24} {value}  (n {score['n']:,}{reference})")
+        lines.append(questions.line(score, group) if score["metric"] == "questions" else scoring.line(score, group))
     papers = paper_table.table(str(result["model"]), result["scores"]) if "," not in str(result["model"]) else ""
     return "\n".join(lines) + (f"\n\n{papers}" if papers else "")
 

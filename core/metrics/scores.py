@@ -135,6 +135,18 @@ def score(
     yield from _scenes(group, ours, common)
 
 
+def line(score: Mapping[str, Any], group: str) -> str:
+    """Return one score as `eval` prints it, of the images that `group` names."""
+    if score["metric"] == "scenes":
+        shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
+        return f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})"
+    digits = 2 if score["metric"] in ("FID", "CLIP") or score["metric"].startswith("FD-") else 4
+    interval = f" [{score['low']:.{digits}f}, {score['high']:.{digits}f}]" if "low" in score else ""
+    reference = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
+    name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
+    return f"{name:<18} {group:<24} {score['value']:.{digits}f}{interval}  (n {score['n']:,}{reference})"
+
+
 def _distances(
     ours: ImageFeatures, real: ImageFeatures, judges: Judges, dual: DualEncoder, by_clip: str, by_cmmd: str,
     common: dict[str, Any],
