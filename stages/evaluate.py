@@ -1,33 +1,31 @@
-"""Scores of images, or of a model that generates them first.
+"""Scores of images, or of models that generate them first.
 
 FD-nano-clip and the CLIP score by the embedded dual encoder need no download; `--fid clean` and `--clip clip-vit-b32`
-are the paper's metrics. Every score is recorded with the mode, resolution, split, seed and n that it depends on.
+are the paper's metrics, and `--protocol paper` its table 2. Every score is recorded with all that it depends on.
 """
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
+import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
-from commonart.core.data.record import captions
-from commonart.core.data.text import language_of
-from commonart.core.errors import CommonArtError, UsageError, check_at_least
-from commonart.core.generation.prompts import text_of
-from commonart.core.metrics import image_set, paper_table, questions
+from commonart.core.errors import CommonArtError, TooManyFailures, UsageError, check_at_least
+from commonart.core.metrics import features, image_groups, image_set, paper_table, protocols, questions
 from commonart.core.metrics import scores as scoring
+from commonart.core.metrics.image_groups import ImageGroup
 from commonart.core.metrics.image_set import ImageRef
-from commonart.core.metrics.scores import MIN_IMAGES, ImageGroup
+from commonart.core.metrics.protocols import EMBEDDED, Protocol
+from commonart.core.metrics.scores import MIN_IMAGES, Judges
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
     from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
     from commonart.core.model.captioning.endpoint import EndpointOptions
-    from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
 
@@ -37,21 +35,23 @@ def run(
     reference: str | None = None,
     out: str | None = "eval.json",
     *,
+    protocol: str | None = None,
     model: str | None = None,
-    langs: Sequence[str] = LANGS,
+    langs: Sequence[str] | None = None,
     n: int | None = None,
     split: str | None = None,
     seed: int = 0,
     fid: str | None = None,
-    clip: str = "nano",
+    clip: str | None = None,
     clip_ja: str | None = None,
-    clip_mode: str = "paper",
+    clip_mode: str | None = None,
+    metrics: Sequence[str] = (),
     scenes: int = 0,
     templated: int = 0,
     judge: str = "nano",
     endpoint: EndpointOptions | None = None,
-    steps: int = 20,
-    guidance: float = 4.5,
+    steps: int | None = None,
+    guidance: float | None = None,
     batch: int = 16,
     pictures: str | None = None,
     overwrite: bool = False,
@@ -70,104 +70,136 @@ def run(
             images' own metadata. Not with `model`.
         reference: real images; with `model`, records whose captions in each of `langs` are the prompts.
         out: file of the result; None writes none.
+        protocol: of `core.metrics.protocols`: gives langs, n, fid, clip, clip_ja and clip_mode where they are None.
+        model: one, or several with commas between.
         n: the most images per language, chosen by `seed`.
         split: of the reference: "train" or "heldout".
-        fid: "clean" or "legacy_pytorch" measures FID, too.
-        clip, clip_ja: as `scoring.load_encoders` takes them.
+        fid: "clean" or "legacy_pytorch" measures FID, too; "none" does not, whatever the protocol says.
+        clip, clip_ja: as `scoring.load_encoders` takes them; default: nano.
+        metrics: of `scoring.METRICS`.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
         templated: with `model`: as many templated prompts in each language, scored by questions to `judge`.
         judge, endpoint: as `questions.open_judge` takes them.
-        pictures: folder that keeps the generated images; a second call continues from there.
+        steps, guidance: default: 20 and 4.5, or those of the pipeline's own class.
+        pictures: folder that keeps the generated images; a second call continues from there. Default: `eval-pictures/MODEL`
+            beside `out`.
 
     Raises:
         UsageError: options that contradict each other, or `out` exists.
         CommonArtError: images, models or weights that cannot be found, or nothing that can be scored.
     """
-    _check(generated, reference, model, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite)
+    models = [name for name in (model or "").split(",") if name]
+    plan = protocols.find(protocol) if protocol else None
+    # Embedded models know no photographs, and have a judge of their own, which needs no download.
+    embedded = bool(models) and all(name == EMBEDDED for name in models)
+    if plan is not None:
+        langs, n, clip_mode = langs or plan.langs, n or plan.n, clip_mode or plan.clip_mode
+        if not embedded:
+            fid, clip, clip_ja = fid or plan.fid, clip or plan.clip, clip_ja or plan.clip_ja
+    langs, clip, clip_mode = tuple(langs or LANGS), clip or EMBEDDED, clip_mode or "paper"
+    fid = None if fid == "none" else fid
+    _check(generated, reference, models, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite, plan)
     if not templated and (judge != questions.NANO or endpoint is not None):
         raise UsageError("--judge and --endpoint judge templated prompts.", "Add --templated 100, or leave them out.")
-    settings: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
-    with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
-        if model is not None:
-            from commonart.core.generation.request import GenerationConfig, ModelSpec
-            from commonart.core.generation.session import Session
+    folders = [_folder(name, models, pictures, out) for name in models]
+    failed: dict[str, str] = {}
+    if models:
+        part = plan.part if plan else ""
+        groups = image_groups.from_captions(reference, langs, n, split, seed, part) if reference else []
+        true_scenes = _pictures(pictures, out) / "scenes" if plan else None
+        groups += image_groups.from_grammar(scenes, langs, seed, true_scenes) if scenes else []
+        answers = None
+        if templated:
+            answers = questions.open_judge(
+                judge, endpoint=endpoint, accept_terms=accept_terms, device=device, precision=precision
+            )
+            groups += questions.templated_groups(answers, templated, langs, seed)
+    else:
+        groups, failed = image_groups.from_images(str(generated), reference, n, split, seed)
+    # Before any image is generated: a model that is missing or refused is an error at once.
+    judges = Judges.load(
+        [group.lang for group in groups], clip, clip_ja, clip_mode, fid, metrics=metrics,
+        side=plan.side if plan else None, cache=features.cache_folder(), device=device, accept_terms=accept_terms,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    about = {"seed": seed, "split": split, "versions": protocols.versions()}
+    settings: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    if models:
+        from commonart.core.generation.request import ModelSpec
+        from commonart.core.generation.session import Session
 
-            spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision)
-            session = Session.open(spec)
-            config = GenerationConfig(steps=steps, guidance=guidance)
-            settings |= session.settings(config)
-            groups = _prompts(reference, langs, n, split, seed, scenes)
-            if templated:
-                answers = questions.open_judge(
-                    judge, endpoint=endpoint, accept_terms=accept_terms, device=device, precision=precision
-                )
-                groups += questions.templated_groups(answers, templated, langs, seed)
-        else:
-            groups = _collect(str(generated), reference, n, split, seed)
-        # Before any image is generated: a model that is missing or refused is an error at once.
-        encoders = scoring.load_encoders(
-            [group.lang for group in groups], clip, clip_ja,
-            device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        by_inception = scoring.open_fid(fid, device, work) if fid is not None else None
-        if model is not None:
-            _generate(session, config, groups, seed, batch, Path(pictures) if pictures else work, quiet)
+        beside = (text_encoder, autoencoder, accept_terms)
+        sessions = [Session.open(ModelSpec(name, *beside, device=device, precision=precision)) for name in models]
+        for folder in folders:
+            metadata.check_folder(_made(folder))
+        for folder in folders:
+            session = sessions.pop(0)  # so that only one model's weights are held
+            config = _config(session, steps, guidance)
+            shared = session.settings(config) | about
+            own = [dataclasses.replace(group, items=[]) for group in groups]
+            _generate(session, config, own, seed, batch, folder, quiet)
             del session
-        scores: list[dict[str, Any]] = []
-        for group in groups:
-            common = {"lang": group.lang, "seed": seed, "resolution": image_set.resolution(group.items)}
-            if group.kind:
-                common["set"] = group.kind
-            if group.reference:
-                common |= {"split": split, "reference_resolution": image_set.resolution(group.reference)}
-            scores += scoring.by_clip(group, encoders[group.lang], clip_mode, common)
-            if by_inception is not None and group.reference:
-                scores.append(by_inception(group, common))
-            scores += scoring.by_scenes(group, common)
-            if group.asked:
-                scores.append(questions.by_questions(group, answers, common))
-    result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
+            settings.append(shared | {"clip_mode": clip_mode, "pictures": str(folder)})
+            scores += _scores(own, judges, answers, shared, failed, quiet)
+    else:
+        settings.append(about | {"clip_mode": clip_mode})
+        scores += _scores(groups, judges, None, {"model": generated} | about, failed, quiet)
+    result: dict[str, Any] = {
+        "schema": 2, "model": ",".join(models) or generated, "protocol": dataclasses.asdict(plan) if plan else None,
+        "settings": settings[0] if len(settings) == 1 else settings, "left_out": failed, "scores": scores,
+    }  # fmt: skip
+    if plan is not None and plan.name == "paper":
+        result["paper"] = {"source": paper_table.SOURCE, "columns": paper_table.COLUMNS, "rows": dict(paper_table.ROWS)}
     if out is not None:
         write_json(out, result)
     return result
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return what the command prints: our scores, and the paper's table with our row where it has its metrics."""
+def check_failures(result: dict[str, Any], most: float) -> None:
+    """Raise TooManyFailures where more than the share `most` of the images of a result could not be read."""
+    scored = {(s["model"], s["lang"], s.get("set")): s["n"] + s.get("n_reference", 0) for s in result["scores"]}
+    count, total = len(result["left_out"]), sum(scored.values()) + len(result["left_out"])
+    if count > most * total:
+        raise TooManyFailures(
+            f"{count:,} of {total:,} images could not be read (--max-failures {most:g}); the scores are of the others.",
+            f"The first is {next(iter(result['left_out']))}; remove those files or make them again.",
+        )
+
+
+def table(result: dict[str, Any], form: str = "text") -> str:
+    """Return what the command prints: a protocol's table, or our scores and the paper's table with our row."""
+    if result.get("protocol"):
+        return paper_table.protocol_table(result, form)
     lines = []
     for score in result["scores"]:
         group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
-        if score["metric"] == "questions":
-            lines.append(questions.line(score, group))
-        elif score["metric"] == "scenes":
-            shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
-            lines.append(f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})")
-        else:
-            interval = f" [{score['low']:.2f}, {score['high']:.2f}]" if "low" in score else ""
-            reference = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
-            name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
-            lines.append(f"{name:<18} {group:<24} {score['value']:.2f}{interval}  (n {score['n']:,}{reference})")
-    papers = paper_table.table(str(result["model"]), result["scores"])
+        lines.append(questions.line(score, group) if score["metric"] == "questions" else scoring.line(score, group))
+    papers = paper_table.table(str(result["model"]), result["scores"]) if "," not in str(result["model"]) else ""
     return "\n".join(lines) + (f"\n\n{papers}" if papers else "")
 
 
 def _check(
-    generated: str | None, reference: str | None, model: str | None, langs: Sequence[str], n: int | None,
+    generated: str | None, reference: str | None, models: Sequence[str], langs: Sequence[str], n: int | None,
     scenes: int, templated: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
+    plan: Protocol | None,
 ) -> None:  # fmt: skip
     from commonart.core.metrics.clip_score import convention_of
     from commonart.core.metrics.fid import check_mode
 
     example = "commonart eval pictures/ reference/, or commonart eval --model nano shards/."
-    if generated is None and model is None:
+    if generated is None and not models:
         raise UsageError("There is nothing to score: name images, or --model.", example)
-    if generated is not None and model is not None:
+    if generated is not None and models:
         raise UsageError("Images and --model exclude each other.", example)
-    if model is not None and reference is None and not scenes and not templated:
+    if models and reference is None and not scenes and not templated:
         raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
-    if (scenes or templated) and model is None:
+    if len(set(models)) < len(models):
+        raise UsageError("--model names a model twice.", "Name each one once.")
+    if plan is not None and not models:
+        raise UsageError(f"--protocol {plan.name} needs a model to sample.", "Pass --model NAME[,NAME].")
+    if (scenes or templated) and not models:
         flag = "--scenes" if scenes else "--templated"
         raise UsageError(f"{flag} needs a model to generate them.", "Pass --model NAME.")
     check_at_least("-n", n, MIN_IMAGES)
@@ -187,60 +219,52 @@ def _check(
         check_mode(fid)
 
 
-def _collect(generated: str, reference: str | None, n: int | None, split: str | None, seed: int) -> list[ImageGroup]:
-    """Return existing images by the language of their prompts, "" for those without a prompt."""
-    real = image_set.collect(reference, split=split, limit=n, seed=seed) if reference else []
-    groups: dict[str, ImageGroup] = {}
-    for item in image_set.collect(generated, limit=n, seed=seed):
-        prompt = text_of(item.record)
-        if not item.record:
-            prompt = str((metadata.read(item.pointer).settings or {}).get("prompt", ""))
-        lang = language_of(prompt) if prompt else ""
-        group = groups.setdefault(lang, ImageGroup(lang, [], [], real))
-        group.items.append(item)
-        group.prompts.append(prompt)
-        group.scenes.append(_scene(item))
-    if not real and groups.keys() == {""} and not any(groups[""].scenes):
-        raise CommonArtError(
-            f"{generated}: the images carry no prompts, and there is no reference to compare them with.",
-            "Name real images as REFERENCE, or score images that keep their prompts, as commonart sample writes them.",
-        )
-    return [groups[lang] for lang in sorted(groups)]
+def _folder(name: str, models: Sequence[str], pictures: str | None, out: str | None) -> Path:
+    """Return the folder of a model's images: one that stays, so that a killed run goes on where it was."""
+    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    folder = _pictures(pictures, out)
+    return folder if pictures is not None and len(models) == 1 else folder / slug
 
 
-def _prompts(
-    reference: str | None, langs: Sequence[str], n: int | None, split: str | None, seed: int, scenes: int
-) -> list[ImageGroup]:
-    """Return the prompts to generate images from: groups whose `items` are still empty."""
-    groups = []
-    real = image_set.collect(reference, split=split, seed=seed) if reference else []
-    for lang in langs:
-        items = [item for item in real if captions(item.record, lang)][:n]
-        if items:
-            texts = [captions(item.record, lang)[0]["text"] for item in items]
-            groups.append(ImageGroup(lang, [], texts, items, [_scene(item) for item in items], paired=True))
-    if reference and not groups:
-        raise CommonArtError(
-            f"{reference} has no captions in {' or '.join(langs)}.",
-            "Add some with commonart caption and commonart translate.",
-        )
-    if scenes:
-        from commonart.core.nano.grammar import eval_prompts
-
-        for heldout, kind in ((False, "unseen"), (True, "held-out pairs")):
-            for lang in langs:
-                prompts = eval_prompts(scenes, lang, seed, heldout)
-                facts: list[Scene | None] = [scene for scene, _ in prompts]
-                groups.append(ImageGroup(lang, [], [text for _, text in prompts], scenes=facts, kind=kind))
-    return groups
+def _pictures(pictures: str | None, out: str | None) -> Path:
+    return Path(pictures) if pictures is not None else Path(out or "").parent / "eval-pictures"
 
 
-def _scene(item: ImageRef) -> Scene | None:
-    if not isinstance(item.record.get("scene"), dict):
-        return None
-    from commonart.core.nano.scenes import scene_from_json
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"{folder}: the folder for the images cannot be created ({error.strerror})."
+        raise CommonArtError(what, "Choose another one: --pictures FOLDER.") from error
+    return folder
 
-    return scene_from_json(item.record["scene"])
+
+def _config(session: Session, steps: int | None, guidance: float | None) -> GenerationConfig:
+    from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
+    from commonart.core.generation.request import GenerationConfig
+
+    generator = session.generator
+    own = generator.defaults() if isinstance(generator, DiffusersPipeline) else (20, 4.5)
+    config = GenerationConfig(steps=steps or own[0], guidance=own[1] if guidance is None else guidance)
+    config.check()
+    return config
+
+
+def _scores(
+    groups: Sequence[ImageGroup], judges: Judges, answers: questions.Judge | None, shared: dict[str, Any],
+    failed: dict[str, str], quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        common = {"lang": group.lang, **shared}
+        if group.kind:
+            common["set"] = group.kind
+        if not group.reference:
+            common.pop("split")
+        found += scoring.score(group, judges, common, failed, quiet)
+        if group.asked and answers is not None:
+            found.append(questions.by_questions(group, answers, common))
+    return found
 
 
 def _generate(

@@ -63,6 +63,8 @@ def locate(spec: ModelSpec) -> PipelineComponents:
         return _of_run(folder, spec)
     row = lookup.find_model(spec.model, "transformer", spec.flag)
     terms = (row.name,) if lookup.check_terms(row, spec.accept_terms, spec.flag) else ()
+    if row.cls.endswith("Pipeline") and not row.local:
+        return _of_diffusers(row, row.cls, spec, terms)
     if not row.cls or row.local:  # the table says what its own rows are
         index = hub.read_config(row, "model_index.json")
         if index.get("_class_name", OURS) != OURS:

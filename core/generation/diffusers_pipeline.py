@@ -24,8 +24,10 @@ from commonart.core.model.autoencoder import TILE_ABOVE
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.registry import lookup
 
-# Published before diffusers had a class for it; the class differs in its tokenizer alone, which the index names.
-ALIASES = {"JapaneseStableDiffusionPipeline": "StableDiffusionPipeline"}
+# rinna's class (github.com/rinnakk/japanese-stable-diffusion, 2022) differs in its tokenizer alone: sentencepiece, as the
+# index says, over 77 tokens at most, of text in lower case. Today's T5Tokenizer has no such switch.
+JAPANESE = "JapaneseStableDiffusionPipeline"
+ALIASES = {JAPANESE: "StableDiffusionPipeline"}
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -84,13 +86,13 @@ class DiffusersPipeline:
                 pipe.vae.enable_tiling()
         for start in range(0, len(requests), batch):
             part = requests[start : start + batch]
-            prompts = [request.prompt for request in part]
+            prompts = [self._text(request.prompt) for request in part]
             self._warn_of_cuts(prompts)
             more: dict[str, Any] = {"guidance_rescale": config.rescale} if config.rescale else {}
             if "callback_on_step_end" in known:
                 more["callback_on_step_end"] = lambda pipe, number, time, values: (on_step(number), values)[1]
             if "negative_prompt" in known:
-                more["negative_prompt"] = [config.negative] * len(part)
+                more["negative_prompt"] = [self._text(config.negative)] * len(part)
             images = pipe(
                 prompt=prompts,
                 num_inference_steps=config.steps,
@@ -102,6 +104,14 @@ class DiffusersPipeline:
             ).images
             on_batch(len(part))
             yield from (image.convert("RGB") for image in images)
+
+    def defaults(self) -> tuple[int, float]:
+        """Return the pipeline's own number of steps and guidance, which its authors' figures were made with."""
+        known = inspect.signature(self.cls.__call__).parameters
+        return int(known["num_inference_steps"].default), float(known["guidance_scale"].default)
+
+    def _text(self, prompt: str) -> str:
+        return prompt.lower() if self.components.pipeline == JAPANESE else prompt
 
     def loaded(self) -> Any:
         """Return the pipeline on its device; component by component where it does not fit there as a whole."""

@@ -29,6 +29,7 @@ from commonart.core.registry import hub, lookup
 Floats = NDArray[np.float64]
 Item = TypeVar("Item")
 
+CLYP = "CLYPModel"  # LY Corporation's, which no library has
 # convention -> (w, prefix of the prompt)
 CONVENTIONS = {"paper": (100.0, ""), "hessel": (2.5, "A photo depicts ")}
 
@@ -39,7 +40,8 @@ class DualEncoder:
 
     name: str
     revision: str
-    embed_images: Callable[[list[Image.Image]], Tensor]
+    prepare: Callable[[Image.Image], Tensor]  # an image -> pixels [3, H, W], on any thread
+    embed_pixels: Callable[[Tensor], Tensor]  # [B, 3, H, W] -> [B, D]
     embed_texts: Callable[[list[str]], Tensor]
     embedded: bool = False  # in the package: knows the generated scenes and nothing else
 
@@ -73,12 +75,14 @@ class DualEncoder:
         resolved = hub.resolve_model(row)
         if (resolved.folder / "open_clip_config.json").is_file():
             return _open_clip(resolved, on)
+        if resolved.model.cls == CLYP:
+            return _clyp(resolved, on)
         return _transformers(resolved.name, resolved.revision, str(resolved.folder), on)
 
     @torch.inference_mode()
     def encode_images(self, images: Iterable[Image.Image], batch: int = 64) -> Floats:
         """Return unit features [N, D] of RGB images."""
-        return _unit_rows(self.embed_images, images, batch)
+        return _unit_rows(lambda part: self.embed_pixels(torch.stack(list(map(self.prepare, part)))), images, batch)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str], batch: int = 256) -> Floats:
@@ -119,14 +123,33 @@ def _open_clip(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder
         raise _unloadable(str(resolved.folder), problem) from problem
     model.eval().requires_grad_(False)
 
-    def embed_images(images: list[Image.Image]) -> Tensor:
-        pixels = torch.stack([preprocess(image.convert("RGB")) for image in images])
+    def prepare(image: Image.Image) -> Tensor:
+        pixels: Tensor = preprocess(image.convert("RGB"))
+        return pixels
+
+    def embed_pixels(pixels: Tensor) -> Tensor:
         return model.encode_image(pixels.to(device))
 
     def embed_texts(texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer(texts).to(device))
 
-    return DualEncoder(resolved.name, resolved.revision, embed_images, embed_texts, resolved.model.embedded)
+    about = (resolved.name, resolved.revision)
+    return DualEncoder(*about, prepare, embed_pixels, embed_texts, resolved.model.embedded)
+
+
+def _clyp(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder:
+    from commonart.core.model.clyp import Clyp
+
+    model, tokenizer, prepare, others = Clyp.load(resolved.folder, device)
+
+    def embed_pixels(pixels: Tensor) -> Tensor:
+        return model.image_features(pixels.to(device))
+
+    def embed_texts(texts: list[str]) -> Tensor:
+        ids, mask = tokenizer(texts)
+        return model.text_features(ids.to(device), mask.to(device))
+
+    return DualEncoder(resolved.name, "+".join((resolved.revision, *others)), prepare, embed_pixels, embed_texts)
 
 
 def _transformers(name: str, revision: str, source: str, device: torch.device, *, remote: bool = False) -> DualEncoder:
@@ -145,16 +168,19 @@ def _transformers(name: str, revision: str, source: str, device: torch.device, *
     model.requires_grad_(False)
     longest = getattr(getattr(model.config, "text_config", model.config), "max_position_embeddings", None)
 
-    def embed_images(images: list[Image.Image]) -> Tensor:
-        inputs = processor([image.convert("RGB") for image in images], return_tensors="pt").to(device)
-        return _features(model.get_image_features(**inputs))
+    def prepare(image: Image.Image) -> Tensor:
+        pixels: Tensor = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def embed_pixels(pixels: Tensor) -> Tensor:
+        return _features(model.get_image_features(pixel_values=pixels.to(device)))
 
     def embed_texts(texts: list[str]) -> Tensor:
         truncate = {} if remote else {"truncation": True, "max_length": longest, "padding": True}
         inputs = tokenizer(texts, return_tensors="pt", **truncate).to(device)
         return _features(model.get_text_features(**inputs))
 
-    return DualEncoder(name, revision, embed_images, embed_texts)
+    return DualEncoder(name, revision, prepare, embed_pixels, embed_texts)
 
 
 def _features(output: Any) -> Tensor:

@@ -6,7 +6,6 @@ Only a distance on the features of the Inception-v3 of 2015 is called FID, with 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import sys
@@ -20,14 +19,18 @@ from numpy.typing import NDArray
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import say
+from commonart.core.metrics.features import Encoder, extract
+from commonart.core.metrics.image_set import ImageRef
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
     Network = Callable[[Tensor], Tensor]
 
 Floats = NDArray[np.float64]
+Z = 1.959964  # of a normal distribution, for 95 %
 
 # clean-fid's mode -> the weights that it runs on, of 95 MB each. `clean` resizes images by PIL's bicubic filter,
 # `legacy_pytorch` bilinearly without anti-aliasing, as pytorch-fid does.
@@ -64,27 +67,78 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of two kinds, {a.mean.shape} and {b.mean.shape}")
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    product = np.linalg.eigvalsh(root @ b.covariance @ root)
-    distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance)
+    return _distance(a, _root(a.covariance), b.mean, b.covariance)
+
+
+def jackknife(features: NDArray[Any], reference: Gaussian, groups: int = 20) -> tuple[float, float]:
+    """Return a 95 % interval of the distance of features [N, D] to a reference, which counts as given.
+
+    The delete-a-group jackknife (Efron and Tibshirani, An Introduction to the Bootstrap, 11.5): a bootstrap would move the
+    distance itself, which grows where images repeat. `features` in an order that says nothing of them, as by content.
+    """
+    root = _root(reference.covariance)
+    centre = features.mean(axis=0, dtype=np.float64)
+    parts = [part.astype(np.float64) - centre for part in np.array_split(features, min(groups, len(features)))]
+    whole = np.sum([part.T @ part for part in parts], axis=0)
+    values = []
+    for part in parts:
+        n = len(features) - len(part)
+        if n < 2:
+            return 0.0, float("inf")
+        mean = -part.sum(axis=0) / n
+        covariance = (whole - part.T @ part - n * np.outer(mean, mean)) / (n - 1)
+        values.append(_distance(reference, root, centre + mean, covariance))
+    error = np.sqrt((len(values) - 1) / len(values) * np.sum((np.array(values) - np.mean(values)) ** 2))
+    value = frechet(reference, fit(features))
+    return max(0.0, value - Z * float(error)), value + Z * float(error)
+
+
+def _distance(a: Gaussian, root: Floats, mean: Floats, covariance: Floats) -> float:
+    product = np.linalg.eigvalsh(root @ covariance @ root)
+    distance = np.sum((a.mean - mean) ** 2) + np.trace(a.covariance) + np.trace(covariance)
     return float(max(0.0, distance - 2 * np.sqrt(product.clip(min=0)).sum()))
+
+
+def _root(covariance: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
+
+
+def encoder(mode: str, device: str = "cpu", network: Network | None = None, sha256: str = "") -> Encoder:
+    """Return Inception as an encoder of images, which are resized by clean-fid itself.
+
+    Args:
+        network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
+        sha256: of the network's weights.
+    """
+    import torch
+    from cleanfid.resize import build_resizer
+
+    if network is None:
+        network, sha256 = inception(mode, device)
+    resize, to = build_resizer(mode), torch.device(device)
+
+    def prepare(image: Image.Image) -> Tensor:
+        pixels = np.asarray(resize(np.asarray(image.convert("RGB"))), dtype=np.float32)
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+    def embed(pixels: Tensor) -> Tensor:
+        return network(pixels.to(to))
+
+    return Encoder(f"inception {mode} {sha256} {to.type}", prepare, embed)
 
 
 def inception_features(
     files: Sequence[str | os.PathLike[str]], mode: str, device: str = "cpu", network: Network | None = None
 ) -> NDArray[np.float32]:
-    """Return Inception's pool features [N, 2048] of image files, read and resized by clean-fid itself.
+    """Return Inception's pool features [N, 2048] of image files, upright and in sRGB, resized as clean-fid does.
 
     Args:
-        network: pixels [B, 3, 299, 299] in 0..255 -> features [B, D]; by default `inception(mode, device)`.
+        network: as `encoder` takes it.
     """
-    import torch
-    from cleanfid.fid import get_files_features
-
-    network, paths = network or inception(mode, device)[0], [str(file) for file in files]
-    with contextlib.redirect_stdout(sys.stderr):
-        return get_files_features(paths, network, 0, 32, torch.device(device), mode, verbose=False)
+    by = encoder(mode, device, network)
+    return extract([ImageRef(str(file), {}) for file in files], [by]).rows[by.name]
 
 
 def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tuple[Network, str]:

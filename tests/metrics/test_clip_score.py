@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny_encoders
@@ -78,11 +80,13 @@ def test_weights_in_half_precision_alone(tmp_path):
     assert np.array_equal(DualEncoder.load(str(folder), device="cpu").encode_texts(["a"]), whole)
 
 
-def test_remote_code_needs_trust_and_a_commit():
+def test_remote_code_needs_trust_and_a_commit(monkeypatch):
+    row = dataclasses.replace(lookup.find_model("clip-vit-b32", "clip"), name="theirs", remote_code=True)
+    monkeypatch.setattr(lookup, "find_model", lambda *_: row)
     with pytest.raises(UsageError, match="not trusted"):
-        DualEncoder.load("clip-japanese-base")
+        DualEncoder.load("theirs")
     with pytest.raises(UsageError, match="needs a commit"):
-        DualEncoder.load("clip-japanese-base", trust_remote_code=True)
+        DualEncoder.load("theirs", trust_remote_code=True)
 
 
 def test_what_is_no_dual_encoder(tmp_path):
