@@ -14,24 +14,38 @@ def mia(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run, an exported folder, a name of the registry or a hub id.")
     ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A model of the same size that never saw the images: attacks are calibrated by it."
+        ),
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Works in question (keys, sha256, URLs, authors), instead of the training images."
+        ),
+    ] = None,
     data: Annotated[str, typer.Option(metavar="FOLDER", help="Shards that the model was trained on.")] = "shards/",
     n: Annotated[int, typer.Option("-n", min=4, help="Maximum number of members, and of held-out images.")] = 500,
     attacks: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Attacks to run: loss, secmi, pia, clid.")
-    ] = "loss,secmi,pia,clid",
+        str, typer.Option(metavar="NAME[,NAME]", help="Attacks to run: loss, secmi, pia, pfami, clid, sima.")
+    ] = "loss,secmi,pia,pfami,clid,sima",
     lang: Annotated[
         str | None,
         typer.Option(
             metavar="LANG", help="Language of the captions that condition the model (default: each record's first)."
         ),
     ] = None,
-    times: Annotated[int, typer.Option(min=1, help="Timesteps per image of loss and clid.")] = 10,
+    times: Annotated[int, typer.Option(min=1, help="Timesteps per image of loss, clid and pfami.")] = 10,
     draws: Annotated[int, typer.Option(min=1, help="Noise samples per timestep.")] = 1,
     replicate: Annotated[
         int, typer.Option(min=0, help="Images made from training captions to look for copies; 0 for none.")
     ] = 50,
-    judge: Annotated[str, typer.Option(metavar="NAME", help="CLIP model whose features measure similarity.")] = "nano",
-    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the bootstrap intervals.")] = 1000,
+    judge: Annotated[
+        str, typer.Option(metavar="NAME", help="CLIP model of the blind judge and of similarity.")
+    ] = "nano",
+    permutations: Annotated[int, typer.Option(min=199, help="Permutations of the labels behind the p-values.")] = 1000,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
     batch: options.Batch = 16,
@@ -53,10 +67,12 @@ def mia(
 ) -> None:
     """Test whether a model gives away its training images.
 
-    It is attacked with them and with held-out ones; every number comes with its interval.
+    It is attacked with them and with held-out ones, beside a judge that never saw the model; the verdict is "leaks", "no leak
+    found", or "groups differ".
 
     \b
     commonart mia runs/512 --data shards/ -o mia.json --figure figure2.png
+    commonart mia runs/512 --reference commonart-beta --keys authors.txt
     """
     from commonart.core.data.drops import Summary
     from commonart.stages import mia as stage
@@ -66,6 +82,8 @@ def mia(
         model,
         data,
         out,
+        reference=reference,
+        keys=keys,
         figure=figure,
         n=n,
         lang=lang,
@@ -77,7 +95,7 @@ def mia(
         steps=steps,
         guidance=guidance,
         seed=seed,
-        resamples=resamples,
+        permutations=permutations,
         batch=batch,
         overwrite=overwrite,
         device=device,
@@ -88,8 +106,7 @@ def mia(
         quiet=quiet,
     )
     print(stage.table(result))
-    attacked, duplicates = result["members"] + result["heldout"], result["heldout_dropped_as_members"]
-    summary = Summary("mia", attacked + duplicates, attacked, seconds=time.monotonic() - started)
-    if duplicates:
-        summary.dropped["heldout_is_member"] = duplicates
+    attacked, dropped = result["members"] + result["heldout"], result["dropped"]
+    summary = Summary("mia", attacked + sum(dropped.values()), attacked, seconds=time.monotonic() - started)
+    summary.dropped.update(dropped)
     options.finish(summary, quiet)
