@@ -15,6 +15,7 @@ from commonart.core.data.files import write_json
 from commonart.core.data.record import split_of_record
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError, check_at_least
+from commonart.core.generation.prompts import text_of
 from commonart.core.log import warn
 from commonart.core.metrics import image_set
 from commonart.core.output import metadata
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from commonart.core.generation.pipeline import Pipeline
 
 DEFAULT_ATTACKS = ("loss", "secmi", "pia", "pfami", "clid", "sima")
+EXTRACTION_SEEDS, CLIQUE = 20, 8  # images of one caption, and how many of them must be near-identical
 FEW_IMAGES = 99  # on a side; below it no TPR at an FPR of 1 % can be told
 
 
@@ -41,6 +43,7 @@ def run(
     draws: int = 1,
     permutations: int = 1000,
     replicate: int = 50,
+    extract: int = 0,
     judge: str = "nano",
     steps: int = 20,
     guidance: float = 4.5,
@@ -69,6 +72,7 @@ def run(
         times, draws: timesteps, and noise samples at each, of `loss`, `clid` and `pfami`.
         permutations: of the labels, for the p-values.
         replicate: images to generate from training captions; 0 skips replication.
+        extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
         judge: the dual encoder of the blind judge, and of the similarity of two images.
         steps, guidance: of the generated images.
 
@@ -77,8 +81,8 @@ def run(
         CommonArtError: `data` is not what the run was trained on, too few members or held-out images, or models that
             cannot be found or loaded.
     """
-    _check(attacks, n, times, draws, permutations, replicate, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import blind, groups, permutation, replication, verdict
+    _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
+    from commonart.core.audit import blind, extraction, groups, memorised, permutation, replication, verdict
     from commonart.core.audit import figure as drawn
     from commonart.core.audit.scoring import Scoring, score
     from commonart.core.generation.components import locate
@@ -107,14 +111,28 @@ def run(
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)
     cache = Path(out).with_suffix(".scores.jsonl") if out is not None else None
     measures, readable = score(engine, items, scoring, batch=batch, cache=cache, quiet=quiet)
+    inside, outside = (
+        [item for item, good in zip(group, rows, strict=True) if good]
+        for group, rows in (
+            (chosen.members, readable[: len(chosen.members)]),
+            (chosen.heldout, readable[len(chosen.members) :]),
+        )
+    )
+    captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
+    prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet) if inside else None
+    config = GenerationConfig(steps=steps, guidance=guidance)
+    extracted = None
+    if extract:
+        extracted = extraction.audit(
+            Session(engine), inside[:extract], outside[:extract], config, seeds=EXTRACTION_SEEDS, clique=CLIQUE,
+            lang=lang, seed=seed, batch=batch, quiet=quiet,
+        )  # fmt: skip
     replicated, examples = None, list[replication.Example]()
     if replicate:
-        member = [item for item, good in zip(chosen.members, readable, strict=False) if good]
-        other_images = [item for item, good in zip(items, readable, strict=True) if good][len(member) :]
         train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
         replicated, examples = replication.audit(
-            Session(engine), encoder, member[:replicate], other_images, train,
-            GenerationConfig(steps=steps, guidance=guidance), lang=lang, seed=seed, batch=batch, quiet=quiet,
+            Session(engine), encoder, inside[:replicate], outside, train,
+            config, lang=lang, seed=seed, batch=batch, quiet=quiet,
         )  # fmt: skip
         if figure is not None:
             drawn.write(figure, examples, engine.size, overwrite=overwrite)
@@ -159,7 +177,9 @@ def run(
         **verdict.judge(target, control, blindly, labels, seed=seed),
         "curve": verdict.curve(measures, scoring.timesteps, members),
         "blind": {**blindly, "judge": encoder.name, "judge_revision": encoder.revision},
-        **({} if replicated is None else {"replication": replicated}),
+        "memorised_prompts": prompts,
+        "replication": replicated,
+        "extraction": extracted,
         "settings": {
             "seed": seed, "lang": lang, "times": times, "draws": draws, "permutations": permutations,
             "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
@@ -194,19 +214,31 @@ def table(result: dict[str, Any]) -> str:
         )
     if test := result["set_test"]:
         lines.append(f"the set as a whole: p {test['p_value']:.3f} that chance makes it look like training images")
-    if replication := result.get("replication"):
+    if replication := result["replication"]:
         lines.append(
             f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
             f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
             f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
             f"of held-out images {100 * replication['heldout']['above']['value']:.1f} %: {replication['verdict']}"
         )
+    if prompts := result["memorised_prompts"]:
+        lines.append(
+            f"memorised prompts: {100 * prompts['flagged']['value']:.1f} % of {prompts['prompts']:,} training captions are "
+            f"above a threshold that at most {100 * prompts['false_alarm_rate']:.1f} % of unseen ones are above"
+        )
+    if extraction := result["extraction"]:
+        lines.append(
+            f"extraction: {100 * extraction['extracted']['value']:.1f} % of {extraction['captions']:,} training captions "
+            f"give the training image away, {100 * extraction['heldout_extracted']['value']:.1f} % of held-out ones: "
+            f"{extraction['verdict']}"
+        )
     return "\n".join([*lines, f"verdict: {result['verdict']}: {result['reason']}"])
 
 
 def _check(
-    attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, batch: int, seed: int,
-    out: str | None, figure: str | None, overwrite: bool,
+    attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
+    seed: int,
+        out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.audit.attacks import ATTACKS
     from commonart.core.audit.groups import FEWEST
@@ -221,7 +253,7 @@ def _check(
     check_at_least("--permutations", permutations, 199)
     for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
         check_at_least(flag, value, 1)
-    for flag, value in {"--replicate": replicate, "--seed": seed}.items():
+    for flag, value in {"--replicate": replicate, "--extract": extract, "--seed": seed}.items():
         check_at_least(flag, value, 0)
     if figure is not None:
         metadata.format_of(figure, "--figure")
