@@ -55,6 +55,8 @@ VALUES: dict[tuple[str, str], Sequence[str]] = {
 
 
 class Option(NamedTuple):
+    """An option as a shell completes it."""
+
     names: tuple[str, ...]  # spellings
     takes_value: bool
     values: tuple[str, ...]  # that it may have; (): a file
@@ -62,6 +64,8 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
+    """A command as a shell completes it."""
+
     name: str
     help: str
     options: tuple[Option, ...]

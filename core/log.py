@@ -18,6 +18,8 @@ class Tick(Protocol):
 
 
 class Reportable(Protocol):
+    """What a stage returns: the counts that its last line prints."""
+
     def as_json(self) -> dict[str, Any]:
         """Return the last line of stderr: at least `stage`, `in`, `out`, `dropped` and `seconds`."""
 

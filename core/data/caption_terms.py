@@ -39,10 +39,15 @@ def writer(name: str) -> Model | None:
     return next((row for row in MODELS if row.role in WRITES and plain and plain in (row.name, row.hub)), None)
 
 
+def is_closed_service(name: str) -> bool:
+    """Return whether a name is that of a service whose terms forbid training on what it writes."""
+    return _CLOSED.match(name) is not None
+
+
 def maker_problem(name: str) -> str:
     """Return why the terms of a model do not allow training on its captions, or "": caption_of_refused_model:NAME."""
     row = writer(name)
-    return f"caption_of_refused_model:{name}" if _CLOSED.match(name) or (row is not None and row.refused) else ""
+    return f"caption_of_refused_model:{name}" if is_closed_service(name) or (row is not None and row.refused) else ""
 
 
 def problem(caption: Caption, policy: Policy, accepted: Sequence[str] = ()) -> str:

@@ -40,6 +40,7 @@ class Autoencoder:
 
     @property
     def precision(self) -> str:
+        """Name of the weights' type."""
         return dtype_name(self.dtype)
 
     @property

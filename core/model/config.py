@@ -80,6 +80,7 @@ class PixArtConfig:
 
     @property
     def hidden(self) -> int:
+        """Width D of the tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ class PixArtConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> PixArtConfig:
+        """Read a config.json of diffusers. Raises CommonArtError, which names file and key, where it is missing or not one."""
         try:
             values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:

@@ -37,6 +37,7 @@ def objective_of(in_channels: int, out_channels: int) -> Objective:
 
 
 def check_objective(objective: str) -> Objective:
+    """Return an objective by its name. Raises CommonArtError for a name that is none."""
     if objective not in OBJECTIVES:
         raise CommonArtError(f"{objective!r} is not an objective.", "Choose eps or flow.")
     return objective  # type: ignore[return-value]
@@ -55,6 +56,7 @@ class Schedule:
 
 @lru_cache(maxsize=8)
 def schedule(device: torch.device) -> Schedule:
+    """Return the linear schedule of 1000 steps (DDPM, section 4), computed in float64."""
     beta = torch.linspace(BETA_START, BETA_END, STEPS, dtype=torch.float64)
     alpha_bar = torch.cumprod(1 - beta, 0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])

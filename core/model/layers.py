@@ -55,10 +55,12 @@ class PatchEmbed(nn.Module):
         self.cache: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def positions(self, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+        """Return the position embedding (1, P, D) of `grid` rows and columns of patches."""
         width = self.proj.out_channels
         return position_embedding(width, grid, self.base_size, self.interpolation_scale, device)
 
     def forward(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the tokens of the patches, (B, P, D), row by row."""
         B, C, H, W = latents_BCHW.shape
         p = self.patch
         grid = (H // p, W // p)
@@ -79,13 +81,18 @@ class PatchEmbed(nn.Module):
 
 
 class TwoLayers(nn.Module):
+    """The weights of two layers, under the names of diffusers."""
+
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.linear_1, self.linear_2 = nn.Linear(channels, width), nn.Linear(width, width)
 
 
 class TextProjection(TwoLayers):
+    """Text states in the width of the encoder to tokens in the width of the blocks."""
+
     def forward(self, text_BLT: Tensor) -> Tensor:
+        """Return (B, L, D); packed text (N, T) gives (N, D)."""
         return self.linear_2(F.gelu(self.linear_1(text_BLT), approximate="tanh"))
 
 
@@ -93,6 +100,7 @@ class TimestepEmbedder(TwoLayers):
     """A timestep in 0..1000, whole or not, to a vector: sines and cosines, then two layers."""
 
     def forward(self, timestep_B: Tensor) -> Tensor:
+        """Return (B, D)."""
         half = TIME_CHANNELS // 2
         exponent = torch.arange(half, dtype=torch.float32, device=timestep_B.device) / half
         angle = timestep_B[:, None].float() * torch.exp(-math.log(10000) * exponent)
@@ -110,6 +118,7 @@ class AdaLayerNormSingle(nn.Module):
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the six of every block, (B, 6, D), and the embedded time, (B, D)."""
         time_BD = self.emb["timestep_embedder"](timestep_B)
         return self.linear(F.silu(time_BD)).unflatten(1, (6, -1)), time_BD
 
@@ -151,6 +160,7 @@ class Attention(nn.Module):
         return out_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x_BPD: Tensor, context: BlockText | None = None, mask_B11L: Tensor | None = None) -> Tensor:
+        """Return (B, P, D). `mask_B11L`: True where a token of `context` is read; None: everywhere."""
         kind = x_BPD.device.type
         if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not for each of the three products
             x_BPD = x_BPD.to(torch.get_autocast_dtype(kind))
@@ -187,21 +197,27 @@ def plain_attention(
 
 
 class Gelu(nn.Module):
+    """A layer and GELU, by its approximation with tanh."""
+
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.proj = nn.Linear(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (..., inner)."""
         return F.gelu(self.proj(x), approximate="tanh")
 
 
 class FeedForward(nn.Module):
+    """Two layers, four times as wide between them."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         # Index 1 is diffusers' dropout, which PixArt sets to 0; it has no weights.
         self.net = nn.ModuleList([Gelu(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (..., width)."""
         for layer in self.net:
             x = layer(x)
         return x
@@ -219,6 +235,7 @@ class Block(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(self, x_BPD: Tensor, text: BlockText, time_B6D: Tensor, mask_B11L: Tensor | None) -> Tensor:
+        """Return the tokens (B, P, D) after this block."""
         table = (self.scale_shift_table + time_B6D).unsqueeze(2).unbind(1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table
         x_BPD = x_BPD + gate_1 * self.attn1(modulate(x_BPD, shift_1, scale_1))

@@ -123,6 +123,7 @@ class PixArt(nn.Module):
 
     @property
     def parameters_count(self) -> int:
+        """The number of weights."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod

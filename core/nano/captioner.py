@@ -127,6 +127,7 @@ def prompt(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 def train(
     tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 2500, scenes: int = 20_000
 ) -> Florence2ForConditionalGeneration:
+    """Train on `scenes` scenes and captions of the grammar; the share of right facts of unseen ones goes to `say`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     source = SceneImages(scenes, seed).batches(BATCH)

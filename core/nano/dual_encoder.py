@@ -57,6 +57,7 @@ def new(vocabulary_size: int) -> CustomTextCLIP:
 def train(
     tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 1500, scenes: int = 20_000
 ) -> CustomTextCLIP:
+    """Train on `scenes` scenes and their captions in both languages; the retrieval of unseen ones goes to `say`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     source = SceneImages(scenes, seed).batches(BATCH)

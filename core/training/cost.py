@@ -41,6 +41,8 @@ class Sizes:
 
 
 class EncoderCost(NamedTuple):
+    """What a frozen encoder beside the trainer costs."""
+
     weights: int  # bytes of a frozen encoder
     flops: float  # floating-point operations for an image
 

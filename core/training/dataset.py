@@ -49,6 +49,8 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class TrainingData:
+    """The images of one or several data sets, with what training knows of their shapes."""
+
     source: Source
     index: Index
     shapes: list[Shape]  # of the latents of each bucket

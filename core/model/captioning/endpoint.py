@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
+from commonart.core.data.caption_terms import is_closed_service
 from commonart.core.data.drops import Problem
 from commonart.core.errors import UsageError
 from commonart.core.model.captioning.captioners import SIDE, Captioner
@@ -113,6 +114,11 @@ class Endpoint:
         if row.embedded or row.cls in NOT_CHAT:
             raise UsageError(
                 f"--model {row.name} is not a chat model, as --endpoint needs it.", "Leave --endpoint out."
+            )
+        if is_closed_service(options.model or "") and not accepted and options.model not in accept_terms:
+            raise UsageError(
+                f"--endpoint-model {options.model} is refused: its terms do not allow training on what it writes.",
+                f"If you answer for its use yourself, pass --accept-terms {options.model}.",
             )
         caption = role == Captioner.ROLE
         tokens = max_new_tokens or (Captioner if caption else Translator).MAX_NEW_TOKENS

@@ -56,6 +56,10 @@ class TryAgain(Exception):
         self.tries, self.wait = tries, wait
 
 
+class AnswerTooLong(httpx.RemoteProtocolError):
+    """A server says more than an answer of the protocol holds: it is up, and the input is what it cannot answer."""
+
+
 class ProtocolClient:
     """Sends requests to the named hosts alone: no proxies, no redirects."""
 
@@ -85,7 +89,7 @@ class ProtocolClient:
             async for piece in response.aiter_raw():
                 data += piece
                 if len(data) > MAX_ANSWER:
-                    raise httpx.RemoteProtocolError(f"the answer has more than {MAX_ANSWER} bytes")
+                    raise AnswerTooLong(f"the answer has more than {MAX_ANSWER} bytes")
             return response.status_code, response.headers, bytes(data)
 
     def message(self, data: bytes) -> str:
@@ -183,6 +187,8 @@ def parse(data: bytes) -> Generated | Problem:
         value = orjson.loads(data)
         choice = value["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
+        if isinstance(text, list):  # of parts, as some servers answer
+            text = "".join(part["text"] for part in text if part["type"] == "text")
         tokens = (value.get("usage") or {}).get("completion_tokens") or 0
         if not isinstance(text, str | None) or not isinstance(tokens, int):
             raise TypeError

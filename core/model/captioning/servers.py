@@ -23,7 +23,17 @@ from commonart.core.data.download.transfer import parse_retry_after
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.model.captioning.generate import Generated
-from commonart.core.model.captioning.protocol import BUSY, Limits, ProtocolClient, TryAgain, address, parse, plain, told
+from commonart.core.model.captioning.protocol import (
+    BUSY,
+    AnswerTooLong,
+    Limits,
+    ProtocolClient,
+    TryAgain,
+    address,
+    parse,
+    plain,
+    told,
+)
 
 Item = TypeVar("Item")
 
@@ -150,6 +160,8 @@ class ServerPool:
         began = time.monotonic()
         try:
             status, headers, data = await self._client.send(http, "POST", f"{server.url}/chat/completions", body)
+        except AnswerTooLong as error:
+            raise TryAgain(told(error), tries=2) from None
         except (httpx.HTTPError, TimeoutError) as error:
             if server.paused_until <= began:  # once for all that were on their way when it went down
                 server.failures += 1

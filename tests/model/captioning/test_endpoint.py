@@ -118,6 +118,19 @@ def test_a_time_out_counts_twice(server: ChatServer) -> None:
     assert len(server.requests) == 3
 
 
+def test_an_answer_without_end_costs_that_input_and_no_time(server: ChatServer) -> None:
+    """The server is up: nothing waits until it comes back."""
+    server.choose = lambda body: Answer(body=b"x" * 11_000_000) if width(body) == 21 else None
+    assert ask(engine(server), 4) == [right(4)[0], "endpoint_error", *right(4)[2:]]
+    assert len(server.requests) == 3 + 2
+
+
+def test_an_answer_in_parts(server: ChatServer) -> None:
+    parts = [{"type": "text", "text": "A red "}, {"type": "audio"}, {"type": "text", "text": "dot."}]
+    server.plan = [Answer(body=json.dumps({"choices": [{"message": {"content": parts}}]}).encode())]
+    assert engine(server).caption(images(1), "Say!") == [Generated("A red dot.", True, 0)]
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_input_costs_itself_and_is_asked_once(server: ChatServer, status: int) -> None:
     server.choose = lambda body: Answer(status=status) if width(body) == 22 else None
@@ -270,6 +283,13 @@ def test_a_server_with_another_model() -> None:
         engine(server)
     assert caught.value.what == f"--endpoint {server.url}/v1 does not serve Qwen/Qwen3-VL-2B-Instruct or qwen3-vl."
     assert "It serves llama, mistral; " in caught.value.fix
+
+
+def test_a_service_whose_terms_forbid_it_is_refused_under_another_rows_name() -> None:
+    with ChatServer(models=("gpt-4o",)) as server:
+        with pytest.raises(UsageError, match="--endpoint-model gpt-4o is refused: its terms do not allow"):
+            engine(server, model="gpt-4o")
+        assert not server.gets
 
 
 def test_a_model_under_another_name_is_written_down() -> None:

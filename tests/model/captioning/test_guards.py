@@ -213,3 +213,23 @@ def test_thoughts_are_no_part_of_a_caption() -> None:
     thought = "<think>hmm, red.</think> A red circle on a green field."
     assert clean(thought) == "A red circle on a green field."
     assert problem(clean("A red circle <think> is it?"), lang="en", finished=True) == "markup"
+
+
+def test_what_was_cut_off_before_its_first_word() -> None:
+    assert problem("", lang="en", finished=False) == "cut_off"
+    assert problem("", lang="en", finished=True) == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "lang"),
+    [
+        ("a red circle in the upper left, a red square at the top right, an orange disc in the lower left, a square in the "
+         "bottom left corner, a square in a square in the desert corner, a square at the upper right corner, a square near "
+         "the top right corner, a circle in the bottom left, a square at a square in the the bottom left, an orange square "
+         "in the bottom corner", "en"),
+        ("にに右に大きな赤いののの右にある夜空", "ja"),
+    ],
+)  # fmt: skip
+def test_few_words_in_ever_other_orders_are_a_loop(text: str, lang: str) -> None:
+    """What the embedded captioners said of a flat red picture, which is none of their scenes."""
+    assert problem(text, lang=lang, finished=True) == "looping"
