@@ -71,7 +71,7 @@ def run(
         lang: language of the captions that condition the model; default: each record's first caption.
         times, draws: timesteps, and noise samples at each, of `loss`, `clid` and `pfami`.
         permutations: of the labels, for the p-values.
-        replicate: images to generate from training captions; 0 skips replication.
+        replicate: images to generate from training captions, and as many from held-out ones; 0 skips replication.
         extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
         judge: the dual encoder of the blind judge, and of the similarity of two images.
         steps, guidance: of the generated images.
@@ -131,7 +131,7 @@ def run(
     if replicate:
         train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
         replicated, examples = replication.audit(
-            Session(engine), encoder, inside[:replicate], outside, train,
+            Session(engine), encoder, inside[:replicate], outside[:replicate], train,
             config, lang=lang, seed=seed, batch=batch, quiet=quiet,
         )  # fmt: skip
         if figure is not None:
@@ -219,7 +219,8 @@ def table(result: dict[str, Any]) -> str:
             f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
             f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
             f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
-            f"of held-out images {100 * replication['heldout']['above']['value']:.1f} %: {replication['verdict']}"
+            f"from held-out captions {100 * replication['control']['above_background']['value']:.1f} %: "
+            f"{replication['verdict']}"
         )
     if prompts := result["memorised_prompts"]:
         lines.append(
