@@ -64,7 +64,8 @@ def run(
     Args:
         model: as `sample` takes it; a run must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        out, figure: files of the result and of an image like the paper's figure 2; None writes none.
+        out, figure: files of the result, with its page for readers beside it (mia.html), and of an image like the paper's
+            figure 2; None writes none.
         reference: a model that never saw the images, of the same size.
         keys: a file of works (keys, sha256, URLs, authors): were these in the training set? They need not be in `train`.
         n: the most members, and the most held-out images, chosen by `seed`.
@@ -82,7 +83,7 @@ def run(
             cannot be found or loaded.
     """
     _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import blind, extraction, groups, memorised, permutation, replication, verdict
+    from commonart.core.audit import blind, extraction, groups, memorised, page, permutation, replication, verdict
     from commonart.core.audit import figure as drawn
     from commonart.core.audit.scoring import Scoring, score
     from commonart.core.generation.components import locate
@@ -188,6 +189,7 @@ def run(
     }  # fmt: skip
     if out is not None:
         write_json(out, result)
+        page.build(result, examples, engine.size).write(Path(out).with_suffix(".html"))
     return result
 
 
@@ -260,7 +262,10 @@ def _check(
         metadata.format_of(figure, "--figure")
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
-    for flag, path in (("-o", out), ("--figure", figure)):
+    page = None if out is None else str(Path(out).with_suffix(".html"))
+    if page == out:
+        raise UsageError(f"-o {out} would be the page as well.", "Name a file like mia.json.")
+    for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:
             metadata.check_output(path, flag, overwrite)
 
