@@ -56,7 +56,13 @@ def mia(
     guidance: options.Guidance = 4.5,
     batch: options.Batch = 16,
     out: Annotated[
-        str, typer.Option("-o", "--out", metavar="FILE", help="File for the results and their intervals.")
+        str,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="File for the results; their page for readers, mia.html, lies beside it.",
+        ),
     ] = "mia.json",
     figure: Annotated[
         str | None,
