@@ -49,7 +49,10 @@ def mia(
         ),
     ] = 0,
     judge: Annotated[
-        str, typer.Option(metavar="NAME", help="CLIP model of the blind judge and of similarity.")
+        str,
+        typer.Option(
+            metavar="NAME", help="CLIP model, or file of SSCD's weights, that compares images and judges blind."
+        ),
     ] = "nano",
     permutations: Annotated[int, typer.Option(min=199, help="Permutations of the labels behind the p-values.")] = 1000,
     steps: options.Steps = 20,

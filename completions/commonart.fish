@@ -309,7 +309,7 @@ complete -c commonart -n "__fish_seen_subcommand_from mia" -l times -r -d "Times
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l draws -r -d "Noise samples per timestep"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l replicate -r -d "Images made from training captions to look for copies; 0 for none"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l extract -r -d "Training captions of which 20 images each are made, to look for cliques; 0 for none"
-complete -c commonart -n "__fish_seen_subcommand_from mia" -l judge -x -a "nano clip-vit-b32 clip-japanese-base" -d "CLIP model of the blind judge and of similarity"
+complete -c commonart -n "__fish_seen_subcommand_from mia" -l judge -x -a "nano clip-vit-b32 clip-japanese-base" -d "CLIP model, or file of SSCDs weights, that compares images and judges blind"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l permutations -r -d "Permutations of the labels behind the p-values"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l steps -r -d "Sampling steps"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l guidance -r -d "Scale of classifier-free guidance; 1 turns it off"
