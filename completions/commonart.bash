@@ -202,6 +202,8 @@ _commonart() {
             "eval --device") words="auto cpu cuda mps" ;;
             "eval --precision") words="auto bf16 fp16 fp32" ;;
             "eval --accept-terms") words="" ;;
+            "mia --reference") words="" ;;
+            "mia --keys") words="" ;;
             "mia --data") words="" ;;
             "mia -n") words="" ;;
             "mia --attacks") words="" ;;
@@ -210,7 +212,7 @@ _commonart() {
             "mia --draws") words="" ;;
             "mia --replicate") words="" ;;
             "mia --judge") words="nano clip-vit-b32 clip-japanese-base" ;;
-            "mia --resamples") words="" ;;
+            "mia --permutations") words="" ;;
             "mia --steps") words="" ;;
             "mia --guidance") words="" ;;
             "mia --batch") words="" ;;
@@ -245,7 +247,7 @@ _commonart() {
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
-                    mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;

@@ -172,6 +172,14 @@ def run(
     return result
 
 
+def self_test(*, seed: int = 0, quiet: bool = False) -> tuple[str, list[bool]]:
+    """Run the controls of `core.audit.self_test`: what the command prints, and whether each of them passed."""
+    from commonart.core.audit import self_test
+
+    result = self_test.run(seed=seed, quiet=quiet)
+    return self_test.table(result), [control["passed"] for control in result.values()]
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the table that the command prints."""
 
