@@ -43,6 +43,12 @@ def mia(
     replicate: Annotated[
         int, typer.Option(min=0, help="Images made from training captions to look for copies; 0 for none.")
     ] = 50,
+    extract: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Training captions of which 20 images each are made, to look for cliques; 0 for none."
+        ),
+    ] = 0,
     judge: Annotated[
         str, typer.Option(metavar="NAME", help="CLIP model of the blind judge and of similarity.")
     ] = "nano",
@@ -107,6 +113,7 @@ def mia(
         times=times,
         draws=draws,
         replicate=replicate,
+        extract=extract,
         judge=judge,
         steps=steps,
         guidance=guidance,

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from commonart.core.data.files import write_json
 from commonart.core.data.record import split_of_record
 from commonart.core.data.training_index import data_sets
@@ -20,18 +18,14 @@ from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import warn
 from commonart.core.metrics import image_set
-from commonart.core.metrics.image_set import ImageRef
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.metrics.clip_score import DualEncoder
 
 DEFAULT_ATTACKS = ("loss", "secmi", "pia", "pfami", "clid", "sima")
+EXTRACTION_SEEDS, CLIQUE = 20, 8  # images of one caption, and how many of them must be near-identical
 FEW_IMAGES = 99  # on a side; below it no TPR at an FPR of 1 % can be told
-FIGURE_ROWS, HEADS = 3, ("training image", "generated", "nearest training image")  # as the paper's figure 2
 
 
 def run(
@@ -49,6 +43,7 @@ def run(
     draws: int = 1,
     permutations: int = 1000,
     replicate: int = 50,
+    extract: int = 0,
     judge: str = "nano",
     steps: int = 20,
     guidance: float = 4.5,
@@ -77,6 +72,7 @@ def run(
         times, draws: timesteps, and noise samples at each, of `loss`, `clid` and `pfami`.
         permutations: of the labels, for the p-values.
         replicate: images to generate from training captions; 0 skips replication.
+        extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
         judge: the dual encoder of the blind judge, and of the similarity of two images.
         steps, guidance: of the generated images.
 
@@ -85,12 +81,14 @@ def run(
         CommonArtError: `data` is not what the run was trained on, too few members or held-out images, or models that
             cannot be found or loaded.
     """
-    _check(attacks, n, times, draws, permutations, replicate, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import blind, groups, permutation, verdict
+    _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
+    from commonart.core.audit import blind, extraction, groups, memorised, permutation, replication, verdict
+    from commonart.core.audit import figure as drawn
     from commonart.core.audit.scoring import Scoring, score
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.generation.request import ModelSpec
+    from commonart.core.generation.request import GenerationConfig, ModelSpec
+    from commonart.core.generation.session import Session
     from commonart.core.metrics.clip_score import DualEncoder
 
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
@@ -113,12 +111,31 @@ def run(
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)
     cache = Path(out).with_suffix(".scores.jsonl") if out is not None else None
     measures, readable = score(engine, items, scoring, batch=batch, cache=cache, quiet=quiet)
-    replication = None
-    if replicate:
-        sources = [item for item, good in zip(chosen.members, readable, strict=False) if good][:replicate]
-        replication = _replicate(
-            engine, encoder, sources, data, lang, seed, steps, guidance, batch, figure, overwrite, quiet
+    inside, outside = (
+        [item for item, good in zip(group, rows, strict=True) if good]
+        for group, rows in (
+            (chosen.members, readable[: len(chosen.members)]),
+            (chosen.heldout, readable[len(chosen.members) :]),
         )
+    )
+    captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
+    prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet) if inside else None
+    config = GenerationConfig(steps=steps, guidance=guidance)
+    extracted = None
+    if extract:
+        extracted = extraction.audit(
+            Session(engine), inside[:extract], outside[:extract], config, seeds=EXTRACTION_SEEDS, clique=CLIQUE,
+            lang=lang, seed=seed, batch=batch, quiet=quiet,
+        )  # fmt: skip
+    replicated, examples = None, list[replication.Example]()
+    if replicate:
+        train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
+        replicated, examples = replication.audit(
+            Session(engine), encoder, inside[:replicate], outside, train,
+            config, lang=lang, seed=seed, batch=batch, quiet=quiet,
+        )  # fmt: skip
+        if figure is not None:
+            drawn.write(figure, examples, engine.size, overwrite=overwrite)
     expected = None
     if other is not None:
         expected, _ = score(other, items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
@@ -160,7 +177,9 @@ def run(
         **verdict.judge(target, control, blindly, labels, seed=seed),
         "curve": verdict.curve(measures, scoring.timesteps, members),
         "blind": {**blindly, "judge": encoder.name, "judge_revision": encoder.revision},
-        **({} if replication is None else {"replication": replication}),
+        "memorised_prompts": prompts,
+        "replication": replicated,
+        "extraction": extracted,
         "settings": {
             "seed": seed, "lang": lang, "times": times, "draws": draws, "permutations": permutations,
             "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
@@ -203,18 +222,31 @@ def table(result: dict[str, Any]) -> str:
         )
     if test := result["set_test"]:
         lines.append(f"the set as a whole: p {test['p_value']:.3f} that chance makes it look like training images")
-    if replication := result.get("replication"):
+    if replication := result["replication"]:
         lines.append(
             f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
             f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
-            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are"
+            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
+            f"of held-out images {100 * replication['heldout']['above']['value']:.1f} %: {replication['verdict']}"
+        )
+    if prompts := result["memorised_prompts"]:
+        lines.append(
+            f"memorised prompts: {100 * prompts['flagged']['value']:.1f} % of {prompts['prompts']:,} training captions are "
+            f"above a threshold that at most {100 * prompts['false_alarm_rate']:.1f} % of unseen ones are above"
+        )
+    if extraction := result["extraction"]:
+        lines.append(
+            f"extraction: {100 * extraction['extracted']['value']:.1f} % of {extraction['captions']:,} training captions "
+            f"give the training image away, {100 * extraction['heldout_extracted']['value']:.1f} % of held-out ones: "
+            f"{extraction['verdict']}"
         )
     return "\n".join([*lines, f"verdict: {result['verdict']}: {result['reason']}"])
 
 
 def _check(
-    attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, batch: int, seed: int,
-    out: str | None, figure: str | None, overwrite: bool,
+    attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
+    seed: int,
+        out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.audit.attacks import ATTACKS
     from commonart.core.audit.groups import FEWEST
@@ -229,7 +261,7 @@ def _check(
     check_at_least("--permutations", permutations, 199)
     for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
         check_at_least(flag, value, 1)
-    for flag, value in {"--replicate": replicate, "--seed": seed}.items():
+    for flag, value in {"--replicate": replicate, "--extract": extract, "--seed": seed}.items():
         check_at_least(flag, value, 0)
     if figure is not None:
         metadata.format_of(figure, "--figure")
@@ -254,39 +286,3 @@ def _check_reference(reference: Pipeline, engine: Pipeline) -> None:
         raise UsageError(
             f"--reference {other.name} {problem}.", "Name another model of the same kind, which never saw the images."
         )
-
-
-def _replicate(
-    engine: Pipeline, encoder: DualEncoder, sources: Sequence[ImageRef], data: str, lang: str | None, seed: int,
-    steps: int, guidance: float, batch: int, figure: str | None, overwrite: bool, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
-    from commonart.core.audit import replication
-    from commonart.core.generation.outputs import PlannedImage
-    from commonart.core.generation.request import GenerationConfig
-    from commonart.core.generation.session import Session
-    from commonart.core.output.contact_sheet import write_sheet
-
-    session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
-    shared = session.settings(config)
-    images = []
-    for item in sources:
-        prompt = {"prompt": text_of(item.record, lang), "seed": image_set.seed_for(seed, item.name)}
-        images.append(PlannedImage({**prompt, **shared}))
-    made = session.generate(images, config, batch=batch, quiet=quiet)
-    generated = [image for _, image in made if image is not None]
-    train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-    features = encoder.encode_images(image_set.open_square(item, engine.size) for item in train)
-    row_of = {item.name: row for row, item in enumerate(train)}
-    copies = replication.compare(encoder.encode_images(generated), features, [row_of[item.name] for item in sources])
-    if figure is not None:
-        panels: list[Image.Image] = []
-        labels: list[str] = []
-        for i in np.argsort(-copies.to_source)[:FIGURE_ROWS]:
-            nearest = image_set.open_square(train[copies.nearest[i]], engine.size)
-            panels += [image_set.open_square(sources[i], engine.size), generated[i], nearest]
-            similarities = (f"similarity {value:.2f}" for value in (copies.to_source[i], copies.similarity[i]))
-            labels += [images[i].settings["prompt"], *similarities]
-        captions = {"captions": labels[::3]}
-        write_sheet(figure, panels, labels, columns=3, heads=HEADS, settings=captions, overwrite=overwrite)
-    judged = {"judge": encoder.name, "judge_revision": encoder.revision}
-    return {**judged, **copies.report(seed), "steps": steps, "guidance": guidance, "seed": seed}
