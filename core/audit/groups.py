@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from commonart.core.audit.replication import twin_limit
 from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.images.phash import CHROMA, chroma, chroma_values, copies, fingerprint
@@ -39,6 +40,26 @@ class Groups:
     members: list[ImageRef]
     heldout: list[ImageRef]
     dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def items(self) -> list[ImageRef]:
+        """All images, members first."""
+        return [*self.members, *self.heldout]
+
+    def drop(self, rows: np.ndarray, reason: str) -> None:
+        """Leave out the images that `rows` (bool, one for each of `items`) marks. Raises CommonArtError where few stay."""
+        members = len(self.members)
+        self.heldout = [item for item, out in zip(self.heldout, rows[members:], strict=True) if not out]
+        self.members = [item for item, out in zip(self.members, rows[:members], strict=True) if not out]
+        if rows.any():
+            self.dropped[reason] += int(rows.sum())
+        if min(len(self.members), len(self.heldout)) < FEWEST:
+            left_out = ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
+            raise CommonArtError(
+                f"{len(self.members)} members and {len(self.heldout)} held-out images are left ({left_out}); "
+                f"at least {FEWEST} of each are needed.",
+                "Make the shards again, or add images.",
+            )
 
 
 def check_data(model: str, data: str) -> bool:
@@ -127,6 +148,15 @@ def twins(records: Sequence[Record]) -> np.ndarray:
     candidates = pictures[near]
     colors = np.array([_chroma(records[row]) for row in candidates]).reshape(-1, CHROMA)
     found[candidates[_involved(copies(prints[near], colors))]] = True
+    return found
+
+
+def alike(features: np.ndarray) -> np.ndarray:
+    """Return which unit features [N, D] are those of another image's twin, bool [N]: crops too, which the hash misses."""
+    similarity = features @ features.T
+    np.fill_diagonal(similarity, -1)
+    closest = similarity.max(axis=1)
+    found: np.ndarray = closest >= twin_limit(closest)
     return found
 
 

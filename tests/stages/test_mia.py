@@ -255,7 +255,7 @@ def test_an_unreadable_image_is_left_out_and_counted(attack, made, tmp_path):
     data = shards(tmp_path / "broken", damaged=("k2", "k15"))
     result = attack(data=data, replicate=0, out=None, attacks=("loss",))
     assert (result["members"], result["heldout"], result["dropped"]) == (11, 7, {"unreadable": 2})
-    with pytest.raises(CommonArtError, match="0 members and 8 held-out images can be read"):
+    with pytest.raises(CommonArtError, match="0 members and 8 held-out images are left .12 unreadable."):
         attack(data=shards(tmp_path / "none", damaged=[f"k{i}" for i in range(12)]), replicate=0, attacks=("loss",))
 
 
