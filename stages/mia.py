@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.files import write_json
 from commonart.core.data.record import split_of_record
 from commonart.core.data.training_index import data_sets
@@ -94,6 +95,7 @@ def run(
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
     data_sets(data)  # or an error, before anything is loaded
+    works = read_blocklist(keys, "--keys") if keys is not None else None
     checked = keys is None and groups.check_data(model, data)
     engine = Pipeline.open(components, spec)
     other = None
@@ -104,7 +106,7 @@ def run(
         other = Pipeline.open(locate(other_spec), other_spec)
         _check_reference(other, engine)
     encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
-    chosen = groups.choose(data, n, lang, seed, size=engine.size, keys=keys)
+    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works)
 
     # What every image measures on the model, and what a judge sees of it that never saw the model.
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from commonart.core.audit.replication import twin_limit
-from commonart.core.data.blocklist import read_blocklist
+from commonart.core.data.blocklist import Blocklist
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.images.phash import CHROMA, chroma, chroma_values, copies, fingerprint
 from commonart.core.data.record import Record, split_of_record
@@ -80,25 +80,24 @@ def check_data(model: str, data: str) -> bool:
     return True
 
 
-def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, keys: str | None = None) -> Groups:
+def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, works: Blocklist | None = None) -> Groups:
     """Choose up to n members and n held-out images.
 
     Args:
         data: shards or records; several as `train --data` takes them.
         lang: of the captions; None: each record's first.
         size: pixels on a side that the model was trained for; smaller images are left out, never enlarged.
-        keys: a file of the works in question (keys, sha256, URLs, authors); they take the place of the members.
+        works: those in question (--keys); they take the place of the members.
 
     Raises:
         CommonArtError: too few are left on a side; the message says why.
     """
     groups, pool = Groups([], []), list[ImageRef]()
-    asked = read_blocklist(keys) if keys is not None else None
     sides: list[list[ImageRef] | None] = []
     for folder, _ in data_sets(data):
         for record in read(str(folder)):
             split = split_of_record(record)
-            member = split == "train" if asked is None else bool(asked.entry_of(record))
+            member = split == "train" if works is None else bool(works.entry_of(record))
             side = groups.members if member else groups.heldout if split == "heldout" else None
             if side is not None and not record.get("image"):
                 groups.dropped["no_image"] += 1
@@ -115,7 +114,7 @@ def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, keys: s
         else:
             side.append(pool[row])
     for name, items in (
-        ("to train on" if keys is None else f"of --keys {keys}", groups.members),
+        ("to train on" if works is None else "of --keys", groups.members),
         ("held out", groups.heldout),
     ):
         if len(items) < FEWEST:
@@ -195,5 +194,7 @@ def _too_few(data: str, side: str, count: int, lang: str | None, size: int, drop
     return CommonArtError(
         f"{data} holds {count} images {side}{f' (left out: {left_out})' if left_out else ''}; "
         f"at least {FEWEST} are needed.",
-        "Name the shards that the model was trained on; about one image in twenty is held out.",
+        "Name keys, sha256, URLs or authors of records in --data, one a line."
+        if side == "of --keys"
+        else "Name the shards that the model was trained on; about one image in twenty is held out.",
     )

@@ -247,8 +247,10 @@ def test_works_in_question_take_the_place_of_the_members(attack):
     assert (result["members"], result["heldout"], result["dropped"]) == (4, 6, {"twin": 2})
     assert result["question"] == "keys of keys.txt"
     Path("none.txt").write_text("")
-    with pytest.raises(CommonArtError, match=r"holds 0 images of --keys none\.txt"):
+    with pytest.raises(CommonArtError, match="holds 0 images of --keys"):
         attack(keys="none.txt")
+    with pytest.raises(CommonArtError, match=r"--keys gone\.txt cannot be read"):
+        attack(keys="gone.txt")
 
 
 def test_an_unreadable_image_is_left_out_and_counted(attack, made, tmp_path):
