@@ -65,14 +65,15 @@ def run(
     Args:
         model: as `sample` takes it; a run must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        out, figure: files of the result and of an image like the paper's figure 2; None writes none.
+        out, figure: files of the result, with its page for readers beside it (mia.html), and of an image like the paper's
+            figure 2; None writes none.
         reference: a model that never saw the images, of the same size.
         keys: a file of works (keys, sha256, URLs, authors): were these in the training set? They need not be in `train`.
         n: the most members, and the most held-out images, chosen by `seed`.
         lang: language of the captions that condition the model; default: each record's first caption.
         times, draws: timesteps, and noise samples at each, of `loss`, `clid` and `pfami`.
         permutations: of the labels, for the p-values.
-        replicate: images to generate from training captions; 0 skips replication.
+        replicate: images to generate from training captions, and as many from held-out ones; 0 skips replication.
         extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
         judge: the dual encoder of the blind judge, and of the similarity of two images.
         steps, guidance: of the generated images.
@@ -83,7 +84,7 @@ def run(
             cannot be found or loaded.
     """
     _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import blind, extraction, groups, memorised, permutation, replication, verdict
+    from commonart.core.audit import blind, extraction, groups, memorised, page, permutation, replication, verdict
     from commonart.core.audit import figure as drawn
     from commonart.core.audit.scoring import Scoring, score
     from commonart.core.generation.components import locate
@@ -135,7 +136,7 @@ def run(
     if replicate:
         train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
         replicated, examples = replication.audit(
-            Session(engine), encoder, inside[:replicate], outside, train,
+            Session(engine), encoder, inside[:replicate], outside[:replicate], train,
             config, lang=lang, seed=seed, batch=batch, quiet=quiet,
         )  # fmt: skip
         if figure is not None:
@@ -173,6 +174,7 @@ def run(
     }  # fmt: skip
     if out is not None:
         write_json(out, result)
+        page.build(result, examples, engine.size).write(Path(out).with_suffix(".html"))
     return result
 
 
@@ -212,7 +214,8 @@ def table(result: dict[str, Any]) -> str:
             f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
             f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
             f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
-            f"of held-out images {100 * replication['heldout']['above']['value']:.1f} %: {replication['verdict']}"
+            f"from held-out captions {100 * replication['control']['above_background']['value']:.1f} %: "
+            f"{replication['verdict']}"
         )
     if prompts := result["memorised_prompts"]:
         lines.append(
@@ -252,7 +255,10 @@ def _check(
         metadata.format_of(figure, "--figure")
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
-    for flag, path in (("-o", out), ("--figure", figure)):
+    page = None if out is None else str(Path(out).with_suffix(".html"))
+    if page == out:
+        raise UsageError(f"-o {out} would be the page as well.", "Name a file like mia.json.")
+    for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:
             metadata.check_output(path, flag, overwrite)
 

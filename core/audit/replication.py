@@ -3,8 +3,11 @@
 Images of one subject are alike without any copying, so the training set itself is the background: the similarity of each
 training image to its nearest other one. What counts as a copy comes closer than 95 % of the training images do. Twins
 within the training set are no part of the background, or the copies among 5 % of it would hide every other one; an image
-that is as close as twins are is always counted. Held-out images, which the model never saw, are the control: they should
-pass the limit as rarely as chance lets them.
+that is as close as twins are is always counted.
+
+A caption describes its image, so what follows it well comes close without having seen it (the embedded model passes the
+limit with half of the captions of a set that it never saw). The control are images from held-out captions, each compared
+with its own held-out image as well: only where those from training captions come closer is "copies" the verdict.
 
 After "Diffusion Art or Digital Forgery?" (Somepalli et al., arXiv 2212.03860), which takes SSCD's features and 0.5.
 """
@@ -51,7 +54,7 @@ class Replication:
     training: int  # M
     twins: int  # how many of the B have a twin
     twin_limit: float  # the similarity from which two training images are twins
-    heldout: Floats | None = None  # [H], of held-out images to the nearest training image
+    control: Floats | None = None  # [H], of images from held-out captions to the nearest training image or their own
 
     @property
     def limit(self) -> float:
@@ -73,15 +76,18 @@ class Replication:
             "copies": above,
             "above_background": share(above, len(self.similarity)),
         }
-        if self.heldout is not None and len(self.heldout):
-            passed = int((self.heldout > self.limit).sum())
-            counts = [[above, len(self.similarity) - above], [passed, len(self.heldout) - passed]]
+        if self.control is not None and len(self.control):
+            passed = int((self.control > self.limit).sum())
+            counts = [[above, len(self.similarity) - above], [passed, len(self.control) - passed]]
             p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
             result |= {
-                "heldout": {"pictures": len(self.heldout), "above": share(passed, len(self.heldout))},
+                "control": {
+                    "drawn": len(self.control), "similarity": _spread(self.control), "copies": passed,
+                    "above_background": share(passed, len(self.control)),
+                },
                 "p_value": p,
                 "verdict": COPIES if p < ALPHA else NOTHING,
-            }
+            }  # fmt: skip
         return result
 
 
@@ -111,11 +117,11 @@ def audit(
     quiet: bool = False,
     examples: int = 3,
 ) -> tuple[dict[str, Any], list[Example]]:
-    """Generate an image for the caption of each source, and compare them with the training set.
+    """Generate an image for the caption of each source and each held-out image, and compare them with the training set.
 
     Args:
         sources: training images whose captions are the prompts; all of them among `train`.
-        heldout: images that the model never saw, without twins in `train`.
+        heldout: as many images that the model never saw, without twins in `train`.
         train: the whole training set.
         examples: how many of the images that are nearest to their sources come back.
 
@@ -125,7 +131,7 @@ def audit(
     size, shared = session.generator.size, session.settings(config)
     planned = [
         PlannedImage({"prompt": text_of(item.record, lang), "seed": image_set.seed_for(seed, item.name), **shared})
-        for item in sources
+        for item in (*sources, *heldout)
     ]
     generated = [made for _, made in session.generate(planned, config, batch=batch, quiet=quiet) if made is not None]
 
@@ -134,13 +140,9 @@ def audit(
 
     base = features(train)
     row_of = {item.name: row for row, item in enumerate(train)}
-    found = compare(
-        encoder.encode_images(generated).astype(np.float32),
-        base,
-        [row_of[item.name] for item in sources],
-        features(heldout) if heldout else None,
-        seed=seed,
-    )
+    made = encoder.encode_images(generated).astype(np.float32)
+    control = (made[len(sources) :], features(heldout)) if heldout else None
+    found = compare(made[: len(sources)], base, [row_of[item.name] for item in sources], control, seed=seed)
     report = {"judge": encoder.name, "judge_revision": encoder.revision, **found.report()}
     report |= {"steps": config.steps, "guidance": config.guidance, "seed": seed}
     shown = [
@@ -157,7 +159,7 @@ def compare(
     generated_ND: NDArray[Any],
     training_MD: NDArray[Any],
     source_N: Sequence[int],
-    heldout_HD: NDArray[Any] | None = None,
+    control: tuple[NDArray[Any], NDArray[Any]] | None = None,
     *,
     seed: int = 0,
 ) -> Replication:
@@ -165,6 +167,7 @@ def compare(
 
     Args:
         source_N: the training row whose caption was the prompt of each generated image.
+        control: images generated from held-out captions and the held-out images themselves, [H, D] each.
         seed: of the choice of training images for the background, where there are more than 10,000.
     """
     rows = np.arange(len(training_MD))
@@ -185,8 +188,13 @@ def compare(
     return Replication(
         similarity, nearest, to_source.astype(np.float64), baseline[np.isfinite(baseline)], len(training_MD),
         int((closest >= limit).sum()), limit,
-        None if heldout_HD is None else neighbours.nearest(heldout_HD, training_MD)[0],
+        None if control is None else _control(*control, training_MD),
     )  # fmt: skip
+
+
+def _control(generated_HD: NDArray[Any], own_HD: NDArray[Any], training_MD: NDArray[Any]) -> Floats:
+    result: Floats = np.maximum(neighbours.nearest(generated_HD, training_MD)[0], (generated_HD * own_HD).sum(axis=1))
+    return result
 
 
 def twin_limit(closest: Floats) -> float:

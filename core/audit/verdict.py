@@ -78,6 +78,7 @@ def judge(
 
     def described(name: str, values: Floats) -> dict[str, Any]:
         row = roc.report(values[:members], values[members:])
+        row["roc"] = roc.corners(roc.curve(values[:members], values[members:]))
         row["p_value"], row["smallest_auc_found"] = p_values[name], smallest[name]
         row["carried_over"] = thresholds.carried_over(values[:members], values[members:], seed=seed)
         row["verdict"] = DIFFER if differ else LEAKS if p_values[name] < LEVEL else NOTHING

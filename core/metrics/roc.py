@@ -45,6 +45,14 @@ def curve(members: Floats, others: Floats) -> Roc:
     return Roc(fpr, tpr, np.r_[np.inf, thresholds[::-1]])
 
 
+def corners(roc: Roc) -> list[tuple[float, float]]:
+    """Return the (FPR, TPR) at which the curve changes its direction: enough to draw it, and to read every rate."""
+    steps = np.stack([np.diff(roc.fpr), np.diff(roc.tpr)])
+    turns = np.abs(steps[0, 1:] * steps[1, :-1] - steps[1, 1:] * steps[0, :-1]) > 1e-15
+    keep = np.r_[True, turns, True]
+    return [(round(float(x), 6), round(float(y), 6)) for x, y in zip(roc.fpr[keep], roc.tpr[keep], strict=True)]
+
+
 def auc(roc: Roc) -> float:
     """Return the area under the curve: P(member > other) + P(member = other) / 2."""
     return float(np.sum(np.diff(roc.fpr) * (roc.tpr[1:] + roc.tpr[:-1]) / 2))

@@ -67,16 +67,19 @@ def test_twins_in_the_training_set_hide_no_copy(training, twins, cosine):
     assert share == pytest.approx(0.05, abs=0.03), "and the limit is no lower for the twins"
 
 
-def test_the_control_are_pictures_that_the_model_never_saw(training):
+def test_the_control_are_pictures_from_captions_that_the_model_never_saw(training):
     rng = np.random.default_rng(3)
-    heldout, new = unit(rng.normal(size=(200, 32))), unit(rng.normal(size=(50, 32)))
-    nothing = replication.compare(new, training, range(50), heldout).report()
-    assert nothing["verdict"] == "no copies found" and nothing["heldout"]["pictures"] == 200
-    assert nothing["heldout"]["above"]["value"] == pytest.approx(0.05, abs=0.04)
-    mixed = replication.compare(np.concatenate([new[:30], near(training[:20], 0.9)]), training, range(50), heldout)
-    assert mixed.report()["verdict"] == "copies" and mixed.report()["p_value"] < 1e-4
-    alike = near(training[:200], 0.95)  # held-out pictures that are as near: the groups are no fair ones
-    assert replication.compare(near(training[:50], 0.9), training, range(50), alike).report()["p_value"] == 1.0
+    heldout, new, other = (unit(rng.normal(size=(n, 32))) for n in (200, 50, 200))
+    nothing = replication.compare(new, training, range(50), (other, heldout)).report()
+    assert nothing["verdict"] == "no copies found" and nothing["control"]["drawn"] == 200
+    assert nothing["control"]["above_background"]["value"] == pytest.approx(0.05, abs=0.04)
+    mixed = replication.compare(
+        np.concatenate([new[:30], near(training[:20], 0.9)]), training, range(50), (other, heldout)
+    ).report()
+    assert mixed["verdict"] == "copies" and mixed["p_value"] < 1e-4 and mixed["copies"] >= 20
+    # A model that follows every caption closely, seen or not, copies nothing.
+    follows = replication.compare(near(training[:50], 0.9), training, range(50), (near(heldout, 0.9), heldout)).report()
+    assert follows["copies"] == 50 and follows["p_value"] == 1.0 and follows["verdict"] == "no copies found"
 
 
 def test_a_set_of_nothing_but_doubles_still_has_a_limit():
