@@ -233,8 +233,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
-    seed: int,
-        out: str | None, figure: str | None, overwrite: bool,
+    seed: int, out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.audit.attacks import ATTACKS
     from commonart.core.audit.groups import FEWEST
@@ -256,7 +255,7 @@ def _check(
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
     page = None if out is None else str(Path(out).with_suffix(".html"))
-    if page == out:
+    if page is not None and page == out:
         raise UsageError(f"-o {out} would be the page as well.", "Name a file like mia.json.")
     for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:
