@@ -12,8 +12,9 @@ from commonart.cli import options
 
 def mia(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, an exported folder, a name of the registry or a hub id.")
-    ],
+        str | None,
+        typer.Argument(metavar="MODEL", help="A run, an exported folder, a name of the registry or a hub id."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -55,6 +56,9 @@ def mia(
         ),
     ] = "nano",
     permutations: Annotated[int, typer.Option(min=199, help="Permutations of the labels behind the p-values.")] = 1000,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Try the audit itself on models whose answers are known.")
+    ] = False,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
     batch: options.Batch = 16,
@@ -90,9 +94,21 @@ def mia(
     commonart mia runs/512 --reference commonart-beta --keys authors.txt
     """
     from commonart.core.data.drops import Summary
+    from commonart.core.errors import CommonArtError, UsageError
     from commonart.stages import mia as stage
 
     started = time.monotonic()
+    if self_test:
+        told, passed = stage.self_test(seed=seed, quiet=quiet)
+        print(told)
+        options.finish(Summary("mia", len(passed), sum(passed), seconds=time.monotonic() - started), quiet)
+        if not all(passed):
+            raise CommonArtError(
+                "A control failed.", "Do not rely on audits of this installation; report what it printed."
+            )
+        return
+    if model is None:
+        raise UsageError("mia needs a MODEL.", "Name a run, as in `commonart mia runs/512`, or add --self-test.")
     result = stage.run(
         model,
         data,

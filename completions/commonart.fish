@@ -311,6 +311,7 @@ complete -c commonart -n "__fish_seen_subcommand_from mia" -l replicate -r -d "I
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l extract -r -d "Training captions of which 20 images each are made, to look for cliques; 0 for none"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l judge -x -a "nano clip-vit-b32 clip-japanese-base" -d "CLIP model, or file of SSCDs weights, that compares images and judges blind"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l permutations -r -d "Permutations of the labels behind the p-values"
+complete -c commonart -n "__fish_seen_subcommand_from mia" -l self-test -d "Try the audit itself on models whose answers are known"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l steps -r -d "Sampling steps"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l guidance -r -d "Scale of classifier-free guidance; 1 turns it off"
 complete -c commonart -n "__fish_seen_subcommand_from mia" -l batch -r -d "Images per batch"

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.files import write_json
 from commonart.core.data.record import split_of_record
 from commonart.core.data.training_index import data_sets
-from commonart.core.errors import CommonArtError, UsageError, check_at_least
+from commonart.core.errors import UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import warn
 from commonart.core.metrics import image_set
@@ -96,6 +97,7 @@ def run(
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
     data_sets(data)  # or an error, before anything is loaded
+    works = read_blocklist(keys, "--keys") if keys is not None else None
     checked = keys is None and groups.check_data(model, data)
     engine = Pipeline.open(components, spec)
     other = None
@@ -109,22 +111,24 @@ def run(
         encoder = sscd.load(judge, device=str(engine.device))
     else:
         encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
-    chosen = groups.choose(data, n, lang, seed, size=engine.size, keys=keys)
+    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works)
 
-    # What every image measures, on the model and on the reference.
-    items = [*chosen.members, *chosen.heldout]
+    # What every image measures on the model, and what a judge sees of it that never saw the model.
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)
     cache = Path(out).with_suffix(".scores.jsonl") if out is not None else None
-    measures, readable = score(engine, items, scoring, batch=batch, cache=cache, quiet=quiet)
-    inside, outside = (
-        [item for item, good in zip(group, rows, strict=True) if good]
-        for group, rows in (
-            (chosen.members, readable[: len(chosen.members)]),
-            (chosen.heldout, readable[len(chosen.members) :]),
-        )
-    )
+    measures, readable = score(engine, chosen.items, scoring, batch=batch, cache=cache, quiet=quiet)
+    chosen.drop(~readable, "unreadable")
+    single, features = blind.look(chosen.items, encoder, lang, engine.size)
+    twins = groups.alike(features) & (not encoder.embedded)  # the embedded encoder knows no photographs
+    chosen.drop(twins, "twin")
+    measures = {name: values[readable][~twins] for name, values in measures.items()}
+    single, features = {name: values[~twins] for name, values in single.items()}, features[~twins]
+    inside, outside = chosen.members, chosen.heldout
+    if min(len(inside), len(outside)) < FEW_IMAGES:
+        warn(f"with {len(inside)} members and {len(outside)} held-out images, only large leaks can be found.")
+
     captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
-    prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet) if inside else None
+    prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet)
     config = GenerationConfig(steps=steps, guidance=guidance)
     extracted = None
     if extract:
@@ -141,33 +145,14 @@ def run(
         )  # fmt: skip
         if figure is not None:
             drawn.write(figure, examples, engine.size, overwrite=overwrite)
-    expected = None
-    if other is not None:
-        expected, _ = score(other, items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
-
-    # Only what could be read counts, on both sides.
-    chosen.dropped.update({"unreadable": int((~readable).sum())} if not readable.all() else {})
-    members = int(readable[: len(chosen.members)].sum())
-    items = [item for item, good in zip(items, readable, strict=True) if good]
-    if min(members, len(items) - members) < groups.FEWEST:
-        raise CommonArtError(
-            f"Of {data}, {members} members and {len(items) - members} held-out images can be read; "
-            f"at least {groups.FEWEST} of each are needed.",
-            "Make the shards again.",
-        )
-    if min(members, len(items) - members) < FEW_IMAGES:
-        warn(f"with {members} members and {len(items) - members} held-out images, only large leaks can be found.")
-
-    # The judge that never saw the model, then the verdict.
-    labels = permutation.deal(members, len(items) - members, permutations, seed)
-    single, features = blind.look(items, encoder, lang, engine.size)
+    # The verdict, with the reference as the control.
+    labels = permutation.deal(len(inside), len(outside), permutations, seed)
     blindly = blind.report(single, features, labels, seed=seed)
     flow, complexity = components.objective == "flow", single[blind.COMPLEXITY]
-    measures = {name: values[readable] for name, values in measures.items()}
-    target = verdict.scores_of(attacks, measures, complexity, flow)
-    if expected is not None:
-        expected = {name: values[readable] for name, values in expected.items()}
-    control = verdict.scores_of(attacks, expected, complexity, flow) if expected is not None else None
+    target, control = verdict.scores_of(attacks, measures, complexity, flow), None
+    if other is not None:
+        expected, _ = score(other, chosen.items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
+        control = verdict.scores_of(attacks, expected, complexity, flow)
     result: dict[str, Any] = {
         "schema": 2,
         "model": components.name,
@@ -176,11 +161,11 @@ def run(
         "data_is_of_the_run": checked,
         "question": "training set" if keys is None else f"keys of {keys}",
         "reference": None if other is None else {"model": other.components.name, "revision": other.components.revision},
-        "members": members,
-        "heldout": len(items) - members,
+        "members": len(inside),
+        "heldout": len(outside),
         "dropped": dict(chosen.dropped),
         **verdict.judge(target, control, blindly, labels, seed=seed),
-        "curve": verdict.curve(measures, scoring.timesteps, members),
+        "curve": verdict.curve(measures, scoring.timesteps, len(inside)),
         "blind": {**blindly, "judge": encoder.name, "judge_revision": encoder.revision},
         "memorised_prompts": prompts,
         "replication": replicated,
@@ -195,6 +180,14 @@ def run(
         write_json(out, result)
         page.build(result, examples, engine.size).write(Path(out).with_suffix(".html"))
     return result
+
+
+def self_test(*, seed: int = 0, quiet: bool = False) -> tuple[str, list[bool]]:
+    """Run the controls of `core.audit.self_test`: what the command prints, and whether each of them passed."""
+    from commonart.core.audit import self_test
+
+    result = self_test.run(seed=seed, quiet=quiet)
+    return self_test.table(result), [control["passed"] for control in result.values()]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -244,8 +237,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
-    seed: int,
-        out: str | None, figure: str | None, overwrite: bool,
+    seed: int, out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.audit.attacks import ATTACKS
     from commonart.core.audit.groups import FEWEST
@@ -267,7 +259,7 @@ def _check(
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
     page = None if out is None else str(Path(out).with_suffix(".html"))
-    if page == out:
+    if page is not None and page == out:
         raise UsageError(f"-o {out} would be the page as well.", "Name a file like mia.json.")
     for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from commonart.core.data.blocklist import read_blocklist
+from commonart.core.audit.replication import twin_limit
+from commonart.core.data.blocklist import Blocklist
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.images.phash import CHROMA, chroma, chroma_values, copies, fingerprint
 from commonart.core.data.record import Record, split_of_record
@@ -40,6 +41,26 @@ class Groups:
     heldout: list[ImageRef]
     dropped: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def items(self) -> list[ImageRef]:
+        """All images, members first."""
+        return [*self.members, *self.heldout]
+
+    def drop(self, rows: np.ndarray, reason: str) -> None:
+        """Leave out the images that `rows` (bool, one for each of `items`) marks. Raises CommonArtError where few stay."""
+        members = len(self.members)
+        self.heldout = [item for item, out in zip(self.heldout, rows[members:], strict=True) if not out]
+        self.members = [item for item, out in zip(self.members, rows[:members], strict=True) if not out]
+        if rows.any():
+            self.dropped[reason] += int(rows.sum())
+        if min(len(self.members), len(self.heldout)) < FEWEST:
+            left_out = ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
+            raise CommonArtError(
+                f"{len(self.members)} members and {len(self.heldout)} held-out images are left ({left_out}); "
+                f"at least {FEWEST} of each are needed.",
+                "Make the shards again, or add images.",
+            )
+
 
 def check_data(model: str, data: str) -> bool:
     """Return whether `data` is known to be what `model`, a run, was trained on; False where it is no run.
@@ -59,25 +80,24 @@ def check_data(model: str, data: str) -> bool:
     return True
 
 
-def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, keys: str | None = None) -> Groups:
+def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, works: Blocklist | None = None) -> Groups:
     """Choose up to n members and n held-out images.
 
     Args:
         data: shards or records; several as `train --data` takes them.
         lang: of the captions; None: each record's first.
         size: pixels on a side that the model was trained for; smaller images are left out, never enlarged.
-        keys: a file of the works in question (keys, sha256, URLs, authors); they take the place of the members.
+        works: those in question (--keys); they take the place of the members.
 
     Raises:
         CommonArtError: too few are left on a side; the message says why.
     """
     groups, pool = Groups([], []), list[ImageRef]()
-    asked = read_blocklist(keys) if keys is not None else None
     sides: list[list[ImageRef] | None] = []
     for folder, _ in data_sets(data):
         for record in read(str(folder)):
             split = split_of_record(record)
-            member = split == "train" if asked is None else bool(asked.entry_of(record))
+            member = split == "train" if works is None else bool(works.entry_of(record))
             side = groups.members if member else groups.heldout if split == "heldout" else None
             if side is not None and not record.get("image"):
                 groups.dropped["no_image"] += 1
@@ -94,7 +114,7 @@ def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, keys: s
         else:
             side.append(pool[row])
     for name, items in (
-        ("to train on" if keys is None else f"of --keys {keys}", groups.members),
+        ("to train on" if works is None else "of --keys", groups.members),
         ("held out", groups.heldout),
     ):
         if len(items) < FEWEST:
@@ -127,6 +147,15 @@ def twins(records: Sequence[Record]) -> np.ndarray:
     candidates = pictures[near]
     colors = np.array([_chroma(records[row]) for row in candidates]).reshape(-1, CHROMA)
     found[candidates[_involved(copies(prints[near], colors))]] = True
+    return found
+
+
+def alike(features: np.ndarray) -> np.ndarray:
+    """Return which unit features [N, D] are those of another image's twin, bool [N]: crops too, which the hash misses."""
+    similarity = features @ features.T
+    np.fill_diagonal(similarity, -1)
+    closest = similarity.max(axis=1)
+    found: np.ndarray = closest >= twin_limit(closest)
     return found
 
 
@@ -165,5 +194,7 @@ def _too_few(data: str, side: str, count: int, lang: str | None, size: int, drop
     return CommonArtError(
         f"{data} holds {count} images {side}{f' (left out: {left_out})' if left_out else ''}; "
         f"at least {FEWEST} are needed.",
-        "Name the shards that the model was trained on; about one image in twenty is held out.",
+        "Name keys, sha256, URLs or authors of records in --data, one a line."
+        if side == "of --keys"
+        else "Name the shards that the model was trained on; about one image in twenty is held out.",
     )

@@ -133,6 +133,15 @@ def test_a_training_image_in_another_language_still_has_its_twin(tmp_path):
     assert found.dropped == {"no_caption": 2, "twin": 1}
 
 
+def test_features_find_what_the_hash_misses():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(6, 32))
+    features[4] = features[1] + 0.1 * rng.normal(size=32)
+    assert groups.alike(features / np.linalg.norm(features, axis=1, keepdims=True)).tolist() == [
+        False, True, False, False, True, False,
+    ]  # fmt: skip
+
+
 def test_the_order_depends_on_the_seed_alone(tmp_path):
     data = shards(tmp_path, "tttttttttthhhhhhhhhh")
     first, again, other = choose(data, n=5), choose(data, n=5), choose(data, n=5, seed=1)
