@@ -50,7 +50,10 @@ def mia(
         ),
     ] = 0,
     judge: Annotated[
-        str, typer.Option(metavar="NAME", help="CLIP model of the blind judge and of similarity.")
+        str,
+        typer.Option(
+            metavar="NAME", help="CLIP model, or file of SSCD's weights, that compares images and judges blind."
+        ),
     ] = "nano",
     permutations: Annotated[int, typer.Option(min=199, help="Permutations of the labels behind the p-values.")] = 1000,
     self_test: Annotated[
@@ -60,7 +63,13 @@ def mia(
     guidance: options.Guidance = 4.5,
     batch: options.Batch = 16,
     out: Annotated[
-        str, typer.Option("-o", "--out", metavar="FILE", help="File for the results and their intervals.")
+        str,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="File for the results; their page for readers, mia.html, lies beside it.",
+        ),
     ] = "mia.json",
     figure: Annotated[
         str | None,

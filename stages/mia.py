@@ -75,7 +75,7 @@ def run(
         permutations: of the labels, for the p-values.
         replicate: images to generate from training captions, and as many from held-out ones; 0 skips replication.
         extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
-        judge: the dual encoder of the blind judge, and of the similarity of two images.
+        judge: the encoder of the blind judge, and of the similarity of two images: a dual encoder, or SSCD's file.
         steps, guidance: of the generated images.
 
     Raises:
@@ -91,6 +91,7 @@ def run(
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.generation.session import Session
+    from commonart.core.metrics import sscd
     from commonart.core.metrics.clip_score import DualEncoder
 
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
@@ -106,7 +107,10 @@ def run(
         )
         other = Pipeline.open(locate(other_spec), other_spec)
         _check_reference(other, engine)
-    encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
+    if judge.endswith(".pt"):
+        encoder = sscd.load(judge, device=str(engine.device))
+    else:
+        encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
     chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works)
 
     # What every image measures on the model, and what a judge sees of it that never saw the model.

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from commonart.core.audit.permutation import LEVEL
-from commonart.core.audit.replication import share
+from commonart.core.audit.replication import share, tested
 from commonart.core.generation.outputs import PlannedImage
 from commonart.core.generation.prompts import text_of
 from commonart.core.generation.request import GenerationConfig
@@ -64,7 +62,7 @@ def audit(
     made = [
         shrink(image) for _, image in session.generate(planned, config, batch=batch, quiet=quiet) if image is not None
     ]
-    rows = []
+    rows = list[dict[str, Any]]()
     for number, item in enumerate(items):
         images = np.stack(made[number * seeds : (number + 1) * seeds])
         found = largest_clique(images, clique)
@@ -76,11 +74,6 @@ def audit(
         })  # fmt: skip
     inside, outside = rows[: len(members)], rows[len(members) :]
     counts = [sum(row["extracted"] for row in group) for group in (inside, outside)]
-    p = float(
-        stats.fisher_exact(
-            [[counts[0], len(inside) - counts[0]], [counts[1], len(outside) - counts[1]]], alternative="greater"
-        ).pvalue
-    )
     return {
         "seeds": seeds,
         "clique": clique,
@@ -91,8 +84,7 @@ def audit(
         "heldout_with_clique": share(sum(row["clique"] > 0 for row in outside), len(outside)),
         "extracted": share(counts[0], len(inside)),
         "heldout_extracted": share(counts[1], len(outside)),
-        "p_value": p,
-        "verdict": EXTRACTED if p < LEVEL else NOTHING,
+        **tested((counts[0], len(inside)), (counts[1], len(outside)), EXTRACTED, NOTHING),
         "images": [row for row in inside if row["extracted"]],
         "steps": config.steps,
         "guidance": config.guidance,

@@ -63,7 +63,8 @@ def _short(page: Page, result: Mapping[str, Any]) -> None:
     page.text(f"理由: {_reason_ja(result)}", lang="ja")
     for name in ("replication", "extraction"):
         found = result.get(name)
-        _say(page, words.VERDICTS[found["verdict"]] if found and "verdict" in found else _prefixed(name, words.NOT_RUN))
+        told = words.VERDICTS[found["verdict"]] if found and "verdict" in found else words.NOT_RUN
+        _say(page, _prefixed(name, told))
 
 
 def _prefixed(name: str, sentence: tuple[str, str]) -> tuple[str, str]:

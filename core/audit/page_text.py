@@ -23,6 +23,10 @@ VERDICTS = {
         "No copies beyond what following a caption explains were found among the images that were made.",
         "生成した画像の中に、説明文に従うだけでは説明できない複製は見つかりませんでした。",
     ),
+    "too few to tell": (
+        "Too few images were made to tell anything: not even all against none would be a finding.",
+        "生成した画像が少なすぎて何も言えません。すべて対ゼロでも発見にはなりません。",
+    ),
     "extracted": (
         "Training images can be extracted: one caption gives the same training image again and again.",
         "学習画像を取り出せます。一つの説明文から、同じ学習画像が繰り返し生成されます。",

@@ -14,6 +14,7 @@ After "Diffusion Art or Digital Forgery?" (Somepalli et al., arXiv 2212.03860), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95  # quantile of the background above which a generated image counts
 TWIN = 0.25  # twins are nearer than this share of the usual angle between an image and its nearest other one
 BACKGROUND = 10_000  # training images, at most, whose nearest other one is looked for
-COPIES, NOTHING = "copies", "no copies found"
+COPIES, NOTHING, TOO_FEW = "copies", "no copies found", "too few to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,12 @@ class Replication:
         }
         if self.control is not None and len(self.control):
             passed = int((self.control > self.limit).sum())
-            counts = [[above, len(self.similarity) - above], [passed, len(self.control) - passed]]
-            p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
             result |= {
                 "control": {
                     "drawn": len(self.control), "similarity": _spread(self.control), "copies": passed,
                     "above_background": share(passed, len(self.control)),
                 },
-                "p_value": p,
-                "verdict": COPIES if p < ALPHA else NOTHING,
+                **tested((above, len(self.similarity)), (passed, len(self.control)), COPIES, NOTHING),
             }  # fmt: skip
         return result
 
@@ -207,6 +205,17 @@ def twin_limit(closest: Floats) -> float:
     if not len(single):
         return 1 - 1e-5
     return float(min(1 - 1e-5, np.cos(TWIN * np.arccos(np.clip(np.median(single), -1, 1)))))
+
+
+def tested(inside: tuple[int, int], outside: tuple[int, int], found: str, nothing: str) -> dict[str, Any]:
+    """Return {"p_value", "verdict"}: is the share (count, of) larger inside than outside, by Fisher's exact test?
+
+    The verdict is "too few to tell" where not even all against none would be a finding.
+    """
+    counts = [[count, of - count] for count, of in (inside, outside)]
+    p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
+    smallest = 1 / math.comb(inside[1] + outside[1], inside[1])
+    return {"p_value": p, "verdict": found if p < ALPHA else nothing if smallest < ALPHA else TOO_FEW}
 
 
 def share(count: int, of: int) -> dict[str, float]:

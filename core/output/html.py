@@ -42,7 +42,7 @@ figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radiu
 .scroll { overflow-x: auto } .row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem }
 .row figure { margin: 0 } .row img { width: 100%; image-rendering: pixelated } .row figcaption { font-size: .85rem }
 nav a { display: inline-block; margin-right: 1rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem }
-strong.verdict { font-size: 1.25rem } .plot svg { max-width: 40rem }
+strong.verdict { font-size: 1.25rem } .plot svg { width: min(100%, 40rem) }
 body { overflow-wrap: break-word }
 svg.chart text { font-size: 11px; fill: var(--soft) } svg.chart polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """.replace("FONTS", ", ".join(name if name.islower() else f'"{name}"' for name in FONTS))

@@ -109,3 +109,13 @@ def test_neighbours_equal_brute_force(monkeypatch, dtype):
     similarity, rows = neighbours.nearest(base, base, np.arange(50), below=0.5)
     assert np.array_equal(rows, below.argmax(axis=1)) and similarity.max() < 0.5
     assert neighbours.nearest(base, base, below=-2.0)[1].tolist() == [-1] * 50
+
+
+def test_too_few_pictures_are_no_acquittal():
+    few = replication.tested((3, 3), (0, 3), "copies", "none")
+    assert few == {"p_value": pytest.approx(0.05), "verdict": "too few to tell"}
+    assert replication.tested((5, 5), (0, 5), "copies", "none") == {
+        "p_value": pytest.approx(1 / 252),
+        "verdict": "copies",
+    }
+    assert replication.tested((2, 5), (0, 5), "copies", "none")["verdict"] == "none"

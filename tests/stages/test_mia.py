@@ -152,7 +152,7 @@ def attack(made, tmp_path, monkeypatch):
 
 
 def test_a_whole_audit(attack, capsys):
-    result = attack(figure="mia.png")
+    result = attack(figure="mia.png", extract=1)
     assert json.loads(Path("mia.json").read_text()) == json.loads(json.dumps(result))
     # The two held-out images that are members too leave with them, on both sides.
     assert (result["members"], result["heldout"], result["dropped"]) == (11, 6, {"twin": 3})
@@ -170,6 +170,12 @@ def test_a_whole_audit(attack, capsys):
     assert copied["similarity"]["mean"] >= copied["to_own_picture"]["mean"]
     assert metadata.read("mia.png").synthetic
     assert len(metadata.read("mia.png").settings["captions"]) == 3
+    assert copied["control"]["drawn"] == 4 and copied["verdict"] == "too few to tell"
+    assert result["extraction"]["captions"] == result["extraction"]["heldout_captions"] == 1
+    prompts = result["memorised_prompts"]
+    assert (prompts["prompts"], prompts["heldout_prompts"]) == (11, 6) and prompts["threshold"] > 0
+    page = Path("mia.html").read_text("utf-8")
+    assert result["verdict"] in page and page.count("data:image/webp") == 9, "three rows of three images"
     told = table(result)
     assert "loss" in told and "replication" in told and "carry no FPR below 14.3 %" in told
     assert told.splitlines()[-1] == f"verdict: {result['verdict']}: {result['reason']}"
