@@ -49,6 +49,7 @@ def caption(
     rejects: options.Rejects = None,
     max_failures: options.MaxFailures = 0.5,
     shard_size: options.ShardSize = 1000,
+    gpus: options.Gpus = None,
     task_index: options.TaskIndex = None,
     num_tasks: options.NumTasks = None,
     overwrite: options.Overwrite = False,
@@ -66,19 +67,26 @@ def caption(
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
     commonart caption --model qwen3-vl --lang en,ja --length short,long raw/ -o captioned/
+    commonart caption --model qwen2-vl --gpus 8 raw/ -o captioned/
     commonart caption --model qwen3-vl --endpoint http://localhost:8000 raw/ -o captioned/
     commonart caption --model qwen3-vl raw/ --dry-run --calibrate 200
     """
+    import time
     from functools import partial
 
     import orjson
 
-    from commonart.core import log
-    from commonart.core.data import stream, tasks
+    from commonart.core import launch, log
+    from commonart.core.data import local_tasks, stream, tasks
+    from commonart.core.data.shards.chunks import check_exists
     from commonart.core.errors import UsageError
     from commonart.core.model.captioning.requests import Tally, open_requests, settings
     from commonart.stages import caption as stage
 
+    started = time.monotonic()
+    launch.stop_with_starter()
+    options.check_gpus(gpus, endpoint)
+    check_exists(source or "-")  # before a model is loaded
     requests = open_requests(
         options.split_list(model or ["florence2"]),
         langs=options.split_list([lang]) if lang else (),
@@ -101,14 +109,18 @@ def caption(
             source,
             requests,
             calibrate,
-            tasks=num_tasks or 1,
+            tasks=(num_tasks or 1) * (gpus or 1),
             batch=batch,
             min_captions=min_captions,
             min_words=min_words,
         )
         print(orjson.dumps(planned, option=orjson.OPT_INDENT_2).decode())
         return
-    tally = Tally()
+    tally, task = Tally(), tasks.this_task(task_index, num_tasks)
+    done = options.share(gpus, task, device, source, out)
+    for told in done or ():
+        tally.merge(told)
+    child = local_tasks.is_started()
     summary = stream.run(
         "caption",
         partial(
@@ -116,16 +128,19 @@ def caption(
         ),
         source=source,
         out=out,
-        rejects=rejects,
-        max_failures=max_failures,
+        rejects=None if child else rejects,
+        max_failures=1.0 if child else max_failures,  # of all of them together
         shard_size=shard_size,
         settings=settings(requests, min_captions=min_captions, min_words=min_words),
-        task=tasks.this_task(task_index, num_tasks),
-        overwrite=overwrite,
-        quiet=quiet,
+        task=local_tasks.own_task(task),
+        overwrite=overwrite and done is None,
+        quiet=quiet or child,
         extra=tally.as_json,
         exclusive=True,
+        started=started if done else None,
     )
+    if launch.report(tally.counts()):
+        return
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:
         for line in tally.lines():

@@ -44,6 +44,13 @@ def evaluate(
     scenes: Annotated[
         int, typer.Option(min=0, help="Prompts of unseen scenes, scored by reading the images back; needs --model.")
     ] = 0,
+    templated: Annotated[
+        int, typer.Option(min=0, help="Templated prompts per language, scored by questions to --judge; needs --model.")
+    ] = 0,
+    judge: Annotated[
+        str, typer.Option(metavar="NAME", help="Model that answers questions about images; nano reads scenes.")
+    ] = "nano",
+    endpoint: options.Endpoint = None,
     steps: options.Steps = 20,
     guidance: options.Guidance = 4.5,
     batch: options.Batch = 16,
@@ -76,6 +83,7 @@ def evaluate(
     \b
     commonart eval --model runs/512 coco/ -n 30000 --fid clean --clip clip-vit-b32
     commonart eval --model nano --scenes 1000
+    commonart eval --model runs/512 --templated 200 --judge qwen3-vl-8b
     commonart eval pictures/ shards/ --split heldout
     """
     if model is not None and reference is None:
@@ -98,6 +106,9 @@ def evaluate(
         clip_ja=clip_ja,
         clip_mode=clip_mode,
         scenes=scenes,
+        templated=templated,
+        judge=judge,
+        endpoint=options.endpoint(endpoint, None, None, None),
         steps=steps,
         guidance=guidance,
         batch=batch,

@@ -36,6 +36,7 @@ COMMANDS = {
     "inspect": ("inspect", "Print what an image's marks say."),
     "export": ("export", "Write a model as a folder that diffusers loads without remote code."),
     "eval": ("evaluate", "Score images, or a model that generates them first."),
+    "vote": ("vote", "Let people compare images of the same prompts, or evaluate their votes."),
     "mia": ("mia", "Test whether a model gives away its training images."),
     "models": ("models", "List the models that --model knows, and their terms."),
     "nano": ("nano", "Build the embedded models again, or measure them."),

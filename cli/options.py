@@ -7,15 +7,17 @@ begins: every numeric option has a range here or in its command, and `finite` wh
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commonart.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from commonart.core.data.tasks import Task
     from commonart.core.log import Reportable
     from commonart.core.model.captioning.endpoint import EndpointOptions
 
@@ -81,6 +83,12 @@ QuantizeToFit = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per prompt; longer ones are truncated.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the transformer: minutes once, then faster images.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Processes of this machine that share the shards, one for each GPU (on CPU: core)."
+    ),
+]
 Endpoint = Annotated[
     list[str] | None,
     typer.Option(
@@ -155,6 +163,38 @@ def endpoint(
         flag = "--endpoint-model" if model else "--endpoint-key-file"
         raise UsageError(f"{flag} needs --endpoint.", "Add --endpoint URL.")
     return None
+
+
+def check_gpus(gpus: int | None, endpoint: Sequence[str] | None) -> None:
+    """Raise UsageError where `--gpus` cannot be meant."""
+    from commonart.core.data import local_tasks
+
+    if gpus is not None and endpoint:
+        raise UsageError("--gpus does not go with --endpoint, whose server has the GPUs.", "Leave one of them out.")
+    if gpus is not None and "WORLD_SIZE" in os.environ and not local_tasks.is_started():
+        raise UsageError(
+            f"--gpus {gpus} starts its processes itself, without torchrun.", "Leave torchrun out, or use srun."
+        )
+
+
+def share(gpus: int | None, task: Task, device: str, source: str | None, out: str | None) -> list[Any] | None:
+    """Have the work done by `--gpus` processes; what each reported. None where it is to be done by this one.
+
+    Raises:
+        UsageError: the machine has fewer devices, or source or output are such that they cannot be shared.
+        CommonArtError: as `local_tasks.run`.
+    """
+    from commonart.core import launch
+    from commonart.core.data import local_tasks
+
+    if not launch.must_spawn(gpus):
+        return None
+    from commonart.core.model.device import check_count
+
+    count = gpus or 1
+    local_tasks.check(count, source, out)
+    check_count(count, device)
+    return local_tasks.run(local_tasks.command_line(), count, out or "", task)
 
 
 def stdin_is_piped() -> bool:

@@ -36,6 +36,7 @@ def translate(
     rejects: options.Rejects = None,
     max_failures: options.MaxFailures = 0.5,
     shard_size: options.ShardSize = 1000,
+    gpus: options.Gpus = None,
     task_index: options.TaskIndex = None,
     num_tasks: options.NumTasks = None,
     overwrite: options.Overwrite = False,
@@ -50,11 +51,18 @@ def translate(
     commonart caption --model florence2 shards/ | commonart translate --to ja
     commonart translate --to ja --model cat-translate captioned/ -o translated/
     """
+    import time
     from functools import partial
 
-    from commonart.core.data import stream, tasks
+    from commonart.core import launch
+    from commonart.core.data import local_tasks, stream, tasks
+    from commonart.core.data.shards.chunks import check_exists
     from commonart.stages import translate as stage
 
+    started = time.monotonic()
+    launch.stop_with_starter()
+    options.check_gpus(gpus, endpoint)
+    check_exists(source or "-")  # before a model is loaded
     translator = stage.open_model(
         model,
         to,
@@ -68,17 +76,23 @@ def translate(
     )
     if endpoint:
         batch *= 4 * len(endpoint)  # so many at once that the servers stay busy
+    task = tasks.this_task(task_index, num_tasks)
+    done = options.share(gpus, task, device, source, out)
+    child = local_tasks.is_started()
     summary = stream.run(
         "translate",
         partial(stage.translate, model=translator, to=to, batch=batch),
         source=source,
         out=out,
-        rejects=rejects,
-        max_failures=max_failures,
+        rejects=None if child else rejects,
+        max_failures=1.0 if child else max_failures,  # of all of them together
         shard_size=shard_size,
         settings=stage.settings(translator, to),
-        task=tasks.this_task(task_index, num_tasks),
-        overwrite=overwrite,
-        quiet=quiet,
+        task=local_tasks.own_task(task),
+        overwrite=overwrite and done is None,
+        quiet=quiet or child,
+        started=started if done else None,
     )
+    if launch.report(None):
+        return
     options.finish(summary, quiet)

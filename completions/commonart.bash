@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval mia models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -53,6 +53,7 @@ _commonart() {
             "caption --rejects") words="" ;;
             "caption --max-failures") words="" ;;
             "caption --shard-size") words="" ;;
+            "caption --gpus") words="" ;;
             "caption --task-index") words="" ;;
             "caption --num-tasks") words="" ;;
             "caption --calibrate") words="" ;;
@@ -71,6 +72,7 @@ _commonart() {
             "translate --rejects") words="" ;;
             "translate --max-failures") words="" ;;
             "translate --shard-size") words="" ;;
+            "translate --gpus") words="" ;;
             "translate --task-index") words="" ;;
             "translate --num-tasks") words="" ;;
             "shard -o"|"shard --out") words="" ;;
@@ -192,6 +194,9 @@ _commonart() {
             "eval --clip-ja") words="nano clip-vit-b32 clip-japanese-base" ;;
             "eval --clip-mode") words="paper hessel" ;;
             "eval --scenes") words="" ;;
+            "eval --templated") words="" ;;
+            "eval --judge") words="nano clip-vit-b32 clip-japanese-base" ;;
+            "eval --endpoint") words="" ;;
             "eval --steps") words="" ;;
             "eval --guidance") words="" ;;
             "eval --batch") words="" ;;
@@ -203,6 +208,11 @@ _commonart() {
             "eval --device") words="auto cpu cuda mps" ;;
             "eval --precision") words="auto bf16 fp16 fp32" ;;
             "eval --accept-terms") words="" ;;
+            "vote --report") words="" ;;
+            "vote -o"|"vote --out") words="" ;;
+            "vote --address") words="" ;;
+            "vote -n") words="" ;;
+            "vote --root-path") words="" ;;
             "mia --reference") words="" ;;
             "mia --keys") words="" ;;
             "mia --data") words="" ;;
@@ -238,8 +248,8 @@ _commonart() {
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --min-captions --accept-terms --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
-                    translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
+                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --gpus --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
+                    translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --gpus --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
@@ -248,7 +258,8 @@ _commonart() {
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
-                    eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    eval) words="--help --model --langs -n --split --fid --clip --clip-ja --clip-mode --scenes --templated --judge --endpoint --steps --guidance --batch --pictures -o --out --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;

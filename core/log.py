@@ -44,7 +44,7 @@ def warn(message: str) -> None:
 def progress(label: str, *, total: int | None = None, unit: str = " records", quiet: bool = False) -> Iterator[Tick]:
     """Show a progress bar on a terminal; `tick(n=1)` moves it. Elsewhere, or when quiet, it costs nothing."""
     if quiet or not on_terminal():
-        yield lambda n=1: None
+        yield bool  # which takes a number or none, and does nothing, at half the cost of a function
         return
     from tqdm import tqdm
 

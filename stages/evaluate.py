@@ -17,7 +17,7 @@ from commonart.core.data.record import captions
 from commonart.core.data.text import language_of
 from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
-from commonart.core.metrics import image_set, paper_table
+from commonart.core.metrics import image_set, paper_table, questions
 from commonart.core.metrics import scores as scoring
 from commonart.core.metrics.image_set import ImageRef
 from commonart.core.metrics.scores import MIN_IMAGES, ImageGroup
@@ -26,6 +26,7 @@ from commonart.core.output import metadata
 if TYPE_CHECKING:
     from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
+    from commonart.core.model.captioning.endpoint import EndpointOptions
     from commonart.core.nano.scenes import Scene
 
 LANGS = ("en", "ja")
@@ -46,6 +47,9 @@ def run(
     clip_ja: str | None = None,
     clip_mode: str = "paper",
     scenes: int = 0,
+    templated: int = 0,
+    judge: str = "nano",
+    endpoint: EndpointOptions | None = None,
     steps: int = 20,
     guidance: float = 4.5,
     batch: int = 16,
@@ -72,13 +76,17 @@ def run(
         clip, clip_ja: as `scoring.load_encoders` takes them.
         scenes: with `model`: as many prompts of unseen scenes, and as many of unseen pairs of color and shape, in each
             language, scored by what the pixels show.
+        templated: with `model`: as many templated prompts in each language, scored by questions to `judge`.
+        judge, endpoint: as `questions.open_judge` takes them.
         pictures: folder that keeps the generated images; a second call continues from there.
 
     Raises:
         UsageError: options that contradict each other, or `out` exists.
         CommonArtError: images, models or weights that cannot be found, or nothing that can be scored.
     """
-    _check(generated, reference, model, langs, n, scenes, batch, seed, clip_mode, fid, out, overwrite)
+    _check(generated, reference, model, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite)
+    if not templated and (judge != questions.NANO or endpoint is not None):
+        raise UsageError("--judge and --endpoint judge templated prompts.", "Add --templated 100, or leave them out.")
     settings: dict[str, Any] = {"seed": seed, "split": split, "clip_mode": clip_mode}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commonart-eval-")))
@@ -91,6 +99,11 @@ def run(
             config = GenerationConfig(steps=steps, guidance=guidance)
             settings |= session.settings(config)
             groups = _prompts(reference, langs, n, split, seed, scenes)
+            if templated:
+                answers = questions.open_judge(
+                    judge, endpoint=endpoint, accept_terms=accept_terms, device=device, precision=precision
+                )
+                groups += questions.templated_groups(answers, templated, langs, seed)
         else:
             groups = _collect(str(generated), reference, n, split, seed)
         # Before any image is generated: a model that is missing or refused is an error at once.
@@ -113,6 +126,8 @@ def run(
             if by_inception is not None and group.reference:
                 scores.append(by_inception(group, common))
             scores += scoring.by_scenes(group, common)
+            if group.asked:
+                scores.append(questions.by_questions(group, answers, common))
     result = {"schema": 1, "model": settings.get("model", generated), "settings": settings, "scores": scores}
     if out is not None:
         write_json(out, result)
@@ -124,7 +139,9 @@ def table(result: dict[str, Any]) -> str:
     lines = []
     for score in result["scores"]:
         group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
-        if score["metric"] == "scenes":
+        if score["metric"] == "questions":
+            lines.append(questions.line(score, group))
+        elif score["metric"] == "scenes":
             shares = "  ".join(f"{k} {100 * score[k]:.1f} %" for k in ("color", "shape", "background", "place"))
             lines.append(f"{'prompt following':<18} {group:<24} {shares}  (n {score['n']:,})")
         else:
@@ -138,7 +155,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _check(
     generated: str | None, reference: str | None, model: str | None, langs: Sequence[str], n: int | None,
-    scenes: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
+    scenes: int, templated: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.metrics.clip_score import convention_of
     from commonart.core.metrics.fid import check_mode
@@ -148,12 +165,14 @@ def _check(
         raise UsageError("There is nothing to score: name images, or --model.", example)
     if generated is not None and model is not None:
         raise UsageError("Images and --model exclude each other.", example)
-    if model is not None and reference is None and not scenes:
+    if model is not None and reference is None and not scenes and not templated:
         raise UsageError("--model has no prompts.", "Name records with captions, or pass --scenes 100.")
-    if scenes and model is None:
-        raise UsageError("--scenes needs a model to generate them.", "Pass --model NAME.")
+    if (scenes or templated) and model is None:
+        flag = "--scenes" if scenes else "--templated"
+        raise UsageError(f"{flag} needs a model to generate them.", "Pass --model NAME.")
     check_at_least("-n", n, MIN_IMAGES)
     check_at_least("--scenes", scenes, 0)
+    check_at_least("--templated", templated, 0)
     check_at_least("--batch", batch, 1)
     check_at_least("--seed", seed, 0)
     for lang in langs:

@@ -67,6 +67,8 @@ def listing(
         if number is not None and number < 0:
             raise UsageError(f"{flag} {number} must be at least 0.", "Give a positive number.")
     if source == "scenes":
+        if column_map:
+            raise UsageError("--column-map is for tables, and scenes is none.", "Leave it out.")
         from commonart.core.nano.scene_source import list_scenes
 
         yield from list_scenes(SCENES if limit is None else limit, seed, size, captions)
@@ -159,6 +161,8 @@ def run(
     What failed for a reason that may pass is asked for once more at the end, and by every further call.
     """
     piped = source is None or source == "-"
+    if piped:
+        stream.source_or_stdin(source)
     if piped and list_only:
         raise UsageError("--list has nothing to list on stdin.", "Name a source, or leave --list out.")
     if not list_only and (out is None or stream.takes_jsonl(out)):

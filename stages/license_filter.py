@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any
 
 from commonart.core.data import stream
@@ -32,7 +33,7 @@ MAX_CACHED_TEXT = 2000  # characters of the statements whose verdict is kept
 MAX_ROWS = 1000  # of the summary; the sources beyond them share one row
 OTHERS = "(other sources)"
 
-# source; license_url, license_raw, license; license_basis
+STATED = ("source", "license_url", "license_raw", "license", "license_basis")
 Statements = tuple[str | None, str | None, str | None, str | None, str | None]
 
 
@@ -156,9 +157,13 @@ def license_filter(
     judge, min_captions = CaptionJudge(policy, criteria.accepted), criteria.min_captions
     fine, tally.captions_removed = judge.fine, judge.removed
     decisions: dict[Statements, _Decision] = {}
+    stated = itemgetter(*STATED)
     for record in records:
         get = record.get
-        statements = (get("source"), get("license_url"), get("license_raw"), get("license"), get("license_basis"))
+        try:
+            statements: Statements = stated(record)
+        except KeyError:  # not every source says all of them
+            statements = tuple(map(get, STATED))  # type: ignore[assignment]  # which are five
         decision = decisions.get(statements)
         if decision is None:
             decision = _decide(statements, policy, decisions, tally)
@@ -178,13 +183,9 @@ def license_filter(
             for caption in captions:
                 said = caption.get
                 if (said("model"), said("license"), said("translated_from"), said("synthetic")) not in fine:
-                    unknown = True
+                    record["captions"] = captions = judge.kept(captions)
                     break
-            else:
-                unknown = False
         except TypeError:  # a list in place of a name
-            unknown = True
-        if unknown:
             record["captions"] = captions = judge.kept(captions)
         if min_captions and (left := sum(map(_is_original, captions))) < min_captions:
             drop(record, "too_few_captions", f"{left} of {min_captions}")

@@ -28,7 +28,7 @@ LAYERS = (
     {"core/generation"},
     {"core/nano"},
     {"core/metrics"},
-    {"core/audit"},
+    {"core/audit", "core/voting"},
     {"stages"},
     {"cli"},
 )

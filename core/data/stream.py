@@ -17,7 +17,7 @@ from typing import Any
 
 from commonart.core.data import jsonl
 from commonart.core.data.drops import Drop, Summary, Transform
-from commonart.core.data.files import LOCK, lock
+from commonart.core.data.files import lock
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE, chunks, grouped
 from commonart.core.data.shards.runner import counted, read_rejects, run_shards
@@ -100,10 +100,8 @@ def run(
                 owned = chain.from_iterable(chunk.records for number, chunk in enumerate(inputs) if task.owns(number))
                 _to_jsonl(summary, transform, counted(owned, summary, tick), out, rejects, overwrite)
             else:
-                # The tasks of an array share the folder.
-                name = LOCK if task.count == 1 else f"{LOCK}-{task.index}-of-{task.count}"
                 locked = exclusive and not os.path.isfile(out)
-                with redirect_stdout(sys.stderr), lock(Path(out), name, remove=True) if locked else nullcontext():
+                with redirect_stdout(sys.stderr), lock(Path(out), task.lock, remove=True) if locked else nullcontext():
                     tars = run_shards(summary, transform, inputs, out, settings or {}, overwrite, task, tick)
                     if finish is not None:
                         finish(tars, summary)

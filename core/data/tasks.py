@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from commonart.core.data.files import LOCK
 from commonart.core.errors import UsageError
 
 
@@ -41,6 +42,11 @@ class Task:
         if self.count == 1:
             return path
         return os.path.join(folder, f"{stem}-{self.index:05d}-of-{self.count:05d}{dot}{ending}")
+
+    @property
+    def lock(self) -> str:
+        """The file that keeps other processes out of this task's shards; the tasks of an array share the folder."""
+        return LOCK if self.count == 1 else f"{LOCK}-{self.index}-of-{self.count}"
 
     def owns(self, number: int) -> bool:
         """Return whether shard `number` is this task's."""

@@ -20,11 +20,12 @@ _HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 _OTHER_LETTER = re.compile(r"(?=[^\W\d_])[\u0370-\u10ff\u1200-\u1cff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+# Kanji, hiragana and katakana.
 _SCRIPTS = (
     "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
     "\u3041-\u309f",
     "\u30a1-\u30ff\uff66-\uff9f",
-)  # kanji, kana
+)
 _LETTERS = rf"[^\W{''.join(_SCRIPTS)}]+"
 _WORD = re.compile("|".join([*(f"[{script}]+" for script in _SCRIPTS), rf"{_LETTERS}(?:[-'\u2019]{_LETTERS})*"]))
 

@@ -103,9 +103,8 @@ class Index:
     columns: dict[str, Any] = field(default_factory=lambda: {name: array(kind) for name, kind in COLUMNS.items()})
     languages: Any = field(default_factory=lambda: array("H"))  # of each caption, row after row, into `names`
     names: list[str] = field(default_factory=list)
-    kinds: Any = field(
-        default_factory=lambda: array("I")
-    )  # of each caption, into `kind_names`; empty where nobody asked
+    # Of each caption, into `kind_names`; empty where nobody asked.
+    kinds: Any = field(default_factory=lambda: array("I"))
     kind_names: list[Any] = field(default_factory=list)
     heldout: int = 0
     heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few

@@ -6,16 +6,13 @@ import secrets
 from collections.abc import Iterator
 from html import escape
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig
 from commonart.core.generation.worker import MAX_CHARACTERS, MAX_IMAGES, GenerationWorker
-from commonart.core.output import contact_sheet, html
 
-FONTS = (*html.FONTS[:-1], "commonart-ja", html.FONTS[-1])
 WAITING = 32  # requests in the queue; more are refused
 ASPECTS = ("1:1", "4:3", "3:2", "16:9", "3:4", "2:3", "9:16")
 REUSED = ("prompt", "negative", "steps", "guidance", "seed")  # settings that go back into the form
@@ -37,16 +34,6 @@ TEXTS = {
         "loading": "モデルを読み込んでいます", "step": "{count} 枚中 {done} 枚目: ステップ {step} / {steps}",
     },
 }  # fmt: skip
-
-
-def font_face() -> str:
-    """Return the style that offers this machine's Japanese font to browsers that have none of their own."""
-    font = contact_sheet.japanese_font()
-    if font is None or not font.endswith((".ttf", ".otf")):
-        return ""
-    gr.set_static_paths([font])
-    source = f"url('./gradio_api/file={quote(font)}')"
-    return f"@font-face {{ font-family: 'commonart-ja'; src: {source}; unicode-range: U+3000-30FF, U+3400-9FFF, U+FF00-FFEF }}"
 
 
 def page(worker: GenerationWorker) -> gr.Blocks:

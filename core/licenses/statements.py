@@ -11,6 +11,7 @@ All return (licence, "") or (None, reason code): `license_unknown`, nothing was 
 contradict each other, or one of them is not understood; `license_restricted:...`, something besides the licence forbids.
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,8 @@ Verdict = tuple[License | None, str]
 UNKNOWN, CONFLICT, RESTRICTED = "license_unknown", "license_conflict", "license_restricted"
 # Of a row or sidecar: what Wikimedia, Smithsonian Open Access and Europeana call their statements.
 STRUCTURED_FIELDS = ("extmetadata", "usage", "edmRights", "webResourceEdmRights")
+# How `fetch` ends a statement that it has refused already, after what the work's row said beside it.
+_REFUSED = re.compile(rf"(?:.*: )?({CONFLICT}|{RESTRICTED}:[a-z+-]{{1,80}})", re.DOTALL)
 _SILENT = frozenset({"", "NOASSERTION"})
 
 
@@ -44,6 +47,8 @@ def _resolve(*statements: str | None) -> Verdict:
         if text is None or _says_nothing(text):
             continue
         stated = normalize(text)
+        if stated is None and (refused := _REFUSED.fullmatch(text.strip())):
+            return None, refused[1]
         if stated is None:
             some_unknown = True
         elif license is None:

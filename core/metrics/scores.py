@@ -24,6 +24,7 @@ from commonart.core.registry.lookup import find_model
 
 if TYPE_CHECKING:  # these load torch or scipy, which a group does not need
     from commonart.core.metrics.clip_score import DualEncoder
+    from commonart.core.metrics.templated_prompts import TemplatedPrompt
     from commonart.core.nano.scenes import Scene
 
 MIN_IMAGES = 2  # of a group: a covariance needs two
@@ -39,7 +40,8 @@ class ImageGroup:
     reference: list[ImageRef] = field(default_factory=list)
     scenes: list[Scene | None] = field(default_factory=list)
     paired: bool = False  # prompt i is the caption of reference i
-    kind: str = ""  # "unseen" or "held-out pairs" for prompts of the scene grammar, which have no reference
+    kind: str = ""  # "unseen", "held-out pairs" or "templated" for prompts that have no reference
+    asked: list[TemplatedPrompt] = field(default_factory=list)  # the prompts, with their questions
 
 
 def load_encoders(

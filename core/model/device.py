@@ -20,8 +20,8 @@ DTYPES = {
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device called `name`: auto, cpu, mps, cuda or cuda:N.
 
-    auto is this process's GPU (LOCAL_RANK, where torchrun started several), else Apple's, else the CPU. Raises UsageError for
-    an unknown name, or a device that this machine does not have.
+    auto is this process's GPU (LOCAL_RANK or SLURM_LOCALID, where several were started), else Apple's, else the CPU. Raises
+    UsageError for an unknown name, or a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -31,7 +31,7 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UsageError(f"--device {name} is not a device.", "Use auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        rank = int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
+        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) % max(count, 1)
         index = rank if device.index is None else device.index
         if index >= count:
             raise UsageError(
@@ -53,8 +53,8 @@ def check_count(count: int, name: str = "auto") -> None:
         what = f"{name} is one device" if named else f"this machine has {have} {'core' if kind == 'cpu' else 'GPU'}s"
         raise UsageError(
             f"--gpus {count}, but {what if have > 1 or named else what[:-1]}.",
-            f"Use --gpus {have}, or start the processes on several machines: srun --ntasks {count} commonart train ..., or "
-            "torchrun --nnodes ... -m commonart.cli.main train ...",
+            f"Use --gpus {have}, or start the processes on several machines: srun --ntasks {count} commonart ..., or "
+            "torchrun --nnodes ... -m commonart.cli.main ...",
         )
 
 

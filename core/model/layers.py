@@ -137,9 +137,8 @@ class Packed:
         return values_ND.new_zeros(B * L, values_ND.shape[-1]).index_copy(0, self.index_N, values_ND).view(B, L, -1)
 
 
-BlockText = (
-    Tensor | Packed | tuple[Tensor, Tensor]
-)  # tokens (B, L, D), or what `Attention.keys_and_values` makes of them
+# Tokens (B, L, D), or what `Attention.keys_and_values` makes of them.
+BlockText = Tensor | Packed | tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):

@@ -37,10 +37,8 @@ SAME = {
     "vision_tower": ("name", "revision"),
     "language_model": ("name", "revision"),
 }
-ENCODERS, PARTS = (
-    ("text_encoder", "autoencoder"),
-    ("vision_tower", "language_model"),
-)  # of a transformer, of a captioner
+ENCODERS = ("text_encoder", "autoencoder")  # of a transformer
+PARTS = ("vision_tower", "language_model")  # of a captioner
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}

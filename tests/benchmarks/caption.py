@@ -25,6 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch, as the command has it: threads that wait cost nothing
+
 import numpy as np
 import torch
 import transformers
@@ -56,15 +60,15 @@ class EndsInTime(transformers.LogitsProcessor):
         self.offset, self.ends, self.specials = offset, ends, specials
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(input_ids.shape[1])
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
         start = ((input_ids < self.specials) * places).max(
             1
         ).values + self.offset  # so far behind the last special token
         length = input_ids.shape[1] - start
         if length.max() == 0:
-            choice = (scores[:, 20:84] * torch.arange(1, 65)).sum(1).abs() * 1000 % CHOICES
+            choice = (scores[:, 20:84] * places.new_tensor(range(1, 65))).sum(1).abs() * 1000 % CHOICES
             scores[:] = LOW
-            scores[torch.arange(len(scores)), self.specials + choice.long()] = 0.0
+            scores[torch.arange(len(scores), device=scores.device), self.specials + choice.long()] = 0.0
             return scores
         scores[:, : self.specials] = LOW
         # Of a row that has ended, and is padded, anything will do.
@@ -212,7 +216,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = find_model("nano" if name == "nano" else str(MODELS[name](folder / "model")), "caption")
-        captioner = Captioner(resolve_model(model), precision=options.precision, side=768, accepted=True)
+        captioner = Captioner(
+            resolve_model(model), device=options.device, precision=options.precision, quantize=options.quantize, side=768,
+            accepted=True,
+        )  # fmt: skip
         request = Request(captioner, captioner.model.prompts[0])
         data = scene_files(options.pictures) if name == "nano" else pictures(options.pictures)
         files = []
@@ -286,17 +293,22 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=24, help="pictures of the loop one by one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--quantize", help="bnb-nf4 (4-bit), bnb-int8, quanto-int8 or torchao-int8: of both sides")
+    parser.add_argument("--out", type=Path, help="write the JSON there too, for example into tests/benchmarks/results/")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.set_verbosity_error()
     told = {
-        **vars(options), "results": {name: measure(name, options) for name in options.models.split(",")},
+        **vars(options), "out": str(options.out), "results": {name: measure(name, options) for name in options.models.split(",")},
         "torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads(),
         "python": platform.python_version(), "processor": processor(), "load": os.getloadavg(),
-        "date": time.strftime("%Y-%m-%d"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     print(json.dumps(told))
+    if options.out:
+        options.out.write_text(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def test_no_number_is_nan_or_infinite(value: str) -> None:
     ("arguments", "code", "line"),
     [
         (["license-filter", "nowhere/"], 1, "Error: nowhere/ does not exist."),
+        (["caption", "nowhere/"], 1, "Error: nowhere/ does not exist."),
+        (["translate", "nowhere/"], 1, "Error: nowhere/ does not exist."),
+        (
+            ["fetch", "scenes", "--list", "--column-map", "title=b"],
+            2,
+            "Error: --column-map is for tables, and scenes is none.",
+        ),
         (["license-filter", "empty/"], 1, "Error: empty holds no shards (*.tar)."),
         (["license-filter", "a.txt"], 2, "Error: a.txt is not a folder, a .tar or a .jsonl."),
         (

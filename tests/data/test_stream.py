@@ -121,6 +121,21 @@ def test_other_input_or_settings_are_never_mixed(tmp_path: Path) -> None:
     assert stream.run("even", keep_even, source=source, out=out, settings={"size": 128}, overwrite=True).written == 3
 
 
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_an_image_that_was_replaced_is_other_input(tmp_path: Path, sha256: str) -> None:
+    """Unless its record says which bytes are meant."""
+    image, source, out = tmp_path / "a.jpg", tmp_path / "in.jsonl", str(tmp_path / "shards")
+    record = {"key": "a", "image": str(image), **({"sha256": sha256} if sha256 else {})}
+    source.write_bytes(orjson.dumps({**record, "n": 0}))
+    for data in (b"one", b"one", b"two"):
+        image.write_bytes(data)
+        if data == b"two" and not sha256:
+            with pytest.raises(CommonArtError, match="from other input"):
+                stream.run("even", keep_even, source=str(source), out=out)
+        else:
+            assert stream.run("even", keep_even, source=str(source), out=out).written == 1
+
+
 def test_an_empty_shard_is_a_finished_shard(tmp_path: Path) -> None:
     source = make_jsonl(tmp_path / "in.jsonl", 4)
     out = tmp_path / "shards"

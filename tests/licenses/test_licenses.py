@@ -388,3 +388,16 @@ def test_family_never_widens() -> None:
 def test_unknown_id_has_no_family_in_common_with_an_allowed_one() -> None:
     assert License("CC-BY-NC-4.0", "", "licence").family == "CC-BY-NC"
     assert License("Apache-2.0", "", "licence").family == "Apache"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("CC0: license_conflict", "license_conflict"),
+        ("license_conflict", "license_conflict"),
+        ("CC BY 4.0: license_restricted:nonfree", "license_restricted:nonfree"),
+        ("CC0: license_accepted", "license_unknown"),
+    ],
+)
+def test_what_fetch_refused_is_refused_for_the_same_reason_again(raw: str, expected: str) -> None:
+    assert resolve_license("", raw, "") == (None, expected)

@@ -23,6 +23,7 @@ import torch
 import transformers
 from commands import Command
 from PIL import Image
+from scene_shards import files_of, shards_of_scenes
 
 from commonart.cli import main
 from commonart.core.data import stream
@@ -38,7 +39,6 @@ from commonart.core.model.captioning import generate, guards, phi3_vision
 from commonart.core.model.captioning.captioners import ADAPTERS, Captioner
 from commonart.core.model.captioning.generate import Generated, Inputs
 from commonart.core.model.captioning.requests import Request, Tally, open_requests, settings
-from commonart.core.nano import scenes
 from commonart.core.registry import hub
 from commonart.core.registry.catalogue import Prompt
 from commonart.core.registry.lookup import find_model
@@ -586,25 +586,11 @@ def test_the_command(
     assert [json.loads(line)["key"] for line in second.stdout.splitlines()] == ["k0", "k1", "k2"]
 
 
-def test_the_command_refuses(in_process: Command) -> None:
-    done = in_process("caption", "--model", "blip2-opt", "x.jsonl")
+def test_the_command_refuses(in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").touch()
+    done = in_process("caption", "--model", "blip2-opt", str(tmp_path / "x.jsonl"))
     assert done.returncode == 2 and b"non-commercial" in done.stderr and b"--accept-terms blip2-opt" in done.stderr
     assert done.stdout == b"" and b"Traceback" not in done.stderr
-
-
-def shards_of_scenes(folder: Path, shards: int, each: int) -> Path:
-    rng = np.random.default_rng(0)
-    for number in range(shards):
-        with ShardWriter(folder / f"{number:05d}.tar") as writer:
-            for n in range(each):
-                file = io.BytesIO()
-                Image.fromarray(scenes.render(scenes.random_scene(rng))).save(file, "png")
-                writer.add_record({"key": f"s{number}-{n}"}, file.getvalue(), "png")
-    return folder
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def in_child(folder: Path, arguments: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from commonart.core.errors import UsageError
 from commonart.core.generation.pipeline import Pipeline
 from commonart.core.generation.request import ModelSpec
 from commonart.core.generation.session import Session
-from commonart.core.output import metadata
+from commonart.core.output import metadata, web
 from commonart.stages import serve
 
 gradio = pytest.importorskip("gradio")
@@ -39,7 +39,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def serving(session: Session, folder: Path, address: str = "0", root_path: str = "") -> Iterator[str]:
     """The page over a folder, on a free port; its URL."""
     servers: list[Any] = []
-    listener = serve._listen(address)
+    listener = web.listen(address)
     host, port = listener.getsockname()[:2]
     thread = threading.Thread(
         target=serve.serve, args=(session, folder, listener),
@@ -102,16 +102,16 @@ def test_an_ipv6_address(session: Session, folder: Path) -> None:
 def test_addresses_that_cannot_be_used() -> None:
     for text in ("x", "80:", "1.2.3.4:70000", "", "²"):
         with pytest.raises(UsageError, match="is not an address"):
-            serve._listen(text)
+            web.listen(text)
     with pytest.raises(UsageError, match=r"host no\.such\.host\.invalid is unknown") as error:
-        serve._listen("no.such.host.invalid:80")
+        web.listen("no.such.host.invalid:80")
     assert "port" not in error.value.fix
     with pytest.raises(UsageError, match="Cannot assign") as error:
-        serve._listen("192.0.2.1:0")
+        web.listen("192.0.2.1:0")
     assert "127.0.0.1, ::1" in error.value.fix
     for host in ("127.0.0.1", "[::1]"):
-        with serve._listen(f"{host}:0") as taken, pytest.raises(UsageError, match="in use") as error:
-            serve._listen(f"{host}:{taken.getsockname()[1]}")
+        with web.listen(f"{host}:0") as taken, pytest.raises(UsageError, match="in use") as error:
+            web.listen(f"{host}:{taken.getsockname()[1]}")
         assert "another port" in error.value.fix
 
 
@@ -125,7 +125,7 @@ def test_what_is_known_before_a_model_is_looked_for(
         and "-o file is not a folder" in capsys.readouterr().err
     )
     assert run(["serve", "0", "--model", "none", "--format", "gif"]) == 2 and "--format" in capsys.readouterr().err
-    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    monkeypatch.setattr(web, "find_spec", lambda name: None)
     assert run(["serve", "0", "--model", "none"]) == 1
     assert "needs Gradio, which is not installed.\nInstall it: uv sync --extra serve" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_a_visit_in_english(session: Session, folder: Path, tmp_path: Path, monk
     connect = socket.socket.connect
 
     def watched(self: socket.socket, address: Any) -> Any:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and not serve._loopback(str(address[0])):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not web.loopback(str(address[0])):
             outside.append(address)
         return connect(self, address)
 

@@ -81,8 +81,7 @@ def read_rejects(tar: Path) -> Iterator[Record]:
 
 def counted(records: Iterable[Record], summary: Summary, tick: Tick) -> Iterator[Record]:
     """Yield the same records, counted as they are read."""
-    for record in records:
-        summary.read += 1
+    for summary.read, record in enumerate(records, summary.read + 1):  # noqa: B020
         tick()
         yield record
 

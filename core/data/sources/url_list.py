@@ -15,8 +15,8 @@ from commonart.core.data.record import FIELDS, KEY, Caption, Record, check, make
 from commonart.core.data.sources import attribution, parquet
 from commonart.core.data.sources.attribution import LICENSE_NAMES, SetStatement, SourceOptions, caption_texts
 from commonart.core.data.sources.tables import Row, partition_values, read_rows
-from commonart.core.errors import CommonArtError, SchemaError, UsageError
-from commonart.core.licenses.statements import STRUCTURED_FIELDS
+from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.licenses.statements import CONFLICT, STRUCTURED_FIELDS, resolve_license
 
 MAX_LAYOUTS = 1000  # sets of column names that are remembered
 MAX_EXACT = 1 << 53  # a whole number beyond it may have lost digits where a table holds it as a float
@@ -99,7 +99,9 @@ def list_urls(
     for number, row in read_rows(path, [*options.column_map.values(), *COLUMN_NAMES]):
         name = f"{path.name}:{number}"
         if isinstance(row, Problem):
-            first_problem = first_problem or SchemaError(str(path), number, "", row.detail)
+            first_problem = first_problem or CommonArtError(
+                f"no row of {path} can be read; the first: {row.detail}.", "Mend the list."
+            )
             yield PassedOver.named(source, name, row.reason, row.detail, rule=False)
         elif is_jsonl and "key" in row and "source" in row:  # a record, as `--list` and every other command write it
             check(row, str(path), number)
@@ -108,6 +110,9 @@ def list_urls(
             yield row
         else:
             if partition:
+                if problem := _contradiction(partition, row, options.column_map):
+                    yield PassedOver.named(source, name, CONFLICT, problem)
+                    continue
                 row = {**partition, **row}
             names = tuple(row)
             if names not in layouts:
@@ -132,6 +137,17 @@ def list_urls(
             yield mark_duplicate(checked(record, str(path), number, name), keys, str(path), number)
     if first_problem is not None and not layouts:  # not a list, rather than a list with bad rows
         raise first_problem
+
+
+def _contradiction(partition: Mapping[str, str], row: Row, column_map: Mapping[str, str]) -> str:
+    """The licence of a table's folder beside another one in a column of the same name; "" where they agree."""
+    mapped = [column_map[name] for name in ("license_raw", "license_url") if name in column_map]
+    rights = {*LICENSE_NAMES, *COLUMNS["license_url"], *mapped}
+    for name in sorted(partition.keys() & row.keys()):
+        stated, own = partition[name], str(row[name] or "")
+        if own and own != stated and {name, name.lower()} & rights and not resolve_license(stated, own)[0]:
+            return f"its folder says {stated}, and the row {own}"
+    return ""
 
 
 def _image_of(path: Path, table: Table) -> str:

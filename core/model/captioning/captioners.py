@@ -23,6 +23,7 @@ from commonart.core.registry.catalogue import Model
 from commonart.core.registry.lookup import read_json
 
 SIDE = 768  # pixels of the longer side: what Florence-2 looks at, the most of those with a fixed size
+ANSWER_TOKENS = 16  # of an answer to a question: "Yes, there are." and the like
 Images = Sequence[Image.Image]
 
 
@@ -193,6 +194,21 @@ class Captioner(TextGenerator):
         def batch(part: Images) -> list[Generated]:
             ready = inputs if inputs is not None and len(part) == len(images) else self.prepare(part, prompt)
             return self.loaded.generate(ready.tensors, skip=ready.skip, **ready.options, **options)
+
+        return self._generate(images, batch)
+
+    def answer(self, images: Images, question: str) -> list[Generated | Problem]:
+        """Answer a question about RGB images, one answer each, with the probabilities of its first token.
+
+        Only a model that is asked in a chat turn can (`endpoint.NOT_CHAT` lists those that are not).
+        """
+        usual = self.model.prompts[0].texts[0] if self.model.prompts else ""
+        prompt = f"USER: <image>\n{question}\nASSISTANT: " if usual.startswith("USER: <image>") else question
+
+        def batch(part: Images) -> list[Generated]:
+            inputs = self.prepare(part, prompt)
+            options = {**inputs.options, "max_new_tokens": ANSWER_TOKENS}
+            return self.loaded.answer(inputs.tensors, skip=inputs.skip, **options)
 
         return self._generate(images, batch)
 

@@ -19,8 +19,8 @@ from PIL import Image
 from commonart.core.data.caption_terms import is_closed_service
 from commonart.core.data.drops import Problem
 from commonart.core.errors import UsageError
-from commonart.core.model.captioning.captioners import SIDE, Captioner
-from commonart.core.model.captioning.generate import RETRY, Generated
+from commonart.core.model.captioning.captioners import ANSWER_TOKENS, SIDE, Captioner
+from commonart.core.model.captioning.generate import LIKELY, RETRY, Generated
 from commonart.core.model.captioning.languages import LANGUAGES
 from commonart.core.model.captioning.protocol import Limits
 from commonart.core.model.captioning.servers import Server, ServerPool
@@ -76,6 +76,7 @@ class Endpoint:
             **({} if side is None else {"side": side}),
             **({} if options.model is None else {"endpoint_model": self._served}),
         }
+        self._tells_tokens = True
         # So many at once that the servers are busy for most of the time; at the end of a batch they run empty.
         self.largest_batch = 4 * options.in_flight * len(self._pool.servers)
         # Of a translator:
@@ -143,6 +144,28 @@ class Endpoint:
             ]
 
         return self._ask(images, content, retry)
+
+    def answer(self, asked: Sequence[tuple[Image.Image, str]]) -> list[Generated | Problem]:
+        """Answer a question about each RGB image; with the probabilities of the first token where a server tells them.
+
+        Problems and errors are those of `ServerPool.ask`.
+        """
+
+        def body(item: tuple[Image.Image, str], server: Server, **more: Any) -> dict[str, Any]:
+            image, question = item
+            url = {"type": "image_url", "image_url": {"url": _data_url(image)}}
+            return {
+                "model": self._served, "max_tokens": ANSWER_TOKENS, "temperature": 0, "seed": 0, **more,
+                "messages": [{"role": "user", "content": [url, {"type": "text", "text": question}]}],
+            }  # fmt: skip
+
+        if self._tells_tokens:
+            answers = self._pool.ask(asked, lambda item, server: body(item, server, logprobs=True, top_logprobs=LIKELY))
+            refused = [isinstance(each, Problem) and each.reason == "endpoint_refused" for each in answers]
+            if not refused or not all(refused):
+                return answers
+            self._tells_tokens = False  # a server that takes no such field
+        return self._pool.ask(asked, body)
 
     def translate(
         self, texts: Sequence[str], source: str, target: str, *, retry: bool = False

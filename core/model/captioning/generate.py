@@ -24,6 +24,7 @@ from commonart.core.errors import CommonArtError
 from commonart.core.model import device as devices
 from commonart.core.model import memory, weights
 from commonart.core.model import quantize as quantization
+from commonart.core.model.captioning import cache as caches
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
@@ -33,6 +34,7 @@ Item = TypeVar("Item")
 RETRY = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 5}
 MOST = {"cuda": 128, "cpu": 64}  # items of the largest batch that is chosen without --batch
 PROBE = 4  # items of the batch whose memory is measured
+LIKELY = 20  # first tokens whose probability is told, as many as OpenAI's protocol tells
 SMALLEST = 4  # rows that are not halved any more
 SHARE = 0.5  # of the free memory for a batch: texts grow longer than those of the probe, and the system wants some
 
@@ -43,6 +45,7 @@ class Generated(NamedTuple):
     text: str
     finished: bool  # by its end token, and not by the limit of tokens
     tokens: int  # without padding and prompt
+    first: tuple[tuple[str, float], ...] = ()  # the likely first tokens and how likely, of an answer to a question
 
 
 class Inputs(NamedTuple):
@@ -72,19 +75,15 @@ class LoadedModel:
             skip: tokens at the beginning of each output row that are the prompt (decoder-only models repeat it).
             options: of `transformers`' generate.
         """
-        moved = {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            if torch.is_tensor(value)
-            else value
-            for name, value in inputs.items()
-        }
+        moved = self._moved(inputs)
         config = self.model.generation_config
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         is_end = torch.tensor([end for end in ends if end is not None], device=self.device)
         if skip and options.get("num_beams") == 1 and not getattr(self.model, "_is_stateful", False):
             rows = self._generate_by_halves(moved, skip, is_end, options)
         else:
-            rows = list(self.model.generate(**moved, do_sample=False, **options)[:, skip:])
+            own = caches.new_cache(self.model) if self.model.config.is_encoder_decoder else {}
+            rows = list(self.model.generate(**moved, **own, do_sample=False, **options)[:, skip:])
         texts = self.processor.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         generated = []
         for row, text in zip(rows, texts, strict=True):
@@ -93,6 +92,34 @@ class LoadedModel:
             tokens = int(found[0]) + 1 if len(found) else len(row) - (not skip)
             generated.append(Generated(tidy(text), len(found) > 0, tokens))
         return generated
+
+    def answer(self, inputs: Mapping[str, Any], *, skip: int, **options: Any) -> list[Generated]:
+        """Answer one question for each row of a decoder's inputs, with the probabilities of the LIKELY first tokens.
+
+        Arguments are those of `generate`.
+        """
+        made = self.model.generate(
+            **self._moved(inputs), do_sample=False, return_dict_in_generate=True, output_logits=True, **options
+        )
+        decode: Callable[..., list[str]] = self.processor.batch_decode
+        texts = decode(made.sequences[:, skip:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        top = made.logits[0].float().softmax(-1).topk(min(LIKELY, made.logits[0].shape[-1]))
+        answers = []
+        for text, values, tokens in zip(texts, top.values.tolist(), top.indices, strict=True):
+            first: dict[str, float] = {}
+            for word, value in zip(decode(tokens[:, None]), values, strict=True):
+                first[word] = first.get(word, 0.0) + value
+            answers.append(Generated(tidy(text), True, made.sequences.shape[1] - skip, tuple(first.items())))
+        return answers
+
+    def _moved(self, inputs: Any) -> dict[str, Any]:
+        """Return inputs on the model's device, floating point in its dtype."""
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            if torch.is_tensor(value)
+            else value
+            for name, value in inputs.items()
+        }
 
     def _generate_by_halves(
         self, inputs: Mapping[str, Any], skip: int, is_end: torch.Tensor, options: Mapping[str, Any]
@@ -105,6 +132,7 @@ class LoadedModel:
         done: list[torch.Tensor] = [is_end] * len(inputs["input_ids"])
         rows = torch.arange(len(done), device=self.device)
         limit, made = options["max_new_tokens"], 0
+        inputs = {**inputs, **caches.new_cache(self.model)}
         while True:
             stop = [_HalfEnded(is_end)] if len(rows) > SMALLEST else None
             result = self.model.generate(
@@ -119,12 +147,11 @@ class LoadedModel:
             if made >= limit or not len(left):
                 return done
             rows, ids = rows[left], ids[left]
-            name = "cache" if hasattr(result, "cache") else "past_key_values"  # its name before transformers 5.20
-            cache = getattr(result, name)
+            cache = getattr(result, caches.NAME)
             cache.batch_select_indices(left)
             seen = inputs["attention_mask"][left]
             seen = torch.cat([seen, seen.new_ones(len(left), ids.shape[1] - seen.shape[1])], 1)
-            inputs = {"input_ids": ids, "attention_mask": seen, name: cache}
+            inputs = {"input_ids": ids, "attention_mask": seen, caches.NAME: cache}
             body = getattr(self.model, "model", self.model)
             if getattr(body, "rope_deltas", None) is not None:  # Qwen-VL keeps the rows' positions outside the cache
                 body.rope_deltas = body.rope_deltas[left]

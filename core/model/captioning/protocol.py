@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import orjson
@@ -198,4 +200,14 @@ def parse(data: bytes) -> Generated | Problem:
         raise TryAgain(f"finish_reason {reason}")
     if reason == "content_filter":
         return Problem("endpoint_refused", "content_filter")
-    return Generated(tidy(text or ""), reason != "length", tokens)
+    return Generated(tidy(text or ""), reason != "length", tokens, _first_tokens(choice))
+
+
+def _first_tokens(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the probabilities of the first token of an answer; none where the server does not tell them."""
+    first: dict[str, float] = {}
+    with suppress(KeyError, IndexError, TypeError, OverflowError):
+        for each in choice["logprobs"]["content"][0]["top_logprobs"]:
+            token = str(each["token"])
+            first[token] = first.get(token, 0.0) + math.exp(each["logprob"])
+    return tuple(first.items())

@@ -131,6 +131,26 @@ class Tally:
         self.words.setdefault(f"{request.engine.name} {request.prompt.lang}", Counter())[bin] += 1
         self.captions += 1
 
+    def counts(self) -> dict[str, Any]:
+        """Return all of it as JSON takes it, for `merge` in another process."""
+        words = {name: {str(low): count for low, count in bins.items()} for name, bins in self.words.items()}
+        return {
+            "images": self.images,
+            "captions": self.captions,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "words": words,
+        }
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what another process wrote at the same time: its `counts`."""
+        self.images += other["images"]
+        self.captions += other["captions"]
+        self.tokens += other["tokens"]
+        self.seconds = max(self.seconds, other["seconds"])
+        for name, bins in other["words"].items():
+            self.words.setdefault(name, Counter()).update({int(low): count for low, count in bins.items()})
+
     def as_json(self) -> dict[str, Any]:
         """Return counts and speeds of this run alone: shards that were finished before are not in them."""
         seconds = self.seconds or math.inf

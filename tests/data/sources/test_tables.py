@@ -45,6 +45,51 @@ def passing(source: Path, policy: str = "strict") -> tuple[dict[str, str], Count
     return passed, drop.reasons
 
 
+@pytest.mark.parametrize(
+    ("license", "rights", "expected"),
+    [
+        ("CC0", "All rights reserved", "license_conflict"),
+        ("All rights reserved", "CC0", "license_conflict"),
+        ("CC0", "ask me first", "license_conflict"),
+        ("CC-BY-4.0", "CC-BY-NC-4.0", "license_conflict"),
+        ("ask me first", "for members", "license_unknown"),
+        ("CC0", "CC0 1.0", ""),
+        ("CC0", "", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_row_that_states_two_licences_contradicts_itself(
+    tmp_path: Path, name: str, license: str, rights: str, expected: str
+) -> None:
+    row = {"url": "https://example.org/1.jpg", "license": license, "rights": rights}
+    separator = "\t" if name == "a.tsv" else ","
+    text = "\n".join(map(separator.join, (row, row.values()))) if name != "a.jsonl" else json.dumps(row)
+    (tmp_path / name).write_text(text)
+    passed, dropped = passing(tmp_path / name)
+    assert (passed, dict(dropped)) == (({}, {expected: 1}) if expected else ({row["url"]: "CC0-1.0"}, {}))
+
+
+@pytest.mark.parametrize("column", ["license", "license_url"])
+def test_a_folder_and_a_row_that_state_two_licences_contradict_each_other(tmp_path: Path, column: str) -> None:
+    folder = tmp_path / "set" / f"{column}=CC-BY-NC-ND-2.0"
+    folder.mkdir(parents=True)
+    said = {"1": "CC0-1.0", "2": "CC-BY-NC-ND-2.0", "3": ""}
+    lines = [f"https://example.org/{n}.jpg,{license}" for n, license in said.items()]
+    (folder / "a.csv").write_text("\n".join([f"url,{column}", *lines]))
+    passed, dropped = passing(tmp_path / "set", "paper")
+    assert passed == {}
+    assert dropped == {"license_conflict": 1, "license_not_allowed:CC-BY-NC-ND-2.0": 1, "license_unknown": 1}
+
+
+def test_a_list_of_bad_rows_is_told_by_its_first_one(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url,license\nhttps://example.org/1.jpg,a,CC0\nhttps://example.org/2.jpg\n")
+    with pytest.raises(CommonArtError) as caught:
+        list(stage.listing(str(tmp_path / "list.csv")))
+    assert caught.value.what == (
+        f"no row of {tmp_path}/list.csv can be read; the first: it has 3 cells, and the table has 2 columns."
+    )
+
+
 def test_a_stray_quotation_mark_joins_no_rows(tmp_path: Path) -> None:
     """A no-derivatives photograph beside a row of CC0: the quotation mark of its caption is not closed there."""
     (tmp_path / "list.tsv").write_text(
