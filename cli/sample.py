@@ -72,6 +72,10 @@ def sample(
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Type prompts, see images, change settings; :help.")
     ] = False,
+    refuse_memorised: Annotated[
+        str | None,
+        typer.Option(metavar="MIA.JSON", help="Refuse memorised prompts, by what `mia` measured on this model."),
+    ] = None,
     accept_terms: options.AcceptTerms = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
@@ -98,8 +102,9 @@ def sample(
     texts = list(prompts or ())
     if interactive and (texts or file):
         raise UsageError("-i asks for prompts itself.", "Leave prompts and --file out.")
-    if interactive and (grid or overwrite):
-        raise UsageError(f"{'--grid' if grid else '--overwrite'} has no effect with -i.", "Leave it out.")
+    without_effect = {"--grid": grid, "--overwrite": overwrite, "--refuse-memorised": refuse_memorised}
+    for flag in (flag for flag, value in without_effect.items() if interactive and value):
+        raise UsageError(f"{flag} has no effect with -i.", "Leave it out.")
     if not interactive and (texts == ["-"] or (not texts and file is None and options.stdin_is_piped())):
         texts, file = [], file or "-"
     if "-" in texts:
@@ -117,7 +122,7 @@ def sample(
     viewer = terminal.viewer(required=show) if show or interactive else None
     silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
     shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}
-    started = time.monotonic()
+    started, dropped = time.monotonic(), Counter[str]()
     with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
         emit = (lambda record: None) if silent else writer.write
         if interactive:
@@ -129,8 +134,10 @@ def sample(
         else:
             records = stage.sample(
                 texts, spec, config, marks, out=out, file=file, lang=lang, grid=grid, columns=columns, seed=seed or 0,
-                overwrite=overwrite, quiet=quiet, emit=emit, **shape,
+                overwrite=overwrite, refuse_memorised=refuse_memorised, dropped=dropped, quiet=quiet, emit=emit, **shape,
             )  # fmt: skip
             count, distinct = len(records), len({record["key"] for record in records})
-    dropped = Counter(duplicate=count - distinct) if count > distinct else Counter[str]()
-    options.finish(Summary("sample", count, distinct, dropped, seconds=time.monotonic() - started), quiet)
+    if count > distinct:
+        dropped["duplicate"] = count - distinct
+    summary = Summary("sample", distinct + dropped.total(), distinct, dropped, seconds=time.monotonic() - started)
+    options.finish(summary, quiet)

@@ -1,40 +1,32 @@
-"""Does the model give away its training images? Membership inference with controls, and replication.
+"""Does the model give away its training images? Membership inference that says when it cannot tell, and replication.
 
-Members are the records of the split `train`, non-members those of `heldout`, which a hash fixed before training. Every
-attack comes with a negative control: the same attack between two halves of the held-out images, where nothing can be found.
+Members are the records of the split `train`, non-members those of `heldout`, which a hash fixed before training. Beside the
+attacks stand a judge that never saw the model and, with `reference`, a model that never saw the images; where either tells
+the groups apart, the verdict is "groups differ", and nothing is said about the model.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.files import write_json
-from commonart.core.data.images.decode import resize_crop
 from commonart.core.data.record import split_of_record
-from commonart.core.data.training_index import default_note
-from commonart.core.errors import CommonArtError, UsageError, check_at_least
+from commonart.core.data.training_index import data_sets
+from commonart.core.errors import UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
-from commonart.core.log import progress, warn
-from commonart.core.metrics import image_set, roc
-from commonart.core.metrics.image_set import ImageRef
+from commonart.core.log import warn
+from commonart.core.metrics import image_set
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
-    from commonart.core.audit.attacks import Denoiser
     from commonart.core.generation.pipeline import Pipeline
 
-Floats = NDArray[np.float64]
-MIN_IMAGES = 4  # of each group: the control splits one in halves
-FEW_IMAGES = 70  # below this, intervals are too wide for most conclusions
-FIGURE_ROWS, HEADS = 3, ("training image", "generated", "nearest training image")  # as the paper's figure 2
+DEFAULT_ATTACKS = ("loss", "secmi", "pia", "pfami", "clid", "sima")
+EXTRACTION_SEEDS, CLIQUE = 20, 8  # images of one caption, and how many of them must be near-identical
+FEW_IMAGES = 99  # on a side; below it no TPR at an FPR of 1 % can be told
 
 
 def run(
@@ -42,18 +34,21 @@ def run(
     data: str = "shards/",
     out: str | None = "mia.json",
     *,
+    reference: str | None = None,
+    keys: str | None = None,
     figure: str | None = None,
     n: int = 500,
     lang: str | None = None,
-    attacks: Sequence[str] = ("loss", "secmi", "pia", "clid"),
+    attacks: Sequence[str] = DEFAULT_ATTACKS,
     times: int = 10,
     draws: int = 1,
+    permutations: int = 1000,
     replicate: int = 50,
+    extract: int = 0,
     judge: str = "nano",
     steps: int = 20,
     guidance: float = 4.5,
     seed: int = 0,
-    resamples: int = 1000,
     batch: int = 16,
     overwrite: bool = False,
     device: str = "auto",
@@ -65,122 +60,187 @@ def run(
 ) -> dict[str, Any]:
     """Attack `model` with the images of `data`, write `out` and `figure`, and return the content of `out`.
 
+    The measures of every image are kept beside `out`, in `NAME.scores.jsonl`: a second call goes on from there.
+
     Args:
-        model: as `sample` takes it; it must have been trained on the split `train` of `data`.
+        model: as `sample` takes it; a run must have been trained on the split `train` of `data`.
         data: shards or records with both splits.
-        out, figure: files of the result and of an image like the paper's figure 2; None writes none.
+        out, figure: files of the result, with its page for readers beside it (mia.html), and of an image like the paper's
+            figure 2; None writes none.
+        reference: a model that never saw the images, of the same size.
+        keys: a file of works (keys, sha256, URLs, authors): were these in the training set? They need not be in `train`.
         n: the most members, and the most held-out images, chosen by `seed`.
         lang: language of the captions that condition the model; default: each record's first caption.
-        times, draws: timesteps, and noise samples at each, of `loss` and `clid`.
-        replicate: images to generate from training captions; 0 skips replication.
-        judge: the dual encoder that measures the similarity of two images.
+        times, draws: timesteps, and noise samples at each, of `loss`, `clid` and `pfami`.
+        permutations: of the labels, for the p-values.
+        replicate: images to generate from training captions, and as many from held-out ones; 0 skips replication.
+        extract: training captions, and as many held-out ones, of which many images each are made; 0 skips extraction.
+        judge: the encoder of the blind judge, and of the similarity of two images: a dual encoder, or SSCD's file.
         steps, guidance: of the generated images.
-        resamples: of the bootstrap.
 
     Raises:
         UsageError: an unknown attack, a number out of range, or `out` exists.
-        CommonArtError: too few members or held-out images, or models that cannot be found or loaded.
+        CommonArtError: `data` is not what the run was trained on, too few members or held-out images, or models that
+            cannot be found or loaded.
     """
-    _check(attacks, n, times, draws, replicate, resamples, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import replication
+    _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
+    from commonart.core.audit import blind, extraction, groups, memorised, page, permutation, replication, verdict
+    from commonart.core.audit import figure as drawn
+    from commonart.core.audit.scoring import Scoring, score
     from commonart.core.generation.components import locate
-    from commonart.core.generation.outputs import PlannedImage
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.generation.session import Session
+    from commonart.core.metrics import sscd
     from commonart.core.metrics.clip_score import DualEncoder
-    from commonart.core.output.contact_sheet import write_sheet
 
     spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
-    if not os.path.exists(data):
-        raise CommonArtError(
-            f"--data {data}{default_note(data)} does not exist.", "Name the shards that the model was trained on."
-        )
-    members, heldout, duplicates = _split(data, n, lang, seed)
+    data_sets(data)  # or an error, before anything is loaded
+    works = read_blocklist(keys, "--keys") if keys is not None else None
+    checked = keys is None and groups.check_data(model, data)
     engine = Pipeline.open(components, spec)
-    settings = {
-        "data": data, "seed": seed, "lang": lang, "times": times, "draws": draws, "steps": steps, "guidance": guidance,
-        "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
-    }  # fmt: skip
-    encoder = None
-    if replicate:  # loaded before the attacks: a judge that is missing or refused is an error at once
-        encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
-    scores = _attack(engine, [*members, *heldout], attacks, lang, times, draws, seed, batch, quiet)
-    about = {"schema": 1, "model": components.name, "revision": components.revision, "settings": settings}
-    counts = {"members": len(members), "heldout": len(heldout), "heldout_dropped_as_members": duplicates}
-    result: dict[str, Any] = {**about, **counts, "attacks": {}}
-    shuffled = np.random.default_rng(seed).permutation(len(heldout))
-    for attack, values in scores.items():
-        member_scores, heldout_scores = values[: len(members)], values[len(members) :]
-        halves = np.array_split(heldout_scores[shuffled], 2)
-        report = roc.report(member_scores, heldout_scores, seed=seed, resamples=resamples)
-        control = roc.report(halves[0], halves[1], seed=seed, resamples=resamples)
-        result["attacks"][attack] = {**report, "control": control, "verdict": verdict(report, control)}
-    if encoder is not None:
-        sources = members[:replicate]
-        session, config = Session(engine), GenerationConfig(steps=steps, guidance=guidance)
-        shared = session.settings(config)
-        images = []
-        for item in sources:
-            prompt = {"prompt": text_of(item.record, lang), "seed": image_set.seed_for(seed, item.name)}
-            images.append(PlannedImage({**prompt, **shared}))
-        made = session.generate(images, config, batch=batch, quiet=quiet)
-        generated = [image for _, image in made if image is not None]
-        train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
-        features = encoder.encode_images(_image(item, engine.size) for item in train)
-        row_of = {item.name: row for row, item in enumerate(train)}
-        copies = replication.compare(
-            encoder.encode_images(generated), features, [row_of[item.name] for item in sources]
+    other = None
+    if reference is not None:
+        other_spec = ModelSpec(
+            reference, None, None, accept_terms, device=device, precision=precision, flag="--reference"
         )
+        other = Pipeline.open(locate(other_spec), other_spec)
+        _check_reference(other, engine)
+    if judge.endswith(".pt"):
+        encoder = sscd.load(judge, device=str(engine.device))
+    else:
+        encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
+    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works)
+
+    # What every image measures on the model, and what a judge sees of it that never saw the model.
+    scoring = Scoring(tuple(attacks), times, draws, lang, seed)
+    cache = Path(out).with_suffix(".scores.jsonl") if out is not None else None
+    measures, readable = score(engine, chosen.items, scoring, batch=batch, cache=cache, quiet=quiet)
+    chosen.drop(~readable, "unreadable")
+    single, features = blind.look(chosen.items, encoder, lang, engine.size)
+    twins = groups.alike(features) & (not encoder.embedded)  # the embedded encoder knows no photographs
+    chosen.drop(twins, "twin")
+    measures = {name: values[readable][~twins] for name, values in measures.items()}
+    single, features = {name: values[~twins] for name, values in single.items()}, features[~twins]
+    inside, outside = chosen.members, chosen.heldout
+    if min(len(inside), len(outside)) < FEW_IMAGES:
+        warn(f"with {len(inside)} members and {len(outside)} held-out images, only large leaks can be found.")
+
+    captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
+    prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet)
+    config = GenerationConfig(steps=steps, guidance=guidance)
+    extracted = None
+    if extract:
+        extracted = extraction.audit(
+            Session(engine), inside[:extract], outside[:extract], config, seeds=EXTRACTION_SEEDS, clique=CLIQUE,
+            lang=lang, seed=seed, batch=batch, quiet=quiet,
+        )  # fmt: skip
+    replicated, examples = None, list[replication.Example]()
+    if replicate:
+        train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
+        replicated, examples = replication.audit(
+            Session(engine), encoder, inside[:replicate], outside[:replicate], train,
+            config, lang=lang, seed=seed, batch=batch, quiet=quiet,
+        )  # fmt: skip
         if figure is not None:
-            panels: list[Image.Image] = []
-            labels: list[str] = []
-            for i in np.argsort(-copies.to_source)[:FIGURE_ROWS]:
-                nearest = _image(train[copies.nearest[i]], engine.size)
-                panels += [_image(sources[i], engine.size), generated[i], nearest]
-                similarities = (f"similarity {value:.2f}" for value in (copies.to_source[i], copies.similarity[i]))
-                labels += [images[i].settings["prompt"], *similarities]
-            captions = {"captions": labels[::3]}
-            write_sheet(figure, panels, labels, columns=3, heads=HEADS, settings=captions, overwrite=overwrite)
-        judged = {"judge": encoder.name, "judge_revision": encoder.revision}
-        result["replication"] = {**judged, **copies.report(seed), "steps": steps, "guidance": guidance, "seed": seed}
+            drawn.write(figure, examples, engine.size, overwrite=overwrite)
+    # The verdict, with the reference as the control.
+    labels = permutation.deal(len(inside), len(outside), permutations, seed)
+    blindly = blind.report(single, features, labels, seed=seed)
+    flow, complexity = components.objective == "flow", single[blind.COMPLEXITY]
+    target, control = verdict.scores_of(attacks, measures, complexity, flow), None
+    if other is not None:
+        expected, _ = score(other, chosen.items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
+        control = verdict.scores_of(attacks, expected, complexity, flow)
+    result: dict[str, Any] = {
+        "schema": 2,
+        "model": components.name,
+        "revision": components.revision,
+        "data": data,
+        "data_is_of_the_run": checked,
+        "question": "training set" if keys is None else f"keys of {keys}",
+        "reference": None if other is None else {"model": other.components.name, "revision": other.components.revision},
+        "members": len(inside),
+        "heldout": len(outside),
+        "dropped": dict(chosen.dropped),
+        **verdict.judge(target, control, blindly, labels, seed=seed),
+        "curve": verdict.curve(measures, scoring.timesteps, len(inside)),
+        "blind": {**blindly, "judge": encoder.name, "judge_revision": encoder.revision},
+        "memorised_prompts": prompts,
+        "replication": replicated,
+        "extraction": extracted,
+        "settings": {
+            "seed": seed, "lang": lang, "times": times, "draws": draws, "permutations": permutations,
+            "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
+            "steps": steps, "guidance": guidance,
+        },
+    }  # fmt: skip
     if out is not None:
         write_json(out, result)
+        page.build(result, examples, engine.size).write(Path(out).with_suffix(".html"))
     return result
 
 
-def verdict(report: dict[str, Any], control: dict[str, Any]) -> str:
-    """Return what an attack's interval means: "leaks", "no leak found", or "control failed" where the control leaks."""
-    if not control["auc"]["low"] <= 0.5 <= control["auc"]["high"]:
-        return "control failed"
-    return "leaks" if report["auc"]["low"] > 0.5 else "no leak found"
+def self_test(*, seed: int = 0, quiet: bool = False) -> tuple[str, list[bool]]:
+    """Run the controls of `core.audit.self_test`: what the command prints, and whether each of them passed."""
+    from commonart.core.audit import self_test
+
+    result = self_test.run(seed=seed, quiet=quiet)
+    return self_test.table(result), [control["passed"] for control in result.values()]
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the table that the command prints."""
+
+    def cell(values: dict[str, float] | None) -> str:
+        return "-" if values is None else f"{values['value']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
+
+    blind = result["blind"]
     lines = [
         f"{result['members']:,} members, {result['heldout']:,} held-out images; 95 % intervals",
-        f"{'attack':<8} {'AUC':<22} {'accuracy':<22} {'TPR at 1 % FPR':<22} {'control AUC':<22} verdict",
+        f"{'attack':<12} {'AUC':<22} {'TPR at 1 % FPR':<22} {'p':<7} {'on the reference':<22} verdict",
     ]
-    for name, row in result["attacks"].items():
-        values = (row["auc"], row["accuracy"], row["tpr@1%fpr"], row["control"]["auc"])
-        cells = [f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in values]
-        lines.append(f"{name:<8} {' '.join(f'{cell:<22}' for cell in cells)} {row['verdict']}")
-    if replication := result.get("replication"):
+    for name, row in {**result["attacks"], "combined": result["combined"]}.items():
+        reference = row.get("reference", {}).get("auc")
+        cells = f"{cell(row['auc']):<22} {cell(row['tpr@1%fpr']):<22} {row['p_value']:<7.3f} {cell(reference):<22}"
+        lines.append(f"{name:<12} {cells} {row['verdict']}")
+    lines.append(f"{'blind judge':<12} {cell(blind['auc']):<22} {'':<22} {blind['p_value']:<7.3f}")
+    if result["heldout"] < FEW_IMAGES:
+        fpr = result["combined"]["smallest_fpr"]
+        lines.append(
+            f"{result['heldout']} held-out images carry no FPR below {100 * fpr:.1f} %; 1 % needs {FEW_IMAGES}"
+        )
+    if test := result["set_test"]:
+        lines.append(f"the set as a whole: p {test['p_value']:.3f} that chance makes it look like training images")
+    if replication := result["replication"]:
         lines.append(
             f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
             f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
-            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are"
+            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
+            f"from held-out captions {100 * replication['control']['above_background']['value']:.1f} %: "
+            f"{replication['verdict']}"
         )
-    return "\n".join(lines)
+    if prompts := result["memorised_prompts"]:
+        lines.append(
+            f"memorised prompts: {100 * prompts['flagged']['value']:.1f} % of {prompts['prompts']:,} training captions are "
+            f"above a threshold that at most {100 * prompts['false_alarm_rate']:.1f} % of unseen ones are above"
+        )
+    if extraction := result["extraction"]:
+        lines.append(
+            f"extraction: {100 * extraction['extracted']['value']:.1f} % of {extraction['captions']:,} training captions "
+            f"give the training image away, {100 * extraction['heldout_extracted']['value']:.1f} % of held-out ones: "
+            f"{extraction['verdict']}"
+        )
+    return "\n".join([*lines, f"verdict: {result['verdict']}: {result['reason']}"])
 
 
 def _check(
-    attacks: Sequence[str], n: int, times: int, draws: int, replicate: int, resamples: int, batch: int, seed: int,
-    out: str | None, figure: str | None, overwrite: bool,
+    attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
+    seed: int, out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from commonart.core.audit.attacks import ATTACKS
+    from commonart.core.audit.groups import FEWEST
 
     choose = f"Choose among {', '.join(ATTACKS)}."
     for attack in attacks:
@@ -188,100 +248,35 @@ def _check(
             raise UsageError(f"--attacks {attack} is not an attack.", choose)
     if not attacks:
         raise UsageError("--attacks names no attack.", choose)
-    check_at_least("-n", n, MIN_IMAGES)
-    check_at_least("--resamples", resamples, 10)
+    check_at_least("-n", n, FEWEST)
+    check_at_least("--permutations", permutations, 199)
     for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
         check_at_least(flag, value, 1)
-    for flag, value in {"--replicate": replicate, "--seed": seed}.items():
+    for flag, value in {"--replicate": replicate, "--extract": extract, "--seed": seed}.items():
         check_at_least(flag, value, 0)
     if figure is not None:
         metadata.format_of(figure, "--figure")
         if not replicate:
             raise UsageError("--figure shows the images of replication.", "Leave out --replicate 0.")
-    for flag, path in (("-o", out), ("--figure", figure)):
+    page = None if out is None else str(Path(out).with_suffix(".html"))
+    if page is not None and page == out:
+        raise UsageError(f"-o {out} would be the page as well.", "Name a file like mia.json.")
+    for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:
             metadata.check_output(path, flag, overwrite)
 
 
-def _split(data: str, n: int, lang: str | None, seed: int) -> tuple[list[ImageRef], list[ImageRef], int]:
-    """Return members, held-out images that are not members too, and the number of those that are."""
-    groups: dict[str, list[ImageRef]] = {"train": [], "heldout": []}
-    for item in image_set.collect(data, seed=seed):
-        split = split_of_record(item.record)
-        if split in groups and text_of(item.record, lang):
-            groups[split].append(item)
-    members = groups["train"]
-    member_hashes = {name for item in members for name in _hashes(item)}
-    heldout = [item for item in groups["heldout"] if not _hashes(item) & member_hashes]
-    for split, items in (("train", members), ("heldout", heldout)):
-        if len(items) < MIN_IMAGES:
-            captions = f"a caption in '{lang}'" if lang else "captions"
-            raise CommonArtError(
-                f"{data} holds {len(items)} images of the split {split} with {captions}; at least {MIN_IMAGES} are needed.",
-                "Name the shards that the model was trained on; about one image in twenty is held out.",
-            )
-    if min(len(members), len(heldout)) < FEW_IMAGES:
-        warn(f"with {len(members)} members and {len(heldout)} held-out images, the intervals will be wide.")
-    return members[:n], heldout[:n], len(groups["heldout"]) - len(heldout)
-
-
-def _hashes(item: ImageRef) -> set[str]:
-    return {f"{name}:{item.record[name]}" for name in ("sha256", "phash") if item.record.get(name)}
-
-
-def _attack(
-    engine: Pipeline,
-    items: Sequence[ImageRef],
-    attacks: Sequence[str],
-    lang: str | None,
-    times: int,
-    draws: int,
-    seed: int,
-    batch: int,
-    quiet: bool,
-) -> dict[str, Floats]:
-    """Score all items by each attack. Members and others share the same batches, in one shuffled order."""
-    import torch
-
-    from commonart.core.audit.attacks import even_times
-    from commonart.core.audit.attacks import scores as attack_scores
-    from commonart.core.model.autoencoder import to_pixels
-
-    order = np.random.default_rng(seed + 1).permutation(len(items))
-    texts = engine.encode([text_of(item.record, lang) for item in items])
-    scores = {attack: np.zeros(len(items)) for attack in attacks}
-    timesteps = even_times(times)
-    with progress("mia", total=len(items), unit=" images", quiet=quiet) as tick:
-        for start in range(0, len(items), batch):
-            rows = order[start : start + batch]
-            images = [_image(items[row], engine.size) for row in rows]
-            latents = engine.autoencoder().encode(to_pixels(images))[0].to(engine.device, torch.float32)
-            conditional = _denoiser(engine, [texts[text_of(items[row].record, lang)] for row in rows])
-            unconditional = _denoiser(engine, [texts[""]] * len(rows))
-            for attack in attacks:
-                scores[attack][rows] = attack_scores(
-                    attack, conditional, unconditional, latents, times=timesteps, draws=draws, seed=seed
-                )
-            tick(len(rows))
-    return scores
-
-
-def _image(item: ImageRef, size: int) -> Image.Image:
-    image = image_set.open_image(item.pointer)
-    return image if image.size == (size, size) else resize_crop(image, size)
-
-
-def _denoiser(engine: Pipeline, texts: Sequence[Tensor]) -> Denoiser:
-    import torch
-
-    from commonart.core.audit.attacks import Denoiser
-    from commonart.core.model.transformer import stack_text
-
-    model = engine.transformer()
-    text_BLT, mask_BL = stack_text([states.to(engine.device, engine.dtype) for states in texts])
-
-    def predict(x: Tensor, t: int) -> Tensor:
-        timestep_B = torch.full((len(x),), float(t), device=x.device)
-        return model(x.to(engine.dtype), timestep_B, text_BLT, mask_BL)[:, : x.shape[1]].float()
-
-    return Denoiser(predict, engine.components.objective)
+def _check_reference(reference: Pipeline, engine: Pipeline) -> None:
+    """Raise UsageError where the scores of the two models cannot be compared."""
+    own, other = engine.components, reference.components
+    problem = ""
+    if other.fingerprint == own.fingerprint:
+        problem = "is the model itself"
+    elif reference.size != engine.size:
+        problem = f"generates {reference.size} pixels, and {own.name} {engine.size}"
+    elif other.objective != own.objective:
+        problem = f"was trained with {other.objective}, and {own.name} with {own.objective}"
+    if problem:
+        raise UsageError(
+            f"--reference {other.name} {problem}.", "Name another model of the same kind, which never saw the images."
+        )

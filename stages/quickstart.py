@@ -102,8 +102,8 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
         step("The weights of the package on the same prompts.", "shipped.json",
              "eval", "--model", "nano", *score, "-o", path("shipped.json")),
         step("Does the model give away what it was trained on?", "mia.json",
-             "mia", run, "--data", shards, "-n", "60", "--replicate", "20", "--seed", str(seed), "-o", path("mia.json"),
-             "--figure", path("figure2.png"), "--overwrite"),
+             "mia", run, "--data", shards, "--reference", "nano", "-n", "60", "--replicate", "20",
+             "--seed", str(seed), "-o", path("mia.json"), "--figure", path("figure2.png"), "--overwrite"),
     ]  # fmt: skip
 
 
@@ -183,10 +183,11 @@ def write_page(folder: Path, chain: Sequence[Step], durations: Sequence[float]) 
     audit = _json(folder / "mia.json")
     rows = []
     for name, row in audit["attacks"].items():
-        area, control = row["auc"], row["control"]["auc"]
+        area = row["auc"]
         interval = f"{area['low']:.3f} to {area['high']:.3f}"
-        rows.append((name, area["value"], interval, control["value"], row["verdict"]))
-    page.table(("attack", "AUC", "95 % interval", "control AUC", "verdict"), rows)
+        rows.append((name, area["value"], interval, row["reference"]["auc"]["value"], row["p_value"], row["verdict"]))
+    page.table(("attack, calibrated", "AUC", "95 % interval", "AUC on nano alone", "p", "verdict"), rows)
+    page.text(f"{audit['verdict']}: {audit['reason']}.")
     caption = "Caption and training image, what the model makes of the caption, and the nearest training image."
     page.image("figure2.png", caption)
     page.heading("Licences / ライセンス")

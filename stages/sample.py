@@ -7,20 +7,24 @@ name of an image follows from all that it was generated with, so the same comman
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.errors import UsageError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation import prompts as prompt_files
-from commonart.core.generation.outputs import is_folder, plan, record_of
+from commonart.core.generation.outputs import PlannedImage, is_folder, plan, record_of
 from commonart.core.generation.request import DEFAULT_CONFIG, GenerationConfig, ModelSpec
-from commonart.core.log import say
+from commonart.core.log import say, warn
 from commonart.core.output import metadata
 from commonart.core.output.metadata import DEFAULT_MARKS, MarkOptions
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from commonart.core.audit.memorised import PromptFilter
+    from commonart.core.generation.session import Session
 
 
 def sample(
@@ -39,6 +43,8 @@ def sample(
     batch: int = 8,
     ending: str = "png",
     overwrite: bool = False,
+    refuse_memorised: str | None = None,
+    dropped: Counter[str] | None = None,
     quiet: bool = False,
     show: Callable[[Image.Image], Any] | None = None,
     emit: Callable[[dict[str, Any]], Any] = lambda record: None,
@@ -56,11 +62,13 @@ def sample(
         batch: images that are generated together; only rounding depends on it.
         ending: png, jpg or webp, for images in a folder.
         overwrite: generate again and replace existing files.
+        refuse_memorised: a mia.json of the model; no image is made of a prompt that is memorised by its threshold.
+        dropped: counts the images that were refused, as `memorised`.
         emit: called with each record as soon as its image is written; once where it was asked for twice.
 
     Raises:
         UsageError: no prompt, an empty one, a path that exists, a size that the model does not support.
-        CommonArtError: the model cannot be found or loaded, or an image cannot be written.
+        CommonArtError: the model cannot be found or loaded, every prompt is refused, or an image cannot be written.
     """
     prompt_list = [*prompt_files.from_values(prompts, lang), *(prompt_files.read(file, lang) if file else ())]
     if not prompt_list:
@@ -68,6 +76,11 @@ def sample(
     if out is None and grid is None and show is None:
         raise UsageError("There is nowhere to write to.", "Name a file or a folder with -o, or a sheet with --grid.")
     _check(config, out, grid, n, batch, ending)
+    prompt_filter = None
+    if refuse_memorised is not None:
+        from commonart.core.audit.memorised import PromptFilter
+
+        prompt_filter = PromptFilter.read(refuse_memorised)
     from commonart.core.generation.session import Session
     from commonart.core.model import memory
 
@@ -76,6 +89,11 @@ def sample(
     if config.aspect is not None:
         say(f"--aspect {config.aspect}: {shared['width']}x{shared['height']}")
     images = plan(prompt_list, shared, seed=seed, n=n, out=out, ending=ending)
+    if prompt_filter is not None:
+        planned = images
+        images = _without_memorised(planned, prompt_filter, session, batch)
+        if dropped is not None and len(images) < len(planned):
+            dropped["memorised"] += len(planned) - len(images)
     per_image = {f"{name}s": [image.settings[name] for image in images] for name in ("prompt", "seed")}
     sheet = {**shared, **per_image, **({"columns": columns} if columns else {})}  # all that its pixels follow from
     if grid is not None and Path(grid).exists() and not overwrite:
@@ -114,6 +132,22 @@ def sample(
             grid, shown, labels, columns=columns, settings=settings, marked=marks.synthetic, overwrite=overwrite
         )
     return records
+
+
+def _without_memorised(
+    images: list[PlannedImage], prompt_filter: PromptFilter, session: Session, batch: int
+) -> list[PlannedImage]:
+    """Return the images whose prompts are not memorised, and name the other prompts. Raises as `PromptFilter.refused`."""
+    refused = prompt_filter.refused(session.generator, [image.settings["prompt"] for image in images], batch=batch)
+    for prompt, magnitude in refused.items():
+        warn(f"refused as memorised: {prompt!r} (magnitude {magnitude:.4g}, threshold {prompt_filter.threshold:.4g})")
+    kept = [image for image in images if image.settings["prompt"] not in refused]
+    if not kept:
+        raise CommonArtError(
+            f"No image was made: every prompt is memorised by {prompt_filter.path}.",
+            "Say it in other words, or leave --refuse-memorised out.",
+        )
+    return kept
 
 
 def _check(config: GenerationConfig, out: str | None, grid: str | None, n: int, batch: int, ending: str) -> None:

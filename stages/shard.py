@@ -22,8 +22,8 @@ from commonart.core.data.drops import Drop, Problem, Sample, Summary
 from commonart.core.data.images import decode
 from commonart.core.data.images.aspect_buckets import Size, bucket_sizes, nearest_bucket
 from commonart.core.data.images.decode import MAX_PIXELS, RESAMPLES, DecodeError, ProbedImage
-from commonart.core.data.images.dedup import FOLDER, Copies, find_copies
-from commonart.core.data.images.phash import fingerprint, phash
+from commonart.core.data.images.dedup import FOLDER, Copies, Prints, find_copies
+from commonart.core.data.images.phash import chroma, chroma_values, fingerprint, phash
 from commonart.core.data.notes import Note
 from commonart.core.data.record import Record, check_split, split_of
 from commonart.core.data.shards import reader
@@ -174,23 +174,25 @@ def _by_bucket(records: Iterable[Record], spec: ImageSpec) -> list[Record]:
     return sorted(records, key=bucket_index)
 
 
-def _fingerprint(record: Record, *, spec: ImageSpec, blocklist: Blocklist | None) -> tuple[Record, int]:
+def _fingerprint(record: Record, *, spec: ImageSpec, blocklist: Blocklist | None) -> Prints:
     """What to compare the image by; 0 for one that will be left out, so that it takes no other's place."""
+    nothing = (record, 0, chroma_values(""))
     if blocklist is not None and blocklist.entry_of(record):
-        return record, 0
-    seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "sha256")]
+        return nothing
+    seen = [record.get(name) for name in ("image", "width", "height", "shard_sha256", "phash", "chroma", "sha256")]
     if all(seen):  # sharded before: it was looked at then
-        left_out = spec.too_small(record["width"], record["height"]) or check_split(record, record["sha256"])[1]
-        return record, 0 if left_out else fingerprint(record["phash"], record["sha256"])
+        if spec.too_small(record["width"], record["height"]) or check_split(record, record["sha256"])[1]:
+            return nothing
+        return record, fingerprint(record["phash"], record["sha256"]), chroma_values(record["chroma"])
     got = _read(record, spec)
     if isinstance(got, Problem):
-        return record, 0
+        return nothing
     _, opened, sha256 = got
     try:
         image = opened.pixels(HASHED_AT)
     except DecodeError:
-        return record, 0
-    return record, fingerprint(phash(image), record.get("sha256") or sha256)
+        return nothing
+    return record, fingerprint(phash(image), record.get("sha256") or sha256), chroma_values(chroma(image))
 
 
 def _read(record: Record, spec: ImageSpec) -> tuple[bytes, ProbedImage, str] | Problem:
@@ -240,6 +242,7 @@ def _make(record: Record, *, spec: ImageSpec) -> tuple[Record, Sample | Problem]
         "shard_sha256": hashlib.sha256(encoded).hexdigest(),
         # Of the whole image, not of the crop, so that it hardly depends on the size that is made.
         "phash": record.get("phash") or phash(image),
+        "chroma": record.get("chroma") or chroma(image),
         "original": record.get("original") or original,
     }
     made["split"] = split_of(made["sha256"])

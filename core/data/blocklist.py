@@ -64,8 +64,8 @@ FIELDS = (
 )  # fmt: skip
 
 
-def read_blocklist(path: str) -> Blocklist:
-    """Read a blocklist; see above for what its lines mean.
+def read_blocklist(path: str, flag: str = "--blocklist") -> Blocklist:
+    """Read a blocklist, which `flag` named; see above for what its lines mean.
 
     Raises:
         UsageError: it is a folder.
@@ -74,7 +74,7 @@ def read_blocklist(path: str) -> Blocklist:
     hashes, kinds = array("q"), set[str]()
     fix = "Give a text file in UTF-8, one entry a line."
     if os.path.isdir(path):
-        raise UsageError(f"--blocklist {path} is a folder.", fix)
+        raise UsageError(f"{flag} {path} is a folder.", fix)
     try:
         with open(path, encoding="utf-8-sig") as file:
             for line, text in enumerate(file, 1):
@@ -88,7 +88,7 @@ def read_blocklist(path: str) -> Blocklist:
                     kinds.add(kind)
         digest = sha256_file(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommonArtError(f"--blocklist {path} cannot be read: {reason(error)}.", fix) from error
+        raise CommonArtError(f"{flag} {path} cannot be read: {reason(error)}.", fix) from error
     if len(hashes) <= _SHORT:
         return Blocklist(digest, array("q", sorted(hashes)), frozenset(kinds))
     import numpy  # sorts where the numbers lie; a list of ten million would take 400 MB for a moment

@@ -68,7 +68,7 @@ FIELDS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(
         ("image", "source", "source_id", "source_url", "image_url", "title", "author", "author_url"), _text
     ),
-    **dict.fromkeys(("license", "license_url", "license_raw", "license_observed_at", "mime", "phash"), _text),
+    **dict.fromkeys(("license", "license_url", "license_raw", "license_observed_at", "mime", "phash", "chroma"), _text),
     "license_basis": _one_of("", *BASES),
     "opt_out": _opt_out,
     "width": _size,

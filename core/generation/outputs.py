@@ -26,7 +26,8 @@ MAX_IMAGES = 1_000_000  # of one call, which holds the settings of all
 # What a record says of the image that it came with; nothing of it holds for the one that is generated.
 _OF_THE_SOURCE = (
     "image_url", "source_url", "title", "author", "author_url", "license", "license_url", "license_raw",
-    "license_basis", "license_observed_at", "opt_out", "width", "height", "mime", "sha256", "phash", "split",
+    "license_basis", "license_observed_at", "opt_out", "width", "height", "mime", "sha256", "phash", "chroma",
+    "split",
 )  # fmt: skip
 
 

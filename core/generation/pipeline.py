@@ -173,7 +173,7 @@ class Pipeline:
         for start in range(0, len(requests), CHUNK):
             chunk = requests[start : start + CHUNK]
             texts = self.encode([text for request in chunk for text in (request.prompt, config.negative)])
-            self._release("text_encoder")
+            self.release("text_encoder")
             try:
                 for first in range(0, len(chunk), batch):
                     part = chunk[first : first + batch]
@@ -203,14 +203,15 @@ class Pipeline:
                         # One by one: in batches decoding gains little, and its peak of memory is the largest of all.
                         yield to_images(autoencoder.decode(latent[None]))[0]
             finally:  # also where the caller has stopped: what comes next begins with the text encoder
-                self._release("transformer", "autoencoder")
+                self.release("transformer", "autoencoder")
 
     def _load(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:
             self._loaded[name] = load()
         return self._loaded[name]
 
-    def _release(self, *names: str) -> None:
+    def release(self, *names: str) -> None:
+        """Free the memory of these components, where not all stay loaded."""
         if self.keep:
             return
         for name in names:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from commonart.core.data.images.decode import DecodeError, decode
+from commonart.core.data.images.decode import DecodeError, decode, resize_crop
 from commonart.core.data.record import Record, split_of_record
 from commonart.core.data.shards.reader import read_bytes
 from commonart.core.data.stream import read
@@ -82,6 +82,12 @@ def open_image(pointer: str) -> Image.Image:
     except DecodeError as problem:
         what = f"{pointer} is not a readable image ({problem})."
         raise CommonArtError(what, "Remove it, or make it again.") from problem
+
+
+def open_square(item: ImageRef, size: int) -> Image.Image:
+    """Decode an image, scaled and cut to a square of `size` pixels. Raises as `open_image`."""
+    image = open_image(item.pointer)
+    return image if image.size == (size, size) else resize_crop(image, size)
 
 
 def images(items: Sequence[ImageRef]) -> Iterator[Image.Image]:

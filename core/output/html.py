@@ -1,14 +1,24 @@
-"""A page to look at: self-contained HTML, every string escaped, charts as inline SVG, no script."""
+"""A page to look at: self-contained HTML, every string escaped, charts as inline SVG, no script.
+
+It is read on a phone (tables scroll by themselves, by keyboard too), in the dark, and by a screen reader: text that is not
+English says its language, and every image and chart has a description.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from commonart.core.data.files import write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Japanese after the system's own font: macOS, Windows, then what Linux distributions install.
 FONTS = (
@@ -29,7 +39,12 @@ table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabula
 th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right }
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
-svg text { font-size: 11px; fill: var(--soft) } svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
+.scroll { overflow-x: auto } .row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem }
+.row figure { margin: 0 } .row img { width: 100%; image-rendering: pixelated } .row figcaption { font-size: .85rem }
+nav a { display: inline-block; margin-right: 1rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem }
+strong.verdict { font-size: 1.25rem } .plot svg { width: min(100%, 40rem) }
+body { overflow-wrap: break-word }
+svg.chart text { font-size: 11px; fill: var(--soft) } svg.chart polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """.replace("FONTS", ", ".join(name if name.islower() else f'"{name}"' for name in FONTS))
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 52, 24  # of a chart, in pixels
 
@@ -43,14 +58,54 @@ class Page:
         if lead:
             self._parts.append(f'<p class="lead">{escape(lead)}</p>')
 
-    def heading(self, text: str) -> None:
-        """Add the title of a section."""
-        self._parts.append(f"<h2>{escape(text)}</h2>")
+    def heading(self, text: str, anchor: str = "") -> None:
+        """Add the title of a section, which `contents` can lead to."""
+        kind = f' id="{escape(anchor, quote=True)}"' if anchor else ""
+        self._parts.append(f"<h2{kind}>{escape(text)}</h2>")
 
-    def text(self, text: str, *, soft: bool = False) -> None:
-        """Add a paragraph."""
-        kind = ' class="soft"' if soft else ""
-        self._parts.append(f"<p{kind}>{escape(text)}</p>")
+    def contents(self, links: Mapping[str, str]) -> None:
+        """Add links to headings: anchor -> text."""
+        made = (f'<a href="#{escape(quote(anchor), quote=True)}">{escape(text)}</a>' for anchor, text in links.items())
+        self._parts.append(f"<nav>{' '.join(made)}</nav>")
+
+    def text(self, text: str, *, soft: bool = False, strong: bool = False, lang: str = "") -> None:
+        """Add a paragraph; `lang` where it is not English."""
+        kind = (' class="soft"' if soft else "") + (f' lang="{escape(lang, quote=True)}"' if lang else "")
+        inner = f'<strong class="verdict">{escape(text)}</strong>' if strong else escape(text)
+        self._parts.append(f"<p{kind}>{inner}</p>")
+
+    def row(self, images: Sequence[tuple[Image.Image, str]]) -> None:
+        """Add images side by side, which become part of the page, each with its caption."""
+        figures = []
+        for image, caption in images:
+            file = io.BytesIO()
+            image.convert("RGB").save(file, "WEBP", quality=85)
+            data = base64.b64encode(file.getvalue()).decode()
+            figures.append(
+                f'<figure><img src="data:image/webp;base64,{data}" alt="{escape(caption, quote=True)}">'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+        self._parts.append(f'<div class="row">{"".join(figures)}</div>')
+
+    def plot(
+        self,
+        series: Mapping[str, Sequence[tuple[float, float]]],
+        x: str,
+        y: str,
+        *,
+        chance: Sequence[tuple[float, float]] = (),
+        x_range: tuple[float, float] | None = None,
+    ) -> None:
+        """Add a chart with several lines, as `core.output.plot.lines` takes them."""
+        from commonart.core.output import plot
+
+        label = escape(f"{y} by {x}: {', '.join(series)}", quote=True)
+        svg = plot.lines(series, x, y, chance=chance, x_range=x_range)
+        self._parts.append(f'<figure class="plot" role="img" aria-label="{label}">{svg}</figure>')
+
+    def details(self, summary: str, text: str) -> None:
+        """Add a long text that is folded until it is asked for."""
+        self._parts.append(f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>")
 
     def image(self, path: str, caption: str) -> None:
         """Add an image that lies beside the page; `path` is relative to it."""
@@ -67,7 +122,9 @@ class Page:
             return f"<{tag}{kind}>{escape(text)}</{tag}>"
 
         body = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
-        self._parts.append(f"<table><tr>{''.join(cell('th', name) for name in head)}</tr>{body}</table>")
+        table = f"<table><tr>{''.join(cell('th', name) for name in head)}</tr>{body}</table>"
+        label = escape(", ".join(filter(None, head)), quote=True)
+        self._parts.append(f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>')
 
     def chart(self, points: Sequence[tuple[float, float]], x: str, y: str) -> None:
         """Add a line through (x, y) points, with the names and ends of the axes."""
@@ -85,7 +142,7 @@ class Page:
         line = " ".join(place(a, b) for a, b in points)
         label = escape(f"{y} by {x}", quote=True)
         self._parts.append(
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{label}">'
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{label}">'
             f'<polyline points="{line}"/>'
             f'<text x="2" y="14">{high:.4g}</text><text x="2" y="{HEIGHT - BOTTOM - 4}">{low:.4g}</text>'
             f'<text x="{LEFT}" y="{HEIGHT - 6}">{min(xs):g}</text>'

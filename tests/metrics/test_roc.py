@@ -80,24 +80,61 @@ def test_one_percent_of_a_hundred_is_one_false_positive():
     assert roc.tpr_at(roc.curve(members, others), 0.001) == 0.25
 
 
-def test_intervals_hold_the_value_and_are_reproducible():
+def test_intervals_hold_the_value():
     rng = np.random.default_rng(0)
     members, others = rng.normal(0.5, 1, 200), rng.normal(0, 1, 150)
-    first = roc.report(members, others, seed=1, resamples=200)
-    assert first == roc.report(members, others, seed=1, resamples=200)
-    for name in ("auc", "accuracy", "tpr@1%fpr", "tpr@0.1%fpr"):
-        assert first[name]["low"] <= first[name]["value"] <= first[name]["high"]
-    assert first["auc"]["low"] > 0.5 and first["auc"]["high"] - first["auc"]["low"] < 0.15
-    assert (first["members"], first["others"], first["smallest_fpr"]) == (200, 150, 1 / 150)
+    found = roc.report(members, others)
+    for name in ("auc", "accuracy", "tpr@1%fpr"):
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+    assert found["tpr@0.1%fpr"] is None, "150 non-members carry no rate of 0.1 %"
+    assert found["auc"]["low"] > 0.5 and found["auc"]["high"] - found["auc"]["low"] < 0.15
+    assert (found["members"], found["others"], found["smallest_fpr"]) == (200, 150, 1 / 151)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+@pytest.mark.parametrize(("others", "rank"), [(98, None), (99, 1), (198, 1), (199, 2), (999, 10)])
+def test_a_limit_needs_so_many_non_members(others, rank):
+    """The threshold is the rank-th largest score: above it a new non-member lies with a probability of rank / (N + 1)."""
+    scores = np.arange(float(others))
+    assert roc.carried_threshold(scores, 0.01) == (None if rank is None else others - rank)
+
+
+def test_the_false_positive_rate_on_new_images_is_the_limit():
+    """The best threshold of 16 non-members has an FPR of 5.9 % on new ones; that of 99 for 1 % has 1 %."""
+    rng = np.random.default_rng(0)
+    exceeded = [(rng.normal(size=50) > roc.carried_threshold(rng.normal(size=99), 0.01)).mean() for _ in range(4000)]
+    assert np.mean(exceeded) == pytest.approx(0.01, abs=0.001)
+
+
+SHAPES = {  # members, others, the area: P(member > other)
+    "nothing": (lambda rng, n: rng.normal(size=n), 0.5),
+    "shifted": (lambda rng, n: rng.normal(1, size=n), 0.7602),
+    "nearly all": (lambda rng, n: rng.normal(2.5, size=n), 0.9615),
+    "wider": (lambda rng, n: 3 * rng.normal(size=n), 0.5),
+    "a few": (lambda rng, n: np.where(rng.random(n) < 0.05, 10.0, rng.normal(size=n)), 0.525),
+}
+
+
+@pytest.mark.parametrize("sizes", [(60, 16), (12, 6), (16, 60)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_intervals_of_the_area_cover_the_truth_as_often_as_they_say(sizes, shape):
     rng = np.random.default_rng(2)
-    covered = 0
-    for trial in range(60):
-        found = roc.report(rng.normal(size=80), rng.normal(size=80), seed=trial, resamples=150)
-        covered += found["auc"]["low"] <= 0.5 <= found["auc"]["high"]
-    assert covered >= 51  # 95 % of 60 is 57; P(fewer than 51) is below 0.1 %
+    draw, truth = SHAPES[shape]
+    found = [roc.auc_interval(draw(rng, sizes[0]), rng.normal(size=sizes[1])) for _ in range(400)]
+    covered = sum(low <= truth <= high for low, high in found)
+    assert covered >= 367  # 95 % of 400 is 380; P(fewer than 367) is below 0.3 %
+
+
+@pytest.mark.parametrize("sizes", [(60, 16), (200, 120), (500, 500)])
+def test_intervals_of_the_other_rates_cover_the_truth(sizes):
+    rng = np.random.default_rng(3)
+    accuracy, rate, told = 0, 0, 0
+    for _ in range(300):
+        found = roc.report(rng.normal(1, size=sizes[0]), rng.normal(size=sizes[1]))
+        accuracy += found["accuracy"]["low"] <= 0.69146 <= found["accuracy"]["high"]  # the best of two normals 1 apart
+        if found["tpr@1%fpr"]:
+            told += 1
+            rate += found["tpr@1%fpr"]["low"] <= 0.092361 <= found["tpr@1%fpr"]["high"]  # P(N(1, 1) > 2.3263)
+    assert accuracy >= 285 and rate >= 0.95 * told and told == (300 if sizes[1] >= 99 else 0)
 
 
 def test_bootstrap_of_a_mean():
@@ -111,4 +148,4 @@ def test_nothing_and_nan_are_refused(bad):
     with pytest.raises(ValueError):
         roc.curve(np.array(bad), np.array([1.0]))
     with pytest.raises(ValueError):
-        roc.report(np.array([1.0]), np.array(bad), seed=0)
+        roc.report(np.array([1.0]), np.array(bad))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -15,13 +16,14 @@ from PIL import Image
 
 from commonart.core.audit import attacks
 from commonart.core.audit.attacks import ATTACKS, Denoiser
+from commonart.core.data.record import split_of
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import roc
 from commonart.core.model import diffusion
 from commonart.core.output import metadata
 from commonart.stages.mia import run as run_mia
-from commonart.stages.mia import table, verdict
+from commonart.stages.mia import table
 
 SHAPE = (4, 8, 8)
 
@@ -49,10 +51,14 @@ def test_every_attack_finds_the_members_of_a_model_that_memorised(attack, object
     model = memoriser(members, objective)
     ignorant = memoriser(torch.zeros(1, *SHAPE), objective)
     options = {"times": attacks.even_times(5), "draws": 2, "seed": 0}
-    inside = attacks.scores(attack, model, ignorant, members, **options)
-    outside = attacks.scores(attack, model, ignorant, others, **options)
+
+    def scored(pictures):
+        crops = [attacks.center_crop(pictures, share) for share in attacks.PFAMI_CROPS]
+        return attacks.scores(attack, model, ignorant, pictures, crops, **options)
+
+    inside, outside = scored(members), scored(others)
     assert roc.auc(roc.curve(inside, outside)) > 0.95
-    strangers = attacks.scores(attack, model, ignorant, torch.randn(24, *SHAPE), **options)
+    strangers = scored(torch.randn(24, *SHAPE))
     assert 0.2 < roc.auc(roc.curve(strangers, outside)) < 0.8, "two groups that it never saw look alike"
 
 
@@ -63,8 +69,8 @@ def test_scores_do_not_depend_on_the_batch(objective):
     model = memoriser(pictures[:3], objective)
     for attack in ATTACKS:
         options = {"times": [100, 700], "draws": 2, "seed": 3}
-        whole = attacks.scores(attack, model, model, pictures, **options)
-        parts = [attacks.scores(attack, model, model, part, **options) for part in pictures.split(2)]
+        whole = attacks.scores(attack, model, model, pictures, [pictures.roll(1, 2)], **options)
+        parts = [attacks.scores(attack, model, model, part, [part.roll(1, 2)], **options) for part in pictures.split(2)]
         assert np.allclose(whole, np.concatenate(parts), rtol=1e-4, atol=1e-5)
 
 
@@ -90,29 +96,29 @@ def test_a_step_forth_and_back_returns_when_the_prediction_is_constant():
         assert torch.allclose(model.step(model.step(x, 100, 110), 110, 100), x, atol=1e-5)
 
 
-def test_verdicts():
-    def report(low, high):
-        return {"auc": {"low": low, "high": high}}
-
-    assert verdict(report(0.6, 0.8), report(0.4, 0.6)) == "leaks"
-    assert verdict(report(0.45, 0.55), report(0.4, 0.6)) == "no leak found"
-    assert verdict(report(0.6, 0.8), report(0.55, 0.7)) == "control failed"
+def sha256(number: int, split: str) -> str:
+    """A hash of which the split follows."""
+    hashes = (hashlib.sha256(f"{number} {attempt}".encode()).hexdigest() for attempt in range(10_000))
+    return next(value for value in hashes if split_of(value) == split)
 
 
-def shards(folder: Path, train: int = 12, heldout: int = 8, doubled: int = 0) -> str:
+def shards(folder: Path, train: int = 12, heldout: int = 8, doubled: int = 0, damaged=()) -> str:
     rng = np.random.default_rng(0)
     with ShardWriter(folder / "00000.tar") as writer:
         for i in range(train + heldout):
             split = "train" if i < train else "heldout"
-            seen = i - train < doubled and split == "heldout"
             file = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file, "PNG")
-            captions = [{"text": f"a red circle {i}", "lang": "en"}, {"text": f"赤い円 {i}", "lang": "ja"}]
+            captions = [{"text": f"a red circle {i:02d}", "lang": "en"}, {"text": f"赤い円 {i:02d}", "lang": "ja"}]
             record = {
                 "key": f"k{i}", "captions": captions, "split": split, "width": 40, "height": 40,
-                "sha256": f"{0 if seen else i:064x}",
+                "sha256": sha256(i, split),
             }  # fmt: skip
-            writer.add_record(record, file.getvalue(), "png")
+            if split == "heldout" and i - train < doubled:  # looks like the first member
+                record |= {"phash": "0f" * 8, "chroma": "80" * 18}
+            elif i == 0 and doubled:
+                record |= {"phash": "0f" * 7 + "0e", "chroma": "82" * 18}
+            writer.add_record(record, file.getvalue()[: 90 if record["key"] in damaged else None], "png")
     return str(folder)
 
 
@@ -134,7 +140,7 @@ def attack(made, tmp_path, monkeypatch):
         "precision": "fp32",
         "steps": 2,
         "times": 2,
-        "resamples": 50,
+        "permutations": 199,
         "replicate": 4,
         "quiet": True,
     }
@@ -146,21 +152,34 @@ def attack(made, tmp_path, monkeypatch):
 
 
 def test_a_whole_audit(attack, capsys):
-    result = attack(figure="mia.png")
+    result = attack(figure="mia.png", extract=1)
     assert json.loads(Path("mia.json").read_text()) == json.loads(json.dumps(result))
-    assert (result["members"], result["heldout"], result["heldout_dropped_as_members"]) == (12, 6, 2)
-    assert set(result["attacks"]) == set(ATTACKS)
-    for row in result["attacks"].values():
-        assert row["members"] == 12 and row["others"] == 6 and row["control"]["members"] == 3
-        assert row["auc"]["low"] <= row["auc"]["value"] <= row["auc"]["high"] and "tpr@0.1%fpr" in row
+    # The two held-out images that are members too leave with them, on both sides.
+    assert (result["members"], result["heldout"], result["dropped"]) == (11, 6, {"twin": 3})
+    assert set(result["attacks"]) == {*ATTACKS, "complexity"}
+    for row in [*result["attacks"].values(), result["combined"]]:
+        assert row["members"] == 11 and row["others"] == 6 and 0 < row["p_value"] <= 1
+        assert row["auc"]["low"] <= row["auc"]["value"] <= row["auc"]["high"]
+        assert row["tpr@1%fpr"] is None and row["tpr@0.1%fpr"] is None, "6 held-out images carry no such rate"
+        assert row["smallest_fpr"] == pytest.approx(1 / 7)
+    assert result["set_test"] is None and result["reference"] is None and not result["data_is_of_the_run"]
+    assert [row["t"] for row in result["curve"]] == [250, 750] and set(result["curve"][0]) == {"t", "loss", "clid"}
+    assert set(result["blind"]["single"]) == {"file_bytes", "png_bytes", "caption_length"}
     copied = result["replication"]
     assert (copied["drawn"], copied["training_pictures"]) == (4, 12)
     assert copied["similarity"]["mean"] >= copied["to_own_picture"]["mean"]
     assert metadata.read("mia.png").synthetic
     assert len(metadata.read("mia.png").settings["captions"]) == 3
+    assert copied["control"]["drawn"] == 4 and copied["verdict"] == "too few to tell"
+    assert result["extraction"]["captions"] == result["extraction"]["heldout_captions"] == 1
+    prompts = result["memorised_prompts"]
+    assert (prompts["prompts"], prompts["heldout_prompts"]) == (11, 6) and prompts["threshold"] > 0
+    page = Path("mia.html").read_text("utf-8")
+    assert result["verdict"] in page and page.count("data:image/webp") == 9, "three rows of three images"
     told = table(result)
-    assert "loss" in told and "replication" in told
-    assert "intervals will be wide" in capsys.readouterr().err
+    assert "loss" in told and "replication" in told and "carry no FPR below 14.3 %" in told
+    assert told.splitlines()[-1] == f"verdict: {result['verdict']}: {result['reason']}"
+    assert "only large leaks can be found" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_audit_whatever_the_batch(attack):
@@ -177,8 +196,79 @@ def test_japanese_captions_and_few_pictures(attack):
     assert list(result["attacks"]) == ["clid"] and (result["members"], result["heldout"]) == (5, 5)
 
 
+def test_a_killed_audit_goes_on_where_it_was(attack, monkeypatch):
+    """The second batch dies; the second call measures what is missing, and says what an uninterrupted one says."""
+    from commonart.core.audit import scoring
+
+    whole = attack(out=None, replicate=0, batch=4)
+    measured, real = [], scoring._measure
+
+    def dies(engine, images, *rest):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(len(images))
+        return real(engine, images, *rest)
+
+    monkeypatch.setattr(scoring, "_measure", dies)
+    with pytest.raises(KeyboardInterrupt):
+        attack(replicate=0, batch=4)
+    assert not Path("mia.json").exists()
+    with open("mia.scores.jsonl", "ab") as file:
+        file.write(b'{"id": "cut sho')
+    monkeypatch.setattr(scoring, "_measure", lambda *a: measured.append(len(a[1])) or real(*a))
+    assert attack(replicate=0, batch=4) == whole
+    assert measured == [4, 4, 4, 4, 1], "17 images, none twice"
+    assert attack(replicate=0, batch=4, overwrite=True) == whole and len(measured) == 5
+    attack(replicate=0, seed=1, overwrite=True)
+    assert len(measured) > 5, "other noise is measured anew"
+
+
+def test_a_reference_model_is_the_control(attack, made, tmp_path):
+    other = tiny_pipeline.copy(Path(made["model"]), tmp_path / "other")
+    tiny_pipeline.transformer(other / "transformer", seed=3)
+    result = attack(reference=str(other), replicate=0, out=None, attacks=("loss", "clid"))
+    assert result["reference"]["model"] == str(other) and 0 < result["reference_p_value"] <= 1
+    alone = attack(replicate=0, out=None, attacks=("loss", "clid"))
+    assert result["attacks"]["loss"]["target"]["auc"] == alone["attacks"]["loss"]["auc"]
+    assert result["attacks"]["loss"]["reference"]["auc"] != result["attacks"]["loss"]["target"]["auc"]
+    with pytest.raises(UsageError, match="--reference .* is the model itself"):
+        attack(reference=made["model"])
+
+
+def test_a_reference_of_another_kind_is_refused(attack, tmp_path):
+    eps = tiny_pipeline.pipeline(tmp_path / "eps", "eps")
+    with pytest.raises(UsageError, match="was trained with eps, and .* with flow"):
+        attack(reference=str(eps))
+    small = tiny_pipeline.pipeline(tmp_path / "small")
+    config = small / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
+    with pytest.raises(UsageError, match="generates 16 pixels, and .* 32"):
+        attack(reference=str(small))
+
+
+def test_works_in_question_take_the_place_of_the_members(attack):
+    Path("keys.txt").write_text("k1\nk2\nkey: k3\nk5\nk13\n# a comment\n")
+    result = attack(keys="keys.txt", replicate=0, out=None, attacks=("loss",))
+    # k13 is held out and in question, and a twin of k12, which is held out, and of k0, which is neither.
+    assert (result["members"], result["heldout"], result["dropped"]) == (4, 6, {"twin": 2})
+    assert result["question"] == "keys of keys.txt"
+    Path("none.txt").write_text("")
+    with pytest.raises(CommonArtError, match="holds 0 images of --keys"):
+        attack(keys="none.txt")
+    with pytest.raises(CommonArtError, match=r"--keys gone\.txt cannot be read"):
+        attack(keys="gone.txt")
+
+
+def test_an_unreadable_image_is_left_out_and_counted(attack, made, tmp_path):
+    data = shards(tmp_path / "broken", damaged=("k2", "k15"))
+    result = attack(data=data, replicate=0, out=None, attacks=("loss",))
+    assert (result["members"], result["heldout"], result["dropped"]) == (11, 7, {"unreadable": 2})
+    with pytest.raises(CommonArtError, match="0 members and 8 held-out images are left .12 unreadable."):
+        attack(data=shards(tmp_path / "none", damaged=[f"k{i}" for i in range(12)]), replicate=0, attacks=("loss",))
+
+
 def test_an_overfitted_model_is_caught(attack, made, tmp_path):
-    """Four hundred steps on the twelve members, through the whole stage: the loss gives them away."""
+    """Four hundred steps on the members, through the whole stage: the loss gives them away."""
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
     from commonart.core.generation.request import ModelSpec
@@ -187,12 +277,12 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     from commonart.core.model.autoencoder import to_pixels
     from commonart.core.model.transformer import stack_text
 
-    folder = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit")
+    folder, data = tiny_pipeline.copy(Path(made["model"]), tmp_path / "overfit"), shards(tmp_path / "more", 16, 16)
     config = folder / "vae" / "config.json"  # an untrained autoencoder's latents are small beside the noise
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 5.0}))
     spec = ModelSpec(str(folder), device="cpu", precision="fp32")
     engine = Pipeline.open(locate(spec), spec)
-    items = [i for i in image_set.collect(made["data"], split="train")]
+    items = [i for i in image_set.collect(data, split="train")]
     prompts = [item.record["captions"][0]["text"] for item in items]
     texts = engine.encode(prompts)
     pixels = to_pixels([image_set.open_image(i.pointer).resize((32, 32)) for i in items])
@@ -201,17 +291,46 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     text, mask = stack_text([texts[prompt].float() for prompt in prompts])
-    for _ in range(400):
+    for _ in range(500):
         loss, _ = diffusion.loss(model, latents, text, mask, "flow", generator)
         optimiser.zero_grad()
         loss.mean().backward()
         optimiser.step()
     model.save(folder / "transformer")
-    result = run_mia(
-        str(folder), made["data"], attacks=("loss",), replicate=0, out=None, device="cpu", precision="fp32",
-        times=5, resamples=100, quiet=True,
-    )  # fmt: skip
-    assert result["attacks"]["loss"]["auc"]["value"] > 0.85
+    common = {
+        "replicate": 0,
+        "out": None,
+        "device": "cpu",
+        "precision": "fp32",
+        "times": 5,
+        "permutations": 999,
+        "quiet": True,
+    }
+    result = run_mia(str(folder), data, attacks=("loss",), reference=made["model"], **common)
+    assert result["attacks"]["loss"]["target"]["auc"]["value"] > 0.85
+    assert result["attacks"]["loss"]["p_value"] <= 0.01 and result["verdict"] == "leaks", result["reason"]
+    innocent = run_mia(made["model"], data, attacks=("loss",), **common)
+    assert innocent["verdict"] == "no leak found"
+
+
+def test_shards_of_another_run_are_refused(attack, made, tmp_path):
+    """`mia` said "no leak found" four times of shards that the run had never seen."""
+    from commonart.core.audit import groups
+
+    run = tmp_path / "run"
+    run.mkdir()
+    described = {"recipe": {}, "text_encoder": {}, "autoencoder": {}}
+    right = groups.read_index(made["data"]).fingerprint
+    for fingerprint in (right, "f" * 64):
+        data = {"fingerprint": fingerprint, "folder": "right/"}
+        (run / "run.json").write_text(json.dumps({**described, "data": data}))
+        if fingerprint == right:
+            assert groups.check_data(str(run), made["data"])
+    with pytest.raises(
+        CommonArtError, match="is not what .* was trained on: its fingerprint is .*, that in .*run.json is ffff"
+    ):
+        groups.check_data(str(run), made["data"])
+    assert not groups.check_data(made["model"], made["data"]), "of a model that is no run nothing is known"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +338,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
     [
         ({"attacks": ("guess",)}, "--attacks guess is not an attack"),
         ({"n": 2}, "-n must be at least 4, not 2"),
+        ({"permutations": 50}, "--permutations must be at least 199"),
         ({"times": 0}, "--times must be at least 1, not 0"),
         ({"replicate": -1}, "--replicate must be at least 0, not -1"),
         ({"figure": "a.gif"}, r"\.png, \.jpg or \.webp"),
@@ -233,9 +353,9 @@ def test_bad_calls(attack, options, message):
 
 
 def test_what_cannot_be_used_is_an_error_before_the_attacks(attack, monkeypatch):
-    from commonart.stages import mia as stage
+    from commonart.core.audit import scoring
 
-    monkeypatch.setattr(stage, "_attack", lambda *_: pytest.fail("the attacks ran"))
+    monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("the attacks ran"))
     with pytest.raises(UsageError, match="--judge nowhere is not a clip model"):
         attack(judge="nowhere")
     with pytest.raises(CommonArtError, match="-o missing/mia.json: there is no folder missing"):
@@ -245,7 +365,7 @@ def test_what_cannot_be_used_is_an_error_before_the_attacks(attack, monkeypatch)
 
 
 def test_too_few_held_out_pictures(attack, tmp_path):
-    with pytest.raises(CommonArtError, match="holds 2 images of the split heldout"):
+    with pytest.raises(CommonArtError, match="holds 2 images held out"):
         attack(data=shards(tmp_path / "few", heldout=2))
 
 

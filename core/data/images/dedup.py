@@ -1,9 +1,9 @@
 """Copies across all shards of a source, found before the first is written, in any number of tasks.
 
-    shards/hashes/00000.safetensors      # of one input shard: `fingerprint` uint64 [n], and the keys of its n records
+    shards/hashes/00000.safetensors      # of one input shard: `fingerprint` uint64 [n], `chroma` uint8 [n, 18], the keys
 
 A task makes the lists of its own shards, then those that are still missing, whoever they belong to; so it never waits. Each
-then searches all lists: 8 bytes of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
+then searches all lists: 26 bytes of memory per record to hold them, about 32 while it searches, and 16 per copy afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from commonart.core.data.files import write_bytes
-from commonart.core.data.images.phash import copies
+from commonart.core.data.images.phash import CHROMA, copies
 from commonart.core.data.record import Record, key_hash
 from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
@@ -29,7 +29,10 @@ from commonart.core.log import Tick
 FOLDER = "hashes"
 WINDOW = 32  # shards among which a task picks at random what others left, so that not all pick the same one
 
-Fingerprints = Callable[[Iterable[Record]], Iterator[tuple[Record, int]]]
+VERSION = 2  # of the lists; the first had no colours
+
+Prints = tuple[Record, int, np.ndarray]  # a record, what it is compared by, its colours (uint8 [CHROMA])
+Fingerprints = Callable[[Iterable[Record]], Iterator[Prints]]
 
 
 class Copies:
@@ -78,7 +81,7 @@ def find_copies(
     Args:
         parts: the source's shards, afresh at each call.
         folder: where the lists are kept (OUT/hashes); those that are there and fit are not made again.
-        fingerprints: (record, fingerprint) for each record, in order; 0 for one that will not be used.
+        fingerprints: (record, fingerprint, colours) for each record, in order; 0 for one that will not be used.
         settings: what the fingerprints depend on besides the records.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +99,9 @@ def find_copies(
                 ensure(chunk)
     prints = [_read(path, "fingerprint") for path in paths]
     starts = np.cumsum([0, *map(len, prints)])
-    return Copies(paths, starts, copies(np.concatenate([np.zeros(0, np.uint64), *prints])))
+    colors = [np.zeros((0, CHROMA), np.uint8), *(_read(path, "chroma") for path in paths)]
+    kept_by = copies(np.concatenate([np.zeros(0, np.uint64), *prints]), np.concatenate(colors))
+    return Copies(paths, starts, kept_by)
 
 
 def _ensure(folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any], tick: Tick, chunk: Chunk) -> None:
@@ -104,17 +109,19 @@ def _ensure(folder: Path, fingerprints: Fingerprints, settings: Mapping[str, Any
     from safetensors.numpy import save
 
     path = folder / f"{chunk.name}.safetensors"
-    about = {"input": chunk.identity(), "settings": dict(settings)}
+    about = {"input": chunk.identity(), "settings": dict(settings), "version": VERSION}
     made_from = orjson.dumps(about, option=orjson.OPT_SORT_KEYS).decode()
     if path.exists() and _made_from(path) == made_from:
         return
-    keys, prints = [], []
-    for record, value in fingerprints(chunk.records):
+    keys, prints, colors = [], [], []
+    for record, value, chroma in fingerprints(chunk.records):
         keys.append(record["key"])
         prints.append(value)
+        colors.append(chroma)
         tick()
     tensors: dict[str, np.ndarray] = {
         "fingerprint": np.array(prints, dtype=np.uint64),
+        "chroma": np.array(colors, dtype=np.uint8).reshape(-1, CHROMA),
         "keys": np.frombuffer("\n".join(keys).encode(), dtype=np.uint8),
     }
     write_bytes(path, save(tensors, metadata={"made_from": made_from}))

@@ -16,12 +16,23 @@ from odd_images import bits_apart
 from PIL import Image, ImageEnhance
 
 from commonart.core.data.images import dedup
-from commonart.core.data.images.dedup import Copies, find_copies
-from commonart.core.data.images.phash import NEAR, TELLING, copies, fingerprint, phash
+from commonart.core.data.images.dedup import Copies, Prints, find_copies
+from commonart.core.data.images.phash import (
+    CHROMA,
+    NEAR,
+    TELLING,
+    chroma,
+    chroma_values,
+    colors_alike,
+    copies,
+    fingerprint,
+    phash,
+)
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import Chunk
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
+from commonart.core.nano.scenes import render, scene_from_json
 
 ONLY = Task(0, 1)
 
@@ -60,6 +71,55 @@ def test_random_hashes_have_no_copies() -> None:
     """Chance finds none among 10^5 hashes (odds 10^-4), so what is found is meant."""
     prints = np.random.default_rng(2).integers(1, 2**64, 100_000, dtype=np.uint64)
     assert (copies(prints) < 0).all()
+
+
+def alike(a: Image.Image, b: Image.Image) -> bool:
+    return bool(colors_alike(chroma_values(chroma(a))[None], chroma_values(chroma(b))[None])[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 3, 0xFEDCBA9876543210]), st.integers(0, 3)), max_size=30))
+def test_copies_have_colours_in_common(rows: list[tuple[int, int]]) -> None:
+    prints = np.array([value for value, _ in rows], dtype=np.uint64)
+    colors = np.array([[60 * color + 20] * CHROMA for _, color in rows], dtype=np.uint8).reshape(-1, CHROMA)
+    expected: list[int] = []
+    for row, (value, color) in enumerate(rows):
+        same = (
+            k
+            for k in range(row)
+            if expected[k] < 0 and rows[k][0] and rows[k][1] == color and (value ^ rows[k][0]).bit_count() <= NEAR
+        )
+        expected.append(next(same, -1) if value else -1)
+    assert copies(prints, colors, part=7).tolist() == expected
+
+
+def test_a_pink_square_in_the_desert_is_no_copy_of_a_blue_ring_in_the_snow() -> None:
+    """The hash sees no colour: these two, of quickstart, differ in as few bits as copies do."""
+
+    def scene(background: str, shape: str, color: str) -> Image.Image:
+        thing = {"shape": shape, "color": color, "size": "large", "place": "centre"}
+        return Image.fromarray(render(scene_from_json({"background": background, "things": [thing]}), 64))
+
+    pink, blue = scene("desert", "square", "pink"), scene("snow", "square", "blue")
+    assert bits_apart(phash(pink), phash(blue)) <= NEAR and not alike(pink, blue)
+    assert alike(pink, again(pink, 40)) and alike(blue, blue.resize((200, 200)))
+    both = np.array([int(phash(image), 16) for image in (pink, blue)], dtype=np.uint64)
+    assert copies(both).tolist() == [-1, 0]
+    assert copies(both, np.array([chroma_values(chroma(image)) for image in (pink, blue)])).tolist() == [-1, -1]
+
+
+def test_colours_survive_what_copies_go_through() -> None:
+    for image in (photograph(seed) for seed in range(20)):
+        for copy in (
+            again(image, 30),
+            image.resize((160, 120)),
+            ImageEnhance.Contrast(image).enhance(0.8),
+            ImageEnhance.Brightness(image).enhance(0.9),
+            ImageEnhance.Color(image).enhance(0.85),
+        ):
+            assert alike(image, copy)
+    assert not alike(photograph(0), photograph(1))
+    assert chroma_values("ff").tolist() == chroma_values("no hex").tolist() == [128] * CHROMA
 
 
 def photograph(seed: int, width: int = 320, height: int = 240) -> Image.Image:
@@ -122,10 +182,10 @@ class Counted:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def __call__(self, records: Iterable[Record]) -> Iterator[tuple[Record, int]]:
+    def __call__(self, records: Iterable[Record]) -> Iterator[Prints]:
         for record in records:
             self.seen.append(record["key"])
-            yield record, record["print"]
+            yield record, record["print"], chroma_values("")
 
 
 def found(folder: Path, prints: Counted, task: Task = ONLY, made: int = 1) -> Copies:

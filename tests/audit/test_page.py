@@ -1,0 +1,195 @@
+"""The audit's page says what mia.json says, in two languages, without help from outside and whatever the strings hold."""
+
+from __future__ import annotations
+
+import copy
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser
+from PIL import Image
+
+from commonart.core.audit import page, permutation, replication, verdict
+from commonart.core.audit.replication import Example
+from commonart.core.metrics.image_set import ImageRef
+
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> $\\frac{ 赤い丸"
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def result(leak: float = 0.0, *, blind_differs: bool = False, text: str = "nano") -> dict:
+    """What `mia` writes, of made-up scores through the real verdicts."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.normal(size=160) for name in ("loss", "clid")}
+    scores["loss"][:80] += leak
+    labels = permutation.deal(80, 80, 199, seed=0)
+    single = {"file_bytes": {"auc": interval(0.513), "p_value": 0.83}}
+    blind = {
+        "auc": interval(0.871 if blind_differs else 0.517), "p_value": 0.0012 if blind_differs else 0.743,
+        "single": single, "groups_differ": blind_differs, "judge": text, "judge_revision": "r9",
+    }  # fmt: skip
+    measures = {"loss": rng.random((160, 2)), "null": rng.random((160, 2))}
+    base = rng.normal(size=(300, 16))
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    copies = replication.compare(base[:9], base, range(9), (base[20:29][::-1], -base[20:29])).report()
+    return json.loads(json.dumps({
+        "schema": 2, "model": text, "revision": "sha256:4c24", "data": "shards/", "data_is_of_the_run": True,
+        "question": "training set", "reference": {"model": text, "revision": "r2"}, "members": 80, "heldout": 80,
+        "dropped": {"twin": 51}, **verdict.judge(scores, scores, blind, labels, seed=0),
+        **({} if not leak else verdict.judge(scores, None, blind, labels, seed=0)),
+        "curve": verdict.curve(measures, [250, 750], 80), "blind": blind,
+        "memorised_prompts": {
+            "fingerprint": "f", "size": 64, "prompts": 80, "heldout_prompts": 79, "threshold": 1.23457,
+            "false_alarm_rate": 0.0125, "flagged": interval(0.334), "auc": interval(0.618),
+            "flagged_prompts": [{"key": text, "prompt": text, "magnitude": 4.321}],
+        },
+        "replication": {"judge": text, "judge_revision": "r9", **copies, "steps": 20, "guidance": 4.5, "seed": 0},
+        "extraction": {
+            "seeds": 20, "clique": 8, "near": 0.15, "captions": 12, "heldout_captions": 12,
+            "with_clique": interval(0.416), "heldout_with_clique": interval(0.083), "extracted": interval(0.417),
+            "heldout_extracted": interval(0.002), "p_value": 0.0042, "verdict": "extracted", "steps": 20,
+            "guidance": 4.5,
+            "images": [{"key": text, "prompt": text, "clique": 19, "distance": 0.031, "extracted": True}],
+        },
+        "settings": {"seed": 0, "lang": None, "size": 64},
+    }))  # fmt: skip
+
+
+class Seen(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.said, self._skip = "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self._skip = tag in ("pre", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.said += data
+
+
+def numbers(value: object, path: str = "") -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [found for name, inner in value.items() for found in numbers(inner, f"{path}.{name}")]
+    if isinstance(value, list):
+        return [found for i, inner in enumerate(value) for found in numbers(inner, f"{path}[{i}]")]
+    return [(path, float(value))] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+@pytest.mark.parametrize(
+    ("made", "english", "japanese"),
+    [
+        (result(), "Verdict: no leak found.", "漏洩は見つかりませんでした"),
+        (result(1.5), "Verdict: leaks.", "学習画像を漏らしています"),
+        (result(1.5, blind_differs=True), "Verdict: groups differ.", "モデルについては何も言えません"),
+    ],
+)
+def test_the_verdict_stands_first_in_two_languages(made, english, japanese):
+    said = Seen(page.build(made).html()).said
+    assert said.index(english) < said.index("What was tested", said.index(english))
+    assert japanese in said and made["reason"] in said
+    for name, row in {**made["attacks"], "combined": made["combined"]}.items():
+        shown = f"{row['auc']['value']:.3f} [{row['auc']['low']:.3f}, {row['auc']['high']:.3f}]"
+        assert name in said and row["verdict"] in said and shown in said
+
+
+def test_no_number_of_the_file_is_left_out():
+    """Besides the curves' points, which are drawn, and what is folded away at the end."""
+    made = result(1.5)
+    said = Seen(page.build(made).html()).said.replace(",", "")
+    left_out = []
+    for path, value in numbers(made):
+        if ".roc" in path or path in (".schema", ".attacks.loss.carried_over.splits"):
+            continue
+        forms = {
+            f"{value:.3f}",
+            f"{value:.4g}",
+            f"{value:g}",
+            f"{value:.2%}",
+            f"{100 * value:.0f}",
+            f"{value:.4f}",
+            f"{value:.3g}",
+        }
+        if not any(form in said for form in forms):
+            left_out.append(path)
+    allowed = ("target.", "reference.", "splits", ".others", ".smallest_fpr", ".background.")
+    assert not [path for path in left_out if not any(part in path for part in allowed)], left_out
+    whole = page.build(made).html()
+    assert "&quot;smallest_auc_found&quot;" in whole, "the file itself stands at the end"
+
+
+def test_what_was_not_run_is_said():
+    made = result() | {
+        "replication": None,
+        "extraction": None,
+        "memorised_prompts": None,
+        "set_test": None,
+        "reference": None,
+    }
+    said = Seen(page.build(made).html()).said
+    assert said.count("Not run in this audit.") >= 3 and "fewer than 70 images" in said
+    assert "Replication: Not run in this audit." in said and "複製: この監査では実施していません。" in said
+
+
+def test_hostile_strings_stay_text_and_nothing_is_asked_of_others(tmp_path):
+    image = Image.new("RGB", (64, 64), "red")
+    image.save(tmp_path / "a.png")
+
+    def built(text: str) -> str:
+        source = ImageRef(str(tmp_path / "a.png"), {"key": text, "author": text, "license": text})
+        return page.build(result(text=text), [Example(text, source, image, source, 0.91, 0.92)]).html()
+
+    plain, hostile = Seen(built("円")), Seen(built(HOSTILE))
+    assert hostile.tags == plain.tags and HOSTILE in hostile.said
+    assert all(address.startswith(("#", "data:image/webp;base64,")) for address in hostile.addresses)
+    assert "script" not in {tag for tag, _ in hostile.tags} and "default-src 'none'" in built("x")
+    for address in (a for a in hostile.addresses if a.startswith("#") and len(a) > 1):
+        assert hostile.ids.count(address[1:]) == 1, address
+
+
+def test_the_same_audit_gives_the_same_page():
+    made = result()
+    assert page.build(made).html() == page.build(copy.deepcopy(made)).html()
+
+
+def test_in_a_browser_on_a_phone_in_the_dark(tmp_path: Path):
+    image = Image.new("RGB", (64, 64), "red")
+    image.save(tmp_path / "a.png")
+    source = ImageRef(str(tmp_path / "a.png"), {"key": "k", "author": HOSTILE})
+    page.build(result(1.5, text=HOSTILE), [Example(HOSTILE, source, image, source, 0.91, 0.92)]).write(
+        tmp_path / "mia.html"
+    )
+    with Browser(tmp_path / "profile") as browser:
+        metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        for command, params in (("setDeviceMetricsOverride", metrics), ("setEmulatedMedia", dark)):
+            browser.call("POST", "/goog/cdp/execute", {"cmd": f"Emulation.{command}", "params": params})
+        browser.requests()
+        browser.open((tmp_path / "mia.html").as_uri())
+        assert browser.script("return document.documentElement.scrollWidth") <= 390
+        assert browser.script("return [...document.images].every(image => image.naturalWidth == 64)")
+        color = "getComputedStyle(document.querySelector('.plot svg text')).fill"
+        assert browser.script(f"return {color}") == browser.script("return getComputedStyle(document.body).color")
+        assert browser.script("return document.querySelectorAll('.plot svg').length") == 2
+        browser.script("document.querySelector('summary').focus()")
+        browser.call("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": [
+            {"type": "keyDown", "value": "\ue007"}, {"type": "keyUp", "value": "\ue007"},
+        ]}]})  # fmt: skip
+        assert browser.script("return document.querySelector('details').open"), "by keyboard"
+        assert all(url.startswith(("file:", "data:")) for url in browser.requests())
