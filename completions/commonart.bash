@@ -166,6 +166,7 @@ _commonart() {
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;
             "sample --sign") words="" ;;
+            "sample --refuse-memorised") words="" ;;
             "sample --accept-terms") words="" ;;
             "serve -o"|"serve --out") words="" ;;
             "serve --model") words="nano commonart-beta pixart-sigma sd2.1-base japanese-stable-diffusion common-canvas-s-c" ;;
@@ -218,6 +219,8 @@ _commonart() {
             "vote --address") words="" ;;
             "vote -n") words="" ;;
             "vote --root-path") words="" ;;
+            "mia --reference") words="" ;;
+            "mia --keys") words="" ;;
             "mia --data") words="" ;;
             "mia -n") words="" ;;
             "mia --attacks") words="" ;;
@@ -225,8 +228,9 @@ _commonart() {
             "mia --times") words="" ;;
             "mia --draws") words="" ;;
             "mia --replicate") words="" ;;
+            "mia --extract") words="" ;;
             "mia --judge") words="nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" ;;
-            "mia --resamples") words="" ;;
+            "mia --permutations") words="" ;;
             "mia --steps") words="" ;;
             "mia --guidance") words="" ;;
             "mia --batch") words="" ;;
@@ -264,13 +268,13 @@ _commonart() {
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
-                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --accept-terms --allow-pickle --overwrite -q --quiet" ;;
+                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
-                    mia) words="--help --data -n --attacks --lang --times --draws --replicate --judge --resamples --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --serve --address -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;

@@ -68,19 +68,20 @@ def load(path: str, *, device: str = "auto", flag: str = "--judge") -> DualEncod
     model.to(on).eval().requires_grad_(False)
     mean, deviation = (torch.tensor(values, device=on).view(3, 1, 1) for values in (MEAN, DEVIATION))
 
-    def embed_images(images: list[Image.Image]) -> Tensor:
+    def prepare(image: Image.Image) -> Tensor:
         from torchvision.transforms import functional
 
-        squeezed = [image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in images]
-        pixels = torch.stack([functional.to_tensor(image) for image in squeezed]).to(on)
-        features: Tensor = model((pixels - mean) / deviation)
+        return functional.to_tensor(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+    def embed_pixels(pixels: Tensor) -> Tensor:
+        features: Tensor = model((pixels.to(on) - mean) / deviation)
         return features
 
     def embed_texts(texts: list[str]) -> Tensor:
         raise UsageError(f"{flag} {path} encodes images and no texts.", "Name a CLIP model.")
 
     name = Path(path).name.removesuffix(ENDING)
-    return DualEncoder(name, f"sha256:{digest}", embed_images, embed_texts)
+    return DualEncoder(name, f"sha256:{digest}", prepare, embed_pixels, embed_texts)
 
 
 def _model(state: Mapping[str, Tensor]) -> nn.Module:
