@@ -98,7 +98,7 @@ def run(
     components = locate(spec)
     data_sets(data)  # or an error, before anything is loaded
     works = read_blocklist(keys, "--keys") if keys is not None else None
-    checked = keys is None and groups.check_data(model, data)
+    trained = groups.trained_keys(model, data) if keys is None else frozenset[str]()
     engine = Pipeline.open(components, spec)
     other = None
     if reference is not None:
@@ -111,7 +111,7 @@ def run(
         encoder = sscd.load(judge, device=str(engine.device))
     else:
         encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
-    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works)
+    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works, trained=trained)
 
     # What every image measures on the model, and what a judge sees of it that never saw the model.
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)
@@ -158,7 +158,7 @@ def run(
         "model": components.name,
         "revision": components.revision,
         "data": data,
-        "data_is_of_the_run": checked,
+        "data_is_of_the_run": bool(trained),
         "question": "training set" if keys is None else f"keys of {keys}",
         "reference": None if other is None else {"model": other.components.name, "revision": other.components.revision},
         "members": len(inside),

@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 
 from commonart.core.audit.replication import twin_limit
+from commonart.core.data.admission import Rules
 from commonart.core.data.blocklist import Blocklist
 from commonart.core.data.images.decode import DecodeError, decode
 from commonart.core.data.images.phash import CHROMA, chroma, chroma_values, copies, fingerprint
@@ -27,6 +28,8 @@ from commonart.core.data.stream import read
 from commonart.core.data.training_index import data_sets, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.prompts import text_of
+from commonart.core.licenses.policies import Policy
+from commonart.core.log import warn
 from commonart.core.metrics.image_set import ImageRef, seed_for
 from commonart.core.training import run as training_run
 
@@ -62,25 +65,34 @@ class Groups:
             )
 
 
-def check_data(model: str, data: str) -> bool:
-    """Return whether `data` is known to be what `model`, a run, was trained on; False where it is no run.
+def trained_keys(model: str, data: str) -> frozenset[str]:
+    """Return the keys of `data` that `model`, a run, was trained on; none where it is no run, of which nothing is known.
 
     Raises CommonArtError where the run was trained on other shards.
     """
     if not (Path(model) / "run.json").is_file():
-        return False
+        return frozenset()
     trained = training_run.read(Path(model)).get("data", {})
-    found = read_index(data).fingerprint
-    if found != trained.get("fingerprint"):
+    said = trained.get("policy") or {}
+    policy = Policy(said.get("name", ""), dict.fromkeys(said.get("allowed", ()), ""), frozenset(said.get("denied", ())))
+    index = read_index(data, Rules(policy, accepted=tuple(said.get("accepted", ())), skip=True))
+    if index.fingerprint != trained.get("fingerprint"):
         raise CommonArtError(
-            f"--data {data} is not what {model} was trained on: its fingerprint is {found[:16]}, "
+            f"--data {data} is not what {model} was trained on: its fingerprint is {index.fingerprint[:16]}, "
             f"that in {model}/run.json is {str(trained.get('fingerprint'))[:16]}.",
             f"Name the shards that it was trained on ({trained.get('folder')}), or the works in question with --keys.",
         )
-    return True
+    if index.digest() != trained.get("digest"):  # of a blocklist, or where features were missing
+        left_out = trained.get("left_out") or {}
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "not known"
+        warn(f"{model} left records out ({reasons}); those that only it knows count as members: a leak looks smaller.")
+    return frozenset(index.keys)
 
 
-def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, works: Blocklist | None = None) -> Groups:
+def choose(
+    data: str, n: int, lang: str | None, seed: int, *, size: int, works: Blocklist | None = None,
+    trained: frozenset[str] = frozenset(),
+) -> Groups:  # fmt: skip
     """Choose up to n members and n held-out images.
 
     Args:
@@ -88,6 +100,7 @@ def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, works: 
         lang: of the captions; None: each record's first.
         size: pixels on a side that the model was trained for; smaller images are left out, never enlarged.
         works: those in question (--keys); they take the place of the members.
+        trained: keys of the images that the model was trained on, where they are known; others of their split are no members.
 
     Raises:
         CommonArtError: too few are left on a side; the message says why.
@@ -99,6 +112,9 @@ def choose(data: str, n: int, lang: str | None, seed: int, *, size: int, works: 
             split = split_of_record(record)
             member = split == "train" if works is None else bool(works.entry_of(record))
             side = groups.members if member else groups.heldout if split == "heldout" else None
+            if works is None and member and trained and record["key"] not in trained:
+                groups.dropped["not_trained_on"] += 1
+                side = None
             if side is not None and not record.get("image"):
                 groups.dropped["no_image"] += 1
             elif record.get("image"):  # those on no side may still have a twin on one

@@ -180,3 +180,9 @@ def test_captions_without_pictures(tmp_path):
     (tmp_path / "records.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
     with pytest.raises(CommonArtError, match=r"holds 0 images to train on \(left out: 5 without an image\)"):
         choose(str(tmp_path / "records.jsonl"))
+
+
+def test_what_the_run_left_out_is_no_member(tmp_path):
+    found = choose(shards(tmp_path, "tttttthhhhh"), trained=frozenset(["k0", "k1", "k2", "k3", "k4"]))
+    assert {item.name for item in found.members} == {"k0", "k1", "k2", "k3", "k4"} and len(found.heldout) == 5
+    assert found.dropped == {"not_trained_on": 1}

@@ -103,6 +103,9 @@ def test_an_image_is_found_by_its_bytes_those_of_the_shard_and_its_looks(here: P
         (found,) = lines(in_process("lookup", "--image", name, "--json"))
         assert found["key"] == "k05" and found["bits"] <= 4, name
         assert found["match"] == ("exact" if name in ("same.jpg", "in-shard.jpg") else "near"), name
+    red, green, blue = image.convert("RGB").split()
+    (here / "recoloured.png").write_bytes(encoded(Image.merge("RGB", (blue, green, red)), "PNG"))
+    assert in_process("lookup", "--image", "recoloured.png").returncode == 1, "as grey it is the same image"
     (here / "other.jpg").write_bytes(encoded(picture(999)))
     assert in_process("lookup", "--image", "other.jpg").returncode == 1
 

@@ -111,7 +111,7 @@ def shards(folder: Path, train: int = 12, heldout: int = 8, doubled: int = 0, da
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file, "PNG")
             captions = [{"text": f"a red circle {i:02d}", "lang": "en"}, {"text": f"赤い円 {i:02d}", "lang": "ja"}]
             record = {
-                "key": f"k{i}", "captions": captions, "split": split, "width": 40, "height": 40,
+                "key": f"k{i}", "license": "CC0-1.0", "captions": captions, "split": split, "width": 40, "height": 40,
                 "sha256": sha256(i, split),
             }  # fmt: skip
             if split == "heldout" and i - train < doubled:  # looks like the first member
@@ -320,17 +320,19 @@ def test_shards_of_another_run_are_refused(attack, made, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     described = {"recipe": {}, "text_encoder": {}, "autoencoder": {}}
-    right = groups.read_index(made["data"]).fingerprint
+    index = groups.read_index(made["data"])
+    right = index.fingerprint
     for fingerprint in (right, "f" * 64):
-        data = {"fingerprint": fingerprint, "folder": "right/"}
+        policy = {"name": "paper", "allowed": ["CC0-1.0"], "denied": [], "accepted": []}
+        data = {"fingerprint": fingerprint, "digest": index.digest(), "policy": policy, "folder": "right/"}
         (run / "run.json").write_text(json.dumps({**described, "data": data}))
         if fingerprint == right:
-            assert groups.check_data(str(run), made["data"])
+            assert set(groups.trained_keys(str(run), made["data"])) == set(index.keys)
     with pytest.raises(
         CommonArtError, match="is not what .* was trained on: its fingerprint is .*, that in .*run.json is ffff"
     ):
-        groups.check_data(str(run), made["data"])
-    assert not groups.check_data(made["model"], made["data"]), "of a model that is no run nothing is known"
+        groups.trained_keys(str(run), made["data"])
+    assert not groups.trained_keys(made["model"], made["data"]), "of a model that is no run nothing is known"
 
 
 @pytest.mark.parametrize(

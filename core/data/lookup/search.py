@@ -33,13 +33,14 @@ SHOWN = ("key", "sha256", "title", "author", "author_url", "license", "license_u
 class Query(NamedTuple):
     """What is looked for: a `kind` of the blocklist or "image", its value (of an image its sha256), and its fingerprint.
 
-    `plain`: the path of an image that is flat, so that its fingerprint is that of its bytes.
+    `plain`: the path of an image that is flat, so that its fingerprint is that of its bytes. `colors`: as `phash.chroma`.
     """
 
     kind: str
     value: str
     print: int = 0
     plain: str = ""
+    colors: str = ""
 
 
 class Match(NamedTuple):
@@ -95,11 +96,12 @@ def query_of(*, url: str = "", sha256: str = "", image: str = "", author: str = 
 
 def _image_query(path: str) -> Query:
     from commonart.core.data.images.decode import DecodeError, ProbedImage
-    from commonart.core.data.images.phash import TELLING, phash
+    from commonart.core.data.images.phash import TELLING, chroma, phash
 
     try:
         data = Path(path).read_bytes()
-        looks = phash(ProbedImage(data).pixels(HASHED_AT))
+        image = ProbedImage(data).pixels(HASHED_AT)
+        looks = phash(image)
     except OSError as error:
         raise UsageError(f"--image {path} cannot be read: {reason(error)}.", "Give an image file.") from None
     except DecodeError as error:
@@ -109,7 +111,16 @@ def _image_query(path: str) -> Query:
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     plain = path if int(looks, 16).bit_count() < TELLING else ""
-    return Query("image", sha256, fingerprint_of({"phash": looks, "sha256": sha256}), plain)
+    return Query("image", sha256, fingerprint_of({"phash": looks, "sha256": sha256}), plain, chroma(image))
+
+
+def _colors_fit(colors: str, others: Sequence[str]) -> bool:
+    """Whether the colours are those of one of the others; where some are not known, nothing speaks against it."""
+    if not colors or not all(others):
+        return True
+    from commonart.core.data.images.phash import chroma_values, colors_alike
+
+    return any(colors_alike(chroma_values(colors)[None], chroma_values(other)[None])[0] for other in others)
 
 
 @dataclass(slots=True)
@@ -192,15 +203,19 @@ class Search:
         """
         seen = set[tuple[Path, Row]]()
         prints = {query.print} - {0}
+        colors = [query.colors] if query.print else []
         for folder, index in self.indexes.items():
             for row, record, by in self._exact(index, query):
                 seen.add((folder, row))
                 if query.kind != "author" and (value := fingerprint_of(record)):
                     prints.add(value)
+                    colors.append(record.get("chroma") or "")
                 yield self._match(index, row, record, by, 0)
         for folder, index in self.indexes.items() if prints else ():
             near = {each.row: each.bits for each in index.near(sorted(prints)) if (folder, each.row) not in seen}
             for row, record in index.records(near):
+                if not _colors_fit(record.get("chroma") or "", colors):
+                    continue
                 yield self._match(index, row, record, "looks", near[row])
 
     def count_exact(self, query: Query) -> int:
