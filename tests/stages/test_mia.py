@@ -316,6 +316,7 @@ def test_an_overfitted_model_is_caught(attack, made, tmp_path):
 def test_shards_of_another_run_are_refused(attack, made, tmp_path):
     """`mia` said "no leak found" four times of shards that the run had never seen."""
     from commonart.core.audit import groups
+    from commonart.core.data.admission import Rules
 
     run = tmp_path / "run"
     run.mkdir()
@@ -323,7 +324,7 @@ def test_shards_of_another_run_are_refused(attack, made, tmp_path):
     index = groups.read_index(made["data"])
     right = index.fingerprint
     for fingerprint in (right, "f" * 64):
-        policy = {"name": "paper", "allowed": ["CC0-1.0"], "denied": [], "accepted": []}
+        policy = Rules().describe()
         data = {"fingerprint": fingerprint, "digest": index.digest(), "policy": policy, "folder": "right/"}
         (run / "run.json").write_text(json.dumps({**described, "data": data}))
         if fingerprint == right:
