@@ -74,7 +74,11 @@ def trained_keys(model: str, data: str) -> frozenset[str]:
         return frozenset()
     trained = training_run.read(Path(model)).get("data", {})
     said = trained.get("policy") or {}
-    policy = Policy(said.get("name", ""), dict.fromkeys(said.get("allowed", ()), ""), frozenset(said.get("denied", ())))
+    policy = Policy(
+        said.get("name", ""),
+        dict.fromkeys(said.get("allowed", ()), "as run.json says"),
+        frozenset(said.get("denied", ())),
+    )
     index = read_index(data, Rules(policy, accepted=tuple(said.get("accepted", ())), skip=True))
     if index.fingerprint != trained.get("fingerprint"):
         raise CommonArtError(
