@@ -34,9 +34,10 @@ def commonart(*words: str) -> subprocess.CompletedProcess[str]:
 
 def scenes(folder: Path) -> str:
     """Shards of scenes with features beside them."""
-    raw, shards = str(folder / "raw"), str(folder / "shards")
+    raw, kept, shards = str(folder / "raw"), str(folder / "kept"), str(folder / "shards")
     commonart("fetch", "scenes", "--limit", "256", "-o", raw)
-    commonart("shard", raw, "-o", shards, "--size", "64")
+    commonart("license-filter", raw, "-o", kept)
+    commonart("shard", kept, "-o", shards, "--size", "64")
     for kind in ("encode-text", "encode-image"):
         commonart(kind, shards, "--model", "nano")
     return shards

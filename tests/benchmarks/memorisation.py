@@ -63,12 +63,12 @@ def data(out: Path, captions: tuple[str, int], scenes: int) -> Path:
     shards, listed = folder / "shards", folder / "records.jsonl"
     if (folder / "done").exists():
         return shards
-    raw = out / f"raw-{kind}"
+    raw, source = out / f"raw-{kind}", out / f"kept-{kind}.jsonl"
     command("fetch", "scenes", "--limit", str(scenes), "-o", str(raw), *(["--bare"] if kind == "synthetic" else []))
-    source = raw
+    command("license-filter", str(raw), "--policy", "strict", "-o", str(source), "--overwrite")
     if kind == "synthetic":
-        source = out / "captioned.jsonl"
-        command("caption", str(raw), "--model", "nano,nano-ja", "--batch", "64", "-o", str(source), "--overwrite")
+        kept, source = source, out / "captioned.jsonl"
+        command("caption", str(kept), "--model", "nano,nano-ja", "--batch", "64", "-o", str(source), "--overwrite")
     folder.mkdir(exist_ok=True)
     from commonart.core.data.stream import read
 
