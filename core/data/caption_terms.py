@@ -70,7 +70,7 @@ def problem(caption: Caption, policy: Policy, accepted: Sequence[str] = ()) -> s
         return reason
     row = writer(name)
     # A folder that `caption` was given: it names an open licence, or the user answered for it.
-    local = str(caption.get("revision") or "").startswith("sha256:") and license in OPEN.values()
+    local = bool(name) and str(caption.get("revision") or "").startswith("sha256:") and license in OPEN.values()
     if row is None and name != RULES and not local and caption.get("synthetic", bool(name)):
         return f"caption_of_unknown_model:{name or 'none'}"
     free = not license or license in _FREE or (row is not None and license == row.license)

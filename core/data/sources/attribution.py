@@ -15,6 +15,7 @@ from typing import Any
 from commonart.core.data.download.limits import Limits
 from commonart.core.data.record import Caption, Record, make_caption
 from commonart.core.data.text import language_of
+from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.statements import CONFLICT, flickr, resolve_license, resolve_structured
 
 # Where a person was and what they said of others is not needed for training, so it is not kept. Only letters are compared.
@@ -23,6 +24,9 @@ _PERSONAL = re.compile(
 )
 # Columns in which a list may state a licence; the first one present counts, and the others must agree with it.
 LICENSE_NAMES = ("license_raw", "licensename", "license_name", "license", "licence", "rights")
+# Others may state one too: by their name, or by the page that they hold. What is understood there must agree.
+_LICENSE_LIKE = re.compile(r"licen[cs]|rights|copyright|ライセンス|許諾|著作権", re.IGNORECASE)
+_LICENSE_PAGE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licen[cs]es|publicdomain)/\S+", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d{1,3})(?:\.0)?")  # a table of numbers may hold 4 as 4.0
 _CAPTION_TEXT = ("text", "caption", "raw", "value")  # of a caption that is a struct, the first one present
 _FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/", re.IGNORECASE)
@@ -58,6 +62,19 @@ def modified_at(path: Path) -> str:
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def other_statements(row: Mapping[str, Any]) -> list[str]:
+    """Return what the columns of a row say of licences that LICENSE_NAMES does not know, as far as it is understood."""
+    found = []
+    for name, value in row.items():
+        if not isinstance(value, str) or name.lower() in LICENSE_NAMES or not value:
+            continue
+        if page := _LICENSE_PAGE.fullmatch(value.strip()):
+            found.append(page[0])
+        elif _LICENSE_LIKE.search(name) and normalize(value) is not None:
+            found.append(value.strip())
+    return found
+
+
 @lru_cache(maxsize=1024)  # asked for each cell of a list, whose names are few
 def is_personal(name: str) -> bool:
     """Return whether a field of this name says where somebody was, or what they said of others."""
@@ -83,7 +100,8 @@ def set_license(
             `license_basis` is "set".
     """
     names = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
-    others = sorted({text for text in names if text != raw and not _NUMBER.fullmatch(text)})
+    others = {text for text in names if text != raw and not _NUMBER.fullmatch(text)}
+    others = sorted(others | {text for text in other_statements(row) if text not in (raw, url)})
     number = _NUMBER.fullmatch(raw) or _NUMBER.fullmatch(str(row.get("license", "")))
     if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
         name = "" if _NUMBER.fullmatch(raw) else raw

@@ -186,10 +186,11 @@ def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layo
             "Say which column is which: --column-map image_url=NAME, or file_name=NAME with --images FOLDER.",
         )
     columns = {field: column for field, column in found.items() if column}
-    # Where the user has looked which column states the licence, the others of these names do not count.
-    rights = [name for name in names if name.lower() in LICENSE_NAMES and "license_raw" not in mapped]
     used = {*columns.values(), *(column for column, *_ in table.captions), "key", ""}
     extras = [name for name in names if name not in used and name not in FIELDS and not attribution.is_personal(name)]
+    # Where the user has looked which column states the licence, the others do not count.
+    rights = [] if "license_raw" in mapped else [n for n in names if n.lower() in LICENSE_NAMES or n in extras]
+    rights = [name for name in rights if name not in STRUCTURED_FIELDS]
     return Layout(columns, (*rights, *(name for name in STRUCTURED_FIELDS if name in names)), tuple(extras))
 
 
