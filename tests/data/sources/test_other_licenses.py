@@ -25,7 +25,8 @@ def listed(folder: Path, license: str, column: str, value: str, default: str = "
     ("column", "value"),
     [
         ("License URL", NC_PAGE), ("license-url", NC_PAGE), ("licenses", "CC BY-NC-ND 4.0"),
-        ("license_type", "All rights reserved"), ("dc:rights", NC_PAGE), ("xmpRights:WebStatement", NC_PAGE), ("usage", NC_PAGE), ("ライセンス", "CC BY-NC 4.0"),
+        ("license_type", "All rights reserved"), ("dc:rights", NC_PAGE), ("xmpRights:WebStatement", NC_PAGE), ("usage", NC_PAGE),
+        ("ライセンス", "CC BY-NC 4.0"),
     ],
 )  # fmt: skip
 def test_it_contradicts(tmp_path: Path, column: str, value: str) -> None:
