@@ -73,7 +73,9 @@ def evaluate(
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Guidance (default: 4.5, or that of the pipeline's own class)."),
+        typer.Option(
+            min=0.0, callback=options.finite, help="Guidance (default: 4.5, or that of the pipeline's own class)."
+        ),
     ] = None,
     batch: options.Batch = 16,
     pictures: Annotated[

@@ -99,6 +99,10 @@ def mia(
 
     started = time.monotonic()
     if self_test:
+        if model is not None or keys is not None or reference is not None:
+            raise UsageError(
+                "--self-test makes its own models, and takes no MODEL, --keys or --reference.", "Leave them out."
+            )
         told, passed = stage.self_test(seed=seed, quiet=quiet)
         print(told)
         options.finish(Summary("mia", len(passed), sum(passed), seconds=time.monotonic() - started), quiet)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """Return a float option's value. Raises typer.BadParameter for NaN and infinity, which pass typer's own range check."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
 
@@ -132,7 +132,8 @@ def parse_pairs(flag: str, values: Sequence[str] | None) -> dict[str, str]:
 def parse_number(flag: str, text: str) -> float:
     """`"0.5"` -> 0.5."""
     try:
-        return finite(float(text))
+        finite(number := float(text))
+        return number
     except (ValueError, typer.BadParameter):
         raise UsageError(f"{flag}: '{text}' is not a finite number.", "Write it as 0.5 or 2.") from None
 

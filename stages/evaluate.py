@@ -170,12 +170,14 @@ def check_failures(result: dict[str, Any], most: float) -> None:
 
 def table(result: dict[str, Any], form: str = "text") -> str:
     """Return what the command prints: a protocol's table, or our scores and the paper's table with our row."""
-    if result.get("protocol"):
-        return paper_table.protocol_table(result, form)
     lines = []
     for score in result["scores"]:
+        if result.get("protocol") and (form != "text" or score["metric"] != "questions"):
+            continue  # it stands in the protocol's table, or in eval.json alone
         group = " ".join(str(score[k]) for k in ("lang", "set", "split") if score.get(k))
         lines.append(questions.line(score, group) if score["metric"] == "questions" else scoring.line(score, group))
+    if result.get("protocol"):
+        return "\n\n".join(filter(None, (paper_table.protocol_table(result, form), "\n".join(lines))))
     papers = paper_table.table(str(result["model"]), result["scores"]) if "," not in str(result["model"]) else ""
     return "\n".join(lines) + (f"\n\n{papers}" if papers else "")
 

@@ -111,9 +111,12 @@ def choose(
     """
     groups, pool = Groups([], []), list[ImageRef]()
     sides: list[list[ImageRef] | None] = []
+    matched = set[int]()
     for folder, _ in data_sets(data):
         for record in read(str(folder)):
             split = split_of_record(record)
+            if works is not None:
+                matched |= works.matched(record)
             member = split == "train" if works is None else bool(works.entry_of(record))
             side = groups.members if member else groups.heldout if split == "heldout" else None
             if works is None and member and trained and record["key"] not in trained:
@@ -124,6 +127,8 @@ def choose(
             elif record.get("image"):  # those on no side may still have a twin on one
                 pool.append(ImageRef(record["image"], record))
                 sides.append(side)
+    if works is not None and (unmatched := len(works.hashes) - len(matched)):
+        warn(f"{unmatched:,} of {len(works.hashes):,} entries of --keys match nothing in {data}.")
     alone = ~twins([item.record for item in pool])
     for row in sorted(range(len(pool)), key=lambda row: (seed_for(seed, pool[row].name), pool[row].name)):
         side = sides[row]

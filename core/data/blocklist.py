@@ -56,6 +56,12 @@ class Blocklist:
                 return f"{kind} {value}"
         return ""
 
+    def matched(self, record: Record) -> set[int]:
+        """Return which of `hashes` a record matches, each by its place."""
+        values = (_hash(kind, value) for kind, name in FIELDS if type(value := record.get(name)) is str and value)
+        places = ((bisect_left(self.hashes, value), value) for value in values)
+        return {at for at, value in places if at < len(self.hashes) and self.hashes[at] == value}
+
 
 # The fields by which a record is blocked, and by which `commonart lookup` finds it.
 FIELDS = (

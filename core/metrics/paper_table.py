@@ -114,7 +114,7 @@ def _grid(result: Mapping[str, Any]) -> Grid:
         notes.append(
             "ours: by other judges than the paper's, as the columns say; they cannot be compared with its values."
         )
-    counts = sorted({int(score["n"]) for score in scores})
+    counts = sorted({int(score["n"]) for score in scores if score["metric"] != "questions"})
     if counts != [protocol["n"]] and protocol["name"] == "paper":
         said = ", ".join(f"{n:,}" for n in counts)
         notes.append(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from commonart.core.audit import groups
+from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.images.phash import chroma, phash
 from commonart.core.data.record import Record, split_of
 from commonart.core.data.shards.writer import ShardWriter
@@ -186,3 +187,11 @@ def test_what_the_run_left_out_is_no_member(tmp_path):
     found = choose(shards(tmp_path, "tttttthhhhh"), trained=frozenset(["k0", "k1", "k2", "k3", "k4"]))
     assert {item.name for item in found.members} == {"k0", "k1", "k2", "k3", "k4"} and len(found.heldout) == 5
     assert found.dropped == {"not_trained_on": 1}
+
+
+def test_works_that_are_not_there_are_told(tmp_path, capsys):
+    data, listed = shards(tmp_path / "shards", "tttttthhhhh"), tmp_path / "keys.txt"
+    listed.write_text("".join(f"key: k{number}\n" for number in (0, 1, 2, 3, 99)))
+    found = choose(data, works=read_blocklist(str(listed), "--keys"))
+    assert {item.name for item in found.members} == {"k0", "k1", "k2", "k3"}
+    assert f"1 of 5 entries of --keys match nothing in {data}." in capsys.readouterr().err

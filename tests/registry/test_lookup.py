@@ -15,12 +15,16 @@ from commonart.core.registry.catalogue import LENGTHS, MODELS, ROLES, Prompt, pr
 from commonart.core.registry.lookup import COMMIT, check_code, check_terms, find_model, model_names
 
 UNCHECKED = {
+    "sd2.1-base",
+    "japanese-stable-diffusion",
+    "common-canvas-s-c",
     "plamo-translate",
     "fugumt",
     "swallow",
     "gemma",
     "t5-xxl",
     "clip-vit-b32",
+    "clip-vit-l14-336",
     "phi4-multimodal",
     "siglip",
     "clip-vit-l14",
@@ -128,9 +132,9 @@ def test_errors_name_the_option_that_was_given() -> None:
         find_model("nowhere", "transformer", "--init")
     with pytest.raises(UsageError, match="--clip nano@main: 'main' is not a commit"):
         find_model("nano@main", "clip", "--clip")
-    with pytest.raises(UsageError, match="--clip clip-japanese-base runs code") as caught:
-        check_code(find_model("clip-japanese-base", "clip"), flag="--clip")
-    assert "--clip clip-japanese-base@COMMIT" in caught.value.fix
+    with pytest.raises(UsageError, match="--clip plamo-translate runs code") as caught:
+        check_code(find_model("plamo-translate", "translate"), flag="--clip")
+    assert "--clip plamo-translate@COMMIT" in caught.value.fix
     with pytest.raises(UsageError, match="--judge fugumt is refused") as caught:
         check_terms(find_model("fugumt", "translate"), flag="--judge")
     assert "Use --judge cat-translate" in caught.value.fix
@@ -143,12 +147,12 @@ def test_broken_cannot_be_accepted() -> None:
 
 
 def test_remote_code() -> None:
-    clip = find_model("clip-japanese-base", "clip")
-    with pytest.raises(UsageError, match="runs code from line-corporation/clip-japanese-base"):
-        check_code(clip)
+    row = find_model("plamo-translate", "translate")
+    with pytest.raises(UsageError, match=f"runs code from {row.hub}"):
+        check_code(row)
     with pytest.raises(UsageError, match="needs a commit"):
-        check_code(clip, trust_remote_code=True)
-    check_code(find_model(f"clip-japanese-base@{'0' * 40}", "clip"), trust_remote_code=True)
+        check_code(row, trust_remote_code=True)
+    check_code(find_model(f"plamo-translate@{'0' * 40}", "translate"), trust_remote_code=True)
     check_code(find_model("clip-vit-b32", "clip"))
 
 

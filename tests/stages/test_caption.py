@@ -615,7 +615,7 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
         whole.join()
         seconds = time.monotonic() - started
     expected = files_of(tmp_path / "whole")
-    assert whole.exitcode == 0 and len(expected) == 24
+    assert whole.exitcode == 0 and len(expected) == 25, "three files a shard, and the note"
     rng, out, kills, finished = random.Random(0), tmp_path / "out", 0, 0
     while kills < 20 or not finished:
         child = context.Process(target=in_child, args=(tmp_path, (*command, "out")))

@@ -100,8 +100,8 @@ def set_license(
             `license_basis` is "set".
     """
     names = [value.strip() for name, value in row.items() if name.lower() in LICENSE_NAMES and isinstance(value, str)]
-    others = {text for text in names if text != raw and not _NUMBER.fullmatch(text)}
-    others = sorted(others | {text for text in other_statements(row) if text not in (raw, url)})
+    known = {text for text in names if text != raw and not _NUMBER.fullmatch(text)}
+    others = sorted(known | {text for text in other_statements(row) if text not in (raw, url)})
     number = _NUMBER.fullmatch(raw) or _NUMBER.fullmatch(str(row.get("license", "")))
     if number and any(_FLICKR.match(str(record.get(page, ""))) for page in ("image_url", "source_url")):
         name = "" if _NUMBER.fullmatch(raw) else raw
