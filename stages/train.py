@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
+from commonart.core.data.files import check_writable
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.licenses.policies import load_policy
@@ -43,6 +44,7 @@ def run(settings: Settings) -> TrainingSummary | None:
     settings.check()
     data_sets(settings.data)  # raises for a folder that is not there
     load_policy(settings.policy)  # and for an unknown one
+    check_writable(settings.run)
     if launch.must_spawn(settings.gpus):
         return _spawn(settings, settings.gpus or 1)
     with launch.stoppable(str(settings.run)) as stop:
