@@ -167,9 +167,12 @@ def test_removed_captions_are_counted_over_all_shards_and_again(in_process: Comm
         with ShardWriter(raw / f"{number:05d}.tar") as writer:
             made = {"key": f"k{number}", **record(caption("florence2", "MIT"), caption("gpt-4o"))}
             writer.add_record(made, b"\xff\xd8\xff", "jpg")
+    told = []
     for _ in range(2):  # the second finds all shards finished
         done = in_process("license-filter", "raw", "-o", "out")
         summary = json.loads(done.stderr.splitlines()[-1])
         assert summary["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3}
+        told.append((summary["in"], summary.get("finished_before"), summary["sources"] == {}))
+    assert told == [(3, None, False), (3, 3, True)]
     (note,) = read_beside(tmp_path / "out")
     assert note["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3} and note["out"] == 3
