@@ -27,6 +27,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_DEPTH = 250  # brackets within brackets: orjson reads more than it writes
 WINDOW = 250_000  # keys remembered to find a doubled one, in constant memory: 250,000 to 500,000 back
 BLOCK = 32 << 10  # bytes that are read, and whose records are checked, at once: more leave the cache
+LINES = 64  # that are written at once
 FLUSH_SECONDS = 0.5  # a reader downstream sees a slow stage's records as they come
 
 _KEY = itemgetter("key")
@@ -220,8 +221,8 @@ def _rebase_all(folder: str, batch: list[Record]) -> None:
     old_prefix, new_prefix = "\n", ""  # which no pointer begins with
     for record in batch:
         pointer = record["image"]
-        if pointer.startswith(old_prefix) and ".tar#" not in pointer[len(old_prefix) :]:
-            record["image"] = new_prefix + pointer[len(old_prefix) :]
+        if pointer.startswith(old_prefix) and ".tar#" not in (rest := pointer[len(old_prefix) :]):
+            record["image"] = new_prefix + rest
         else:
             record["image"] = rebase(pointer, folder, "")
             path, member = split_pointer(pointer)
@@ -247,7 +248,7 @@ class JsonlWriter:
     def __init__(self, path: str, *, overwrite: bool = True, notes: bool = False) -> None:
         self.path = path
         self.note: dict[str, Any] | None = None
-        self._notes, self._held = notes, b""
+        self._notes, self._lines = notes, list[bytes]()
         self.folder = "" if path == "-" else os.path.dirname(path)
         self.count = 0
         holds_records = path != "-" and os.path.isfile(path) and os.path.getsize(path) > 0
@@ -273,35 +274,43 @@ class JsonlWriter:
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         if self._confirmed is not None and next(self._confirmed, (0, b""))[1] != line[:-1]:
             raise self._holds_others()
-        if self._notes:
-            line, self._held = self._held, line
-        self._put(line)
+        self._lines.append(line)
         self.count += 1
+        if len(self._lines) > LINES or (self.path == "-" and time.monotonic() - self._flushed > FLUSH_SECONDS):
+            self._put(1 if self._notes else 0)
 
-    def _put(self, line: bytes) -> None:
+    def _put(self, held: int) -> None:
+        """Write the lines that are waiting, but for the last `held`."""
+        ready = len(self._lines) - held
+        lines, self._lines = self._lines[:ready], self._lines[ready:]
         try:
-            self._out.write(line)
-            if self.path == "-" and (now := time.monotonic()) - self._flushed > FLUSH_SECONDS:
+            self._out.write(b"".join(lines))
+            if self.path == "-":
                 self._file.flush()
-                self._flushed = now
+                self._flushed = time.monotonic()
         except BrokenPipeError:
             raise ReaderGone from None
 
     def __exit__(self, *error: Any) -> None:
-        if self._held and not isinstance(error[1], ReaderGone):
-            note = b"" if error[0] or self.note is None else b',"%b":%b' % (FIELD.encode(), orjson.dumps(self.note))
-            try:
-                self._put(self._held[:-2] + note + b"}\n")
-            except ReaderGone:
-                if error[0] is None:
-                    raise
-        if error[0] is None and self._confirmed is not None and next(self._confirmed, None) is not None:
-            problem = self._holds_others()
-            self._target.__exit__(type(problem), problem, None)
-            raise problem
-        if error[0] is None and self._out is not self._file:
-            self._out.close()
+        try:
+            if not isinstance(error[1], ReaderGone):
+                self._end(complete=error[0] is None)
+        except BaseException as problem:
+            if error[0] is None:
+                self._target.__exit__(type(problem), problem, None)
+                raise
         self._target.__exit__(*error)
+
+    def _end(self, complete: bool) -> None:
+        """Write what is waiting, with the note; of a complete output also what a compressor holds."""
+        if self._lines and complete and self.note is not None:
+            note = b',"%b":%b' % (FIELD.encode(), orjson.dumps(self.note))
+            self._lines[-1] = self._lines[-1][:-2] + note + b"}\n"
+        self._put(0)
+        if complete and self._confirmed is not None and next(self._confirmed, None) is not None:
+            raise self._holds_others()
+        if complete and self._out is not self._file:
+            self._out.close()
 
     def _holds_others(self) -> CommonArtError:
         return CommonArtError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from binascii import unhexlify
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
@@ -117,7 +118,7 @@ def all_fit(records: list[Any]) -> bool:
             elif not _column_fits(field, values):
                 return False
         return True
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return False
 
 
@@ -134,7 +135,10 @@ def _column_fits(field: str, values: tuple[Any, ...]) -> bool:
     if field in ("width", "height"):
         return kinds == {int} and min(values) > 0
     if field == "sha256":
-        return {*map(len, values)} <= {0, 64} and HEX.fullmatch("".join(values)) is not None
+        if not {*map(len, values)} <= {0, 64}:
+            return False
+        unhexlify("".join(values))  # ValueError for anything but digits, spaces too
+        return True
     if field in FIELDS:
         return kinds == {str} and not any(map(FIELDS[field], {*values}))
     return kinds <= _SCALARS
