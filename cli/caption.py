@@ -139,8 +139,10 @@ def caption(
         exclusive=True,
         started=started if done else None,
     )
-    if launch.report(tally.counts()):
+    if launch.report({**tally.counts(), "finished_before": summary.finished_before}):
         return
+    if done is not None:
+        summary.finished_before = sum(told["finished_before"] for told in done)
     options.finish(summary, quiet)
     if log.on_terminal() and not quiet:
         for line in tally.lines():

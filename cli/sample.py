@@ -92,7 +92,7 @@ def sample(
     """
     from commonart.core.data import jsonl
     from commonart.core.data.drops import Summary
-    from commonart.core.errors import UsageError
+    from commonart.core.errors import UsageError, telling
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.output import terminal
     from commonart.core.output.metadata import MarkOptions
@@ -123,21 +123,30 @@ def sample(
     silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
     shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}
     started, dropped = time.monotonic(), Counter[str]()
-    with jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
-        emit = (lambda record: None) if silent else writer.write
+    written = 0
+
+    def summary() -> Summary:
+        return Summary("sample", written + dropped.total(), written, dropped, seconds=time.monotonic() - started)
+
+    with telling(summary), jsonl.JsonlWriter("-") as writer, contextlib.redirect_stdout(sys.stderr):
+
+        def emit(record: dict[str, Any]) -> None:
+            nonlocal written
+            written += 1
+            if not silent:
+                writer.write(record)
+
         if interactive:
             config.check()
             from commonart.core.generation.session import Session
 
             session = Session.open(spec, marks)
-            count = distinct = sample_live.loop(session, config, out=out or "images", seed=seed, emit=emit, **shape)
+            written = sample_live.loop(session, config, out=out or "images", seed=seed, emit=emit, **shape)
         else:
             records = stage.sample(
                 texts, spec, config, marks, out=out, file=file, lang=lang, grid=grid, columns=columns, seed=seed or 0,
                 overwrite=overwrite, refuse_memorised=refuse_memorised, dropped=dropped, quiet=quiet, emit=emit, **shape,
             )  # fmt: skip
-            count, distinct = len(records), len({record["key"] for record in records})
-    if count > distinct:
-        dropped["duplicate"] = count - distinct
-    summary = Summary("sample", distinct + dropped.total(), distinct, dropped, seconds=time.monotonic() - started)
-    options.finish(summary, quiet)
+            if len(records) > written:
+                dropped["duplicate"] = len(records) - written
+    options.finish(summary(), quiet)

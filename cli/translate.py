@@ -52,9 +52,10 @@ def translate(
     commonart translate --to ja --model cat-translate captioned/ -o translated/
     """
     import time
+    from collections import Counter
     from functools import partial
 
-    from commonart.core import launch
+    from commonart.core import launch, log
     from commonart.core.data import local_tasks, stream, tasks
     from commonart.core.data.shards.chunks import check_exists
     from commonart.stages import translate as stage
@@ -78,10 +79,11 @@ def translate(
         batch *= 4 * len(endpoint)  # so many at once that the servers stay busy
     task = tasks.this_task(task_index, num_tasks)
     done = options.share(gpus, task, device, source, out)
+    seen = Counter[str]()
     child = local_tasks.is_started()
     summary = stream.run(
         "translate",
-        partial(stage.translate, model=translator, to=to, batch=batch),
+        partial(stage.translate, model=translator, to=to, batch=batch, seen=seen),
         source=source,
         out=out,
         rejects=None if child else rejects,
@@ -93,6 +95,12 @@ def translate(
         quiet=quiet or child,
         started=started if done else None,
     )
-    if launch.report(None):
+    if launch.report({**seen, "finished_before": summary.finished_before}):
         return
+    if done is not None:
+        for told in done:
+            seen.update(told)
+        summary.finished_before = seen["finished_before"]
+    if seen["records"] and not seen["captions"]:
+        log.warn(f"translate: none of the {seen['records']:,} records has a caption; they are passed on as they came.")
     options.finish(summary, quiet)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXIT_FAILED = 1
@@ -36,6 +38,16 @@ class UsageError(CommonArtError):
     """The command line itself is wrong."""
 
     code = EXIT_USAGE
+
+
+@contextmanager
+def telling(summary: Callable[[], Any]) -> Iterator[None]:
+    """Let errors carry what was done before them, which `cli/main.py` prints."""
+    try:
+        yield
+    except (CommonArtError, OSError, KeyboardInterrupt) as error:
+        vars(error)["summary"] = summary()
+        raise
 
 
 def reason(error: BaseException) -> str:

@@ -97,6 +97,16 @@ def _handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None]
             signal.signal(each, handler)
 
 
+@dataclass(frozen=True, slots=True)
+class ReportedSummary:
+    """What a started process had done when it ended with an error: the `as_json` of its own summary."""
+
+    values: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return self.values
+
+
 class PeerGone(CommonArtError):
     """Another process of this training has ended; what it ended with says more than this."""
 
@@ -199,15 +209,21 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _raise_first(codes: Sequence[int | None], errors: Sequence[Mapping[str, Any]], stop: StopRequest) -> None:
     """Raise the error of the process that failed first. `codes`: exit codes, None of one that had to be stopped."""
+
+    def error_of(kind: type[CommonArtError], told: Mapping[str, Any], code: int) -> CommonArtError:
+        error = kind(told["what"], told["fix"], code)
+        error.summary = ReportedSummary(told["summary"]) if told.get("summary") else None
+        return error
+
     causes = [error for error in errors if error["code"] != EXIT_PREEMPTED and not error["peer"]]
     if causes:
-        raise CommonArtError(causes[0]["what"], causes[0]["fix"], causes[0]["code"])
+        raise error_of(CommonArtError, causes[0], causes[0]["code"])
     # One that got a signal before it could listen had nothing to save, and died of it.
     stopped = (EXIT_PREEMPTED, *(-each for each in STOP_SIGNALS)) if stop.exit_code else (EXIT_PREEMPTED,)
     some_saved = EXIT_PREEMPTED in codes and all(code in (*stopped, None) for code in codes)
     if some_saved or (stop.exit_code and set(codes) <= set(stopped)):
         error = errors[0] if errors else {"what": "A signal came before training began.", "fix": AGAIN}
-        raise Preempted(error["what"], error["fix"], stop.exit_code or EXIT_PREEMPTED)
+        raise error_of(Preempted, error, stop.exit_code or EXIT_PREEMPTED)
     killed = [(rank, code) for rank, code in enumerate(codes) if code is not None and code < 0]
     failed = killed or [(rank, code) for rank, code in enumerate(codes) if code]
     if killed or (failed and not errors):
@@ -217,7 +233,7 @@ def _raise_first(codes: Sequence[int | None], errors: Sequence[Mapping[str, Any]
             f"Training process {rank} of {len(codes)} {how}.", f"{AGAIN} What it printed stands above."
         )
     if errors:
-        raise CommonArtError(errors[0]["what"], errors[0]["fix"], EXIT_FAILED)
+        raise error_of(CommonArtError, errors[0], EXIT_FAILED)
 
 
 def report(result: Any, environ: Mapping[str, str] = os.environ) -> bool:
@@ -226,6 +242,8 @@ def report(result: Any, environ: Mapping[str, str] = os.environ) -> bool:
         return False
     if isinstance(result, CommonArtError):
         peer = isinstance(result, PeerGone)
-        result = {"error": {"what": result.what, "fix": result.fix, "code": result.code, "peer": peer}}
+        told = result.summary.as_json() if result.summary is not None else None
+        said = {"what": result.what, "fix": result.fix, "code": result.code, "peer": peer, "summary": told}
+        result = {"error": said}
     Path(environ[RESULT_FILE]).write_text(json.dumps(result))
     return True

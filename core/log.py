@@ -61,5 +61,7 @@ def summary(values: Reportable, *, quiet: bool = False) -> None:
         say(f"{report['stage']}: {report['out']:,} of {report['in']:,} in {report['seconds']:.1f} s")
         for reason, count in report["dropped"].items():
             say(f"  {count:>9,}  {reason}")
+        if before := report.get("finished_before"):
+            say(f"  {before:>9,}  in shards that were finished before")
         for reason, count in report.get("missing", {}).items():
             say(f"  {count:>9,}  captions missing: {reason}")

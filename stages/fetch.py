@@ -184,7 +184,7 @@ def run(
         from commonart.core.data.sources.flickr import own_licenses
 
         records = own_licenses(records, flickr_key_file, limits)
-    options |= {"out": out, "shard_size": shard_size, "inputs": notes}
+    options |= {"out": out, "shard_size": shard_size, "inputs": notes, "listed": "stdin" if piped else source}
     if list_only:
         return stream.run("fetch", lambda records, drop: drop.listed(records), records=records, **options)
     assert out is not None

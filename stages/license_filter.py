@@ -178,7 +178,9 @@ def license_filter(
         try:  # written out here, where every call counts; the fields are caption_terms.MAKING
             for caption in captions:
                 said = caption.get
-                if (said("model"), said("license"), said("translated_from"), said("synthetic")) not in fine:
+                if (
+                    said("model"), said("license"), said("translated_from"), said("synthetic"), said("endpoint_model")
+                ) not in fine:  # fmt: skip
                     record["captions"] = captions = judge.kept(captions)
                     break
         except TypeError:  # a list in place of a name

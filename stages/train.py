@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commonart.core import launch, log, recipes, slurm
+from commonart.core.data.files import check_writable
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import EXIT_FAILED, CommonArtError
 from commonart.core.licenses.policies import load_policy
@@ -43,6 +44,7 @@ def run(settings: Settings) -> TrainingSummary | None:
     settings.check()
     data_sets(settings.data)  # raises for a folder that is not there
     load_policy(settings.policy)  # and for an unknown one
+    check_writable(settings.run)
     if launch.must_spawn(settings.gpus):
         return _spawn(settings, settings.gpus or 1)
     with launch.stoppable(str(settings.run)) as stop:
@@ -106,10 +108,14 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
         if data.resident and world.device.type == "cpu":
             settings = replace(settings, workers=0)
-        summary = trainer.train(model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop)
-    summary.left_out = {**data.index.left_out, **data.damaged}
-    summary.captions_left_out = dict(data.index.captions_left_out)
-    return summary
+
+        def left_out() -> dict[str, dict[str, int]]:
+            records, captions = {**data.index.left_out, **data.damaged}, dict(data.index.captions_left_out)
+            return {"left_out": records, "captions_left_out": captions}
+
+        return trainer.train(
+            model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop, left_out=left_out
+        )
 
 
 def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torch.dtype) -> Preview:

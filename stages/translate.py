@@ -74,8 +74,9 @@ def settings(model: Translator | Endpoint, to: str) -> Mapping[str, Any]:
 
 
 def translate(
-    records: Iterable[Record], drop: Drop, *, model: Translator | Endpoint, to: str = "ja", batch: int = 32
-) -> Iterator[Record]:
+    records: Iterable[Record], drop: Drop, *, model: Translator | Endpoint, to: str = "ja", batch: int = 32,
+    seen: Counter[str] | None = None,
+) -> Iterator[Record]:  # fmt: skip
     """Add a caption in language `to` for every original caption in another language; records are never dropped.
 
     What is missing is counted by reason: those of `guards.translation_problem`, unknown_language, input_too_long,
@@ -85,6 +86,7 @@ def translate(
         model: from `open_model`.
         to: one of its `targets`.
         batch: pieces of captions that the model sees at once; halved where the device's memory runs out.
+        seen: counts `records` and `captions` as they come in.
 
     Raises:
         UsageError: `to` is not a language that the model writes, or `batch` is below 1.
@@ -94,7 +96,9 @@ def translate(
     waiting: list[Record] = []
     jobs: list[TranslationJob] = []
     fields = settings(model, to)
+    seen = Counter() if seen is None else seen
     for record in records:
+        seen.update(records=1, captions=len(captions(record)))
         waiting.append(record)
         jobs += _jobs(record, fields)
         if len(jobs) >= WINDOW * batch or len(waiting) >= 64 * batch:

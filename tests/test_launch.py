@@ -163,7 +163,10 @@ if what == "refused" and rank == "1":
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "preempted":
-    launch.report(errors.Preempted("Step 3 is saved.", "Again."))
+    from commonart.core.data.drops import Summary
+    error = errors.Preempted("Step 3 is saved.", "Again.")
+    error.summary = Summary("train", 24, 24)
+    launch.report(error)
     sys.exit(75)
 """
 
@@ -178,6 +181,13 @@ if what == "preempted":
 )
 def test_what_started_processes_end_with(what: str, error: type[CommonArtError], code: int, says: str) -> None:
     refused(error, code, says, "", lambda: launch.spawn([sys.executable, "-c", CHILD, what], 2))
+
+
+def test_the_error_of_started_processes_says_what_they_had_done() -> None:
+    with pytest.raises(Preempted) as told:
+        launch.spawn([sys.executable, "-c", CHILD, "preempted"], 2)
+    said = told.value.summary.as_json()
+    assert (said["stage"], said["in"], said["out"]) == ("train", 24, 24)
 
 
 def test_started_processes_that_end_well_and_numbers_that_disagree() -> None:

@@ -69,7 +69,9 @@ class Kind(NamedTuple):
 
 
 MISSING = ("source", "author", "address", "sha256")  # address: source_url, or image_url where there is none
-_CAPTION = ("model", "license", "translated_from", "synthetic", "terms_accepted", "revision", "lang", "length")
+_CAPTION = (
+    "model", "license", "translated_from", "synthetic", "terms_accepted", "revision", "lang", "length", "endpoint_model",
+)  # fmt: skip
 
 
 class Judge:
@@ -118,7 +120,7 @@ class Judge:
             # Written out: every call counts, for each caption of millions.
             key = tuple([
                 (said("model"), said("license"), said("translated_from"), said("synthetic"), said("terms_accepted"),
-                 said("revision"), said("lang"), said("length"))
+                 said("revision"), said("lang"), said("length"), said("endpoint_model"))
                 for said in [caption.get for caption in captions]
             ])  # fmt: skip
             codes = self._captions.get(key)
@@ -141,7 +143,8 @@ class Judge:
 
     def _kind(self, said: Mapping[str, Any], reason: str) -> Kind:
         writer, origin = str(said["model"] or ""), str(said["translated_from"] or "").partition("#")[0]
-        answered = [name for name in (writer, origin) if name in self.rules.accepted]
+        served = str(said["endpoint_model"] or "")
+        answered = [name for name in (writer, origin, served) if name in self.rules.accepted]
         answered += [writer] if said["terms_accepted"] is True else []
         lang, length, revision, license = (str(said[name] or "") for name in ("lang", "length", "revision", "license"))
         model = f"{writer} of {origin}" if origin else writer

@@ -64,7 +64,12 @@ def problem(caption: Caption, policy: Policy, accepted: Sequence[str] = ()) -> s
         accepted: models whose terms the user answers for, beside those that captions say (`terms_accepted`).
     """
     name, license = str(caption.get("model") or ""), str(caption.get("license") or "")
-    if caption.get("terms_accepted") is True or name in accepted:
+    served = str(caption.get("endpoint_model") or "")  # what a server ran under its own name for the model
+    if caption.get("terms_accepted") is True:
+        return ""
+    if served not in accepted and (reason := maker_problem(served)):
+        return reason
+    if name in accepted:
         return ""
     if reason := maker_problem(name) or maker_problem(str(caption.get("translated_from") or "").partition("#")[0]):
         return reason
@@ -97,7 +102,7 @@ def problems(captions: Sequence[Caption], policy: Policy, accepted: Sequence[str
     return reasons
 
 
-MAKING = ("model", "license", "translated_from", "synthetic")
+MAKING = ("model", "license", "translated_from", "synthetic", "endpoint_model")
 
 
 class CaptionJudge:

@@ -160,16 +160,23 @@ class Summary:
     seconds: float = 0.0
     missing: Counter[str] = field(default_factory=Counter, kw_only=True)  # captions that are not there
     captions_removed: Counter[str] = field(default_factory=Counter, kw_only=True)
+    finished_before: int = field(
+        default=0, kw_only=True
+    )  # of `read`: records of shards that an earlier run has finished
     extra: Callable[[], dict[str, Any]] = field(default=dict, kw_only=True)  # what else the stage tells
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object that every stage prints: stage, in, out, dropped, missing where there is any, seconds."""
+        """Return the object that every stage prints: stage, in, out, dropped, seconds, and what else there is.
+
+        What a stage tells beyond these is of this run's work: without the `finished_before` of the records in `in`.
+        """
         return {
             "stage": self.stage,
             "in": self.read,
             "out": self.written,
             "dropped": dict(sorted(self.dropped.items())),
             **({"missing": dict(sorted(self.missing.items()))} if self.missing else {}),
+            **({"finished_before": self.finished_before} if self.finished_before else {}),
             **self.extra(),
             "seconds": round(self.seconds, 3),
         }

@@ -90,16 +90,17 @@ def atomic_write(path: str | os.PathLike[str], *, cleaned: bool = False) -> Iter
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists() and not final.is_file():
         # /dev/null, /dev/stdout or a named pipe: renaming a file over it would take it away from everybody.
-        with _naming(final), open(final, "wb") as file:
+        with naming(final), open(final, "wb") as file:
             yield file
         return
     temporary = temporary_path(final, cleaned=cleaned)
     try:
-        with _naming(final), open(temporary, "wb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
+        with naming(final, temporary):
+            with open(temporary, "wb", buffering=1 << 20) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -108,14 +109,28 @@ def atomic_write(path: str | os.PathLike[str], *, cleaned: bool = False) -> Iter
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name into the error of a full disk, where `write` leaves it out."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `path` in the error of a full disk, where `write` names nothing, and in one of `temporary` or a file within it."""
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL and error.filename is None:
-            error.filename = str(path)
+        # A copy that fails names what it reads first, and the copy second.
+        inner = [Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if isinstance(name, str | bytes)]
+        within = temporary is not None and any(each.is_relative_to(temporary) for each in inner)
+        if within or (error.errno in DISK_FULL and not inner):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise the OSError that writing to `path`, or creating it, would end with: asked before a model is loaded."""
+    absolute = Path(path).absolute()
+    exists = next(each for each in (absolute, *absolute.parents) if each.exists())
+    if exists != absolute and not exists.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not os.access(exists, os.W_OK):
+        number = errno.EROFS if os.statvfs(exists).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
 
 
 @contextmanager
@@ -126,7 +141,9 @@ def lock(folder: Path, name: str = LOCK, *, remove: bool = False) -> Iterator[No
     Raises CommonArtError where another process has the lock, named by number and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "a+b") as file:
+    with naming(folder, folder / name):
+        file = open(folder / name, "a+b")  # noqa: SIM115
+    with file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -79,6 +79,7 @@ def run(
     extra: Callable[[], dict[str, Any]] = dict,
     exclusive: bool = False,
     inputs: list[Note] | None = None,
+    listed: str = "the source",
 ) -> Summary:
     """Run one stage from SOURCE (or from `records`, when the stage lists them itself) to `out`.
 
@@ -90,6 +91,7 @@ def run(
         exclusive: refuse a folder that another process writes this task's shards into: the work is too dear to be done twice.
         extra: what the summary tells besides its counts, when it is printed.
         inputs: the notes of `records`, which may come while these are read.
+        listed: the name of what `records` are of.
         started: by `time.monotonic`, when the work began that the summary's seconds count; None: now.
 
     Raises TooManyFailures where everything was written, and more than `max_failures` of it failed. Errors carry `summary`.
@@ -129,7 +131,7 @@ def run(
             if not _is_stream(out):
                 notes.write_beside(out, note())
         if not summary.read and task.count == 1:
-            name = "the source" if records is not None else "stdin" if source in (None, "-") else source
+            name = listed if records is not None else "stdin" if source in (None, "-") else source
             warn(f"{stage}: there are no records in {name}.")
         if summary.read and summary.failures / summary.read > max_failures:
             raise TooManyFailures(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from commonart.core.data.files import write_bytes, write_json
+from commonart.core.data.files import check_writable, naming, write_bytes, write_json
 from commonart.core.errors import CommonArtError, UsageError, reason
 from commonart.core.generation.components import PipelineComponents, locate
 from commonart.core.generation.request import ModelSpec
@@ -69,6 +69,7 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"-o {out} already exists and is not empty.", "Name a new folder.")
+    check_writable(out)
     names = {"text-encoder": text_encoder, "autoencoder": autoencoder}
     components, folders = None, dict[str, Path]()
     if source.endswith(".safetensors"):
@@ -90,22 +91,23 @@ def export(
     home = out.with_name(f".{out.name}.part")
     shutil.rmtree(home, ignore_errors=True)
     try:
-        model.save(home / "transformer", dtype)
-        write_json(home / "scheduler" / "scheduler_config.json", scheduler)
-        null = ""
-        if "text-encoder" in folders:
-            classes, null = _copy_text(folders["text-encoder"], home, about.max_tokens)
-            index |= classes
-        if "autoencoder" in folders:
-            index["vae"] = ["diffusers", "AutoencoderKL"]
-            _copy_autoencoder(folders["autoencoder"], home / "vae")
-        if len(folders) == 2:  # without them it is a transformer, not a pipeline
-            write_json(home / "model_index.json", index)
-            usage = USAGE.format(m=about, null=null)
-            write_bytes(home / "README.md", usage.encode())
-        if out.exists():
-            out.rmdir()
-        os.rename(home, out)
+        with naming(out, home):
+            model.save(home / "transformer", dtype)
+            write_json(home / "scheduler" / "scheduler_config.json", scheduler)
+            null = ""
+            if "text-encoder" in folders:
+                classes, null = _copy_text(folders["text-encoder"], home, about.max_tokens)
+                index |= classes
+            if "autoencoder" in folders:
+                index["vae"] = ["diffusers", "AutoencoderKL"]
+                _copy_autoencoder(folders["autoencoder"], home / "vae")
+            if len(folders) == 2:  # without them it is a transformer, not a pipeline
+                write_json(home / "model_index.json", index)
+                usage = USAGE.format(m=about, null=null)
+                write_bytes(home / "README.md", usage.encode())
+            if out.exists():
+                out.rmdir()
+            os.rename(home, out)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return [name for name in ("transformer", "text_encoder", "vae") if (out / name).is_dir()]

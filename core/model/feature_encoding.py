@@ -21,6 +21,7 @@ from commonart.core.data.features.plan import (
     write_features,
     write_meta,
 )
+from commonart.core.data.files import check_writable
 from commonart.core.data.record import Record
 from commonart.core.data.stream import takes_jsonl
 from commonart.core.data.tasks import Task, this_task
@@ -84,6 +85,7 @@ def encode_features(
     plan = plan_features(stage, kind, source, out, settings, task or this_task(), overwrite)
     encode = None
     if plan.todo or not plan.described:
+        check_writable(plan.out)
         encoder = load(files.folder, torch_device)
         meta = Meta(kind, files.name, files.revision, encoder.precision, store, encoder.width, encoder.settings)
         if plan.todo:

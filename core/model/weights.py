@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commonart.core.data.files import temporary_path
+from commonart.core.data.files import naming, temporary_path
 from commonart.core.errors import CommonArtError, reason
 
 STEM = "diffusion_pytorch_model"
@@ -54,8 +54,9 @@ def write(state: dict[str, Tensor], folder: Path) -> None:
     """Write all tensors to one file. It is written beside and renamed: half of it never has the final name."""
     folder.mkdir(parents=True, exist_ok=True)
     part = temporary_path(folder / WEIGHTS)
-    save(state, part)
-    os.replace(part, folder / WEIGHTS)
+    with naming(folder / WEIGHTS, part):
+        save(state, part)
+        os.replace(part, folder / WEIGHTS)
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:

@@ -67,15 +67,18 @@ def train(settings: Settings, world: World, stop: launch.StopRequest | None = No
         check_fits(model, settings, world)
         begin(described, resume, origin)
         source = CaptionDataset(data.index, data.odds, inputs)
+
+        def left_out() -> dict[str, dict[str, int]]:
+            records, captions = {**data.index.left_out, **source.damaged}, dict(data.index.captions_left_out)
+            return {"left_out": records, "captions_left_out": captions}
+
         summary = trainer.train(
-            model, source, recipe, settings, world, resume=resume, stop=stop,
+            model, source, recipe, settings, world, resume=resume, stop=stop, left_out=left_out,
             criterion=CaptionLoss(model, dtype, max(map(len, inputs.prompts.values()))),
         )  # fmt: skip
         if world.is_main:
             _finish(settings, parts, data, described, dtype)
         world.barrier()
-    summary.left_out = {**data.index.left_out, **source.damaged}
-    summary.captions_left_out = dict(data.index.captions_left_out)
     return summary
 
 

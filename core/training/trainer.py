@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from commonart.core import launch, log
-from commonart.core.errors import Preempted
+from commonart.core.errors import Preempted, telling
 from commonart.core.model import weights
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation, learning_rate
@@ -205,6 +205,7 @@ def train(
     preview: SamplePreview | None = None,
     stop: launch.StopRequest | None = None,
     criterion: Criterion | None = None,
+    left_out: Callable[[], dict[str, Any]] = dict,
 ) -> TrainingSummary:
     """Train `model` on `source` until the steps of `recipe` or the time budget are over.
 
@@ -213,10 +214,11 @@ def train(
         preview: writes the sample grids; of the first process.
         stop: that of the caller, who listens to signals already.
         criterion: what is minimized (default: the loss of a denoising transformer).
+        left_out: what the summary says of the data, as its fields `left_out` and `captions_left_out`.
 
     Raises:
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C came, and the checkpoint is on disk.
-        CommonArtError: no gradient can be used, or memory or disk are full.
+        CommonArtError: no gradient can be used, or memory or disk are full. Errors carry `summary`.
     """
     listening = launch.stoppable(str(settings.run)) if stop is None else nullcontext(stop)
     with listening as stop, out_of_memory(accumulation(recipe, world.size)[0], settings.checkpointing):
@@ -225,21 +227,35 @@ def train(
             trainer.restore(resume)
         else:
             trainer.metrics.cut(0)  # of a run that was killed before its first checkpoint
-        return _loop(trainer, resume, preview, stop)
+        return _loop(trainer, resume, preview, stop, left_out)
 
 
 def _loop(
-    trainer: Trainer, resume: checkpoint.Checkpoint | None, preview: SamplePreview | None, stop: launch.StopRequest
-) -> TrainingSummary:
+    trainer: Trainer, resume: checkpoint.Checkpoint | None, preview: SamplePreview | None, stop: launch.StopRequest,
+    left_out: Callable[[], dict[str, Any]],
+) -> TrainingSummary:  # fmt: skip
     recipe, settings, world, state = trainer.recipe, trainer.settings, trainer.world, trainer.state
     folder, saved_at = (resume.folder, resume.step) if resume else (None, -1)
     started, first_image, paused = time.monotonic(), state.images, 0.0
     began = started - state.elapsed  # the run, earlier calls included
-    stopped, exit_code = "done", 0
+    stopped, exit_code, ended = "done", 0, 0.0
     speed = Speed(trainer.criterion.flops, world, trainer.dtype, recipe)
     micro_batches = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.grad_accum_steps, settings.workers)
+
+    def summary() -> TrainingSummary:
+        """What is done by now."""
+        busy = (ended or time.monotonic()) - started - paused
+        # A run that ended before its first line has a loss all the same.
+        loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
+        return TrainingSummary(
+            settings.run, folder, state.step, state.images, state.skipped, state.elapsed,
+            loss=math.nan if loss is None else loss,
+            images_per_second=(state.images - first_image) / busy if busy > 0 else 0.0, stopped=stopped, **left_out(),
+        )  # fmt: skip
+
     stop.loop_saves = True
-    with log.progress("train", total=recipe.steps, unit=" steps", quiet=settings.quiet or not world.is_main) as tick:
+    quiet = settings.quiet or not world.is_main
+    with telling(summary), log.progress("train", total=recipe.steps, unit=" steps", quiet=quiet) as tick:
         tick(state.step)
         while state.step < recipe.steps:
             stop_code, elapsed = world.all_reduce_max(float(stop.exit_code), time.monotonic() - began)
@@ -265,24 +281,18 @@ def _loop(
                 folder, saved_at = trainer.save(), state.step
             paused += time.monotonic() - pause
         micro_batches.close()
-        busy = time.monotonic() - started - paused
+        ended = time.monotonic()
         if saved_at != state.step:
             folder = trainer.save()
         if settings.sample_every and not exit_code and not _due(state.step, settings.sample_every):
             trainer.preview(preview)
-    if exit_code:
-        raise Preempted(
-            f"{settings.run}: a signal asked training to stop; step {state.step} is saved.",
-            "Start the same command again to continue.",
-            exit_code,
-        )
-    # A run that ended before its first line has a loss all the same.
-    loss = trainer.metrics.last["loss"] if trainer.metrics.last else trainer.meter.loss()
-    return TrainingSummary(
-        settings.run, folder, state.step, state.images, state.skipped, state.elapsed,
-        loss=math.nan if loss is None else loss,
-        images_per_second=(state.images - first_image) / busy if busy > 0 else 0.0, stopped=stopped,
-    )  # fmt: skip
+        if exit_code:
+            raise Preempted(
+                f"{settings.run}: a signal asked training to stop; step {state.step} is saved.",
+                "Start the same command again to continue.",
+                exit_code,
+            )
+    return summary()
 
 
 def _due(step: int, every: int) -> bool:

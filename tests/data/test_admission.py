@@ -74,6 +74,7 @@ MAKERS = [
     [said("cat-translate", "MIT", translated_from="gone"), said()],
     [said("blip2-opt", terms_accepted=True)], [said(["a", "list"])], [said("a", "MIT", revision="sha256:0")],
     [said("cat-translate", "MIT", translated_from="qwen2-vl#2"), said("qwen2-vl")],
+    [said(endpoint_model="gpt-4o"), said("cat-translate", "MIT", translated_from="florence2")],
 ]  # fmt: skip
 
 
@@ -88,12 +89,14 @@ def test_captions_are_judged_by_the_rule_of_license_filter(tmp_path: Path) -> No
         for key, a, b in zip(index.keys, index.offsets[:-1], index.offsets[1:], strict=True)
     }
     assert (
-        fine == filtered == {"k0": 1, "k1": 0, "k2": 0, "k3": 1, "k4": 0, "k5": 1, "k6": 1, "k7": 0, "k8": 1, "k9": 2}
+        fine
+        == filtered
+        == {"k0": 1, "k1": 0, "k2": 0, "k3": 1, "k4": 0, "k5": 1, "k6": 1, "k7": 0, "k8": 1, "k9": 2, "k10": 0}
     )
     index.keep_usable()
-    assert list(index.keys) == ["k0", "k3", "k5", "k6", "k8", "k9"] and index.left_out == {"no_usable_caption": 4}
+    assert list(index.keys) == ["k0", "k3", "k5", "k6", "k8", "k9"] and index.left_out == {"no_usable_caption": 5}
     assert index.captions_left_out == {
-        "caption_of_refused_model:gpt-4o": 3, "caption_of_unknown_model:theirs": 1, "caption_of_unknown_model:gone": 1,
+        "caption_of_refused_model:gpt-4o": 5, "caption_of_unknown_model:theirs": 1, "caption_of_unknown_model:gone": 1,
         "caption_license_not_allowed:CC-BY-NC-4.0": 1, "caption_of_unknown_model:['a', 'list']": 1,
     }  # fmt: skip
     assert index.caption_odds().tolist() == [1, 0, 1, 0, 1, 1, 1, 1, 1]

@@ -55,10 +55,20 @@ def caption(model: str = "florence2", license: str = "", **fields: Any) -> dict[
         (caption("cat-translate", "MIT", translated_from="florence2"), ""),
         (caption("cat-translate", "MIT", translated_from="blip2-opt#2"), "caption_of_refused_model:blip2-opt"),
         (caption("fugumt", "CC-BY-SA-4.0", translated_from="florence2"), "caption_of_refused_model:fugumt"),
+        (caption("qwen3-vl", "Apache-2.0", endpoint_model="qwen3-vl:2b-q4"), ""),
+        (caption("qwen3-vl", "Apache-2.0", endpoint_model="gpt-4o"), "caption_of_refused_model:gpt-4o"),
+        (caption("qwen3-vl", "Apache-2.0", endpoint_model="gpt-4o", terms_accepted=True), ""),
+        (caption("theirs", "MIT", endpoint_model="gpt-4o"), "caption_of_refused_model:gpt-4o"),
     ],
 )  # fmt: skip
 def test_problem(given: dict[str, Any], reason: str) -> None:
     assert problem(given, POLICIES["strict"]) == reason
+
+
+def test_who_answers_for_a_model_does_not_answer_for_another_that_served_it() -> None:
+    served = caption("qwen3-vl", "Apache-2.0", endpoint_model="gpt-4o")
+    reasons = [problem(served, POLICIES["strict"], accepted) for accepted in (["qwen3-vl"], ["gpt-4o"])]
+    assert reasons == ["caption_of_refused_model:gpt-4o", ""]
 
 
 def test_names_are_those_of_the_registry() -> None:
@@ -108,6 +118,7 @@ def test_what_was_fine_once_is_not_fine_for_another() -> None:
         record(caption("blip2-opt"), caption("models/mine", "MIT", revision="sha256:00")),
         record(caption("models/mine", "MIT")),
         record(caption(["florence2"]), {"text": "x", "model": {"a": 1}}),  # type: ignore[arg-type]
+        record(caption("florence2", "MIT", endpoint_model="gpt-4o"), caption("florence2", endpoint_model=["gpt-4o"])),
     )
     assert [[str(c["model"]) for c in r["captions"]] for r in kept] == [
         ["florence2", "someone"],
@@ -115,6 +126,7 @@ def test_what_was_fine_once_is_not_fine_for_another() -> None:
         ["models/mine"],
         [],
         [],
+        ["florence2"],
     ]
 
 
@@ -155,9 +167,12 @@ def test_removed_captions_are_counted_over_all_shards_and_again(in_process: Comm
         with ShardWriter(raw / f"{number:05d}.tar") as writer:
             made = {"key": f"k{number}", **record(caption("florence2", "MIT"), caption("gpt-4o"))}
             writer.add_record(made, b"\xff\xd8\xff", "jpg")
+    told = []
     for _ in range(2):  # the second finds all shards finished
         done = in_process("license-filter", "raw", "-o", "out")
         summary = json.loads(done.stderr.splitlines()[-1])
         assert summary["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3}
+        told.append((summary["in"], summary.get("finished_before"), summary["sources"] == {}))
+    assert told == [(3, None, False), (3, 3, True)]
     (note,) = read_beside(tmp_path / "out")
     assert note["captions_removed"] == {"caption_of_refused_model:gpt-4o": 3} and note["out"] == 3

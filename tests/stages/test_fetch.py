@@ -355,3 +355,10 @@ def test_a_seed_and_a_limit_count_from_0(commonart: Command) -> None:
     for flag in ("--seed", "--limit"):
         done = commonart("fetch", "scenes", "--list", flag, "-1")
         assert done.returncode == 2 and flag.encode() in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_an_empty_list_is_named(in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_bytes(b"")
+    done = in_process("fetch", "list.jsonl", "--list", "-o", "out.jsonl")
+    assert (done.returncode, b"there are no records in list.jsonl." in done.stderr) == (0, True), done.stderr
+    assert b"there are no records in stdin." in in_process("fetch", "-", "-o", "raw").stderr

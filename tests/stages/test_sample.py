@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -294,6 +295,23 @@ def test_what_is_interrupted_has_lost_one_batch(draw, model, monkeypatch):
     assert len(files("x")) == 4
     records = draw(prompts, out="x", batch=2)
     assert calls == [2, 2, 2, 2, 1] and len(records) == len(files("x")) == 7
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_interrupted_says_what_it_has_written(model, in_process, monkeypatch, full):
+    original, count = metadata.atomic_write, 0
+
+    def dies(*args, **options):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(metadata, "atomic_write", dies)
+    done = in_process("sample", "a", "b", "b", "c", "--model", model, "--steps", "1", "--device", "cpu", "-o", "x")
+    said = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, said["stage"], said["in"], said["out"]) == (1 if full else 130, "sample", 2, 2)
 
 
 def test_memory_that_runs_out_halves_the_batch(draw, monkeypatch, capsys):

@@ -116,6 +116,9 @@ def test_a_signal_saves_and_the_same_call_goes_on(
         ) as told:
             start(shards, tmp_path / "run", more)
     assert told.value.code == EXIT_PREEMPTED == 75 and signal.getsignal(number) == before
+    said = told.value.summary.as_json()
+    assert (said["in"], said["out"], said["step"], said["run"]) == (24, 24, 3, str(tmp_path / "run"))
+    assert said["loss"] > 0 and said["images_per_second"] > 0
     assert state(tmp_path / "run")["step"] == 3
     assert start(shards, tmp_path / "run", more).stopped == "done"
     assert state(tmp_path / "run") == state(tmp_path / "whole")

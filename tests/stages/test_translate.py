@@ -169,6 +169,16 @@ def test_records_without_captions_pass() -> None:
     assert run(given, Fake()) == given
 
 
+def test_records_that_all_lack_captions_are_a_warning(in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"key": "a"}\n{"key": "b", "captions": []}\n')
+    done = in_process("translate", "in.jsonl", "--model", "nano", "--to", "ja", "-o", "out.jsonl")
+    first, last = done.stderr.decode().splitlines()
+    assert first == "warning: translate: none of the 2 records has a caption; they are passed on as they came."
+    assert (done.returncode, orjson.loads(last)["in"], orjson.loads(last)["out"]) == (0, 2, 2)
+    (tmp_path / "one.jsonl").write_bytes(b'{"key": "a"}\n{"key": "b", "captions": [{"text": "a", "lang": "ja"}]}\n')
+    assert b"warning" not in in_process("translate", "one.jsonl", "--model", "nano", "--to", "ja", "-o", "-").stderr
+
+
 def test_fields_of_other_kinds_than_ours_are_taken_as_text() -> None:
     odd = {"text": "a cat {0} %s", "lang": "en", "model": ["a"], "length": ["long"], "translated_from": None}
     done = {"text": "猫", "lang": "ja", "model": "t", "translated_from": ["a"]}

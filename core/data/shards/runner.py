@@ -50,6 +50,7 @@ def run_shards(
         made_from = MadeFrom.of(summary.stage, chunk.identity(), settings)
         if manifest := manifests.finished_as(tar, made_from, overwrite=overwrite):
             tick(manifest.read)
+            summary.finished_before += manifest.read
         else:
             manifest = _make_shard(transform, chunk, tar, made_from, tick)
         summary.read += manifest.read

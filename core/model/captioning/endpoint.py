@@ -116,7 +116,9 @@ class Endpoint:
             raise UsageError(
                 f"--model {row.name} is not a chat model, as --endpoint needs it.", "Leave --endpoint out."
             )
-        if is_closed_service(options.model or "") and not accepted and options.model not in accept_terms:
+        closed = is_closed_service(options.model or "")
+        accepted = accepted or (closed and options.model in accept_terms)  # which its captions then say
+        if closed and not accepted:
             raise UsageError(
                 f"--endpoint-model {options.model} is refused: its terms do not allow training on what it writes.",
                 f"If you answer for its use yourself, pass --accept-terms {options.model}.",
