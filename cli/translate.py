@@ -76,7 +76,7 @@ def translate(
         max_new_tokens=max_new_tokens,
     )
     if endpoint:
-        batch *= 4 * len(endpoint)  # so many at once that the servers stay busy
+        batch *= 4 * len(endpoint)  # enough at once to keep the servers busy
     task = tasks.this_task(task_index, num_tasks)
     done = options.share(gpus, task, device, source, out)
     seen = Counter[str]()

@@ -28,7 +28,6 @@ from commonart.core.data.stream import read
 from commonart.core.data.training_index import data_sets, read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.generation.prompts import text_of
-from commonart.core.licenses.policies import Policy
 from commonart.core.log import warn
 from commonart.core.metrics.image_set import ImageRef, seed_for
 from commonart.core.training import run as training_run
@@ -73,13 +72,7 @@ def trained_keys(model: str, data: str) -> frozenset[str]:
     if not (Path(model) / "run.json").is_file():
         return frozenset()
     trained = training_run.read(Path(model)).get("data", {})
-    said = trained.get("policy") or {}
-    policy = Policy(
-        said.get("name", ""),
-        dict.fromkeys(said.get("allowed", ()), "as run.json says"),
-        frozenset(said.get("denied", ())),
-    )
-    index = read_index(data, Rules(policy, accepted=tuple(said.get("accepted", ())), skip=True))
+    index = read_index(data, Rules.described(trained.get("policy") or {}))
     if index.fingerprint != trained.get("fingerprint"):
         raise CommonArtError(
             f"--data {data} is not what {model} was trained on: its fingerprint is {index.fingerprint[:16]}, "
@@ -115,9 +108,9 @@ def choose(
     for folder, _ in data_sets(data):
         for record in read(str(folder)):
             split = split_of_record(record)
-            if works is not None:
-                matched |= works.matched(record)
-            member = split == "train" if works is None else bool(works.entry_of(record))
+            entries = set[int]() if works is None else works.matched(record)
+            matched |= entries
+            member = split == "train" if works is None else bool(entries)
             side = groups.members if member else groups.heldout if split == "heldout" else None
             if works is None and member and trained and record["key"] not in trained:
                 groups.dropped["not_trained_on"] += 1
@@ -212,6 +205,7 @@ def _too_few(data: str, side: str, count: int, lang: str | None, size: int, drop
     why = {
         "no_image": "without an image",
         "no_caption": f"without a caption in '{lang}'" if lang else "without a caption",
+        "not_trained_on": "that the run left out",
         "too_small": f"smaller than the {size} pixels that the model was trained for",
         "twin": "with a twin",
     }

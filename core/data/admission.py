@@ -38,6 +38,13 @@ class Rules:
         """Read the rules as the command line gives them. Raises as `load_policy` and `read_blocklist`."""
         return cls(load_policy(policy), read_blocklist(blocklist) if blocklist else None, tuple(accepted), skip)
 
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> Rules:
+        """Return the rules that `describe` wrote down, but for their blocklist, of which it keeps the hash alone; `skip` is set."""
+        allowed = dict.fromkeys(said.get("allowed", ()), "as run.json says")
+        policy = Policy(said.get("name", ""), allowed, frozenset(said.get("denied", ())))
+        return cls(policy, accepted=tuple(said.get("accepted", ())), skip=True)
+
     def describe(self) -> dict[str, Any]:
         """Return what run.json keeps of them."""
         policy = self.policy

@@ -23,6 +23,7 @@ from typing import Any
 
 from commonart.core import launch
 from commonart.core.data.files import lock
+from commonart.core.data.shards.chunks import check_exists
 from commonart.core.data.stream import takes_jsonl
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, UsageError
@@ -48,8 +49,7 @@ def check(gpus: int, source: str | None, out: str | None) -> None:
         raise UsageError(
             f"--gpus {gpus} needs a SOURCE that every process can read.", "Give a folder of shards, not stdin."
         )
-    if not os.path.exists(str(source)):
-        raise CommonArtError(f"{source} does not exist.", "Give a folder of shards, a .tar or a .jsonl.")
+    check_exists(str(source))
     if out is None or takes_jsonl(out) or os.path.isfile(out):
         raise UsageError(f"--gpus {gpus} needs a folder for the shards of every process.", "Give -o FOLDER/.")
 

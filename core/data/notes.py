@@ -55,9 +55,8 @@ def is_note(value: Any) -> bool:
 
 def write_beside(out: str, note: Note) -> None:
     """Write the note of a JSONL file, or of a folder of shards."""
-    if os.path.isdir(
-        out
-    ):  # which other tasks of an array and earlier calls have written shards into: their manifests count
+    if os.path.isdir(out):
+        # Other tasks of an array, and earlier calls, have written shards into it: the counts are those of their manifests.
         path, note = Path(out) / FILE, {name: note[name] for name in ("stage", "version", "inputs")}
         if _read(path) != note:
             write_json(path, note)

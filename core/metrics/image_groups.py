@@ -131,7 +131,7 @@ def from_grammar(count: int, langs: Sequence[str], seed: int, folder: Path | Non
 
 
 def _drawn(scene: Scene, path: Path) -> ImageRef:
-    """Write the true image of a scene; one that is there already is the same."""
+    """Write the true image of a scene; one that already exists is the same."""
     from PIL import Image
 
     from commonart.core.data.files import write_bytes

@@ -135,7 +135,7 @@ def carried_tpr(members: Floats, others: Floats, limit: float) -> dict[str, floa
         return None
     rising, n, m = np.sort(others), len(others), len(members)
     tail = (1 - LEVEL) / 4
-    # Above the quantile lie Binomial(n, limit) scores; so many at least, so many at most.
+    # Above the quantile lie Binomial(n, limit) scores; the bounds are its quantiles.
     fewest, most = (int(stats.binom.ppf(q, n, limit)) for q in (tail, 1 - tail))
     above_high = int((members > rising[-fewest]).sum()) if fewest else 0
     above_low = int((members >= rising[-most - 1]).sum()) if most < n else m

@@ -65,7 +65,7 @@ def make_prompts(words: Vocabulary, n: int, lang: str, seed: int) -> list[Templa
         lang: "en" or "ja".
 
     Raises:
-        UsageError: there are not so many prompts.
+        UsageError: there are fewer prompts than that.
     """
     prompts: list[TemplatedPrompt] = []
     seen: set[str] = set()

@@ -195,3 +195,8 @@ def test_works_that_are_not_there_are_told(tmp_path, capsys):
     found = choose(data, works=read_blocklist(str(listed), "--keys"))
     assert {item.name for item in found.members} == {"k0", "k1", "k2", "k3"}
     assert f"1 of 5 entries of --keys match nothing in {data}." in capsys.readouterr().err
+
+
+def test_too_few_say_that_the_run_left_some_out(tmp_path):
+    with pytest.raises(CommonArtError, match="3 images to train on .left out: 3 that the run left out"):
+        choose(shards(tmp_path, "tttttthhhhh"), trained=frozenset(["k0", "k1", "k2"]))

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import found_shards
+import lookup_shards
 import orjson
 import pytest
 from commands import Command
-from found_shards import AUTHORS, encoded, picture, pictures, record
+from lookup_shards import AUTHORS, encoded, picture, pictures, record
 
 from commonart.core.data.blocklist import append_entries, read_blocklist
 from commonart.core.data.files import lock
@@ -25,10 +25,10 @@ from commonart.core.data.shards.reader import read_bytes, read_shard
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/, and runs/one that was trained on them."""
     folder = tmp_path_factory.mktemp("made")
-    found_shards.make(folder)
+    lookup_shards.make(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        found_shards.run(folder / "runs" / "one")
+        lookup_shards.run(folder / "runs" / "one")
     return folder
 
 
@@ -122,7 +122,7 @@ def test_copies_under_other_names_are_shown_and_licences_that_differ(tmp_path: P
     data, *others = pictures(3)
     records = [record(n, each, raw) for n, each in enumerate([data, data, *others])]
     records[1] |= {"license": "LicenseRef-All-Rights-Reserved", "license_url": "", "author": "somebody else"}
-    found_shards.stage.run(found_shards.written(raw, records), str(tmp_path / "shards"), size=64, quiet=True)
+    lookup_shards.stage.run(lookup_shards.written(raw, records), str(tmp_path / "shards"), size=64, quiet=True)
     done = in_process("lookup", "--sha256", records[0]["sha256"], "--json")
     assert [(each["key"], each["license"]) for each in lines(done)] == [
         ("k00", "CC-BY-2.0"), ("k01", "LicenseRef-All-Rights-Reserved")
@@ -135,10 +135,10 @@ def test_copies_under_other_names_are_shown_and_licences_that_differ(tmp_path: P
 
 def test_which_runs_had_it(here: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
-    found_shards.run(here / "runs" / "begun", checkpoint=False)
-    found_shards.run(here / "runs" / "part", left_out={"no_caption_in_language": 2, "no_captions": 1})
-    found_shards.run(here / "runs" / "older", fingerprint="0" * 64)
-    found_shards.run(here / "runs" / "elsewhere", folder="gone/")
+    lookup_shards.run(here / "runs" / "begun", checkpoint=False)
+    lookup_shards.run(here / "runs" / "part", left_out={"no_caption_in_language": 2, "no_captions": 1})
+    lookup_shards.run(here / "runs" / "older", fingerprint="0" * 64)
+    lookup_shards.run(here / "runs" / "elsewhere", folder="gone/")
     (here / "runs" / "empty").mkdir()
     (here / "runs" / "broken").mkdir()
     (here / "runs" / "broken" / "run.json").write_text('{"data": []}')
@@ -221,7 +221,7 @@ def test_near_copies_stay_where_an_address_is_removed(tmp_path: Path, in_process
 
     copy = encoded(Image.open(BytesIO(data)), quality=60)
     records = [record(n, each, raw) for n, each in enumerate([data, other, copy])]
-    found_shards.stage.run(found_shards.written(raw, records), str(tmp_path / "shards"), size=64, quiet=True)
+    lookup_shards.stage.run(lookup_shards.written(raw, records), str(tmp_path / "shards"), size=64, quiet=True)
     assert records[2]["sha256"] != records[0]["sha256"]
     kept = [each["key"] for tar in (tmp_path / "shards").glob("*.tar") for each in read_shard(tar)]
     done = in_process("lookup", "--key", "k00", "--remove")

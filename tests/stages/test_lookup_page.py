@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import found_shards
+import lookup_shards
 import pytest
 from browser import Browser
-from found_shards import AUTHORS, encoded
+from lookup_shards import AUTHORS, encoded
 
 from commonart.core.errors import CommonArtError
 from commonart.core.output import web
@@ -26,10 +26,10 @@ pytest.importorskip("gradio")
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    found_shards.make(folder)
+    lookup_shards.make(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        found_shards.run(folder / "runs" / "one")
+        lookup_shards.run(folder / "runs" / "one")
     return folder
 
 

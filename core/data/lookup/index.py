@@ -252,7 +252,7 @@ def records_at(path: Path, rows: Iterable[Row]) -> Iterator[tuple[int, Record]]:
 
 
 def short_hash(kind: str, value: object) -> int:
-    """Return 32 bits of a value of a kind (key, sha256, url, author), 0 for what is no text or empty."""
+    """Return 32 bits of a value of a kind (key, sha256, url, author), 0 for what is empty or not text."""
     if type(value) is not str or not value:
         return 0
     return zlib.crc32(plain(kind, value).encode("utf-8", "surrogatepass")) or 1

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import found_shards
+import lookup_shards
 import pytest
 
 from commonart.core.data.images.phash import NEAR
@@ -22,7 +22,7 @@ from commonart.core.errors import CommonArtError
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return found_shards.make(tmp_path_factory.mktemp("made"))
+    return lookup_shards.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_records_without_hashes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_records_take_seconds(tmp_path: Path) -> None:
     """What tests/benchmarks/lookup.py measures at 25 million, at a size for a test."""
-    found_shards.make(tmp_path, features=False)
+    lookup_shards.make(tmp_path, features=False)
     index = LookupIndex(tmp_path / "shards")
     index._db.close()
     index._db = sqlite3.connect(index.path, isolation_level=None)

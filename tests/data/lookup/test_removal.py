@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import found_shards
+import lookup_shards
 import numpy as np
 import orjson
 import pytest
@@ -28,7 +28,7 @@ from commonart.stages import shard as stage
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return found_shards.make(tmp_path_factory.mktemp("made"))
+    return lookup_shards.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_removal_that_was_killed_at_any_rename_is_finished_by_the_same_command
 
 def test_the_log_tells_of_runs_what_the_shards_were_before(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shards.parent)
-    first = read_run(found_shards.run(shards.parent / "runs" / "first"))
+    first = read_run(lookup_shards.run(shards.parent / "runs" / "first"))
 
     def since(run: object) -> list[str] | None:
         with LookupIndex("shards") as index:
@@ -165,11 +165,11 @@ def test_the_log_tells_of_runs_what_the_shards_were_before(shards: Path, monkeyp
 
     assert since(first) == []
     take_out(shards, "k05")
-    second = read_run(found_shards.run(shards.parent / "runs" / "second"))
+    second = read_run(lookup_shards.run(shards.parent / "runs" / "second"))
     take_out(shards, "k01")
     take_out(shards, "k06")
     assert since(first) == ["k06", "k01", "k05"] and since(second) == ["k06", "k01"]
-    assert since(read_run(found_shards.run(shards.parent / "runs" / "third"))) == []
+    assert since(read_run(lookup_shards.run(shards.parent / "runs" / "third"))) == []
     (shards / "00002.tar").unlink()
     assert since(first) is None
 
