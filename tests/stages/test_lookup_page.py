@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import lookup_shards
 import pytest
 from browser import Browser
 from lookup_shards import AUTHORS, encoded
+from page_thread import page_thread
 
 from commonart.core.errors import CommonArtError
 from commonart.core.output import web
@@ -36,24 +35,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(here: Path) -> Iterator[str]:
     """The page on a free port; its URL."""
-    servers: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         listeners: list[Any] = []
         original = web.listen
         patch.setattr(web, "listen", lambda address: listeners.append(original(address)) or listeners[0])
-        thread = threading.Thread(target=lookup.serve, args=((), "0"), kwargs={"started": servers.append}, daemon=True)
-        thread.start()
-        end = time.monotonic() + 60
-        while not (servers and servers[0].started):
-            assert thread.is_alive() and time.monotonic() < end
-            time.sleep(0.05)
-        try:
+        with page_thread(lookup.serve, (), "0"):
             yield f"http://127.0.0.1:{listeners[0].getsockname()[1]}/"
-        finally:
-            servers[0].should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
 
 
 def test_everything_is_escaped() -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import tiny_pipeline
 from browser import Browser
+from page_thread import page_thread
 
 from commonart.cli.main import run
 from commonart.core.errors import UsageError
@@ -38,24 +39,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 @contextmanager
 def serving(session: Session, folder: Path, address: str = "0", root_path: str = "") -> Iterator[str]:
     """The page over a folder, on a free port; its URL."""
-    servers: list[Any] = []
     listener = web.listen(address)
     host, port = listener.getsockname()[:2]
-    thread = threading.Thread(
-        target=serve.serve, args=(session, folder, listener),
-        kwargs={"root_path": root_path, "started": servers.append}, daemon=True,
-    )  # fmt: skip
-    thread.start()
-    end = time.monotonic() + 60
-    while not (servers and servers[0].started):
-        assert thread.is_alive() and time.monotonic() < end
-        time.sleep(0.05)
-    try:
+    with page_thread(serve.serve, session, folder, listener, root_path=root_path):
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    finally:
-        servers[0].should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 @pytest.fixture
