@@ -7,6 +7,7 @@ from typing import Any
 
 from commonart.core.audit.page_text import terms
 from commonart.core.audit.set_test import FEWEST
+from commonart.core.audit.verdict import DIFFER
 
 FEW_IMAGES = 99  # on a side; below it no TPR at an FPR of 1 % can be told
 
@@ -29,7 +30,10 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append(
             f"{result['heldout']} held-out images carry no FPR below {100 * fpr:.1f} %; 1 % needs {FEW_IMAGES}"
         )
-    if test := result["set_test"]:
+    test = result["set_test"]
+    if test and result["verdict"] == DIFFER:
+        lines.append("the set as a whole: no statement, as the groups differ")
+    elif test:
         lines.append(f"the set as a whole: p {test['p_value']:.3f} that chance makes it look like training images")
     else:
         lines.append(f"the set as a whole: not tested, which needs {FEWEST} images on either side")

@@ -159,6 +159,8 @@ def test_works_in_question_are_no_training_images():
     assert "Were these works in the model's training set?" in said and "学習キャプション" not in said
     assert told.startswith("80 works in question, 80 held-out images")
     assert "80 members, 80 held-out images" in table.text(result())
+    differ = table.text(result(1.5, blind_differs=True))
+    assert "the set as a whole: no statement, as the groups differ" in differ
     small = table.text(made | {"set_test": None})
     assert "the set as a whole: not tested, which needs 70 images on either side" in small
 
