@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,12 +40,14 @@ def lines(
             axes.plot(*zip(*chance, strict=True), color=INK, linewidth=0.7, alpha=0.5)
         for number, (name, points) in enumerate(series.items()):
             color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
-            axes.plot(*zip(*points, strict=True), dash, color=color, label=name, linewidth=1.8)
+            axes.plot(*zip(*points, strict=True), dash, color=color, label=name, linewidth=1.8, clip_on=False, zorder=3)
         axes.set(xlabel=x, ylabel=y, xlim=x_range, ylim=y_range)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=4)
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():  # the reader's fonts have what matplotlib's own lacks
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor").rstrip()
