@@ -67,7 +67,7 @@ def _findable(
 ) -> None:
     """Say how many would have been a finding, where so many could be and were not."""
     least = part.get("smallest_share_found")
-    if least is not None and not part["p_value"] < result["level"]:
+    if part["verdict"] != "groups differ" and least is not None and not part["p_value"] < result["level"]:
         (_, of), (other, others) = inside, outside
         say(page, result, words.FINDABLE, least=round(least * of), of=of, other=other, others=others)
 

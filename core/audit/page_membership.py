@@ -22,7 +22,7 @@ def membership(page: Page, result: Result) -> None:
         "p": [p(row["p_value"]) for row in rows.values()],
     }
     if not differ:
-        columns["AUC found four times in five / 五回に四回見つかる AUC"] = [
+        columns["AUC found 4 times in 5 / 5 回中 4 回 見つかる AUC"] = [
             decimal(row["smallest_auc_found"]) if row["smallest_auc_found"] < 1 else Number("none / なし")
             for row in rows.values()
         ]

@@ -192,7 +192,7 @@ NO_SET = (
 REPLICATION = (
     "An image is made from each of {made:,} {captions}, and the nearest of {all} ({compared:,}) is looked for. It is a near "
     "copy where it is nearer (similarity above {limit:.3f}) than 95 % of these are to each other, twins left out. The control "
-    "are images from held-out captions: its share is how often mere likeness counts as a near copy. As the limit is this data "
+    "is images from held-out captions: its share is how often mere likeness counts as a near copy. As the limit is this data "
     "set's own, shares of two models cannot be compared.",
     "{captions_ja} {made:,} 件からそれぞれ画像を生成し、{all_ja} {compared:,} 枚から最も近いものを探します。"
     "それらどうしの 95 %（重複を除く）より近い（類似度 {limit:.3f} 超）ものを類似画像と数えます。"

@@ -37,8 +37,9 @@ body { font: 16px/1.55 FONTS; max-width: 62rem; margin: 2.5rem auto; padding: 0 
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.2rem; }
 p.lead, figcaption, .soft { color: var(--soft) }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; white-space: nowrap } th { word-break: keep-all } th.number { white-space: normal }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; white-space: nowrap } th.number { white-space: normal }
+th, td:first-child { word-break: keep-all }
 table.soft, caption { color: var(--soft) } caption { text-align: left; font-weight: bold }
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
 .scroll { overflow-x: auto } .row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem }

@@ -45,6 +45,7 @@ def test_a_model_is_needed_otherwise(commonart: Command):
     assert done.returncode == 2 and b"mia needs a MODEL." in done.stderr
 
 
+@pytest.mark.slow  # 24 s of a processor, most of it imports and models
 def test_a_signal_leaves_no_temporary_folder(tmp_path: Path):
     command = [sys.executable, "-m", "commonart.cli.main", "mia", "--self-test"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
