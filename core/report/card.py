@@ -5,11 +5,14 @@ The same facts give the same bytes. Those of some files depend on a library's ve
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from commonart.core.data.files import sha256_file, write_bytes, write_json
 from commonart.core.data.shards.manifest import shard_identity
@@ -18,7 +21,9 @@ from commonart.core.report.facts import Facts
 from commonart.core.report.works import tars
 
 NAME = "report.json"
+ENTRY = model_card.NAME  # what people open first
 SCHEMA = 1
+JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
 KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256")  # of Facts
 # What a file's bytes depend on beside the facts.
 MADE_WITH: dict[str, tuple[str, ...]] = {
@@ -52,6 +57,7 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
     Raises OSError as `files.atomic_write`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).unlink(missing_ok=True)  # the last file to be written: without it, a folder is no card
     if works:
         attribution.write(facts, folder)
     for name, render in {**TEXTS, **(OF_RUNS if facts.run is not None else {})}.items():
@@ -62,6 +68,19 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
     written = files_of(folder, names(facts, certify))
     write_json(folder / NAME, describe(facts, folder, written, certify))
     return [*written, NAME]
+
+
+def remove(folder: Path) -> None:
+    """Remove the files that a card has, so that none of an earlier one stays. Raises OSError as `unlink`."""
+    for path in found(folder):
+        path.unlink()
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the files in a folder that have the names of a card's, report.json first."""
+    named = [NAME, ENTRY, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
+    inside = sorted(each for each in (folder / evidence.FOLDER).glob("*") if each.name in evidence.FILES)
+    return [path for path in (*(folder / name for name in named), *inside) if path.is_file()]
 
 
 def files_of(folder: Path, named: list[str]) -> list[str]:
@@ -75,19 +94,32 @@ def files_of(folder: Path, named: list[str]) -> list[str]:
 
 def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dict[str, Any]:
     """Return report.json: the facts, what they were made of, and the size and SHA-256 of every file and shard."""
-    counted = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name not in KEPT_APART}
-    counted["models"] = [asdict(model) for model in facts.models]
-    counted["conflicts"] = [asdict(conflict) for conflict in facts.conflicts]
     return {
         "schema": SCHEMA, "name": facts.name, "evidence": certify, "made_with": libraries(),
-        "facts": counted,
-        "run_sha256": facts.run_sha256 or None, "run": facts.run,
+        "facts": counted(facts),
+        "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts), "run": facts.run,
         "evaluation": facts.evaluation, "audit": facts.audit, "curves": facts.curves,
         "shards": [
             {"name": name, "bytes": path.stat().st_size, "sha256": shard_identity(path)} for name, path in tars(facts.folders)
         ],
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files},
     }  # fmt: skip
+
+
+def kept_sha256(facts: Facts) -> str:
+    """Return the SHA-256 of what report.json keeps of the run's own files, which nothing in the shards could confirm."""
+    kept = [facts.run, facts.evaluation, facts.audit, facts.curves]
+    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def counted(facts: Facts) -> dict[str, Any]:
+    """Return the facts but for what is kept apart, as JSON has them."""
+    found = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name not in KEPT_APART}
+    return {
+        **found,
+        "models": [asdict(each) for each in facts.models],
+        "conflicts": [asdict(each) for each in facts.conflicts],
+    }
 
 
 def libraries() -> dict[str, str]:

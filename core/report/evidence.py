@@ -20,6 +20,7 @@ from commonart.core.report.markdown import escaped, table
 from commonart.core.report.works import tars
 
 FOLDER = "evidence"
+FILES = ("README.md", "captions.csv", "filters.csv", "manifests.csv", "settings.json", "sources.csv")
 
 
 def write(facts: Facts, folder: Path) -> None:
