@@ -6,7 +6,7 @@ The same facts give the same bytes. Those of some files depend on a library's ve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -97,7 +97,7 @@ def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dic
     return {
         "schema": SCHEMA, "name": facts.name, "evidence": certify, "made_with": libraries(),
         "facts": counted(facts),
-        "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts), "run": facts.run,
+        "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts, libraries()), "run": facts.run,
         "evaluation": facts.evaluation, "audit": facts.audit, "curves": facts.curves,
         "shards": [
             {"name": name, "bytes": path.stat().st_size, "sha256": shard_identity(path)} for name, path in tars(facts.folders)
@@ -106,9 +106,9 @@ def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dic
     }  # fmt: skip
 
 
-def kept_sha256(facts: Facts) -> str:
-    """Return the SHA-256 of what report.json keeps of the run's own files, which nothing in the shards could confirm."""
-    kept = [facts.run, facts.evaluation, facts.audit, facts.curves]
+def kept_sha256(facts: Facts, made_with: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what report.json keeps and nothing in the shards could confirm."""
+    kept = [facts.run_sha256, facts.run, facts.evaluation, facts.audit, facts.curves, dict(made_with)]
     return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
