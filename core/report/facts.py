@@ -12,9 +12,9 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -117,17 +117,34 @@ def gather(
     """
     described = None if run is None else read_run(run)
     folders = folders_of(described, shards)
-    about = _counted(folders, described, quiet)
-    if described is not None:
-        about["untraced"] |= check_digest(described, about["digest"], about["works"], folders)
-    found = _json(evaluation or _beside(run, EVALUATION)), _json(audit or _beside(run, AUDIT))
-    told = described.get("history", []) if described is not None else [n for f in folders for n in notes.read_beside(f)]
-    name = (run or folders[0]).resolve().name
-    makers: dict[tuple[str, str, str], None] = about.pop("makers")
+    found = Found(
+        (run or folders[0]).resolve().name, described, [] if run is None else curves(run / METRICS),
+        _json(evaluation or _beside(run, EVALUATION)), _json(audit or _beside(run, AUDIT)),
+    )  # fmt: skip
+    return replace(build(found, folders, quiet), run_folder=run)
+
+
+class Found(NamedTuple):
+    """What is read beside the shards. A card holds it all, so that it can be checked without the run's folder."""
+
+    name: str
+    run: dict[str, Any] | None
+    curves: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    audit: dict[str, Any] | None
+
+
+def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
+    """Return the facts of what was found and of the works in `folders`. Raises as `gather`."""
+    run = found.run
+    about = _counted(folders, run, quiet)
+    if run is not None:
+        about["untraced"] |= check_digest(run, about["digest"], about["works"], folders)
+    told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
+    models = models_used(run, about.pop("makers"), found.evaluation)
     return Facts(
-        name, described, run, folders, **about, fingerprint=fingerprint(folders, described),
-        history=flatten(told, described), models=models_used(described, makers, found[0]),
-        curves=[] if run is None else curves(run / METRICS), evaluation=found[0], audit=found[1],
+        found.name, run, None, folders, **about, fingerprint=fingerprint(folders, run), history=flatten(told, run),
+        models=models, curves=found.curves, evaluation=found.evaluation, audit=found.audit,
     )  # fmt: skip
 
 
@@ -169,7 +186,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     return {
         "works": number, "digest": total.hexdigest(), "untraced": dict(missing.most_common()), "unknown_authors": unknown,
         "authors": dict(_ordered(authors)[:AUTHORS]), "caption_words": {str(n): words[n] for n in sorted(words)},
-        "conflicts": conflicts, "conflicting": conflicting, "makers": {maker: None for maker, _ in _ordered(makers)},
+        "conflicts": conflicts, "conflicting": conflicting, "makers": [maker for maker, _ in _ordered(makers)],
         **{name: dict(_ordered(counted)) for name, counted in counts.items()},
     }  # fmt: skip
 

@@ -17,8 +17,12 @@ from typing import Any
 from commonart.core.data.admission import BLOCKLISTED, Judge, Rules
 from commonart.core.data.record import Caption, Record, captions, check_split, split_of_record
 from commonart.core.data.shards.reader import list_shards, read_shard
+from commonart.core.licenses.parse import normalize
 
 UNTOLD = (BLOCKLISTED, "no_text_features", "no_latents")  # why a run leaves records out that do not show it
+SAID = (
+    "title", "author", "source", "license", "license_url", "license_basis", "license_observed_at",
+)  # fmt: skip
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WebP"}
 
 
@@ -29,7 +33,9 @@ class Work:
     key: str
     sha256: str  # of the original file
     license: str  # SPDX id: under which the run's policy takes it, or what the record states
-    license_url: str
+    license_url: str  # as its record has it, else the canonical one
+    license_basis: str  # licence | dedication | mark | statement | statute | set
+    license_observed_at: str  # when the source stated it, ISO 8601
     title: str
     author: str
     source: str
@@ -83,28 +89,34 @@ def _trained_on(record: Record, judge: Judge, run: Mapping[str, Any], shard: str
     kinds = [judge.kinds[number] for number in judge.captions(captions(record))]
     languages = run.get("languages") or {}
     fine = [not kind.reason and (not languages or languages.get(kind.lang, 0) > 0) for kind in kinds]
+    if "captioner" in run:  # as `training.caption_data.refine`: only what it can be asked for
+        asked = {prompt[0] for prompt in run.get("prompts", ())}
+        fine = [
+            ok and kind.lang in asked and bool(caption["text"].strip())
+            for ok, kind, caption in zip(fine, kinds, captions(record), strict=True)
+        ]
     if not any(fine):
         return None
     if lengths := run.get("lengths"):
         # As `Index.caption_odds`: among an image's captions (of one language, where they are weighed) those of an asked length.
         groups = [kind.lang if languages else "" for kind in kinds]
-        asked = [ok and lengths.get(kind.length, 0) > 0 for ok, kind in zip(fine, kinds, strict=True)]
-        having = {group for group, yes in zip(groups, asked, strict=True) if yes}
-        fine = [yes if group in having else ok for ok, yes, group in zip(fine, asked, groups, strict=True)]
+        fits = [ok and lengths.get(kind.length, 0) > 0 for ok, kind in zip(fine, kinds, strict=True)]
+        having = {group for group, yes in zip(groups, fits, strict=True) if yes}
+        fine = [yes if group in having else ok for ok, yes, group in zip(fine, fits, groups, strict=True)]
     return _work(record, judge, shard, fine)
 
 
 def _work(record: Record, judge: Judge, shard: str, fine: Sequence[bool] | None = None) -> Work:
-    said = {
-        name: str(record.get(name) or "").strip() for name in ("title", "author", "source", "license_url", "license")
-    }
+    said = {name: str(record.get(name) or "").strip() for name in SAID}
     texts = captions(record)
     kinds = [judge.kinds[number] for number in judge.captions(texts)]
     kept = [n for n in range(len(texts)) if fine is None or fine[n]]
-    license = judge.works[judge.work(record)].license
+    license = judge.works[judge.work(record)].license or said["license"]
+    known = normalize(license)
     return Work(
-        key=record["key"], sha256=str(record.get("sha256") or "").lower(), license=license or said["license"],
-        license_url=said["license_url"], title=said["title"], author=said["author"], source=said["source"],
+        key=record["key"], sha256=str(record.get("sha256") or "").lower(), license=license,
+        license_url=said["license_url"] or (known.url if known else ""), license_basis=said["license_basis"],
+        license_observed_at=said["license_observed_at"], title=said["title"], author=said["author"], source=said["source"],
         url=str(record.get("source_url") or record.get("image_url") or "").strip(),
         width=record.get("width", 0), height=record.get("height", 0),
         captions=[texts[n] for n in kept], makers=[kinds[n].model for n in kept],
