@@ -113,6 +113,26 @@ def render(facts: Facts) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def loading(facts: Facts) -> dict[str, Any]:
+    """Return what a Hugging Face dataset card says in its YAML so that `load_dataset` reads the shards of its folder.
+
+    Records are JSON (datasets 4.7): of the types that it would infer from five records, a later one may have others.
+    """
+    _, extensions = _files(facts)
+    several = len(facts.folders) > 1
+    paths = [f"{folder.resolve().name}/*.tar" if several else "*.tar" for folder in facts.folders]
+    columns = [
+        *((name, "image") for name in extensions),
+        ("json", "json"),
+        ("__key__", "string"),
+        ("__url__", "string"),
+    ]
+    return {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": paths}]}],
+        "dataset_info": {"features": [{"name": name, "dtype": dtype} for name, dtype in columns]},
+    }
+
+
 def description(facts: Facts) -> str:
     """Return in a few sentences what the works are."""
     what = f"{facts.works:,} images with {sum(facts.languages.values()):,} captions"
