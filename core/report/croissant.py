@@ -246,6 +246,7 @@ def _responsible(facts: Facts) -> dict[str, Any]:
         "dataCollectionRawData": _counts(facts.sources, "works"),
         "dataCollectionMissingData": "; ".join(f"{what} not stated: {n:,} works" for what, n in facts.untraced.items())
         or "Every work has a source, an author, an address, a licence and a hash.",
+        "dataCollectionTimeframe": list(dict.fromkeys(filter(None, facts.observed))),
         "dataPreprocessingProtocol": [step(row) for row in facts.history if row["stage"] not in OTHER_STAGES],
         "dataManipulationProtocol": step(rows["shard"]) if "shard" in rows else "",
         "dataAnnotationProtocol": _counts(facts.captioners, "captions"),

@@ -67,6 +67,7 @@ class Facts:
     splits: dict[str, int] = field(default_factory=dict)
     authors: dict[str, int] = field(default_factory=dict)  # the most frequent
     unknown_authors: int = 0
+    observed: tuple[str, str] = ("", "")  # the first and the last time at which a licence was observed, ISO 8601
     conflicts: tuple[Conflict, ...] = ()  # the first of `conflicting`
     conflicting: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # notes, fetch first: see `history.flatten`
@@ -159,7 +160,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     counts = {name: Counter[str]() for name in names}
     words, authors, missing, makers = Counter[int](), Counter[str](), Counter[str](), Counter[tuple[str, str, str]]()
     hashes, codes, licenses = array("Q"), array("H"), dict[str, int]()
-    total, number = hashlib.sha256(), 0
+    total, number, times = hashlib.sha256(), 0, set[str]()
     with log.progress("records", quiet=quiet) as tick:
         for work in work_list.works(folders, run):
             tick()
@@ -178,6 +179,8 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
                 words[caption.get("words") or count_words(caption["text"])] += 1
                 makers[maker, str(caption.get("revision") or ""), str(caption.get("license") or "")] += 1
             authors[work.author] += 1
+            if (time := work.license_observed_at) and time not in times:
+                times = {min(times | {time}), max(times | {time})}
             said = {"source": work.source, "license": work.license, "author": work.author, "address": work.url,
                     "title": work.title, "sha256": work.sha256}  # fmt: skip
             missing.update(name for name, value in said.items() if not value)
@@ -186,6 +189,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     return {
         "works": number, "digest": total.hexdigest(), "untraced": dict(missing.most_common()), "unknown_authors": unknown,
         "authors": dict(_ordered(authors)[:AUTHORS]), "caption_words": {str(n): words[n] for n in sorted(words)},
+        "observed": (min(times, default=""), max(times, default="")),
         "conflicts": conflicts, "conflicting": conflicting, "makers": [maker for maker, _ in _ordered(makers)],
         **{name: dict(_ordered(counted)) for name, counted in counts.items()},
     }  # fmt: skip

@@ -100,6 +100,7 @@ def test_responsible_ai_says_what_the_manifests_say(facts: Facts) -> None:
     assert said["rai:dataCollectionMissingData"] == "source not stated: 12 works; author not stated: 1 works"
     assert said["rai:dataAnnotationProtocol"] == "nano: 11 captions; b of a: 1 captions"
     assert said["rai:annotationsPerItem"] == "1.00 captions on average, each written by a model that it names"
+    assert said["rai:dataCollectionTimeframe"] == ["2026-01-02T00:00:00Z"]
     tools = said["rai:machineAnnotationTools"]
     assert tools[0].startswith("nano, captioner, ") and any("b, translator, " in tool for tool in tools)
     assert all("not disclosed" in tool for tool in tools if not tool.startswith("nano"))
