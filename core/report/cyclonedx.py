@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def identifier(facts: Facts) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"commonart {facts.digest} {facts.fingerprint} {trained}")
 
 
+@cache
 def spdx_ids() -> frozenset[str]:
     """Return the identifiers of the SPDX list that this project knows."""
     known = {license.id for license in known_licenses().values()} | {row.license for row in MODELS}

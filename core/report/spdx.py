@@ -8,10 +8,12 @@ document another one. Source: spdx.github.io/spdx-spec/v3.0.1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from commonart.core.data.files import write_json
 from commonart.core.report import scores
@@ -25,7 +27,9 @@ CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 CREATION = "_:creation"
 UNDATED = "1970-01-01T00:00:00Z"
 NO_LICENSE = "https://spdx.org/rdf/3.0.1/terms/ExpandedLicensing/NoAssertion"
-LINKS = {"captioner": "generates", "translator": "generates", "initial weights": "descendantOf", "scorer": "testedOn"}
+LINKS = {"captioner": "generates", "translator": "generates", "initial weights": "descendantOf", "scorer": "usesTool"}
+
+_OPERATORS = re.compile(r"(\s+(?:AND|OR)\s+|[()])")
 
 Element = dict[str, Any]
 
@@ -72,9 +76,9 @@ class _Document:
         }  # fmt: skip
         return {"@context": CONTEXT, "@graph": [about, *self.elements.values()]}
 
-    def add(self, kind: str, name: str, **values: Any) -> str:
+    def add(self, kind: str, fragment: str, **values: Any) -> str:
         """Add an element, unless it is there already, and return its identifier."""
-        id = self.base + name.replace(" ", "-")
+        id = self.base + quote(fragment, safe="%@")
         filled = {key: value for key, value in values.items() if value not in (None, "", [])}
         self.elements.setdefault(id, {"type": kind, "spdxId": id, "creationInfo": CREATION, **filled})
         return id
@@ -83,19 +87,22 @@ class _Document:
         """Add a relationship, where it has targets."""
         name = f"{kind}-{source.removeprefix(self.base)}"
         if found := list(dict.fromkeys(targets)):
-            if (before := self.elements.get(self.base + name)) is not None:
+            if (before := self.elements.get(self.base + quote(name, safe="%@"))) is not None:
                 before["to"] = list(dict.fromkeys([*before["to"], *found]))
             else:
                 self.add("Relationship", name, **{"from": source, "relationshipType": kind, "to": found})
 
     def licensed(self, source: str, names: Iterable[str]) -> None:
         """Say under which licences something is: as stated, and as concluded from that."""
-        stated = sorted(filter(None, names))
+        stated = sorted(map(_license, filter(None, names)))
         target = NO_LICENSE
         if stated:
-            expression = " AND ".join(f"({each})" if " " in each else _license(each) for each in stated)
-            target = self.add("simplelicensing_LicenseExpression", f"license-{'-and-'.join(map(_license, stated))}",
-                              simplelicensing_licenseExpression=expression)  # fmt: skip
+            expression = " AND ".join(f"({each})" if " OR " in each and len(stated) > 1 else each for each in stated)
+            target = self.add(
+                "simplelicensing_LicenseExpression",
+                f"license-{expression}",
+                simplelicensing_licenseExpression=expression,
+            )
         for kind in ("hasDeclaredLicense", "hasConcludedLicense"):
             self.relate(source, kind, [target])
 
@@ -178,8 +185,13 @@ class _Document:
 
 
 def _license(name: str) -> str:
-    """Return a licence as an operand: what SPDX does not list is a LicenseRef."""
-    if name in spdx_ids() or name.startswith("LicenseRef-"):
+    """Return a licence, or an expression of several, as SPDX writes it: what its list does not have is a LicenseRef."""
+    parts = _OPERATORS.split(name)
+    return "".join(part if n % 2 else _operand(part) for n, part in enumerate(parts))
+
+
+def _operand(name: str) -> str:
+    if not name or name in spdx_ids() or name.startswith("LicenseRef-"):
         return name
     return "LicenseRef-" + "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
 
