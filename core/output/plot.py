@@ -42,6 +42,8 @@ def lines(
 
     Without a `legend`, the page says by `COLORS` and `DASHES`, in this order, which line is which.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(f"{x} {y}", inches) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.add_subplot()
@@ -51,6 +53,8 @@ def lines(
             color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
             axes.plot(*zip(*points, strict=True), dash, color=color, label=name, linewidth=1.8)
         axes.set(xlabel=x, ylabel=y, xlim=x_range, ylim=y_range)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.spines[["top", "right"]].set_visible(False)
         if legend:
             axes.legend()

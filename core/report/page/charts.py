@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from commonart.core.data.text import printable
 from commonart.core.output import plot
 from commonart.core.report.facts import Facts
 from commonart.core.report.page import html, text
+from commonart.core.report.page.text import Pair
 
 MOST = 10  # bars of a chart; the rest is one more
 NAME = 26  # characters of a bar's name
@@ -30,14 +32,20 @@ def of_data(facts: Facts) -> list[str]:
         "licenses": [(plain_license(name), count) for name, count in facts.licenses.items()],
         "sources": list(facts.sources.items()),
         "languages": [(LANGUAGES.get(name, name), count) for name, count in facts.languages.items()],
-        "captioners": [(captioner(name), count) for name, count in facts.captioners.items()],
-        "caption_words": lengths(facts.caption_words),
+        "captioners": [(captioner(name) or text.OF_SOURCE, count) for name, count in facts.captioners.items()],
+        "caption_words": lengths({int(words): count for words, count in facts.caption_words.items()}),
         "sizes": [(name.replace("x", " × "), count) for name, count in facts.sizes.items()],
     }
-    return [histogram(name, rows) for name, rows in counts.items() if rows]
+    notes = {"captioners": text.TRANSLATED} if any("→" in name for name, _ in counts["captioners"]) else {}
+    if len(facts.sizes) > MOST:
+        longer = Counter[int]()
+        for name, count in facts.sizes.items():
+            longer[max(map(int, name.split("x")))] += count
+        counts["sizes"], notes["sizes"] = lengths(longer), text.LONGER
+    return [histogram(name, rows, notes.get(name)) for name, rows in counts.items() if rows]
 
 
-def histogram(name: str, counts: Counts) -> str:
+def histogram(name: str, counts: Counts, note: Pair | None = None) -> str:
     """Return one chart of `text.CHARTS`. `counts`: the most frequent first, or in an order of their own."""
     title, unit = text.CHARTS[name]
     total = sum(count for _, count in counts)
@@ -45,20 +53,18 @@ def histogram(name: str, counts: Counts) -> str:
     if rest := counts[MOST:]:
         shown.append((f"+ {len(rest):,}", sum(count for _, count in rest)))
     rows = [(each, count, (f"{count:,}", html.share(count / total))) for each, count in shown]
-    note = html.both(unit) + (
-        f"; {html.both(text.TRANSLATED)}" if name == "captioners" and any("→" in n for n, _ in shown) else ""
-    )
     label = f"{' / '.join(title)}: " + "; ".join(f"{each} {cells[0]} ({cells[1]})" for each, _, cells in rows)
-    return html.chart(colored(plot.bars(rows)), title, note, label)
+    said = (f"{unit[0]}; {note[0]}", f"{unit[1]}。{note[1]}") if note else unit
+    return html.chart(colored(plot.bars(rows)), title, html.both(said), label)
 
 
-def lengths(words: Mapping[str, int]) -> Counts:
-    """Return how many captions have how many words, in at most MOST bins of one width."""
-    longest = max(map(int, words), default=0)
+def lengths(words: Mapping[int, int]) -> Counts:
+    """Return how many have which length, in at most MOST bins of one width."""
+    longest = max(words, default=0)
     width = next((width for width in WIDTHS if longest // width < MOST), longest // MOST + 1)
     bins = [0] * (longest // width + 1)
     for length, count in words.items():
-        bins[int(length) // width] += count
+        bins[length // width] += count
     first = next((number for number, count in enumerate(bins) if count), 0)
     return [(str(n) if width == 1 else f"{n * width}–{(n + 1) * width - 1}", bins[n]) for n in range(first, len(bins))]
 
@@ -76,7 +82,7 @@ def captioner(name: str) -> str:
 
 def short(name: str) -> str:
     """Return a name that fits beside a bar, and steers nothing."""
-    name = printable(name) or "—"
+    name = printable(name) or text.NOT_STATED
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 

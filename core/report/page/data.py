@@ -37,7 +37,7 @@ def sentences(facts: Facts) -> str:
     else:
         what = filled(text.CAPTIONER, name=name, origin=origin)
     devices = ", ".join(devices_of(facts)) or "—"
-    power = filled(text.ENERGY, kwh=f"{facts.energy_kwh:,.3g}") if facts.energy_kwh is not None else text.NO_ENERGY
+    power = filled(text.ENERGY, kwh=html.amount(facts.energy_kwh)) if facts.energy_kwh is not None else text.NO_ENERGY
     cost = filled(
         text.COST, steps=f"{compute.get('step', 0):,}", time=duration(facts.seconds or 0), devices=html.isolated(devices),
         flops=html.power(facts.flops or 0), energy=power,
@@ -68,16 +68,17 @@ def history(facts: Facts) -> str:
         html.both(text.REMAINING),
     ]
     return html.section(
-        "history", text.SECTIONS["history"], html.both(text.HISTORY, "p"), html.table(heads, rows, numbers=(1, 2, 3)),
+        "history", text.SECTIONS["history"], html.both(text.HISTORY, "p"), 
+        html.table(text.SECTIONS["history"], heads, rows, numbers=(1, 2, 3), kind="many" if largest >= 1e6 else ""),
         _settings(facts),
     )  # fmt: skip
 
 
 def _step(step: Mapping[str, Any], largest: int) -> Iterator[str]:
     if step.get("unknown_before"):
-        yield _why(text.BEGINS, "")
+        yield _why(text.BEGINS, "", "why gap")
     if lost := step.get("lost"):
-        yield _why(text.GAP if lost > 0 else text.ADDED, f"{abs(lost):,}")
+        yield _why(text.GAP if lost > 0 else text.ADDED, f"{abs(lost):,}", "why gap")
     lost = step["in"] - step["out"]
     bar = f'<span class="share" style="width:{100 * step["out"] / largest:.1f}%"></span>'
     numbers = (f"{step['in']:,}", f"{step['out']:,}", f"{lost:,}" if lost > 0 else "0")
@@ -95,8 +96,8 @@ def _step(step: Mapping[str, Any], largest: int) -> Iterator[str]:
         yield _why(text.NOT_ALL, f"{step['shards_without_manifest']:,}")
 
 
-def _why(said: Pair, count: str) -> str:
-    return f'<tr class=why><th scope="row" colspan=3>{html.both(said)}</th><td class=n>{count}</td><td class=shares></td></tr>'
+def _why(said: Pair, count: str, kind: str = "why") -> str:
+    return f'<tr class="{kind}"><th scope="row" colspan=3>{html.both(said)}</th><td class=n>{count}</td><td class=shares></td></tr>'
 
 
 def reason_text(reason: str) -> Pair:
@@ -140,7 +141,12 @@ def _traces(facts: Facts) -> Iterator[str]:
         )
         rows.append(html.row(html.both(said), f"{count:,}", html.share(count / facts.works)))
     if rows:
-        yield html.table([html.both(text.UNTRACED), html.both(text.COUNT), html.both(text.SHARE)], rows, numbers=(1, 2))
+        yield html.table(
+            text.UNTRACED,
+            [html.both(text.UNTRACED), html.both(text.COUNT), html.both(text.SHARE)],
+            rows,
+            numbers=(1, 2),
+        )
     if facts.conflicting:
         yield html.both(text.CONFLICTS, "p", count=f"{facts.conflicting:,}")
     if facts.authors:

@@ -54,13 +54,25 @@ def both_heading(title: Pair, level: int = 2) -> str:
     return f"<h{level}>{both(title)}</h{level}>"
 
 
-def table(head: Sequence[str], rows: Iterable[str], numbers: Iterable[int] = (), caption: str = "") -> str:
-    """Return a table; `head`, `rows` (see `row`) and `caption` are markup. `numbers`: which columns stand to the right."""
+def table(
+    label: Pair,
+    head: Sequence[str],
+    rows: Iterable[str],
+    numbers: Iterable[int] = (),
+    caption: str = "",
+    kind: str = "",
+) -> str:
+    """Return a table, which scrolls by itself where it is too wide.
+
+    `label` says what it is; `head`, `rows` (see `row`) and `caption` are markup. `numbers`: which columns stand to the right.
+    """
     right = set(numbers)
     cells = "".join(f'<th scope="col"{" class=n" if n in right else ""}>{cell}</th>' for n, cell in enumerate(head))
     named = f"<caption>{caption}</caption>" if caption else ""
+    where = f'class="table" tabindex="0" role="region" aria-label="{escape(" / ".join(label))}"'
+    look = f' class="{kind}"' if kind else ""
     return (
-        f'<div class="table"><table>{named}<thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"<div {where}><table{look}>{named}<thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -87,6 +99,11 @@ def chart(svg: str, title: Pair, note: str, label: str) -> str:
 def share(part: float) -> str:
     """Return a percentage."""
     return f"{100 * part:.1f} %"
+
+
+def amount(value: float) -> str:
+    """Return a number in three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def power(value: float) -> str:

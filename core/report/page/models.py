@@ -48,7 +48,7 @@ def cost(facts: Facts) -> str:
     compute, recipe = facts.compute, facts.run.get("recipe") or {}
     steps = text.STEPS_VALUE
     if facts.energy_kwh is not None:
-        energy = html.both(text.ENERGY_HOW, kwh=f"{facts.energy_kwh:,.3g}")
+        energy = html.both(text.ENERGY_HOW, kwh=html.amount(facts.energy_kwh))
     else:
         energy = html.both(text.ENERGY_UNKNOWN)
     flops = facts.flops

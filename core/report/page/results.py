@@ -110,14 +110,23 @@ def _scores(model: str, scores: Sequence[Score], named: bool) -> str:
             groups.setdefault(kind, {}).setdefault(name, {})[str(score.get("lang") or "")] = cell
     rows = []
     for kind, measures in groups.items():
-        said = data.filled(text.OF_IMAGES, kind=text.PROMPTS.get(kind, (kind,) * 2), count=", ".join(counts[kind]))
+        said = data.filled(text.OF_IMAGES, kind=_prompts(kind, scores), count=", ".join(counts[kind]))
         rows.append(f'<tr class=group><th scope="colgroup" colspan="{len(langs) + 1}">{html.both(said)}</th></tr>')
         rows += [html.row(name, *(cells.get(lang, "—") for lang in langs)) for name, cells in measures.items()]
     heads = [html.both(text.METRIC), *(escape(charts.LANGUAGES.get(lang, lang)) or "—" for lang in langs)]
     about = {name: scores[0].get(name, "—") for name in ("steps", "guidance", "seed")}
-    caption = html.both(text.SCORES, name=html.isolated(Path(model).name)) if named else ""
+    label = data.filled(text.SCORES, name=html.isolated(Path(model).name))
     told = html.both(text.SCORED, "p", "small soft", **about)
-    return told + html.table(heads, rows, numbers=range(1, len(langs) + 1), caption=caption)
+    caption = html.both(label) if named else ""
+    return told + html.table(label, heads, rows, numbers=range(1, len(langs) + 1), caption=caption)
+
+
+def _prompts(kind: str, scores: Sequence[Score]) -> Pair:
+    """What the images of a kind of scores were made from."""
+    if kind:
+        return text.PROMPTS.get(kind, (kind,) * 2)
+    split = str(next((score.get("split") for score in scores if not score.get("set")), None) or "")
+    return text.SPLITS.get(split, text.SPLITS[""])
 
 
 def _score(score: Score) -> Iterator[tuple[str, str]]:
@@ -156,7 +165,7 @@ def _table_2(model: str, scores: Sequence[Score]) -> str:
         note, "p", "small soft", source=paper_table.SOURCE, count=", ".join(f"{count:,}" for count in sorted(counts))
     )
     heads = [html.both(text.MODEL_HEAD), *paper_table.COLUMNS]
-    return html.table(heads, rows, numbers=range(1, 5), caption=html.both(text.TABLE_2)) + said
+    return html.table(text.TABLE_2, heads, rows, numbers=range(1, 5), caption=html.both(text.TABLE_2)) + said
 
 
 def audit(facts: Facts) -> str:

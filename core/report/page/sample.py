@@ -23,7 +23,7 @@ from commonart.core.report.works import Work
 
 MOST = 500  # works
 BYTES = 2_500_000  # of their HTML: where captions are long there are fewer works
-SIDE, QUALITY = 112, 50  # of a small image: pixels of its longer side, and of WebP
+SIDE, QUALITY = 128, 55  # of a small image: pixels of its longer side, and of WebP
 CAPTIONS, LETTERS = 3, 160  # shown of a work, and of each text
 
 

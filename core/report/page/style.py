@@ -44,11 +44,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; line-heig
 caption { text-align: left; font-weight: 650; padding: .5rem 0 }
 th, td { padding: .4rem 1.5rem .4rem 0; text-align: left; vertical-align: top; font-weight: inherit;
   border-bottom: 1px solid var(--line) }
-thead th { color: var(--soft); font-size: .875rem; vertical-align: bottom }
+thead th { color: var(--soft); font-size: .875rem; vertical-align: bottom; white-space: normal }
 .n { text-align: right; white-space: nowrap } tr > :last-child { padding-right: 0 }
 tr.why th, tr.why td { border: 0; padding-top: 0; padding-bottom: .25rem; color: var(--soft); font-size: .875rem }
 tr.why th { padding-left: 1.25rem } tr.step th { min-width: 6.5rem } figure + p { margin-top: 1rem }
 tr.step th, tr.step td { border-bottom: 0; border-top: 1px solid var(--line) }
+tr.gap th, tr.gap td { padding-left: 0; padding-top: .4rem; border-top: 1px solid var(--line) }
 tr.ours { font-weight: 650 } tr.group th { padding-top: 1.25rem; color: var(--soft); font-size: .875rem }
 td .small { display: block }
 .share { display: block; height: .4rem; background: var(--mark); min-width: 1px; margin-top: .5rem } .shares { width: 14rem }
@@ -83,8 +84,9 @@ span.en + span.ja::before { content: " / " }
 @supports not selector(:has(*)) { fieldset { display: none } }
 @media (max-width: 34rem) {
   body { padding: 1rem 1rem 3rem } section { margin-top: 2.25rem }
-  th, td { padding-right: .75rem } .shares { width: 4rem; min-width: 3rem }
-.models li { grid-template-columns: minmax(0, 1fr) }
+  table { font-size: .875rem } th, td { padding-right: .6rem }
+  .shares { width: 4rem; min-width: 3rem } .many .shares, .many th:last-child { display: none }
+  .models li { grid-template-columns: minmax(0, 1fr) }
   .facts { grid-template-columns: minmax(0, 1fr); gap: 0 } .facts dd { margin-bottom: .6rem }
   .works li { grid-template-columns: 5rem minmax(0, 1fr) } .works img, .works .none { width: 5rem; height: 5rem }
 }

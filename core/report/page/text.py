@@ -31,7 +31,7 @@ COST: Pair = (
     "Training took {steps} steps and {time} on {devices}: {flops} floating-point operations{energy}.",
     "学習は {steps} ステップ、{devices} で {time}、浮動小数点演算 {flops} 回{energy}です。",
 )
-ENERGY: Pair = (", at most about {kwh} kWh", "、電力量は多くても約 {kwh} kWh")
+ENERGY: Pair = (", at most about {kwh} kWh", "、電力量は多くても約 {kwh} kWh ")
 NO_ENERGY: Pair = ("; the energy is not known", "、電力量は不明")
 DATA: Pair = (
     "{name} is a data set of {works} images with {captions} captions.",
@@ -70,6 +70,9 @@ CHARTS: dict[str, tuple[Pair, Pair]] = {
     "caption_words": (("Length of the captions in words", "キャプションの長さ（語数）"), CAPTIONS),
     "sizes": (("Sizes in pixels", "大きさ（画素）"), IMAGES),
 }
+LONGER: Pair = ("longer side", "長辺")
+NOT_STATED = "not stated / 記載なし"
+OF_SOURCE = "source / 出所"  # who wrote captions that no model wrote
 TRANSLATED: Pair = ("A → B: by A, translated by B", "A → B は A が書き B が翻訳")
 AUTHOR_COUNT: Pair = ("Most frequent authors: ", "作品の多い作者：")
 LICENSE_TEXTS: Pair = ("Licence texts: ", "ライセンス本文：")
@@ -131,6 +134,11 @@ LOWER: Pair = ("lower is better", "小さいほどよい")
 HIGHER: Pair = ("higher is better", "大きいほどよい")
 JUDGED: Pair = ("{better}, by {judge}", "{better}、判定：{judge}")
 REAL: Pair = ("real images: {value}", "実画像：{value}")
+SPLITS: dict[str, Pair] = {
+    "heldout": ("Captions of held-out images", "検証画像のキャプション"),
+    "train": ("Captions of training images", "学習画像のキャプション"),
+    "": ("Captions of the reference images", "基準画像のキャプション"),
+}
 FACTS: dict[str, Pair] = {
     "color": ("Colour right", "色の一致"), "shape": ("Shape right", "形の一致"),
     "background": ("Background right", "背景の一致"), "place": ("Place right", "位置の一致"),
@@ -144,7 +152,7 @@ SCORED: Pair = (
 )
 OF_IMAGES: Pair = ("{kind}, {count} images", "{kind}、画像 {count} 枚")
 PROMPTS: dict[str, Pair] = {
-    "": ("Captions of held-out images", "検証画像のキャプション"), "unseen": ("Prompts never seen", "見たことのない指示文"),
+    "unseen": ("Prompts never seen", "見たことのない指示文"),
     "held-out pairs": ("Prompts with pairs of words never seen together", "見たことのない語の組み合わせの指示文"),
     "templated": ("Templated prompts", "定型の指示文"),
 }  # fmt: skip
@@ -238,7 +246,7 @@ NO_AUTHOR: Pair = ("author not stated", "作者の記載なし")
 NO_LICENSE: Pair = ("no licence stated", "ライセンスの記載なし")
 BY: Pair = ("by ", "作者：")
 FROM: Pair = ("from ", "出所：")
-FURTHER: Pair = ("{count} more captions", "ほか {count} 件")
+FURTHER: Pair = ("and {count} more", "ほか {count} 件")
 FILES: dict[str, Pair] = {
     "README.md": ("model card", "モデルカード"),
     "data_summary_card.md": (
