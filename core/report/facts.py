@@ -15,12 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
 
 from commonart.core import log
 from commonart.core.data import notes
+from commonart.core.data.files import sha256_file
+from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
 from commonart.core.errors import CommonArtError
 from commonart.core.report import works as work_list
@@ -31,7 +34,7 @@ from commonart.core.report.works import Work
 
 METRICS, EVALUATION, AUDIT = "metrics.jsonl", "eval.json", "mia.json"
 CURVE = 500  # rows of metrics.jsonl that are kept
-AUTHORS = 50
+AUTHORS, HOSTS = 50, 100
 CONFLICTS = 20  # images under different licences that are named
 
 
@@ -50,7 +53,7 @@ class Facts:
 
     name: str
     run: dict[str, Any] | None  # run.json; None: of shards alone
-    run_folder: Path | None
+    run_folder: Path | None  # None also where a card is checked without it
     folders: tuple[Path, ...]  # of shards
     works: int = 0
     untraced: dict[str, int] = field(default_factory=dict)  # what is missing -> of how many works
@@ -67,6 +70,11 @@ class Facts:
     splits: dict[str, int] = field(default_factory=dict)
     authors: dict[str, int] = field(default_factory=dict)  # the most frequent
     unknown_authors: int = 0
+    hosts: dict[str, int] = field(default_factory=dict)  # of the works' addresses, the most frequent
+    bases: dict[str, int] = field(
+        default_factory=dict
+    )  # of their licences: licence, dedication, mark, statement, statute, set
+    observed: tuple[str, str] = ("", "")  # when licences were observed first and last, ISO 8601
     conflicts: tuple[Conflict, ...] = ()  # the first of `conflicting`
     conflicting: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # notes, fetch first: see `history.flatten`
@@ -74,6 +82,7 @@ class Facts:
     curves: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics.jsonl
     evaluation: dict[str, Any] | None = None  # eval.json
     audit: dict[str, Any] | None = None  # mia.json
+    run_sha256: str = ""  # of the file run.json
 
     @property
     def shards(self) -> Path:
@@ -118,8 +127,9 @@ def gather(
     described = None if run is None else read_run(run)
     folders = folders_of(described, shards)
     found = Found(
-        (run or folders[0]).resolve().name, described, [] if run is None else curves(run / METRICS),
-        _json(evaluation or _beside(run, EVALUATION)), _json(audit or _beside(run, AUDIT)),
+        (run or folders[0]).resolve().name, without_places(described), [] if run is None else curves(run / METRICS),
+        without_places(_json(evaluation or _beside(run, EVALUATION))), without_places(_json(audit or _beside(run, AUDIT))),
+        sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
     return replace(build(found, folders, quiet), run_folder=run)
 
@@ -132,6 +142,7 @@ class Found(NamedTuple):
     curves: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     audit: dict[str, Any] | None
+    run_sha256: str = ""
 
 
 def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
@@ -144,7 +155,7 @@ def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
     models = models_used(run, about.pop("makers"), found.evaluation)
     return Facts(
         found.name, run, None, folders, **about, fingerprint=fingerprint(folders, run), history=flatten(told, run),
-        models=models, curves=found.curves, evaluation=found.evaluation, audit=found.audit,
+        models=models, curves=found.curves, evaluation=found.evaluation, audit=found.audit, run_sha256=found.run_sha256,
     )  # fmt: skip
 
 
@@ -155,9 +166,10 @@ def works(folders: Sequence[Path] | Path, run: Mapping[str, Any] | None = None) 
 
 def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool) -> dict[str, Any]:
     """The histograms of the works, counted in one stream, and who wrote their captions (`makers`)."""
-    names = ("licenses", "sources", "languages", "captioners", "sizes", "splits")
+    names = ("licenses", "sources", "languages", "captioners", "sizes", "splits", "bases")
     counts = {name: Counter[str]() for name in names}
-    words, authors, missing, makers = Counter[int](), Counter[str](), Counter[str](), Counter[tuple[str, str, str]]()
+    words, makers = Counter[int](), Counter[tuple[str, str, str]]()
+    authors, hosts, missing, first, last = Counter[str](), Counter[str](), Counter[str](), "", ""
     hashes, codes, licenses = array("Q"), array("H"), dict[str, int]()
     total, number = hashlib.sha256(), 0
     with log.progress("records", quiet=quiet) as tick:
@@ -172,6 +184,10 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
             counts["sources"][work.source] += 1
             counts["sizes"][f"{work.width}x{work.height}"] += 1
             counts["splits"][work.split] += 1
+            counts["bases"][work.license_basis] += 1
+            hosts[host_of(work.url)] += 1
+            if at := work.license_observed_at:
+                first, last = min(first or at, at), max(last, at)
             for caption, maker in zip(work.captions, work.makers, strict=True):
                 counts["languages"][str(caption.get("lang") or "")] += 1
                 counts["captioners"][maker] += 1
@@ -181,14 +197,22 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
             said = {"source": work.source, "license": work.license, "author": work.author, "address": work.url,
                     "title": work.title, "sha256": work.sha256}  # fmt: skip
             missing.update(name for name, value in said.items() if not value)
-    unknown = authors.pop("", 0)
+    unknown, _ = authors.pop("", 0), hosts.pop("", 0)
     conflicting, conflicts = _conflicts(folders, run, hashes, codes)
     return {
         "works": number, "digest": total.hexdigest(), "untraced": dict(missing.most_common()), "unknown_authors": unknown,
-        "authors": dict(_ordered(authors)[:AUTHORS]), "caption_words": {str(n): words[n] for n in sorted(words)},
-        "conflicts": conflicts, "conflicting": conflicting, "makers": [maker for maker, _ in _ordered(makers)],
-        **{name: dict(_ordered(counted)) for name, counted in counts.items()},
+        "observed": (first, last), "hosts": dict(_ordered(hosts)[:HOSTS]), "authors": dict(_ordered(authors)[:AUTHORS]),
+        "caption_words": {str(n): words[n] for n in sorted(words)}, "conflicts": conflicts, "conflicting": conflicting,
+        "makers": [maker for maker, _ in _ordered(makers)], **{name: dict(_ordered(counted)) for name, counted in counts.items()},
     }  # fmt: skip
+
+
+def host_of(url: str) -> str:
+    """Return the host of an address, or ""."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _ordered(counts: Counter[Any]) -> list[tuple[Any, int]]:
@@ -229,6 +253,17 @@ def curves(path: Path) -> list[dict[str, Any]]:
     if len(rows) <= CURVE:
         return rows
     return [rows[number * (len(rows) - 1) // (CURVE - 1)] for number in range(CURVE)]
+
+
+def without_places(value: Any) -> Any:
+    """Return JSON whose absolute paths are names alone: where a folder lay on its maker's machine is nobody's business."""
+    if isinstance(value, dict):
+        return {name: without_places(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_places(each) for each in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return ",".join(Path(part).name for part in value.split(","))
+    return value
 
 
 def _beside(run: Path | None, name: str) -> Path | None:

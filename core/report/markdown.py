@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from commonart.core.data.text import printable
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$]|(?<=:)//|@|(?<=www)\.")
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$&#@]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.")
 FIRST, POP = "\u2068", "\u2069"  # isolate whose direction is that of its first letter; end of it
 
 

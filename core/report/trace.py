@@ -106,3 +106,9 @@ def check_digest(run: Mapping[str, Any], digest: str, now: int, folders: Sequenc
         f"and run.json says {str(data['digest'])[:12]}).",
         "Put those shards back, or name them: commonart report RUN SHARDS.",
     )
+
+
+def missing(name: str) -> str:
+    """Return a key of `Facts.untraced` in words."""
+    kind, _, why = name.partition(":")
+    return f"left out ({why}), and which they are is not known" if kind == "left_out" else f"{name} is not stated"

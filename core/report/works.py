@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.admission import BLOCKLISTED, Judge, Rules
+from commonart.core.data.admission import BLOCKLISTED, Judge, Rules, usable_captions
 from commonart.core.data.record import Caption, Record, captions, check_split, split_of_record
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.licenses.parse import normalize
@@ -84,25 +84,9 @@ def _trained_on(record: Record, judge: Judge, run: Mapping[str, Any], shard: str
     sha256 = record.get("sha256")
     if (sha256 and check_split(record, sha256)[1]) or split_of_record(record) == "heldout" or not record.get("image"):
         return None
-    if judge.works[judge.work(record)].reason:
-        return None
-    kinds = [judge.kinds[number] for number in judge.captions(captions(record))]
-    languages = run.get("languages") or {}
-    fine = [not kind.reason and (not languages or languages.get(kind.lang, 0) > 0) for kind in kinds]
-    if "captioner" in run:  # as `training.caption_data.refine`: only what it can be asked for
-        asked = {prompt[0] for prompt in run.get("prompts", ())}
-        fine = [
-            ok and kind.lang in asked and bool(caption["text"].strip())
-            for ok, kind, caption in zip(fine, kinds, captions(record), strict=True)
-        ]
+    fine = usable_captions(record, judge, run)
     if not any(fine):
         return None
-    if lengths := run.get("lengths"):
-        # As `Index.caption_odds`: among an image's captions (of one language, where they are weighed) those of an asked length.
-        groups = [kind.lang if languages else "" for kind in kinds]
-        fits = [ok and lengths.get(kind.length, 0) > 0 for ok, kind in zip(fine, kinds, strict=True)]
-        having = {group for group, yes in zip(groups, fits, strict=True) if yes}
-        fine = [yes if group in having else ok for ok, yes, group in zip(fine, fits, groups, strict=True)]
     return _work(record, judge, shard, fine)
 
 

@@ -1,0 +1,129 @@
+"""The card: every file of a report, written into one folder, and report.json, which names them all with their hashes.
+
+The same facts give the same bytes. Those of some files depend on a library's version, too (`MADE_WITH`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from commonart.core.data.files import sha256_file, write_bytes, write_json
+from commonart.core.data.shards.manifest import shard_identity
+from commonart.core.report import attribution, components, data_summary, evidence, model_card, terms
+from commonart.core.report.facts import Facts
+from commonart.core.report.works import tars
+
+NAME = "report.json"
+ENTRY = model_card.NAME  # what people open first
+SCHEMA = 1
+JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
+KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256")  # of Facts
+# What a file's bytes depend on beside the facts.
+MADE_WITH: dict[str, tuple[str, ...]] = {
+    attribution.PARQUET: ("pyarrow",),
+    model_card.NAME: ("huggingface_hub",),
+}
+TEXTS: dict[str, Callable[[Facts], str]] = {terms.NAME: terms.render, components.NAME: components.render}
+OF_RUNS: dict[str, Callable[[Facts], str]] = {data_summary.NAME: data_summary.render}
+
+
+def names(facts: Facts, certify: bool) -> list[str]:
+    """Return what a card has at its top: files, and `evidence/`."""
+    texts = [*TEXTS, *(OF_RUNS if facts.run is not None else ())]
+    return [
+        model_card.NAME,
+        attribution.NAME,
+        attribution.PARQUET,
+        *texts,
+        NAME,
+        *([f"{evidence.FOLDER}/"] if certify else []),
+    ]
+
+
+def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True) -> list[str]:
+    """Write a card; return the names of its files, report.json last.
+
+    Args:
+        certify: with the folder `evidence`.
+        works: with ATTRIBUTION and its table, which are as long as the data.
+
+    Raises OSError as `files.atomic_write`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).unlink(missing_ok=True)  # the last file to be written: without it, a folder is no card
+    if works:
+        attribution.write(facts, folder)
+    for name, render in {**TEXTS, **(OF_RUNS if facts.run is not None else {})}.items():
+        write_bytes(folder / name, render(facts).encode())
+    if certify:
+        evidence.write(facts, folder)
+    write_bytes(folder / model_card.NAME, model_card.render(facts, names(facts, certify)).encode())
+    written = files_of(folder, names(facts, certify))
+    write_json(folder / NAME, describe(facts, folder, written, certify))
+    return [*written, NAME]
+
+
+def remove(folder: Path) -> None:
+    """Remove the files that a card has, so that none of an earlier one stays. Raises OSError as `unlink`."""
+    for path in found(folder):
+        path.unlink()
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the files in a folder that have the names of a card's, report.json first."""
+    named = [NAME, ENTRY, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
+    inside = sorted(each for each in (folder / evidence.FOLDER).glob("*") if each.name in evidence.FILES)
+    return [path for path in (*(folder / name for name in named), *inside) if path.is_file()]
+
+
+def files_of(folder: Path, named: list[str]) -> list[str]:
+    """Return the files of a card but report.json, those in folders as `evidence/NAME`."""
+    found = [name for name in named if not name.endswith("/") and name != NAME and (folder / name).is_file()]
+    for name in named:
+        if name.endswith("/") and (folder / name).is_dir():
+            found += sorted(f"{name}{path.name}" for path in (folder / name).iterdir() if not path.name.startswith("."))
+    return sorted(found)
+
+
+def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dict[str, Any]:
+    """Return report.json: the facts, what they were made of, and the size and SHA-256 of every file and shard."""
+    return {
+        "schema": SCHEMA, "name": facts.name, "evidence": certify, "made_with": libraries(),
+        "facts": counted(facts),
+        "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts, libraries()), "run": facts.run,
+        "evaluation": facts.evaluation, "audit": facts.audit, "curves": facts.curves,
+        "shards": [
+            {"name": name, "bytes": path.stat().st_size, "sha256": shard_identity(path)} for name, path in tars(facts.folders)
+        ],
+        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files},
+    }  # fmt: skip
+
+
+def kept_sha256(facts: Facts, made_with: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what report.json keeps and nothing in the shards could confirm."""
+    kept = [facts.run_sha256, facts.run, facts.evaluation, facts.audit, facts.curves, dict(made_with)]
+    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def counted(facts: Facts) -> dict[str, Any]:
+    """Return the facts but for what is kept apart, as JSON has them."""
+    found = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name not in KEPT_APART}
+    return {
+        **found,
+        "models": [asdict(each) for each in facts.models],
+        "conflicts": [asdict(each) for each in facts.conflicts],
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions that the bytes of a card's files depend on."""
+    return {
+        name: version(name) for name in sorted({"commonart", *(each for names in MADE_WITH.values() for each in names)})
+    }
