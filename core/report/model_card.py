@@ -55,7 +55,8 @@ def metadata(facts: Facts) -> str:
         return data.to_yaml().strip()
     results = [
         EvalResult(
-            task_type="text-to-image", dataset_type="commonart", dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
+            task_type="text-to-image", dataset_type="commonart", dataset_config=f"{row.prompts}-{row.lang or 'none'}",
+            dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
             metric_type=row.metric.lower().replace(" ", "_"), metric_value=row.value, metric_name=row.metric,
             metric_args={"images": row.images, "judge": row.judge},
         )

@@ -51,13 +51,14 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
         said.get("run_sha256") or "",
     )  # fmt: skip
     try:
-        facts = build(found, tuple(shards), quiet)
+        yield from _against_records(folder, said, build(found, tuple(shards), quiet), hashes)
     except CommonArtError as error:
-        yield Claim("the works are those that the run was trained on", False, error.what)
-        return
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield Claim("report.json: the works are those that the run was trained on", False, error.what)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever somebody wrote into it
         yield Claim("report.json holds what a run says of itself", False, f"{type(error).__name__}: {error}")
-        return
+
+
+def _against_records(folder: Path, said: Mapping[str, Any], facts: Facts, hashes: Mapping[str, str]) -> Iterator[Claim]:
     yield from _facts(said["facts"], facts)
     yield from _own_word(facts)
     yield from _lines(folder, facts)
@@ -93,7 +94,7 @@ def _files(folder: Path, named: Mapping[str, Any]) -> Iterator[Claim]:
         path = file_inside(folder, name)
         if path is None:
             wrong.append(f"{name} is not there")
-        elif not isinstance(about, dict) or sha256_file(path) != about.get("sha256"):
+        elif about != {"bytes": path.stat().st_size, "sha256": sha256_file(path)}:
             wrong.append(f"{name} is not the file that report.json names")
     yield Claim(f"{len(named):,} files have the hashes in report.json", not wrong, "; ".join(wrong))
 
@@ -213,18 +214,16 @@ def _croissant(folder: Path, hashes: Mapping[str, str]) -> Iterator[Claim]:
 
 
 def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
-    """The card, built anew: every other file, byte by byte."""
+    """The card, built anew: every other file, byte by byte, and what else report.json says."""
     here, made_with = card.libraries(), said["made_with"]
     with tempfile.TemporaryDirectory(prefix="commonart-") as temporary:
-        again = Path(temporary)
-        files = card.write(facts, again, said["evidence"], works=False)
-        different = []
+        again, different = Path(temporary), list[str]()
+        files = [name for name in card.write(facts, again, said["evidence"], works=False) if name != card.NAME]
         for name in files:
-            if name == card.NAME:
+            path = file_inside(folder, name)
+            if path is not None and path.read_bytes() == (again / name).read_bytes():
                 continue
             other = [each for each in card.MADE_WITH.get(name, ()) if here.get(each) != made_with.get(each)]
-            if (folder / name).is_file() and (folder / name).read_bytes() == (again / name).read_bytes():
-                continue
             if other:
                 versions = ", ".join(f"{each} {made_with.get(each)} there, {here.get(each)} here" for each in other)
                 yield Claim(f"{name} is what the facts give", None, f"not compared beyond its hash: {versions}")
@@ -232,16 +231,14 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
                 different.append(name)
         yield Claim("every other file is what the facts give", not different, _first(different))
         made = orjson.loads((again / card.NAME).read_bytes())
-        made["files"] = {name: said["files"].get(name) for name in said["files"]} if not different else made["files"]
-        wrong = [
-            name for name in dict.fromkeys((*made, *said)) if name != "made_with" and said.get(name) != made.get(name)
-        ]
-        same = orjson.dumps(said, option=card.JSON) == (folder / card.NAME).read_bytes()
-        yield Claim(
-            "report.json says nothing else",
-            not wrong and same,
-            _first(wrong) or ("" if same else "its bytes were changed"),
-        )
+    # Their hashes were compared with the files before: here with what a card has.
+    listed = dict.fromkeys((*files, attribution.NAME, attribution.PARQUET))
+    made["files"] = {name: said["files"].get(name) for name in sorted(listed)}
+    made |= {"made_with": made_with, "kept_sha256": card.kept_sha256(facts, made_with)}
+    wrong = [name for name in dict.fromkeys((*made, *said)) if said.get(name) != made.get(name)]
+    if not wrong and orjson.dumps(made, option=card.JSON) != (folder / card.NAME).read_bytes():
+        wrong = ["its bytes were changed"]
+    yield Claim("report.json says nothing else", not wrong, _first(wrong))
 
 
 def _short(value: Any) -> str:
