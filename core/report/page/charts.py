@@ -60,7 +60,9 @@ def histogram(name: str, counts: Counts, note: Pair | None = None) -> str:
 
 def lengths(words: Mapping[int, int]) -> Counts:
     """Return how many have which length, in at most MOST bins of one width."""
-    longest = max(words, default=0)
+    if not words:
+        return []
+    longest = max(words)
     width = next((width for width in WIDTHS if longest // width < MOST), longest // MOST + 1)
     bins = [0] * (longest // width + 1)
     for length, count in words.items():

@@ -103,7 +103,7 @@ def _why(said: Pair, count: str, kind: str = "why") -> str:
 def reason_text(reason: str) -> Pair:
     """Return why a record was left out in words; a code that has none as it is."""
     code, _, detail = reason.partition(":")
-    detail = charts.plain_license(detail)
+    detail = html.isolated(charts.plain_license(detail)) if detail else ""
     english, japanese = reasons.REASONS.get(code, (code.replace("_", " "),) * 2)
     return (f"{english}: {detail}", f"{japanese}：{detail}") if detail else (english, japanese)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from urllib.parse import quote
 
+from commonart.core.report import model_card
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import ModelUsed
 from commonart.core.report.page import data, html, text
@@ -77,14 +78,11 @@ def _code(facts: Facts) -> str:
     return said + (f" ({html.both(text.MODIFIED)})" if code.get("modified") else "")
 
 
-def files(folder: Path) -> str:
-    """Return links to what else lies in the card's folder."""
+def files(names: Sequence[str]) -> str:
+    """Return links to the card's other files; those of folders end in a slash."""
     rows = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name != "index.html" and not path.name.startswith("."):
-            end = "/" if path.is_dir() else ""
-            said = html.both(text.FILES[path.name]) if path.name in text.FILES else ""
-            rows.append(
-                f'<div><dt><a href="{escape(quote(path.name))}{end}">{escape(path.name)}</a></dt><dd>{said}</dd></div>'
-            )
+    for name in sorted(names):
+        if name != "index.html":
+            said = html.both(model_card.FILES[name]) if name in model_card.FILES else ""
+            rows.append(f'<div><dt><a href="{escape(quote(name))}">{escape(name)}</a></dt><dd>{said}</dd></div>')
     return html.section("files", text.SECTIONS["files"], f'<dl class="facts">{"".join(rows)}</dl>' if rows else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,16 +23,19 @@ _SECTION = re.compile(r'<section id="(\w+)">\n<h2>(.*)</h2>')
 _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
-def write(facts: Facts, folder: Path) -> None:
-    """Write the page into the card's folder, atomically, with links to what already lies there."""
-    write_bytes(folder / FILE, render(facts, folder).encode())
+def write(facts: Facts, folder: Path, files: Sequence[str] = ()) -> None:
+    """Write the page into the card's folder, atomically. `files`: the card's others, to link to; of folders with a slash."""
+    write_bytes(folder / FILE, render(facts, files).encode())
 
 
-def render(facts: Facts, folder: Path) -> str:
-    """Return the page. Parts of which nothing is known are left out."""
+def render(facts: Facts, files: Sequence[str] = ()) -> str:
+    """Return the page. Parts of which nothing is known are left out.
+
+    Its bytes depend on `facts.run_folder`, too, where the preview lies, and on the versions of Pillow and matplotlib.
+    """
     parts = [
         data.contents(facts), data.history(facts), results.training(facts), results.evaluation(facts), results.audit(facts),
-        models.models(facts), models.cost(facts), sample.section(facts), models.files(folder),
+        models.models(facts), models.cost(facts), sample.section(facts), models.files(files),
     ]  # fmt: skip
     body = "\n".join(
         [_head(facts, parts), "<main id=main>", data.sentences(facts), _contents(parts), *parts, "</main>"]

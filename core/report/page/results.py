@@ -171,21 +171,20 @@ def _table_2(model: str, scores: Sequence[Score]) -> str:
 def audit(facts: Facts) -> str:
     """Return the part on mia.json: the verdict in words, and the figures that it rests on."""
     found = facts.audit
-    if not found:
+    if not found or not found.get("verdict"):
         return ""
-    verdict = html.both(_verdict(found), "p", "lead")
     attacks: dict[str, Any] = {**(found.get("attacks") or {}), "combined": found.get("combined")}
     attacks = {name: row for name, row in attacks.items() if row and row.get("auc")}
-    said = [html.both(
-        text.TESTED, "p", members=f"{found['members']:,}", heldout=f"{found['heldout']:,}", attacks=len(attacks),
-        level=f"{found['level']:g}",
-    )]  # fmt: skip
+    said = [html.both(_verdict(found), "p", "lead")]
+    if attacks:
+        about = {name: f"{found.get(name) or 0:,}" for name in ("members", "heldout", "level")}
+        said.append(html.both(text.TESTED, "p", attacks=len(attacks), **about))
     least = min((row["smallest_auc_found"] for row in attacks.values() if row.get("smallest_auc_found")), default=None)
     if least is not None and found["verdict"] == "no leak found":
         said.append(html.both(text.WOULD, "p", auc=f"{least:.2f}") if least < 1 else html.both(text.WOULD_NOT, "p"))
     if found.get("data_is_of_the_run") is False:
         said.append(html.both(text.NOT_OURS, "p"))
-    return html.section("audit", text.SECTIONS["audit"], verdict, *said, _aucs(attacks, found), *_copies(found))
+    return html.section("audit", text.SECTIONS["audit"], *said, _aucs(attacks, found), *_copies(found))
 
 
 def _verdict(found: Mapping[str, Any]) -> Pair:

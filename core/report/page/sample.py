@@ -84,7 +84,7 @@ def thumbnail(work: Work) -> bytes | None:
 def _item(work: Work) -> str:
     title = html.bdi(cut(work.title)) if work.title else html.both(text.UNTITLED)
     author = f"{html.both(text.BY)}{html.bdi(cut(work.author))}" if work.author else html.both(text.NO_AUTHOR)
-    license = escape(charts.plain_license(work.license)) or html.both(text.NO_LICENSE)
+    license = html.bdi(cut(charts.plain_license(work.license))) if work.license else html.both(text.NO_LICENSE)
     source = f" · {html.both(text.FROM)}{html.bdi(cut(work.source))}" if work.source else ""
     captions = [
         f"<p>{html.bdi(cut(str(caption['text'])), str(caption.get('lang') or ''))}"

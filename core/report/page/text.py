@@ -247,20 +247,3 @@ NO_LICENSE: Pair = ("no licence stated", "ライセンスの記載なし")
 BY: Pair = ("by ", "作者：")
 FROM: Pair = ("from ", "出所：")
 FURTHER: Pair = ("and {count} more", "ほか {count} 件")
-FILES: dict[str, Pair] = {
-    "README.md": ("model card", "モデルカード"),
-    "data_summary_card.md": (
-        "summary of the training content, by the Commission's template",
-        "学習コンテンツの要約（欧州委員会の様式）",
-    ),
-    "ATTRIBUTION": (
-        "title, author, source, licence and changes of every work",
-        "全作品の題名、作者、出所、ライセンス、変更点",
-    ),
-    "attribution.parquet": ("the same as a table", "同じ内容の表"),
-    "LICENSES.md": ("how many works under which licence, and what each asks", "ライセンスごとの作品数と条件"),
-    "COMPONENTS.md": ("what the models that took part were trained on", "関わったモデルの学習データ"),
-    "croissant.json": ("the data set as Croissant 1.1, for machines", "データセットの記述（Croissant 1.1）"),
-    "report.json": ("the facts for machines, and the hash of every file", "機械のための事実と各ファイルのハッシュ"),
-    "evidence": ("what a certifier asks for", "認証機関向けの証拠"),
-}
