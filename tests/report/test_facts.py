@@ -15,7 +15,8 @@ from report_runs import AUTHORS, LICENSES
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
-from commonart.core.report.facts import CURVE, Facts, curves, gather, without_places, works
+from commonart.core.report.beside import CURVE, curves, without_places
+from commonart.core.report.facts import Facts, gather, works
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import OURS, models_used
 
@@ -225,6 +226,16 @@ def test_scores_and_audit_are_found_in_the_run_or_given(here: Path) -> None:
     (here / "other.json").write_bytes(b"[1]")
     with pytest.raises(CommonArtError, match=r"is not what commonart eval or mia write"):
         gather(run, here / "shards", audit=here / "other.json")
+
+
+def test_scores_of_another_tool_are_refused_with_what_they_lack(here: Path) -> None:
+    run = here / "runs" / "tiny"
+    for scores in ([{"metric": "CLIP", "lang": "en", "n": 3}], [7], 7):
+        write_json(here / "eval.json", {"scores": scores})
+        with pytest.raises(
+            CommonArtError, match=r"eval\.json is not what commonart eval writes: a score has no (mode|metric)"
+        ):
+            gather(run, here / "shards", evaluation=here / "eval.json")
 
 
 def test_places_on_a_machine_stay_there() -> None:
