@@ -24,6 +24,7 @@ from commonart.core.data import notes
 from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
+from commonart.core.errors import CommonArtError
 from commonart.core.report import beside
 from commonart.core.report import works as work_list
 from commonart.core.report.history import flatten
@@ -126,7 +127,8 @@ def gather(
     found = Found(
         (run or folders[0]).resolve().name, beside.without_places(described),
         [] if run is None else beside.curves(run / beside.METRICS),
-        beside.evaluation(evaluation or beside.found(run, beside.EVALUATION)), beside.json(audit or beside.found(run, beside.AUDIT)),
+        beside.evaluation(evaluation or beside.found(run, beside.EVALUATION)),
+        beside.json(audit or beside.found(run, beside.AUDIT)),
         sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
     return replace(build(found, folders, quiet), run_folder=run)
@@ -147,6 +149,11 @@ def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
     """Return the facts of what was found and of the works in `folders`. Raises as `gather`."""
     run = found.run
     about = _counted(folders, run, quiet)
+    if not about["works"]:
+        raise CommonArtError(
+            f"{', '.join(map(str, folders))} holds no work that {'the run was trained on' if run else 'a card could name'}.",
+            "Name the shards of the run." if run else "Name a folder of shards with records.",
+        )
     if run is not None:
         about["untraced"] |= check_digest(run, about["digest"], about["works"], folders)
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
