@@ -22,6 +22,10 @@ from commonart.core.data.sources.url_list import Table, check_column_map, list_u
 from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, UsageError
 
+CARD_TABLE = (
+    "attribution.parquet"  # which `commonart report` leaves beside shards: it says nothing that their records do not
+)
+
 
 def list_source(source: str, options: SourceOptions) -> Iterator[Record]:
     """Return the records of a named source, a hub data set, a folder, a COCO JSON or a list of URLs, in a fixed order.
@@ -62,7 +66,7 @@ def _list_directory(folder: Path, options: SourceOptions) -> Iterator[Record]:
     """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
     entries = walk(folder)
     files = [path for path, problem in entries.items() if problem is None]
-    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in METADATA]
+    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in (*METADATA, CARD_TABLE)]
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
     if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
         tables = [path for path in tables if path.suffix == ".parquet" and path.parent == folder]
