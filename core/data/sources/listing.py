@@ -17,14 +17,10 @@ from commonart.core.data.sources.coco import list_coco
 from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder, walk
 from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
-from commonart.core.data.sources.tables import SUFFIXES
+from commonart.core.data.sources.tables import CARD_TABLE, SUFFIXES
 from commonart.core.data.sources.url_list import Table, check_column_map, list_urls
 from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, UsageError
-
-CARD_TABLE = (
-    "attribution.parquet"  # which `commonart report` leaves beside shards: it says nothing that their records do not
-)
 
 
 def list_source(source: str, options: SourceOptions) -> Iterator[Record]:
