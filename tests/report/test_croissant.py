@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from commonart.core.data.shards.reader import read_shard
 from commonart.core.report import croissant, model_card
 from commonart.core.report.facts import Facts, gather
+from commonart.stages import fetch, report
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,15 @@ def test_datasets_and_webdataset_load_the_folder(
     samples = list(pipeline)
     assert [orjson.loads(each["json"])["license"] for each in samples] == ["CC-BY-2.0"] * 12
     assert Image.open(io.BytesIO(samples[0]["jpg"])).size == (64, 64)
+
+
+def test_a_card_beside_shards_changes_nothing_for_the_stages(shards: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    before = [record["key"] for record in fetch.listing(str(folder))]
+    report.run([str(folder)], str(folder), overwrite=True, quiet=True)
+    assert {"attribution.parquet", "croissant.json", "README.md"} <= {path.name for path in folder.iterdir()}
+    assert [record["key"] for record in fetch.listing(str(folder))] == before and len(before) == 12
+    assert (
+        orjson.loads((folder / croissant.FILE).read_bytes())["version"]
+        == f"1.0.0+{gather(None, shards).fingerprint[:12]}"
+    )
