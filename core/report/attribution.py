@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from commonart.core.data.files import atomic_write, naming, temporary_path
+from commonart.core.data.files import atomic_write
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
 from commonart.core.report.markdown import plain
@@ -26,8 +26,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def lines(facts: Facts) -> Iterator[str]:
-    """Yield the lines of ATTRIBUTION: what it is, an empty line, and one line for each work."""
+def head(facts: Facts) -> Iterator[str]:
+    """Yield the first lines of ATTRIBUTION: what it is, whose authors are missing, and an empty line."""
     yield f"Attribution of the {facts.works:,} works of {plain(facts.name)}, in the order of its shards."
     yield "Of each: title, author, where it is from, licence, what was changed of it, and its key."
     if facts.unknown_authors:
@@ -38,6 +38,11 @@ def lines(facts: Facts) -> Iterator[str]:
     if untitled := facts.untraced.get("title", 0):
         yield f"{untitled:,} works have no title. / {untitled:,} 点は題名がない。"
     yield ""
+
+
+def lines(facts: Facts) -> Iterator[str]:
+    """Yield the lines of ATTRIBUTION: `head`, and one for each work."""
+    yield from head(facts)
     for work in work_list.works(facts.folders, facts.run):
         yield line(work)
 
@@ -55,36 +60,31 @@ def line(work: Work) -> str:
     return ". ".join(parts)
 
 
+def row(work: Work) -> dict[str, str]:
+    """Return the row of a work in attribution.parquet."""
+    return {name: getattr(work, name) for name in COLUMNS}
+
+
+def rows(facts: Facts) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of attribution.parquet by the thousand, as the records say them."""
+    found = (row(work) for work in work_list.works(facts.folders, facts.run))
+    while batch := list(islice(found, ROWS)):
+        yield batch
+
+
 def write(facts: Facts, folder: Path) -> None:
-    """Write ATTRIBUTION and attribution.parquet. Raises OSError as `files.atomic_write`."""
-    with atomic_write(folder / NAME) as file:
-        for text in lines(facts):
-            file.write(f"{text}\n".encode())
-    path = folder / PARQUET
-    temporary = temporary_path(path)
-    try:
-        _write_parquet(facts, temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_parquet(facts: Facts, temporary: Path, path: Path) -> None:
+    """Write ATTRIBUTION and attribution.parquet, in one reading of the records. Raises OSError as `files.atomic_write`."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
-    with naming(path, temporary):
-        with ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in batches(facts):
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
-        temporary.replace(path)
-
-
-def batches(facts: Facts) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of attribution.parquet, as the records say them."""
-    rows = ({name: getattr(work, name) for name in COLUMNS} for work in work_list.works(facts.folders, facts.run))
-    while batch := list(islice(rows, ROWS)):
-        yield batch
+    found = work_list.works(facts.folders, facts.run)
+    with atomic_write(folder / NAME) as text, atomic_write(folder / PARQUET) as table:
+        text.writelines(f"{each}\n".encode() for each in head(facts))
+        with ParquetWriter(table, schema, compression="zstd") as writer:
+            while batch := list(islice(found, ROWS)):
+                text.writelines(f"{line(work)}\n".encode() for work in batch)
+                writer.write_batch(pyarrow.RecordBatch.from_pylist([row(work) for work in batch], schema=schema))
 
 
 def read_parquet(path: Path) -> Iterator[pyarrow.RecordBatch]:

@@ -16,7 +16,17 @@ import orjson
 
 from commonart.core.data.files import sha256_file, write_bytes, write_json
 from commonart.core.data.shards.manifest import shard_identity
-from commonart.core.report import attribution, components, data_summary, evidence, model_card, terms
+from commonart.core.report import (
+    attribution,
+    components,
+    croissant,
+    cyclonedx,
+    data_summary,
+    evidence,
+    model_card,
+    spdx,
+    terms,
+)  # fmt: skip
 from commonart.core.report.facts import Facts
 from commonart.core.report.works import tars
 
@@ -31,20 +41,17 @@ MADE_WITH: dict[str, tuple[str, ...]] = {
     model_card.NAME: ("huggingface_hub",),
 }
 TEXTS: dict[str, Callable[[Facts], str]] = {terms.NAME: terms.render, components.NAME: components.render}
+FORMATS: dict[str, Callable[[Facts, Path], None]] = {
+    croissant.FILE: croissant.write, cyclonedx.FILE: cyclonedx.write, spdx.FILE: spdx.write,
+}  # fmt: skip
 OF_RUNS: dict[str, Callable[[Facts], str]] = {data_summary.NAME: data_summary.render}
 
 
 def names(facts: Facts, certify: bool) -> list[str]:
     """Return what a card has at its top: files, and `evidence/`."""
     texts = [*TEXTS, *(OF_RUNS if facts.run is not None else ())]
-    return [
-        model_card.NAME,
-        attribution.NAME,
-        attribution.PARQUET,
-        *texts,
-        NAME,
-        *([f"{evidence.FOLDER}/"] if certify else []),
-    ]
+    files = [model_card.NAME, attribution.NAME, attribution.PARQUET, *texts, *FORMATS, NAME]
+    return [*files, f"{evidence.FOLDER}/"] if certify else files
 
 
 def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True) -> list[str]:
@@ -62,6 +69,8 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
         attribution.write(facts, folder)
     for name, render in {**TEXTS, **(OF_RUNS if facts.run is not None else {})}.items():
         write_bytes(folder / name, render(facts).encode())
+    for make in FORMATS.values():
+        make(facts, folder)
     if certify:
         evidence.write(facts, folder)
     write_bytes(folder / model_card.NAME, model_card.render(facts, names(facts, certify)).encode())

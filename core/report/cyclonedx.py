@@ -9,7 +9,7 @@ Source: cyclonedx.org/docs/1.6/json.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,14 @@ def version_of(facts: Facts) -> str:
     return versions[-1] if versions else "not recorded"
 
 
-def _licenses(names: Mapping[str, int] | list[str]) -> list[dict[str, Any]]:
+def _licenses(names: Iterable[str]) -> dict[str, Any]:
+    """The field `licenses`, which must not be empty."""
     found, ids = [], spdx_ids()
     for name in filter(None, names):
         known = known_licenses().get(name.lower())
         address = {"url": known.url} if known is not None and known.url else {}
         found.append({"license": {"id" if name in ids else "name": name, **address}})
-    return found
+    return {"licenses": found} if found else {}
 
 
 def _properties(values: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -125,7 +126,7 @@ def _trained(facts: Facts) -> dict[str, Any]:
                 "approach": {"type": "supervised"},
                 "task": "image-to-text" if captioner else "text-to-image",
                 "architectureFamily": "captioner" if captioner else "diffusion transformer",
-                "modelArchitecture": str(shape.get("_class_name") or shape.get("model_type") or run.get("stage")),
+                "modelArchitecture": str(shape.get("_class_name") or shape.get("class") or run.get("stage")),
                 "datasets": [{"ref": DATA}],
                 "inputs": [{"format": "image" if captioner else "text"}],
                 "outputs": [{"format": "text" if captioner else "image"}],
@@ -156,7 +157,7 @@ def _data(facts: Facts) -> dict[str, Any]:
         "name": facts.name if facts.run is None else f"{facts.name}-data",
         "version": facts.digest[:16],
         "description": description(facts),
-        "licenses": _licenses(facts.licenses),
+        **_licenses(facts.licenses),
         "data": [
             {
                 "type": "dataset",
@@ -183,7 +184,7 @@ def _model_used(model: ModelUsed) -> dict[str, Any]:
         "bom-ref": _ref(model),
         "name": model.name,
         **({"version": model.revision} if model.revision else {}),
-        "licenses": _licenses([model.license]),
+        **_licenses([model.license]),
         **({"externalReferences": references} if references else {}),
         "modelCard": {
             "modelParameters": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from commonart.core.licenses.creative_commons import names
-from commonart.core.report import scores
+from commonart.core.report import croissant, scores
 from commonart.core.report.facts import Facts
 from commonart.core.report.limits import limits, limits_ja
 from commonart.core.report.markdown import counts, escaped, table
@@ -50,13 +50,13 @@ def metadata(facts: Facts) -> str:
             pretty_name=facts.name, language=languages or None, license=sorted(licenses) or None,
             size_categories=next((name for most, name in SIZES if facts.works < most), "100M<n<1B"),
             task_categories=["text-to-image"], annotations_creators=["machine-generated"] if facts.captioners else None,
-            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
-            tags=["commonart", "webdataset", "image"],
+            tags=["commonart", "webdataset", "image"], **croissant.loading(facts),
         )  # fmt: skip
         return data.to_yaml().strip()
     results = [
         EvalResult(
-            task_type="text-to-image", dataset_type="commonart", dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
+            task_type="text-to-image", dataset_type="commonart", dataset_config=f"{row.prompts}-{row.lang or 'none'}",
+            dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
             metric_type=row.metric.lower().replace(" ", "_"), metric_value=row.value, metric_name=row.metric,
             metric_args={"images": row.images, "judge": row.judge},
         )

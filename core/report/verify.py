@@ -183,9 +183,7 @@ def _table(folder: Path, facts: Facts) -> Iterator[Claim]:
     """attribution.parquet, row by row."""
     wrong, row = list[str](), 0
     try:
-        for has, should in zip_longest(
-            attribution.read_parquet(folder / attribution.PARQUET), attribution.batches(facts)
-        ):
+        for has, should in zip_longest(attribution.read_parquet(folder / attribution.PARQUET), attribution.rows(facts)):
             rows = zip_longest(has.to_pylist() if has is not None else (), should or ())
             wrong += [f"row {row + number}" for number, (one, other) in enumerate(rows, 1) if one != other][:SHOWN]
             row += len(should or ())

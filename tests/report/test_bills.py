@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from commonart.core.licenses.table import known_licenses
 from commonart.core.registry.catalogue import MODELS
 from commonart.core.report import cyclonedx, spdx
 from commonart.core.report.facts import Facts, gather
+from commonart.core.report.ledger import ModelUsed
 
 SCORES = {
     "scores": [
@@ -117,7 +119,7 @@ def test_cyclonedx_of_shards_alone(data: Facts) -> None:
 def test_every_licence_that_may_be_named_is_valid(data: Facts) -> None:
     names = {license.id for license in known_licenses().values()} | {row.license for row in MODELS}
     names |= {"CC0-1.0 OR CC-BY-4.0", "free for all", "LicenseRef-OneOf..CC0-1.0..CC-BY-4.0", ""}
-    odd = Facts(**{**vars(data), "licenses": dict.fromkeys(sorted(names), 1)})
+    odd = dataclasses.replace(data, licenses=dict.fromkeys(sorted(names), 1))
     valid_cyclonedx(cyclonedx.render(odd))
     document = spdx.render(odd)
     read_spdx(document)
@@ -208,6 +210,35 @@ def test_the_same_manifests_make_the_same_bytes_and_others_another_number(
     assert cyclonedx.identifier(run) != cyclonedx.identifier(data)
 
 
+def test_a_captioner_and_what_says_nothing(run: Facts, data: Facts) -> None:
+    about = {name: value for name, value in (run.run or {}).items() if name != "transformer"}
+    part = {"class": "LlavaForConditionalGeneration", "parameters": 12}
+    captioner = dataclasses.replace(run, run={**about, "captioner": part}, evaluation=None)
+    bill = cyclonedx.render(captioner)
+    valid_cyclonedx(bill)
+    card = bill["metadata"]["component"]["modelCard"]["modelParameters"]
+    assert (card["task"], card["modelArchitecture"]) == ("image-to-text", "LlavaForConditionalGeneration")
+    (model_,) = (
+        each
+        for each in spdx.render(captioner)["@graph"]
+        if each["spdxId" if "spdxId" in each else "@id"].endswith("#model")
+    )
+    assert model_["ai_domain"] == ["image captioning"] and "ai_metric" not in model_
+    unknown = ModelUsed("captioner", "mine", "", "", "not known", "", "not disclosed", "非公開", "")
+    silent = Facts("empty", None, None, data.folders, models=[unknown], licenses={"": 3})
+    valid_cyclonedx(cyclonedx.render(silent))
+    document = spdx.render(silent)
+    read_spdx(document)
+    assert sum(spdx.NO_LICENSE in each.get("to", ()) for each in document["@graph"]) == 4
+
+
+def test_energy_where_it_is_known(run: Facts) -> None:
+    spent = {**(run.run or {}), "compute": {**run.compute, "energy_kwh": 12.5}}
+    found = read_spdx(spdx.render(dataclasses.replace(run, run=spent)))
+    (energy,) = (each for each in found.foreach() if type(each).__name__ == "ai_EnergyConsumptionDescription")
+    assert energy.ai_energyQuantity == 12.5 and energy.ai_energyUnit.endswith("/kilowattHour")
+
+
 @pytest.mark.parametrize(
     ("text", "time"),
     [
@@ -216,6 +247,6 @@ def test_the_same_manifests_make_the_same_bytes_and_others_another_number(
     ],
 )  # fmt: skip
 def test_times_that_records_say(data: Facts, text: str, time: str) -> None:
-    document = spdx.render(Facts(**{**vars(data), "observed": ("", text)}))
+    document = spdx.render(dataclasses.replace(data, observed=("", text)))
     read_spdx(document)
     assert document["@graph"][0]["created"] == time

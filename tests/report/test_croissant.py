@@ -10,11 +10,10 @@ from typing import Any
 import lookup_shards
 import orjson
 import pytest
-import yaml
 from PIL import Image
 
 from commonart.core.data.shards.reader import read_shard
-from commonart.core.report import croissant
+from commonart.core.report import croissant, model_card
 from commonart.core.report.facts import Facts, gather
 
 
@@ -126,7 +125,7 @@ def test_datasets_and_webdataset_load_the_folder(
     import webdataset
 
     croissant.write(facts, shards)
-    (shards / "README.md").write_text(f"---\n{yaml.safe_dump(croissant.loading(facts))}---\n# A data card\n")
+    (shards / model_card.NAME).write_text(model_card.render(facts, []))
     data = datasets.load_dataset(str(shards), cache_dir=str(tmp_path))
     assert list(data) == ["train"] and data["train"].num_rows == 12
     row = data["train"][8]

@@ -124,8 +124,8 @@ def test_many_kinds_end_in_one_bar_and_many_sizes_are_binned(facts: Facts) -> No
 def test_the_way_of_the_records_names_every_loss(seen: Seen) -> None:
     for row in (
         "gone from its address (HTTP 404)アドレスに存在しない（HTTP 404）|41", "licence not known",
-        "licence not allowed: \u2068CC-BY-NC-4.0\u2069許可されないライセンス：\u2068CC-BY-NC-4.0\u2069|58", "held out, to test with",
-        "taken away between these steps; no record says by what", "captions: model failed", "changed by another tool",
+        "licence not allowed: \u2068CC-BY-NC-4.0\u2069許可されないライセンス：\u2068CC-BY-NC-4.0\u2069|58",
+        "held out, to test with", "taken away between these steps; no record says by what", "captions: model failed", "changed by another tool",
     ):  # fmt: skip
         assert row in seen.said, row
     assert "|1,140|1,074|66|" in seen.said and "|1,074|1,029|45|" in seen.said

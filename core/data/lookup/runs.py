@@ -134,7 +134,7 @@ def had_record(run: Run, since: list[Removal] | None, record: Record) -> Trained
         return Trained(name, False, "no: it has no captions")
     if not run.begun:
         return Trained(name, False, "not yet: no checkpoint was written")
-    told = TOLD_BY_RECORD
+    told: tuple[str, ...] = TOLD_BY_RECORD
     if run.judge is not None:
         if reason := run.judge.works[run.judge.work(record)].reason:
             return Trained(name, False, f"no: its policy does not allow it ({reason})")
