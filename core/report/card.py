@@ -28,17 +28,20 @@ from commonart.core.report import (
     terms,
 )  # fmt: skip
 from commonart.core.report.facts import Facts
+from commonart.core.report.page import page
 from commonart.core.report.works import tars
 
 NAME = "report.json"
 ENTRY = model_card.NAME  # what people open first
 SCHEMA = 1
+SAMPLES = "samples"  # in a run's folder and in the card: grids of images that were made while it was trained
 JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
 KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256")  # of Facts
 # What a file's bytes depend on beside the facts.
 MADE_WITH: dict[str, tuple[str, ...]] = {
     attribution.PARQUET: ("pyarrow",),
     model_card.NAME: ("huggingface_hub",),
+    page.FILE: ("matplotlib", "pillow"),
 }
 TEXTS: dict[str, Callable[[Facts], str]] = {terms.NAME: terms.render, components.NAME: components.render}
 FORMATS: dict[str, Callable[[Facts, Path], None]] = {
@@ -50,8 +53,9 @@ OF_RUNS: dict[str, Callable[[Facts], str]] = {data_summary.NAME: data_summary.re
 def names(facts: Facts, certify: bool) -> list[str]:
     """Return what a card has at its top: files, and `evidence/`."""
     texts = [*TEXTS, *(OF_RUNS if facts.run is not None else ())]
-    files = [model_card.NAME, attribution.NAME, attribution.PARQUET, *texts, *FORMATS, NAME]
-    return [*files, f"{evidence.FOLDER}/"] if certify else files
+    folders = {f"{SAMPLES}/": preview(facts.run_folder) is not None, f"{evidence.FOLDER}/": certify}
+    files = [model_card.NAME, page.FILE, attribution.NAME, attribution.PARQUET, *texts, *FORMATS, NAME]
+    return [*files, *(name for name, there in folders.items() if there)]
 
 
 def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True) -> list[str]:
@@ -73,10 +77,19 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
         make(facts, folder)
     if certify:
         evidence.write(facts, folder)
-    write_bytes(folder / model_card.NAME, model_card.render(facts, names(facts, certify)).encode())
-    written = files_of(folder, names(facts, certify))
+    if (grid := preview(facts.run_folder)) is not None:
+        write_bytes(folder / SAMPLES / grid.name, grid.read_bytes())
+    named = names(facts, certify)
+    page.write(facts, folder, [name for name in named if name != page.FILE])
+    write_bytes(folder / model_card.NAME, model_card.render(facts, named).encode())
+    written = files_of(folder, named)
     write_json(folder / NAME, describe(facts, folder, written, certify))
     return [*written, NAME]
+
+
+def preview(run: Path | None) -> Path | None:
+    """Return the newest grid of images that a run's folder, or a card, holds."""
+    return max((run / SAMPLES).glob("step-*.png"), default=None) if run is not None else None
 
 
 def remove(folder: Path) -> None:
@@ -89,6 +102,7 @@ def found(folder: Path) -> list[Path]:
     """Return the files in a folder that have the names of a card's, report.json first."""
     named = [NAME, ENTRY, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
     inside = sorted(each for each in (folder / evidence.FOLDER).glob("*") if each.name in evidence.FILES)
+    inside += sorted((folder / SAMPLES).glob("step-*.png"))
     return [path for path in (*(folder / name for name in named), *inside) if path.is_file()]
 
 

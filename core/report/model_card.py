@@ -30,6 +30,7 @@ FILES = {
     "cyclonedx.json": ("bill of materials, CycloneDX", "部品表（CycloneDX）"),
     "spdx.json": ("bill of materials, SPDX 3.0.1", "部品表（SPDX 3.0.1）"),
     "report.json": ("all facts, and the hash of every file of this card", "すべての事実と各ファイルのハッシュ"),
+    "samples/": ("the newest grid of images that was made while it was trained", "学習中に作られた最新の画像一覧"),
     "evidence/": ("what a certifier asks for", "認証機関に示す資料"),
 }  # fmt: skip
 

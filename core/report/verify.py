@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +46,15 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
     yield from _files(folder, said["files"])
     hashes = {name: sha256_file(path) for name, path in tars(shards)}
     yield from _shards(said["shards"], hashes)
-    yield _run(said, run)
+    yield _run(folder, said, run)
     found = Found(
         said["name"], said.get("run"), said.get("curves") or [], said.get("evaluation"), said.get("audit"),
         said.get("run_sha256") or "",
     )  # fmt: skip
     try:
-        yield from _against_records(folder, said, build(found, tuple(shards), quiet), hashes)
+        # The grid of images is the card's: `_run` compares it with the run's.
+        facts = replace(build(found, tuple(shards), quiet), run_folder=folder)
+        yield from _against_records(folder, said, facts, hashes)
     except CommonArtError as error:
         yield Claim("report.json: the works are those that the run was trained on", False, error.what)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever somebody wrote into it
@@ -107,7 +110,7 @@ def _shards(named: Sequence[Any], hashes: Mapping[str, str]) -> Iterator[Claim]:
     yield Claim(f"{len(said):,} shards have the hashes in report.json", not wrong, _first(wrong))
 
 
-def _run(said: Mapping[str, Any], run: Path | None) -> Claim:
+def _run(folder: Path, said: Mapping[str, Any], run: Path | None) -> Claim:
     what = "what the card keeps of the run is its run.json"
     if said.get("run") is None:
         return Claim("the card is of shards alone", True)
@@ -116,7 +119,10 @@ def _run(said: Mapping[str, Any], run: Path | None) -> Claim:
             what, None, "the run is not here: its policy, curves, cost and scores are taken as the card has them"
         )
     same = (run / RUN).is_file() and sha256_file(run / RUN) == said.get("run_sha256")
-    return Claim(what, same, "" if same else f"{run / RUN} has another hash")
+    grids = [name for name in said["files"] if name.startswith(f"{card.SAMPLES}/")]
+    same_grid = all((run / name).is_file() and sha256_file(run / name) == sha256_file(folder / name) for name in grids)
+    other = [str(run / RUN)] * (not same) + [str(run / name) for name in grids if not same_grid]
+    return Claim(what, not other, f"{other[0]} has another hash" if other else "")
 
 
 def _facts(said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
