@@ -22,6 +22,7 @@ from commonart.core.data.record import key_hash
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.output import metadata
 from commonart.core.report.facts import Facts, gather, works
+from commonart.core.report.ledger import models_used
 from commonart.core.report.page import charts, data, html, page, sample, style, text
 from commonart.core.report.works import Work
 
@@ -157,6 +158,10 @@ def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, englis
     assert any("pfami 0.56 [0.50, 0.62], p 0.347" in label and "blind judge" in label for label in seen.labels)
 
 
+def test_captions_of_people_are_no_models() -> None:
+    assert models_used(None, [("", "", "CC-BY-4.0")], None) == [] and charts.captioner("b of a") == "a → b"
+
+
 def test_an_audit_of_little_is_shown_as_far_as_it_goes(facts: Facts) -> None:
     assert "No leak was found." in Seen(page.render(replace(facts, audit={"verdict": "no leak found"}))).said
 
@@ -202,6 +207,15 @@ def test_the_same_facts_give_the_same_bytes(facts: Facts, tmp_path: Path) -> Non
 def test_the_preview_tells_its_prompts(facts: Facts) -> None:
     (alt,) = (label for label in Seen(page.render(facts)).labels if label.startswith("Images sampled at step 6"))
     assert HOSTILE in alt and alt.endswith("猫")
+
+
+def test_a_damaged_preview_is_left_out(facts: Facts, tmp_path: Path) -> None:
+    assert facts.run_folder is not None
+    whole = (facts.run_folder / "samples" / "step-0000006.png").read_bytes()
+    (tmp_path / "samples").mkdir()
+    for damaged in (whole[:60], b"", b"no image"):
+        (tmp_path / "samples" / "step-0000006.png").write_bytes(damaged)
+        assert "Sampled at step" not in page.render(replace(facts, run_folder=tmp_path))
 
 
 def test_the_sample_shows_what_attribution_asks_for(facts: Facts) -> None:
