@@ -32,7 +32,7 @@ from commonart.core.report.page import page
 from commonart.core.report.works import tars
 
 NAME = "report.json"
-ENTRY = model_card.NAME  # what people open first
+ENTRY = page.FILE  # what people open first
 SCHEMA = 1
 SAMPLES = "samples"  # in a run's folder and in the card: grids of images that were made while it was trained
 JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
@@ -100,7 +100,7 @@ def remove(folder: Path) -> None:
 
 def found(folder: Path) -> list[Path]:
     """Return the files in a folder that have the names of a card's, report.json first."""
-    named = [NAME, ENTRY, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
+    named = [NAME, model_card.NAME, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
     inside = sorted(each for each in (folder / evidence.FOLDER).glob("*") if each.name in evidence.FILES)
     inside += sorted((folder / SAMPLES).glob("step-*.png"))
     return [path for path in (*(folder / name for name in named), *inside) if path.is_file()]

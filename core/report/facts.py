@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
 
 from commonart.core import log
 from commonart.core.data import notes
@@ -26,14 +25,13 @@ from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
 from commonart.core.errors import CommonArtError
+from commonart.core.report import beside
 from commonart.core.report import works as work_list
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import ModelUsed, models_used
 from commonart.core.report.trace import check_digest, fingerprint, folders_of, read_run
 from commonart.core.report.works import Work
 
-METRICS, EVALUATION, AUDIT = "metrics.jsonl", "eval.json", "mia.json"
-CURVE = 500  # rows of metrics.jsonl that are kept
 AUTHORS, HOSTS = 50, 100
 CONFLICTS = 20  # images under different licences that are named
 
@@ -127,8 +125,10 @@ def gather(
     described = None if run is None else read_run(run)
     folders = folders_of(described, shards)
     found = Found(
-        (run or folders[0]).resolve().name, without_places(described), [] if run is None else curves(run / METRICS),
-        without_places(_json(evaluation or _beside(run, EVALUATION))), without_places(_json(audit or _beside(run, AUDIT))),
+        (run or folders[0]).resolve().name, beside.without_places(described),
+        [] if run is None else beside.curves(run / beside.METRICS),
+        beside.evaluation(evaluation or beside.found(run, beside.EVALUATION)),
+        beside.json(audit or beside.found(run, beside.AUDIT)),
         sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
     return replace(build(found, folders, quiet), run_folder=run)
@@ -149,6 +149,11 @@ def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
     """Return the facts of what was found and of the works in `folders`. Raises as `gather`."""
     run = found.run
     about = _counted(folders, run, quiet)
+    if not about["works"]:
+        raise CommonArtError(
+            f"{', '.join(map(str, folders))} holds no work that {'the run was trained on' if run else 'a card could name'}.",
+            "Name the shards of the run." if run else "Name a folder of shards with records.",
+        )
     if run is not None:
         about["untraced"] |= check_digest(run, about["digest"], about["works"], folders)
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
@@ -240,45 +245,3 @@ def _conflicts(
     return len(found), tuple(
         Conflict(sha256, tuple(keys[sha256]), tuple(sorted(set(licenses[sha256])))) for sha256 in sorted(keys)
     )
-
-
-def curves(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, thinned to CURVE; what a running training has not finished writing is left out."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            rows.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            continue
-    if len(rows) <= CURVE:
-        return rows
-    return [rows[number * (len(rows) - 1) // (CURVE - 1)] for number in range(CURVE)]
-
-
-def without_places(value: Any) -> Any:
-    """Return JSON whose absolute paths are names alone: where a folder lay on its maker's machine is nobody's business."""
-    if isinstance(value, dict):
-        return {name: without_places(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [without_places(each) for each in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return ",".join(Path(part).name for part in value.split(","))
-    return value
-
-
-def _beside(run: Path | None, name: str) -> Path | None:
-    return run / name if run is not None and (run / name).is_file() else None
-
-
-def _json(path: Path | None) -> dict[str, Any] | None:
-    """The content of an eval.json or mia.json. Raises CommonArtError where it is none."""
-    if path is None:
-        return None
-    try:
-        value = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not JSON"
-        raise CommonArtError(f"{path} cannot be read: {why}.", "Name what commonart eval or mia wrote.") from None
-    if not isinstance(value, dict):
-        raise CommonArtError(f"{path} is not what commonart eval or mia write.", "Name an eval.json or a mia.json.")
-    return value

@@ -25,11 +25,11 @@ from commonart.core.report.markdown import escaped, plain
 SCORES = {
     "model": "runs/tiny",
     "scores": [
-        {"metric": "CLIP", "lang": "ja", "value": 26.125, "low": 26.0, "high": 26.25, "n": 60, "judge": "nano",
+        {"metric": "CLIP", "lang": "ja", "value": 26.125, "low": 26.0, "high": 26.25, "n": 60, "judge": "nano", "mode": "paper",
          "model": "runs/tiny"},
         {"metric": "scenes", "lang": "en", "set": "scenes", "color": 0.5, "shape": 0.25, "background": 1.0, "place": 0.75, "n": 30,
          "model": "runs/tiny"},
-        {"metric": "CLIP", "lang": "en", "value": 1.0, "n": 9, "judge": "nano", "model": "another"},
+        {"metric": "CLIP", "lang": "en", "value": 1.0, "n": 9, "judge": "nano", "mode": "paper", "model": "another"},
     ],
 }  # fmt: skip
 AUDIT = {"verdict": "no sign of memorisation", "reason": "no attack told members apart", "members": 21, "heldout": 2}
@@ -135,7 +135,7 @@ def test_shards_alone_get_a_dataset_card(made: Path, tmp_path: Path) -> None:
         "n<1K",
         ["text-to-image"],
     )
-    assert data.configs == [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}]
+    assert data.configs == [{"config_name": "default", "data_files": [{"split": "train", "path": ["*.tar"]}]}]
     assert not (tmp_path / "data_summary_card.md").exists() and "FLOP" not in (tmp_path / "README.md").read_text(
         "utf-8"
     )
@@ -312,7 +312,9 @@ def test_the_command_writes_says_where_and_replaces_only_when_told(
 ) -> None:
     run, shards = str(made / "runs" / "tiny"), str(made / "shards")
     done = in_process("report", shards, run, "-o", "card", "-q")
-    assert done.returncode == 0 and re.fullmatch(rb"21 works, \d+ files: card/README\.md", done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and re.fullmatch(
+        rb"21 works, \d+ files: card/index\.html", done.stdout.splitlines()[-1]
+    )
     assert orjson.loads(done.stderr.splitlines()[-1])["out"] == 21
     assert b"warning: 2 of 21 works: author is not stated" in done.stderr
     again = in_process("report", run, shards, "-o", "card", "-q")
@@ -327,7 +329,7 @@ def test_the_command_writes_says_where_and_replaces_only_when_told(
     assert in_process("report", shards, "-o", "card", "--overwrite", "-q").returncode == 0
     assert sorted(path.name for path in (tmp_path / "card").rglob("*") if path.is_file()) == [
         "ATTRIBUTION", "COMPONENTS.md", "LICENSES.md", "README.md", "attribution.parquet", "croissant.json", "cyclonedx.json",
-        "report.json", "spdx.json",
+        "index.html", "report.json", "spdx.json",
     ]  # fmt: skip
 
 

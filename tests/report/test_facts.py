@@ -10,12 +10,14 @@ import lookup_shards
 import orjson
 import pytest
 import report_runs
+import tiny_runs
 from commands import call
 from report_runs import AUTHORS, LICENSES
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
-from commonart.core.report.facts import CURVE, Facts, curves, gather, without_places, works
+from commonart.core.report.beside import CURVE, curves, without_places
+from commonart.core.report.facts import Facts, gather, works
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import OURS, models_used
 
@@ -194,6 +196,34 @@ def test_shards_that_have_gone_are_named(here: Path) -> None:
     refused(here, "was trained on elsewhere/shards, which is not here", "commonart report RUN SHARDS", shards=None)
 
 
+def test_shards_without_a_record_are_refused(here: Path) -> None:
+    from commonart.core.data.shards.writer import ShardWriter
+
+    with ShardWriter(here / "empty" / "00000.tar"):
+        pass
+    with pytest.raises(CommonArtError, match=r"empty holds no work that a card could name\."):
+        gather(None, here / "empty")
+    refused(here, "holds no work that the run was trained on", shards="empty")
+
+
+def test_several_sets_are_one_run_and_their_shards_keep_apart(tmp_path: Path) -> None:
+    data = f"{tmp_path / 'a'},{tmp_path / 'b'}:0.5"
+    for name in ("a", "b"):  # each has twenty keys, and none of the other's
+        tiny_runs.dataset(
+            tmp_path / name, more={n: {"key": f"{name}{n}", "source": name, "author": name} for n in range(20)}
+        )
+    tiny_runs.start(Path(data), tmp_path / "run")
+    facts = gather(tmp_path / "run")
+    assert facts.run is not None and facts.sources == {"a": 20, "b": 20}
+    assert (facts.digest, facts.fingerprint) == (facts.run["data"]["digest"], facts.run["data"]["fingerprint"])
+    assert facts.run["data"]["folder"] == "a,b:0.5"
+    assert sorted({work.shard for work in works(facts.folders, facts.run)}) == [
+        "a/00000.tar", "a/00001.tar", "b/00000.tar", "b/00001.tar",
+    ]  # fmt: skip
+    moved = gather(tmp_path / "run", Path(data))
+    assert moved == facts
+
+
 def test_one_image_under_two_licences_is_named(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     made = report_runs.records(raw)
@@ -225,6 +255,16 @@ def test_scores_and_audit_are_found_in_the_run_or_given(here: Path) -> None:
     (here / "other.json").write_bytes(b"[1]")
     with pytest.raises(CommonArtError, match=r"is not what commonart eval or mia write"):
         gather(run, here / "shards", audit=here / "other.json")
+
+
+def test_scores_of_another_tool_are_refused_with_what_they_lack(here: Path) -> None:
+    run = here / "runs" / "tiny"
+    for scores in ([{"metric": "CLIP", "lang": "en", "n": 3}], [7], 7):
+        write_json(here / "eval.json", {"scores": scores})
+        with pytest.raises(
+            CommonArtError, match=r"eval\.json is not what commonart eval writes: a score has no (mode|metric)"
+        ):
+            gather(run, here / "shards", evaluation=here / "eval.json")
 
 
 def test_places_on_a_machine_stay_there() -> None:
