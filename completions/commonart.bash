@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia lookup models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia lookup report models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -252,6 +252,10 @@ _commonart() {
             "lookup --blocklist") words="" ;;
             "lookup --recheck") words="" ;;
             "lookup --address") words="" ;;
+            "report -o"|"report --out") words="" ;;
+            "report --eval") words="" ;;
+            "report --mia") words="" ;;
+            "report --verify") words="" ;;
             "nano -o"|"nano --out") words="" ;;
             "nano --only") words="" ;;
             "nano --seed") words="" ;;
@@ -278,6 +282,7 @@ _commonart() {
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --serve --address -q --quiet" ;;
+                    report) words="--help -o --out --eval --mia --evidence --verify --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;
