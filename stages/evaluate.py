@@ -21,6 +21,7 @@ from commonart.core.metrics.image_set import ImageRef
 from commonart.core.metrics.protocols import EMBEDDED, Protocol
 from commonart.core.metrics.scores import MIN_IMAGES, Judges
 from commonart.core.output import metadata
+from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
     from commonart.core.generation.request import GenerationConfig
@@ -131,7 +132,12 @@ def run(
         from commonart.core.generation.session import Session
 
         beside = (text_encoder, autoencoder, accept_terms)
-        sessions = [Session.open(ModelSpec(name, *beside, device=device, precision=precision)) for name in models]
+        # What is scored is what the model makes, and a score says which bytes it is of: no watermark, and no signature,
+        # which is another each time.
+        marks = MarkOptions(watermark=False, c2pa=False)
+        sessions = [
+            Session.open(ModelSpec(name, *beside, device=device, precision=precision), marks) for name in models
+        ]
         for folder in folders:
             metadata.check_folder(_made(folder))
         for folder in folders:
