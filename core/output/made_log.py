@@ -85,7 +85,10 @@ def find(path: str, data: bytes) -> LogMatches:
     lines = damaged = 0
     try:
         with open(path, "rb") as file:
-            for lines, line in enumerate(file, 1):
+            for line in file:
+                if not line.strip():  # what `_cut_short` adds where another process is still writing
+                    continue
+                lines += 1
                 entry = _entry(line)
                 if entry is None:
                     damaged += 1

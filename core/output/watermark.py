@@ -41,6 +41,7 @@ _MARGIN = 0.45  # mean alignment of the waves after the trial JPEG, of 1
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.bool_]
+Waves = npt.NDArray[np.complex64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ def payload(name: str = "commonart") -> Bits:
     return np.unpackbits(np.frombuffer(hashlib.shake_256(name.encode()).digest(BITS // 8), np.uint8)).astype(bool)
 
 
+def p_value(matches: int) -> float:
+    """Return the chance that at least so many of BITS coins fall as foretold."""
+    return sum(math.comb(BITS, k) for k in range(matches, BITS + 1)) / 2**BITS
+
+
 def embed(image: Image.Image, bits: Bits | None = None) -> Image.Image:
     """Return an RGB image with `bits` (default: this project's) in it; one with a side below SIDE as it is.
 
@@ -69,19 +75,17 @@ def embed(image: Image.Image, bits: Bits | None = None) -> Image.Image:
     if min(image.size) < SIDE:
         return image
     bits = payload() if bits is None else bits
-    rgb = np.asarray(image.convert("RGB"), np.float32)
     luma = _luma(image)
     tile, mask = _tile_against(luma, bits)
     pattern = _repeat(tile, luma.shape) * mask
+    small = pattern / _size(pattern)
+    for psnr in STRENGTHS:
+        if _survives(luma + _deviation(psnr) * small, bits):
+            break
+    rgb = np.asarray(image.convert("RGB"), np.float32)
     if luma.shape != rgb.shape[:2]:
         pattern = np.asarray(Image.fromarray(pattern).resize(image.size, Image.Resampling.BICUBIC))
-    pattern = pattern / np.sqrt((pattern * pattern).mean())
-    for psnr in STRENGTHS:
-        pixels = np.rint(rgb + _deviation(psnr) * pattern[..., None])
-        marked = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-        if _survives(marked, bits):
-            break
-    return marked
+    return Image.fromarray(_bytes(rgb + (pattern * (_deviation(psnr) / _size(pattern)))[..., None]))
 
 
 def detect(image: Image.Image, bits: Bits | None = None) -> Detection:
@@ -92,11 +96,11 @@ def detect(image: Image.Image, bits: Bits | None = None) -> Detection:
     bits = payload() if bits is None else bits
     read = _locate(_whiten(_luma(image))) > 0
     matches = int((read == bits).sum())
-    return Detection(read, matches, sum(math.comb(BITS, k) for k in range(matches, BITS + 1)) / 2**BITS)
+    return Detection(read, matches, p_value(matches))
 
 
 @lru_cache(maxsize=1)
-def _waves() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.complex64]]:
+def _waves() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Waves]:
     """Return rows and columns in the half spectrum of a tile, and phases: _WAVES for each bit, then the pilot's."""
     row, column = np.arange(_TILE)[:, None], np.arange(_TILE // 2 + 1)[None]
     radius = np.hypot(np.minimum(row, _TILE - row), column)
@@ -151,25 +155,39 @@ def _repeat(tile: Floats, shape: tuple[int, ...]) -> Floats:
     return np.tile(tile, (-(-shape[0] // _TILE), -(-shape[1] // _TILE)))[: shape[0], : shape[1]]
 
 
-def _alignment(whitened: Floats) -> npt.NDArray[np.complex64]:
-    """Return for each wave how it stands to its phase in the key, |value| < 1: the real part is what is read."""
+def _spectrum(whitened: Floats) -> Waves:
+    """Return the half spectrum of the tile that an image is folded to, [_TILE, _TILE // 2 + 1]."""
     height, width = whitened.shape
     padded = np.pad(whitened, ((0, -height % _TILE), (0, -width % _TILE)))
-    folded = padded.reshape(padded.shape[0] // _TILE, _TILE, -1, _TILE).sum((0, 2))
+    spectrum: Waves = np.fft.rfft2(padded.reshape(padded.shape[0] // _TILE, _TILE, -1, _TILE).sum((0, 2)))
+    return spectrum
+
+
+def _alignment(spectrum: Waves, mirrored: bool = False) -> Waves:
+    """Return for each wave how it stands to its phase in the key, |value| < 1: the real part is what is read."""
     rows, columns, phases = _waves()
-    found = np.fft.rfft2(folded)[rows, columns]
+    found = spectrum[-rows % _TILE, columns].conj() if mirrored else spectrum[rows, columns]
     size = np.abs(found)
-    aligned: npt.NDArray[np.complex64] = found * phases.conj() / (size + 0.5 * size.mean() + 1e-9)
+    aligned: Waves = found * phases.conj() / (size + 0.5 * size.mean() + 1e-9)
     return aligned
 
 
-def _read(aligned: npt.NDArray[np.complex64], row: int = 0, column: int = 0) -> Floats:
-    """Return what is read of each bit at an offset of the tile, [BITS]: its sign is the bit."""
+def _read(aligned: Waves, places: npt.ArrayLike = 0) -> Floats:
+    """Return what is read of each bit with the tile at each of `places`, row * _TILE + column, [places, BITS].
+
+    Its sign is the bit.
+    """
     rows, columns, _ = _waves()
     count = BITS * _WAVES
-    turned = aligned[:count] * np.exp(2j * np.pi * (rows[:count] * row + columns[:count] * column) / _TILE)
-    read: Floats = turned.real.reshape(BITS, _WAVES).sum(1)
+    row, column = np.divmod(np.atleast_1d(places)[:, None], _TILE)
+    turned = aligned[:count] * _turns()[(rows[:count] * row + columns[:count] * column) % _TILE]
+    read: Floats = turned.real.reshape(-1, BITS, _WAVES).sum(2)
     return read
+
+
+@lru_cache(maxsize=1)
+def _turns() -> Waves:
+    return np.exp(2j * np.pi * np.arange(_TILE) / _TILE).astype(np.complex64)
 
 
 def _locate(whitened: Floats) -> Floats:
@@ -179,16 +197,17 @@ def _locate(whitened: Floats) -> Floats:
     best, values = -math.inf, np.zeros(BITS, np.float32)
     for scale in _SCALES:
         size = (round(whitened.shape[1] * scale), round(whitened.shape[0] * scale))
-        straight = np.asarray(Image.fromarray(whitened).resize(size, Image.Resampling.BICUBIC))
-        for view in (straight, np.ascontiguousarray(straight[:, ::-1])):
-            aligned = _alignment(view)
+        spectrum = _spectrum(np.asarray(Image.fromarray(whitened).resize(size, Image.Resampling.BICUBIC)))
+        for mirrored in (False, True):
+            aligned = _alignment(spectrum, mirrored)
             pilot = np.zeros((_TILE, _TILE // 2 + 1), np.complex64)
             pilot[rows[count:], columns[count:]] = aligned[count:]
             fits = np.fft.irfft2(pilot).ravel() * (_TILE * _TILE / 2)
-            for place in np.argpartition(fits, -_PEAKS)[-_PEAKS:].tolist():
-                read = _read(aligned, *divmod(place, _TILE))
-                if (fit := fits[place] + np.abs(read).sum()) > best:
-                    best, values = fit, read
+            places = np.argpartition(fits, -_PEAKS)[-_PEAKS:]
+            read = _read(aligned, places)
+            fit = fits[places] + np.abs(read).sum(1)
+            if fit.max() > best:
+                best, values = fit.max(), read[fit.argmax()]
     return values
 
 
@@ -209,8 +228,8 @@ def _tile_against(luma: Floats, bits: Bits) -> tuple[Floats, Floats]:
         if turn == _ROUNDS - 1:
             break
         pattern = _repeat(tile, luma.shape) * mask
-        marked = luma + pattern * (_deviation(STRENGTHS[-1]) / np.sqrt((pattern * pattern).mean()))
-        aligned = _alignment(_whiten(marked)) * signs
+        marked = luma + pattern * (_deviation(STRENGTHS[-1]) / _size(pattern))
+        aligned = _alignment(_spectrum(_whiten(marked))) * signs
         mean = np.bincount(group, aligned.real) / np.bincount(group)
         size = np.abs(aligned)
         gain = (
@@ -222,13 +241,21 @@ def _tile_against(luma: Floats, bits: Bits) -> tuple[Floats, Floats]:
     return tile, mask
 
 
-def _survives(marked: Image.Image, bits: Bits) -> bool:
-    """Return whether a JPEG of quality 75 keeps every bit, and the waves well aligned."""
+def _survives(marked: Floats, bits: Bits) -> bool:
+    """Return whether a JPEG of quality 75 keeps every bit of a marked brightness, and the waves well aligned."""
     file = io.BytesIO()
-    marked.save(file, "JPEG", quality=75)
-    aligned = _alignment(_whiten(_luma(Image.open(file))))
-    read = _read(aligned) * np.where(bits, 1, -1)
+    Image.fromarray(_bytes(marked)).save(file, "JPEG", quality=75)
+    aligned = _alignment(_spectrum(_whiten(_luma(Image.open(file)))))
+    read = _read(aligned)[0] * np.where(bits, 1, -1)
     return bool(read.min() > 0 and (read.sum() + aligned[BITS * _WAVES :].real.sum()) / len(aligned) > _MARGIN)
+
+
+def _bytes(values: Floats) -> npt.NDArray[np.uint8]:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _size(values: Floats) -> float:
+    return float(np.sqrt((values * values).mean()))
 
 
 def _deviation(psnr: float) -> float:
