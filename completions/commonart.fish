@@ -291,6 +291,8 @@ complete -c commonart -n "__fish_seen_subcommand_from eval" -l scenes -r -d "Pro
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l templated -r -d "Templated prompts per language, scored by questions to --judge; needs --model"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l judge -x -a "nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" -d "Model that answers questions about images; nano reads scenes"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l endpoint -r -d "An OpenAI-compatible server that runs the model (repeatable), with or without /v1"
+complete -c commonart -n "__fish_seen_subcommand_from eval" -l endpoint-model -r -d "What the servers call the model (default its hub id or name)"
+complete -c commonart -n "__fish_seen_subcommand_from eval" -l endpoint-key-file -r -d "File with the bearer token of --endpoint"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l steps -r -d "Sampling steps (default 20, or those of the pipelines own class)"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l guidance -r -d "Guidance (default 4.5, or that of the pipelines own class)"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l batch -r -d "Images per batch"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError, check_at_least
+from commonart.core.generation.request import GenerationConfig, ModelSpec
 from commonart.core.metrics import features, image_groups, image_set, paper_table, protocols, questions
+from commonart.core.metrics import fid as frechet
 from commonart.core.metrics import scores as scoring
 from commonart.core.metrics.image_groups import ImageGroup
 from commonart.core.metrics.image_set import ImageRef
@@ -23,7 +25,6 @@ from commonart.core.metrics.scores import MIN_IMAGES, Judges
 from commonart.core.output import metadata
 
 if TYPE_CHECKING:
-    from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
     from commonart.core.model.captioning.endpoint import EndpointOptions
 
@@ -100,8 +101,13 @@ def run(
     langs, clip, clip_mode = tuple(langs or LANGS), clip or EMBEDDED, clip_mode or "paper"
     fid = None if fid == "none" else fid
     _check(generated, reference, models, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite, plan)
+    scoring.check_metrics(metrics)
     if not templated and (judge != questions.NANO or endpoint is not None):
         raise UsageError("--judge and --endpoint judge templated prompts.", "Add --templated 100, or leave them out.")
+    beside = (text_encoder, autoencoder, accept_terms)
+    specs = [ModelSpec(name, *beside, device=device, precision=precision) for name in models]
+    for spec in specs:
+        spec.find()
     folders = [_folder(name, models, pictures, out) for name in models]
     failed: dict[str, str] = {}
     if models:
@@ -127,11 +133,9 @@ def run(
     settings: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     if models:
-        from commonart.core.generation.request import ModelSpec
         from commonart.core.generation.session import Session
 
-        beside = (text_encoder, autoencoder, accept_terms)
-        sessions = [Session.open(ModelSpec(name, *beside, device=device, precision=precision)) for name in models]
+        sessions = [Session.open(spec) for spec in specs]
         for folder in folders:
             metadata.check_folder(_made(folder))
         for folder in folders:
@@ -187,9 +191,6 @@ def _check(
     scenes: int, templated: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
     plan: Protocol | None,
 ) -> None:  # fmt: skip
-    from commonart.core.metrics.clip_score import convention_of
-    from commonart.core.metrics.fid import check_mode
-
     example = "commonart eval pictures/ reference/, or commonart eval --model nano shards/."
     if generated is None and not models:
         raise UsageError("There is nothing to score: name images, or --model.", example)
@@ -216,9 +217,9 @@ def _check(
         raise UsageError(f"--fid {fid} needs real images to compare with.", "Name a reference.")
     if out is not None:
         metadata.check_output(out, "-o", overwrite)
-    convention_of(clip_mode)
+    protocols.convention_of(clip_mode)
     if fid is not None:
-        check_mode(fid)
+        frechet.check_mode(fid)
 
 
 def _folder(name: str, models: Sequence[str], pictures: str | None, out: str | None) -> Path:
@@ -243,7 +244,6 @@ def _made(folder: Path) -> Path:
 
 def _config(session: Session, steps: int | None, guidance: float | None) -> GenerationConfig:
     from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
-    from commonart.core.generation.request import GenerationConfig
 
     generator = session.generator
     own = generator.defaults() if isinstance(generator, DiffusersPipeline) else (20, 4.5)

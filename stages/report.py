@@ -43,6 +43,8 @@ def run(
         raise UsageError(
             f"{given[0]} belongs to a run, and none was named.", "Name the run, too: commonart report RUN SHARDS."
         )
+    if (folder / trace.RUN).exists():
+        raise UsageError(f"{folder} is a run.", "Name a folder of its own: -o card/.")
     if (there := card.found(folder)) and not overwrite:
         raise UsageError(f"{there[0]} already exists.", "Add --overwrite to replace it, or name another -o.")
     check_writable(folder)
@@ -52,8 +54,6 @@ def run(
     )  # fmt: skip
     for conflict in facts.conflicts:
         log.warn(printable(f"{', '.join(conflict.keys)} are one image under {' and '.join(conflict.licenses)}"))
-    if overwrite:
-        card.remove(folder)
     files = card.write(facts, folder, certify)
     for name, count in facts.untraced.items():
         log.warn(f"{count:,} of {facts.works:,} works: {trace.missing(name)}")

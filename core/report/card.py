@@ -6,6 +6,7 @@ The same facts give the same bytes. Those of some files depend on a library's ve
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.files import sha256_file, write_bytes, write_json
+from commonart.core.data.files import naming, sha256_file, write_bytes, write_json
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.report import (
     attribution,
@@ -33,6 +34,7 @@ from commonart.core.report.works import tars
 
 NAME = "report.json"
 ENTRY = page.FILE  # what people open first
+PART = ".card.part"  # in the card's folder, while it is written
 SCHEMA = 1
 SAMPLES = "samples"  # in a run's folder and in the card: grids of images that were made while it was trained
 JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
@@ -59,7 +61,9 @@ def names(facts: Facts, certify: bool) -> list[str]:
 
 
 def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True) -> list[str]:
-    """Write a card; return the names of its files, report.json last.
+    """Write a card, in place of one that is there already; return the names of its files, report.json last.
+
+    Until all files are complete they lie in a folder of their own: whatever interrupts it leaves no half card.
 
     Args:
         certify: with the folder `evidence`.
@@ -67,8 +71,23 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
 
     Raises OSError as `files.atomic_write`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).unlink(missing_ok=True)  # the last file to be written: without it, a folder is no card
+    home = folder / PART
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        with naming(folder, home):
+            home.mkdir(parents=True)
+            files = _write(facts, home, certify, works)
+            for path in found(folder):
+                path.unlink()
+            for name in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (home / name).replace(folder / name)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return files
+
+
+def _write(facts: Facts, folder: Path, certify: bool, works: bool) -> list[str]:
     if works:
         attribution.write(facts, folder)
     for name, render in {**TEXTS, **(OF_RUNS if facts.run is not None else {})}.items():
@@ -90,12 +109,6 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
 def preview(run: Path | None) -> Path | None:
     """Return the newest grid of images that a run's folder, or a card, holds."""
     return max((run / SAMPLES).glob("step-*.png"), default=None) if run is not None else None
-
-
-def remove(folder: Path) -> None:
-    """Remove the files that a card has, so that none of an earlier one stays. Raises OSError as `unlink`."""
-    for path in found(folder):
-        path.unlink()
 
 
 def found(folder: Path) -> list[Path]:

@@ -164,7 +164,8 @@ _ROLES = {
 
 def _used(role: str, name: str, revision: str, license: str, accepted: set[str]) -> ModelUsed:
     plain = name.partition("@")[0]
-    row = next((row for row in MODELS if row.role == _ROLES[role] and plain in (row.name, row.hub)), None)
+    known = (row for row in MODELS if row.role == _ROLES[role] and plain and plain in (row.name, row.hub))
+    row = next(known, None)
     if row is None:
         origin = ORIGINS.get(plain, UNDISCLOSED)
         terms = "accepted by the user" if plain in accepted else "free" if license in OPEN.values() else "not known"

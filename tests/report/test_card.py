@@ -341,6 +341,7 @@ def test_the_command_writes_says_where_and_replaces_only_when_told(
         (["SHARDS", "SHARDS"], 2, "report takes a run, shards, or one of each."),
         (["SHARDS", "--eval", "eval.json"], 2, "--eval belongs to a run, and none was named."),
         (["RUN", "SHARDS", "--mia", "none.json"], 1, "none.json cannot be read: No such file or directory."),
+        (["RUN", "-o", "RUN", "--overwrite"], 2, "runs/tiny is a run. / Name a folder of its own"),
         (["RUN", "--verify", "card"], 2, "--verify needs the shards."),
         (["SHARDS", "--verify", "card", "--evidence"], 2, "--verify and --evidence do not go together."),
         (["SHARDS", "--verify", "card"], 1, "card/report.json cannot be read: No such file or directory."),
@@ -351,7 +352,29 @@ def test_what_is_wrong_is_said_in_a_sentence(
 ) -> None:
     places = {"RUN": str(made / "runs" / "tiny"), "SHARDS": str(made / "shards")}
     done = in_process("report", *(places.get(each, each) for each in arguments), "-q")
-    assert (done.returncode, said.encode() in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, said.encode() in done.stderr.replace(b"\n", b" / ")) == (code, True), done.stderr
+
+
+def test_what_interrupts_leaves_the_card_that_was_there(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = gather(None, made / "shards")
+    card.write(facts, tmp_path / "card")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()}
+    (tmp_path / "card" / card.PART).mkdir()  # what SIGKILL left
+    (tmp_path / "card" / card.PART / "evidence").write_text("half")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(card.page, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            card.write(gather(made / "runs" / "tiny", made / "shards"), tmp_path / "card")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()} == before
+    (tmp_path / "card" / card.PART).mkdir()
+    card.write(facts, tmp_path / "card")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()} == before
 
 
 def test_names_of_files_stand_in_the_list_of_the_card(folder: Path) -> None:

@@ -22,6 +22,7 @@ from commonart.core.data.record import key_hash
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.output import metadata
 from commonart.core.report.facts import Facts, gather, works
+from commonart.core.report.ledger import models_used
 from commonart.core.report.page import charts, data, html, page, sample, style, text
 from commonart.core.report.works import Work
 
@@ -124,8 +125,9 @@ def test_many_kinds_end_in_one_bar_and_many_sizes_are_binned(facts: Facts) -> No
 def test_the_way_of_the_records_names_every_loss(seen: Seen) -> None:
     for row in (
         "gone from its address (HTTP 404)アドレスに存在しない（HTTP 404）|41", "licence not known",
-        "licence not allowed: \u2068CC-BY-NC-4.0\u2069許可されないライセンス：\u2068CC-BY-NC-4.0\u2069|58", "held out, to test with",
-        "taken away between these steps; no record says by what", "captions: model failed", "changed by another tool",
+        "licence not allowed: \u2068CC-BY-NC-4.0\u2069許可されないライセンス：\u2068CC-BY-NC-4.0\u2069|58",
+        "held out, to test with", "taken away between these steps; no record says by what", "captions: model failed",
+        "changed by another tool",
     ):  # fmt: skip
         assert row in seen.said, row
     assert "|1,140|1,074|66|" in seen.said and "|1,074|1,029|45|" in seen.said
@@ -150,10 +152,14 @@ def test_scores_and_table_2(seen: Seen) -> None:
 def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, english: str, japanese: str) -> None:
     seen = Seen(page.render(replace(facts, audit=page_facts.audit(verdict))))
     assert english in seen.said and japanese in seen.said
-    assert "60 training images were compared with 39 held-out ones by 3 attacks" in seen.said
+    assert "60 training images were compared with 39 held-out ones by 3 tests" in seen.said
     assert ("an AUC of 0.73 would have been found" in seen.said) == (verdict == "no leak found")
     assert "Copies: 0 of 20 images." in seen.said and "Training images can be extracted" in seen.said
     assert any("pfami 0.56 [0.50, 0.62], p 0.347" in label and "blind judge" in label for label in seen.labels)
+
+
+def test_captions_of_people_are_no_models() -> None:
+    assert models_used(None, [("", "", "CC-BY-4.0")], None) == [] and charts.captioner("b of a") == "a → b"
 
 
 def test_an_audit_of_little_is_shown_as_far_as_it_goes(facts: Facts) -> None:
@@ -203,6 +209,15 @@ def test_the_preview_tells_its_prompts(facts: Facts) -> None:
     assert HOSTILE in alt and alt.endswith("猫")
 
 
+def test_a_damaged_preview_is_left_out(facts: Facts, tmp_path: Path) -> None:
+    assert facts.run_folder is not None
+    whole = (facts.run_folder / "samples" / "step-0000006.png").read_bytes()
+    (tmp_path / "samples").mkdir()
+    for damaged in (whole[:60], b"", b"no image"):
+        (tmp_path / "samples" / "step-0000006.png").write_bytes(damaged)
+        assert "Sampled at step" not in page.render(replace(facts, run_folder=tmp_path))
+
+
 def test_the_sample_shows_what_attribution_asks_for(facts: Facts) -> None:
     seen = Seen(sample.section(facts))
     first = next(work for work in works(facts.folders, facts.run) if work.author == "Jane Doe")
@@ -237,6 +252,7 @@ def test_which_works_are_drawn_depends_on_their_keys_alone() -> None:
 
     drawn = [each.key for each in sample.draw(work(number) for number in range(2000))]
     assert drawn == [each.key for each in sample.draw(work(number) for number in reversed(range(2000)))]
+    assert sample.cut("字" * 90) == "字" * 79 + "…" and sample.cut("a" * 160) == "a" * 160
     assert len(drawn) == 500 and drawn == sorted((f"k{n}" for n in range(2000)), key=key_hash)[:500]
 
 

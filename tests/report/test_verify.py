@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lookup_shards
 import orjson
 import pytest
 import report_runs
@@ -71,13 +72,27 @@ def test_with_the_run_nothing_is_left_unchecked(made: Path, here: Path) -> None:
     assert "run.json has another hash" in claim.detail
 
 
+def test_the_grid_of_images_is_the_runs(made: Path, tmp_path: Path) -> None:
+    run, grid = tmp_path / "tiny", tmp_path / "tiny" / "samples" / "step-0000006.png"
+    shutil.copytree(made / "runs" / "tiny", run)
+    grid.parent.mkdir(exist_ok=True)
+    lookup_shards.picture(1).save(grid.with_name("step-0000002.png"))
+    lookup_shards.picture(2).save(grid)
+    files = card.write(gather(run, made / "shards"), tmp_path / "card")
+    assert [name for name in files if name.startswith("samples/")] == ["samples/step-0000006.png"]
+    again = list(verify.check(tmp_path / "card", [made / "shards"], None))
+    assert not any(claim.holds is False for claim in again)  # the page, which shows it, among them
+    lookup_shards.picture(3).save(grid)
+    assert named(list(verify.check(tmp_path / "card", [made / "shards"], run)), "step-0000006.png has another hash")
+
+
 def test_a_card_of_shards_alone_holds_too(here: Path) -> None:
     assert {claim.holds for claim in verify.check(here / "data", [here / "shards"], None)} == {True}
 
 
 FILES = (
     "ATTRIBUTION", "attribution.parquet", "LICENSES.md", "COMPONENTS.md", "data_summary_card.md", "README.md", "croissant.json",
-    "cyclonedx.json", "spdx.json", "evidence/sources.csv", "evidence/settings.json",
+    "cyclonedx.json", "spdx.json", "index.html", "evidence/sources.csv", "evidence/settings.json",
 )  # fmt: skip
 
 

@@ -80,9 +80,10 @@ def _code(facts: Facts) -> str:
 
 def files(names: Sequence[str]) -> str:
     """Return links to the card's other files; those of folders end in a slash."""
+    told = {**model_card.FILES, model_card.NAME: text.CARD}
     rows = []
     for name in sorted(names):
         if name != "index.html":
-            said = html.both(model_card.FILES[name]) if name in model_card.FILES else ""
+            said = html.both(told[name]) if name in told else ""
             rows.append(f'<div><dt><a href="{escape(quote(name))}">{escape(name)}</a></dt><dd>{said}</dd></div>')
     return html.section("files", text.SECTIONS["files"], f'<dl class="facts">{"".join(rows)}</dl>' if rows else "")

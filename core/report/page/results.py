@@ -67,12 +67,14 @@ def _key(number: int, name: str) -> str:
 
 def _preview(run: Path | None) -> str:
     found = sorted((run / "samples").glob("step-*.png")) if run is not None else []
-    if not found:
+    if not found or not (number := found[-1].stem.removeprefix("step-")).isdecimal():
         return ""
-    path = found[-1]
-    step = f"{int(path.stem.removeprefix('step-')):,}"
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    path, step = found[-1], f"{int(number):,}"
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError:  # damaged, as a card that is verified may be
+        return ""
     small.thumbnail((GRID, GRID), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "WEBP", quality=80, method=4)

@@ -17,6 +17,7 @@ from commonart.core.data.shards.reader import read_bytes
 from commonart.core.errors import CommonArtError
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES
+from commonart.core.output.html import JAPANESE
 from commonart.core.report.facts import Facts, works
 from commonart.core.report.page import charts, html, text
 from commonart.core.report.works import Work
@@ -93,7 +94,7 @@ def _item(work: Work) -> str:
     ]
     if (further := len(work.captions) - CAPTIONS) > 0:
         captions.append(html.both(text.FURTHER, "p", "soft", count=further))
-    changes = f'<p class="soft">{escape(work.changes)}</p>' if work.changes else ""
+    changes = f'<p class="soft" lang="en">{escape(work.changes)}</p>' if work.changes else ""
     return (
         f"<li>{_picture(work)}<div><p class=title>{html.link(work.url, title)}</p>"
         f"<p>{author}{source} · {html.link(license_address(work), license, work.license)}</p>"
@@ -118,5 +119,6 @@ def license_address(work: Work) -> str:
 
 
 def cut(said: str) -> str:
-    """Return a text of at most LETTERS."""
-    return said if len(said) <= LETTERS else f"{said[: LETTERS - 1]}…"
+    """Return a text of at most LETTERS, of which Japanese ones are twice as wide."""
+    most = LETTERS // 2 if JAPANESE.search(said) else LETTERS
+    return said if len(said) <= most else f"{said[: most - 1]}…"

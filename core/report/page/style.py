@@ -92,7 +92,8 @@ span.en + span.ja::before { content: " / " }
 }
 @media print {
   :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --mark: #1d5fa6 }
-  body { font-size: 10pt; max-width: none; padding: 0 } nav, fieldset, .search, .skip, #more { display: none }
+  html { font-size: 10pt } body { max-width: none; padding: 0 } .share { print-color-adjust: exact }
+  nav, fieldset, .search, .skip, #more { display: none }
   figure, tr, li { break-inside: avoid } h2, h3, figcaption { break-after: avoid } a { color: inherit }
 }
 """.replace("FONTS", ", ".join(name if name.islower() else f'"{name}"' for name in FONTS))

@@ -168,9 +168,9 @@ TABLE_2_SAME: Pair = (
 )
 MODEL_HEAD: Pair = ("Model", "モデル")
 TESTED: Pair = (
-    "{members} training images were compared with {heldout} held-out ones by {attacks} attacks. Below p {level} the verdict is "
+    "{members} training images were compared with {heldout} held-out ones by {attacks} tests. Below p {level} the verdict is "
     "a leak.",
-    "学習画像 {members} 枚と未学習画像 {heldout} 枚を {attacks} 種の攻撃で比べました。p が {level} 未満なら漏洩と判定します。",
+    "学習画像 {members} 枚と未学習画像 {heldout} 枚を {attacks} 種の検定で比べました。p が {level} 未満なら漏洩と判定します。",
 )
 WOULD: Pair = (
     "A leak with an AUC of {auc} would have been found, four times in five.",
@@ -247,3 +247,4 @@ NO_LICENSE: Pair = ("no licence stated", "ライセンスの記載なし")
 BY: Pair = ("by ", "作者：")
 FROM: Pair = ("from ", "出所：")
 FURTHER: Pair = ("and {count} more", "ほか {count} 件")
+CARD: Pair = ("the card, as the Hugging Face hub reads it", "Hugging Face 用のカード")
