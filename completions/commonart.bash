@@ -166,6 +166,7 @@ _commonart() {
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;
             "sample --sign") words="" ;;
+            "sample --log") words="" ;;
             "sample --refuse-memorised") words="" ;;
             "sample --accept-terms") words="" ;;
             "serve -o"|"serve --out") words="" ;;
@@ -179,8 +180,10 @@ _commonart() {
             "serve --device") words="auto cpu cuda mps" ;;
             "serve --precision") words="auto bf16 fp16 fp32" ;;
             "serve --sign") words="" ;;
+            "serve --log") words="" ;;
             "serve --root-path") words="" ;;
             "serve --accept-terms") words="" ;;
+            "inspect --log") words="" ;;
             "export -o"|"export --out") words="" ;;
             "export --text-encoder") words="nano calm2-7b t5-xxl" ;;
             "export --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
@@ -274,9 +277,9 @@ _commonart() {
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
-                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
-                    serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
-                    inspect) words="--help" ;;
+                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
+                    serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --root-path --accept-terms --allow-pickle" ;;
+                    inspect) words="--help --log" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --endpoint-model --endpoint-key-file --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;

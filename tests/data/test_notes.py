@@ -76,7 +76,11 @@ def test_fetch_carries_the_notes_of_the_list_that_it_reads(raw: Path, tmp_path: 
         assert flat(note) == (kept if name in "ab" else [("fetch", *again[name], 0)] * 2)
         assert not any(notes.FIELD in record for record in stream.read(str(tmp_path / name)))
     sh("commonart fetch piped.jsonl --list -o again.jsonl && commonart fetch scenes --limit 3 -q -o scenes", tmp_path)
-    assert [row[0] for row in flat(notes.read_beside(tmp_path / "again.jsonl")[0])] == ["fetch", "license-filter", "fetch"]
+    assert [row[0] for row in flat(notes.read_beside(tmp_path / "again.jsonl")[0])] == [
+        "fetch",
+        "license-filter",
+        "fetch",
+    ]
     sh("commonart fetch scenes --limit 3 -q -o more", tmp_path)  # the source of that name, not the folder
     assert [row[0] for row in flat(notes.read_beside(tmp_path / "more")[0])] == ["fetch"]
 
