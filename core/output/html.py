@@ -31,7 +31,7 @@ FONT_HINT = (
     "google-noto-sans-cjk-fonts (Fedora). / 日本語が四角（□）で表示される場合は、日本語フォントを入れてください。</p>"
 )
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --mark: #2a6fdb; }
+:root { color-scheme: light dark; --line: #8884; --soft: #6b6b6b; --mark: #2a6fdb; }
 body { font: 16px/1.55 FONTS; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.2rem; }
 p.lead, figcaption, .soft { color: var(--soft) }

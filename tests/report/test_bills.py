@@ -24,8 +24,9 @@ from commonart.core.report.ledger import ModelUsed
 
 SCORES = {
     "scores": [
-        {"metric": "CLIP", "value": 31.25, "low": 30.0, "high": 32.5, "judge": "clip-vit-b32", "lang": "en", "n": 8, "model": "x"},
-        {"metric": "FID", "value": 12.0, "judge": "inception", "lang": "ja", "n": 8, "model": "x"},
+        {"metric": "CLIP", "mode": "paper", "value": 31.25, "low": 30.0, "high": 32.5, "judge": "clip-vit-b32", "lang": "en",
+         "n": 8, "model": "x"},
+        {"metric": "FID", "mode": "clean", "value": 12.0, "judge": "inception", "lang": "ja", "n": 8, "model": "x"},
     ]
 }  # fmt: skip
 

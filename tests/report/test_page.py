@@ -144,7 +144,7 @@ def test_scores_and_table_2(seen: Seen) -> None:
     ("verdict", "english", "japanese"),
     [
         ("no leak found", "No leak was found.", "漏洩は見つかりませんでした"),
-        ("leaks", "The model gives its training images away", "学習画像を漏らしています"),
+        ("leaks", "The model gives the training images away", "学習画像を漏らしています"),
         ("groups differ", "Nothing can be said about the model", "モデルについては何も言えません"),
         ("another", "another", "another"),
     ],
@@ -154,7 +154,11 @@ def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, englis
     assert english in seen.said and japanese in seen.said
     assert "60 training images were compared with 39 held-out ones by 3 tests" in seen.said
     assert ("an AUC of 0.73 would have been found" in seen.said) == (verdict == "no leak found")
-    assert "Copies: 0 of 20 images." in seen.said and "Training images can be extracted" in seen.said
+    assert (
+        "Copies: 0 of 20 images." in seen.said
+        and "Images can be extracted from the training images" in seen.said
+        and "{members" not in seen.said
+    )
     assert any("pfami 0.56 [0.50, 0.62], p 0.347" in label and "blind judge" in label for label in seen.labels)
 
 

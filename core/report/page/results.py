@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from commonart.core.audit.page_text import VERDICTS
+from commonart.core.audit import page_text
 from commonart.core.metrics import paper_table
 from commonart.core.output import metadata, plot
 from commonart.core.report.facts import Facts
@@ -147,7 +147,11 @@ def _score(score: Score) -> Iterator[tuple[str, str]]:
     )
     name = html.both(text.QUESTIONS) if metric == "questions" else escape(metric)
     digits = 4 if abs(score["value"]) < 1 else 2
-    more = [f"{score['low']:.{digits}f} – {score['high']:.{digits}f}"] if "low" in score else []
+    more = (
+        [html.element("span", f"{score['low']:.{digits}f} – {score['high']:.{digits}f}", "whole")]
+        if "low" in score
+        else []
+    )
     if isinstance(score.get("reference"), int | float):
         more.append(html.both(text.REAL, value=f"{score['reference']:.{digits}f}"))
     below = "".join(f'<span class="soft small">{each}</span>' for each in more)
@@ -177,10 +181,14 @@ def audit(facts: Facts) -> str:
         return ""
     attacks: dict[str, Any] = {**(found.get("attacks") or {}), "combined": found.get("combined")}
     attacks = {name: row for name, row in attacks.items() if row and row.get("auc")}
-    said = [html.both(_verdict(found), "p", "lead")]
+    said = [html.both(_verdict(found, str(found["verdict"])), "p", "lead")]
     if attacks:
         about = {name: f"{found.get(name) or 0:,}" for name in ("members", "heldout", "level")}
-        said.append(html.both(text.TESTED, "p", attacks=len(attacks), **about))
+        called = _called(found)
+        tested = data.filled(
+            text.TESTED, attacks=len(attacks), called=(called["members"], called["members_ja"]), **about
+        )
+        said.append(html.both(tested, "p"))
     least = min((row["smallest_auc_found"] for row in attacks.values() if row.get("smallest_auc_found")), default=None)
     if least is not None and found["verdict"] == "no leak found":
         said.append(html.both(text.WOULD, "p", auc=f"{least:.2f}") if least < 1 else html.both(text.WOULD_NOT, "p"))
@@ -189,8 +197,14 @@ def audit(facts: Facts) -> str:
     return html.section("audit", text.SECTIONS["audit"], *said, _aucs(attacks, found), *_copies(found))
 
 
-def _verdict(found: Mapping[str, Any]) -> Pair:
-    return VERDICTS.get(found["verdict"], (str(found["verdict"]),) * 2)
+def _verdict(found: Mapping[str, Any], verdict: str) -> Pair:
+    """What a verdict of an audit means, in its own words for the images in question."""
+    return data.filled(page_text.VERDICTS.get(verdict, (verdict,) * 2), **_called(found))
+
+
+def _called(found: Mapping[str, Any]) -> Mapping[str, str]:
+    """What the images in question are called: with `mia --keys` they are no training images yet."""
+    return page_text.TERMS[found.get("question", "training set") != "training set"]
 
 
 def _aucs(attacks: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -213,9 +227,11 @@ def _aucs(attacks: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 def _copies(found: Mapping[str, Any]) -> Iterator[str]:
     """What was made too like a training image, and what could be got out again; each with its verdict."""
-    for name, numbers in (("replication", text.REPLICATION), ("extraction", text.EXTRACTION)):
-        each = found.get(name)
-        if each and "verdict" in each:
-            counts = {key: f"{value:,}" for key, value in each.items() if isinstance(value, int)}
-            said, verdict = data.filled(numbers, **counts), _verdict(each)
+    for name, numbers, fields in (
+        ("replication", text.REPLICATION, ("copies", "generated")), ("extraction", text.EXTRACTION, ("captions",)),
+    ):  # fmt: skip
+        each = found.get(name) or {}
+        if "verdict" in each and all(field in each for field in fields):
+            counts = {field: f"{each[field]:,}" for field in fields}
+            said, verdict = data.filled(numbers, **counts), _verdict(found, str(each["verdict"]))
             yield html.both((f"{said[0]} {verdict[0]}", f"{said[1]}{verdict[1]}"), "p")

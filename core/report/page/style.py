@@ -19,7 +19,7 @@ section { margin-top: 3rem; padding-top: 1.5rem; border-top: 1px solid var(--lin
 p, .measure { max-width: 42rem } p { margin: 0 0 .75rem }
 .lead { font-size: 1.125rem }
 .soft, figcaption, dt { color: var(--soft) } .small, figcaption { font-size: .875rem }
-a { color: var(--mark); text-underline-offset: .15em } a.whole { white-space: nowrap }
+a { color: var(--mark); text-underline-offset: .15em } .whole { white-space: nowrap }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px }
 .skip { position: absolute; left: -100rem }
 .skip:focus { left: 1rem; top: 1rem; background: var(--paper); padding: .5rem 1rem }
@@ -47,11 +47,11 @@ th, td { padding: .4rem 1.5rem .4rem 0; text-align: left; vertical-align: top; f
 thead th { color: var(--soft); font-size: .875rem; vertical-align: bottom; white-space: normal }
 .n { text-align: right; white-space: nowrap } tr > :last-child { padding-right: 0 }
 tr.why th, tr.why td { border: 0; padding-top: 0; padding-bottom: .25rem; color: var(--soft); font-size: .875rem }
-tr.why th { padding-left: 1.25rem } tr.step th { min-width: 6.5rem } figure + p { margin-top: 1rem }
+tr.why th { padding-left: 1.25rem } tr.step th { min-width: 6.5rem } figure ~ p { margin-top: 1rem }
 tr.step th, tr.step td { border-bottom: 0; border-top: 1px solid var(--line) }
 tr.gap th, tr.gap td { padding-left: 0; padding-top: .4rem; border-top: 1px solid var(--line) }
 tr.ours { font-weight: 650 } tr.group th { padding-top: 1.25rem; color: var(--soft); font-size: .875rem }
-td .small { display: block }
+td .small { display: block; white-space: normal }
 .share { display: block; height: .4rem; background: var(--mark); min-width: 1px; margin-top: .5rem } .shares { width: 14rem }
 .facts { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .35rem 1.5rem; margin: 1rem 0 }
 .facts div { display: contents } .facts dd { margin: 0; font-variant-numeric: tabular-nums; min-width: 0 }
@@ -84,7 +84,7 @@ span.en + span.ja::before { content: " / " }
 @supports not selector(:has(*)) { fieldset { display: none } }
 @media (max-width: 34rem) {
   body { padding: 1rem 1rem 3rem } section { margin-top: 2.25rem }
-  table { font-size: .875rem } th, td { padding-right: .6rem }
+  table { font-size: .875rem } th, td { padding-right: .6rem } table .small { font-size: .8125rem }
   .shares { width: 4rem; min-width: 3rem } .many .shares, .many th:last-child { display: none }
   .models li { grid-template-columns: minmax(0, 1fr) }
   .facts { grid-template-columns: minmax(0, 1fr); gap: 0 } .facts dd { margin-bottom: .6rem }
@@ -93,7 +93,7 @@ span.en + span.ja::before { content: " / " }
 @media print {
   :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --mark: #1d5fa6 }
   html { font-size: 10pt } body { max-width: none; padding: 0 } .share { print-color-adjust: exact }
-  nav, fieldset, .search, .skip, #more { display: none }
+  nav, fieldset, #find, .search label, .skip, #more { display: none }
   figure, tr, li { break-inside: avoid } h2, h3, figcaption { break-after: avoid } a { color: inherit }
 }
 """.replace("FONTS", ", ".join(name if name.islower() else f'"{name}"' for name in FONTS))

@@ -168,9 +168,9 @@ TABLE_2_SAME: Pair = (
 )
 MODEL_HEAD: Pair = ("Model", "モデル")
 TESTED: Pair = (
-    "{members} training images were compared with {heldout} held-out ones by {attacks} tests. Below p {level} the verdict is "
+    "{members} {called} were compared with {heldout} held-out ones by {attacks} tests. Below p {level} the verdict is "
     "a leak.",
-    "学習画像 {members} 枚と未学習画像 {heldout} 枚を {attacks} 種の検定で比べました。p が {level} 未満なら漏洩と判定します。",
+    "{called} {members} 枚と未学習画像 {heldout} 枚を {attacks} 種の検定で比べました。p が {level} 未満なら漏洩と判定します。",
 )
 WOULD: Pair = (
     "A leak with an AUC of {auc} would have been found, four times in five.",
@@ -183,7 +183,7 @@ AUC_UNIT: Pair = (
     "0.5 は当て推量、1 は完全な判別。点と 95 % 区間、AUC、補正済み p",
 )
 BLIND: Pair = ("blind judge", "盲検")
-REPLICATION: Pair = ("Copies: {copies} of {drawn} images.", "複製：{drawn} 枚中 {copies} 枚。")
+REPLICATION: Pair = ("Copies: {copies} of {generated} images.", "複製：{generated} 枚中 {copies} 枚。")
 EXTRACTION: Pair = ("Extraction: {captions} captions were tried.", "取り出し：説明文 {captions} 件を試行。")
 NOT_OURS: Pair = (
     "No run record was compared: that these images are the training set is an assumption of the audit.",
