@@ -86,7 +86,7 @@ def _findings(marks: Marks, signed: dict[str, Any] | None, mark: Detection, smal
         yield f"The C2PA data of the file cannot be read ({problems}): it is damaged, and proves nothing."
     if mark.found:
         yield (
-            f"The watermark of commonart is in the pixels: {mark.matches} of {BITS} bits, which an image without it shows "
+            f"commonart's watermark is in the pixels: {mark.matches} of {BITS} bits, which an image without it shows "
             f"with a chance of {mark.p_value:.1g}. Its key is public, so others can put it into an image too."
         )
         missing = [

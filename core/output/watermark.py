@@ -159,8 +159,8 @@ def _spectrum(whitened: Floats) -> Waves:
     """Return the half spectrum of the tile that an image is folded to, [_TILE, _TILE // 2 + 1]."""
     height, width = whitened.shape
     padded = np.pad(whitened, ((0, -height % _TILE), (0, -width % _TILE)))
-    spectrum: Waves = np.fft.rfft2(padded.reshape(padded.shape[0] // _TILE, _TILE, -1, _TILE).sum((0, 2)))
-    return spectrum
+    folded = padded.reshape(padded.shape[0] // _TILE, _TILE, -1, _TILE).sum((0, 2))
+    return np.fft.rfft2(folded).astype(np.complex64, copy=False)
 
 
 def _alignment(spectrum: Waves, mirrored: bool = False) -> Waves:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -162,6 +163,7 @@ def unmarked(images: Iterator[Image.Image], jobs: int) -> dict[str, Any]:
     with ProcessPoolExecutor(jobs) as pool:
         while batch := list(islice(images, 200)):  # 40 MB
             found += pool.map(matches_of, batch, chunksize=10)
+            print(f"{len(found)} unmarked, at most {max(found)} of {watermark.BITS} bits", file=sys.stderr, flush=True)
     matches = np.array(found)
     p_values = [sum(p_of(k) for k in range(m, watermark.BITS + 1)) for m in matches]
     return {
