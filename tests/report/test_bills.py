@@ -24,7 +24,8 @@ from commonart.core.report.ledger import ModelUsed
 
 SCORES = {
     "scores": [
-        {"metric": "CLIP", "value": 31.25, "low": 30.0, "high": 32.5, "judge": "clip-vit-b32", "lang": "en", "n": 8, "model": "x"},
+        {"metric": "CLIP", "value": 31.25, "low": 30.0, "high": 32.5,
+         "judge": "clip-vit-b32", "mode": "paper", "lang": "en", "n": 8, "model": "x"},
         {"metric": "FID", "value": 12.0, "judge": "inception", "lang": "ja", "n": 8, "model": "x"},
     ]
 }  # fmt: skip
