@@ -185,6 +185,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpoint-every
 complete -c commonart -n "__fish_seen_subcommand_from train" -l sample-every -r -d "Steps between sample grids; 0 for none"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l prompt -r -d "Prompt of the sample grid (repeatable; default held-out captions)"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l clip -x -a "nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" -d "CLIP model that scores the sample grid, and a second for Japanese prompts"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l heldout-every -r -d "Steps between measurements of the held-out loss; 0 for none"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l log-every -r -d "Steps between lines of metrics.jsonl"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l track -x -a "wandb trackio" -d "Also send metrics to wandb or trackio"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l keep -r -d "Number of checkpoints to keep"
