@@ -22,6 +22,7 @@ HELDOUT_EVERY = 1000
 # Optimizers whose state `--fsdp` cannot cut, and why.
 UNCUT = {
     "CAME": "it keeps means of whole columns, and a process would have some of their rows",
+    "Muon": "it makes whole matrices orthogonal, and a process would have some of their rows",
     "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
 }
 

@@ -90,7 +90,7 @@ class HeldoutLoss:
                 with autocast(device, self.dtype):
                     loss_B, _ = diffusion.loss(
                         model, here.mean_BCHW, text, here.mask_BL, diffusion.check_objective(self.recipe.objective),
-                        noise_BCHW=noise_BTCHW[:, n], time_B=time_B,
+                        noise_BCHW=noise_BTCHW[:, n], time_B=time_B, prediction=self.recipe.prediction,
                     )  # fmt: skip
                 by_time.append(loss_B.cpu().double())
             found.append(torch.stack(by_time, 1))
@@ -117,12 +117,12 @@ def open_heldout(
             index, used.text_features or used.text_encoder(), used.image_features or used.autoencoder(),
             languages=languages, lengths=settings.lengths or None,
         )  # fmt: skip
-        both = [list(_batches(source, recipe.micro_batch, used.device)) for source in (heldout, data.source)]
+        ours, theirs = (list(_batches(source, recipe.micro_batch, used.device)) for source in (heldout, data.source))
     except CommonArtError as error:
         if not settings.quiet:
             log.warn(f"no held-out loss is measured: {error.what.rstrip('.')}.")
         return None
-    return HeldoutLoss(*both, recipe, dtype, bool(recipe.ema))
+    return HeldoutLoss(ours, theirs, recipe, dtype, bool(recipe.ema))
 
 
 def _batches(source: Source, size: int, device: torch.device) -> Iterator[Batch]:

@@ -85,7 +85,7 @@ class Trainer:
         self.guard = GradientGuard(recipe.spike)
         self.forward = cast(PixArt, torch.compile(wrapped) if settings.compile else wrapped)
         self.criterion = criterion or DiffusionLoss(
-            cast(PixArt, model).config, cast(Source, source), recipe, self.sampler, self.dtype
+            cast(PixArt, model).config, cast(Source, source), recipe, self.sampler, self.dtype, settings.compile
         )
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -145,6 +145,7 @@ class Trainer:
         recipe, device = self.recipe, self.world.device
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
         keys: list[str] = []
+        drawn = recipe.batch * recipe.draws
         for n in range(self.grad_accum_steps):
             names, fetched = next(micro_batches)
             keys += names
@@ -153,8 +154,8 @@ class Trainer:
             with self.world.accumulate(self.forward, last):
                 losses = self.criterion(self.forward, fetched, self.state.step, samples, device)
                 # Summed over the processes by their mean: hence the world's size.
-                (losses.loss_B.sum() * (self.world.size / recipe.batch)).backward()
-            self.meter.add(losses.loss_B.detach(), losses.timestep_B, recipe.batch, losses.tokens)
+                (losses.loss_B.sum() * (self.world.size / drawn)).backward()
+            self.meter.add(losses.loss_B.detach(), losses.timestep_B, drawn, losses.tokens * recipe.draws)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         self.state.skipped += not used
