@@ -68,6 +68,8 @@ def evaluate(
         str, typer.Option(metavar="NAME", help="Model that answers questions about images; nano reads scenes.")
     ] = "nano",
     endpoint: options.Endpoint = None,
+    endpoint_model: options.EndpointModel = None,
+    endpoint_key_file: options.EndpointKeyFile = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps (default: 20, or those of the pipeline's own class).")
     ] = None,
@@ -154,7 +156,7 @@ def evaluate(
         scenes=scenes,
         templated=templated,
         judge=judge,
-        endpoint=options.endpoint(endpoint, None, None, None),
+        endpoint=options.endpoint(endpoint, endpoint_model, endpoint_key_file, None),
         steps=steps,
         guidance=guidance,
         batch=batch,

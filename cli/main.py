@@ -40,6 +40,7 @@ COMMANDS = {
     "vote": ("vote", "Let people compare images of the same prompts, or evaluate their votes."),
     "mia": ("mia", "Test whether a model gives away its training images."),
     "lookup": ("lookup", "Find out whether an image was in the training set."),
+    "report": ("report", "Write a model card with every work, licence and model that took part."),
     "models": ("models", "List the models that --model knows, and their terms."),
     "nano": ("nano", "Build the embedded models again, or measure them."),
     "quickstart": ("quickstart", "Run every stage once on the embedded models."),

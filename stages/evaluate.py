@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError, TooManyFailures, UsageError, check_at_least
+from commonart.core.generation.request import GenerationConfig, ModelSpec
 from commonart.core.metrics import features, image_groups, image_set, paper_table, protocols, questions
+from commonart.core.metrics import fid as frechet
 from commonart.core.metrics import scores as scoring
 from commonart.core.metrics.image_groups import ImageGroup
 from commonart.core.metrics.image_set import ImageRef
 from commonart.core.metrics.protocols import EMBEDDED, Protocol
 from commonart.core.metrics.scores import MIN_IMAGES, Judges
 from commonart.core.output import metadata
+from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
-    from commonart.core.generation.request import GenerationConfig
     from commonart.core.generation.session import Session
     from commonart.core.model.captioning.endpoint import EndpointOptions
 
@@ -100,8 +102,13 @@ def run(
     langs, clip, clip_mode = tuple(langs or LANGS), clip or EMBEDDED, clip_mode or "paper"
     fid = None if fid == "none" else fid
     _check(generated, reference, models, langs, n, scenes, templated, batch, seed, clip_mode, fid, out, overwrite, plan)
+    scoring.check_metrics(metrics)
     if not templated and (judge != questions.NANO or endpoint is not None):
         raise UsageError("--judge and --endpoint judge templated prompts.", "Add --templated 100, or leave them out.")
+    beside = (text_encoder, autoencoder, accept_terms)
+    specs = [ModelSpec(name, *beside, device=device, precision=precision) for name in models]
+    for spec in specs:
+        spec.find()
     folders = [_folder(name, models, pictures, out) for name in models]
     failed: dict[str, str] = {}
     if models:
@@ -127,11 +134,12 @@ def run(
     settings: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     if models:
-        from commonart.core.generation.request import ModelSpec
         from commonart.core.generation.session import Session
 
-        beside = (text_encoder, autoencoder, accept_terms)
-        sessions = [Session.open(ModelSpec(name, *beside, device=device, precision=precision)) for name in models]
+        # What is scored is what the model makes, and a score says which bytes it is of: no watermark, and no signature,
+        # which is another each time.
+        marks = MarkOptions(watermark=False, c2pa=False)
+        sessions = [Session.open(spec, marks) for spec in specs]
         for folder in folders:
             metadata.check_folder(_made(folder))
         for folder in folders:
@@ -187,9 +195,6 @@ def _check(
     scenes: int, templated: int, batch: int, seed: int, clip_mode: str, fid: str | None, out: str | None, overwrite: bool,
     plan: Protocol | None,
 ) -> None:  # fmt: skip
-    from commonart.core.metrics.clip_score import convention_of
-    from commonart.core.metrics.fid import check_mode
-
     example = "commonart eval pictures/ reference/, or commonart eval --model nano shards/."
     if generated is None and not models:
         raise UsageError("There is nothing to score: name images, or --model.", example)
@@ -216,9 +221,9 @@ def _check(
         raise UsageError(f"--fid {fid} needs real images to compare with.", "Name a reference.")
     if out is not None:
         metadata.check_output(out, "-o", overwrite)
-    convention_of(clip_mode)
+    protocols.convention_of(clip_mode)
     if fid is not None:
-        check_mode(fid)
+        frechet.check_mode(fid)
 
 
 def _folder(name: str, models: Sequence[str], pictures: str | None, out: str | None) -> Path:
@@ -243,7 +248,6 @@ def _made(folder: Path) -> Path:
 
 def _config(session: Session, steps: int | None, guidance: float | None) -> GenerationConfig:
     from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
-    from commonart.core.generation.request import GenerationConfig
 
     generator = session.generator
     own = generator.defaults() if isinstance(generator, DiffusersPipeline) else (20, 4.5)

@@ -8,25 +8,24 @@ the groups apart, the verdict is "groups differ", and nothing is said about the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commonart.core.data.blocklist import read_blocklist
+from commonart.core.audit import ATTACKS, groups
+from commonart.core.data.blocklist import Blocklist, read_blocklist
 from commonart.core.data.files import write_json
-from commonart.core.data.record import split_of_record
-from commonart.core.data.training_index import data_sets
-from commonart.core.errors import UsageError, check_at_least
+from commonart.core.errors import CommonArtError, UsageError, check_at_least
 from commonart.core.generation.prompts import text_of
+from commonart.core.generation.request import GenerationConfig, ModelSpec
 from commonart.core.log import warn
-from commonart.core.metrics import image_set
 from commonart.core.output import metadata
+from commonart.core.registry import lookup
 
 if TYPE_CHECKING:
     from commonart.core.generation.pipeline import Pipeline
 
-DEFAULT_ATTACKS = ("loss", "secmi", "pia", "pfami", "clid", "sima")
 EXTRACTION_SEEDS, CLIQUE = 20, 8  # images of one caption, and how many of them must be near-identical
-FEW_IMAGES = 99  # on a side; below it no TPR at an FPR of 1 % can be told
 
 
 def run(
@@ -39,7 +38,7 @@ def run(
     figure: str | None = None,
     n: int = 500,
     lang: str | None = None,
-    attacks: Sequence[str] = DEFAULT_ATTACKS,
+    attacks: Sequence[str] = ATTACKS,
     times: int = 10,
     draws: int = 1,
     permutations: int = 1000,
@@ -84,48 +83,51 @@ def run(
             cannot be found or loaded.
     """
     _check(attacks, n, times, draws, permutations, replicate, extract, batch, seed, out, figure, overwrite)
-    from commonart.core.audit import blind, extraction, groups, memorised, page, permutation, replication, verdict
+    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
+    works = _works(keys)
+    _check_models(spec, reference, judge)
+    records = groups.read_records(data, works)
+    # What cannot be used has been told by now: from here on torch is imported, and models are loaded.
+    from commonart.core.audit import blind, extraction, memorised, page, permutation, replication, verdict
     from commonart.core.audit import figure as drawn
     from commonart.core.audit.scoring import Scoring, score
+    from commonart.core.audit.table import FEW_IMAGES
     from commonart.core.generation.components import locate
     from commonart.core.generation.pipeline import Pipeline
-    from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.generation.session import Session
+    from commonart.core.metrics import features as features_of
     from commonart.core.metrics import sscd
     from commonart.core.metrics.clip_score import DualEncoder
 
-    spec = ModelSpec(model, text_encoder, autoencoder, accept_terms, device=device, precision=precision, flag="MODEL")
     components = locate(spec)
-    data_sets(data)  # or an error, before anything is loaded
-    works = read_blocklist(keys, "--keys") if keys is not None else None
-    trained = groups.trained_keys(model, data) if keys is None else frozenset[str]()
     engine = Pipeline.open(components, spec)
+    size, computed_in = engine.size, str(engine.dtype).removeprefix("torch.")
     other = None
     if reference is not None:
-        other_spec = ModelSpec(
-            reference, None, None, accept_terms, device=device, precision=precision, flag="--reference"
-        )
+        other_spec = replace(spec, model=reference, text_encoder=None, autoencoder=None, flag="--reference")
         other = Pipeline.open(locate(other_spec), other_spec)
         _check_reference(other, engine)
+    trained = groups.trained_keys(model, data) if works is None else frozenset[str]()
+    chosen = groups.choose(records, data, n, lang, seed, size=size, works=works, trained=trained)
     if judge.endswith(".pt"):
         encoder = sscd.load(judge, device=str(engine.device))
     else:
         encoder = DualEncoder.load(judge, device=str(engine.device), accept_terms=accept_terms, flag="--judge")
-    chosen = groups.choose(data, n, lang, seed, size=engine.size, works=works, trained=trained)
 
     # What every image measures on the model, and what a judge sees of it that never saw the model.
     scoring = Scoring(tuple(attacks), times, draws, lang, seed)
     cache = Path(out).with_suffix(".scores.jsonl") if out is not None else None
     measures, readable = score(engine, chosen.items, scoring, batch=batch, cache=cache, quiet=quiet)
     chosen.drop(~readable, "unreadable")
-    single, features = blind.look(chosen.items, encoder, lang, engine.size)
+    single, features = blind.look(chosen.items, encoder, lang, size)
     twins = groups.alike(features) & (not encoder.embedded)  # the embedded encoder knows no photographs
     chosen.drop(twins, "twin")
     measures = {name: values[readable][~twins] for name, values in measures.items()}
     single, features = {name: values[~twins] for name, values in single.items()}, features[~twins]
     inside, outside = chosen.members, chosen.heldout
     if min(len(inside), len(outside)) < FEW_IMAGES:
-        warn(f"with {len(inside)} members and {len(outside)} held-out images, only large leaks can be found.")
+        called = "members" if works is None else "works in question"
+        warn(f"with {len(inside)} {called} and {len(outside)} held-out images, only large leaks can be found.")
 
     captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
     prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet)
@@ -138,13 +140,14 @@ def run(
         )  # fmt: skip
     replicated, examples = None, list[replication.Example]()
     if replicate:
-        train = [item for item in image_set.collect(data, seed=seed) if split_of_record(item.record) == "train"]
+        train = inside if works is not None else groups.training_images(records, seed)
         replicated, examples = replication.audit(
             Session(engine), encoder, inside[:replicate], outside[:replicate], train,
-            config, lang=lang, seed=seed, batch=batch, quiet=quiet,
+            config, lang=lang, seed=seed, batch=batch, cache=features_of.cache_folder(), quiet=quiet,
         )  # fmt: skip
         if figure is not None:
-            drawn.write(figure, examples, engine.size, overwrite=overwrite)
+            drawn.write(figure, examples, size, overwrite=overwrite)
+    del engine  # so that only one model's weights are held
     # The verdict, with the reference as the control.
     labels = permutation.deal(len(inside), len(outside), permutations, seed)
     blindly = blind.report(single, features, labels, seed=seed)
@@ -154,7 +157,7 @@ def run(
         expected, _ = score(other, chosen.items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
         control = verdict.scores_of(attacks, expected, complexity, flow)
     result: dict[str, Any] = {
-        "schema": 2,
+        "schema": 3,
         "model": components.name,
         "revision": components.revision,
         "data": data,
@@ -172,13 +175,13 @@ def run(
         "extraction": extracted,
         "settings": {
             "seed": seed, "lang": lang, "times": times, "draws": draws, "permutations": permutations,
-            "objective": components.objective, "size": engine.size, "precision": str(engine.dtype).removeprefix("torch."),
+            "objective": components.objective, "size": size, "precision": computed_in,
             "steps": steps, "guidance": guidance,
         },
     }  # fmt: skip
     if out is not None:
         write_json(out, result)
-        page.build(result, examples, engine.size).write(Path(out).with_suffix(".html"))
+        page.build(result, examples, size).write(Path(out).with_suffix(".html"))
     return result
 
 
@@ -192,63 +195,22 @@ def self_test(*, seed: int = 0, quiet: bool = False) -> tuple[str, list[bool]]:
 
 def table(result: dict[str, Any]) -> str:
     """Return the table that the command prints."""
+    from commonart.core.audit import table
 
-    def cell(values: dict[str, float] | None) -> str:
-        return "-" if values is None else f"{values['value']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
-
-    blind = result["blind"]
-    lines = [
-        f"{result['members']:,} members, {result['heldout']:,} held-out images; 95 % intervals",
-        f"{'attack':<12} {'AUC':<22} {'TPR at 1 % FPR':<22} {'p':<7} {'on the reference':<22} verdict",
-    ]
-    for name, row in {**result["attacks"], "combined": result["combined"]}.items():
-        reference = row.get("reference", {}).get("auc")
-        cells = f"{cell(row['auc']):<22} {cell(row['tpr@1%fpr']):<22} {row['p_value']:<7.3f} {cell(reference):<22}"
-        lines.append(f"{name:<12} {cells} {row['verdict']}")
-    lines.append(f"{'blind judge':<12} {cell(blind['auc']):<22} {'':<22} {blind['p_value']:<7.3f}")
-    if result["heldout"] < FEW_IMAGES:
-        fpr = result["combined"]["smallest_fpr"]
-        lines.append(
-            f"{result['heldout']} held-out images carry no FPR below {100 * fpr:.1f} %; 1 % needs {FEW_IMAGES}"
-        )
-    if test := result["set_test"]:
-        lines.append(f"the set as a whole: p {test['p_value']:.3f} that chance makes it look like training images")
-    if replication := result["replication"]:
-        lines.append(
-            f"replication: top-1 similarity of {replication['drawn']:,} generated images to training images "
-            f"{replication['similarity']['mean']:.3f}, between training images {replication['background']['mean']:.3f}; "
-            f"{100 * replication['above_background']['value']:.1f} % are closer than 95 % of the training images are, "
-            f"from held-out captions {100 * replication['control']['above_background']['value']:.1f} %: "
-            f"{replication['verdict']}"
-        )
-    if prompts := result["memorised_prompts"]:
-        lines.append(
-            f"memorised prompts: {100 * prompts['flagged']['value']:.1f} % of {prompts['prompts']:,} training captions are "
-            f"above a threshold that at most {100 * prompts['false_alarm_rate']:.1f} % of unseen ones are above"
-        )
-    if extraction := result["extraction"]:
-        lines.append(
-            f"extraction: {100 * extraction['extracted']['value']:.1f} % of {extraction['captions']:,} training captions "
-            f"give the training image away, {100 * extraction['heldout_extracted']['value']:.1f} % of held-out ones: "
-            f"{extraction['verdict']}"
-        )
-    return "\n".join([*lines, f"verdict: {result['verdict']}: {result['reason']}"])
+    return table.text(result)
 
 
 def _check(
     attacks: Sequence[str], n: int, times: int, draws: int, permutations: int, replicate: int, extract: int, batch: int,
     seed: int, out: str | None, figure: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    from commonart.core.audit.attacks import ATTACKS
-    from commonart.core.audit.groups import FEWEST
-
     choose = f"Choose among {', '.join(ATTACKS)}."
     for attack in attacks:
         if attack not in ATTACKS:
             raise UsageError(f"--attacks {attack} is not an attack.", choose)
     if not attacks:
         raise UsageError("--attacks names no attack.", choose)
-    check_at_least("-n", n, FEWEST)
+    check_at_least("-n", n, groups.FEWEST)
     check_at_least("--permutations", permutations, 199)
     for flag, value in {"--times": times, "--draws": draws, "--batch": batch}.items():
         check_at_least(flag, value, 1)
@@ -264,6 +226,37 @@ def _check(
     for flag, path in (("-o", out), ("-o", page), ("--figure", figure)):
         if path is not None:
             metadata.check_output(path, flag, overwrite)
+
+
+def _works(keys: str | None) -> Blocklist | None:
+    """Read the file of --keys; None without it. Raises as `read_blocklist`, and CommonArtError where it names nothing."""
+    if keys is None:
+        return None
+    works = read_blocklist(keys, "--keys")
+    if not works.hashes:
+        raise CommonArtError(
+            f"--keys {keys} names no works.", "Write keys, sha256, URLs or authors of records in --data, one a line."
+        )
+    return works
+
+
+def _check_models(spec: ModelSpec, reference: str | None, judge: str) -> None:
+    """Raise UsageError or CommonArtError for models that can be told by their names to be unknown, refused or unfit."""
+    named = [spec]
+    if reference is not None:
+        named.append(ModelSpec(reference, accept_terms=spec.accept_terms, flag="--reference"))
+    for each in named:
+        row = each.find()
+        if row is not None and row.cls.endswith("Pipeline") and not row.local:
+            raise UsageError(
+                f"{each.flag} {each.model} is a {row.cls}, which has no PixArt transformer.",
+                "Name a model of ours: a run, an exported folder, commonart-beta or nano.",
+            )
+    if judge.endswith(".pt"):
+        if not Path(judge).is_file():
+            raise CommonArtError(f"--judge {judge} is not a file.", "Name a file of SSCD's weights, or a CLIP model.")
+    else:
+        lookup.check_terms(lookup.find_model(judge, "clip", "--judge"), spec.accept_terms, "--judge")
 
 
 def _check_reference(reference: Pipeline, engine: Pipeline) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commonart.core.data.drops import Summary
+from commonart.core.errors import UsageError
 from commonart.core.log import say, warn
 from commonart.core.output import metadata, web
 from commonart.core.voting.study import Study, open_study
@@ -38,6 +39,8 @@ def run(
         UsageError: folders or an address that cannot be used.
         CommonArtError: Gradio is not installed, nothing matches, or `out` cannot be written or is another study's.
     """
+    if Path(out).suffix != ".jsonl":
+        raise UsageError(f"-o {out}: votes are kept in a .jsonl.", "Name one: -o votes.jsonl.")
     web.check_gradio("commonart vote")
     began = time.monotonic()
     if not Path(out).exists():

@@ -28,7 +28,7 @@ LAYERS = (
     {"core/generation"},
     {"core/nano"},
     {"core/metrics"},
-    {"core/audit", "core/voting"},
+    {"core/audit", "core/voting", "core/report"},
     {"stages"},
     {"cli"},
 )

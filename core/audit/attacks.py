@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from commonart.core.audit import ATTACKS
 from commonart.core.model import diffusion
 from commonart.core.model.diffusion import STEPS, Objective
 from commonart.core.model.sampler import noise_for
@@ -32,7 +33,6 @@ from commonart.core.model.sampler import noise_for
 Floats = NDArray[np.float64]
 Measures = dict[str, Floats]  # name -> [B], or [B, T] for what is measured at each of T times
 
-ATTACKS = ("loss", "secmi", "pia", "pfami", "clid", "sima")
 SECMI_TIME, SECMI_STEP = 100, 10
 PIA_TIME = 200
 SIMA_TIME = 100

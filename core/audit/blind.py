@@ -16,11 +16,11 @@ from PIL import Image
 
 from commonart.core.audit.logistic import cross_fitted
 from commonart.core.audit.permutation import LEVEL, Family, Labels, areas
-from commonart.core.data.images.decode import encode
+from commonart.core.data.images.decode import encode, resize_crop
 from commonart.core.data.shards.reader import read_bytes
 from commonart.core.generation.prompts import text_of
 from commonart.core.metrics import roc
-from commonart.core.metrics.image_set import ImageRef, open_square
+from commonart.core.metrics.image_set import ImageRef, open_image
 
 if TYPE_CHECKING:
     from commonart.core.metrics.clip_score import DualEncoder
@@ -30,23 +30,33 @@ Floats = NDArray[np.float64]
 CLASSIFIER = "classifier"
 COMPONENTS = 16  # of the image features, at most; one for ten images
 COMPLEXITY = "png_bytes"  # without loss, at the model's size
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 
 
 def look(
     items: Sequence[ImageRef], encoder: DualEncoder, lang: str | None, size: int
 ) -> tuple[dict[str, Floats], Floats]:
-    """Return what the blind judge looks at: numbers of each image, [N] each, and the encoder's features [N, D]."""
+    """Return what the blind judge looks at: numbers of each image, [N] each, and the encoder's features [N, D].
+
+    The size of a PNG of the model's own size is its complexity already, and is no second number where all are such files.
+    """
+    twice = True
     numbers: dict[str, list[int]] = {"file_bytes": [], COMPLEXITY: [], "caption_length": []}
 
     def images() -> Iterator[Image.Image]:
         for item in items:
-            image = open_square(item, size)
-            numbers["file_bytes"].append(len(read_bytes(item.pointer)))
+            nonlocal twice
+            data, image = read_bytes(item.pointer), open_image(item.pointer)
+            twice = twice and data.startswith(PNG) and image.size == (size, size)
+            image = image if image.size == (size, size) else resize_crop(image, size)
+            numbers["file_bytes"].append(len(data))
             numbers[COMPLEXITY].append(len(encode(image, "png")))
             numbers["caption_length"].append(len(text_of(item.record, lang)))
             yield image
 
     features = encoder.encode_images(images())
+    if twice:
+        del numbers["file_bytes"]
     return {name: np.array(values, dtype=np.float64) for name, values in numbers.items()}, features
 
 

@@ -18,12 +18,12 @@ from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from commonart.core.audit.replication import share, tested
+from commonart.core.audit.replication import tested
 from commonart.core.generation.outputs import PlannedImage
 from commonart.core.generation.prompts import text_of
 from commonart.core.generation.request import GenerationConfig
 from commonart.core.generation.session import Session
-from commonart.core.metrics import image_set
+from commonart.core.metrics import image_set, roc
 from commonart.core.metrics.image_set import ImageRef
 
 Floats = NDArray[np.float64]
@@ -80,10 +80,10 @@ def audit(
         "near": NEAR,
         "captions": len(inside),
         "heldout_captions": len(outside),
-        "with_clique": share(sum(row["clique"] > 0 for row in inside), len(inside)),
-        "heldout_with_clique": share(sum(row["clique"] > 0 for row in outside), len(outside)),
-        "extracted": share(counts[0], len(inside)),
-        "heldout_extracted": share(counts[1], len(outside)),
+        "with_clique": roc.proportion(sum(row["clique"] > 0 for row in inside), len(inside)),
+        "heldout_with_clique": roc.proportion(sum(row["clique"] > 0 for row in outside), len(outside)),
+        "extracted": roc.proportion(counts[0], len(inside)),
+        "heldout_extracted": roc.proportion(counts[1], len(outside)),
         **tested((counts[0], len(inside)), (counts[1], len(outside)), EXTRACTED, NOTHING),
         "images": [row for row in inside if row["extracted"]],
         "steps": config.steps,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from commonart.core.audit.replication import twin_limit
+from commonart.core.audit.neighbours import twin_limit
 from commonart.core.data.admission import Rules
 from commonart.core.data.blocklist import Blocklist
 from commonart.core.data.images.decode import DecodeError, decode
@@ -30,9 +30,12 @@ from commonart.core.errors import CommonArtError
 from commonart.core.generation.prompts import text_of
 from commonart.core.log import warn
 from commonart.core.metrics.image_set import ImageRef, seed_for
-from commonart.core.training import run as training_run
 
 FEWEST = 4  # of each group
+MEMBER, HELDOUT = "member", "heldout"
+_SIDES = {  # how an error calls a side; with --keys the works in question take the place of the members
+    (MEMBER, False): "to train on", (MEMBER, True): "of --keys", (HELDOUT, False): "held out", (HELDOUT, True): "held out",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -71,6 +74,8 @@ def trained_keys(model: str, data: str) -> frozenset[str]:
     """
     if not (Path(model) / "run.json").is_file():
         return frozenset()
+    from commonart.core.training import run as training_run
+
     trained = training_run.read(Path(model)).get("data", {})
     index = read_index(data, Rules.described(trained.get("policy") or {}))
     if index.fingerprint != trained.get("fingerprint"):
@@ -86,14 +91,30 @@ def trained_keys(model: str, data: str) -> frozenset[str]:
     return frozenset(index.keys)
 
 
+def read_records(data: str, works: Blocklist | None = None, flag: str = "--data") -> list[Record]:
+    """Read all records of `data`, shards or records, several as `train --data` takes them; no model is needed for it.
+
+    Raises CommonArtError where there are too few on a side, whatever they are like.
+    """
+    records = [record for folder, _ in data_sets(data) for record in read(str(folder))]
+    if not records:
+        raise CommonArtError(f"{flag} {data} holds no records.", "Name a folder of shards, or a .jsonl.")
+    for side in (MEMBER, HELDOUT):
+        images = Counter(bool(record.get("image")) for record in records if _side(record, works) == side)
+        if images[True] < FEWEST:
+            dropped = Counter({"no_image": images[False]} if images[False] else {})
+            raise _too_few(data, _SIDES[side, works is not None], images[True], None, 0, dropped)
+    return records
+
+
 def choose(
-    data: str, n: int, lang: str | None, seed: int, *, size: int, works: Blocklist | None = None,
-    trained: frozenset[str] = frozenset(),
+    records: Sequence[Record], data: str, n: int, lang: str | None, seed: int, *, size: int,
+    works: Blocklist | None = None, trained: frozenset[str] = frozenset(),
 ) -> Groups:  # fmt: skip
     """Choose up to n members and n held-out images.
 
     Args:
-        data: shards or records; several as `train --data` takes them.
+        records: what `read_records` found in `data`.
         lang: of the captions; None: each record's first.
         size: pixels on a side that the model was trained for; smaller images are left out, never enlarged.
         works: those in question (--keys); they take the place of the members.
@@ -105,21 +126,17 @@ def choose(
     groups, pool = Groups([], []), list[ImageRef]()
     sides: list[list[ImageRef] | None] = []
     matched = set[int]()
-    for folder, _ in data_sets(data):
-        for record in read(str(folder)):
-            split = split_of_record(record)
-            entries = set[int]() if works is None else works.matched(record)
-            matched |= entries
-            member = split == "train" if works is None else bool(entries)
-            side = groups.members if member else groups.heldout if split == "heldout" else None
-            if works is None and member and trained and record["key"] not in trained:
-                groups.dropped["not_trained_on"] += 1
-                side = None
-            if side is not None and not record.get("image"):
-                groups.dropped["no_image"] += 1
-            elif record.get("image"):  # those on no side may still have a twin on one
-                pool.append(ImageRef(record["image"], record))
-                sides.append(side)
+    for record in records:
+        matched |= set[int]() if works is None else works.matched(record)
+        side = {MEMBER: groups.members, HELDOUT: groups.heldout}.get(_side(record, works))
+        if works is None and side is groups.members and trained and record["key"] not in trained:
+            groups.dropped["not_trained_on"] += 1
+            side = None
+        if side is not None and not record.get("image"):
+            groups.dropped["no_image"] += 1
+        elif record.get("image"):  # those on no side may still have a twin on one
+            pool.append(ImageRef(record["image"], record))
+            sides.append(side)
     if works is not None and (unmatched := len(works.hashes) - len(matched)):
         warn(f"{unmatched:,} of {len(works.hashes):,} entries of --keys match nothing in {data}.")
     alone = ~twins([item.record for item in pool])
@@ -131,14 +148,25 @@ def choose(
             groups.dropped[reason] += 1
         else:
             side.append(pool[row])
-    for name, items in (
-        ("to train on" if works is None else "of --keys", groups.members),
-        ("held out", groups.heldout),
-    ):
+    for which, items in ((MEMBER, groups.members), (HELDOUT, groups.heldout)):
         if len(items) < FEWEST:
-            raise _too_few(data, name, len(items), lang, size, groups.dropped)
+            raise _too_few(data, _SIDES[which, works is not None], len(items), lang, size, groups.dropped)
     groups.members, groups.heldout = groups.members[:n], groups.heldout[:n]
     return groups
+
+
+def _side(record: Record, works: Blocklist | None) -> str:
+    """Return the side that a record is on, "" for none."""
+    split = split_of_record(record)
+    if split == "train" if works is None else works.matched(record):
+        return MEMBER
+    return HELDOUT if split == "heldout" else ""
+
+
+def training_images(records: Sequence[Record], seed: int) -> list[ImageRef]:
+    """Return the images of the split `train`, in an order that depends on the seed alone."""
+    items = [ImageRef(r["image"], r) for r in records if r.get("image") and split_of_record(r) == "train"]
+    return sorted(items, key=lambda item: (seed_for(seed, item.name), item.name))
 
 
 def twins(records: Sequence[Record]) -> np.ndarray:

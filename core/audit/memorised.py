@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from commonart.core.audit.replication import share
 from commonart.core.audit.scoring import denoiser
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.generation.pipeline import Pipeline
@@ -101,7 +100,7 @@ def audit(
         "heldout_prompts": len(outside),
         "threshold": threshold,
         "false_alarm_rate": rate,
-        "flagged": share(len(flagged), len(inside)),
+        "flagged": roc.proportion(len(flagged), len(inside)),
         "auc": {"value": roc.auc(roc.curve(inside, outside)), "low": low, "high": high},
         "flagged_prompts": [
             {"key": key, "prompt": members[key], "magnitude": value}

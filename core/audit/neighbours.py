@@ -16,6 +16,7 @@ Features = NDArray[Any]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 QUERIES, BASE = 1024, 65_536  # rows of one block: 256 MB of similarities in float32
+TWIN = 0.25  # twins are nearer than this share of the usual angle between an image and its nearest other one
 
 
 def nearest(
@@ -41,6 +42,18 @@ def nearest(
         best[query] = np.where(better, value, best[query])
         found[query] = np.where(better, column + start, found[query])
     return best, found
+
+
+def twin_limit(closest: Floats) -> float:
+    """Return the similarity from which two training images are twins, by each one's similarity to its nearest other one.
+
+    The limit is a quarter of the usual angle, the median over the images without an exact double: an angle belongs to
+    the features at hand, as no fixed similarity does.
+    """
+    single = closest[closest < 1 - 1e-5]
+    if not len(single):
+        return 1 - 1e-5
+    return float(min(1 - 1e-5, np.cos(TWIN * np.arccos(np.clip(np.median(single), -1, 1)))))
 
 
 def _blocks(queries: Features, base: Features) -> Iterator[tuple[slice, int, NDArray[Any]]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from commonart.core.generation.outputs import PlannedImage
 from commonart.core.generation.prompts import text_of
 from commonart.core.generation.request import GenerationConfig
 from commonart.core.generation.session import Session
-from commonart.core.metrics import image_set
+from commonart.core.metrics import features, image_set, roc
 from commonart.core.metrics.image_set import ImageRef
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95  # quantile of the background above which a generated image counts
-TWIN = 0.25  # twins are nearer than this share of the usual angle between an image and its nearest other one
 BACKGROUND = 10_000  # training images, at most, whose nearest other one is looked for
 COPIES, NOTHING, TOO_FEW = "copies", "no copies found", "too few to tell"
 
@@ -66,23 +66,23 @@ class Replication:
         """Return the summary for mia.json."""
         above = int((self.similarity > self.limit).sum())
         result: dict[str, Any] = {
-            "drawn": len(self.similarity),
-            "training_pictures": self.training,
+            "generated": len(self.similarity),
+            "training_images": self.training,
             "similarity": _spread(self.similarity),
-            "to_own_picture": _spread(self.to_source),
-            "background": {**_spread(self.baseline), "pictures": len(self.baseline), "with_twins": self.twins},
+            "to_own_image": _spread(self.to_source),
+            "background": {**_spread(self.baseline), "images": len(self.baseline), "with_twins": self.twins},
             "twin_limit": self.twin_limit,
             "limit": self.limit,
             "by_chance": 1 - LEVEL,
             "copies": above,
-            "above_background": share(above, len(self.similarity)),
+            "above_background": roc.proportion(above, len(self.similarity)),
         }
         if self.control is not None and len(self.control):
             passed = int((self.control > self.limit).sum())
             result |= {
                 "control": {
-                    "drawn": len(self.control), "similarity": _spread(self.control), "copies": passed,
-                    "above_background": share(passed, len(self.control)),
+                    "generated": len(self.control), "similarity": _spread(self.control), "copies": passed,
+                    "above_background": roc.proportion(passed, len(self.control)),
                 },
                 **tested((above, len(self.similarity)), (passed, len(self.control)), COPIES, NOTHING),
             }  # fmt: skip
@@ -112,6 +112,7 @@ def audit(
     lang: str | None,
     seed: int,
     batch: int,
+    cache: Path | None = None,
     quiet: bool = False,
     examples: int = 3,
 ) -> tuple[dict[str, Any], list[Example]]:
@@ -120,7 +121,8 @@ def audit(
     Args:
         sources: training images whose captions are the prompts; all of them among `train`.
         heldout: as many images that the model never saw, without twins in `train`.
-        train: the whole training set.
+        train: the whole training set; what of it cannot be read is left out.
+        cache: as `features.extract` takes it, for the training set.
         examples: how many of the images that are nearest to their sources come back.
 
     Returns:
@@ -133,13 +135,15 @@ def audit(
     ]
     generated = [made for _, made in session.generate(planned, config, batch=batch, quiet=quiet) if made is not None]
 
-    def features(items: Sequence[ImageRef]) -> NDArray[np.float32]:
-        return encoder.encode_images(image_set.open_square(item, size) for item in items).astype(np.float32)
-
-    base = features(train)
+    by = features.encoder_of(encoder)
+    read = features.extract(train, [by], side=size, cache=cache, quiet=quiet)
+    base, train = read.rows[by.name], [train[place] for place in read.kept]
     row_of = {item.name: row for row, item in enumerate(train)}
     made = encoder.encode_images(generated).astype(np.float32)
-    control = (made[len(sources) :], features(heldout)) if heldout else None
+    control = None
+    if heldout:
+        own = encoder.encode_images(image_set.open_square(item, size) for item in heldout).astype(np.float32)
+        control = made[len(sources) :], own
     found = compare(made[: len(sources)], base, [row_of[item.name] for item in sources], control, seed=seed)
     report = {"judge": encoder.name, "judge_revision": encoder.revision, **found.report()}
     report |= {"steps": config.steps, "guidance": config.guidance, "seed": seed}
@@ -173,7 +177,7 @@ def compare(
         rows = np.sort(np.random.default_rng(seed).choice(rows, BACKGROUND, replace=False))
     part = training_MD[rows]
     closest, _ = neighbours.nearest(part, training_MD, rows)
-    limit = twin_limit(closest)
+    limit = neighbours.twin_limit(closest)
     baseline, _ = neighbours.nearest(part, training_MD, rows, below=limit)
     similarity, nearest = neighbours.nearest(generated_ND, training_MD)
     own = training_MD[np.asarray(source_N)]
@@ -195,18 +199,6 @@ def _control(generated_HD: NDArray[Any], own_HD: NDArray[Any], training_MD: NDAr
     return result
 
 
-def twin_limit(closest: Floats) -> float:
-    """Return the similarity from which two training images are twins, by each one's similarity to its nearest other one.
-
-    The limit is a quarter of the usual angle, the median over the images without an exact double: an angle belongs to
-    the features at hand, as no fixed similarity does.
-    """
-    single = closest[closest < 1 - 1e-5]
-    if not len(single):
-        return 1 - 1e-5
-    return float(min(1 - 1e-5, np.cos(TWIN * np.arccos(np.clip(np.median(single), -1, 1)))))
-
-
 def tested(inside: tuple[int, int], outside: tuple[int, int], found: str, nothing: str) -> dict[str, Any]:
     """Return {"p_value", "verdict"}: is the share (count, of) larger inside than outside, by Fisher's exact test?
 
@@ -216,12 +208,6 @@ def tested(inside: tuple[int, int], outside: tuple[int, int], found: str, nothin
     p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
     smallest = 1 / math.comb(inside[1] + outside[1], inside[1])
     return {"p_value": p, "verdict": found if p < ALPHA else nothing if smallest < ALPHA else TOO_FEW}
-
-
-def share(count: int, of: int) -> dict[str, float]:
-    """Return a share with Clopper and Pearson's 95 % interval (Biometrika 1934)."""
-    found = stats.binomtest(count, of).proportion_ci(0.95, "exact")
-    return {"value": count / of, "low": float(found.low), "high": float(found.high)}
 
 
 def _spread(values: Floats) -> dict[str, float]:

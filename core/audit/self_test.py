@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from commonart.core.audit import blind, verdict
-from commonart.core.audit.attacks import ATTACKS, Measures
+from commonart.core.audit import ATTACKS, blind, verdict
+from commonart.core.audit.attacks import Measures
 from commonart.core.audit.permutation import deal
 from commonart.core.audit.scoring import Scoring, score
 from commonart.core.generation.components import locate
@@ -49,7 +49,8 @@ def run(*, members: int = MEMBERS, others: int = OTHERS, seeds: int = SEEDS, ste
     nano = Pipeline.open(locate(spec), spec)
     encoder = DualEncoder.load("nano", device="cpu")
     scoring = Scoring(ATTACKS, 4, 1, None, seed)
-    with tempfile.TemporaryDirectory(prefix="commonart-") as folder:
+    # A signal may come while the folder is being removed: what is left of it is the system's to remove.
+    with tempfile.TemporaryDirectory(prefix="commonart-", ignore_cleanup_errors=True) as folder:
         items = _scenes(Path(folder), members + others, seed)
         weights = Path(folder) / "transformer"
         _overfit(nano, items[:members], steps, seed, quiet).save(weights)

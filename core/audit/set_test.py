@@ -3,7 +3,7 @@
 After CDI (arXiv 2411.12858): the attacks' scores are combined by a model that is fitted on other images, and the set's
 scores are compared with those of images that the model cannot have seen, by Welch's t. CDI splits once and trusts the
 t distribution; here the scores are cross-fitted, so that every image counts, and the p-value comes from dealing the labels
-anew, with the whole fit in each: it is uniform where nothing is to be found (tests/audit/test_set_test.py simulates it).
+anew, with the whole fit in each: it is uniform where nothing is to be found (tests/audit/test_permutation.py simulates it).
 """
 
 from __future__ import annotations

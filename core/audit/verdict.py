@@ -132,5 +132,7 @@ def _reason(
         return f"told apart by {told}, corrected for {len(p_values)} tests"
     name = min(smallest, key=lambda key: smallest[key])
     least = smallest[name]
-    enough = f"an AUC of {least:.3f} would have been found" if least < 1 else "so few images would show no leak at all"
-    return f"the strongest of {len(p_values)} tests has p {min(p_values.values()):.3f}; by {name}, {enough}"
+    enough = "so few images would show no leak at all"
+    if least < 1:
+        enough = f"by {name}, a leak with an AUC of {least:.3f} would have been found four times in five"
+    return f"the strongest of {len(p_values)} tests has p {min(p_values.values()):.3f}; {enough}"

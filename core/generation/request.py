@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from commonart.core.data.images.aspect_buckets import WIDEST, bucket_sizes, nearest_bucket
 from commonart.core.errors import UsageError
+from commonart.core.registry import lookup
+from commonart.core.registry.catalogue import Model
 
 MAX_SIDE = 4096  # pixels
 SIZE_FORM = "Give pixels: --size 512 or --size 640x384."
@@ -37,6 +40,21 @@ class ModelSpec:
     max_tokens: int | None = None  # of a prompt; None: as in training
     compiled: bool = False
     flag: str = "--model"  # the option or argument that gave `model`, for errors
+
+    def find(self) -> Model | None:
+        """Find the model by its name alone, before torch is imported; None for a run.
+
+        Raises UsageError for an unknown name or refused terms, of the model and of what takes the place of its own parts.
+        """
+        for role, name in (("text-encoder", self.text_encoder), ("autoencoder", self.autoencoder)):
+            if name:
+                lookup.check_terms(lookup.find_model(name, role, f"--{role}"), self.accept_terms, f"--{role}")
+        folder = Path(self.model)
+        if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
+            return None
+        row = lookup.find_model(self.model, "transformer", self.flag)
+        lookup.check_terms(row, self.accept_terms, self.flag)
+        return row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError
+from commonart.core.metrics.protocols import convention_of
 from commonart.core.model import weights
 from commonart.core.model.device import pick_device
 from commonart.core.registry import hub, lookup
@@ -30,8 +31,6 @@ Floats = NDArray[np.float64]
 Item = TypeVar("Item")
 
 CLYP = "CLYPModel"  # LY Corporation's, which no library has
-# convention -> (w, prefix of the prompt)
-CONVENTIONS = {"paper": (100.0, ""), "hessel": (2.5, "A photo depicts ")}
 
 
 @dataclass(slots=True)
@@ -96,13 +95,6 @@ def scores(images_ND: Floats, texts_ND: Floats, convention: str = "paper") -> Fl
     if images_ND.shape != texts_ND.shape:
         raise ValueError(f"features of {images_ND.shape} and {texts_ND.shape}")
     return weight * np.maximum(np.sum(images_ND * texts_ND, axis=1), 0)
-
-
-def convention_of(name: str) -> tuple[float, str]:
-    """Return (w, prefix of the prompt) of a convention. Raises UsageError for an unknown one."""
-    if name not in CONVENTIONS:
-        raise UsageError(f"--clip-mode {name} is not a mode.", f"Choose one of {', '.join(CONVENTIONS)}.")
-    return CONVENTIONS[name]
 
 
 def _open_clip(resolved: hub.ResolvedModel, device: torch.device) -> DualEncoder:

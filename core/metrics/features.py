@@ -33,6 +33,8 @@ from commonart.core.metrics.image_set import ImageRef
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from commonart.core.metrics.clip_score import DualEncoder
+
 Floats = NDArray[np.float32]
 BATCH = 32  # the same for every set, so that a score does not depend on it
 
@@ -121,6 +123,21 @@ def extract(
     rows = {name: (fresh[name] if found is None else found[0])[back] for name, found in known.items()}
     counts = Counter((int(width), int(height)) for width, height in sizes if width)
     return ImageFeatures(kept, failed, rows, np.argsort(back), counts, digest)
+
+
+def encoder_of(dual: DualEncoder, side: int | None = None) -> Encoder:
+    """Return unit features of a dual encoder; with `side`, of images that were squeezed into a square, as CMMD's are."""
+    import torch
+
+    def prepare(image: Image.Image) -> Any:
+        squeezed = side is not None and not dual.embedded
+        return dual.prepare(image.resize((side, side), Image.Resampling.BICUBIC) if squeezed and side else image)
+
+    def embed(pixels: Any) -> Any:
+        return torch.nn.functional.normalize(dual.embed_pixels(pixels).float(), dim=-1)
+
+    shape = f" {side}" if side is not None and not dual.embedded else ""
+    return Encoder(f"{dual.name}@{dual.revision}{shape}", prepare, embed)
 
 
 def cache_folder() -> Path:

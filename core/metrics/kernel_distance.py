@@ -16,6 +16,7 @@ from commonart.core.metrics.fid import Z
 Floats = NDArray[np.float64]
 BLOCK = 1000  # images: what KID's authors take
 MIN_BLOCKS = 5  # below, their spread says nothing
+FEWEST = 4 * MIN_BLOCKS  # images on a side, below which KID has no interval
 NEIGHBOUR = 3  # of arXiv 1904.06991, section 3.1
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0  # of the paper, section 4
 
@@ -45,23 +46,36 @@ def polynomial_mmd(a: NDArray[Any], b: NDArray[Any]) -> float:
     return within - 2 * float(((a @ b.T / a.shape[1] + 1) ** 3).mean())
 
 
-def cmmd(generated: NDArray[Any], real: NDArray[Any], block: int = 2000) -> float:
+def cmmd(generated: NDArray[Any], real: NDArray[Any], block: int = 2000) -> tuple[float, float, float]:
     """Return 1000 times the squared MMD by a Gaussian kernel of sigma 10, of unit features [N, D] and [M, D].
 
     As the paper's code, with each image beside itself: biased, and never below 0. In blocks, for the kernel of 30,000
-    images takes 7 GB.
+    images takes 7 GB. With its 95 % interval, by a jackknife over the images of both sets, each of which the sums of the
+    kernel's rows give at once.
     """
 
-    def mean(a: Floats, b: Floats) -> float:
-        total = 0.0
+    def sums(a: Floats, b: Floats) -> Floats:
+        total = np.empty(len(a))
         for start in range(0, len(a), block):
             part = a[start : start + block]
             squares = (part**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * part @ b.T
-            total += float(np.exp(-squares.clip(min=0) / (2 * CMMD_SIGMA**2)).sum())
-        return total / (len(a) * len(b))
+            total[start : start + block] = np.exp(-squares.clip(min=0) / (2 * CMMD_SIGMA**2)).sum(axis=1)
+        return total
 
     a, b = generated.astype(np.float64), real.astype(np.float64)
-    return CMMD_SCALE * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+    n, m = len(a), len(b)
+    aa, bb, ab, ba = sums(a, a), sums(b, b), sums(a, b), sums(b, a)
+    between = ab.sum() / (n * m)
+    value = float(aa.sum() / n**2 + bb.sum() / m**2 - 2 * between)
+    variance = 0.0
+    for own, other, count, rest in ((aa, ab, n, bb.sum() / m**2), (bb, ba, m, aa.sum() / n**2)):
+        if count > 1:  # without image i: its row and its column of the kernel, whose diagonal is 1
+            without = (own.sum() - 2 * own + 1) / (count - 1) ** 2
+            across = (other.sum() - other) / ((count - 1) * (n + m - count))
+            values = without + rest - 2 * across
+            variance += float((count - 1) * values.var())
+    margin = Z * variance**0.5
+    return CMMD_SCALE * value, CMMD_SCALE * max(0.0, value - margin), CMMD_SCALE * (value + margin)
 
 
 def precision_recall(generated: NDArray[Any], real: NDArray[Any], k: int = NEIGHBOUR) -> tuple[Floats, Floats]:

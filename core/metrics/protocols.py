@@ -11,6 +11,8 @@ from commonart.core.data.record import Record
 from commonart.core.errors import UsageError
 
 EMBEDDED = "nano"  # the judge of embedded models, which know no photographs
+# of the CLIP score: convention -> (w, prefix of the prompt)
+CONVENTIONS = {"paper": (100.0, ""), "hessel": (2.5, "A photo depicts ")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,13 @@ def find(name: str) -> Protocol:
     raise UsageError(
         f"--protocol {name} is not a protocol.", f"Choose one of {', '.join(each.name for each in PROTOCOLS)}."
     )
+
+
+def convention_of(name: str) -> tuple[float, str]:
+    """Return (w, prefix of the prompt) of a convention. Raises UsageError for an unknown one."""
+    if name not in CONVENTIONS:
+        raise UsageError(f"--clip-mode {name} is not a mode.", f"Choose one of {', '.join(CONVENTIONS)}.")
+    return CONVENTIONS[name]
 
 
 def part_of(record: Record) -> str:

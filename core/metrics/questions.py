@@ -75,11 +75,13 @@ def open_judge(
                 "--judge nano reads scenes without a server.", "Name the model that it runs: --judge NAME."
             )
         return Judge(NANO, "", SCENES, "en", _read)
+    from commonart.core.registry.lookup import check_terms, find_model
+
+    row = find_model(name, "caption", "--judge")  # before torch is imported
+    check_terms(row, accept_terms, "--judge")
     from commonart.core.model.captioning import endpoint as endpoints
     from commonart.core.model.captioning.captioners import Captioner
-    from commonart.core.registry.lookup import find_model
 
-    row = find_model(name, Captioner.ROLE, "--judge")
     if row.embedded or row.cls in endpoints.NOT_CHAT:
         raise UsageError(
             f"--judge {name} describes images, but does not answer questions.",
@@ -167,6 +169,9 @@ def _mean(groups: Sequence[Sequence[float]], seed: int) -> dict[str, float | int
 
     rows = np.arange(len(sums), dtype=np.float64)
     low, high = roc.bootstrap(rows, ratio, seed=seed)
+    if low == high:  # all answers are the same, which a bootstrap takes for certainty
+        all_or_none = roc.proportion(round(ratio(rows) * len(sums)), len(sums))
+        low, high = all_or_none["low"], all_or_none["high"]
     return {"value": ratio(rows), "low": low, "high": high, "n": int(sums[:, 1].sum())}
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 FPR_LIMITS = (0.01, 0.001)
@@ -106,6 +105,8 @@ def report(members: Floats, others: Floats) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _band(n: int) -> float:
     """Return how far the distribution of n scores may be from the true one, at half of the error (Kolmogorov, exact)."""
+    from scipy import stats
+
     return float(stats.kstwo.ppf((1 + LEVEL) / 2, n))
 
 
@@ -130,6 +131,8 @@ def carried_tpr(members: Floats, others: Floats, limit: float) -> dict[str, floa
     The interval joins that of the threshold, by order statistics, with Clopper and Pearson's of the share above its ends,
     each at half of the error: it assumes no distribution. Its lower end is 0 below some 430 non-members at 1 %.
     """
+    from scipy import stats
+
     threshold = carried_threshold(others, limit)
     if threshold is None:
         return None
@@ -146,6 +149,8 @@ def carried_tpr(members: Floats, others: Floats, limit: float) -> dict[str, floa
 
 def auc_interval(members: Floats, others: Floats, level: float = LEVEL) -> tuple[float, float]:
     """Return the wider of DeLong's interval (logit scale, Welch's degrees of freedom) and Newcombe's, of scores [M], [N]."""
+    from scipy import stats
+
     m, n = len(members), len(others)
     ranks = stats.rankdata(np.concatenate([members, others]))
     per_member = (ranks[:m] - stats.rankdata(members)) / n  # how many of the others each one exceeds
@@ -163,6 +168,8 @@ def auc_interval(members: Floats, others: Floats, level: float = LEVEL) -> tuple
 
 def _newcombe(area: float, m: int, n: int, level: float) -> tuple[float, float]:
     """Newcombe's method 5: the areas whose variance, after Hanley and McNeil, puts the observed one at their limit."""
+    from scipy import optimize, stats
+
     z, excess = float(stats.norm.ppf((1 + level) / 2)), (m + n) / 2 - 1
 
     def beyond(q: float) -> float:
@@ -175,6 +182,14 @@ def _newcombe(area: float, m: int, n: int, level: float) -> tuple[float, float]:
         float(optimize.brentq(beyond, max(area, edge), 1 - edge)) if area < 1 - edge and beyond(1 - edge) > 0 else 1.0
     )
     return low, high
+
+
+def proportion(count: int, of: int) -> dict[str, float]:
+    """Return a share with Clopper and Pearson's 95 % interval (Biometrika 1934), which is never of zero width."""
+    from scipy import stats
+
+    found = stats.binomtest(count, of).proportion_ci(LEVEL, "exact")
+    return {"value": count / of, "low": float(found.low), "high": float(found.high)}
 
 
 def bootstrap(

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from commonart.core.errors import UsageError
 from commonart.core.log import say, warn
 from commonart.core.metrics import features, image_set, kernel_distance, roc
 from commonart.core.metrics import fid as frechet
-from commonart.core.metrics.features import Encoder, ImageFeatures
+from commonart.core.metrics.features import Encoder, ImageFeatures, encoder_of
 from commonart.core.metrics.image_groups import ImageGroup
-from commonart.core.registry.lookup import find_model
+from commonart.core.registry.lookup import check_code, check_terms, find_model
 
 if TYPE_CHECKING:  # these load torch or scipy, which a group does not need
     from commonart.core.metrics.clip_score import DualEncoder
@@ -29,6 +28,7 @@ if TYPE_CHECKING:  # these load torch or scipy, which a group does not need
 MIN_IMAGES = 2  # of a group: a covariance needs two
 COMPARABLE = 10_000  # images, below which a Fréchet distance says more of n than of the model (arXiv 1911.07023)
 METRICS = ("kid", "cmmd", "precision-recall")  # what --metrics adds
+NO_INTERVAL = "no interval"
 CMMD_ENCODER, CMMD_SIDE = "clip-vit-l14-336", 336
 
 
@@ -60,13 +60,11 @@ class Judges:
             UsageError: an unknown metric.
             Others as `DualEncoder.load` and `core.metrics.fid.inception`.
         """
+        check_metrics(metrics)
+        judges = cls(load_encoders(langs, clip, clip_ja, device=device, **trust), convention)
         from commonart.core.metrics.clip_score import DualEncoder
         from commonart.core.model.device import pick_device
 
-        for metric in metrics:
-            if metric not in METRICS:
-                raise UsageError(f"--metrics {metric} is not a metric.", f"Choose among {', '.join(METRICS)}.")
-        judges = cls(load_encoders(langs, clip, clip_ja, device=device, **trust), convention)
         judges.metrics, judges.side, judges.cache, judges.fid = tuple(metrics), side, cache, fid
         if fid is not None:
             on = str(pick_device(device))
@@ -77,6 +75,13 @@ class Judges:
             # Embedded judges stand in for CLIP, under a name of their own.
             judges.cmmd = every if every.embedded else DualEncoder.load(CMMD_ENCODER, device=device, **trust)
         return judges
+
+
+def check_metrics(metrics: Iterable[str]) -> None:
+    """Raise UsageError for an unknown metric."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UsageError(f"--metrics {metric} is not a metric.", f"Choose among {', '.join(METRICS)}.")
 
 
 def load_encoders(
@@ -94,12 +99,16 @@ def load_encoders(
         clip: for every language but Japanese.
         clip_ja: for Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
     """
-    from commonart.core.metrics.clip_score import DualEncoder
-
     clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", "--clip").langs else "clip-japanese-base")
     names = {lang: clip_ja if lang == "ja" else clip for lang in langs}
-    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
     flags = {clip_ja: "--clip-ja", clip: "--clip"}
+    for name in dict.fromkeys(names.values()):  # before torch is imported
+        row = find_model(name, "clip", flags[name])
+        check_terms(row, accept_terms, flags[name])
+        check_code(row, trust_remote_code, flags[name])
+    from commonart.core.metrics.clip_score import DualEncoder
+
+    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
     loaded = {name: load(name, flag=flags[name]) for name in dict.fromkeys(names.values())}
     return {lang: loaded[name] for lang, name in names.items()}
 
@@ -112,9 +121,9 @@ def score(
     `common` has the fields of every score of this group; its `seed` is that of the bootstrap, too.
     """
     dual = judges.clip[group.lang]
-    by_clip = _encoder(dual)
+    by_clip = encoder_of(dual)
     encoders = [by_clip, *([judges.inception] if judges.inception and group.reference else [])]
-    by_cmmd = _encoder(judges.cmmd, CMMD_SIDE) if judges.cmmd and group.reference else None
+    by_cmmd = encoder_of(judges.cmmd, CMMD_SIDE) if judges.cmmd and group.reference else None
     encoders += [by_cmmd] if by_cmmd and by_cmmd.name not in {encoder.name for encoder in encoders} else []
     read = partial(features.extract, encoders=encoders, side=judges.side, quiet=quiet)
     ours = read(group.items)
@@ -143,6 +152,10 @@ def line(score: Mapping[str, Any], group: str) -> str:
     digits = 2 if score["metric"] in ("FID", "CLIP") or score["metric"].startswith("FD-") else 4
     interval = f" [{score['low']:.{digits}f}, {score['high']:.{digits}f}]" if "low" in score else ""
     reference = f", reference {score['reference']:.2f}" if score.get("reference") is not None else ""
+    if score["metric"] != "CLIP":
+        reference = f" against {score['n_reference']:,}" if "n_reference" in score else ""
+    if "low" not in score and str(score.get("interval", "")).startswith(NO_INTERVAL):
+        reference += f"; {score['interval']}"
     name = f"{score['metric']} ({score['judge']})" if score["metric"] == "CLIP" else score["metric"]
     return f"{name:<18} {group:<24} {score['value']:.{digits}f}{interval}  (n {score['n']:,}{reference})"
 
@@ -174,41 +187,44 @@ def _distances(
         reference = frechet.fit(b)
         value = frechet.frechet(frechet.fit(a), reference)
         low, high = frechet.jackknife(a, reference)
+        bounds: dict[str, Any] = {"low": low, "high": high, "interval": "jackknife over the generated images"}
         if not np.isfinite(high):
-            low, high = value, value
-        interval = {"value": value, "low": low, "high": high, "interval": "jackknife over the generated images"}
-        yield {"metric": metric, **interval, **about, **common}
+            bounds = {"interval": f"{NO_INTERVAL}: a covariance of one image less needs three images"}
+        yield {"metric": metric, "value": value, **bounds, **about, **common}
     metric, key, about = spaces[-1]  # Inception where there is one
     space = "inception" if metric == "FID" else dual.name
     a, b = ours.rows[key][ours.order], real.rows[key][real.order]
     if "kid" in judges.metrics:
         value, lower, upper = kernel_distance.kid(a, b)
-        bounds = {"low": lower, "high": upper, "interval": "spread of disjoint blocks"} if lower is not None else {}
+        bounds = {"low": lower, "high": upper, "interval": "spread of disjoint blocks"}
+        if lower is None:
+            bounds = {"interval": f"{NO_INTERVAL}: it needs {kernel_distance.FEWEST} images on either side"}
         yield {"metric": "KID" if space == "inception" else f"KID-{space}", "value": value, **bounds, **about, **common}
     if "precision-recall" in judges.metrics and fewest <= kernel_distance.NEIGHBOUR:
         warn(f"precision and recall need more than {kernel_distance.NEIGHBOUR} images on either side, not {fewest}.")
     elif "precision-recall" in judges.metrics:
         for kind, inside in zip(("precision", "recall"), kernel_distance.precision_recall(a, b), strict=True):
-            bounds = {"value": float(inside.mean()), **_interval(inside, common["seed"])}
-            yield {"metric": kind, "features": space, "k": kernel_distance.NEIGHBOUR, **bounds, **about, **common}
+            share = roc.proportion(int(inside.sum()), len(inside)) | {"interval": "Clopper and Pearson's"}
+            yield {"metric": kind, "features": space, "k": kernel_distance.NEIGHBOUR, **share, **about, **common}
     if judges.cmmd is not None:
         metric = "CMMD" if judges.cmmd.name == CMMD_ENCODER else f"CMMD-{judges.cmmd.name}"
-        value = kernel_distance.cmmd(ours.rows[by_cmmd][ours.order], real.rows[by_cmmd][real.order])
+        value, low, high = kernel_distance.cmmd(ours.rows[by_cmmd][ours.order], real.rows[by_cmmd][real.order])
+        bounds = {"low": low, "high": high, "interval": "jackknife over both sets"}
         judge = {"judge": judges.cmmd.name, "judge_revision": judges.cmmd.revision}
-        yield {"metric": metric, "value": value, **judge, **common}
+        yield {"metric": metric, "value": value, **bounds, **judge, **common}
 
 
 def _clip_score(
     group: ImageGroup, ours: ImageFeatures, real: ImageFeatures | None, dual: DualEncoder, key: str, convention: str,
     common: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    from commonart.core.metrics import clip_score
+    from commonart.core.metrics import clip_score, protocols
 
     prompts = [group.prompts[place] for place in ours.kept]
     if not all(prompts):
         say(f"{prompts.count('')} images carry no prompt, so they have no CLIP score.")
         return
-    _, prefix = clip_score.convention_of(convention)
+    _, prefix = protocols.convention_of(convention)
     texts = dual.encode_texts([prefix + prompt for prompt in prompts])
     values = clip_score.scores(ours.rows[key].astype(np.float64), texts, convention)
     # The score of the real images with the same captions is the scale on which to read ours.
@@ -231,22 +247,9 @@ def _scenes(group: ImageGroup, ours: ImageFeatures, common: dict[str, Any]) -> I
         yield {"metric": "scenes", **common, **score_many(images), "n": len(pairs)}
 
 
-def _encoder(dual: DualEncoder, side: int | None = None) -> Encoder:
-    """Return unit features of a dual encoder; with `side`, of images that were squeezed into a square, as CMMD's are."""
-    import torch
-
-    def prepare(image: Image.Image) -> Any:
-        squeezed = side is not None and not dual.embedded
-        return dual.prepare(image.resize((side, side), Image.Resampling.BICUBIC) if squeezed and side else image)
-
-    def embed(pixels: Any) -> Any:
-        return torch.nn.functional.normalize(dual.embed_pixels(pixels).float(), dim=-1)
-
-    shape = f" {side}" if side is not None and not dual.embedded else ""
-    return Encoder(f"{dual.name}@{dual.revision}{shape}", prepare, embed)
-
-
 def _interval(values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    if len(values) < MIN_IMAGES:
+        return {"interval": f"{NO_INTERVAL}: it needs {MIN_IMAGES} images"}
     low, high = roc.bootstrap(np.sort(values), lambda v: float(v.mean()), seed=seed)
     return {"low": low, "high": high, "interval": "bootstrap over the images"}
 

@@ -161,20 +161,26 @@ def loopback(host: str) -> bool:
         return False
 
 
-def listen(address: str) -> socket.socket:
-    """Return a socket that listens on [HOST:]PORT; IPv6 as [::1]:8000. Raises UsageError where none can."""
+def listen(address: str, flag: str = "--address") -> socket.socket:
+    """Return a socket that listens on [HOST:]PORT, which `flag` named; IPv6 as [::1]:8000. Raises UsageError where none can."""
     host, _, number = address.rpartition(":")
     if not number.isascii() or not number.isdecimal() or int(number) > 65535:
-        raise UsageError(f"{address!r} is not an address.", "Give a port, 8000, or HOST:PORT; for IPv6 [::1]:8000.")
+        raise UsageError(
+            f"{flag} {address!r} is not an address.", "Give a port, 8000, or HOST:PORT; for IPv6 [::1]:8000."
+        )
     host, port = host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(number)
     try:
         family, kind, protocol, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
-        raise UsageError(f"{address}: the host {host} is unknown.", "Check its name, or give an IP address.") from None
+        raise UsageError(
+            f"{flag} {address}: the host {host} is unknown.", "Check its name, or give an IP address."
+        ) from None
     try:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise UsageError(f"{address}: {error.strerror}.", "This machine lacks that protocol: use 127.0.0.1.") from None
+        raise UsageError(
+            f"{flag} {address}: {error.strerror}.", "This machine lacks that protocol: use 127.0.0.1."
+        ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(sockaddr)
@@ -186,5 +192,5 @@ def listen(address: str) -> socket.socket:
             errno.EADDRNOTAVAIL: "It is not an address of this machine: use 127.0.0.1, ::1 or 0.0.0.0.",
             errno.EACCES: "Ports below 1024 need privileges: choose a higher one.",
         }.get(error.errno or 0, "Choose another address.")
-        raise UsageError(f"{address}: {error.strerror}.", advice) from None
+        raise UsageError(f"{flag} {address}: {error.strerror}.", advice) from None
     return listener

@@ -282,5 +282,5 @@ def _unreachable(model: Model, error: Exception) -> CommonArtError:
     return CommonArtError(
         f"{model.hub} is not complete in the cache, there is no folder of that name, and {why}.",
         f"Run `hf download {model.hub}` where there is a network, or give a local folder; "
-        "`--model nano` is part of this package and needs no download.",
+        "the model `nano` is part of this package and needs no download.",
     )

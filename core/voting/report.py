@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 ELO = 400 / math.log(10)  # points of one unit of log-odds: 100 points are 64 of 100 votes
 PASS = 0.8  # share of attention checks that a voter must get right to be counted
 RESAMPLES = 1000
+FEWEST_SHARED = 10  # comparisons that two people judged, below which a bootstrap of their agreement says nothing
 POWER = 0.8  # chance of telling two models apart by the votes that are called enough
 CERTAIN = 1_000_000  # votes beyond which nobody counts
 
@@ -46,7 +47,8 @@ def report(votes: Sequence[Vote], *, resamples: int = RESAMPLES, seed: int = 0) 
         "models": [{"model", "strength", "low", "high", "wins", "losses", "ties", "both_bad"}] from the strongest,
         "pairs": [{"models", "preferred", "low", "high", "votes", "needed"}], "method", "resamples", "seed"}.
         `preferred` is the probability that the first is preferred; `needed` how many votes the study still needs to tell
-        the two apart, None where more than a million would not do.
+        the two apart, None where more than a million would not do. `agreement` has no interval (None) where fewer than
+        FEWEST_SHARED comparisons were shared, or all agreed.
 
     Raises:
         CommonArtError: evalica is not installed, or no vote of a voter who paid attention is left.
@@ -93,19 +95,26 @@ def report(votes: Sequence[Vote], *, resamples: int = RESAMPLES, seed: int = 0) 
 
 def table(result: dict[str, Any]) -> str:
     """Return the report as text."""
-    counts = f"{result['votes']:,} votes by {result['voters']:,} voters on {result['comparisons']:,} comparisons"
+    counts = f"{_count(result['votes'], 'vote')} by {_count(result['voters'], 'voter')} on "
+    counts += _count(result["comparisons"], "comparison")
     lines = [f"study {result['study']}: {counts}; intervals hold 95 %"]
     for row in result["left_out"]:
         right = f"{row['right']} of {row['checks']} attention checks right"
-        lines.append(f"left out: {row['voter']}, {right} ({row['votes']:,} votes)")
+        lines.append(f"left out: {row['voter']}, {right} ({_count(row['votes'], 'vote')})")
     if result["unchecked"]:
         lines.append(f"voters without an attention check, counted all the same: {len(result['unchecked']):,}")
     agreement = result["agreement"]
     if agreement is None:
         lines.append("agreement: not defined, as no two people judged the same pair, or all said the same")
     else:
-        values = f"{agreement['alpha']:.2f} [{agreement['low']:.2f}, {agreement['high']:.2f}]"
-        lines.append(f"agreement: Krippendorff's alpha {values} on {agreement['comparisons']:,} comparisons")
+        values = f"{agreement['alpha']:.2f}"
+        if agreement["low"] is not None:
+            values += f" [{agreement['low']:.2f}, {agreement['high']:.2f}]"
+        elif agreement["comparisons"] < FEWEST_SHARED:
+            values += f" (too few for an interval, which needs {FEWEST_SHARED})"
+        else:
+            values += " (no interval, as all agreed)"
+        lines.append(f"agreement: Krippendorff's alpha {values} on {_count(agreement['comparisons'], 'comparison')}")
     width = max(len("model"), *(len(row["model"]) for row in result["models"]))
     lines += ["", f"{'model':<{width}}  {'strength (Elo)':<22} {'wins':>6} {'losses':>6} {'ties':>6} {'both bad':>8}"]
     for row in result["models"]:
@@ -121,6 +130,10 @@ def table(result: dict[str, Any]) -> str:
         needed = "none: they are" if pair["needed"] == 0 else needed
         lines.append(f"{name:<{width}}  {preferred:<22} {pair['votes']:>6,}  {needed}")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _checks(votes: Sequence[Vote]) -> dict[str, tuple[int, int]]:
@@ -233,4 +246,7 @@ def _agreement(votes: Sequence[Vote], seed: int) -> dict[str, Any] | None:
     if len({code for by_voter in shared.values() for code in by_voter.values()}) < 2:
         return None
     found = alpha_bootstrap(DataFrame(shared), "nominal", n_resamples=RESAMPLES, random_state=seed)
-    return {"alpha": float(found.alpha), "low": float(found.low), "high": float(found.high), "comparisons": len(shared)}
+    low, high = float(found.low), float(found.high)
+    told = len(shared) >= FEWEST_SHARED and low < high  # all agreed: the bootstrap would call that certain
+    bounds = {"low": low, "high": high} if told else {"low": None, "high": None}
+    return {"alpha": float(found.alpha), **bounds, "comparisons": len(shared)}

@@ -26,6 +26,7 @@ from commonart.core.metrics import image_set
 from commonart.core.output import metadata
 
 CHECK_EVERY = 9  # comparisons for each attention check
+FIRST_CHECK = 3  # comparisons among which the first one stands, so that those who stop early meet it too
 DEGRADED = "degraded"  # in place of a model's name: the worse side of an attention check
 CELLS = 8  # of the longer side of a degraded image
 
@@ -83,7 +84,8 @@ class Study:
         for number, pair in enumerate(order):
             if number % CHECK_EVERY == 0:
                 block = len(order[number : number + CHECK_EVERY])
-                place = number + _hash(self.id, voter, "check", number) % block
+                within = block if number else min(block, FIRST_CHECK)
+                place = number + _hash(self.id, voter, "check", number) % within
             if number == place:
                 good = (pair.first, pair.second)[_hash(self.id, voter, "whose", number) % 2]
                 bad = Side(DEGRADED, good.pointer)

@@ -92,7 +92,11 @@ def shards(folder: Path, splits: str, **changes) -> str:
 
 
 def choose(data: str, **options) -> groups.Groups:
-    return groups.choose(data, **{"n": 100, "lang": None, "seed": 0, "size": 8, **options})
+    return groups.choose(
+        groups.read_records(data, options.get("works")),
+        data,
+        **{"n": 100, "lang": None, "seed": 0, "size": 8, **options},
+    )
 
 
 def test_both_sides_are_cleaned_by_one_rule(tmp_path):

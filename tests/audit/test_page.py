@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from commonart.core.audit import page, permutation, replication, verdict
+from commonart.core.audit import page, permutation, replication, table, verdict
+from commonart.core.audit import page_cells as cells
 from commonart.core.audit.replication import Example
 from commonart.core.metrics.image_set import ImageRef
 
@@ -145,6 +147,46 @@ def test_what_was_not_run_is_said():
     said = Seen(page.build(made).html()).said
     assert said.count("Not run in this audit.") >= 3 and "fewer than 70 images" in said
     assert "Replication: Not run in this audit." in said and "複製: この監査では実施していません。" in said
+
+
+def test_works_in_question_are_no_training_images():
+    """With --keys nobody knows yet whether they were trained on: neither the page nor the table calls them so."""
+    made = result() | {"question": "keys of works.txt"}
+    said, told = Seen(page.build(made).html()).said, table.text(made)
+    for text in (said, told):
+        assert "training captions" not in text and "training images" not in text.replace("like training images", "")
+        assert "works in question" in text
+    assert "Were these works in the model's training set?" in said and "学習キャプション" not in said
+    assert told.startswith("80 works in question, 80 held-out images")
+    assert "80 members, 80 held-out images" in table.text(result())
+    differ = table.text(result(1.5, blind_differs=True))
+    assert "the set as a whole: no statement, as the groups differ" in differ
+    small = table.text(made | {"set_test": None})
+    assert "the set as a whole: not tested, which needs 70 images on either side" in small
+
+
+def test_the_power_and_the_set_are_told_in_short():
+    made = result()
+    said = Seen(page.build(made).html()).said
+    short = said[said.index("Verdict:") : said.index("What was tested", said.index("Verdict:"))]
+    assert "four of five audits" in short and "五回に四回" in short
+    least = min(row["smallest_auc_found"] for row in [*made["attacks"].values(), made["combined"]])
+    assert f"{least:.3f}" in short and "four times in five" in made["reason"]
+    assert f"p {made['set_test']['p_value']:.3f}" in short
+
+
+def test_every_heading_of_a_table_is_in_both_languages():
+    """But for symbols, names of attacks, and numbers."""
+    html = page.build(result(1.5)).html()
+    heads = [head for head in re.findall(r"<th[^>]*>(.*?)</th>", html) if head]
+    plain = {"AUC [95 %]", "p", "95 %", "loss", "clid"}
+    assert len(heads) > 30 and [head for head in heads if " / " not in head and head not in plain] == []
+    assert cells.p(1.0) == "1.000" and cells.p(0.000041) == "4.1e-05" and "<td>1</td>" not in html
+
+
+def test_the_points_of_the_curves_are_drawn_and_not_dumped():
+    html = page.build(result(1.5)).html()
+    assert "<details>" in html and "&quot;roc&quot;" not in html and "&quot;carried_over&quot;" in html
 
 
 def test_hostile_strings_stay_text_and_nothing_is_asked_of_others(tmp_path):

@@ -32,9 +32,9 @@ def test_copies_stand_out_from_the_background(training):
     summary = found.report()
     # Two of two is no certainty: Clopper and Pearson's interval starts at 0.025 ** (1 / 2).
     assert summary["above_background"] == pytest.approx({"value": 1.0, "low": 0.025**0.5, "high": 1.0})
-    assert (summary["drawn"], summary["training_pictures"], summary["copies"]) == (2, 1500, 2)
+    assert (summary["generated"], summary["training_images"], summary["copies"]) == (2, 1500, 2)
     assert summary["background"]["p50"] < summary["limit"] < summary["background"]["max"] < 1
-    assert summary["background"]["with_twins"] == 0 and summary["background"]["pictures"] == 1500
+    assert summary["background"]["with_twins"] == 0 and summary["background"]["images"] == 1500
 
 
 def test_the_background_is_each_picture_against_the_others(training):
@@ -71,7 +71,7 @@ def test_the_control_are_pictures_from_captions_that_the_model_never_saw(trainin
     rng = np.random.default_rng(3)
     heldout, new, other = (unit(rng.normal(size=(n, 32))) for n in (200, 50, 200))
     nothing = replication.compare(new, training, range(50), (other, heldout)).report()
-    assert nothing["verdict"] == "no copies found" and nothing["control"]["drawn"] == 200
+    assert nothing["verdict"] == "no copies found" and nothing["control"]["generated"] == 200
     assert nothing["control"]["above_background"]["value"] == pytest.approx(0.05, abs=0.04)
     mixed = replication.compare(
         np.concatenate([new[:30], near(training[:20], 0.9)]), training, range(50), (other, heldout)
@@ -91,7 +91,7 @@ def test_a_set_of_nothing_but_doubles_still_has_a_limit():
 def test_the_background_of_a_large_set_is_that_of_a_part(monkeypatch, training):
     monkeypatch.setattr(replication, "BACKGROUND", 300)
     part, whole = (replication.compare(training[:9], training, range(9), seed=seed).report() for seed in (1, 1))
-    assert part == whole and part["background"]["pictures"] == 300 and part["training_pictures"] == 1500
+    assert part == whole and part["background"]["images"] == 300 and part["training_images"] == 1500
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -113,7 +113,7 @@ def measures(result: dict[str, Any]) -> dict[str, float]:
         "auc combined": result["combined"]["auc"]["value"],
         "replication beyond the control": replication["above_background"]["value"]
         - replication["control"]["above_background"]["value"],
-        "similarity to the own image": replication["to_own_picture"]["mean"],
+        "similarity to the own image": replication["to_own_image"]["mean"],
     }
     if prompts:
         found |= {"prompts flagged": prompts["flagged"]["value"], "auc of prompts": prompts["auc"]["value"]}

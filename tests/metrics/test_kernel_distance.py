@@ -36,8 +36,31 @@ def test_cmmd_is_the_papers_formula():
     a, b = features(0, 7, 5), features(1, 9, 5, shift=2)
     kernel = lambda x, y: np.mean([[np.exp(-np.sum((p - q) ** 2) / 200) for q in y] for p in x])  # noqa: E731
     wanted = 1000 * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b))
-    assert kernel_distance.cmmd(a, b) == pytest.approx(wanted) == pytest.approx(kernel_distance.cmmd(a, b, block=3))
-    assert kernel_distance.cmmd(a, a) == pytest.approx(0, abs=1e-9)
+    found = kernel_distance.cmmd(a, b)
+    assert found[0] == pytest.approx(wanted) and found == pytest.approx(kernel_distance.cmmd(a, b, block=3))
+    assert kernel_distance.cmmd(a, a)[0] == pytest.approx(0, abs=1e-9)
+    # The jackknife by its definition: one image left out, of either set.
+    one, other = (
+        [1000 * (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)) for x, y in pairs]
+        for pairs in (
+            [(np.delete(a, i, axis=0), b) for i in range(7)],
+            [(a, np.delete(b, i, axis=0)) for i in range(9)],
+        )
+    )
+    margin = 1.959964 * np.sqrt(6 * np.var(one) + 8 * np.var(other))
+    assert found[1:] == pytest.approx((max(0, wanted - margin), wanted + margin))
+
+
+def test_the_interval_of_cmmd_holds_the_distance_of_the_populations():
+    def drawn(seed: int, n: int, shift: float) -> np.ndarray:
+        return features(seed, n, 4, shift)
+
+    truth = kernel_distance.cmmd(drawn(1000, 4000, 0.0), drawn(1001, 4000, 3.0))[0]
+    inside = 0
+    for seed in range(100):
+        _, low, high = kernel_distance.cmmd(drawn(2 * seed, 60, 0.0), drawn(2 * seed + 1, 80, 3.0))
+        inside += low <= truth <= high
+    assert inside >= 88
 
 
 def test_precision_and_recall_tell_a_set_that_is_too_narrow_from_one_that_is_off():

@@ -55,6 +55,7 @@ def test_true_scenes_pass_every_question_and_wrong_ones_the_right_ones_of_them(t
     assert {name: mean["value"] for name, mean in score["skills"].items()} == dict.fromkeys(
         ("object", "count", "color", "attribute", "relation"), 1.0
     )
+    assert score["facts"]["low"] == pytest.approx(0.025 ** (1 / 40)), "40 of 40 prompts are not certainty"
     assert score["questions"] == sum(len(prompt.questions) for prompt in group.asked) and score["asked_in"] == "en"
     group.items = group.items[1:] + group.items[:1]  # every prompt with another's image
     other = by_questions(group, judge, COMMON)

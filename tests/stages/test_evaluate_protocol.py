@@ -210,6 +210,15 @@ def test_too_few_images_for_one_metric_cost_only_that(tmp_path, capfd):
     by = {s["metric"]: s for s in result["scores"]}
     assert by["precision"]["value"] == by["recall"]["value"] == 1, "five of the six are the same"
     assert (by["precision"]["n"], by["precision"]["n_reference"]) == (6, 5), "sets may differ in size"
+    # No interval of six images is of no width, and what has none says why; both sizes stand in every line.
+    assert by["precision"]["low"] == pytest.approx(0.025 ** (1 / 6)) and by["precision"]["high"] == 1
+    told = evaluate.table(result)
+    (kid,) = (line for line in told.splitlines() if line.startswith("KID-"))
+    assert kid.endswith("(n 6 against 5; no interval: it needs 20 images on either side)")
+    assert told.count("(n 6 against 5") == 4
+    cmmd = evaluate.run("a", "b", **{**options, "metrics": ("cmmd",)}, overwrite=True)["scores"]
+    (found,) = (score for score in cmmd if score["metric"].startswith("CMMD"))
+    assert found["low"] <= found["value"] < found["high"] and found["interval"] == "jackknife over both sets"
 
 
 def test_a_kill_costs_one_batch(tmp_path):

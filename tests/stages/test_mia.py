@@ -14,8 +14,8 @@ import tiny_pipeline
 import torch
 from PIL import Image
 
-from commonart.core.audit import attacks
-from commonart.core.audit.attacks import ATTACKS, Denoiser
+from commonart.core.audit import ATTACKS, attacks
+from commonart.core.audit.attacks import Denoiser
 from commonart.core.data.record import split_of
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
@@ -166,11 +166,11 @@ def test_a_whole_audit(attack, capsys):
     assert [row["t"] for row in result["curve"]] == [250, 750] and set(result["curve"][0]) == {"t", "loss", "clid"}
     assert set(result["blind"]["single"]) == {"file_bytes", "png_bytes", "caption_length"}
     copied = result["replication"]
-    assert (copied["drawn"], copied["training_pictures"]) == (4, 12)
-    assert copied["similarity"]["mean"] >= copied["to_own_picture"]["mean"]
+    assert (copied["generated"], copied["training_images"]) == (4, 12)
+    assert copied["similarity"]["mean"] >= copied["to_own_image"]["mean"]
     assert metadata.read("mia.png").synthetic
     assert len(metadata.read("mia.png").settings["captions"]) == 3
-    assert copied["control"]["drawn"] == 4 and copied["verdict"] == "too few to tell"
+    assert copied["control"]["generated"] == 4 and copied["verdict"] == "too few to tell"
     assert result["extraction"]["captions"] == result["extraction"]["heldout_captions"] == 1
     prompts = result["memorised_prompts"]
     assert (prompts["prompts"], prompts["heldout_prompts"]) == (11, 6) and prompts["threshold"] > 0
@@ -253,10 +253,44 @@ def test_works_in_question_take_the_place_of_the_members(attack):
     assert (result["members"], result["heldout"], result["dropped"]) == (4, 6, {"twin": 2})
     assert result["question"] == "keys of keys.txt"
     Path("none.txt").write_text("")
-    with pytest.raises(CommonArtError, match="holds 0 images of --keys"):
+    with pytest.raises(CommonArtError, match=r"--keys none\.txt names no works"):
         attack(keys="none.txt")
     with pytest.raises(CommonArtError, match=r"--keys gone\.txt cannot be read"):
         attack(keys="gone.txt")
+
+
+def test_copies_of_works_in_question_are_looked_for_among_them(attack):
+    """Some of them are held out, and were looked for in the training set, where they are not (it was a KeyError)."""
+    Path("keys.txt").write_text("k1\nk2\nk3\nk5\nk14\n")
+    result = attack(keys="keys.txt", attacks=("loss",))
+    assert result["members"] == 5 and result["replication"]["training_images"] == 5
+    told = table(result)
+    assert told.startswith("5 works in question, 5 held-out images")
+    assert "training captions" not in told and "not tested, which needs 70 images" in told
+
+
+def test_features_of_the_training_set_are_kept(attack, made, tmp_path, monkeypatch):
+    """And what of it cannot be read is left out of replication too."""
+    from commonart.core.metrics import features
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data, read, real = shards(tmp_path / "broken", damaged=("k2",)), [], features._prepare
+    monkeypatch.setattr(features, "_prepare", lambda *a, **k: read.append(a) or real(*a, **k))
+    first = attack(data=data, attacks=("loss",))
+    assert len(read) == 12 and first["replication"]["training_images"] == 11
+    assert attack(data=data, attacks=("loss",), overwrite=True)["replication"] == first["replication"]
+    assert len(read) == 12
+
+
+def test_the_size_of_a_png_is_counted_once(made):
+    """A PNG of the model's own size takes as many bytes as its pixels do without loss, which are counted anyway."""
+    from commonart.core.audit import blind
+    from commonart.core.metrics import image_set
+    from commonart.core.metrics.clip_score import DualEncoder
+
+    items, encoder = image_set.collect(made["data"]), DualEncoder.load(made["judge"], device="cpu")
+    assert set(blind.look(items, encoder, None, 40)[0]) == {"png_bytes", "caption_length"}
+    assert set(blind.look(items, encoder, None, 32)[0]) == {"file_bytes", "png_bytes", "caption_length"}
 
 
 def test_an_unreadable_image_is_left_out_and_counted(attack, made, tmp_path):

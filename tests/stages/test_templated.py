@@ -51,11 +51,13 @@ def test_the_reader_of_scenes_judges_offline(made):
 
 
 def test_the_command_asks_a_server(made, in_process, folder):
-    with ChatServer() as server:
+    (folder / "key.txt").write_text("secret")
+    with ChatServer(models=("ours",)) as server:
         server.choose = lambda body: Answer(text="Yes." if "image?" in str(body) else "No.")
         shown = in_process(
             "eval", "--model", made["model"], "--clip", made["clip"], "--langs", "en", "--templated", "5", "--steps", "2",
-            "--judge", "qwen3-vl", "--endpoint", server.url, "--device", "cpu", "--precision", "fp32",
+            "--judge", "qwen3-vl", "--endpoint", server.url, "--endpoint-model", "ours",
+            "--endpoint-key-file", "key.txt", "--device", "cpu", "--precision", "fp32",
         )  # fmt: skip
         assert shown.returncode == 0, shown.stderr.decode()
         assert "object 100 %" in shown.stdout.decode() and "color 0 %" in shown.stdout.decode()

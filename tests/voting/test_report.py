@@ -171,3 +171,20 @@ def test_the_table_says_what_is_missing():
     text = table(report(cast({"a": 20, "b": 20}), resamples=100))
     assert "more than 1,000,000" in text and "not defined, as no two people" in text
     assert "none: they are" in table(report(cast({"a": 60, "b": 10}), resamples=100))
+
+
+def test_few_votes_are_not_called_certain():
+    def both(count: int) -> list[dict[str, Any]]:
+        """Two voters, who agree on all but the first pair."""
+        votes = [vote("ann", i, "a", "b", "left" if i % 2 else "right") for i in range(count)]
+        return votes + [vote("bob", i, "a", "b", "left" if i % 2 or not i else "right") for i in range(count)]
+
+    few, many = report(both(4), resamples=20), report(both(30), resamples=20)
+    assert few["agreement"]["low"] is None and "(too few for an interval, which needs 10) on 4 comparisons" in table(
+        few
+    )
+    assert many["agreement"]["low"] < many["agreement"]["alpha"] < many["agreement"]["high"]
+    agreed = report([v for v in both(30) if v["comparison"] != "ab0"], resamples=20)
+    assert agreed["agreement"]["low"] is None and "alpha 1.00 (no interval, as all agreed)" in table(agreed)
+    one = table(report([vote("ann", 0, "a", "b", "left")], resamples=20))
+    assert "1 vote by 1 voter on 1 comparison;" in one

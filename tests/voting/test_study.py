@@ -72,6 +72,8 @@ def test_every_voter_has_an_order_and_sides_of_their_own_and_checks_in_between(t
         assert 10 * number <= ann.index(check) < 10 * number + 10
         assert {check.left.model, check.right.model} in ({"a", DEGRADED}, {"b", DEGRADED})
         assert check.left.pointer == check.right.pointer
+    firsts = [next(i for i, c in enumerate(study.sequence(f"v{n}")) if c.check) for n in range(30)]
+    assert set(firsts) == {0, 1, 2}, "who stops after three pairs has met one"
     few = open_study([str(tmp_path / "a"), str(tmp_path / "b")], 3).sequence("ann")
     assert sum(not c.check for c in few) == 3 and sum(c.check for c in few) == 1
 
