@@ -31,6 +31,7 @@ COMMANDS = {
     "encode-text": ("encode_text", "Encode captions: last hidden states of their true length."),
     "encode-image": ("encode_image", "Encode images: mean and deviation of their latents."),
     "train": ("train", "Train the transformer or a captioner, or continue an interrupted run."),
+    "ablate": ("ablate", "Compare recipes under one budget of seconds, several seeds each."),
     "sample": ("sample", "Generate images from prompts, marked as synthetic."),
     "serve": ("serve", "Serve a web page to generate images with."),
     "inspect": ("inspect", "Print what an image's marks say."),

@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia lookup report models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train ablate sample serve inspect export eval vote mia lookup report models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -132,6 +132,7 @@ _commonart() {
             "train --sample-every") words="" ;;
             "train --prompt") words="" ;;
             "train --clip") words="nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" ;;
+            "train --heldout-every") words="" ;;
             "train --log-every") words="" ;;
             "train --track") words="wandb trackio" ;;
             "train --keep") words="" ;;
@@ -141,6 +142,16 @@ _commonart() {
             "train --precision") words="auto bf16 fp16 fp32" ;;
             "train --accept-terms") words="" ;;
             "train --calibrate") words="" ;;
+            "ablate --data") words="" ;;
+            "ablate -o"|"ablate --out") words="" ;;
+            "ablate --policy") words="" ;;
+            "ablate --blocklist") words="" ;;
+            "ablate --gpus") words="" ;;
+            "ablate --task-index") words="" ;;
+            "ablate --num-tasks") words="" ;;
+            "ablate --device") words="auto cpu cuda mps" ;;
+            "ablate --precision") words="auto bf16 fp16 fp32" ;;
+            "ablate --accept-terms") words="" ;;
             "sample -o"|"sample --out") words="" ;;
             "sample --model") words="nano commonart-beta pixart-sigma sd2.1-base japanese-stable-diffusion common-canvas-s-c" ;;
             "sample --file") words="" ;;
@@ -276,7 +287,8 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --heldout-every --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    ablate) words="--help --data -o --out --table --json --policy --blocklist --skip-unlicensed --gpus --task-index --num-tasks --device --precision --accept-terms -q --quiet" ;;
                     sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help --log" ;;
