@@ -10,11 +10,14 @@ import orjson
 from commonart.core.errors import CommonArtError
 
 METRICS, EVALUATION, AUDIT = "metrics.jsonl", "eval.json", "mia.json"
-CURVE = 500  # rows of metrics.jsonl that are kept
+CURVE = 500  # rows of each kind in metrics.jsonl that are kept
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, thinned to CURVE; what a running training has not finished writing is left out."""
+    """Return the rows of a metrics.jsonl, those of training and all others thinned to CURVE each.
+
+    What a running training has not finished writing is left out.
+    """
     rows = list[dict[str, Any]]()
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
@@ -22,9 +25,15 @@ def curves(path: Path) -> list[dict[str, Any]]:
         except orjson.JSONDecodeError:
             continue
         rows += [row] if isinstance(row, dict) else []
-    if len(rows) <= CURVE:
-        return rows
-    return [rows[number * (len(rows) - 1) // (CURVE - 1)] for number in range(CURVE)]
+    training = [number for number, row in enumerate(rows) if "loss" in row]
+    others = [number for number, row in enumerate(rows) if "loss" not in row]  # few: scores, and the held-out loss
+    return [rows[number] for number in sorted(_thin(training) + _thin(others))]
+
+
+def _thin(numbers: list[int]) -> list[int]:
+    if len(numbers) <= CURVE:
+        return numbers
+    return [numbers[place * (len(numbers) - 1) // (CURVE - 1)] for place in range(CURVE)]
 
 
 def without_places(value: Any) -> Any:

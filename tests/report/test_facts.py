@@ -239,9 +239,12 @@ def test_one_image_under_two_licences_is_named(tmp_path: Path) -> None:
 
 
 def test_curves_are_thinned_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
-    rows = b"".join(orjson.dumps({"step": n}) + b"\n" for n in range(2 * CURVE + 7))
-    (tmp_path / "m.jsonl").write_bytes(rows + b'{"step": 1')
+    rows = [orjson.dumps({"step": n, "loss": 1.0}) + b"\n" for n in range(2 * CURVE + 7)]
+    measured = b'{"step": 3, "heldout_loss": 1.0}\n'
+    (tmp_path / "m.jsonl").write_bytes(b"".join([*rows[:4], measured, *rows[4:], b'{"step": 1']))
     found = curves(tmp_path / "m.jsonl")
+    assert [row for row in found if "loss" not in row] == [orjson.loads(measured)], "few rows are all kept"
+    found.remove(orjson.loads(measured))
     assert len(found) == CURVE and (found[0]["step"], found[-1]["step"]) == (0, 2 * CURVE + 6)
     assert curves(tmp_path / "none") == []
 
