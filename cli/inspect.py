@@ -7,17 +7,27 @@ from typing import Annotated
 import typer
 
 
-def inspect(file: Annotated[str, typer.Argument(metavar="FILE", help="PNG, JPEG or WebP file.")]) -> None:
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Image file.")],
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Log of sample --log: is the image in it? Exits with 1 where not."),
+    ] = None,
+) -> None:
     """Print what an image's marks say.
 
-    Whether a model made it, its settings, and who signed it.
+    Whether a model made it, its settings, who signed it, whether a watermark is in its pixels, and what that proves.
 
     \b
     commonart inspect out.png
+    commonart inspect --log made.jsonl found-on-the-web.jpg
     """
     import json
 
     from commonart.stages import inspect as stage
 
-    text = json.dumps(stage.inspect(file), indent=2, ensure_ascii=False)
+    told = stage.inspect(file, log)
+    text = json.dumps(told, indent=2, ensure_ascii=False)
     print(text.encode("utf-8", "backslashreplace").decode())  # whatever stands in the image
+    if log is not None and told["log"]["how"] == "none":
+        raise typer.Exit(1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from commonart.core.data.tasks import Task
     from commonart.core.log import Reportable
     from commonart.core.model.captioning.endpoint import EndpointOptions
+    from commonart.core.output.metadata import MarkOptions
 
 MAX_SEED = 2**32 - 1
 
@@ -102,10 +103,34 @@ EndpointKeyFile = Annotated[str | None, typer.Option(metavar="FILE", help="File 
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Format = Annotated[str, typer.Option("--format", metavar="png|jpg|webp", help="File format of images in a folder.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]
-Unmarked = Annotated[bool, typer.Option("--unmarked", help="No synthetic-media mark in the file.")]
+Unmarked = Annotated[
+    bool,
+    typer.Option(
+        "--unmarked", help="No mark of synthetic media: none in the file, no watermark, no C2PA but by --sign."
+    ),
+]
+NoC2pa = Annotated[bool, typer.Option("--no-c2pa", help="No C2PA signature by this installation's own key.")]
+NoWatermark = Annotated[bool, typer.Option("--no-watermark", help="No watermark in images of 256 pixels and more.")]
+Log = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Log of hashes to add every image to, for inspect --log.")
+]
 Sign = Annotated[
     str | None, typer.Option(metavar="CHAIN,KEY", help="Certificate chain and key (PEM files) for a C2PA signature.")
 ]
+
+
+def marks(
+    no_metadata: bool, unmarked: bool, sign: str | None, no_c2pa: bool, no_watermark: bool, log: str | None
+) -> MarkOptions:
+    """Put the options of an image's marks together. Raises UsageError where `--no-c2pa` and `--sign` contradict."""
+    from commonart.core.output.metadata import MarkOptions
+
+    if no_c2pa and sign:
+        raise UsageError("--no-c2pa and --sign contradict each other.", "Leave one of them out.")
+    return MarkOptions(
+        settings=not no_metadata, synthetic=not unmarked, sign=parse_two("--sign", sign) if sign else None,
+        c2pa=not no_c2pa, watermark=not no_watermark, log=log,
+    )  # fmt: skip
 
 
 def split_list(values: Sequence[str]) -> list[str]:

@@ -68,6 +68,9 @@ def sample(
     no_metadata: options.NoMetadata = False,
     unmarked: options.Unmarked = False,
     sign: options.Sign = None,
+    no_c2pa: options.NoC2pa = False,
+    no_watermark: options.NoWatermark = False,
+    log: options.Log = None,
     show: Annotated[bool, typer.Option("--show", help="Show each image in the terminal.")] = False,
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Type prompts, see images, change settings; :help.")
@@ -95,7 +98,6 @@ def sample(
     from commonart.core.errors import UsageError, telling
     from commonart.core.generation.request import GenerationConfig, ModelSpec
     from commonart.core.output import terminal
-    from commonart.core.output.metadata import MarkOptions
     from commonart.stages import sample as stage
     from commonart.stages import sample_live
 
@@ -118,7 +120,7 @@ def sample(
         steps=steps, guidance=guidance, negative=negative, sampler=sampler, rescale=rescale, size=size, aspect=aspect,
         interval=options.parse_interval("--interval", interval),
     )  # fmt: skip
-    marks = MarkOptions(not no_metadata, not unmarked, options.parse_two("--sign", sign) if sign else None)
+    marks = options.marks(no_metadata, unmarked, sign, no_c2pa, no_watermark, log)
     viewer = terminal.viewer(required=show) if show or interactive else None
     silent = sys.stdout.isatty() if interactive else out is None  # a grid alone has no records
     shape: dict[str, Any] = {"n": n, "batch": batch, "ending": ending, "show": viewer}

@@ -28,6 +28,9 @@ def serve(
     no_metadata: options.NoMetadata = False,
     unmarked: options.Unmarked = False,
     sign: options.Sign = None,
+    no_c2pa: options.NoC2pa = False,
+    no_watermark: options.NoWatermark = False,
+    log: options.Log = None,
     root_path: Annotated[
         str, typer.Option(metavar="PATH|URL", help="Public path or URL behind a reverse proxy, such as /art.")
     ] = "",
@@ -45,7 +48,6 @@ def serve(
     commonart serve 8000 --root-path https://example.com/art
     """
     from commonart.core.generation.request import ModelSpec
-    from commonart.core.output.metadata import MarkOptions
     from commonart.stages import serve as stage
 
     spec = ModelSpec(
@@ -53,5 +55,5 @@ def serve(
         allow_pickle=allow_pickle, device=device, precision=precision, quantize=quantize, max_tokens=max_tokens,
         compiled=compiled,
     )  # fmt: skip
-    marks = MarkOptions(not no_metadata, not unmarked, options.parse_two("--sign", sign) if sign else None)
+    marks = options.marks(no_metadata, unmarked, sign, no_c2pa, no_watermark, log)
     options.finish(stage.run(spec, address, marks, out=out, batch=batch, ending=ending, root_path=root_path))

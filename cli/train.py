@@ -79,6 +79,9 @@ def train(
             metavar="NAME[,JA]", help="CLIP model that scores the sample grid, and a second for Japanese prompts."
         ),
     ] = "",
+    heldout_every: Annotated[
+        int, typer.Option(min=0, help="Steps between measurements of the held-out loss; 0 for none.")
+    ] = 1000,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
     track: Annotated[str, typer.Option(metavar="NAME", help="Also send metrics to wandb or trackio.")] = "",
     keep: Annotated[int, typer.Option(min=1, help="Number of checkpoints to keep.")] = 3,
@@ -151,6 +154,7 @@ def train(
         sample_every=sample_every,
         prompts=prompt or (),
         clip=clip,
+        heldout_every=heldout_every,
         log_every=log_every,
         track=track,
         keep=keep,

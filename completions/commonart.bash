@@ -3,7 +3,7 @@ _commonart() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="fetch license-filter caption translate shard encode-text encode-image train sample serve inspect export eval vote mia lookup models nano quickstart --help --version"
+        words="fetch license-filter caption translate shard encode-text encode-image train ablate sample serve inspect export eval vote mia lookup report models nano quickstart --help --version"
     else
         case "${COMP_WORDS[1]} $prev" in
             "fetch -o"|"fetch --out") words="" ;;
@@ -132,6 +132,7 @@ _commonart() {
             "train --sample-every") words="" ;;
             "train --prompt") words="" ;;
             "train --clip") words="nano clip-vit-b32 clip-japanese-base clip-vit-l14-336" ;;
+            "train --heldout-every") words="" ;;
             "train --log-every") words="" ;;
             "train --track") words="wandb trackio" ;;
             "train --keep") words="" ;;
@@ -141,6 +142,16 @@ _commonart() {
             "train --precision") words="auto bf16 fp16 fp32" ;;
             "train --accept-terms") words="" ;;
             "train --calibrate") words="" ;;
+            "ablate --data") words="" ;;
+            "ablate -o"|"ablate --out") words="" ;;
+            "ablate --policy") words="" ;;
+            "ablate --blocklist") words="" ;;
+            "ablate --gpus") words="" ;;
+            "ablate --task-index") words="" ;;
+            "ablate --num-tasks") words="" ;;
+            "ablate --device") words="auto cpu cuda mps" ;;
+            "ablate --precision") words="auto bf16 fp16 fp32" ;;
+            "ablate --accept-terms") words="" ;;
             "sample -o"|"sample --out") words="" ;;
             "sample --model") words="nano commonart-beta pixart-sigma sd2.1-base japanese-stable-diffusion common-canvas-s-c" ;;
             "sample --file") words="" ;;
@@ -166,6 +177,7 @@ _commonart() {
             "sample --device") words="auto cpu cuda mps" ;;
             "sample --precision") words="auto bf16 fp16 fp32" ;;
             "sample --sign") words="" ;;
+            "sample --log") words="" ;;
             "sample --refuse-memorised") words="" ;;
             "sample --accept-terms") words="" ;;
             "serve -o"|"serve --out") words="" ;;
@@ -179,8 +191,10 @@ _commonart() {
             "serve --device") words="auto cpu cuda mps" ;;
             "serve --precision") words="auto bf16 fp16 fp32" ;;
             "serve --sign") words="" ;;
+            "serve --log") words="" ;;
             "serve --root-path") words="" ;;
             "serve --accept-terms") words="" ;;
+            "inspect --log") words="" ;;
             "export -o"|"export --out") words="" ;;
             "export --text-encoder") words="nano calm2-7b t5-xxl" ;;
             "export --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix" ;;
@@ -252,6 +266,10 @@ _commonart() {
             "lookup --blocklist") words="" ;;
             "lookup --recheck") words="" ;;
             "lookup --address") words="" ;;
+            "report -o"|"report --out") words="" ;;
+            "report --eval") words="" ;;
+            "report --mia") words="" ;;
+            "report --verify") words="" ;;
             "nano -o"|"nano --out") words="" ;;
             "nano --only") words="" ;;
             "nano --seed") words="" ;;
@@ -269,15 +287,17 @@ _commonart() {
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-image) words="--help -o --out --model --store --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
-                    train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
-                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
-                    serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --root-path --accept-terms --allow-pickle" ;;
-                    inspect) words="--help" ;;
+                    train) words="--help --stage --data --policy --blocklist --skip-unlicensed -o --out --gpus --init --set --text-encoder --autoencoder --vision-tower --language-model --quantize --language --caption-length --max-seconds --checkpoint-every --sample-every --prompt --clip --heldout-every --log-every --track --keep --workers --compile --checkpointing --fsdp --seed --device --precision --accept-terms --dry-run --calibrate --list --slurm-script -q --quiet" ;;
+                    ablate) words="--help --data -o --out --table --json --policy --blocklist --skip-unlicensed --gpus --task-index --num-tasks --device --precision --accept-terms -q --quiet" ;;
+                    sample) words="--help -o --out --model --file --lang --steps --guidance --negative --sampler --interval --rescale --seed --size --aspect -n --batch --grid --columns --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --show -i --interactive --refuse-memorised --accept-terms --allow-pickle --overwrite -q --quiet" ;;
+                    serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --root-path --accept-terms --allow-pickle" ;;
+                    inspect) words="--help --log" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
                     eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --endpoint-model --endpoint-key-file --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --serve --address -q --quiet" ;;
+                    report) words="--help -o --out --eval --mia --evidence --verify --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;
                     quickstart) words="--help -o --out --scenes --seconds --seed" ;;

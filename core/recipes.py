@@ -6,14 +6,18 @@ No torch here: the command line and its completion read this table.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from commonart.core.errors import UsageError
 
-OPTIMIZERS = ("CAME", "AdamW8bit", "AdamW")
+OPTIMIZERS = ("CAME", "AdamW8bit", "AdamW", "Muon")
 OBJECTIVES = ("eps", "flow")
+PREDICTIONS = ("velocity", "x")
+TIMES = ("logit-normal", "uniform", "mode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,14 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8  # AdamW's
+    # Switches, off by default; core/README.md names the module and the paper of each.
+    prediction: str = "velocity"  # what flow's transformer gives: the velocity, or x, the clean latents
+    qk_norm: int = 0  # 1: queries and keys are normed
+    draws: int = 1  # noises and times of each image in one step; its text is read once for all of them
+    times: str = "logit-normal"  # the law of flow's times, before flow_shift
+    time_mean: float = 0.0  # of the logit-normal law
+    time_std: float = 1.0
+    time_scale: float = 0.0  # of mode: above 0 more times in the middle, below 0 more at both ends
     spike: float = 20.0  # a step whose gradient exceeds this multiple of the usual one is skipped; 0 skips none
 
     @property
@@ -67,7 +79,8 @@ class Recipe:
 # What only a stage that trains the transformer has.
 DIFFUSION = (
     "text_encoder", "autoencoder", "resolution", "interpolation", "objective", "layers", "heads", "head_dim", "patch",
-    "caption_dropout", "flow_shift",
+    "caption_dropout", "flow_shift", "prediction", "qk_norm", "draws", "times",
+    "time_mean", "time_std", "time_scale",
 )  # fmt: skip
 
 # Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
@@ -108,7 +121,9 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
             what = (
                 f"--set {field}={value}: {f'stage {name}' if field in unused else 'a recipe'} has no setting '{field}'."
             )
-            raise UsageError(what, f"Use one of {', '.join(settable)}.")
+            near = difflib.get_close_matches(field, settable, n=1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise UsageError(what, f"{meant}Use one of {', '.join(settable)}.")
         changes[field] = _coerce(field, value, types[field])
     return _checked(dataclasses.replace(recipe, **changes))
 
@@ -131,11 +146,25 @@ def _checked(recipe: Recipe) -> Recipe:
             raise UsageError(f"--set {field}={getattr(recipe, field)}: {field} must be {rule}.", "Change that value.")
 
     need(recipe.optimizer in OPTIMIZERS, "optimizer", "one of " + ", ".join(OPTIMIZERS))
+    need(recipe.optimizer != "Muon" or not recipe.trains, "optimizer", "another than Muon where a captioner is trained")
+    need(recipe.prediction in PREDICTIONS, "prediction", "one of " + ", ".join(PREDICTIONS))
+    need(
+        recipe.prediction == "velocity" or recipe.objective == "flow",
+        "prediction",
+        "velocity where the objective is eps",
+    )
+    need(recipe.qk_norm in (0, 1), "qk_norm", "0 or 1")
+    need(recipe.times in TIMES, "times", "one of " + ", ".join(TIMES))
+    need(
+        recipe.times == "logit-normal" or recipe.objective == "flow", "times", "logit-normal where the objective is eps"
+    )
+    need(-1 < recipe.time_scale <= 1.75, "time_scale", "above -1 and at most 1.75")
+    need(-math.inf < recipe.time_mean < math.inf, "time_mean", "a finite number")
     need(recipe.objective in OBJECTIVES, "objective", "one of " + ", ".join(OBJECTIVES))
     unused = DIFFUSION if recipe.trains else ()
-    for field in ("batch", "resolution", "steps", "layers", "heads", "head_dim", "micro_batch", "patch"):
+    for field in ("batch", "resolution", "steps", "layers", "heads", "head_dim", "micro_batch", "patch", "draws"):
         need(field in unused or getattr(recipe, field) >= 1, field, "at least 1")
-    for field in ("lr", "interpolation", "max_grad_norm", "flow_shift", "epsilon"):
+    for field in ("lr", "interpolation", "max_grad_norm", "flow_shift", "epsilon", "time_std"):
         need(field in unused or 0 < getattr(recipe, field) < float("inf"), field, "above 0")
     for field in ("ema", "beta1", "beta2"):
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")

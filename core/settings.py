@@ -18,9 +18,11 @@ from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
 CAPTION_LENGTHS = ("short", "long")  # the registry's LENGTHS, which stand above this layer
+HELDOUT_EVERY = 1000
 # Optimizers whose state `--fsdp` cannot cut, and why.
 UNCUT = {
     "CAME": "it keeps means of whole columns, and a process would have some of their rows",
+    "Muon": "it makes whole matrices orthogonal, and a process would have some of their rows",
     "AdamW8bit": "its 8-bit values share a scale over 256 of them, whatever the rows",
 }
 
@@ -56,8 +58,9 @@ class Settings:
     precision: str = "auto"  # of the matrix products; the weights stay float32
     max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
     max_tokens: int = 300  # of texts that are encoded on the fly
-    checkpoint_every: int = 1000  # steps, as the next two; 0 turns one off
+    checkpoint_every: int = 1000  # steps, as the next three; 0 turns one off
     sample_every: int = 0
+    heldout_every: int = HELDOUT_EVERY
     log_every: int = 10
     keep: int = 3
     workers: int = 2  # reading threads
@@ -97,7 +100,15 @@ class Settings:
         launch.check_gpus(self.gpus)
         check_quantizer(self.quantize)
         optimizer = self.recipe.optimizer  # raises for an unknown stage or a bad value
-        for name in ("max_seconds", "checkpoint_every", "sample_every", "log_every", "keep", "workers"):
+        for name in (
+            "max_seconds",
+            "checkpoint_every",
+            "sample_every",
+            "heldout_every",
+            "log_every",
+            "keep",
+            "workers",
+        ):
             if getattr(self, name) < 0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
@@ -109,6 +120,11 @@ class Settings:
                 raise UsageError(
                     f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
                 )
+        if self.recipe.trains and self.heldout_every not in (0, HELDOUT_EVERY):
+            raise UsageError(
+                f"--heldout-every {self.heldout_every} does not apply to stage {self.stage}, which trains a captioner.",
+                "Leave it out.",
+            )
         if unknown := sorted(set(self.lengths) - {*CAPTION_LENGTHS}):
             raise UsageError(
                 f"--caption-length {unknown[0]} is not a length.", f"Weigh {' and '.join(CAPTION_LENGTHS)}."

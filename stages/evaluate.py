@@ -23,6 +23,7 @@ from commonart.core.metrics.image_set import ImageRef
 from commonart.core.metrics.protocols import EMBEDDED, Protocol
 from commonart.core.metrics.scores import MIN_IMAGES, Judges
 from commonart.core.output import metadata
+from commonart.core.output.metadata import MarkOptions
 
 if TYPE_CHECKING:
     from commonart.core.generation.session import Session
@@ -135,7 +136,10 @@ def run(
     if models:
         from commonart.core.generation.session import Session
 
-        sessions = [Session.open(spec) for spec in specs]
+        # What is scored is what the model makes, and a score says which bytes it is of: no watermark, and no signature,
+        # which is another each time.
+        marks = MarkOptions(watermark=False, c2pa=False)
+        sessions = [Session.open(spec, marks) for spec in specs]
         for folder in folders:
             metadata.check_folder(_made(folder))
         for folder in folders:

@@ -1,19 +1,105 @@
-"""What an image says about itself: whether a model made it, its settings, and who signed it."""
+"""What an image says about itself: whether a model made it, its settings, who signed it, and what all that proves."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from commonart.core.output import c2pa, metadata
+from commonart.core.data.images import decode
+from commonart.core.data.images.decode import DecodeError
+from commonart.core.errors import CommonArtError
+from commonart.core.output import c2pa, made_log, metadata, watermark
+from commonart.core.output.metadata import Marks
+from commonart.core.output.watermark import BITS, SIDE, Detection
+
+LOG_SAYS = {
+    "file": "The log has this very file: it was made here, and has not changed since.",
+    "pixels": "The log has these very pixels: the image was made here, and its file was written anew without loss.",
+    "near": "The log has an image that looks like this one: it was probably made here, and changed since. Compare them.",
+    "none": "The log has no image like this one. One that was cropped, mirrored or flat is not found by its looks.",
+}
 
 
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return {"image", "synthetic", "digital_source_type", "settings"} of an image, and "c2pa" if it is signed.
+def inspect(path: str | os.PathLike[str], log: str | None = None) -> dict[str, Any]:
+    """Read every mark of an image.
 
-    Raises as `metadata.read` does.
+    Args:
+        log: what `sample --log` has written; is the image in it?
+
+    Returns:
+        {"image", "synthetic", "digital_source_type", "settings", "c2pa", "watermark", "log", "findings"}: `c2pa` where there
+        is a manifest, `log` where it was asked; `findings` says in words what is there, what is missing, and what follows.
+
+    Raises:
+        CommonArtError: the file is missing or not an image, its pixels are damaged, or the log cannot be read.
     """
     marks = metadata.read(path)
-    about = {"synthetic": marks.synthetic, "digital_source_type": marks.digital_source_type, "settings": marks.settings}
     signed = c2pa.read(path)
-    return {"image": str(path), **about, **({"c2pa": signed} if signed else {})}
+    data = Path(path).read_bytes()
+    try:
+        image = decode.decode(data)
+        matches = made_log.find(log, data) if log is not None else None
+    except DecodeError as error:
+        raise CommonArtError(f"{path}: its pixels cannot be read ({error}).", "Ask for the file again.") from None
+    mark, small = watermark.detect(image), min(image.size) < SIDE
+    about: dict[str, Any] = {
+        "image": str(path), "synthetic": marks.synthetic or mark.found or _signed_as_synthetic(signed),
+        "digital_source_type": marks.digital_source_type, "settings": marks.settings,
+        **({"c2pa": signed} if signed else {}),
+        "watermark": {"found": mark.found, "matches": mark.matches, "bits": BITS, "p_value": mark.p_value},
+    }  # fmt: skip
+    if matches is not None:
+        about["log"] = dataclasses.asdict(matches)
+    findings = [*_findings(marks, signed, mark, small)]
+    if matches is not None:
+        findings.append(LOG_SAYS[matches.how])
+        if matches.damaged:
+            findings.append(f"{matches.damaged:,} of {matches.lines:,} lines of the log are damaged, and were skipped.")
+    return about | {"findings": findings}
+
+
+def _signed_as_synthetic(signed: dict[str, Any] | None) -> bool:
+    return signed is not None and metadata.TRAINED_ALGORITHMIC_MEDIA in signed.get("digital_source_types", ())
+
+
+def _findings(marks: Marks, signed: dict[str, Any] | None, mark: Detection, small: bool) -> Iterator[str]:
+    signed = signed or {}
+    state, signer, problems = signed.get("state"), signed.get("signer"), ", ".join(signed.get("problems", ()))
+    whole = state in ("Valid", "Trusted")
+    if marks.synthetic:
+        yield "The metadata says that a trained model made the image. Anyone can write that, or take it out."
+    elif marks.settings is not None:
+        yield "The metadata holds settings of commonart, but no mark of synthetic media."
+    if state == "Trusted":
+        yield "The C2PA signature is whole, by this installation's own key: the file is as it was when it was made here."
+    elif state == "Valid":
+        yield (
+            f"The C2PA signature is whole: the file has not changed since it was signed by {signer!r}. "
+            "Nobody here vouches for that name."
+        )
+    elif state == "Invalid":
+        yield f"The C2PA signature does not fit: the file was changed after it was signed ({problems})."
+    elif state is not None:
+        yield f"The C2PA data of the file cannot be read ({problems}): it is damaged, and proves nothing."
+    if mark.found:
+        yield (
+            f"commonart's watermark is in the pixels: {mark.matches} of {BITS} bits, which an image without it shows "
+            f"with a chance of {mark.p_value:.1g}. Its key is public, so others can put it into an image too."
+        )
+        missing = [
+            name for name, there in (("metadata", marks.synthetic), ("C2PA signature", state is not None)) if not there
+        ]
+        if missing:
+            yield (
+                f"Beside the watermark there is no {' and no '.join(missing)}: that was stripped after the image was "
+                "generated, as by a program that writes the file anew, or was never written."
+            )
+    elif small:
+        yield f"There is no watermark: commonart puts none into images with a side below {SIDE} pixels."
+    elif whole or marks.synthetic:
+        yield "There is no watermark: the image was made without, by another tool, or it was changed too much."
+    if not (marks.synthetic or marks.settings or state or mark.found):
+        yield "No mark was found. That proves nothing: marks can be removed, and most tools write none."

@@ -104,6 +104,9 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
         step("Does the model give away what it was trained on?", "mia.json",
              "mia", run, "--data", shards, "--reference", "nano", "-n", "60", "--replicate", "20",
              "--seed", str(seed), "-o", path("mia.json"), "--figure", path("figure2.png"), "--overwrite"),
+        step("The card of the model trained here: every work, licence and model that took part.", "card",
+             "report", run, shards, "--eval", path("eval.json"), "--mia", path("mia.json"), "--evidence", "--overwrite",
+             "-o", path("card")),
     ]  # fmt: skip
 
 

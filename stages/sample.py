@@ -129,8 +129,9 @@ def sample(
         from commonart.core.output.contact_sheet import write_sheet
 
         write_sheet(
-            grid, shown, labels, columns=columns, settings=settings, marked=marks.synthetic, overwrite=overwrite
-        )
+            grid, shown, labels, columns=columns, settings=settings, marked=marks.synthetic, overwrite=overwrite,
+            finish=session.signed,
+        )  # fmt: skip
     return records
 
 

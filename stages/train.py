@@ -76,6 +76,7 @@ def _spawn(settings: Settings, count: int) -> TrainingSummary:
 
 def _train(settings: Settings, world: World, stop: launch.StopRequest) -> TrainingSummary:
     from commonart.core.training import checkpoint, cost, encoders, trainer
+    from commonart.core.training import heldout as heldout_loss
     from commonart.core.training import run as runs
 
     folder, warn = settings.run, log.warn if world.is_main else lambda _: None
@@ -106,6 +107,8 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
         )
         begin(described, resume, origin)
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None
+        measure = settings.heldout_every and world.is_main
+        heldout = heldout_loss.open_heldout(used, data, settings, recipe, dtype) if measure else None
         if data.resident and world.device.type == "cpu":
             settings = replace(settings, workers=0)
 
@@ -114,8 +117,9 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
             return {"left_out": records, "captions_left_out": captions}
 
         return trainer.train(
-            model, data.source, recipe, settings, world, resume=resume, preview=preview, stop=stop, left_out=left_out
-        )
+            model, data.source, recipe, settings, world, resume=resume, preview=preview, heldout=heldout, stop=stop,
+            left_out=left_out,
+        )  # fmt: skip
 
 
 def _preview(settings: Settings, used: Encoders, data: TrainingData, dtype: torch.dtype) -> Preview:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spin on a busy machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The key that signs images is made once for all tests, and not in the home of whoever runs them.
+os.environ["XDG_DATA_HOME"] = os.path.join(tempfile.gettempdir(), f"commonart-tests-{getpass.getuser()}")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Processes that tests start import their helpers, and the tests themselves as `tests.FOLDER.test_NAME`.

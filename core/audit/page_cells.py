@@ -14,11 +14,11 @@ Result = Mapping[str, Any]  # the content of mia.json
 EMBEDDED = "nano"  # the encoder of the package
 
 
-def say(page: Page, result: Result, sentence: tuple[str, str], *, strong: bool = False, **values: Any) -> None:
+def say(page: Page, result: Result, sentence: tuple[str, str], **values: Any) -> None:
     """Add a sentence in both languages, with what the members are called, and `values`, in its braces."""
     english, japanese = (text.format(**terms(result), level=result["level"], **values) for text in sentence)
-    page.text(english, strong=strong)
-    page.text(japanese, lang="ja", strong=strong)
+    page.text(english)
+    page.text(japanese, lang="ja")
 
 
 def found(page: Page, result: Result, found: Mapping[str, Any], **values: Any) -> None:

@@ -13,9 +13,9 @@ VERDICTS = {
         "振る舞いが異なります。",
     ),
     "no leak found": (
-        "These attacks on these images found no leak. A smaller one than is named below may exist, and stronger attacks may "
-        "find it: this is no proof that there is none.",
-        "これらの攻撃と画像では、漏洩は見つかりませんでした。下に示す大きさより小さな漏洩はありえ、より強い攻撃なら見つかるかもしれません。"
+        "No leak was found. A smaller one than is named below may exist, and stronger attacks or other images may show one: "
+        "this is no proof that there is none.",
+        "漏洩は見つかりませんでした。下に示す大きさより小さな漏洩はありえ、より強い攻撃や別の画像なら見つかるかもしれません。"
         "漏洩がないことの証明ではありません。",
     ),
     "groups differ": (
@@ -43,13 +43,13 @@ PARTS = {  # the verdicts of replication and extraction
         "説明文が少なすぎて、偶然と区別できません。一方がすべて、他方がゼロでも発見にはなりません。",
     ),
     "extracted": (
-        "The images named below came back, and more often than chance explains.",
-        "下に挙げた画像が再現されました。偶然で説明できる頻度を超えています。",
+        "Images can be extracted from the {members}: their captions bring them back, more often than chance explains.",
+        "{members_ja}を取り出せます。説明文から、偶然で説明できる頻度を超えて再現されました。",
     ),
     "extracted, rate uncertain": (
-        "That the images named below came back is a fact about each of them. Only the rate is uncertain: {of} captions are too "
+        "That images came back is a fact about each of them. Only the rate is uncertain: {of} captions are too "
         "few to tell it from that of held-out ones at the level of {level:g}.",
-        "下に挙げた画像が再現されたことは、その一枚ごとの事実です。不確かなのは割合だけです。説明文 {of} 件では、"
+        "画像が再現されたことは、その一枚ごとの事実です。不確かなのは割合だけです。説明文 {of} 件では、"
         "有意水準 {level:g} で未学習の説明文の割合と区別できません。",
     ),
     "nothing extracted": (

@@ -137,11 +137,11 @@ def _overfit(nano: Pipeline, items: Sequence[ImageRef], steps: int, seed: int, q
     texts = nano.encode(prompts)
     text, mask = stack_text([texts[prompt] for prompt in prompts])
     latents = nano.autoencoder().encode(to_pixels([Image.open(item.pointer) for item in items]))[0].float()
-    shape = {"num_layers": 3, "num_attention_heads": 4, "attention_head_dim": 48, "patch_size": 4}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = PixArt(PixArtConfig(
-            **shape, in_channels=latents.shape[1], out_channels=latents.shape[1], sample_size=latents.shape[2],
+            num_layers=3, num_attention_heads=4, attention_head_dim=48, patch_size=4,
+            in_channels=latents.shape[1], out_channels=latents.shape[1], sample_size=latents.shape[2],
             caption_channels=text.shape[2], interpolation_scale=1.0,
         ))  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)

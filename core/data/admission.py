@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from commonart.core.data import caption_terms
 from commonart.core.data.blocklist import Blocklist, read_blocklist
-from commonart.core.data.record import Caption, Record
+from commonart.core.data.record import Caption, Record, captions
 from commonart.core.licenses.policies import POLICIES, Policy, load_policy
 
 CACHED = 65536  # verdicts; real data need a few dozen
@@ -156,6 +156,34 @@ class Judge:
         lang, length, revision, license = (str(said[name] or "") for name in ("lang", "length", "revision", "license"))
         model = f"{writer} of {origin}" if origin else writer
         return Kind(lang, length, model, revision, license, reason, next(iter(answered), ""))
+
+
+def usable_captions(record: Record, judge: Judge, run: Mapping[str, Any]) -> list[bool]:
+    """Return which of a record's captions a run could take, as `training_index` decides it; none where its licence kept it out.
+
+    Args:
+        judge: one by the run's policy, `Rules.described`.
+        run: the content of run.json.
+    """
+    texts = captions(record)
+    if judge.works[judge.work(record)].reason:
+        return [False] * len(texts)
+    kinds = [judge.kinds[number] for number in judge.captions(texts)]
+    languages, lengths = run.get("languages") or {}, run.get("lengths") or {}
+    fine = [not kind.reason and (not languages or languages.get(kind.lang, 0) > 0) for kind in kinds]
+    if "captioner" in run:  # as `training.caption_data.refine`: only what it can be asked for
+        asked = {prompt[0] for prompt in run.get("prompts", ())}
+        fine = [
+            ok and kind.lang in asked and bool(caption["text"].strip())
+            for ok, kind, caption in zip(fine, kinds, texts, strict=True)
+        ]
+    if any(fine) and lengths:
+        # As `Index.caption_odds`: among an image's captions (of one language, where they are weighed) those of an asked length.
+        groups = [kind.lang if languages else "" for kind in kinds]
+        fits = [ok and lengths.get(kind.length, 0) > 0 for ok, kind in zip(fine, kinds, strict=True)]
+        having = {group for group, yes in zip(groups, fits, strict=True) if yes}
+        fine = [yes if group in having else ok for ok, yes, group in zip(fine, fits, groups, strict=True)]
+    return fine
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ def read_beside(source: str | os.PathLike[str]) -> list[Note]:
     if not is_note(note) or not path.is_file():
         return []
     return [{**note, **({} if note.pop("bytes", None) == path.stat().st_size else {"changed": True})}]
+
+
+def taken_out(records: Iterable[dict[str, Any]], found: list[Note]) -> Iterator[dict[str, Any]]:
+    """Yield the same records; what one of them carries as the note of its pipe goes to `found`."""
+    for record in records:
+        if is_note(record.get(FIELD)):
+            found.append(record.pop(FIELD))
+        yield record
 
 
 def _of_shards(folder: Path, tars: list[Path]) -> list[Note]:

@@ -3,8 +3,8 @@
     index = read_index("shards/"); index.record(7)            # reads one record
     index = read_index("common/,megalith/:0.5")               # two sets; an image of the second is taken half as often
 
-Held-out records are counted and never listed; what may not be trained on is refused, or left out and counted
-(`core.data.admission`).
+Held-out records are counted and never listed, but for the few that `read_heldout` returns; what may not be trained on is
+refused, or left out and counted (`core.data.admission`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,7 @@ def read_index(
             for record, (_, group) in zip(read_shard(path), reader.read_members(path), strict=True):
                 reading.add(record, group)
             reading.end_shard()
-    index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
-    index.kinds = np.frombuffer(index.kinds, index.kinds.typecode)
-    index.names = list(dict.fromkeys(kind.lang for kind in index.kind_names))
-    language = {name: number for number, name in enumerate(index.names)}
-    index.languages = np.array([language[kind.lang] for kind in index.kind_names], np.uint16)[index.kinds]
+    _finish(index)
     _refuse_doubles(index, reading.hashes)
     index.fingerprint = total.hexdigest()
     refused = reading.refused
@@ -121,6 +118,36 @@ def read_index(
     )
 
 
+def read_heldout(data: str | Path, rules: Rules | None = None, most: int = 64) -> Index | None:
+    """Read the first `most` held-out records that `rules` allow, of several folders as many each; None where there are none."""
+    index = Index(data_sets(data), rules=replace(rules or Rules(), skip=True))
+    reading = _Reading(index, heldout=True)
+    for number, (folder, _) in enumerate(index.sets):
+        enough = most * (number + 1) // len(index.sets)
+        for path in reader.list_shards(folder):
+            if len(index.keys) >= enough:
+                break
+            index.shards.append(path)
+            index.set_of.append(number)
+            for record, (_, group) in zip(read_shard(path), reader.read_members(path), strict=True):
+                if len(index.keys) < enough:
+                    reading.add(record, group)
+            reading.end_shard()
+    if not index.keys:
+        return None
+    _finish(index)
+    return index
+
+
+def _finish(index: Index) -> None:
+    """Turn what was read into arrays."""
+    index.columns = {name: np.frombuffer(column, column.typecode) for name, column in index.columns.items()}
+    index.kinds = np.frombuffer(index.kinds, index.kinds.typecode)
+    index.names = list(dict.fromkeys(kind.lang for kind in index.kind_names))
+    language = {name: number for number, name in enumerate(index.names)}
+    index.languages = np.array([language[kind.lang] for kind in index.kind_names], np.uint16)[index.kinds]
+
+
 def counts_text(reasons: Counter[str]) -> str:
     """Return the most frequent reasons with their counts, for a sentence."""
     shown = [f"{reason} {count:,}" for reason, count in reasons.most_common(5)]
@@ -144,8 +171,10 @@ def _refuse_doubles(index: Index, hashes: Sequence[int]) -> None:
 class _Reading:
     """An index while its records are read."""
 
-    def __init__(self, index: Index, refine: Callable[[Caption, Kind], Kind] | None) -> None:
-        self.index, self.refine, self.judge = index, refine, Judge(index.rules)
+    def __init__(
+        self, index: Index, refine: Callable[[Caption, Kind], Kind] | None = None, heldout: bool = False
+    ) -> None:
+        self.index, self.refine, self.heldout, self.judge = index, refine, heldout, Judge(index.rules)
         index.works, index.kind_names = self.judge.works, self.judge.kinds
         self.hashes = array("Q")  # of all keys, whether they are trained on or not
         self.rows: list[tuple[int, ...]] = []  # of one shard: columns grow by shards, which is twice as fast
@@ -160,10 +189,11 @@ class _Reading:
         if sha256 and check_split(record, sha256)[1]:
             index.left_out["split_conflict"] += 1
             return
-        if split_of_record(record) == "heldout":
+        if heldout := split_of_record(record) == "heldout":
             index.heldout += 1
             if len(index.heldout_texts) < PROMPTS:
                 index.heldout_texts += [(caption.get("lang", ""), caption["text"]) for caption in texts]
+        if heldout != self.heldout:
             return
         if not texts or not record.get("image"):
             index.left_out["no_image" if texts else "no_captions"] += 1

@@ -80,6 +80,12 @@ def export(
         folders = {"text-encoder": components.text_encoder, "autoencoder": components.autoencoder}
     else:
         model = PixArt.load(component_dir(Path(source), "transformer"))
+    if model.config.own:
+        has = ", ".join(f"{name} = {value}" for name, value in model.config.own.items())
+        raise CommonArtError(
+            f"{source} has {has}, which diffusers' PixArtTransformer2DModel cannot compute.",
+            "Sample it with commonart, or train without that switch of the recipe.",
+        )
     objective = objective_of(model.config.in_channels, model.config.out_channels)
     about = components or PipelineComponents(source, "as given", out, out, out, objective, ())
     scheduler = sampler.scheduler_config(about.objective, about.shift)

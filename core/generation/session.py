@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from commonart.core.generation.request import Callback, GenerationConfig, ImageR
 from commonart.core.log import progress, say, warn
 from commonart.core.model import sampler
 from commonart.core.model.device import dtype_name
-from commonart.core.output import c2pa, metadata
+from commonart.core.output import c2pa, made_log, metadata, watermark
 from commonart.core.output.metadata import DEFAULT_MARKS, MarkOptions
+from commonart.core.output.own_key import own_key, own_key_path
 
 ImageGenerator = Pipeline | DiffusersPipeline
 
@@ -29,6 +30,18 @@ def open_generator(spec: ModelSpec) -> ImageGenerator:
     """Find and open a model. Raises as `locate`, `Pipeline.open` and `DiffusersPipeline.open` do."""
     components = locate(spec)
     return (DiffusersPipeline if components.pipeline else Pipeline).open(components, spec)
+
+
+def own_signature() -> tuple[str, str] | None:
+    """Return the files of this installation's certificates and key; None, with a warning, where none can be made."""
+    try:
+        return (str(own_key()),) * 2
+    except OSError as error:
+        warn(
+            f"images are not signed: {own_key_path()} cannot be written ({error.strerror}). "
+            "Set XDG_DATA_HOME to a folder that can be, or pass --no-c2pa."
+        )
+        return None
 
 
 @dataclass(slots=True)
@@ -43,6 +56,11 @@ class Session:
     @classmethod
     def open(cls, spec: ModelSpec, marks: MarkOptions = DEFAULT_MARKS) -> Session:
         """Find and open a model. Raises as `open_generator` and `core.output.c2pa.check` do."""
+        if marks.log is not None:
+            made_log.check(marks.log)
+        marks = dataclasses.replace(
+            marks, sign=marks.sign or (own_signature() if marks.synthetic and marks.c2pa else None)
+        )
         if marks.sign is not None:
             c2pa.check(*marks.sign)
         beside = {name: getattr(spec, name) for name in ("text_encoder", "autoencoder", "max_tokens")}
@@ -95,6 +113,8 @@ class Session:
             made = None
             if image.name not in finished:
                 made = next(fresh)
+                if self.marks.synthetic and self.marks.watermark:
+                    made = watermark.embed(made)
                 finished.add(image.name)
                 self.generated += 1
                 self._save(made, image, overwrite)
@@ -104,14 +124,24 @@ class Session:
                 made = repeats.get(image.name) or _open(image)
             yield image, made
 
+    def signed(self, data: bytes, kind: str) -> bytes:
+        """Return an image file's bytes, signed where these marks say so. Raises as `core.output.c2pa.sign` does."""
+        return c2pa.sign(data, kind, *self.marks.sign) if self.marks.sign else data
+
     def _written_settings(self, image: PlannedImage) -> dict[str, Any] | None:
         return image.settings if self.marks.settings else None
 
     def _save(self, made: Image.Image, image: PlannedImage, overwrite: bool) -> None:
         if image.path is None:
             return
-        sign, marked, settings = self.marks.sign, self.marks.synthetic, self._written_settings(image)
-        finish = partial(c2pa.sign, chain=sign[0], key=sign[1]) if sign else None
+        marked, settings = self.marks.synthetic, self._written_settings(image)
+
+        def finish(data: bytes, kind: str) -> bytes:
+            data = self.signed(data, kind)
+            if self.marks.log is not None:  # before the file has its name: a killed run leaves none that is not logged
+                made_log.append(self.marks.log, data, image.settings, private=settings is None)
+            return data
+
         try:  # `find_finished` has cleaned the folder
             metadata.save(
                 made, image.path, settings=settings, marked=marked, overwrite=overwrite, finish=finish, cleaned=True

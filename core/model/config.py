@@ -41,6 +41,9 @@ _OLD_CLASS: dict[str, Any] = {
     "use_linear_projection": False,
 }
 _IRRELEVANT = {"norm_num_groups", "num_embeds_ada_norm"}  # read by no layer of this architecture
+# Keys of our own with the values that diffusers' class stands for: they are written where they differ.
+OWN: dict[str, Any] = {"prediction": "velocity", "qk_norm": False}
+PREDICTIONS = ("velocity", "x")
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +66,18 @@ class PixArtConfig:
     sample_size: int = 32
     caption_channels: int = 4096
     interpolation_scale: float | None = None
+    prediction: str = "velocity"  # "x": core.model.x_prediction; like qk_norm, no key of diffusers'
+    qk_norm: bool = False  # queries and keys are divided by their root mean square, as in Stable Diffusion 3
 
     def __post_init__(self) -> None:
         if self.interpolation_scale is None:
             object.__setattr__(self, "interpolation_scale", self.sample_size / 64)
+        if self.prediction not in PREDICTIONS or not isinstance(self.qk_norm, bool):
+            what = f"prediction {self.prediction!r} and qk_norm {self.qk_norm!r}"
+            raise CommonArtError(f"A transformer of {what} is unknown here.", f"There are {' and '.join(PREDICTIONS)}.")
         for name, value in asdict(self).items():
+            if name in OWN:
+                continue
             kind, types = ("number", int | float) if name == "interpolation_scale" else ("whole number", int)
             if isinstance(value, bool) or not isinstance(value, types) or value <= 0:
                 raise CommonArtError(f"The transformer's {name} is {value!r}.", f"Give a positive {kind} for {name}.")
@@ -83,9 +93,15 @@ class PixArtConfig:
         """Width D of the tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """What diffusers' class cannot compute, by key; {} of a transformer that it loads."""
+        return {name: getattr(self, name) for name, default in OWN.items() if getattr(self, name) != default}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all keys of diffusers' config.json."""
-        return {**_FIXED, **asdict(self), "cross_attention_dim": self.hidden}
+        """Return all keys of diffusers' config.json, and `own`."""
+        sizes = {name: value for name, value in asdict(self).items() if name not in OWN}
+        return {**_FIXED, **sizes, **self.own, "cross_attention_dim": self.hidden}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], file: str | Path = CONFIG) -> PixArtConfig:

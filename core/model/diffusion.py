@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError
+from commonart.core.model import x_prediction
+from commonart.core.model.times import TimeLaw
 
 Objective = Literal["eps", "flow"]
 OBJECTIVES: tuple[Objective, ...] = ("eps", "flow")
@@ -78,12 +80,15 @@ def loss(
     noise_BCHW: Tensor | None = None,
     time_B: Tensor | None = None,
     shift: float = 1.0,
+    prediction: str = "velocity",
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of every sample (B,) and the model's timestep of each (B,), float32 in 0..1000. Take the mean yourself.
 
     Noise and times come from `generator`, on its own device, unless given: `noise_BCHW`, and `time_B` as whole
     timesteps 0..999 (eps) or times in 0..1 (flow, before `shift`). `shift` > 1 moves flow's times towards noise,
-    as larger images need (arXiv 2403.03206, equation 23). The model may run under autocast; the loss is float32.
+    as larger images need (arXiv 2403.03206, equation 23). Fewer texts than latents: text i is that of latents i * n to
+    i * n + n - 1. `prediction`: the model's own, "x" for one of `core.model.x_prediction`. The model may run under
+    autocast; the loss is float32.
     """
     check_objective(objective)
     latents = latents_BCHW.float()
@@ -105,7 +110,10 @@ def loss(
             f"Set out_channels to {expected}, or choose the other objective.",
         )
     predicted = output[:, : latents.shape[1]]
-    loss_B = (predicted - target(latents, noise, objective)).square().flatten(1).mean(1)
+    wanted = target(latents, noise, objective)
+    if prediction == "x":
+        wanted = x_prediction.clamped(wanted, time_B)
+    loss_B = (predicted - wanted).square().flatten(1).mean(1)
     if objective == "eps":
         # The bound teaches the variance alone: the noise prediction is held still (improved DDPM, section 3.1).
         range_part = output[:, latents.shape[1] :]
@@ -113,12 +121,14 @@ def loss(
     return loss_B, timestep_B
 
 
-def draw_times(count: int, objective: Objective, generator: torch.Generator | None = None) -> Tensor:
-    """Draw times (count,): uniform 0..999 for eps, the sigmoid of a normal number for flow. On the generator's device."""
+def draw_times(
+    count: int, objective: Objective, generator: torch.Generator | None = None, law: TimeLaw | None = None
+) -> Tensor:
+    """Draw times (count,): uniform 0..999 for eps, by `law` (default: logit-normal) for flow. On the generator's device."""
     device = torch.device("cpu") if generator is None else generator.device
     if objective == "eps":
         return torch.randint(STEPS, (count,), generator=generator, device=device)
-    return torch.randn(count, generator=generator, device=device).sigmoid()
+    return (law or TimeLaw()).draw(count, generator)
 
 
 def add_noise(data: Tensor, noise: Tensor, time_B: Tensor, objective: Objective) -> Tensor:

@@ -141,18 +141,26 @@ class Packed:
 BlockText = Tensor | Packed | tuple[Tensor, Tensor]
 
 
+def texts_in(text: BlockText) -> int:
+    """Return the number of texts."""
+    return text.shape[0] if isinstance(text, Tensor | Packed) else text[0].shape[0]
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention when `context` is given: tokens (B, L, D), or their keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        # Of each head (arXiv 2403.03206, section 5.3.2), under diffusers' names.
+        self.norm_q, self.norm_k = (nn.RMSNorm(width // heads, NORM_EPS) if qk_norm else None for _ in range(2))
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def keys_and_values(self, tokens: Tensor | Packed) -> tuple[Tensor, Tensor]:
         """Return (B, E, L, K) each. Of a text they are the same at every step: `PixArt.read_text` keeps them."""
-        return self._split(self.to_k, tokens), self._split(self.to_v, tokens)
+        k_BELK = self._split(self.to_k, tokens)
+        return k_BELK if self.norm_k is None else self.norm_k(k_BELK), self._split(self.to_v, tokens)
 
     def _split(self, linear: nn.Linear, tokens: Tensor | Packed) -> Tensor:
         out_BLD = tokens.padded(linear(tokens.text_ND)) if isinstance(tokens, Packed) else linear(tokens)
@@ -164,6 +172,8 @@ class Attention(nn.Module):
         if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not for each of the three products
             x_BPD = x_BPD.to(torch.get_autocast_dtype(kind))
         q_BEPK = self._split(self.to_q, x_BPD)
+        if self.norm_q is not None:
+            q_BEPK = self.norm_q(q_BEPK)
         if isinstance(context, tuple):
             k_BELK, v_BELK = context
         else:
@@ -229,8 +239,8 @@ class Block(nn.Module):
         super().__init__()
         width, heads = config.hidden, config.num_attention_heads
         self.scale_shift_table = nn.Parameter(torch.empty(6, width))
-        self.attn1 = Attention(width, heads)
-        self.attn2 = Attention(width, heads)
+        self.attn1 = Attention(width, heads, config.qk_norm)
+        self.attn2 = Attention(width, heads, config.qk_norm)
         self.ff = FeedForward(width)
 
     def forward(self, x_BPD: Tensor, text: BlockText, time_B6D: Tensor, mask_B11L: Tensor | None) -> Tensor:
@@ -238,7 +248,9 @@ class Block(nn.Module):
         table = (self.scale_shift_table + time_B6D).unsqueeze(2).unbind(1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = table
         x_BPD = x_BPD + gate_1 * self.attn1(modulate(x_BPD, shift_1, scale_1))
-        x_BPD = x_BPD + self.attn2(x_BPD, text, mask_B11L)  # PixArt norms nothing here
+        # Several images of one text read it as one longer image: its keys and values are computed once.
+        x_TPD = x_BPD.reshape(texts_in(text), -1, x_BPD.shape[-1])
+        x_BPD = x_BPD + self.attn2(x_TPD, text, mask_B11L).reshape(x_BPD.shape)  # PixArt norms nothing here
         return x_BPD + gate_2 * self.ff(modulate(x_BPD, shift_2, scale_2))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model import weights
+from commonart.core.model import weights, x_prediction
 from commonart.core.model.config import CONFIG, PixArtConfig
 from commonart.core.model.layers import (
     AdaLayerNormSingle,
@@ -25,6 +25,7 @@ from commonart.core.model.layers import (
     PatchEmbed,
     TextProjection,
     modulate,
+    texts_in,
 )
 
 
@@ -79,8 +80,9 @@ class PixArt(nn.Module):
     ) -> Tensor:
         """Return the prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
-        `text_BLT` and `mask_BL` (bool) as `stack_text` makes them. A row without any real token, which it refuses, attends to
-        nothing: its cross-attention adds the output bias alone (diffusers would attend to the padding).
+        `text_BLT` and `mask_BL` (bool) as `stack_text` makes them; of an n-th as many texts as latents, each is that of n latents
+        in a row, and read once. A row without any real token, which `stack_text` refuses, attends to nothing: its cross-attention
+        adds the output bias alone (diffusers would attend to the padding).
         """
         B, C, H, W = latents_BCHW.shape
         p = self.config.patch_size
@@ -95,6 +97,10 @@ class PixArt(nn.Module):
                 f"Text states of width {text_BLT.shape[-1]} do not fit a transformer of caption_channels "
                 f"{self.config.caption_channels}.",
                 "Use the text encoder that the transformer was trained with.",
+            )
+        if B % texts_in(text_BLT if isinstance(text_BLT, Tensor) else text_BLT[0]):
+            raise CommonArtError(
+                f"{B} latents cannot share their texts alike.", "Give as many texts, or an n-th of them."
             )
         x_BPD = self.pos_embed(latents_BCHW)
         time_B6D, time_BD = self.adaln_single(timestep_B.expand(B))
@@ -111,7 +117,10 @@ class PixArt(nn.Module):
         shift_B1D, scale_B1D = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
         out_BPO = self.proj_out(modulate(x_BPD, shift_B1D, scale_B1D))
         patches = out_BPO.reshape(B, H // p, W // p, p, p, self.config.out_channels)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(B, self.config.out_channels, H, W)
+        out_BCHW = patches.permute(0, 5, 1, 3, 2, 4).reshape(B, self.config.out_channels, H, W)
+        if self.config.prediction == "x":
+            return x_prediction.velocity(latents_BCHW, out_BCHW, timestep_B.expand(B) / 1000)
+        return out_BCHW
 
     def _project(self, text_BLT: Tensor, mask_BL: Tensor | None) -> Tensor | Packed:
         """The text in the blocks' width; on a CPU of its real tokens alone, whose number a GPU would have to be waited for."""

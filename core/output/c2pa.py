@@ -1,7 +1,8 @@
 """C2PA: a signed statement in an image that a trained model made it, and who says so.
 
-The certificate is the user's own: a PEM chain, the signing certificate first, and its PEM private key. No time-stamp
-server is asked, so nothing leaves the machine. Source: C2PA technical specification 2.1, sections 13 and 14.
+The certificate is the user's own, a PEM chain, the signing certificate first, and its PEM private key, or that of
+`core.output.own_key`. No time-stamp server is asked, and nothing that an image names is fetched, so nothing leaves the
+machine. Source: C2PA technical specification 2.1, sections 13 and 14.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
+from commonart.core.output.own_key import own_key_path
 
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+_OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
+_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\n?", re.DOTALL)
 
 
 def check(chain: str, key: str) -> None:
@@ -25,11 +31,14 @@ def check(chain: str, key: str) -> None:
 
     trial = io.BytesIO()
     Image.new("RGB", (8, 8)).save(trial, "PNG")
-    sign(trial.getvalue(), "PNG", chain, key)
+    sign(trial.getvalue(), "PNG", chain, key, verify=True)
 
 
-def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
-    """Return the image `data` of Pillow's format `kind` with a signed C2PA manifest in it. Raises as `check` does."""
+def sign(data: bytes, kind: str, chain: str, key: str, verify: bool = False) -> bytes:
+    """Return the image `data` of Pillow's format `kind` with a signed C2PA manifest in it. Raises as `check` does.
+
+    `verify`: read the result again, which finds a certificate that has expired or that its key does not belong to.
+    """
     signer = _signer(chain, key)
     import c2pa
 
@@ -37,9 +46,15 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
     created = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA, "softwareAgent": agent}
     actions = {"label": "c2pa.actions.v2", "data": {"actions": [created]}}
     manifest = {"claim_generator_info": [agent], "assertions": [actions]}
+    # A thumbnail takes fifty times as long as the signature, and ten times its bytes.
+    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": verify, **_OFFLINE}}
     out = io.BytesIO()
     try:
-        with signer, c2pa.Builder(json.dumps(manifest)) as builder:
+        with (
+            signer,
+            c2pa.Context.from_dict(settings) as context,
+            c2pa.Builder(json.dumps(manifest), context) as builder,
+        ):
             builder.sign(signer, MIME[kind], io.BytesIO(data), out)
     except c2pa.C2paError as error:
         raise _cannot(chain, error) from error
@@ -47,29 +62,54 @@ def sign(data: bytes, kind: str, chain: str, key: str) -> bytes:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what an image's C2PA manifest says: {"state", "signer", "actions"}; None without one, or without the package.
+    """Return what an image's C2PA manifest says: {"state", "signer", "actions", "digital_source_types"}; None without one,
+    or without the package.
 
-    `state` is the library's own: Valid (whole, by a signer nobody here vouches for), Trusted, or Invalid.
+    `state` is the library's own: Valid (whole, by a signer nobody here vouches for), Trusted (by this installation's own
+    key), or Invalid; Unreadable is a manifest that is none. "problems" says why, for the last two.
     """
     if find_spec("c2pa") is None:
         return None
     import c2pa
 
     try:
-        with c2pa.Reader(str(path)) as reader:
+        with c2pa.Context.from_dict(_reading()) as context, c2pa.Reader(str(path), context=context) as reader:
             store = json.loads(reader.json())
-    except (c2pa.C2paError, ValueError, OSError):
+    except (c2pa.C2paError.ManifestNotFound, c2pa.C2paError.NotSupported):
         return None
+    except (c2pa.C2paError, ValueError, OSError) as error:
+        return {"state": "Unreadable", "signer": None, "actions": [], "problems": [str(error)]}
     active = store.get("manifests", {}).get(store.get("active_manifest"), {})
     signature = active.get("signature_info", {})
     actions = [
-        action.get("action")
+        action
         for assertion in active.get("assertions", ())
-        if str(assertion.get("label", "")).startswith("c2pa.actions")
-        for action in assertion.get("data", {}).get("actions", ())
+        if str(assertion.get("label", "")).startswith("c2pa.actions") and isinstance(assertion.get("data"), dict)
+        for action in assertion["data"].get("actions", ())
+        if isinstance(action, dict)
     ]
-    signer = signature.get("common_name") or signature.get("issuer")
-    return {"state": store.get("validation_state"), "signer": signer, "actions": actions}
+    found = {"state": store.get("validation_state"), "signer": signature.get("common_name") or signature.get("issuer")}
+    found["actions"] = [action.get("action") for action in actions]
+    if sources := sorted({str(action["digitalSourceType"]) for action in actions if "digitalSourceType" in action}):
+        found["digital_source_types"] = sources
+    if found["state"] == "Invalid":
+        found["problems"] = sorted({str(status.get("code")) for status in store.get("validation_status", ())})
+    return found
+
+
+def _reading() -> dict[str, Any]:
+    """Return the settings of a reader: whom it trusts is this installation's own certificate, where it has one."""
+    settings: dict[str, Any] = {"verify": _OFFLINE}
+    try:
+        certificates = _blocks(own_key_path().read_bytes(), b"CERTIFICATE")
+    except OSError:
+        return settings
+    return {**settings, "trust": {"user_anchors": certificates[-1].decode()}} if certificates else settings
+
+
+def _blocks(pem: bytes, kind: bytes) -> list[bytes]:
+    """Return the blocks of a PEM file whose names end in `kind`."""
+    return [found[0] for found in _PEM.finditer(pem) if found[1].endswith(kind)]
 
 
 def _signer(chain: str, key: str) -> Any:
@@ -81,13 +121,17 @@ def _signer(chain: str, key: str) -> Any:
             what = f"--sign: {path} cannot be read ({error.strerror})."
             raise UsageError(what, "Name two PEM files: --sign CHAIN,KEY.") from None
     if find_spec("c2pa") is None:
-        raise CommonArtError(
-            "--sign needs the package c2pa-python, which is not installed.", "Install it: uv sync --extra c2pa."
-        )
+        what = "C2PA needs the package c2pa-python, which is not installed."
+        raise CommonArtError(what, "Install it: uv sync; or pass --no-c2pa.")
     import c2pa
 
+    # The library takes no file that holds both; what is neither, it complains about.
+    certificates = b"".join(_blocks(files[0], b"CERTIFICATE")) or files[0]
+    private = b"".join(_blocks(files[1], b"PRIVATE KEY")) or files[1]
     try:
-        info = c2pa.C2paSignerInfo(alg=_algorithm(files[1], key), sign_cert=files[0], private_key=files[1], ta_url=None)
+        info = c2pa.C2paSignerInfo(
+            alg=_algorithm(private, key), sign_cert=certificates, private_key=private, ta_url=None
+        )
         return c2pa.Signer.from_info(info)
     except c2pa.C2paError as error:
         raise _cannot(chain, error) from error
@@ -100,6 +144,8 @@ def _algorithm(pem: bytes, name: str) -> bytes:
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
+        if Path(name) == own_key_path():
+            raise _cannot(name, "it holds no key") from error
         raise CommonArtError(f"--sign: {name} is not a PEM private key without a password.", str(error)) from error
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return {384: b"es384", 521: b"es512"}.get(key.key_size, b"es256")
@@ -110,8 +156,13 @@ def _algorithm(pem: bytes, name: str) -> bytes:
     raise CommonArtError(f"--sign: {name} is a kind of key that C2PA does not support.", "Use ECDSA, RSA or Ed25519.")
 
 
-def _cannot(chain: str, error: Exception) -> CommonArtError:
+def _cannot(chain: str, why: object) -> CommonArtError:
+    if Path(chain) == own_key_path():
+        return CommonArtError(
+            f"{chain}, the C2PA key of this installation, cannot sign ({why}).",
+            "Move it away, and the next call makes a new one; or pass --no-c2pa.",
+        )
     return CommonArtError(
-        f"--sign: {chain} cannot sign ({error}).",
+        f"--sign: {chain} cannot sign ({why}).",
         "C2PA wants a certificate that a CA has issued for document signing or e-mail protection, with its key.",
     )

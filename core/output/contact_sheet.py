@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -86,10 +86,11 @@ def write_sheet(
     settings: Mapping[str, Any] | None = None,
     marked: bool = True,
     overwrite: bool = False,
+    finish: Callable[[bytes, str], bytes] | None = None,
 ) -> None:
     """Write a `contact_sheet` with its marks, and print the legend of the labels that no font here can render.
 
-    Raises as `metadata.save` does.
+    `finish` and what it raises: as for `metadata.save`.
     """
     sheet = contact_sheet(images, labels, columns, heads)
     if sheet.legend:
@@ -99,7 +100,7 @@ def write_sheet(
         )
         for number, label in sheet.legend.items():
             say(f"  [{number}] {label}")
-    metadata.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite)
+    metadata.save(sheet.image, path, settings=settings, marked=marked, overwrite=overwrite, finish=finish)
 
 
 def wrap(text: str, width: int) -> list[str]:

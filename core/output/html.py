@@ -32,7 +32,7 @@ FONT_HINT = (
 )
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #666; --mark: #2a6fdb; }
-@media (prefers-color-scheme: dark) { :root { --soft: #a0a0a0 } }
+@media (prefers-color-scheme: dark) { :root { --soft: #aaa; --mark: #6aa3f5 } }
 body { font: 16px/1.55 FONTS; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.2rem; }
 p.lead, figcaption, .soft { color: var(--soft) }

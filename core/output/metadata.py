@@ -5,8 +5,8 @@
 - **settings**, one JSON object: prompt, model, revision, seed, steps and so on. A PNG keeps it as an iTXt chunk with the
   keyword `commonart` (UTF-8, so Japanese survives); JPEG and WebP keep it inside the XMP packet.
 
-No clock is written: the same call makes the same bytes. Sources: Adobe's XMP specification, part 3; PNG specification
-(third edition), section 11.3.3.
+No clock is written: the same call makes the same bytes, as long as C2PA does not sign them (`core.output.c2pa`), whose
+manifests have a new name each time. Sources: Adobe's XMP specification, part 3; PNG specification (third edition), 11.3.3.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ class MarkOptions:
     """What is written into each file."""
 
     settings: bool = True  # prompt and settings
-    synthetic: bool = True  # the mark of synthetic media
+    synthetic: bool = True  # the mark of synthetic media; without it neither of `c2pa` and `watermark`
     sign: tuple[str, str] | None = None  # files of a certificate chain and its key, for C2PA
+    c2pa: bool = True  # sign with the installation's own key where `sign` names none
+    watermark: bool = True  # in images that are large enough for it
+    log: str | None = None  # file that gets a line for every image
 
 
 DEFAULT_MARKS = MarkOptions()

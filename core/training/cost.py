@@ -54,15 +54,19 @@ def parameters(config: PixArtConfig) -> int:
         return PixArt(config, initialize=False).parameters_count
 
 
-def flops_per_image(config: PixArtConfig, side: int, text: float) -> float:
-    """Return the operations of one image forward, latents of `side` x `side` and `text` tokens. A multiply-add is two."""
+def flops_per_image(config: PixArtConfig, side: int, text: float, draws: int = 1) -> float:
+    """Return the operations of one image forward, latents of `side` x `side` and `text` tokens. A multiply-add is two.
+
+    `draws`: how often it is noised, with its text read once.
+    """
     d, tokens = config.hidden, (side // config.patch_size) ** 2
     itself = tokens * 4 * d * d + 2 * tokens * tokens * d
-    cross = tokens * 2 * d * d + text * 2 * d * d + 2 * tokens * text * d
+    cross, read = tokens * 2 * d * d + 2 * tokens * text * d, text * 2 * d * d
     feed = tokens * 8 * d * d
     ends = tokens * d * config.patch_size**2 * (config.in_channels + config.out_channels)
-    conditions = text * (config.caption_channels * d + d * d) + TIME_CHANNELS * d + 7 * d * d
-    return 2.0 * (config.num_layers * (itself + cross + feed) + ends + conditions)
+    projection, time = text * (config.caption_channels * d + d * d), TIME_CHANNELS * d + 7 * d * d
+    image = config.num_layers * (itself + cross + feed) + ends + time
+    return 2.0 * (draws * image + config.num_layers * read + projection)
 
 
 def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:
@@ -71,6 +75,7 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
     Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations; no encoder.
     """
     count, tokens = parameters(config) // sizes.shards, (sizes.side // config.patch_size) ** 2
+    tokens *= recipe.draws
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
     stored = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
     nbytes = {
@@ -168,7 +173,7 @@ def account(
     fly; they are in all but what was measured.
     """
     encoders = encoders or {}
-    forward = flops_per_image(config, sizes.side, sizes.tokens)
+    forward = flops_per_image(config, sizes.side, sizes.tokens, recipe.draws)
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
     hours = {name: rounded_hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}

@@ -9,17 +9,24 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from commonart.core.model import diffusion
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import autocast
+from commonart.core.model.times import TimeLaw
 from commonart.core.recipes import Recipe
 from commonart.core.training import cost
 from commonart.core.training.batches import BatchSampler, Source
 
 
+def time_law(recipe: Recipe) -> TimeLaw:
+    """Return the law of the recipe's times."""
+    return TimeLaw(recipe.times, recipe.time_mean, recipe.time_std, recipe.time_scale)
+
+
 class Losses(NamedTuple):
-    """What a criterion says of B samples."""
+    """What a criterion says of B samples: images, or draws of them (`Recipe.draws`)."""
 
     loss_B: Tensor
     timestep_B: Tensor | None  # 0..1000, where samples have one
@@ -36,12 +43,27 @@ class Criterion(Protocol):
         """Return the operations of training on one image with `tokens` of text."""
 
 
+def dynamic_length(text_BLT: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return text and mask such that a compiled transformer takes any length of text, with and without padding, as one graph.
+
+    Otherwise it is compiled for the first length, and again when the next batch has another, or needs no mask.
+    """
+    mask_BL = torch.ones(text_BLT.shape[:2], dtype=torch.bool, device=text_BLT.device) if mask_BL is None else mask_BL
+    if text_BLT.shape[1] == 1:  # to a compiler 1 is a constant
+        text_BLT, mask_BL = functional.pad(text_BLT, (0, 0, 0, 1)), functional.pad(mask_BL, (0, 1))
+    for tensor in (text_BLT, mask_BL):
+        torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    return text_BLT, mask_BL
+
+
 class DiffusionLoss:
     """The loss of a denoising transformer, in `dtype`."""
 
     def __init__(
-        self, config: PixArtConfig, source: Source, recipe: Recipe, sampler: BatchSampler, dtype: torch.dtype
-    ) -> None:
+        self, config: PixArtConfig, source: Source, recipe: Recipe, sampler: BatchSampler, dtype: torch.dtype,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
+        self.compiled = compiled
         self.config, self.source, self.recipe, self.sampler, self.dtype = config, source, recipe, sampler, dtype
         self.objective = diffusion.check_objective(recipe.objective)
         self._drawn: tuple[int, Tensor, Tensor, Tensor] | None = None
@@ -49,30 +71,38 @@ class DiffusionLoss:
     def __call__(self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device) -> Losses:
         batch = self.source.batch(fetched, device)
         noise, posterior, time_B = self._draws(step, batch.mean_BCHW.shape[1:], device)
-        latents = batch.mean_BCHW.float()
+        draws = self.recipe.draws
+        drawn = slice(samples.start * draws, samples.stop * draws)
+        latents = batch.mean_BCHW.float().repeat_interleave(draws, 0)
         if batch.std_BCHW is not None:
-            latents = latents + batch.std_BCHW.float() * posterior[samples]
+            latents = latents + batch.std_BCHW.float().repeat_interleave(draws, 0) * posterior[drawn]
         # Under autocast the first product takes the states as they are stored: a detour through float32 changes nothing.
         text = batch.text_BLT.float() if self.dtype == torch.float32 else batch.text_BLT
+        mask = batch.mask_BL
+        if self.compiled:
+            text, mask = dynamic_length(text, mask)
         with autocast(device, self.dtype):
             loss_B, timestep_B = diffusion.loss(
-                model, latents, text, batch.mask_BL, self.objective,
-                noise_BCHW=noise[samples], time_B=time_B[samples], shift=self.recipe.flow_shift,
+                model, latents, text, mask, self.objective,
+                noise_BCHW=noise[drawn], time_B=time_B[drawn], shift=self.recipe.flow_shift,
+                prediction=self.recipe.prediction,
             )  # fmt: skip
-        tokens = text.shape[0] * text.shape[1] if batch.mask_BL is None else batch.mask_BL.sum()
+        tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
         return Losses(loss_B, timestep_B, tokens)
 
     def flops(self, tokens: float) -> float:
         # A backward pass costs two forward ones.
-        return 3 * cost.flops_per_image(self.config, self.config.sample_size, tokens)
+        return 3 * cost.flops_per_image(self.config, self.config.sample_size, tokens, self.recipe.draws)
 
     def _draws(self, step: int, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, posterior and times of a step: drawn for its whole global batch, the same for any number of devices."""
+        """Noise, posterior and times of a step: drawn for its whole global batch, the same for any number of devices.
+
+        Draw d of image i is row i * draws + d.
+        """
         if self._drawn is None or self._drawn[0] != step:
             generator = self.sampler.generator(step, device)
-            noise, posterior = (
-                torch.randn((self.recipe.batch, *shape), generator=generator, device=device) for _ in range(2)
-            )
-            times = diffusion.draw_times(self.recipe.batch, self.objective, generator)
+            count = self.recipe.batch * self.recipe.draws
+            noise, posterior = (torch.randn((count, *shape), generator=generator, device=device) for _ in range(2))
+            times = diffusion.draw_times(count, self.objective, generator, time_law(self.recipe))
             self._drawn = step, noise, posterior, times
         return self._drawn[1:]

@@ -90,10 +90,33 @@ def open_shards(
         CommonArtError: features are missing, stale or not of their images' sizes, or no record is left.
     """
     index = read_index(os.fspath(data)) if index is None else index
+    for features in (text, image):
+        for (folder, _), of_set in zip(index.sets, features if isinstance(features, Sequence) else (), strict=False):
+            of_set.check(folder)
+    dataset = open_dataset(index, text, image, languages=languages, lengths=lengths)
+    texts, latents = dataset.texts, dataset.latents
+    source: Source = dataset
+    if isinstance(texts, CachedText) and isinstance(latents, CachedLatents):
+        needed = texts.features.nbytes() + latents.features.nbytes()
+        if needed <= (_budget() if budget is None else budget):
+            source = _load(dataset, texts, latents, quiet)
+    return TrainingData(source, index, dataset.shapes, texts.width, source is not dataset, dataset.damaged)
+
+
+def open_dataset(
+    index: Index,
+    text: Sequence[Features] | TextEncoder,
+    image: Sequence[Features] | Autoencoder,
+    *,
+    languages: Mapping[str, float] | None = None,
+    lengths: Mapping[str, float] | None = None,
+) -> ShardDataset:
+    """Return the samples of an index, read when they are needed; rows without features are left out and counted.
+
+    Arguments as of `open_shards`. Raises CommonArtError where no record is left.
+    """
     for reason, features in (("no_text_features", text), ("no_latents", image)):
         if isinstance(features, Sequence):  # where the encoders dropped a record, it cannot be trained on
-            for (folder, _), of_set in zip(index.sets, features, strict=True):
-                of_set.check(folder)
             index.keep(has_features(index, features), reason)
     if not index.keys:
         raise CommonArtError(
@@ -102,13 +125,7 @@ def open_shards(
         )
     texts: TextSource = CachedText(index, text) if isinstance(text, Sequence) else LiveText(index, text)
     latents: LatentSource = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
-    dataset = ShardDataset(index, texts, latents, index.caption_odds(languages, lengths))
-    source: Source = dataset
-    if isinstance(texts, CachedText) and isinstance(latents, CachedLatents):
-        needed = texts.features.nbytes() + latents.features.nbytes()
-        if needed <= (_budget() if budget is None else budget):
-            source = _load(dataset, texts, latents, quiet)
-    return TrainingData(source, index, dataset.shapes, texts.width, source is not dataset, dataset.damaged)
+    return ShardDataset(index, texts, latents, index.caption_odds(languages, lengths))
 
 
 def _budget() -> float:

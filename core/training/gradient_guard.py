@@ -12,6 +12,10 @@ WINDOW = 100  # gradient norms that a new one is compared with
 ENOUGH = 50  # of them, before anything counts as a spike
 
 
+class Diverged(CommonArtError):
+    """The gradients of a run cannot be used any more."""
+
+
 @dataclass(slots=True)
 class GradientGuard:
     """Judges gradient norms. The same norms give the same answers on every process, and after a restart.
@@ -27,7 +31,7 @@ class GradientGuard:
     def admit(self, norm: float, keys: list[str], step: int) -> bool:
         """Return whether the gradient of `step` may be used; `keys` are the images of this process's share of the batch.
 
-        Raises CommonArtError, which names images, where `patience` steps in a row were skipped.
+        Raises Diverged, which names images, where `patience` steps in a row were skipped.
         """
         finite = math.isfinite(norm)
         median = statistics.median(self.norms) if len(self.norms) >= ENOUGH else math.inf
@@ -40,7 +44,7 @@ class GradientGuard:
             return False
         names = ", ".join(dict.fromkeys(key for batch in self.skipped for key in batch[:4]))
         what = f"{norm:.3g}, where {median:.3g} is usual," if finite else "not finite"
-        raise CommonArtError(
+        raise Diverged(
             f"The gradient was {what} in {len(self.skipped)} steps in a row, up to step {step}; "
             f"the batches begin with the images {names}.",
             "Lower the rate (--set lr=...), train with --precision fp32, or look at those images."

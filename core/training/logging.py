@@ -2,6 +2,7 @@
 
     {"step": 100, "loss": 0.91, "lr": 2e-05, "grad_norm": 0.4, "images_per_second": 212.0, "loss_by_t": [...], ...}
     {"step": 100, "clip_en": 27.1, "clip_ja": 25.9, ...}     # of the images sampled at that step: core/metrics/prompt_following.py
+    {"step": 100, "heldout_loss": 0.93, "training_loss": 0.92, "gap": -0.01, ...}   # core/training/heldout.py
 
 `loss_by_t` is the mean loss of each tenth of the timesteps 0..1000, from little noise to pure noise (null: none was among them).
 Where every step since the line before was skipped, `loss`, `grad_norm` and `tokens` are null.
@@ -152,14 +153,16 @@ class MetricsFile:
     def __init__(self, path: Path, active: bool = True, tracker: Tracker | None = None) -> None:
         self.path, self.active, self.tracker = path, active, tracker
         self.last: Line = {}  # of training
-        self.scored = -1  # step of the last scores
+        self.scored = self.measured = -1  # step of the last scores, and of the last held-out loss
         self._step = 0
         self._events: SummaryWriter | None = None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line: of training, which has a `loss`, or a step's scores. Raises CommonArtError where it cannot."""
+        """Append one line: of training, which has a `loss`, a `heldout_loss`, or scores. Raises CommonArtError where it cannot."""
         if "loss" in line:
             self.last = line
+        elif "heldout_loss" in line:
+            self.measured = line["step"]
         else:
             self.scored = line["step"]
         if not self.active:
@@ -187,7 +190,9 @@ class MetricsFile:
         """Keep the lines up to `step`: those after the checkpoint that is resumed are computed again."""
         lines = [line for line in read(self.path) if line["step"] <= step]
         self.last = next((line for line in reversed(lines) if "loss" in line), {})
-        self.scored = max((line["step"] for line in lines if "loss" not in line), default=-1)
+        others = [line for line in lines if "loss" not in line]
+        self.scored = max((line["step"] for line in others if "heldout_loss" not in line), default=-1)
+        self.measured = max((line["step"] for line in others if "heldout_loss" in line), default=-1)
         self._step, self._events = step, None
         if self.active and self.path.exists():
             write_bytes(self.path, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
@@ -210,7 +215,8 @@ def tracker(name: str, run: Path, config: dict[str, Any]) -> Tracker:
 
 
 def _numbers(line: Line) -> dict[str, float]:
-    bins = {f"loss_by_t/{n}": value for n, value in enumerate(line.get("loss_by_t", ()))}
+    lists = ((name, values) for name, values in line.items() if isinstance(values, list))
+    bins = {f"{name}/{n}": value for name, values in lists for n, value in enumerate(values)}
     numbers = ((name, value) for name, value in {**line, **bins}.items() if isinstance(value, int | float))
     return {name: float(value) for name, value in numbers if name != "step"}
 

@@ -1,6 +1,7 @@
 """The optimizers of the recipe table, and their states as flat tensors, bit for bit (so that a checkpoint needs no pickle).
 
 CAME: Luo et al. 2023, arXiv 2307.02047, algorithm 2. AdamW8bit: Dettmers et al. 2021 (bitsandbytes). AdamW: torch's fused one.
+Muon: `core.training.muon`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from commonart.core.errors import CommonArtError
 from commonart.core.recipes import Recipe
 from commonart.core.training import fsdp
+from commonart.core.training.muon import Muon, is_hidden
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -78,7 +80,10 @@ def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tenso
 
 def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
-    params = [param for _, param in named if param.requires_grad]
+    trained = [(name, param) for name, param in named if param.requires_grad]
+    matrices = [param for name, param in trained if recipe.optimizer == "Muon" and is_hidden(name, param)]
+    inside = {id(param) for param in matrices}
+    params = [param for _, param in trained if id(param) not in inside]
     decayed, free = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
@@ -87,6 +92,8 @@ def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
     adam: dict[str, Any] = {"lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2), "eps": recipe.epsilon}
     if recipe.optimizer == "AdamW8bit":
         return _adamw8bit()(groups, **adam)
+    if recipe.optimizer == "Muon":
+        return Muon(matrices, groups, recipe.weight_decay, **adam)
     return torch.optim.AdamW(groups, **adam, fused=True)
 
 
@@ -150,4 +157,4 @@ def load_state(
 
 def bytes_per_parameter(optimizer: str) -> float:
     """Return the bytes of the optimizer's state per parameter, for memory estimates."""
-    return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0}[optimizer]
+    return {"CAME": 4.02, "AdamW8bit": 2.03, "AdamW": 8.0, "Muon": 4.2}[optimizer]

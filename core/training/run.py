@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_dtype
-from commonart.core.model.diffusion import check_objective, out_channels
+from commonart.core.model.diffusion import check_objective, objective_of, out_channels
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
@@ -32,6 +32,7 @@ from commonart.core.training.distributed import World
 USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
 MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
+UNSET = {each.name: each.default for each in fields(Recipe) if each.default is not MISSING}
 SAME = {
     "data": ("fingerprint", "digest", "used"),
     "text_encoder": ("name", "revision", "precision", "cached", "store"),
@@ -57,6 +58,7 @@ def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArt
         num_attention_heads=recipe.heads, attention_head_dim=recipe.head_dim, num_layers=recipe.layers,
         in_channels=shape[0], out_channels=out_channels(check_objective(recipe.objective), shape[0]),
         patch_size=recipe.patch, sample_size=shape[1], caption_channels=width, interpolation_scale=recipe.interpolation,
+        prediction=recipe.prediction, qk_norm=bool(recipe.qk_norm),
     )  # fmt: skip
 
 
@@ -121,7 +123,8 @@ def check_kind(folder: Path, settings: Settings) -> None:
 def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> None:
     options = {
         "num_layers": "layers", "num_attention_heads": "heads", "attention_head_dim": "head_dim", "patch_size": "patch",
-        "out_channels": "objective", "in_channels": "", "caption_channels": "",
+        "out_channels": "objective", "in_channels": "", "caption_channels": "", "prediction": "prediction",
+        "qk_norm": "qk_norm",
     }  # fmt: skip
     for key, option in options.items():
         have, need = getattr(model.config, key), getattr(config, key)
@@ -130,8 +133,11 @@ def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> No
         fix = {
             "caption_channels": "Use features of the text encoder that it was trained with.",
             "in_channels": "Use latents of the autoencoder that it was trained with.",
-            "out_channels": f"Train with --set objective={'eps' if have > model.config.in_channels else 'flow'}.",
-        }.get(key, f"Train with --set {option}={have}, or start from other weights with --init.")
+            "out_channels": f"Train with --set objective={objective_of(model.config.in_channels, model.config.out_channels)}.",
+        }.get(
+            key,
+            f"Train with --set {option}={int(have) if isinstance(have, bool) else have}, or start from other weights with --init.",
+        )
         raise CommonArtError(f"{folder}: this transformer has {key} {have}; stage and data ask for {need}.", fix)
 
 
@@ -229,7 +235,7 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
             f"Leave --init out to continue, or start another run: -o OTHER --init {settings.init}.",
         )
     for name, now in described["recipe"].items():
-        before = old["recipe"].get(name, now)
+        before = old["recipe"].get(name, UNSET.get(name, now))  # runs of older versions lack some
         if name not in MAY_CHANGE and before != now:
             raise CommonArtError(
                 f"{run} was started with {name}={before}, and now it is {now}.",

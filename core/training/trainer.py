@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 OPTIMIZER_FILE = "optimizer.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and returns the scores of its images where there are any
 SamplePreview = Callable[[PixArt, int], Mapping[str, float] | None]
+# The same: returns the line of the step for metrics.jsonl (core.training.heldout)
+Measure = Callable[[PixArt, int], Mapping[str, Any]]
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class Trainer:
         self.guard = GradientGuard(recipe.spike)
         self.forward = cast(PixArt, torch.compile(wrapped) if settings.compile else wrapped)
         self.criterion = criterion or DiffusionLoss(
-            cast(PixArt, model).config, cast(Source, source), recipe, self.sampler, self.dtype
+            cast(PixArt, model).config, cast(Source, source), recipe, self.sampler, self.dtype, settings.compile
         )
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -143,6 +145,7 @@ class Trainer:
         recipe, device = self.recipe, self.world.device
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
         keys: list[str] = []
+        drawn = recipe.batch * recipe.draws
         for n in range(self.grad_accum_steps):
             names, fetched = next(micro_batches)
             keys += names
@@ -151,8 +154,8 @@ class Trainer:
             with self.world.accumulate(self.forward, last):
                 losses = self.criterion(self.forward, fetched, self.state.step, samples, device)
                 # Summed over the processes by their mean: hence the world's size.
-                (losses.loss_B.sum() * (self.world.size / recipe.batch)).backward()
-            self.meter.add(losses.loss_B.detach(), losses.timestep_B, recipe.batch, losses.tokens)
+                (losses.loss_B.sum() * (self.world.size / drawn)).backward()
+            self.meter.add(losses.loss_B.detach(), losses.timestep_B, drawn, losses.tokens * recipe.draws)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         self.state.skipped += not used
@@ -193,6 +196,14 @@ class Trainer:
             self.metrics.write({"step": step, **scores})
         self.world.barrier()
 
+    def measure(self, heldout: Measure | None) -> None:
+        """Write the held-out loss, of the averaged weights (the process that has `heldout`; the others wait)."""
+        step = self.state.step
+        with self.averaged() as model:
+            if heldout is not None and self.metrics.measured < step:
+                self.metrics.write({**heldout(model, step)})
+        self.world.barrier()
+
 
 def train(
     model: PixArt | CaptionModel,
@@ -203,6 +214,7 @@ def train(
     *,
     resume: checkpoint.Checkpoint | None = None,
     preview: SamplePreview | None = None,
+    heldout: Measure | None = None,
     stop: launch.StopRequest | None = None,
     criterion: Criterion | None = None,
     left_out: Callable[[], dict[str, Any]] = dict,
@@ -212,6 +224,7 @@ def train(
     Args:
         resume: the checkpoint to continue, whose weights `model` must hold.
         preview: writes the sample grids; of the first process.
+        heldout: measures the loss of held-out images; of the first process.
         stop: that of the caller, who listens to signals already.
         criterion: what is minimized (default: the loss of a denoising transformer).
         left_out: what the summary says of the data, as its fields `left_out` and `captions_left_out`.
@@ -227,18 +240,19 @@ def train(
             trainer.restore(resume)
         else:
             trainer.metrics.cut(0)  # of a run that was killed before its first checkpoint
-        return _loop(trainer, resume, preview, stop, left_out)
+        return _loop(trainer, resume, preview, heldout, stop, left_out)
 
 
 def _loop(
-    trainer: Trainer, resume: checkpoint.Checkpoint | None, preview: SamplePreview | None, stop: launch.StopRequest,
-    left_out: Callable[[], dict[str, Any]],
+    trainer: Trainer, resume: checkpoint.Checkpoint | None, preview: SamplePreview | None, heldout: Measure | None,
+    stop: launch.StopRequest, left_out: Callable[[], dict[str, Any]],
 ) -> TrainingSummary:  # fmt: skip
     recipe, settings, world, state = trainer.recipe, trainer.settings, trainer.world, trainer.state
     folder, saved_at = (resume.folder, resume.step) if resume else (None, -1)
     started, first_image, paused = time.monotonic(), state.images, 0.0
     began = started - state.elapsed  # the run, earlier calls included
     stopped, exit_code, ended = "done", 0, 0.0
+    measured_every = 0 if recipe.trains else settings.heldout_every
     speed = Speed(trainer.criterion.flops, world, trainer.dtype, recipe)
     micro_batches = batches.stream(trainer.fetch, state.step, recipe.steps, trainer.grad_accum_steps, settings.workers)
 
@@ -275,6 +289,8 @@ def _loop(
                 state.counted, state.flops = trainer.flops(line["tokens"] or 0)
                 trainer.metrics.write({**line, **speed.of(line, trainer.progress(state.elapsed))})
             pause = time.monotonic()
+            if _due(state.step, measured_every):
+                trainer.measure(heldout)
             if _due(state.step, settings.sample_every):  # before the checkpoint, else the last one lacks the scores
                 trainer.preview(preview)
             if _due(state.step, settings.checkpoint_every):
@@ -284,6 +300,8 @@ def _loop(
         ended = time.monotonic()
         if saved_at != state.step:
             folder = trainer.save()
+        if measured_every and not exit_code and not _due(state.step, measured_every):
+            trainer.measure(heldout)
         if settings.sample_every and not exit_code and not _due(state.step, settings.sample_every):
             trainer.preview(preview)
         if exit_code:

@@ -261,6 +261,7 @@ def test_other_mistakes_are_seen() -> None:
         "license-filter --blocklist",
         "shard --blocklist",
         "train --blocklist",
+        "ablate --blocklist",
         "lookup --blocklist",
     ]
     assert unknown_flags("`--colour` and `train --stag`") == ["--colour", "--stag"]

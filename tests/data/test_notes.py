@@ -65,6 +65,26 @@ def test_the_funnel_survives_files_folders_and_pipes(raw: Path, tmp_path: Path) 
     assert orjson.loads((tmp_path / "b" / "note.json").read_bytes()).keys() == {"stage", "version", "inputs"}
 
 
+def test_fetch_carries_the_notes_of_the_list_that_it_reads(raw: Path, tmp_path: Path) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    sh("commonart license-filter raw -o kept.jsonl && commonart license-filter raw > piped.jsonl", tmp_path)
+    for name, source in (("a", "kept.jsonl"), ("b", "piped.jsonl"), ("c", "raw"), ("d", "raw/00000.tar")):
+        sh(f"commonart fetch {source} -q -o {name}", tmp_path)
+        (note,) = notes.read_beside(tmp_path / name)
+        kept = [("fetch", 300, 300, 0), ("license-filter", 300, 283, 17), ("fetch", 283, 283, 0)]
+        again = {"c": (300, 300), "d": (100, 100)}
+        assert flat(note) == (kept if name in "ab" else [("fetch", *again[name], 0)] * 2)
+        assert not any(notes.FIELD in record for record in stream.read(str(tmp_path / name)))
+    sh("commonart fetch piped.jsonl --list -o again.jsonl && commonart fetch scenes --limit 3 -q -o scenes", tmp_path)
+    assert [row[0] for row in flat(notes.read_beside(tmp_path / "again.jsonl")[0])] == [
+        "fetch",
+        "license-filter",
+        "fetch",
+    ]
+    sh("commonart fetch scenes --limit 3 -q -o more", tmp_path)  # the source of that name, not the folder
+    assert [row[0] for row in flat(notes.read_beside(tmp_path / "more")[0])] == ["fetch"]
+
+
 @pytest.mark.parametrize(
     ("between", "known"),
     [

@@ -20,7 +20,7 @@ from commonart.core.metrics import fid, paper_table
 from commonart.core.model.transformer import PixArt
 from commonart.core.nano import scenes
 from commonart.core.nano.grammar import caption
-from commonart.core.output import metadata
+from commonart.core.output import metadata, watermark
 from commonart.stages.evaluate import run as run_eval
 from commonart.stages.evaluate import table
 
@@ -86,6 +86,15 @@ def test_a_second_call_draws_only_what_is_missing(run, made):
     again = run(None, made["shards"], model=made["model"], n=3, pictures="drawn", langs=("en",), overwrite=True)
     assert again["scores"] == first["scores"]
     assert [path.stat().st_mtime_ns for path in paths[1:]] == times
+
+
+def test_what_is_scored_is_what_the_model_makes_and_the_same_bytes_each_time(run, made, monkeypatch):
+    monkeypatch.setattr(watermark, "embed", lambda image: pytest.fail("a watermark would be scored, too"))
+    made_twice = []
+    for folder in ("one", "two"):
+        run(model=made["model"], scenes=2, langs=("en",), pictures=folder, overwrite=True)
+        made_twice.append([path.read_bytes() for path in sorted(Path(folder).rglob("*.png"))])
+    assert made_twice[0] == made_twice[1] and len(made_twice[0]) == 4
 
 
 def test_images_of_a_model_that_was_trained_anew_are_not_taken_for_its_own(run, made, tmp_path):

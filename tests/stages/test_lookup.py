@@ -16,9 +16,11 @@ import pytest
 from commands import Command
 from lookup_shards import AUTHORS, encoded, picture, pictures, record
 
+from commonart.core.data.admission import Rules
 from commonart.core.data.blocklist import append_entries, read_blocklist
 from commonart.core.data.files import lock
 from commonart.core.data.shards.reader import read_bytes, read_shard
+from commonart.core.licenses.policies import Policy
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,36 @@ def test_which_runs_had_it(here: Path, in_process: Command, monkeypatch: pytest.
     )
     (found,) = lines(in_process("lookup", "--key", heldout, "--json", "runs/one"))
     assert found["runs"] == [{"run": "runs/one", "trained": False, "why": "no: held out"}]
+
+
+def test_what_a_run_left_out_by_its_policy_and_languages(
+    here: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    shutil.rmtree(here / "runs" / "one")
+    left_out = {"license_not_allowed:CC-BY-2.0": 3, "no_usable_caption": 1, "no_captions": 1}
+
+    def run(name: str, policy: Rules, languages: dict[str, float] | None = None, **more: int) -> None:
+        path = (
+            lookup_shards.run(here / "runs" / name, left_out={**left_out, **more}, policy=policy.describe())
+            / "run.json"
+        )
+        path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "languages": languages or {}}))
+
+    public = Policy("own", {"CC0-1.0": "own"}, frozenset())
+    run("allowed", Rules())
+    run("blocked", Rules(), blocklisted=2)
+    run("english", Rules(), {"en": 1.0, "ja": 0.0})
+    run("japanese", Rules(), {"en": 0.0, "ja": 1.0})
+    run("public", Rules(public))
+    (found,) = lines(in_process("lookup", "--key", "k05", "--json"))
+    assert [(each["run"].removeprefix("runs/"), each["trained"], each["why"]) for each in found["runs"]] == [
+        ("allowed", True, "in its training data"),
+        ("blocked", None, "in its data, of which it left some out (blocklisted 2)"),
+        ("english", True, "in its training data"),
+        ("japanese", False, "no: it could use none of its captions"),
+        ("public", False, "no: its policy does not allow it (license_not_allowed:CC-BY-2.0)"),
+    ]
 
 
 def test_what_was_removed_is_gone_and_stays_away(here: Path, in_process: Command) -> None:

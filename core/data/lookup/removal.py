@@ -128,7 +128,7 @@ def _move(new: Path, tar: Path, made: Manifest | None, sha256: str) -> None:
     if made is not None:
         write_manifest(
             new, made, read=made.read, written=made.written, dropped=made.dropped, failed=made.failed, sha256=sha256,
-            missing=made.missing,
+            missing=made.missing, captions_removed=made.captions_removed,
         )  # fmt: skip
         os.replace(manifest_path(new), manifest_path(tar))
     os.replace(new, tar)

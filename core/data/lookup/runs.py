@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from commonart.core.data.admission import Judge, Rules, usable_captions
 from commonart.core.data.lookup.removal import Removal
 from commonart.core.data.record import Record, captions, check_split, split_of_record
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
 
 RUN = "run.json"
-TOLD_BY_RECORD = ("split_conflict", "no_captions", "no_image")  # why training leaves a record out that shows in it
+# Why training leaves a record out that shows in it: by itself, and by the policy and languages in run.json.
+TOLD_BY_RECORD = ("split_conflict", "no_captions", "no_image")
+TOLD_BY_RULES = ("license_", "no_usable_caption", "no_caption_in_language")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Run:
     missing: str
     left_out: Mapping[str, int]
     begun: bool  # a checkpoint was written
+    told: Mapping[str, Any]  # run.json
+    judge: Judge | None  # by its policy; None: an older run.json, which does not say it
 
 
 class Trained(NamedTuple):
@@ -57,6 +62,7 @@ def read_run(path: Path) -> Run:
         data: dict[str, Any] = values["data"]
         folder, fingerprint = str(data["folder"]), str(data["fingerprint"])
         left_out = {str(name): int(count) for name, count in (data.get("left_out") or {}).items()}
+        judge = Judge(Rules.described(data["policy"])) if "policy" in data else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CommonArtError(f"{path / RUN} does not say what the run was trained on.", "Put it back.") from None
     try:
@@ -65,7 +71,7 @@ def read_run(path: Path) -> Run:
         sets, missing = [], folder
     checkpoints = path / "checkpoints"
     begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-    return Run(path, fingerprint, sets, missing, left_out, begun)
+    return Run(path, fingerprint, sets, missing, left_out, begun, values, judge)
 
 
 def data_fingerprint(sets: Sequence[tuple[Path, float]], identities: Mapping[Path, Mapping[str, str]]) -> str:
@@ -128,7 +134,14 @@ def had_record(run: Run, since: list[Removal] | None, record: Record) -> Trained
         return Trained(name, False, "no: it has no captions")
     if not run.begun:
         return Trained(name, False, "not yet: no checkpoint was written")
-    others = {reason: count for reason, count in run.left_out.items() if reason not in TOLD_BY_RECORD and count}
+    told: tuple[str, ...] = TOLD_BY_RECORD
+    if run.judge is not None:
+        if reason := run.judge.works[run.judge.work(record)].reason:
+            return Trained(name, False, f"no: its policy does not allow it ({reason})")
+        if not any(usable_captions(record, run.judge, run.told)):
+            return Trained(name, False, "no: it could use none of its captions")
+        told += TOLD_BY_RULES
+    others = {reason: count for reason, count in run.left_out.items() if count and not reason.startswith(told)}
     if others:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in others.items())
         return Trained(name, None, f"in its data, of which it left some out ({counts})")

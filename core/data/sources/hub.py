@@ -16,6 +16,7 @@ from commonart.core.data.sources import parquet
 from commonart.core.data.sources.attribution import SetStatement, SourceOptions
 from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote
 from commonart.core.data.sources.named import HUB_SOURCES, LOOKED_AT, HubSource
+from commonart.core.data.sources.tables import CARD_TABLE
 from commonart.core.data.sources.url_list import COLUMN_NAMES, Table, find_layout, row_record
 from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, UsageError
@@ -46,7 +47,7 @@ def list_hub(source: str, options: SourceOptions) -> Iterator[Record]:
         modified_at = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
         card = str(info.card_data.get("license") or "") if info.card_data else ""
     visible = [file for file in files if not basename(file).startswith(".")]
-    tables = [file for file in visible if file.endswith(".parquet")]
+    tables = [file for file in visible if file.endswith(".parquet") and basename(file) != CARD_TABLE]
     tars = [file for file in visible if file.endswith(".tar")]
     if not tables and not tars:
         raise CommonArtError(

@@ -17,7 +17,7 @@ from commonart.core.data.sources.coco import list_coco
 from commonart.core.data.sources.folder import IMAGE_SUFFIXES, METADATA, list_folder, walk
 from commonart.core.data.sources.hub import CARD, list_hub
 from commonart.core.data.sources.named import COCO_SOURCES, HUB_SOURCES, NAMES, annotation_files
-from commonart.core.data.sources.tables import SUFFIXES
+from commonart.core.data.sources.tables import CARD_TABLE, SUFFIXES
 from commonart.core.data.sources.url_list import Table, check_column_map, list_urls
 from commonart.core.data.sources.webdataset import tar_records
 from commonart.core.errors import CommonArtError, UsageError
@@ -62,7 +62,7 @@ def _list_directory(folder: Path, options: SourceOptions) -> Iterator[Record]:
     """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
     entries = walk(folder)
     files = [path for path, problem in entries.items() if problem is None]
-    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in METADATA]
+    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in (*METADATA, CARD_TABLE)]
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
     if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
         tables = [path for path in tables if path.suffix == ".parquet" and path.parent == folder]

@@ -20,6 +20,7 @@ from commonart.core.data.text import parse_json
 from commonart.core.errors import CommonArtError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", *jsonl.SUFFIXES)
+CARD_TABLE = "attribution.parquet"  # of a card beside shards, whose records say all that it says
 MAX_LINES = 256  # that one quoted cell may span; a quotation mark that opens a longer one was part of a text
 MAX_CELL = 1 << 24  # characters
 _IMAGE = re.compile(r"://|\.(?:jpe?g|png|webp|gif|tiff?)\b", re.IGNORECASE)

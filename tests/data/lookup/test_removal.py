@@ -81,6 +81,15 @@ def test_nothing_of_it_stays_and_all_else_does(shards: Path) -> None:
     )
 
 
+def test_what_the_manifest_counts_of_captions_stays(shards: Path) -> None:
+    path = shards / "00001.json"
+    counted = {"missing": {"empty": 2}, "captions_removed": {"caption_of_closed_service": 3}}
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), **counted}))
+    take_out(shards, "k05")
+    after = orjson.loads(path.read_bytes())
+    assert {name: after.get(name) for name in counted} == counted
+
+
 def test_the_stages_go_on_as_if_it_had_never_been_there(made: Path, shards: Path) -> None:
     take_out(shards, "k05")
     before = {path: path.read_bytes() for path in shards.glob("0*.tar")}

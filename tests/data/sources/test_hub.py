@@ -309,7 +309,8 @@ def tar(samples: int) -> bytes:
 
 
 def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
-    hub.add("owner/tars", {"00000.tar": tar(9), "00001.tar": tar(4)})
+    card = {"attribution.parquet": b"of a card beside shards, and not read", "README.md": b""}
+    hub.add("owner/tars", {"00000.tar": tar(9), "00001.tar": tar(4), **card})
     listed = list(stage.listing("hf:owner/tars"))
     assert len(listed) == 13 == len({record["key"] for record in listed})
     assert hub.sent < 3000 * 13 < 13 * len(photo(0))

@@ -1,0 +1,42 @@
+"""Markdown and plain lines of other people's text: markup, and what turns the direction of the writing, does nothing."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+from commonart.core.data.text import printable
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$&#@]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.")
+FIRST, POP = "\u2068", "\u2069"  # isolate whose direction is that of its first letter; end of it
+
+
+def plain(text: str) -> str:
+    """Return other people's text for a line of plain text: on one line, and isolated where it is written from right to left."""
+    text = printable(" ".join(text.split()))
+    if text.isascii() or not any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in text):
+        return text
+    return f"{FIRST}{text}{POP}"
+
+
+def escaped(text: str) -> str:
+    """Return other people's text for Markdown: nothing in it is markup, a link or HTML."""
+    return _MARKUP.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain(text))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table. Cells are Markdown; numbers are set to the right, with thousands apart."""
+    rows = list(rows)
+    made = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    numbers = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(head))]
+    rule = ["---:" if number else "---" for number in numbers]
+    return [f"| {' | '.join(cells)} |" for cells in ([str(name) for name in head], rule, *made)] + [""]
+
+
+def counts(counted: Mapping[str, int], most: int = 0, none: str = "not stated") -> str:
+    """Return `name 1,234, name 12` of a histogram, the `most` frequent (0: all), as Markdown."""
+    entries = list(counted.items())
+    shown = entries[:most] if most else entries
+    said = [f"{escaped(name) or none} {count:,}" for name, count in shown]
+    return ", ".join(said + ([f"{len(entries) - most:,} more"] if most and len(entries) > most else []))

@@ -1,0 +1,204 @@
+"""README.md: the card of a model, or of data, as the Hugging Face hub reads it: YAML first, then English and Japanese."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from commonart.core.licenses.creative_commons import names
+from commonart.core.report import croissant, scores
+from commonart.core.report.facts import Facts
+from commonart.core.report.limits import limits, limits_ja
+from commonart.core.report.markdown import counts, escaped, table
+
+NAME = "README.md"
+# Licences that the hub has a name for: https://huggingface.co/docs/hub/repositories-licenses
+_AS_SPDX = names("""
+    cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+    cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    """)
+HUB_NAMES = {name: name for name in _AS_SPDX} | {"pddl-1.0": "pddl", "odc-by-1.0": "odc-by", "odbl-1.0": "odbl"}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+         (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
+FILES = {
+    "index.html": ("the report as a page: charts, curves, a sample of the works", "図表と作品例のページ"),
+    "ATTRIBUTION": ("title, author, source, licence and changes of every work", "全作品の題名・作者・出典・ライセンス・改変"),
+    "attribution.parquet": ("the same as a table", "同じ内容の表"),
+    "LICENSES.md": ("works by licence, and what each asks", "ライセンス別の点数と求められること"),
+    "COMPONENTS.md": ("the models that took part, and what they were trained on", "関わったモデルとその学習データ"),
+    "data_summary_card.md": ("summary of the training content (AI Act, Article 53)", "学習内容の概要（EU AI法 第53条）"),
+    "croissant.json": ("the data as Croissant 1.1, with RAI", "データの機械可読な記述"),
+    "cyclonedx.json": ("bill of materials, CycloneDX", "部品表（CycloneDX）"),
+    "spdx.json": ("bill of materials, SPDX 3.0.1", "部品表（SPDX 3.0.1）"),
+    "report.json": ("all facts, and the hash of every file of this card", "すべての事実と各ファイルのハッシュ"),
+    "samples/": ("the newest grid of images that was made while it was trained", "学習中に作られた最新の画像一覧"),
+    "evidence/": ("what a certifier asks for", "認証機関に示す資料"),
+}  # fmt: skip
+
+
+def render(facts: Facts, files: list[str]) -> str:
+    """Return README.md. `files`: the names of the card's other files, of which it lists those that FILES knows."""
+    return f"---\n{metadata(facts)}\n---\n\n{text(facts, files)}"
+
+
+def metadata(facts: Facts) -> str:
+    """Return the YAML. The licence of the weights is not in it: only who publishes them can state it."""
+    from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+
+    languages = sorted(lang for lang in facts.languages if lang.isalpha() and len(lang) in (2, 3))
+    if facts.run is None:
+        licenses = {HUB_NAMES.get(name.lower(), "other") for name in facts.licenses}
+        data = DatasetCardData(
+            pretty_name=facts.name, language=languages or None, license=sorted(licenses) or None,
+            size_categories=next((name for most, name in SIZES if facts.works < most), "100M<n<1B"),
+            task_categories=["text-to-image"], annotations_creators=["machine-generated"] if facts.captioners else None,
+            tags=["commonart", "webdataset", "image"], **croissant.loading(facts),
+        )  # fmt: skip
+        return data.to_yaml().strip()
+    results = [
+        EvalResult(
+            task_type="text-to-image", dataset_type="commonart", dataset_config=f"{row.prompts}-{row.lang or 'none'}",
+            dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
+            metric_type=row.metric.lower().replace(" ", "_"), metric_value=row.value, metric_name=row.metric,
+            metric_args={"images": row.images, "judge": row.judge},
+        )
+        for row in scores.rows(facts)
+    ]  # fmt: skip
+    base = [model.address.partition("huggingface.co/")[2] for model in facts.models if model.role == "initial weights"]
+    about: dict[str, Any] = {"model_name": facts.name, "eval_results": results} if results else {}
+    captioner = "captioner" in facts.run
+    card = ModelCardData(
+        language=languages or None, base_model=[name for name in base if name] or None,
+        pipeline_tag="image-to-text" if captioner else "text-to-image", library_name=None if captioner else "diffusers",
+        tags=["commonart"], **about,
+    )  # fmt: skip
+    return card.to_yaml().strip()
+
+
+def text(facts: Facts, files: list[str]) -> str:
+    """Return what stands below the YAML."""
+    name, kind = escaped(facts.name), "model" if facts.run is not None else "data"
+    named = [file for file in FILES if file in files or any(each.startswith(file) for each in files if file[-1] == "/")]
+    lines = [
+        f"# {name}", "", *_english(facts), "",
+        "## What it was trained on" if kind == "model" else "## What it holds", "",
+        *table(("", ""), _data_rows(facts)),
+        *_path(facts), *_results(facts), *_cost(facts),
+        "## Limits", "", *(f"- {sentence}" for sentence in limits(facts)), "",
+        "## Files", "", *table(("file", "what it holds", "内容"), [(_link(file), *FILES[file]) for file in named]),
+        "Every fact of this card comes from the manifests of `commonart`; none was written by hand. `commonart report --verify`",
+        "checks it against the shards.", "",
+        "## 日本語", "", *_japanese(facts), "", "### 限界", "", *(f"- {sentence}" for sentence in limits_ja(facts)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _link(file: str) -> str:
+    return f"[{file}]({file})"
+
+
+def _english(facts: Facts) -> list[str]:
+    run = facts.run
+    if run is None:
+        return [
+            f"{facts.works:,} works in WebDataset shards, with captions. Licences: {counts(facts.licenses, 4)}.",
+            f"Sources: {counts(facts.sources, 4)}. Each work is named in [ATTRIBUTION](ATTRIBUTION).",
+        ]
+    parameters = (run.get("transformer") or run.get("captioner") or {}).get("parameters")
+    size = f" of {parameters:,} parameters" if parameters else ""
+    what = "A captioner" if "captioner" in run else "A text-to-image diffusion transformer"
+    return [
+        f"{what}{size}, stage `{run['stage']}`, after {facts.compute['step']:,} steps.",
+        f"It was trained on {facts.works:,} works. Licences: {counts(facts.licenses, 4)}. Sources: {counts(facts.sources, 4)}.",
+        "Each work is named in [ATTRIBUTION](ATTRIBUTION); the licence of the weights themselves is for their publisher to state.",
+    ]  # fmt: skip
+
+
+def _japanese(facts: Facts) -> list[str]:
+    if facts.run is None:
+        return [
+            f"説明文つきの画像 {facts.works:,} 点（WebDataset 形式）。ライセンス：{counts(facts.licenses, 4)}。"
+            f"出典：{counts(facts.sources, 4)}。",
+            "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。",
+        ]
+    what = "画像の説明文を書くモデル" if "captioner" in facts.run else "文から画像を作る拡散トランスフォーマー"
+    flops = f"計算量は {facts.flops:.2e} FLOP。" if facts.flops else ""
+    return [
+        f"{what}。学習段階は `{facts.run['stage']}`、{facts.compute['step']:,} ステップ。{flops}",
+        f"学習に使った作品は {facts.works:,} 点。ライセンス：{counts(facts.licenses, 4)}。出典：{counts(facts.sources, 4)}。",
+        "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。重みそのもののライセンスは公開者が定める。",
+        "この報告はすべて `commonart` の記録から作られ、`commonart report --verify` で検証できる。",
+    ]
+
+
+def _data_rows(facts: Facts) -> list[tuple[str, str]]:
+    authors = len(facts.authors)
+    known = f"{facts.works - facts.unknown_authors:,} works name theirs" if authors else "none is named"
+    return [
+        ("works", f"{facts.works:,}"),
+        ("licences", counts(facts.licenses)),
+        ("sources", counts(facts.sources, 20)),
+        ("authors", known + (f", {facts.unknown_authors:,} do not" if facts.unknown_authors and authors else "")),
+        ("captions by language", counts(facts.languages, 20) or "none"),
+        ("captions by model", counts(facts.captioners, 20, "a person, or not stated") or "none"),
+        ("sizes in pixels", counts(facts.sizes, 10)),
+        ("splits", counts(facts.splits)),
+        ("digest of keys and hashes", f"`{facts.digest}`"),
+    ]
+
+
+def _path(facts: Facts) -> list[str]:
+    """The way from fetched to trained."""
+    if not facts.history:
+        return []
+    rows = []
+    for row in facts.history:
+        why = counts(row["dropped"], 6)
+        if lost := row.get("lost"):
+            why = ", ".join(filter(None, (why, f"**{lost:,} lost before this stage, by no stage that left a note**")))
+        rows.append((row["stage"], row["in"], row["out"], why))
+    return ["## From fetched to trained", "", *table(("stage", "in", "out", "left out, by reason"), rows)]
+
+
+def _results(facts: Facts) -> list[str]:
+    lines = []
+    if found := scores.rows(facts):
+        head = ("metric", "language", "prompts", "value", "95 % interval", "images", "judge")
+        cells = [
+            (
+                escaped(r.metric),
+                r.lang,
+                r.prompts,
+                scores.number(r.value),
+                scores.interval(r),
+                r.images,
+                escaped(r.judge),
+            )
+            for r in found
+        ]
+        lines += ["## Results", "", *table(head, cells)]
+    if facts.audit is not None:
+        said = escaped(str(facts.audit.get("reason") or "")).rstrip(".")
+        lines += [
+            "## Does it give away its training images?", "",
+            f"Membership audit: **{escaped(str(facts.audit.get('verdict') or 'not stated'))}**" + (f" ({said})." if said else "."),
+            f"{facts.audit.get('members', 0):,} training images were held against {facts.audit.get('heldout', 0):,} held-out ones.",
+            "",
+        ]  # fmt: skip
+    return lines
+
+
+def _cost(facts: Facts) -> list[str]:
+    if facts.run is None:
+        return []
+    compute = facts.compute
+    devices = ", ".join(f"{each['count']} x {escaped(str(each['name']))}" for each in compute.get("devices") or ())
+    energy = f"{facts.energy_kwh:,.3g} kWh" if facts.energy_kwh is not None else "not known"
+    flops = f"{facts.flops:.3g}, forward and backward, without the frozen encoders" if facts.flops else "not known"
+    rows = [
+        ("steps, images", f"{compute['step']:,}, {compute['images']:,}"),
+        ("hours", f"{(facts.seconds or 0) / 3600:,.3g}"),
+        ("devices", devices or "not known"),
+        ("FLOP", flops),
+        ("energy", f"{energy} ({escaped(str(compute.get('energy_is') or 'no method named'))})"),
+    ]
+    return ["## What it has cost", "", *table(("", ""), rows)]

@@ -1,0 +1,261 @@
+"""Whether a card says the truth: every claim of it, held against the shards, and against the run where that is there.
+
+The card is built anew from the shards and from what report.json keeps of the run, and compared byte by byte; a file whose bytes
+depend on another version of a library than the card was made with is compared by its hash in report.json alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from commonart.core.data.files import file_inside, sha256_file
+from commonart.core.errors import CommonArtError, reason
+from commonart.core.report import attribution, card
+from commonart.core.report.facts import RUN, Facts, Found, build
+from commonart.core.report.works import tars
+
+SHOWN = 5  # differences of one kind that are named
+FIELDS = {"schema": int, "name": str, "evidence": bool, "made_with": dict, "facts": dict, "shards": list, "files": dict}
+
+
+class Claim(NamedTuple):
+    """One claim of a card: `holds` is None where it could not be checked, and `detail` says why."""
+
+    what: str
+    holds: bool | None
+    detail: str = ""
+
+
+def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = True) -> Iterator[Claim]:
+    """Yield the claims of the card in `folder`, each as soon as it is checked.
+
+    Args:
+        shards: the folders of shards, in the order of training.
+        run: where it is there, what the card keeps of it is compared with its files.
+
+    Raises CommonArtError where the folder holds no card.
+    """
+    said = read(folder)
+    yield from _files(folder, said["files"])
+    hashes = {name: sha256_file(path) for name, path in tars(shards)}
+    yield from _shards(said["shards"], hashes)
+    yield _run(folder, said, run)
+    found = Found(
+        said["name"], said.get("run"), said.get("curves") or [], said.get("evaluation"), said.get("audit"),
+        said.get("run_sha256") or "",
+    )  # fmt: skip
+    try:
+        # The grid of images is the card's: `_run` compares it with the run's.
+        facts = replace(build(found, tuple(shards), quiet), run_folder=folder)
+        yield from _against_records(folder, said, facts, hashes)
+    except CommonArtError as error:
+        yield Claim("report.json: the works are those that the run was trained on", False, error.what)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever somebody wrote into it
+        yield Claim("report.json holds what a run says of itself", False, f"{type(error).__name__}: {error}")
+
+
+def _against_records(folder: Path, said: Mapping[str, Any], facts: Facts, hashes: Mapping[str, str]) -> Iterator[Claim]:
+    yield from _facts(said["facts"], facts)
+    yield from _own_word(facts)
+    yield from _lines(folder, facts)
+    yield from _table(folder, facts)
+    yield from _croissant(folder, hashes)
+    yield from _again(folder, said, facts)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return report.json. Raises CommonArtError where there is none, or it is none of ours."""
+    path, fix = folder / card.NAME, "Name a folder that commonart report has written."
+    try:
+        said = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise CommonArtError(f"{path} cannot be read: {reason(error)}.", fix) from None
+    except orjson.JSONDecodeError as error:
+        raise CommonArtError(
+            f"{path} does not hold: it is not JSON ({error}).", "It was changed: fetch the card again."
+        ) from None
+    wrong = [
+        name for name, kind in FIELDS.items() if not isinstance(said, dict) or not isinstance(said.get(name), kind)
+    ]
+    if wrong:
+        raise CommonArtError(f"{path} does not hold: {', '.join(wrong)} are not what a card has there.", fix)
+    if said["schema"] != card.SCHEMA:
+        raise CommonArtError(f"{path} has schema {said['schema']}, and this version reads {card.SCHEMA}.", fix)
+    return dict(said)
+
+
+def _files(folder: Path, named: Mapping[str, Any]) -> Iterator[Claim]:
+    wrong = []
+    for name, about in named.items():
+        path = file_inside(folder, name)
+        if path is None:
+            wrong.append(f"{name} is not there")
+        elif about != {"bytes": path.stat().st_size, "sha256": sha256_file(path)}:
+            wrong.append(f"{name} is not the file that report.json names")
+    yield Claim(f"{len(named):,} files have the hashes in report.json", not wrong, "; ".join(wrong))
+
+
+def _shards(named: Sequence[Any], hashes: Mapping[str, str]) -> Iterator[Claim]:
+    said = {str(each.get("name")): each.get("sha256") for each in named if isinstance(each, dict)}
+    wrong = [f"{name} is not there" for name in said if name not in hashes]
+    wrong += [f"{name} has other bytes" for name, sha256 in said.items() if name in hashes and hashes[name] != sha256]
+    wrong += [f"{name} is not in the card" for name in hashes if name not in said]
+    yield Claim(f"{len(said):,} shards have the hashes in report.json", not wrong, _first(wrong))
+
+
+def _run(folder: Path, said: Mapping[str, Any], run: Path | None) -> Claim:
+    what = "what the card keeps of the run is its run.json"
+    if said.get("run") is None:
+        return Claim("the card is of shards alone", True)
+    if run is None:
+        return Claim(
+            what, None, "the run is not here: its policy, curves, cost and scores are taken as the card has them"
+        )
+    same = (run / RUN).is_file() and sha256_file(run / RUN) == said.get("run_sha256")
+    grids = [name for name in said["files"] if name.startswith(f"{card.SAMPLES}/")]
+    same_grid = all((run / name).is_file() and sha256_file(run / name) == sha256_file(folder / name) for name in grids)
+    other = [str(run / RUN)] * (not same) + [str(run / name) for name in grids if not same_grid]
+    return Claim(what, not other, f"{other[0]} has another hash" if other else "")
+
+
+def _facts(said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
+    """The counts of report.json, field by field, as the records give them."""
+    now = orjson.loads(orjson.dumps(card.counted(facts)))
+    for name in dict.fromkeys((*now, *said)):
+        if name in ("history", "models"):
+            continue  # those are of the notes and the registry: `_again` compares them
+        holds = said.get(name) == now.get(name)
+        yield Claim(
+            f"{name}: {_short(said.get(name))}", holds, "" if holds else f"the records say {_short(now.get(name))}"
+        )
+
+
+def _own_word(facts: Facts) -> Iterator[Claim]:
+    """What run.json counted while it was trained, against the records."""
+    if facts.run is None:
+        return
+    data = facts.run["data"]
+    unsure = (
+        "records were left out that do not show it" if any(n.startswith("left_out:") for n in facts.untraced) else ""
+    )
+    yield Claim(
+        "the digest of the works is that of the training", None if unsure else facts.digest == data["digest"], unsure
+    )
+    counted = {"images": facts.works, "licenses": facts.licenses, "sources": facts.sources}
+    for name, now in counted.items():
+        if name in data:
+            holds = None if unsure else data[name] == now
+            yield Claim(
+                f"{name} of run.json",
+                holds,
+                unsure if holds is None else "" if holds else f"the records say {_short(now)}",
+            )
+    if makers := data.get("makers"):
+        said = dict[str, int]()
+        for maker in makers:
+            said[maker["model"]] = said.get(maker["model"], 0) + maker["captions"]
+        yield _counts(f"captions by their makers: {_short(said)}", said, facts.captioners, unsure)
+
+
+def _counts(what: str, said: Any, now: Any, unsure: str) -> Claim:
+    if unsure:
+        return Claim(what, None, unsure)
+    return Claim(what, said == now, "" if said == now else f"the records say {_short(now)}")
+
+
+def _lines(folder: Path, facts: Facts) -> Iterator[Claim]:
+    """ATTRIBUTION, line by line."""
+    wrong, number, count = list[str](), 0, 0
+    try:
+        with open(folder / attribution.NAME, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            for number, (has, should) in enumerate(zip_longest(file, attribution.lines(facts)), 1):
+                if has is None or should is None or has != f"{should}\n":
+                    count += 1
+                    wrong += [f"line {number}"] if len(wrong) < SHOWN else []
+    except OSError as error:
+        wrong, count = [reason(error)], 1
+    more = f" and {count - len(wrong):,} more" if count > len(wrong) else ""
+    yield Claim(f"{attribution.NAME}: {number:,} lines, each as its record says", not wrong, ", ".join(wrong) + more)
+
+
+def _table(folder: Path, facts: Facts) -> Iterator[Claim]:
+    """attribution.parquet, row by row."""
+    wrong, row = list[str](), 0
+    try:
+        for has, should in zip_longest(attribution.read_parquet(folder / attribution.PARQUET), attribution.rows(facts)):
+            rows = zip_longest(has.to_pylist() if has is not None else (), should or ())
+            wrong += [f"row {row + number}" for number, (one, other) in enumerate(rows, 1) if one != other][:SHOWN]
+            row += len(should or ())
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        wrong.append(reason(error).splitlines()[0])
+    yield Claim(f"{attribution.PARQUET}: {row:,} rows, each as its record says", not wrong, _first(wrong))
+
+
+def _croissant(folder: Path, hashes: Mapping[str, str]) -> Iterator[Claim]:
+    """The hashes of the tars that croissant.json names."""
+    try:
+        said = orjson.loads((folder / "croissant.json").read_bytes())
+        files = [each for each in said.get("distribution", ()) if each.get("@type") in ("cr:FileObject", "FileObject")]
+        named = {str(each["contentUrl"]): each.get("sha256") for each in files if each.get("sha256")}
+    except FileNotFoundError:
+        return
+    except (OSError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        yield Claim("croissant.json names the shards", False, str(error))
+        return
+    wrong = [name for name, sha256 in named.items() if hashes.get(name.removeprefix("./")) != sha256]
+    yield Claim(
+        f"croissant.json: {len(named):,} shards with their hashes",
+        not wrong and len(named) == len(hashes),
+        _first(wrong),
+    )
+
+
+def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
+    """The card, built anew: every other file, byte by byte, and what else report.json says."""
+    here, made_with = card.libraries(), said["made_with"]
+    with tempfile.TemporaryDirectory(prefix="commonart-") as temporary:
+        again, different = Path(temporary), list[str]()
+        files = [name for name in card.write(facts, again, said["evidence"], works=False) if name != card.NAME]
+        for name in files:
+            path = file_inside(folder, name)
+            if path is not None and path.read_bytes() == (again / name).read_bytes():
+                continue
+            other = [each for each in card.MADE_WITH.get(name, ()) if here.get(each) != made_with.get(each)]
+            if other:
+                versions = ", ".join(f"{each} {made_with.get(each)} there, {here.get(each)} here" for each in other)
+                yield Claim(f"{name} is what the facts give", None, f"not compared beyond its hash: {versions}")
+            else:
+                different.append(name)
+        yield Claim("every other file is what the facts give", not different, _first(different))
+        made = orjson.loads((again / card.NAME).read_bytes())
+    # Their hashes were compared with the files before: here with what a card has.
+    listed = dict.fromkeys((*files, attribution.NAME, attribution.PARQUET))
+    made["files"] = {name: said["files"].get(name) for name in sorted(listed)}
+    made |= {"made_with": made_with, "kept_sha256": card.kept_sha256(facts, made_with)}
+    wrong = [name for name in dict.fromkeys((*made, *said)) if said.get(name) != made.get(name)]
+    if not wrong and orjson.dumps(made, option=card.JSON) != (folder / card.NAME).read_bytes():
+        wrong = ["its bytes were changed"]
+    yield Claim("report.json says nothing else", not wrong, _first(wrong))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        shown = [f"{name or 'not stated'} {_short(count)}" for name, count in list(value.items())[:4]]
+        return ", ".join(shown + (["..."] if len(value) > 4 else [])) or "none"
+    if isinstance(value, list | tuple):
+        return f"{len(value):,} of them" if len(value) > 2 else ", ".join(map(_short, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _first(wrong: Sequence[str]) -> str:
+    more = f", and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+    return "; ".join(wrong[:SHOWN]) + more

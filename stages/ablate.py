@@ -1,0 +1,178 @@
+"""Recipes compared under one budget: every arm of a grid with every seed, trained, measured and put into one table.
+
+OUT/ARM/seed-N/ is a run as `commonart train` makes it, and its trial.json says that it is over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import orjson
+
+from commonart.core import launch, log
+from commonart.core.data.drops import Summary
+from commonart.core.data.files import write_bytes
+from commonart.core.data.tasks import Task
+from commonart.core.data.training_index import data_sets
+from commonart.core.errors import CommonArtError, UsageError, telling
+from commonart.core.settings import Settings
+from commonart.core.training import ablation, ablation_table
+from commonart.core.training.ablation import Arm, Grid, Trial
+from commonart.core.training.gradient_guard import Diverged
+
+PROBE, LONGEST_PROBE = 0.05, 60.0  # of a trial's seconds; seconds
+ENOUGH = 3.0  # seconds that a probe takes at least
+SCORED_SEED = 0  # of the prompts and of their noise, the same for all trials
+
+
+def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
+    """Run the trials of this task that are not over yet, and write the table after each.
+
+    Args:
+        settings: data, rules and device of all trials.
+
+    Raises:
+        CommonArtError: data that cannot be trained on, a trial of another grid in `out`, and whatever training raises but for
+            a trial that diverged, which the table counts.
+        Preempted: SIGTERM, SIGUSR1 or Ctrl-C came while a trial was trained; the same call goes on with it.
+    """
+    if launch.world_size() > 1:
+        raise UsageError(
+            "commonart ablate was started as several processes at once.",
+            "Share the trials out with an array of jobs (sbatch --array=0-3), or give each trial several GPUs with --gpus.",
+        )
+    data_sets(settings.data)
+    started, folder = time.monotonic(), Path(out)
+    mine = [trial for number, trial in enumerate(grid.trials()) if task.owns(number)]
+    for arm, seed in grid.trials():
+        if (found := ablation.read_trial(_folder(folder, arm, seed))) is not None:
+            ablation.check_same(found, grid, arm, _folder(folder, arm, seed))
+    done, before, failed = 0, 0, Counter[str]()
+
+    def summary() -> Summary:
+        return Summary("ablate", len(mine), done, failed, finished_before=before, seconds=time.monotonic() - started)
+
+    with telling(summary):
+        for number, (arm, seed) in enumerate(mine, 1):
+            place = _folder(folder, arm, seed)
+            if ablation.read_trial(place) is not None:
+                before += 1
+                done += 1
+                continue
+            if not settings.quiet:
+                log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
+            trial = _trial(grid, arm, seed, place, settings, task)
+            trial.write(place)
+            done += not trial.failed
+            failed["diverged"] += bool(trial.failed)
+            ablation_table.write(result(grid, out), folder)
+    failed = +failed
+    return summary()
+
+
+def result(grid: Grid, out: str) -> dict[str, Any]:
+    """Return what the finished trials of a grid say. Raises as `ablation.read_trial` and `ablation.check_same`."""
+    trials = []
+    for arm, seed in grid.trials():
+        place = _folder(Path(out), arm, seed)
+        if (trial := ablation.read_trial(place)) is not None:
+            ablation.check_same(trial, grid, arm, place)
+            trials.append(trial)
+    if len({trial.data for trial in trials}) > 1:
+        log.warn(f"{out}: not all trials were trained on the same shards.")
+    return ablation_table.summarize(grid, trials)
+
+
+def _folder(out: Path, arm: Arm, seed: int) -> Path:
+    return out / arm.folder / f"seed-{seed}"
+
+
+def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, task: Task) -> Trial:
+    """Train one arm with one seed, go on with it where it was interrupted, and measure it."""
+    from commonart.core.training import run as runs
+    from commonart.stages import evaluate, train
+
+    steps = grid.steps or _steps(grid, arm, place.parent, settings, task)
+    recipe = ablation.recipe_of(grid, arm, steps)
+    own = _settings(settings, grid, arm, place, steps=steps, seed=seed)
+    own = dataclasses.replace(own, heldout_every=max(1, steps // ablation.CURVE), log_every=max(1, min(10, steps // 4)))
+    about: dict[str, Any] = {
+        "arm": arm.name, "seed": seed, "budget": grid.budget, "recipe": dataclasses.asdict(recipe), "scenes": grid.scenes,
+        "init": grid.init,
+        "steps": steps,
+    }  # fmt: skip
+    try:
+        done = train.run(own)
+    except Diverged as error:
+        log.warn(f"{arm.name}, seed {seed}: {error.what}")
+        return Trial(**about, data=runs.read(place)["data"]["fingerprint"], failed=error.what)
+    assert done is not None  # one process
+    following: dict[str, float] = {}
+    if grid.scenes and recipe.scorer == "nano":
+        scores = evaluate.run(
+            model=str(place), scenes=grid.scenes, seed=SCORED_SEED, out=None, pictures=str(place / "pictures"),
+            device=settings.device, quiet=settings.quiet,
+        )["scores"]  # fmt: skip
+        for lang in ablation_table.LANGS:
+            found = [score for score in scores if score["metric"] == "scenes" and score["lang"] == lang]
+            for fact in ("color", "shape", "background", "place"):
+                following[f"{fact}_{lang}"] = fmean(score[fact] for score in found)
+    fingerprint = runs.read(place)["data"]["fingerprint"]
+    return Trial(**about, data=fingerprint, following=following, **ablation.measured(place, done.images))
+
+
+def _settings(settings: Settings, grid: Grid, arm: Arm, place: Path, *, steps: int, seed: int) -> Settings:
+    return dataclasses.replace(
+        settings, stage=grid.recipe, overrides={**arm.overrides, "steps": steps}, out=str(place), init=grid.init,
+        seed=seed, keep=1,
+    )  # fmt: skip
+
+
+def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -> int:
+    """Return how many steps of an arm fit into the budget, so that its schedule knows its end.
+
+    Measured once, by real steps, and kept in ARM/steps.json: all seeds take as many, whoever trains them.
+    """
+    kept = folder / "steps.json"
+    if not kept.exists():
+        from commonart.stages import train
+
+        batch, probe = ablation.recipe_of(grid, arm, 1).batch, folder / f"probe-{task.index}"
+        seconds = min(LONGEST_PROBE, max(ENOUGH, PROBE * grid.seconds))
+        steps = 0
+        while not steps:  # until it has two lines, of which the first has no rate
+            own = _settings(settings, grid, arm, probe, steps=10**9, seed=0)
+            own = dataclasses.replace(
+                own, max_seconds=seconds, heldout_every=0, checkpoint_every=10**9, log_every=2, quiet=True
+            )
+            shutil.rmtree(probe, ignore_errors=True)
+            try:
+                train.run(own)
+                steps = ablation.steps_in(grid.seconds, probe, batch)
+            finally:
+                shutil.rmtree(probe, ignore_errors=True)
+            if not steps and seconds > grid.seconds:
+                raise CommonArtError(
+                    f"Arm {arm.name} does not take a step in {grid.seconds:g} s.", "Give the grid more seconds."
+                )
+            seconds *= 2
+        write_bytes(
+            measured := folder / f"steps-{task.index}.json", orjson.dumps({"steps": steps, "seconds": grid.seconds})
+        )
+        with suppress(FileExistsError):  # another task of an array was faster
+            os.link(measured, kept)
+        measured.unlink()
+    values = orjson.loads(kept.read_bytes())
+    if values["seconds"] != grid.seconds:
+        raise CommonArtError(
+            f"{kept} was measured for {values['seconds']:g} s, and the grid says {grid.seconds:g}.", "Name another -o."
+        )
+    return int(values["steps"])

@@ -1,0 +1,220 @@
+"""`report --verify`: every claim holds on a second machine, and one changed byte anywhere is named."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lookup_shards
+import orjson
+import pytest
+import report_runs
+from commands import Command
+
+from commonart.core.data.files import write_json
+from commonart.core.errors import CommonArtError
+from commonart.core.report import card, verify
+from commonart.core.report.facts import gather
+from commonart.core.report.verify import Claim
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    run, shards = report_runs.make(folder)
+    write_json(run / "mia.json", {"verdict": "no sign of memorisation", "members": 21, "heldout": 2})
+    card.write(gather(run, shards), folder / "card", certify=True)
+    card.write(gather(None, shards), folder / "data")
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path) -> Path:
+    for name in ("card", "data", "shards"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path
+
+
+def wrong(here: Path, name: str = "card", run: Path | None = None) -> list[Claim]:
+    return [claim for claim in verify.check(here / name, [here / "shards"], run) if claim.holds is False]
+
+
+def named(claims: list[Claim], what: str) -> bool:
+    return any(what in f"{claim.what}: {claim.detail}" for claim in claims)
+
+
+def test_with_the_card_and_the_shards_alone_everything_holds(here: Path, in_process: Command) -> None:
+    done = in_process("report", "--verify", "card", "shards")
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0 and lines[-1].endswith(" claims hold, 0 do not, 1 could not be checked.")
+    for line in (
+        "holds          works: 21", "holds          licenses: CC-BY-2.0 11, CC0-1.0 10",
+        "holds          captions by their makers: nano 21, nano of nano 21",
+        "holds          ATTRIBUTION: 25 lines, each as its record says",
+        "holds          attribution.parquet: 21 rows, each as its record says",
+        "holds          croissant.json: 3 shards with their hashes",
+        "holds          every other file is what the facts give", "holds          report.json says nothing else",
+    ):  # fmt: skip
+        assert line in lines
+    assert [line for line in lines if line.startswith("not checked")] == [
+        "not checked    what the card keeps of the run is its run.json: the run is not here: its policy, curves, cost and scores "
+        "are taken as the card has them"
+    ]
+
+
+def test_with_the_run_nothing_is_left_unchecked(made: Path, here: Path) -> None:
+    assert {claim.holds for claim in verify.check(here / "card", [here / "shards"], made / "runs" / "tiny")} == {True}
+    shutil.copytree(made / "runs" / "tiny", here / "tiny")
+    (here / "tiny" / "run.json").write_bytes((here / "tiny" / "run.json").read_bytes() + b"\n")
+    (claim,) = wrong(here, run=here / "tiny")
+    assert "run.json has another hash" in claim.detail
+
+
+def test_the_grid_of_images_is_the_runs(made: Path, tmp_path: Path) -> None:
+    run, grid = tmp_path / "tiny", tmp_path / "tiny" / "samples" / "step-0000006.png"
+    shutil.copytree(made / "runs" / "tiny", run)
+    grid.parent.mkdir(exist_ok=True)
+    lookup_shards.picture(1).save(grid.with_name("step-0000002.png"))
+    lookup_shards.picture(2).save(grid)
+    files = card.write(gather(run, made / "shards"), tmp_path / "card")
+    assert [name for name in files if name.startswith("samples/")] == ["samples/step-0000006.png"]
+    again = list(verify.check(tmp_path / "card", [made / "shards"], None))
+    assert not any(claim.holds is False for claim in again)  # the page, which shows it, among them
+    lookup_shards.picture(3).save(grid)
+    assert named(list(verify.check(tmp_path / "card", [made / "shards"], run)), "step-0000006.png has another hash")
+
+
+def test_a_card_of_shards_alone_holds_too(here: Path) -> None:
+    assert {claim.holds for claim in verify.check(here / "data", [here / "shards"], None)} == {True}
+
+
+FILES = (
+    "ATTRIBUTION", "attribution.parquet", "LICENSES.md", "COMPONENTS.md", "data_summary_card.md", "README.md", "croissant.json",
+    "cyclonedx.json", "spdx.json", "index.html", "evidence/sources.csv", "evidence/settings.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte_is_named_even_where_its_hash_was_changed_with_it(here: Path, name: str) -> None:
+    path = here / "card" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert named(wrong(here), f"{name} is not the file that report.json names")
+    said = orjson.loads((here / "card" / "report.json").read_bytes())
+    said["files"][name]["sha256"] = report_runs.sha256(path)
+    write_json(here / "card" / "report.json", said)
+    claims = wrong(here)
+    assert claims and named(claims, name) and not named(claims, "is not the file that report.json names")
+
+
+def test_any_byte_of_report_json_counts(here: Path) -> None:
+    path = here / "card" / "report.json"
+    data, rng = path.read_bytes(), random.Random(0)
+    places = [
+        0,
+        len(data) - 1,
+        data.index(b'"made_with"') + 20,
+        data.index(b'"num_layers"') + 3,
+        *rng.sample(range(len(data)), 20),
+    ]
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= 1 << rng.randrange(7)
+        path.write_bytes(changed)
+        try:
+            claims = wrong(here)
+        except CommonArtError as error:
+            assert "report.json" in error.what
+        else:
+            assert named(claims, "report.json"), (place, data[place - 20 : place + 20])
+
+
+def test_lines_of_attribution_are_named_by_number(here: Path) -> None:
+    path = here / "card" / "ATTRIBUTION"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    lines[6] = lines[6].replace("museum", "elsewhere")
+    path.write_text("".join(lines[:-1]), "utf-8")
+    assert named(wrong(here), "each as its record says: line 7, line 25")
+    path.unlink()
+    assert named(wrong(here), "ATTRIBUTION is not there") and named(wrong(here), "No such file or directory")
+
+
+def test_rows_of_the_table_are_named_by_number(here: Path) -> None:
+    import pyarrow.parquet
+
+    path = here / "card" / "attribution.parquet"
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    rows[4]["author"] = "somebody else"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert named(wrong(here), "attribution.parquet: 21 rows, each as its record says: row 5")
+
+
+def test_other_shards_are_named(here: Path) -> None:
+    path = here / "shards" / "00001.tar"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"Jane Doe")
+    data[place : place + 8] = b"Jane Roe"
+    path.write_bytes(data)  # as large as before, so that its manifest still seems to fit
+    claims = wrong(here)
+    assert named(claims, "00001.tar has other bytes") and named(claims, "authors: ") and named(claims, "ATTRIBUTION")
+    path.unlink()
+    claims = wrong(here)
+    assert named(claims, "00001.tar is not there") and named(
+        claims, "changed since the run was trained: 21 works then, 11 now"
+    )
+    shutil.copy(here / "shards" / "00000.tar", here / "shards" / "00003.tar")
+    assert named(wrong(here, "data"), "00003.tar is not in the card")
+
+
+def test_a_claim_that_the_run_made_of_its_captions_is_checked(here: Path) -> None:
+    said = orjson.loads((here / "card" / "report.json").read_bytes())
+    said["run"]["data"]["makers"][0]["captions"] = 20
+    said["run"]["data"]["licenses"] = {"CC0-1.0": 21}
+    write_json(here / "card" / "report.json", said)
+    claims = wrong(here)
+    assert named(claims, "captions by their makers") and named(claims, "licenses of run.json")
+
+
+EMPTY = {"schema": 1, "name": "x", "evidence": True, "made_with": {}, "facts": {}, "shards": [], "files": {}}
+
+
+@pytest.mark.parametrize("value", [[], {}, {"schema": 2}, {**EMPTY, "files": []}, {**EMPTY, "evidence": "yes"}])
+def test_what_is_no_card_is_refused(here: Path, value: Any) -> None:
+    write_json(here / "card" / "report.json", value)
+    with pytest.raises(CommonArtError, match=r"report\.json does not hold"):
+        wrong(here)
+
+
+def test_a_hostile_report_json_breaks_nothing(here: Path) -> None:
+    said = orjson.loads((here / "card" / "report.json").read_bytes())
+    for change in (
+        {"run": {"data": {}}}, {"run": []}, {"facts": {"works": "x"}}, {"shards": [1, {"name": 3}]}, {"curves": 5}, {"audit": []},
+        {"files": {"../shards/00000.tar": {}, "/etc/passwd": {}}}, {"name": "\x1b[31m"}, {"evaluation": {"scores": [1, {}]}},
+    ):  # fmt: skip
+        write_json(here / "card" / "report.json", {**said, **change})
+        assert wrong(here), change
+
+
+def test_another_version_of_a_library_is_said_and_not_called_a_lie(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "card" / "README.md").write_text("as another version wrote it")
+    said = orjson.loads((here / "card" / "report.json").read_bytes())
+    path = here / "card" / "README.md"
+    said["files"]["README.md"] = {"bytes": path.stat().st_size, "sha256": report_runs.sha256(path)}
+    write_json(here / "card" / "report.json", said)
+    assert named(wrong(here), "every other file is what the facts give: README.md")
+    monkeypatch.setattr(card, "libraries", lambda: {**said["made_with"], "huggingface_hub": "9"})
+    claims = list(verify.check(here / "card", [here / "shards"], None))
+    assert named(claims, "README.md is what the facts give: not compared beyond its hash: huggingface_hub") and not any(
+        claim.holds is False for claim in claims
+    )
+
+
+def test_the_command_ends_with_1_where_something_does_not_hold(here: Path, in_process: Command) -> None:
+    (here / "card" / "LICENSES.md").write_text("all free")
+    done = in_process("report", "--verify", "card", "shards", "-q")
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 1 and "LICENSES.md is not the file that report.json names" in lines[0]
+    assert lines[0].startswith("DOES NOT HOLD  ") and "2 do not" in lines[-1]

@@ -1,0 +1,225 @@
+"""`commonart ablate`: trials of a grid, resumed and shared out, and their table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from commands import Command
+from tiny_runs import TINY, dataset, lines, refused, state
+
+from commonart.core.data.tasks import Task
+from commonart.core.errors import CommonArtError, Preempted, UsageError
+from commonart.core.settings import Settings
+from commonart.core.training import ablation, ablation_table
+from commonart.core.training.ablation import Arm, Grid
+from commonart.stages import ablate as stage
+from commonart.stages import train as train_stage
+
+ALONE = Task(0, 1)
+SHARED = {name: value for name, value in TINY.items() if name != "steps"}
+ARMS = (Arm("slow", {**SHARED, "lr": 1e-5}), Arm("fast lr", {**SHARED, "lr": 3e-2}))
+GRID = Grid("nano", ARMS, (0, 1), 0.0, 30, 0, "none")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("ablate") / "shards", heldout=(3, 4, 14, 15))
+
+
+def settings(data: Path) -> Settings:
+    return Settings("nano", data=str(data), device="cpu", precision="fp32", quiet=True)
+
+
+def written(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads((out / "ablation.json").read_bytes())
+    return found
+
+
+def test_the_better_recipe_has_the_lower_held_out_loss(shards: Path, tmp_path: Path) -> None:
+    done = stage.run(GRID, str(tmp_path), settings(shards), ALONE)
+    assert (done.read, done.written, done.finished_before) == (4, 4, 0)
+    result = written(tmp_path)
+    slow, fast = result["arms"]
+    assert (slow["arm"], slow["seeds"], slow["steps"]) == ("slow", [0, 1], 30)
+    assert fast["scores"]["heldout_loss"]["high"] < slow["scores"]["heldout_loss"]["low"]
+    trial = fast["trials"][1]
+    row = [line for line in lines(tmp_path / "fast-lr" / "seed-1") if "heldout_loss" in line][-1]
+    assert (trial["seed"], row["step"], trial["heldout_loss"]) == (1, 30, row["heldout_loss"])
+    assert trial["curve"][-1] == [trial["seconds"], trial["heldout_loss"]] and trial["seconds"] > 0
+    assert fast["scores"]["gap"]["mean"] == pytest.approx(
+        sum(each["training_loss"] - each["heldout_loss"] for each in fast["trials"]) / 2
+    )
+    text = ablation_table.table(stage.result(GRID, str(tmp_path))).splitlines()
+    assert text[0].split("  ")[0] == "arm" and text[2].startswith("fast lr  2 of 2  30") and " ± " in text[2]
+    markdown = (tmp_path / "ablation.md").read_text()
+    assert "| fast lr | 2 of 2 | 30 |" in markdown and "30 steps a trial" in markdown
+    assert (tmp_path / "ablation.svg").read_text().count("fast lr") == 1
+
+
+def test_a_trial_is_the_run_that_train_makes(shards: Path, tmp_path: Path) -> None:
+    stage.run(Grid("nano", ARMS[1:], (1,), 0.0, 6, 0, "none"), str(tmp_path / "out"), settings(shards), ALONE)
+    train_stage.run(
+        Settings("nano", data=str(shards), out=str(tmp_path / "run"), overrides={**ARMS[1].overrides, "steps": 6}, seed=1,
+                 device="cpu", precision="fp32", quiet=True, log_every=1)
+    )  # fmt: skip
+    assert state(tmp_path / "out" / "fast-lr" / "seed-1") == state(tmp_path / "run")
+
+
+def test_finished_trials_are_kept_and_an_interrupted_one_goes_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(GRID, str(tmp_path / "whole"), settings(shards), ALONE)
+    real, started = train_stage.run, 0
+
+    def preempted(own: Settings) -> Any:
+        nonlocal started
+        started += 1
+        if started == 2:
+            raise Preempted("a signal came.", "Start the same command again.")
+        return real(own)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted) as told:
+        patch.setattr(train_stage, "run", preempted)
+        stage.run(GRID, str(tmp_path / "parts"), settings(shards), ALONE)
+    assert (told.value.summary.read, told.value.summary.written) == (4, 1)
+    table = ablation_table.table(stage.result(GRID, str(tmp_path / "parts"))).splitlines()
+    assert "1 of 2" in table[1] and "0 of 2" in table[2]
+    before = (tmp_path / "parts" / "slow" / "seed-0" / "trial.json").read_bytes()
+    done = stage.run(GRID, str(tmp_path / "parts"), settings(shards), ALONE)
+    assert (done.read, done.written, done.finished_before) == (4, 4, 1)
+    assert (tmp_path / "parts" / "slow" / "seed-0" / "trial.json").read_bytes() == before
+    whole, parts = (
+        [[arm["scores"], [t["heldout_loss"] for t in arm["trials"]]] for arm in written(tmp_path / name)["arms"]]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+
+
+def test_tasks_of_an_array_share_the_trials(shards: Path, tmp_path: Path) -> None:
+    first = stage.run(GRID, str(tmp_path), settings(shards), Task(0, 2))
+    assert first.read == 2 and written(tmp_path)["arms"][1]["seeds"] == []
+    second = stage.run(GRID, str(tmp_path), settings(shards), Task(1, 2))
+    assert second.read == 2 and [arm["seeds"] for arm in written(tmp_path)["arms"]] == [[0, 1], [0, 1]]
+
+
+def test_seconds_become_steps_that_every_seed_takes(shards: Path, tmp_path: Path) -> None:
+    grid = Grid("nano", ARMS[:1], (0, 1), 2.0, 0, 0, "none")
+    stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    kept = orjson.loads((tmp_path / "slow" / "steps.json").read_bytes())
+    assert kept["seconds"] == 2 and kept["steps"] > 10
+    (row,) = written(tmp_path)["arms"]
+    assert [trial["steps"] for trial in row["trials"]] == [kept["steps"]] * 2
+    assert 0.3 < row["seconds"] < 12  # of a busy machine, too
+    assert sorted(path.name for path in (tmp_path / "slow").iterdir()) == ["seed-0", "seed-1", "steps.json"]
+    longer = Grid("nano", ARMS[:1], (0, 1), 3.0, 0, 0, "none")
+    refused(
+        CommonArtError, 1, "holds a trial with seconds 2.0, and the grid says 3.0", "Name another -o",
+        lambda: stage.run(longer, str(tmp_path), settings(shards), ALONE),
+    )  # fmt: skip
+
+
+def test_another_grid_in_the_same_folder_is_refused_and_a_larger_one_goes_on(shards: Path, tmp_path: Path) -> None:
+    small = Grid("nano", ARMS[:1], (0,), 0.0, 4, 0, "none")
+    stage.run(small, str(tmp_path), settings(shards), ALONE)
+    other = Grid("nano", (Arm("slow", {**SHARED, "lr": 1e-4}),), (0,), 0.0, 4, 0, "none")
+    refused(
+        CommonArtError, 1, "holds a trial with lr 1e-05, and the grid says 0.0001", "another name",
+        lambda: stage.run(other, str(tmp_path), settings(shards), ALONE),
+    )  # fmt: skip
+    larger = Grid("nano", ARMS, (0, 1), 0.0, 4, 0, "none")
+    assert stage.run(larger, str(tmp_path), settings(shards), ALONE).finished_before == 1
+
+
+def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp_path: Path) -> None:
+    arms = (Arm("wild", {**SHARED, "lr": 1e30, "warmup": 0}), ARMS[1])
+    grid = Grid("nano", arms, (0,), 0.0, 20, 0, "none")
+    done = stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    assert (done.read, done.written, done.dropped) == (2, 1, {"diverged": 1})
+    wild, fine = written(tmp_path)["arms"]
+    assert "not finite" in wild["failed"]["0"] and wild["scores"] == {} and fine["seeds"] == [0]
+    assert "0 of 1, 1 failed" in ablation_table.table(stage.result(grid, str(tmp_path)))
+
+
+def test_nano_recipes_are_scored_by_what_their_images_show(tmp_path: Path, in_process: Command) -> None:
+    assert in_process("fetch", "scenes", "--limit", "60", "-o", "raw").returncode == 0
+    assert in_process("shard", "raw", "-o", "shards", "--size", "64").returncode == 0
+    data = tmp_path / "shards"
+    arm = Arm("tiny", {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "patch": 4})
+    own = replace(settings(data), skip_unlicensed=True)
+    stage.run(Grid("nano", (arm,), (0,), 0.0, 4, 2, "none"), str(tmp_path / "out"), own, ALONE)
+    (row,) = written(tmp_path / "out")["arms"]
+    names = {f"{fact}_{lang}" for fact in ("color", "shape", "background", "place") for lang in ("en", "ja")}
+    assert names <= set(row["scores"]) and all(0 <= row["scores"][name]["mean"] <= 1 for name in names)
+    assert len(list((tmp_path / "out" / "tiny" / "seed-0" / "pictures").rglob("*.png"))) == 8
+    text = ablation_table.table(stage.result(Grid("nano", (arm,), (0,), 0.0, 4, 2, "none"), str(tmp_path / "out")))
+    assert "color en" in text and "shape ja" in text and " %" in text
+
+
+def test_processes_that_were_started_together_are_refused(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(
+        UsageError, 2, "started as several processes", "--array",
+        lambda: stage.run(GRID, str(tmp_path), settings(shards), ALONE),
+    )  # fmt: skip
+
+
+def test_the_interval_is_students() -> None:
+    mean, low, high = ablation_table.interval([1.0, 2.0, 4.0])
+    # t(0.975, 2) = 4.302653, standard deviation 1.527525
+    assert mean == pytest.approx(7 / 3) and high - mean == pytest.approx(4.302653 * 1.527525 / math.sqrt(3), rel=1e-6)
+    assert mean - low == pytest.approx(high - mean)
+    assert math.isnan(ablation_table.interval([1.0])[1])
+
+
+def test_the_command_prints_the_table_at_any_time(shards: Path, tmp_path: Path, in_process: Command) -> None:
+    fields = ", ".join(f"{name} = {value}" for name, value in SHARED.items())
+    text = f'recipe = "nano"\nsteps = 4\nseeds = 2\nscenes = 0\nset = {{ {fields} }}\n[[arm]]\nname = "a"\n'
+    (tmp_path / "grid.toml").write_text(text + '[[arm]]\nname = "b"\nset = { lr = 1e-2 }\n')
+    empty = in_process("ablate", "grid.toml", "--table")
+    assert empty.returncode == 0 and b"0 of 2" in empty.stdout and not empty.stderr
+    done = in_process("ablate", "grid.toml", "--data", str(shards), "-o", "out", "--device", "cpu", "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    assert [arm["seeds"] for arm in orjson.loads(done.stdout)["arms"]] == [[0, 1], [0, 1]]
+    assert orjson.loads(done.stderr.splitlines()[-1])["out"] == 4
+    assert in_process("ablate", "grid.toml", "-o", "out", "--table").stdout.count(b"2 of 2") == 2
+
+
+RIGHT = 'recipe = "nano"\nseconds = 5\n'
+ARM = '[[arm]]\nname = "a"\n'
+WRONG = {
+    "seconds = 5\n" + ARM: "recipe = '' is not a training stage",
+    'recipe = "nanoo"\nseconds = 5\n' + ARM: "Did you mean nano",
+    'recipe = "captioner"\nseconds = 5\n' + ARM: "trains a captioner",
+    'recipe = "nano"\n' + ARM: "must have one budget",
+    RIGHT + "steps = 5\n" + ARM: "must have one budget",
+    RIGHT: "names no arms",
+    RIGHT + "seed = 3\n" + ARM: "Did you mean seeds",
+    RIGHT + "seeds = [1, 1]\n" + ARM: "seeds must be different",
+    RIGHT + "seeds = 0\n" + ARM: "seeds must be different",
+    RIGHT + "scenes = 1.5\n" + ARM: "scenes = 1.5 is not",
+    RIGHT + "[[arm]]\nset = {}\n": "arm 1 has no name",
+    RIGHT + ARM + ARM: "two arms are named a",
+    RIGHT + ARM + "set = { lrr = 1 }\n": "Did you mean lr",
+    RIGHT + ARM + "set = { lr = -1 }\n": "arm a: lr=-1.0: lr must be above 0",
+    RIGHT + ARM + 'set = { lr = "x" }\n': "arm a: lr=x",
+    RIGHT + ARM + "set = { steps = 3 }\n": "steps is the budget",
+    RIGHT + ARM + "sett = {}\n": "Did you mean set",
+    RIGHT + ARM + "set = 3\n": "set is not a table",
+    "recipe = nano\n": "is not TOML",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_grid_that_cannot_be_meant_is_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as told:
+        ablation.read_grid(path)
+    assert WRONG[text] in str(told.value) and str(path) in told.value.what
