@@ -132,9 +132,9 @@ def run(
     captions = [{item.name: text_of(item.record, lang) for item in group} for group in (inside, outside)]
     prompts = memorised.audit(engine, *captions, batch=batch, quiet=quiet)
     config = GenerationConfig(steps=steps, guidance=guidance)
-    extracted = None
+    extracted, given_back = None, list[extraction.Extracted]()
     if extract:
-        extracted = extraction.audit(
+        extracted, given_back = extraction.audit(
             Session(engine), inside[:extract], outside[:extract], config, seeds=EXTRACTION_SEEDS, clique=CLIQUE,
             lang=lang, seed=seed, batch=batch, quiet=quiet,
         )  # fmt: skip
@@ -156,8 +156,14 @@ def run(
     if other is not None:
         expected, _ = score(other, chosen.items, scoring, batch=batch, cache=cache, label="reference", quiet=quiet)
         control = verdict.scores_of(attacks, expected, complexity, flow)
+    judged = verdict.judge(target, control, blindly, labels, seed=seed)
+    for part in (replicated, extracted):
+        if (
+            part and "verdict" in part and judged["verdict"] == verdict.DIFFER
+        ):  # the held-out captions are no control then
+            part["verdict"] = verdict.DIFFER
     result: dict[str, Any] = {
-        "schema": 3,
+        "schema": 4,
         "model": components.name,
         "revision": components.revision,
         "data": data,
@@ -167,7 +173,7 @@ def run(
         "members": len(inside),
         "heldout": len(outside),
         "dropped": dict(chosen.dropped),
-        **verdict.judge(target, control, blindly, labels, seed=seed),
+        **judged,
         "curve": verdict.curve(measures, scoring.timesteps, len(inside)),
         "blind": {**blindly, "judge": encoder.name, "judge_revision": encoder.revision},
         "memorised_prompts": prompts,
@@ -181,7 +187,7 @@ def run(
     }  # fmt: skip
     if out is not None:
         write_json(out, result)
-        page.build(result, examples, size).write(Path(out).with_suffix(".html"))
+        page.build(result, examples, given_back, size).write(Path(out).with_suffix(".html"))
     return result
 
 

@@ -78,12 +78,14 @@ def report(single: dict[str, Floats], features: Floats, labels: Labels, *, seed:
         labels: as `permutation.deal` gives them.
 
     Returns:
-        {"auc": of the classifier, "p_value": of all together, "single": {name: {"auc", "p_value"}}, "groups_differ"}
+        {"auc", "classifier_p_value", "smallest_auc_found": of the classifier, "p_value": the smallest of all,
+        "single": {name: {"auc", "p_value"}}, "groups_differ"}
     """
     columns = np.column_stack([principal(features), *(np.log1p(values) for values in single.values())])
     learnt = cross_fitted(columns, labels, seed=seed)
     tests = {CLASSIFIER: areas(learnt, labels), **{name: areas(values, labels) for name, values in single.items()}}
-    p_values = Family(tests, frozenset({CLASSIFIER})).p_values()
+    family = Family(tests, frozenset({CLASSIFIER}))
+    p_values = family.p_values()
     members = int(labels[:, 0].sum())
 
     def area(scores: Floats) -> dict[str, float]:
@@ -92,6 +94,8 @@ def report(single: dict[str, Floats], features: Floats, labels: Labels, *, seed:
 
     return {
         "auc": area(learnt[:, 0]),
+        "classifier_p_value": p_values[CLASSIFIER],
+        "smallest_auc_found": family.smallest()[CLASSIFIER],
         "p_value": min(p_values.values()),
         "single": {name: {"auc": area(values), "p_value": p_values[name]} for name, values in single.items()},
         "groups_differ": min(p_values.values()) < LEVEL,

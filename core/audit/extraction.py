@@ -10,6 +10,8 @@ that paints everything alike makes cliques of those too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,18 @@ Floats = NDArray[np.float64]
 TILES, PIXELS = 4, 64  # tiles along a side; images are compared at this size
 NEAR = 0.15  # root mean square of the difference, values in 0..1: the paper's delta
 EXTRACTED, NOTHING = "extracted", "nothing extracted"
+NAMED = "extracted, rate uncertain"
+EXAMPLES, SHOWN = 3, 2  # extracted images that come back to be shown, and images of each one's clique
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A training image that was extracted, and images of its clique."""
+
+    source: ImageRef
+    generated: tuple[Image.Image, ...]
+    prompt: str
+    distance: float
 
 
 def audit(
@@ -44,11 +58,14 @@ def audit(
     seed: int,
     batch: int,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Generate `seeds` images for the caption of each item and look for cliques: `extraction` of mia.json.
+) -> tuple[dict[str, Any], list[Extracted]]:
+    """Generate `seeds` images for the caption of each item and look for cliques.
 
     Args:
         clique: how many of the images of one caption must be near-identical.
+
+    Returns:
+        (`extraction` of mia.json, the first images that were extracted)
     """
     size, shared = session.generator.size, session.settings(config)
     items = [*members, *heldout]
@@ -59,12 +76,11 @@ def audit(
         for item in items
         for j in range(seeds)
     ]
-    made = [
-        shrink(image) for _, image in session.generate(planned, config, batch=batch, quiet=quiet) if image is not None
-    ]
-    rows = list[dict[str, Any]]()
+    made = (image for _, image in session.generate(planned, config, batch=batch, quiet=quiet) if image is not None)
+    rows, shown = list[dict[str, Any]](), list[Extracted]()
     for number, item in enumerate(items):
-        images = np.stack(made[number * seeds : (number + 1) * seeds])
+        drawn = list(islice(made, seeds))
+        images = np.stack([shrink(image) for image in drawn])
         found = largest_clique(images, clique)
         source = shrink(image_set.open_square(item, size))
         nearest = float(distances(np.stack([source, np.median(images[found], axis=0)]))[0, 1]) if found else None
@@ -72,9 +88,12 @@ def audit(
             "key": item.name, "prompt": text_of(item.record, lang), "clique": len(found), "distance": nearest,
             "extracted": nearest is not None and nearest <= NEAR,
         })  # fmt: skip
+        if nearest is not None and nearest <= NEAR and number < len(members) and len(shown) < EXAMPLES:
+            clique_images = tuple(drawn[row] for row in found[:SHOWN])
+            shown.append(Extracted(item, clique_images, rows[-1]["prompt"], nearest))
     inside, outside = rows[: len(members)], rows[len(members) :]
     counts = [sum(row["extracted"] for row in group) for group in (inside, outside)]
-    return {
+    report = {
         "seeds": seeds,
         "clique": clique,
         "near": NEAR,
@@ -84,11 +103,23 @@ def audit(
         "heldout_with_clique": roc.proportion(sum(row["clique"] > 0 for row in outside), len(outside)),
         "extracted": roc.proportion(counts[0], len(inside)),
         "heldout_extracted": roc.proportion(counts[1], len(outside)),
-        **tested((counts[0], len(inside)), (counts[1], len(outside)), EXTRACTED, NOTHING),
+        **concluded((counts[0], len(inside)), (counts[1], len(outside))),
         "images": [row for row in inside if row["extracted"]],
         "steps": config.steps,
         "guidance": config.guidance,
     }
+    return report, shown
+
+
+def concluded(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, Any]:
+    """Return what `tested` says of extracted images (count, of): one that came back is a fact, however uncertain the rate.
+
+    Where held-out captions bring theirs back as well, the model paints what any caption says, and no fact is claimed.
+    """
+    result = tested(inside, outside, EXTRACTED, NOTHING)
+    if result["verdict"] != EXTRACTED and inside[0] and not outside[0]:
+        result["verdict"] = NAMED
+    return result
 
 
 def shrink(image: Image.Image) -> Floats:

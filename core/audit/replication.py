@@ -7,13 +7,14 @@ that is as close as twins are is always counted.
 
 A caption describes its image, so what follows it well comes close without having seen it (the embedded model passes the
 limit with half of the captions of a set that it never saw). The control are images from held-out captions, each compared
-with its own held-out image as well: only where those from training captions come closer is "copies" the verdict.
+with its own held-out image as well: only where those from training captions come closer is "near copies" the verdict.
 
 After "Diffusion Art or Digital Forgery?" (Somepalli et al., arXiv 2212.03860), which takes SSCD's features and 0.5.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 LEVEL = 0.95  # quantile of the background above which a generated image counts
 BACKGROUND = 10_000  # training images, at most, whose nearest other one is looked for
-COPIES, NOTHING, TOO_FEW = "copies", "no copies found", "too few to tell"
+COPIES, NOTHING, TOO_FEW = "near copies", "no near copies found", "too few to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +201,24 @@ def _control(generated_HD: NDArray[Any], own_HD: NDArray[Any], training_MD: NDAr
 
 
 def tested(inside: tuple[int, int], outside: tuple[int, int], found: str, nothing: str) -> dict[str, Any]:
-    """Return {"p_value", "verdict"}: is the share (count, of) larger inside than outside, by Fisher's exact test?
+    """Is the share (count, of) larger inside than outside, by Fisher's exact test?
 
-    The verdict is "too few to tell" where not even all against none would be a finding.
+    Returns:
+        {"p_value", "verdict", "smallest_share_found"}: the verdict is "too few to tell" where not even all against none would
+        be a finding; the share inside from which on it would be one, with this share outside, is None where none would.
     """
-    counts = [[count, of - count] for count, of in (inside, outside)]
-    p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
+
+    def p(count: int) -> float:
+        counts = [[count, inside[1] - count], [outside[0], outside[1] - outside[0]]]
+        return float(stats.fisher_exact(counts, alternative="greater").pvalue)
+
+    least = bisect.bisect_left(range(inside[1] + 1), True, key=lambda count: p(count) < ALPHA)
     smallest = 1 / math.comb(inside[1] + outside[1], inside[1])
-    return {"p_value": p, "verdict": found if p < ALPHA else nothing if smallest < ALPHA else TOO_FEW}
+    return {
+        "p_value": p(inside[0]),
+        "verdict": found if p(inside[0]) < ALPHA else nothing if smallest < ALPHA else TOO_FEW,
+        "smallest_share_found": least / inside[1] if least <= inside[1] else None,
+    }
 
 
 def _spread(values: Floats) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from commonart.core.audit.page_text import terms
+from commonart.core.audit.page_cells import percent
+from commonart.core.audit.page_names import terms
 from commonart.core.audit.set_test import FEWEST
 from commonart.core.audit.verdict import DIFFER
 
@@ -47,12 +48,12 @@ def text(result: Mapping[str, Any]) -> str:
     if prompts := result["memorised_prompts"]:
         lines.append(
             f"memorised prompts: {_percent(prompts['flagged'])} of {prompts['prompts']:,} {called['captions']} are "
-            f"above a threshold that at most {100 * prompts['false_alarm_rate']:.1f} % of unseen ones are above"
+            f"above a threshold that at most {percent(prompts['false_alarm_rate'])} of held-out ones are above"
         )
     if extraction := result["extraction"]:
         lines.append(
-            f"extraction: {_percent(extraction['extracted'])} of {extraction['captions']:,} {called['captions']} "
-            f"give their image away, {_percent(extraction['heldout_extracted'])} of held-out ones: {extraction['verdict']}"
+            f"extraction: {_count(extraction, '')} {called['captions']} "
+            f"give their image away, {_count(extraction, 'heldout_')} held-out ones: {extraction['verdict']}"
         )
     return "\n".join([*lines, f"verdict: {result['verdict']}: {result['reason']}"])
 
@@ -62,4 +63,9 @@ def _cell(values: Mapping[str, float] | None) -> str:
 
 
 def _percent(share: Mapping[str, float]) -> str:
-    return f"{100 * share['value']:.1f} %"
+    return percent(share["value"])
+
+
+def _count(extraction: Mapping[str, Any], side: str) -> str:
+    of = extraction[f"{side}captions"]
+    return f"{round(of * extraction[f'{side}extracted']['value']):,} of {of:,}"

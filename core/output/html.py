@@ -37,17 +37,26 @@ body { font: 16px/1.55 FONTS; max-width: 62rem; margin: 2.5rem auto; padding: 0 
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.2rem; }
 p.lead, figcaption, .soft { color: var(--soft) }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; white-space: nowrap } th.number { white-space: normal }
+th, td:first-child { word-break: keep-all }
+table.soft, caption { color: var(--soft) } caption { text-align: left; font-weight: bold }
 figure { margin: 1rem 0 } img, svg { max-width: 100%; height: auto; border-radius: .3rem }
 .scroll { overflow-x: auto } .row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem }
-.row figure { margin: 0 } .row img { width: 100%; image-rendering: pixelated } .row figcaption { font-size: .85rem }
+.row { margin-bottom: 1.4rem } .row figure { margin: 0 }
+.row img { width: 100%; image-rendering: pixelated } .row figcaption { font-size: .85rem }
 nav a { display: inline-block; margin-right: 1rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem }
 strong.verdict { font-size: 1.25rem } .plot svg { width: min(100%, 40rem) }
+.plot svg text { font-family: inherit !important }
 body { overflow-wrap: break-word }
 svg.chart text { font-size: 11px; fill: var(--soft) } svg.chart polyline { fill: none; stroke: var(--mark); stroke-width: 1.5 }
 """.replace("FONTS", ", ".join(name if name.islower() else f'"{name}"' for name in FONTS))
+MARK = {True: ' class="number"', False: ""}  # of a cell
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 52, 24  # of a chart, in pixels
+
+
+class Number(str):
+    """A number that was written by the caller, or an interval: in a table it stands to the right, as numbers do."""
 
 
 class Page:
@@ -113,17 +122,27 @@ class Page:
         file, alt = escape(quote(path), quote=True), escape(caption, quote=True)
         self._parts.append(f'<figure><img src="{file}" alt="{alt}"><figcaption>{escape(caption)}</figcaption></figure>')
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Add a table; numbers stand to the right."""
+    def table(
+        self, head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "", soft: bool = False
+    ) -> None:
+        """Add a table; numbers stand to the right, intervals too, and so does the head of a column of nothing else."""
 
-        def cell(tag: str, value: object) -> str:
+        def text(value: object) -> str:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if number else str(value)
-            kind = ' class="number"' if number else ""
-            return f"<{tag}{kind}>{escape(text)}</{tag}>"
+            shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if number else str(value)
+            return Number(shown) if number or isinstance(value, Number) else shown
 
-        body = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
-        table = f"<table><tr>{''.join(cell('th', name) for name in head)}</tr>{body}</table>"
+        def row(tag: str, values: Sequence[str], right: Sequence[bool]) -> str:
+            cells = zip(values, right, strict=True)
+            return f"<tr>{''.join(f'<{tag}{MARK[number]}>{escape(value)}</{tag}>' for value, number in cells)}</tr>"
+
+        shown = [[text(value) for value in values] for values in rows]
+        numbers = [[isinstance(value, Number) for value in values] for values in shown]
+        right = [all(column) for column in zip(*numbers, strict=True)] or [False] * len(head)
+        body = "".join(row("td", *pair) for pair in zip(shown, numbers, strict=True))
+        told = f"<caption>{escape(caption)}</caption>" if caption else ""
+        kind = ' class="soft"' if soft else ""
+        table = f"<table{kind}>{told}{row('th', head, right)}{body}</table>"
         label = escape(", ".join(filter(None, head)), quote=True)
         self._parts.append(f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>')
 
@@ -154,8 +173,8 @@ class Page:
     def html(self) -> str:
         """Return the page."""
         body = "\n".join(self._parts)
-        if JAPANESE.search(body):
-            body += FONT_HINT
+        if JAPANESE.search(body):  # the hint stands before what cannot be read without it
+            body = f"{FONT_HINT}\n{body}"
         policy = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'"
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'

@@ -51,13 +51,13 @@ def lines(
             axes.plot(*zip(*chance, strict=True), color=INK, linewidth=0.7, alpha=0.5)
         for number, (name, points) in enumerate(series.items()):
             color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
-            axes.plot(*zip(*points, strict=True), dash, color=color, label=name, linewidth=1.8)
+            axes.plot(*zip(*points, strict=True), dash, color=color, label=name, linewidth=1.8, clip_on=False, zorder=3)
         axes.set(xlabel=x, ylabel=y, xlim=x_range, ylim=y_range)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.spines[["top", "right"]].set_visible(False)
         if legend:
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=4)
         return _svg(figure)
 
 

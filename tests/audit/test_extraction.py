@@ -50,3 +50,14 @@ def test_a_chain_is_no_clique():
 
 def test_five_hundred_equal_images_take_no_age():
     assert len(extraction.largest_clique(np.zeros((500, 64, 64, 3)), 10)) == 500
+
+
+def test_an_image_that_came_back_is_named_however_uncertain_the_rate():
+    """Three named images stood below "too few to tell"."""
+    told = {counts: extraction.concluded(*counts)["verdict"] for counts in [
+        ((3, 4), (0, 4)), ((0, 4), (0, 4)), ((3, 4), (1, 4)), ((1, 60), (0, 60)), ((1, 60), (1, 60)), ((9, 60), (0, 60)),
+    ]}  # fmt: skip
+    assert list(told.values()) == [
+        "extracted, rate uncertain", "too few to tell", "too few to tell", "extracted, rate uncertain", "nothing extracted",
+        "extracted",
+    ]  # fmt: skip

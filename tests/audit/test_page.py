@@ -13,8 +13,9 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from commonart.core.audit import page, permutation, replication, table, verdict
+from commonart.core.audit import extraction, page, permutation, replication, table, verdict
 from commonart.core.audit import page_cells as cells
+from commonart.core.audit.extraction import Extracted
 from commonart.core.audit.replication import Example
 from commonart.core.metrics.image_set import ImageRef
 
@@ -22,7 +23,7 @@ HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> $\
 
 
 def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+    return {"value": value, "low": max(0.0, value - 0.01), "high": value + 0.01}
 
 
 def result(leak: float = 0.0, *, blind_differs: bool = False, text: str = "nano") -> dict:
@@ -97,7 +98,7 @@ def numbers(value: object, path: str = "") -> list[tuple[str, float]]:
 @pytest.mark.parametrize(
     ("made", "english", "japanese"),
     [
-        (result(), "Verdict: no leak found.", "漏洩は見つかりませんでした"),
+        (result(), "Verdict: no leak found.", "漏洩は見つかりませんでした。"),
         (result(1.5), "Verdict: leaks.", "学習画像を漏らしています"),
         (result(1.5, blind_differs=True), "Verdict: groups differ.", "モデルについては何も言えません"),
     ],
@@ -105,10 +106,10 @@ def numbers(value: object, path: str = "") -> list[tuple[str, float]]:
 def test_the_verdict_stands_first_in_two_languages(made, english, japanese):
     said = Seen(page.build(made).html()).said
     assert said.index(english) < said.index("What was tested", said.index(english))
-    assert japanese in said and made["reason"] in said
+    assert japanese in said and made["reason"].partition(";")[0] in said
     for name, row in {**made["attacks"], "combined": made["combined"]}.items():
         shown = f"{row['auc']['value']:.3f} [{row['auc']['low']:.3f}, {row['auc']['high']:.3f}]"
-        assert name in said and row["verdict"] in said and shown in said
+        assert name in said and shown in said
 
 
 def test_no_number_of_the_file_is_left_out():
@@ -117,7 +118,7 @@ def test_no_number_of_the_file_is_left_out():
     said = Seen(page.build(made).html()).said.replace(",", "")
     left_out = []
     for path, value in numbers(made):
-        if ".roc" in path or path in (".schema", ".attacks.loss.carried_over.splits"):
+        if ".roc" in path or ".curve[" in path or path in (".schema", ".attacks.loss.carried_over.splits"):
             continue
         forms = {
             f"{value:.3f}",
@@ -130,7 +131,17 @@ def test_no_number_of_the_file_is_left_out():
         }
         if not any(form in said for form in forms):
             left_out.append(path)
-    allowed = ("target.", "reference.", "splits", ".others", ".smallest_fpr", ".background.")
+    allowed = (
+        "accuracy",
+        "by_chance",
+        "confidence",
+        "target.",
+        "reference.",
+        "splits",
+        ".others",
+        ".smallest_fpr",
+        ".background.",
+    )
     assert not [path for path in left_out if not any(part in path for part in allowed)], left_out
     whole = page.build(made).html()
     assert "&quot;smallest_auc_found&quot;" in whole, "the file itself stands at the end"
@@ -146,7 +157,7 @@ def test_what_was_not_run_is_said():
     }
     said = Seen(page.build(made).html()).said
     assert said.count("Not run in this audit.") >= 3 and "fewer than 70 images" in said
-    assert "Replication: Not run in this audit." in said and "複製: この監査では実施していません。" in said
+    assert "Near copies: Not run in this audit." in said and "類似画像: この監査では実施していません。" in said
 
 
 def test_works_in_question_are_no_training_images():
@@ -156,7 +167,7 @@ def test_works_in_question_are_no_training_images():
     for text in (said, told):
         assert "training captions" not in text and "training images" not in text.replace("like training images", "")
         assert "works in question" in text
-    assert "Were these works in the model's training set?" in said and "学習キャプション" not in said
+    assert "Were these works in the model's training set?" in said and "学習画像の説明文" not in said
     assert told.startswith("80 works in question, 80 held-out images")
     assert "80 members, 80 held-out images" in table.text(result())
     differ = table.text(result(1.5, blind_differs=True))
@@ -169,10 +180,55 @@ def test_the_power_and_the_set_are_told_in_short():
     made = result()
     said = Seen(page.build(made).html()).said
     short = said[said.index("Verdict:") : said.index("What was tested", said.index("Verdict:"))]
-    assert "four of five audits" in short and "五回に四回" in short
+    assert "four of five audits" in short and "五回に四回" in short and "as far below 0.5" in short
     least = min(row["smallest_auc_found"] for row in [*made["attacks"].values(), made["combined"]])
     assert f"{least:.3f}" in short and "four times in five" in made["reason"]
     assert f"p {made['set_test']['p_value']:.3f}" in short
+
+
+def test_an_image_that_came_back_is_a_fact_whatever_the_rate():
+    made = result(1.5)
+    concluded = extraction.concluded((3, 4), (0, 4))
+    made["extraction"] |= {"captions": 4, "heldout_captions": 4, "extracted": interval(0.75)} | concluded
+    made["extraction"]["heldout_extracted"] = interval(0.0)
+    said = Seen(page.build(made).html()).said
+    assert "Verdict: extracted, rate uncertain (p 0.071)." in said and "取り出せた（割合は不確か）（p 0.071）" in said
+    assert said.count("3 of 4 captions gave back their training image, and 0 of 4 held-out captions theirs") == 2
+    made["memorised_prompts"]["flagged"] = interval(1 / 80)
+    said = Seen(page.build(made).html()).said
+    assert "The threshold would have stopped 1 of the 1 captions whose image was extracted." in said
+    made["memorised_prompts"] |= {"flagged": interval(0.0), "flagged_prompts": []}
+    assert "would have stopped 0 of the 1" in Seen(page.build(made).html()).said
+
+
+def test_where_the_groups_differ_nothing_is_read_from_their_control():
+    made = result(1.5, blind_differs=True)
+    made["blind"]["single"]["caption_length"] = {"auc": interval(0.017), "p_value": 0.001}
+    made["replication"]["verdict"] = "groups differ"
+    html = page.build(made).html()
+    said = Seen(html).said
+    assert "What differs: caption length (smaller on the side of the training images, AUC 0.017)" in said
+    assert "説明文の長さ（学習画像のほうが小さい、AUC 0.017）" in said
+    assert said.count("the held-out captions are no fair control") == 4, "near copies and prompts, in short and in full"
+    assert "below 0.01 the verdict is a leak" not in said and "above the threshold. " not in said
+    assert '<table class="soft"><caption>Not interpretable' in html and "<svg" not in html
+
+
+def test_a_share_is_worth_nothing_where_the_area_may_be_one_half():
+    made = result(1.5)
+    assert "This share says nothing" not in Seen(page.build(made).html()).said
+    made["memorised_prompts"]["auc"] = {"value": 0.462, "low": 0.373, "high": 0.554}
+    said = Seen(page.build(made).html()).said
+    assert said.count("This share says nothing: the AUC's interval, 0.462 [0.373, 0.554], holds 0.5.") == 2
+
+
+def test_no_word_of_a_court_and_no_one_minus_p():
+    for made in (result(), result(1.5), result(1.5, blind_differs=True)):
+        said = Seen(page.build(made).html()).said
+        assert not re.search("accuse|innocent|guilty|1 - p|複製|無罪", said)
+        assert "legal judgement" in said and "法的な判断ではありません" in said
+    assert (cells.percent(9 / 80), cells.percent(0.0), cells.percent(1.0)) == ("11.3 %", "0.0 %", "100.0 %")
+    assert cells.share({"value": 9 / 80, "low": 0.0528, "high": 0.2028}) == "11.3 % [5.3 %, 20.3 %]"
 
 
 def test_every_heading_of_a_table_is_in_both_languages():
@@ -195,7 +251,11 @@ def test_hostile_strings_stay_text_and_nothing_is_asked_of_others(tmp_path):
 
     def built(text: str) -> str:
         source = ImageRef(str(tmp_path / "a.png"), {"key": text, "author": text, "license": text})
-        return page.build(result(text=text), [Example(text, source, image, source, 0.91, 0.92)]).html()
+        return page.build(
+            result(text=text),
+            [Example(text, source, image, source, 0.91, 0.92)],
+            [Extracted(source, (image, image), text, 0.03)],
+        ).html()
 
     plain, hostile = Seen(built("円")), Seen(built(HOSTILE))
     assert hostile.tags == plain.tags and HOSTILE in hostile.said

@@ -71,15 +71,15 @@ def test_the_control_are_pictures_from_captions_that_the_model_never_saw(trainin
     rng = np.random.default_rng(3)
     heldout, new, other = (unit(rng.normal(size=(n, 32))) for n in (200, 50, 200))
     nothing = replication.compare(new, training, range(50), (other, heldout)).report()
-    assert nothing["verdict"] == "no copies found" and nothing["control"]["generated"] == 200
+    assert nothing["verdict"] == "no near copies found" and nothing["control"]["generated"] == 200
     assert nothing["control"]["above_background"]["value"] == pytest.approx(0.05, abs=0.04)
     mixed = replication.compare(
         np.concatenate([new[:30], near(training[:20], 0.9)]), training, range(50), (other, heldout)
     ).report()
-    assert mixed["verdict"] == "copies" and mixed["p_value"] < 1e-4 and mixed["copies"] >= 20
+    assert mixed["verdict"] == "near copies" and mixed["p_value"] < 1e-4 and mixed["copies"] >= 20
     # A model that follows every caption closely, seen or not, copies nothing.
     follows = replication.compare(near(training[:50], 0.9), training, range(50), (near(heldout, 0.9), heldout)).report()
-    assert follows["copies"] == 50 and follows["p_value"] == 1.0 and follows["verdict"] == "no copies found"
+    assert follows["copies"] == 50 and follows["p_value"] == 1.0 and follows["verdict"] == "no near copies found"
 
 
 def test_a_set_of_nothing_but_doubles_still_has_a_limit():
@@ -113,9 +113,21 @@ def test_neighbours_equal_brute_force(monkeypatch, dtype):
 
 def test_too_few_pictures_are_no_acquittal():
     few = replication.tested((3, 3), (0, 3), "copies", "none")
-    assert few == {"p_value": pytest.approx(0.05), "verdict": "too few to tell"}
+    assert few == {"p_value": pytest.approx(0.05), "verdict": "too few to tell", "smallest_share_found": None}
     assert replication.tested((5, 5), (0, 5), "copies", "none") == {
         "p_value": pytest.approx(1 / 252),
         "verdict": "copies",
+        "smallest_share_found": 1.0,
     }
     assert replication.tested((2, 5), (0, 5), "copies", "none")["verdict"] == "none"
+
+
+@pytest.mark.parametrize(("outside", "least"), [((0, 12), 6), ((0, 40), 7), ((16, 40), 28), ((12, 12), None)])
+def test_the_smallest_share_that_would_be_a_finding(outside, least):
+    """0 of 12 against 0 of 12: nobody said how many would have been one."""
+    of = outside[1]
+    found = replication.tested((0, of), outside, "copies", "none")["smallest_share_found"]
+    assert found is None if least is None else found == least / of
+    if least is not None:
+        assert replication.tested((least, of), outside, "copies", "none")["verdict"] == "copies"
+        assert replication.tested((least - 1, of), outside, "copies", "none")["verdict"] == "none"

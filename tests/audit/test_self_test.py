@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from commands import Command
 
@@ -36,6 +43,20 @@ def test_a_control_that_fails_is_an_error(monkeypatch, capsys):
 def test_a_model_is_needed_otherwise(commonart: Command):
     done = commonart("mia", "--data", "shards/")
     assert done.returncode == 2 and b"mia needs a MODEL." in done.stderr
+
+
+@pytest.mark.slow  # 24 s of a processor, most of it imports and models
+def test_a_signal_leaves_no_temporary_folder(tmp_path: Path):
+    command = [sys.executable, "-m", "commonart.cli.main", "mia", "--self-test"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    end = time.monotonic() + 120
+    while not list(tmp_path.glob("commonart-*/0010.png")) and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 143 and out == b"" and b"Traceback" not in err, err
+    assert list(tmp_path.glob("commonart-*")) == []
 
 
 @pytest.mark.slow

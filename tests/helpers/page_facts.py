@@ -24,7 +24,7 @@ def audit(verdict: str = "no leak found") -> dict[str, Any]:
         "members": 60, "heldout": 39, "level": 0.01, "data_is_of_the_run": True,
         "attacks": {"loss": attack(0.4375), "pfami": attack(0.5625)}, "combined": attack(0.5),
         "blind": {"auc": interval(0.516), "p_value": 0.155},
-        "replication": {"verdict": "no copies found", "copies": 0, "generated": 20},
+        "replication": {"verdict": "no near copies found", "copies": 0, "generated": 20},
         "extraction": {"verdict": "extracted", "captions": 12},
     }  # fmt: skip
 

@@ -155,7 +155,7 @@ def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, englis
     assert "60 training images were compared with 39 held-out ones by 3 tests" in seen.said
     assert ("an AUC of 0.73 would have been found" in seen.said) == (verdict == "no leak found")
     assert (
-        "Copies: 0 of 20 images." in seen.said
+        "Near copies: 0 of 20 images." in seen.said
         and "Images can be extracted from the training images" in seen.said
         and "{members" not in seen.said
     )

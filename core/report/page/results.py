@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from commonart.core.audit import page_text
+from commonart.core.audit import page_names, page_text
 from commonart.core.metrics import paper_table
 from commonart.core.output import metadata, plot
 from commonart.core.report.facts import Facts
@@ -204,7 +204,7 @@ def _verdict(found: Mapping[str, Any], verdict: str) -> Pair:
 
 def _called(found: Mapping[str, Any]) -> Mapping[str, str]:
     """What the images in question are called: with `mia --keys` they are no training images yet."""
-    return page_text.TERMS[found.get("question", "training set") != "training set"]
+    return page_names.TERMS[found.get("question", "training set") != "training set"]
 
 
 def _aucs(attacks: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -233,5 +233,8 @@ def _copies(found: Mapping[str, Any]) -> Iterator[str]:
         each = found.get(name) or {}
         if "verdict" in each and all(field in each for field in fields):
             counts = {field: f"{each[field]:,}" for field in fields}
-            said, verdict = data.filled(numbers, **counts), _verdict(found, str(each["verdict"]))
-            yield html.both((f"{said[0]} {verdict[0]}", f"{said[1]}{verdict[1]}"), "p")
+            verdict = str(each["verdict"])
+            about = {**_called(found), "level": found.get("level") or 0, "of": each.get("captions", 0)}
+            said = data.filled(numbers, **counts)
+            verdict_said = data.filled(page_text.PARTS.get(verdict, (verdict,) * 2), **about)
+            yield html.both((f"{said[0]} {verdict_said[0]}", f"{said[1]}{verdict_said[1]}"), "p")

@@ -183,7 +183,7 @@ AUC_UNIT: Pair = (
     "0.5 は当て推量、1 は完全な判別。点と 95 % 区間、AUC、補正済み p",
 )
 BLIND: Pair = ("blind judge", "盲検")
-REPLICATION: Pair = ("Copies: {copies} of {generated} images.", "複製：{generated} 枚中 {copies} 枚。")
+REPLICATION: Pair = ("Near copies: {copies} of {generated} images.", "類似画像：{generated} 枚中 {copies} 枚。")
 EXTRACTION: Pair = ("Extraction: {captions} captions were tried.", "取り出し：説明文 {captions} 件を試行。")
 NOT_OURS: Pair = (
     "No run record was compared: that these images are the training set is an assumption of the audit.",
