@@ -16,7 +16,6 @@ from typing import Any
 import orjson
 
 from commonart.core.data.files import naming, sha256_file, write_bytes, write_json
-from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.report import (
     attribution,
     components,
@@ -38,7 +37,8 @@ PART = ".card.part"  # in the card's folder, while it is written
 SCHEMA = 1
 SAMPLES = "samples"  # in a run's folder and in the card: grids of images that were made while it was trained
 JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
-KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256")  # of Facts
+KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256",
+              "hashes")  # fmt: skip  # of Facts
 # What a file's bytes depend on beside the facts.
 MADE_WITH: dict[str, tuple[str, ...]] = {
     attribution.PARQUET: ("pyarrow",),
@@ -136,7 +136,7 @@ def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dic
         "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts, libraries()), "run": facts.run,
         "evaluation": facts.evaluation, "audit": facts.audit, "curves": facts.curves,
         "shards": [
-            {"name": name, "bytes": path.stat().st_size, "sha256": shard_identity(path)} for name, path in tars(facts.folders)
+            {"name": name, "bytes": path.stat().st_size, "sha256": facts.hashes[path]} for name, path in tars(facts.folders)
         ],
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files},
     }  # fmt: skip

@@ -93,23 +93,33 @@ def removed_since(
         identities: of each folder (resolved), the hash of each shard by name, in the order of the names.
         logs: of each folder (resolved), what was removed from it.
     """
-    if not run.sets or any(folder.resolve() not in identities for folder, _ in run.sets):
+    return removed_from(run.sets, run.fingerprint, identities, logs)
+
+
+def removed_from(
+    sets: Sequence[tuple[Path, float]],
+    fingerprint: str,
+    identities: Mapping[Path, Mapping[str, str]],
+    logs: Mapping[Path, Sequence[Removal]],
+) -> list[Removal] | None:
+    """Return what was removed from these folders since they had a fingerprint; arguments as in `removed_since`."""
+    if not sets or any(folder.resolve() not in identities for folder, _ in sets):
         return None
     undone: list[Removal] = []
-    for state in _states(run, identities, logs, undone):
-        if data_fingerprint(run.sets, state) == run.fingerprint:
+    for state in _states(sets, identities, logs, undone):
+        if data_fingerprint(sets, state) == fingerprint:
             return undone
     return None
 
 
 def _states(
-    run: Run,
+    sets: Sequence[tuple[Path, float]],
     identities: Mapping[Path, Mapping[str, str]],
     logs: Mapping[Path, Sequence[Removal]],
     undone: list[Removal],
 ) -> Iterator[dict[Path, dict[str, str]]]:
     """The shards as they are, and then as they were before each removal, the last first; `undone` gets those."""
-    folders = [folder.resolve() for folder, _ in run.sets]
+    folders = [folder.resolve() for folder, _ in sets]
     state = {folder: dict(identities[folder]) for folder in folders}
     yield state
     latest = sorted(((each.at, n, folder) for folder in folders for n, each in enumerate(logs[folder])), reverse=True)

@@ -197,20 +197,31 @@ class Search:
             start += number
 
     def find(self, query: Query) -> Iterator[Match]:
-        """Yield what matches a query, exact matches first; then near copies of the image, or of the images found.
+        """Yield what matches a query, then the same files in other records, then near copies of the image, or of those found.
 
-        Those of an author's works are not looked for.
+        Neither of the two is looked for of an author's works.
         """
         seen = set[tuple[Path, Row]]()
         prints = {query.print} - {0}
         colors = [query.colors] if query.print else []
+        of_author = query.kind == "author"
+        # Records of the same file are the same work, also where the first of them was removed before.
+        hashes = {} if of_author else dict.fromkeys(self._removed_hashes(query))
         for folder, index in self.indexes.items():
             for row, record, by in self._exact(index, query):
                 seen.add((folder, row))
-                if query.kind != "author" and (value := fingerprint_of(record)):
+                if not of_author:
+                    hashes |= {record["sha256"]: None} if record.get("sha256") else {}
+                if not of_author and (value := fingerprint_of(record)):
                     prints.add(value)
                     colors.append(record.get("chroma") or "")
                 yield self._match(index, row, record, by, 0)
+        for sha256 in hashes:
+            for folder, index in self.indexes.items():
+                for row, record, by in self._exact(index, Query("sha256", sha256)):
+                    if (folder, row) not in seen:
+                        seen.add((folder, row))
+                        yield self._match(index, row, record, by, 0)
         for folder, index in self.indexes.items() if prints else ():
             near = {each.row: each.bits for each in index.near(sorted(prints)) if (folder, each.row) not in seen}
             for row, record in index.records(near):
@@ -256,6 +267,10 @@ class Search:
                     both = zip(self.runs, self._since, strict=True)
                     runs = [str(run.path) for run, since in both if run.begun and since and removal in since]
                     yield Removed(index.folder, removal, runs)
+
+    def _removed_hashes(self, query: Query) -> list[str]:
+        found = (each["sha256"] for removed in self.removed(query) for each in removed.removal.records)
+        return [sha256 for sha256 in found if sha256]
 
     def left_features(self, query: Query) -> list[str]:
         """Return members of feature shards whose record is in no shard: of a key, or of what was removed for a query."""
