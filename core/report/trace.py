@@ -13,7 +13,7 @@ import orjson
 from commonart.core import log
 from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.removal import Removal, read_log
-from commonart.core.data.lookup.runs import RUN, data_fingerprint, removed_from
+from commonart.core.data.lookup.runs import RUN, data_fingerprint, removed_from, weights
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.data.training_index import counts_text, data_sets
 from commonart.core.errors import CommonArtError
@@ -99,7 +99,9 @@ def check_tars(hashes: Mapping[Path, str]) -> None:
 
 
 def _sets(run: Mapping[str, Any] | None, folders: Sequence[Path]) -> list[tuple[Path, float]]:
-    return list(zip(folders, _weights(run, len(folders)), strict=True))
+    """The folders with how often an image of each is taken; once where the run names another number of folders."""
+    taken = weights(str(run["data"]["folder"])) if run is not None else []
+    return list(zip(folders, taken if len(taken) == len(folders) else [1.0] * len(folders), strict=True))
 
 
 def _identities(folders: Sequence[Path], hashes: Mapping[Path, str]) -> dict[Path, dict[str, str]]:
@@ -110,18 +112,6 @@ def _identities(folders: Sequence[Path], hashes: Mapping[Path, str]) -> dict[Pat
 def fingerprint(folders: Sequence[Path], run: Mapping[str, Any] | None, hashes: Mapping[Path, str]) -> str:
     """Return the fingerprint of shards as run.json has it: of their names and bytes, and of how often each set is taken."""
     return data_fingerprint(_sets(run, folders), _identities(folders, hashes))
-
-
-def _weights(run: Mapping[str, Any] | None, count: int) -> list[float]:
-    """How often an image of each folder is taken: `A,B:0.5` of run.json, whose folders may lie elsewhere by now."""
-    parts = str(run["data"]["folder"]).split(",") if run is not None else []
-    found = []
-    for part in parts:
-        try:
-            found.append(float(part.rpartition(":")[2]) if ":" in part else 1.0)
-        except ValueError:
-            found.append(1.0)
-    return found if len(found) == count else [1.0] * count
 
 
 def check_digest(
