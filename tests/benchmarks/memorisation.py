@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=3600, help="seconds; no trial starts after them")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     numbers = {
-        "seeds": 3, "scenes": 4000, "members": 1000, "steps": 1200, "images": 150, "replicate": 100, "extract": 10,
+        "seeds": 3, "scenes": 4000, "members": 1000, "steps": 800, "images": 150, "replicate": 100, "extract": 10,
     }  # fmt: skip
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
