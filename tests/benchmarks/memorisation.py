@@ -31,6 +31,7 @@ from commonart.cli.main import run
 from commonart.core.data.record import split_of_record
 from commonart.core.data.stream import read
 from commonart.core.model import diffusion
+from commonart.core.model.times import TimeLaw
 
 # arm -> (captions: by whom, how many an image), objective, times of flow
 ARMS = {
@@ -44,7 +45,9 @@ ARMS = {
 SMALL = ("patch=4", "layers=3", "heads=4", "lr=3e-3", "warmup=50")  # as quickstart trains
 
 
-def u_shaped(count: int, objective: str, generator: torch.Generator | None = None) -> torch.Tensor:
+def u_shaped(
+    count: int, objective: str, generator: torch.Generator | None = None, law: TimeLaw | None = None
+) -> torch.Tensor:
     """Times of the arcsine law, sin^2(pi u / 2): dense at both ends, thin where logit-normal ones dwell."""
     assert objective == "flow"
     u = torch.rand(count, generator=generator, device=None if generator is None else generator.device)
