@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,7 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
 
     Raises OSError as `files.atomic_write`.
     """
-    home = folder / PART
+    home, new = folder / PART, not folder.exists()
     shutil.rmtree(home, ignore_errors=True)
     try:
         with naming(folder, home):
@@ -84,6 +85,9 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
                 (home / name).replace(folder / name)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds a card
+                folder.rmdir()
     return files
 
 
