@@ -113,8 +113,9 @@ def trial(out: Path, arm: str, seed: int, options: argparse.Namespace) -> Path:
     return found
 
 
-def measures(result: dict[str, Any]) -> dict[str, float]:
-    """Memorisation by every measure of one audit."""
+def measures(found_at: Path) -> dict[str, float]:
+    """Memorisation by every measure of one audit, and the loss while it was trained."""
+    result = json.loads(found_at.read_text())
     rows = {name: row.get("target", row)["auc"]["value"] for name, row in result["attacks"].items()}
     replication, prompts, extraction = (result[name] for name in ("replication", "memorised_prompts", "extraction"))
     found = {f"auc of {name}": value for name, value in rows.items()} | {
@@ -127,6 +128,9 @@ def measures(result: dict[str, Any]) -> dict[str, float]:
         found |= {"prompts flagged": prompts["flagged"]["value"], "auc of prompts": prompts["auc"]["value"]}
     if extraction:
         found["extracted"] = extraction["extracted"]["value"]
+    for line in (found_at.parent / "run" / "metrics.jsonl").read_text().splitlines():  # the last of them stays
+        if "heldout_loss" in (row := json.loads(line)):
+            found |= {"held-out loss": row["heldout_loss"], "training minus held-out loss": row["gap"]}
     return found
 
 
@@ -190,8 +194,7 @@ def main() -> None:
     for seed in range(options.seeds):  # every arm once, then again: a short budget compares all of them
         for arm in options.arms:
             if (options.out / f"{arm}-{seed}" / "mia.json").exists() or time.monotonic() < ends:
-                found = json.loads(trial(options.out, arm, seed, options).read_text())
-                finished.setdefault(arm, []).append(measures(found))
+                finished.setdefault(arm, []).append(measures(trial(options.out, arm, seed, options)))
     print(json.dumps({**result, "settings": settings, "arms": dict(summary(finished))}, indent=2))
 
 
