@@ -48,7 +48,7 @@ def lookup(
     commonart lookup --author "Jane Doe" --remove
     commonart lookup --recheck 100 shards/
     """
-    from commonart.core.data.lookup.search import query_of
+    from commonart.core.data.lookup.query import query_of
     from commonart.core.errors import UsageError
     from commonart.stages import lookup as stage
 

@@ -192,6 +192,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         again = " Run the same command again to continue."
         with suppress(OSError):  # stdin is closed
             again = "" if stat.S_ISFIFO(os.fstat(0).st_mode) else again  # which cannot be read a second time
+        again = "" if (sys.argv[1:] if arguments is None else arguments)[:1] == ["report"] else again  # keeps no part
         print(f"Interrupted.{again}", file=sys.stderr)
         _print_summary(error, arguments, started)
         return 128 + signal.SIGINT

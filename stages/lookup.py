@@ -18,7 +18,8 @@ import orjson
 from commonart.core import log
 from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.drops import Summary
-from commonart.core.data.lookup.search import Match, Query, Search, query_of
+from commonart.core.data.lookup.query import Query, query_of
+from commonart.core.data.lookup.search import Match, Search
 from commonart.core.data.text import printable
 from commonart.core.errors import EXIT_FAILED, EXIT_USAGE, CommonArtError, ReaderGone, reason
 from commonart.core.output import lookup_text

@@ -43,6 +43,8 @@ def run(
         raise UsageError(
             f"{given[0]} belongs to a run, and none was named.", "Name the run, too: commonart report RUN SHARDS."
         )
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder} is a file.", "Name a folder for the card: -o card/.")
     if (folder / trace.RUN).exists():
         raise UsageError(f"{folder} is a run.", "Name a folder of its own: -o card/.")
     if (there := card.found(folder)) and not overwrite:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 import orjson
 
 from commonart.core.data.files import naming, sha256_file, write_bytes, write_json
-from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.report import (
     attribution,
     components,
@@ -38,7 +38,8 @@ PART = ".card.part"  # in the card's folder, while it is written
 SCHEMA = 1
 SAMPLES = "samples"  # in a run's folder and in the card: grids of images that were made while it was trained
 JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE  # as `files.write_json` writes it
-KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256")  # of Facts
+KEPT_APART = ("name", "run", "run_folder", "folders", "curves", "evaluation", "audit", "run_sha256",
+              "hashes")  # fmt: skip  # of Facts
 # What a file's bytes depend on beside the facts.
 MADE_WITH: dict[str, tuple[str, ...]] = {
     attribution.PARQUET: ("pyarrow",),
@@ -71,7 +72,7 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
 
     Raises OSError as `files.atomic_write`.
     """
-    home = folder / PART
+    home, new = folder / PART, not folder.exists()
     shutil.rmtree(home, ignore_errors=True)
     try:
         with naming(folder, home):
@@ -84,6 +85,9 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
                 (home / name).replace(folder / name)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds a card
+                folder.rmdir()
     return files
 
 
@@ -136,7 +140,7 @@ def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dic
         "run_sha256": facts.run_sha256 or None, "kept_sha256": kept_sha256(facts, libraries()), "run": facts.run,
         "evaluation": facts.evaluation, "audit": facts.audit, "curves": facts.curves,
         "shards": [
-            {"name": name, "bytes": path.stat().st_size, "sha256": shard_identity(path)} for name, path in tars(facts.folders)
+            {"name": name, "bytes": path.stat().st_size, "sha256": facts.hashes[path]} for name, path in tars(facts.folders)
         ],
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files},
     }  # fmt: skip

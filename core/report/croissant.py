@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.files import sha256_file, write_json
+from commonart.core.data.files import write_json
 from commonart.core.data.shards.manifest import finished
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.licenses.table import known_licenses
@@ -175,7 +175,7 @@ def _files(facts: Facts) -> tuple[list[dict[str, Any]], list[str]]:
         formats.add(str(made.settings.get("format") or "") if made is not None else "")
         files.append({
             "@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "encodingFormat": "application/x-tar",
-            "contentSize": f"{path.stat().st_size} B", "sha256": made.sha256 if made is not None else sha256_file(path),
+            "contentSize": f"{path.stat().st_size} B", "sha256": facts.hashes[path],
         })  # fmt: skip
     return files, sorted(formats) if all(formats) else list(IMAGE_EXTENSIONS)
 

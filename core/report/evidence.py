@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from commonart.core.data.files import sha256_file, write_bytes
-from commonart.core.data.shards.manifest import manifest_path, read_manifest, shard_identity
+from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
 from commonart.core.report.markdown import escaped, table
@@ -83,7 +83,7 @@ def _manifests(facts: Facts) -> list[tuple[Any, ...]]:
         manifest, beside = read_manifest(path), manifest_path(path)
         counts = (manifest.read, manifest.written) if manifest else ("", "")
         hashed = sha256_file(beside) if beside.is_file() else "none"
-        rows.append((name, path.stat().st_size, shard_identity(path), *counts, hashed))
+        rows.append((name, path.stat().st_size, facts.hashes[path], *counts, hashed))
     return rows
 
 

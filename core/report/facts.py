@@ -29,7 +29,7 @@ from commonart.core.report import beside
 from commonart.core.report import works as work_list
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import ModelUsed, models_used
-from commonart.core.report.trace import check_digest, fingerprint, folders_of, read_run
+from commonart.core.report.trace import check_digest, check_tars, fingerprint, folders_of, hash_tars, read_run
 from commonart.core.report.works import Work
 
 AUTHORS, HOSTS = 50, 100
@@ -81,6 +81,10 @@ class Facts:
     evaluation: dict[str, Any] | None = None  # eval.json
     audit: dict[str, Any] | None = None  # mia.json
     run_sha256: str = ""  # of the file run.json
+    hashes: dict[Path, str] = field(default_factory=dict)  # SHA-256 of each shard
+    rewritten: bool = False  # the works are those of the run, and the bytes of its shards are not
+    removed: int = 0  # works that `commonart lookup --remove` took out since the training: in none of these counts
+    removed_on: tuple[str, ...] = ()
 
     @property
     def shards(self) -> Path:
@@ -131,7 +135,9 @@ def gather(
         beside.json(audit or beside.found(run, beside.AUDIT)),
         sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
-    return replace(build(found, folders, quiet), run_folder=run)
+    hashes = hash_tars(folders, quiet)
+    check_tars(hashes)
+    return replace(traced(build(found, hashes, folders, quiet)), run_folder=run)
 
 
 class Found(NamedTuple):
@@ -145,8 +151,11 @@ class Found(NamedTuple):
     run_sha256: str = ""
 
 
-def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
-    """Return the facts of what was found and of the works in `folders`. Raises as `gather`."""
+def build(found: Found, hashes: dict[Path, str], folders: tuple[Path, ...], quiet: bool = True) -> Facts:
+    """Return the facts of what was found and of the works in `folders`, whose shards have `hashes` (`trace.hash_tars`).
+
+    Whether these are the works of the run is left to `traced`. Raises CommonArtError for no works, or a damaged shard.
+    """
     run = found.run
     about = _counted(folders, run, quiet)
     if not about["works"]:
@@ -154,14 +163,21 @@ def build(found: Found, folders: tuple[Path, ...], quiet: bool = True) -> Facts:
             f"{', '.join(map(str, folders))} holds no work that {'the run was trained on' if run else 'a card could name'}.",
             "Name the shards of the run." if run else "Name a folder of shards with records.",
         )
-    if run is not None:
-        about["untraced"] |= check_digest(run, about["digest"], about["works"], folders)
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
     models = models_used(run, about.pop("makers"), found.evaluation)
     return Facts(
-        found.name, run, None, folders, **about, fingerprint=fingerprint(folders, run), history=flatten(told, run),
+        found.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
         models=models, curves=found.curves, evaluation=found.evaluation, audit=found.audit, run_sha256=found.run_sha256,
+        hashes=hashes,
     )  # fmt: skip
+
+
+def traced(facts: Facts) -> Facts:
+    """Return the facts with what became of the run's works since. Raises CommonArtError where the works are others."""
+    if facts.run is None:
+        return facts
+    left_out, rewritten, removed, days = check_digest(facts.run, facts.digest, facts.works, facts.folders, facts.hashes)
+    return replace(facts, untraced=facts.untraced | left_out, rewritten=rewritten, removed=removed, removed_on=days)
 
 
 def works(folders: Sequence[Path] | Path, run: Mapping[str, Any] | None = None) -> Iterator[Work]:

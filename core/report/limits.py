@@ -17,6 +17,17 @@ def limits(facts: Facts) -> list[str]:
             )
         else:
             said.append(f"{count:,} of {facts.works:,} works do not state their {name}.")
+    if facts.rewritten:
+        said.append(
+            "The shards were written again since the training: the works have the same keys and hashes, but whether licences, "
+            "authors and captions are still those of the training is not known."
+        )
+    if facts.removed:
+        were = "work that it was trained on was" if facts.removed == 1 else "works that it was trained on were"
+        said.append(
+            f"{facts.removed:,} {were} removed from the shards since ({', '.join(facts.removed_on)}): no count names them, "
+            "and what the model has learned of them stays in it."
+        )
     for row in facts.history:
         if row.get("lost"):
             said.append(f"{row['lost']:,} records were lost before `{row['stage']}`, by no stage that left a note.")
@@ -61,6 +72,15 @@ def limits_ja(facts: Facts) -> list[str]:
             said.append(f"除外された {count:,} 件（{escaped(name.partition(':')[2])}）がどれかは分からない。")
         else:
             said.append(f"{facts.works:,} 点のうち {count:,} 点は{names.get(name, name)}が記されていない。")
+    if facts.rewritten:
+        said.append(
+            "学習後にシャードが書き直された。作品のキーとハッシュは同じだが、ライセンス、作者、説明文が学習時のままかは分からない。"
+        )
+    if facts.removed:
+        said.append(
+            f"学習に使われた {facts.removed:,} 点が、その後シャードから削除された（{'、'.join(facts.removed_on)}）。"
+            "上の数には含まれないが、モデルが学んだものは残っている。"
+        )
     for row in facts.history:
         if row.get("lost"):
             said.append(f"`{row['stage']}` の前で {row['lost']:,} 件が、記録のない処理により失われた。")

@@ -106,9 +106,11 @@ def _english(facts: Facts) -> list[str]:
     parameters = (run.get("transformer") or run.get("captioner") or {}).get("parameters")
     size = f" of {parameters:,} parameters" if parameters else ""
     what = "A captioner" if "captioner" in run else "A text-to-image diffusion transformer"
+    gone = f", of which {facts.removed:,} since removed are not counted here" if facts.removed else ""
     return [
         f"{what}{size}, stage `{run['stage']}`, after {facts.compute['step']:,} steps.",
-        f"It was trained on {facts.works:,} works. Licences: {counts(facts.licenses, 4)}. Sources: {counts(facts.sources, 4)}.",
+        f"It was trained on {facts.works + facts.removed:,} works{gone}. "
+        f"Licences: {counts(facts.licenses, 4)}. Sources: {counts(facts.sources, 4)}.",
         "Each work is named in [ATTRIBUTION](ATTRIBUTION); the licence of the weights themselves is for their publisher to state.",
     ]  # fmt: skip
 
@@ -122,9 +124,11 @@ def _japanese(facts: Facts) -> list[str]:
         ]
     what = "画像の説明文を書くモデル" if "captioner" in facts.run else "文から画像を作る拡散トランスフォーマー"
     flops = f"計算量は {facts.flops:.2e} FLOP。" if facts.flops else ""
+    gone = f"（うち、その後削除された {facts.removed:,} 点は以下に含まない）" if facts.removed else ""
     return [
         f"{what}。学習段階は `{facts.run['stage']}`、{facts.compute['step']:,} ステップ。{flops}",
-        f"学習に使った作品は {facts.works:,} 点。ライセンス：{counts(facts.licenses, 4)}。出典：{counts(facts.sources, 4)}。",
+        f"学習に使った作品は {facts.works + facts.removed:,} 点{gone}。"
+        f"ライセンス：{counts(facts.licenses, 4)}。出典：{counts(facts.sources, 4)}。",
         "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。重みそのもののライセンスは公開者が定める。",
         "この報告はすべて `commonart` の記録から作られ、`commonart report --verify` で検証できる。",
     ]

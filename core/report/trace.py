@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from commonart.core import log
-from commonart.core.data.lookup.runs import RUN, data_fingerprint
-from commonart.core.data.shards.manifest import shard_identity
+from commonart.core.data.files import sha256_file
+from commonart.core.data.lookup.removal import Removal, read_log
+from commonart.core.data.lookup.runs import RUN, data_fingerprint, removed_from, weights
+from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.data.training_index import counts_text, data_sets
 from commonart.core.errors import CommonArtError
 from commonart.core.report.works import tars, untold
 
 NEEDED = ("folder", "fingerprint", "digest", "images", "policy")  # of run.json's data
+THREADS = 4  # tars that are hashed at once
+
+
+class Traced(NamedTuple):
+    """What became of a run's works since it was trained."""
+
+    left_out: dict[str, int]  # by a reason that the records do not show -> how many
+    rewritten: bool = False  # keys and hashes of the works are those of the run, and the bytes of its shards are not
+    removed: int = 0  # works that `commonart lookup --remove` took out
+    removed_on: tuple[str, ...] = ()  # on which days, ISO 8601
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -57,45 +70,73 @@ def folders_of(run: Mapping[str, Any] | None, shards: Path | None) -> tuple[Path
     return folders
 
 
-def fingerprint(folders: Sequence[Path], run: Mapping[str, Any] | None) -> str:
+def hash_tars(folders: Sequence[Path], quiet: bool = True) -> dict[Path, str]:
+    """Return the SHA-256 of each shard's bytes, in the order of training: read, for what a manifest says may be old."""
+    paths = [path for _, path in tars(folders)]
+    found = dict[Path, str]()
+    with log.progress("hashes", total=len(paths), quiet=quiet) as tick, ThreadPoolExecutor(THREADS) as pool:
+        for path, sha256 in zip(paths, pool.map(sha256_file, paths), strict=True):
+            found[path] = sha256
+            tick()
+    return found
+
+
+def changed_tars(hashes: Mapping[Path, str]) -> list[Path]:
+    """Return the shards whose bytes are not those that their manifests name."""
+    manifests = {path: read_manifest(path) for path in hashes}
+    return [path for path, made in manifests.items() if made is not None and made.sha256 != hashes[path]]
+
+
+def check_tars(hashes: Mapping[Path, str]) -> None:
+    """Raise CommonArtError where a shard was changed after it was made."""
+    if changed := changed_tars(hashes):
+        more = f" ({len(changed):,} shards are such)" if len(changed) > 1 else ""
+        manifest = manifest_path(changed[0]).name
+        raise CommonArtError(
+            f"{changed[0]} was changed or damaged after it was made: {manifest} names another SHA-256{more}.",
+            f"Put it back; or remove {manifest}, and the card says that the shards are not those of the training.",
+        )
+
+
+def _sets(run: Mapping[str, Any] | None, folders: Sequence[Path]) -> list[tuple[Path, float]]:
+    """The folders with how often an image of each is taken; once where the run names another number of folders."""
+    taken = weights(str(run["data"]["folder"])) if run is not None else []
+    return list(zip(folders, taken if len(taken) == len(folders) else [1.0] * len(folders), strict=True))
+
+
+def _identities(folders: Sequence[Path], hashes: Mapping[Path, str]) -> dict[Path, dict[str, str]]:
+    """The hash of each shard by name, by the resolved folder."""
+    return {folder.resolve(): {path.name: hashes[path] for _, path in tars([folder])} for folder in folders}
+
+
+def fingerprint(folders: Sequence[Path], run: Mapping[str, Any] | None, hashes: Mapping[Path, str]) -> str:
     """Return the fingerprint of shards as run.json has it: of their names and bytes, and of how often each set is taken."""
-    sets = list(zip(folders, _weights(run, len(folders)), strict=True))
-    identities = {
-        folder.resolve(): {path.name: shard_identity(path) for _, path in tars([folder])} for folder in folders
-    }
-    return data_fingerprint(sets, identities)
+    return data_fingerprint(_sets(run, folders), _identities(folders, hashes))
 
 
-def _weights(run: Mapping[str, Any] | None, count: int) -> list[float]:
-    """How often an image of each folder is taken: `A,B:0.5` of run.json, whose folders may lie elsewhere by now."""
-    parts = str(run["data"]["folder"]).split(",") if run is not None else []
-    found = []
-    for part in parts:
-        try:
-            found.append(float(part.rpartition(":")[2]) if ":" in part else 1.0)
-        except ValueError:
-            found.append(1.0)
-    return found if len(found) == count else [1.0] * count
-
-
-def check_digest(run: Mapping[str, Any], digest: str, now: int, folders: Sequence[Path]) -> dict[str, int]:
+def check_digest(
+    run: Mapping[str, Any], digest: str, now: int, folders: Sequence[Path], hashes: Mapping[Path, str]
+) -> Traced:
     """Compare the digest and the number (`now`) of the works in the shards with those of the run.
 
-    Returns what the run left out for reasons that the records do not show, by reason: which they are is not known.
-
-    Raises CommonArtError where the works are not those that the run was trained on.
+    Raises CommonArtError where the works are not those that the run was trained on, other than by `commonart lookup --remove`.
     """
     data, shown = run["data"], ", ".join(map(str, folders))
-    same_bytes = fingerprint(folders, run) == data["fingerprint"]
+    logs = {folder.resolve(): read_log(folder) for folder in folders}
+    since = removed_from(_sets(run, folders), data["fingerprint"], _identities(folders, hashes), logs)
     if digest == data["digest"]:
-        if not same_bytes:
+        if since is None:
             log.warn(f"{shown}: the works are those of the run, but their shards were written again since")
-        return {}
-    images = data["images"]
-    if same_bytes and (unseen := Counter(untold(run))):
+        return Traced({}, rewritten=since is None, removed_on=_days(since or ()))
+    images, unseen = data["images"], Counter(untold(run))
+    if since is not None and unseen:
         log.warn(f"the run left out {counts_text(unseen)}: run.json does not say which records these are")
-        return {f"left_out:{reason}": count for reason, count in unseen.items()}
-    if same_bytes:
+    left_out = {f"left_out:{reason}": count for reason, count in unseen.items()}
+    if since and 0 <= (gone := images - now + unseen.total()) <= sum(len(each.records) for each in since):
+        return Traced(left_out, removed=gone, removed_on=_days(since))
+    if since == [] and unseen:
+        return Traced(left_out)
+    if since == []:
         raise CommonArtError(
             f"The run was trained on {images:,} works of {shown}, and by the rules of this version it would be {now:,}.",
             f"Report it with the version that trained it: {(run.get('code') or {}).get('version')}.",
@@ -106,6 +147,10 @@ def check_digest(run: Mapping[str, Any], digest: str, now: int, folders: Sequenc
         f"and run.json says {str(data['digest'])[:12]}).",
         "Put those shards back, or name them: commonart report RUN SHARDS.",
     )
+
+
+def _days(removals: Sequence[Removal]) -> tuple[str, ...]:
+    return tuple(sorted({each.at[:10] for each in removals}))
 
 
 def missing(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether a card says the truth: every claim of it, held against the shards, and against the run where that is there.
+"""Check a card: every claim of it, held against the shards, and against the run where that is there.
 
 The card is built anew from the shards and from what report.json keeps of the run, and compared byte by byte; a file whose bytes
 depend on another version of a library than the card was made with is compared by its hash in report.json alone.
@@ -11,26 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from commonart.core.data.files import file_inside, sha256_file
+from commonart.core.data.files import file_inside
 from commonart.core.errors import CommonArtError, reason
 from commonart.core.report import attribution, card
-from commonart.core.report.facts import RUN, Facts, Found, build
+from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_run, of_shards
+from commonart.core.report.facts import Facts, Found, build, traced
+from commonart.core.report.trace import hash_tars
 from commonart.core.report.works import tars
 
-SHOWN = 5  # differences of one kind that are named
 FIELDS = {"schema": int, "name": str, "evidence": bool, "made_with": dict, "facts": dict, "shards": list, "files": dict}
-
-
-class Claim(NamedTuple):
-    """One claim of a card: `holds` is None where it could not be checked, and `detail` says why."""
-
-    what: str
-    holds: bool | None
-    detail: str = ""
 
 
 def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = True) -> Iterator[Claim]:
@@ -43,21 +36,25 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
     Raises CommonArtError where the folder holds no card.
     """
     said = read(folder)
-    yield from _files(folder, said["files"])
-    hashes = {name: sha256_file(path) for name, path in tars(shards)}
-    yield from _shards(said["shards"], hashes)
-    yield _run(folder, said, run)
+    yield from of_files(folder, said["files"], shards)
+    by_path = hash_tars(shards, quiet)
+    hashes = {name: by_path[path] for name, path in tars(shards)}
+    yield from of_shards(said["shards"], shards, hashes, by_path)
+    yield from of_run(folder, said, run)
     found = Found(
         said["name"], said.get("run"), said.get("curves") or [], said.get("evaluation"), said.get("audit"),
         said.get("run_sha256") or "",
     )  # fmt: skip
     try:
-        # The grid of images is the card's: `_run` compares it with the run's.
-        facts = replace(build(found, tuple(shards), quiet), run_folder=folder)
+        # The grid of images is the card's: `of_run` compares it with the run's.
+        facts = replace(build(found, by_path, tuple(shards), quiet), run_folder=folder)
+        facts, claims = _training(facts)
+        yield from claims
         yield from _against_records(folder, said, facts, hashes)
     except CommonArtError as error:
-        yield Claim("report.json: the works are those that the run was trained on", False, error.what)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever somebody wrote into it
+        yield Claim("the records of the shards can be read", False, error.what)
+        yield Claim("the counts, ATTRIBUTION and the other files", None, "they are made of the records")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # report.json is of other people
         yield Claim("report.json holds what a run says of itself", False, f"{type(error).__name__}: {error}")
 
 
@@ -91,38 +88,30 @@ def read(folder: Path) -> dict[str, Any]:
     return dict(said)
 
 
-def _files(folder: Path, named: Mapping[str, Any]) -> Iterator[Claim]:
-    wrong = []
-    for name, about in named.items():
-        path = file_inside(folder, name)
-        if path is None:
-            wrong.append(f"{name} is not there")
-        elif about != {"bytes": path.stat().st_size, "sha256": sha256_file(path)}:
-            wrong.append(f"{name} is not the file that report.json names")
-    yield Claim(f"{len(named):,} files have the hashes in report.json", not wrong, "; ".join(wrong))
+def _training(facts: Facts) -> tuple[Facts, list[Claim]]:
+    """Whether the shards are those that the run was trained on; the facts with what became of its works since."""
+    if (run := facts.run) is None:
+        return facts, []
+    claims = list[Claim]()
+    try:
+        facts = traced(facts)
+    except CommonArtError as error:  # the rest can be compared nevertheless
+        claims.append(Claim("the works are those that the run was trained on", False, error.what))
+    what = "the fingerprint of the shards is that of run.json"
+    if facts.fingerprint == run["data"]["fingerprint"]:
+        claims.append(Claim(what, True))
+    elif facts.removed_on:
+        why = f"{_gone(facts)}; shards that this wrote again cannot be compared with those of the training"
+        claims.append(Claim(what, None, why))
+    else:
+        claims.append(Claim(what, False, "the shards were written again, or changed, since the run was trained"))
+    return facts, claims
 
 
-def _shards(named: Sequence[Any], hashes: Mapping[str, str]) -> Iterator[Claim]:
-    said = {str(each.get("name")): each.get("sha256") for each in named if isinstance(each, dict)}
-    wrong = [f"{name} is not there" for name in said if name not in hashes]
-    wrong += [f"{name} has other bytes" for name, sha256 in said.items() if name in hashes and hashes[name] != sha256]
-    wrong += [f"{name} is not in the card" for name in hashes if name not in said]
-    yield Claim(f"{len(said):,} shards have the hashes in report.json", not wrong, _first(wrong))
-
-
-def _run(folder: Path, said: Mapping[str, Any], run: Path | None) -> Claim:
-    what = "what the card keeps of the run is its run.json"
-    if said.get("run") is None:
-        return Claim("the card is of shards alone", True)
-    if run is None:
-        return Claim(
-            what, None, "the run is not here: its policy, curves, cost and scores are taken as the card has them"
-        )
-    same = (run / RUN).is_file() and sha256_file(run / RUN) == said.get("run_sha256")
-    grids = [name for name in said["files"] if name.startswith(f"{card.SAMPLES}/")]
-    same_grid = all((run / name).is_file() and sha256_file(run / name) == sha256_file(folder / name) for name in grids)
-    other = [str(run / RUN)] * (not same) + [str(run / name) for name in grids if not same_grid]
-    return Claim(what, not other, f"{other[0]} has another hash" if other else "")
+def _gone(facts: Facts) -> str:
+    days = ", ".join(facts.removed_on)
+    were = "work of the run was" if facts.removed == 1 else "works of the run were"
+    return f"{facts.removed:,} {were} removed from the shards on {days}"
 
 
 def _facts(said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
@@ -145,18 +134,14 @@ def _own_word(facts: Facts) -> Iterator[Claim]:
     unsure = (
         "records were left out that do not show it" if any(n.startswith("left_out:") for n in facts.untraced) else ""
     )
+    unsure = _gone(facts) if facts.removed else unsure
     yield Claim(
         "the digest of the works is that of the training", None if unsure else facts.digest == data["digest"], unsure
     )
     counted = {"images": facts.works, "licenses": facts.licenses, "sources": facts.sources}
     for name, now in counted.items():
         if name in data:
-            holds = None if unsure else data[name] == now
-            yield Claim(
-                f"{name} of run.json",
-                holds,
-                unsure if holds is None else "" if holds else f"the records say {_short(now)}",
-            )
+            yield _counts(f"{name} of run.json", data[name], now, unsure)
     if makers := data.get("makers"):
         said = dict[str, int]()
         for maker in makers:
@@ -191,11 +176,14 @@ def _table(folder: Path, facts: Facts) -> Iterator[Claim]:
     try:
         for has, should in zip_longest(attribution.read_parquet(folder / attribution.PARQUET), attribution.rows(facts)):
             rows = zip_longest(has.to_pylist() if has is not None else (), should or ())
-            wrong += [f"row {row + number}" for number, (one, other) in enumerate(rows, 1) if one != other][:SHOWN]
+            wrong += [
+                f"row {row + number} ({(other or one)['key']})"
+                for number, (one, other) in enumerate(rows, 1) if one != other
+            ][:SHOWN]  # fmt: skip
             row += len(should or ())
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         wrong.append(reason(error).splitlines()[0])
-    yield Claim(f"{attribution.PARQUET}: {row:,} rows, each as its record says", not wrong, _first(wrong))
+    yield Claim(f"{attribution.PARQUET}: {row:,} rows, each as its record says", not wrong, first(wrong))
 
 
 def _croissant(folder: Path, hashes: Mapping[str, str]) -> Iterator[Claim]:
@@ -213,7 +201,7 @@ def _croissant(folder: Path, hashes: Mapping[str, str]) -> Iterator[Claim]:
     yield Claim(
         f"croissant.json: {len(named):,} shards with their hashes",
         not wrong and len(named) == len(hashes),
-        _first(wrong),
+        first(wrong),
     )
 
 
@@ -233,16 +221,16 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
                 yield Claim(f"{name} is what the facts give", None, f"not compared beyond its hash: {versions}")
             else:
                 different.append(name)
-        yield Claim("every other file is what the facts give", not different, _first(different))
+        yield Claim("every other file is what the facts give", not different, first(different))
         made = orjson.loads((again / card.NAME).read_bytes())
-    # Their hashes were compared with the files before: here with what a card has.
+    # `of_files` compared the hashes with the files; here report.json has to list the files that a card has, and no others.
     listed = dict.fromkeys((*files, attribution.NAME, attribution.PARQUET))
     made["files"] = {name: said["files"].get(name) for name in sorted(listed)}
     made |= {"made_with": made_with, "kept_sha256": card.kept_sha256(facts, made_with)}
     wrong = [name for name in dict.fromkeys((*made, *said)) if said.get(name) != made.get(name)]
     if not wrong and orjson.dumps(made, option=card.JSON) != (folder / card.NAME).read_bytes():
         wrong = ["its bytes were changed"]
-    yield Claim("report.json says nothing else", not wrong, _first(wrong))
+    yield Claim("report.json says nothing else", not wrong, first(wrong))
 
 
 def _short(value: Any) -> str:
@@ -254,8 +242,3 @@ def _short(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
-
-
-def _first(wrong: Sequence[str]) -> str:
-    more = f", and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
-    return "; ".join(wrong[:SHOWN]) + more

@@ -342,6 +342,7 @@ def test_the_command_writes_says_where_and_replaces_only_when_told(
         (["SHARDS", "--eval", "eval.json"], 2, "--eval belongs to a run, and none was named."),
         (["RUN", "SHARDS", "--mia", "none.json"], 1, "none.json cannot be read: No such file or directory."),
         (["RUN", "-o", "RUN", "--overwrite"], 2, "runs/tiny is a run. / Name a folder of its own"),
+        (["SHARDS", "-o", "SHARDS/00000.tar"], 2, "00000.tar is a file. / Name a folder for the card"),
         (["RUN", "--verify", "card"], 2, "--verify needs the shards."),
         (["SHARDS", "--verify", "card", "--evidence"], 2, "--verify and --evidence do not go together."),
         (["SHARDS", "--verify", "card"], 1, "card/report.json cannot be read: No such file or directory."),
@@ -351,7 +352,9 @@ def test_what_is_wrong_is_said_in_a_sentence(
     made: Path, in_process: Command, arguments: list[str], code: int, said: str
 ) -> None:
     places = {"RUN": str(made / "runs" / "tiny"), "SHARDS": str(made / "shards")}
-    done = in_process("report", *(places.get(each, each) for each in arguments), "-q")
+    done = in_process(
+        "report", *(places.get(each, each.replace("SHARDS/", f"{made}/shards/")) for each in arguments), "-q"
+    )
     assert (done.returncode, said.encode() in done.stderr.replace(b"\n", b" / ")) == (code, True), done.stderr
 
 
@@ -371,6 +374,9 @@ def test_what_interrupts_leaves_the_card_that_was_there(
         patch.setattr(card.page, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             card.write(gather(made / "runs" / "tiny", made / "shards"), tmp_path / "card")
+        with pytest.raises(KeyboardInterrupt):
+            card.write(facts, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     assert {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()} == before
     (tmp_path / "card" / card.PART).mkdir()
     card.write(facts, tmp_path / "card")

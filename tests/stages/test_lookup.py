@@ -132,7 +132,64 @@ def test_copies_under_other_names_are_shown_and_licences_that_differ(tmp_path: P
     text = in_process("lookup", "--sha256", records[0]["sha256"]).stdout.decode()
     assert f"the records of {records[0]['sha256'][:12]}... state different licences: CC-BY-2.0, LicenseRef-All" in text
     done = in_process("lookup", "--key", "k00", "--json")
-    assert [(each["key"], each["match"]) for each in lines(done)] == [("k00", "exact"), ("k01", "near")]
+    assert [(each["key"], each["match"]) for each in lines(done)] == [("k00", "exact"), ("k01", "exact")]
+    done = in_process("lookup", "--key", "k00", "--remove", "--json")
+    assert lines(done)[-1]["removed"] == 2, "what has the same bytes is the same work"
+    for arguments in (["--sha256", records[0]["sha256"]], ["--key", "k01"]):
+        assert [each["match"] for each in lines(in_process("lookup", *arguments, "--json"))] == ["removed"]
+    done = in_process("lookup", "--key", "k02", "--json")
+    assert [each["key"] for each in lines(done)] == ["k02"]
+
+
+def test_a_copy_that_came_back_is_found_by_the_key_that_was_removed(tmp_path: Path, in_process: Command) -> None:
+    """As after a removal that was killed between two shards: the same command finishes it."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    data, *others = pictures(3)
+    records = [record(n, each, raw) for n, each in enumerate([data, *others, data])]
+    shards = tmp_path / "shards"
+    lookup_shards.stage.run(lookup_shards.written(raw, records), str(shards), size=64, shard_size=2, quiet=True)
+    shutil.copytree(shards, tmp_path / "before")
+    assert in_process("lookup", "--key", "k00", "--remove").returncode == 0
+    for path in (tmp_path / "before").glob("00001.*"):
+        shutil.copy(path, shards)
+    (found, told) = lines(in_process("lookup", "--key", "k00", "--json"))
+    assert (found["key"], found["match"], found["by"], told["match"]) == ("k03", "exact", "sha256", "removed")
+    assert [each["match"] for each in lines(in_process("lookup", "--key", "k01", "--json"))] == ["exact"]
+    assert in_process("lookup", "--key", "k00", "--remove").returncode == 0
+    assert in_process("lookup", "--sha256", records[0]["sha256"]).returncode == 1
+
+
+def test_a_run_is_known_by_its_fingerprint_where_its_shards_have_moved(here: Path, in_process: Command) -> None:
+    (here / "q").mkdir()
+    (here / "runs" / "one").rename(here / "q" / "run")
+    (here / "shards").rename(here / "q" / "shards")
+
+    def trained() -> list[tuple[str, bool | None]]:
+        done = in_process("lookup", "--key", "k04", "q/run", "q/shards", "--json")
+        assert b"warning" not in done.stderr
+        return [(each["run"], each["trained"]) for each in lines(done)[0]["runs"]]
+
+    assert trained() == [("q/run", True)]
+    assert in_process("lookup", "--key", "k05", "q/run", "q/shards", "--remove").returncode == 0
+    assert trained() == [("q/run", True)], "also after a removal"
+    (here / "q" / "shards" / "00002.tar").unlink()
+    done = in_process("lookup", "--key", "k04", "q/run", "q/shards", "--json")
+    assert lines(done)[0]["runs"][0]["why"] == "not known: shards is not there"
+    assert b"q/run was trained on shards, which is not there." in done.stderr
+
+
+def test_a_run_of_several_folders_that_have_moved(here: Path, in_process: Command) -> None:
+    from commonart.core.data.training_index import read_index
+
+    raw = here / "more"
+    raw.mkdir()
+    made = [record(n, data, raw, key=f"other{n}") for n, data in enumerate(pictures(14)[11:])]
+    lookup_shards.stage.run(lookup_shards.written(raw, made), str(here / "b"), size=64, quiet=True)
+    both = f"{here / 'shards'},{here / 'b'}:0.5"
+    lookup_shards.run(here / "runs" / "two", folder="gone/a,gone/b:0.5", fingerprint=read_index(both).fingerprint)
+    (found,) = lines(in_process("lookup", "--key", "other1", "b", "runs/two", "shards", "--json"))
+    assert [(each["run"], each["trained"]) for each in found["runs"]] == [("runs/two", True)]
 
 
 def test_which_runs_had_it(here: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +197,7 @@ def test_which_runs_had_it(here: Path, in_process: Command, monkeypatch: pytest.
     lookup_shards.run(here / "runs" / "begun", checkpoint=False)
     lookup_shards.run(here / "runs" / "part", left_out={"no_caption_in_language": 2, "no_captions": 1})
     lookup_shards.run(here / "runs" / "older", fingerprint="0" * 64)
-    lookup_shards.run(here / "runs" / "elsewhere", folder="gone/")
+    lookup_shards.run(here / "runs" / "elsewhere", folder="gone/", fingerprint="1" * 64)
     (here / "runs" / "empty").mkdir()
     (here / "runs" / "broken").mkdir()
     (here / "runs" / "broken" / "run.json").write_text('{"data": []}')

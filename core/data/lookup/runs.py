@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
 
 RUN = "run.json"
+MOVED = 1000  # orders of folders in which a run's data are looked for
 # Why training leaves a record out that shows in it: by itself, and by the policy and languages in run.json.
 TOLD_BY_RECORD = ("split_conflict", "no_captions", "no_image")
 TOLD_BY_RULES = ("license_", "no_usable_caption", "no_caption_in_language")
@@ -84,6 +86,38 @@ def data_fingerprint(sets: Sequence[tuple[Path, float]], identities: Mapping[Pat
     return total.hexdigest()
 
 
+def weights(data: str) -> list[float]:
+    """Return how often an image of each folder is taken: `A,B:0.5` of run.json, whose folders may lie elsewhere by now."""
+    found = []
+    for part in data.split(","):
+        try:
+            found.append(float(part.rpartition(":")[2]) if ":" in part else 1.0)
+        except ValueError:
+            found.append(1.0)
+    return found
+
+
+def moved(
+    run: Run,
+    folders: Sequence[Path],
+    identities: Mapping[Path, Mapping[str, str]],
+    logs: Mapping[Path, Sequence[Removal]],
+) -> Run:
+    """Return a run with its data where they are now: in those of `folders` whose fingerprint it names; else as it is.
+
+    Args:
+        identities, logs: as in `removed_since`.
+    """
+    if removed_since(run, identities, logs) is not None:
+        return run
+    taken = weights(str(run.told["data"]["folder"]))
+    for chosen in islice(permutations(folders, len(taken)), MOVED):
+        sets = list(zip(chosen, taken, strict=True))
+        if removed_from(sets, run.fingerprint, identities, logs) is not None:
+            return replace(run, sets=sets, missing="")
+    return run
+
+
 def removed_since(
     run: Run, identities: Mapping[Path, Mapping[str, str]], logs: Mapping[Path, Sequence[Removal]]
 ) -> list[Removal] | None:
@@ -93,23 +127,33 @@ def removed_since(
         identities: of each folder (resolved), the hash of each shard by name, in the order of the names.
         logs: of each folder (resolved), what was removed from it.
     """
-    if not run.sets or any(folder.resolve() not in identities for folder, _ in run.sets):
+    return removed_from(run.sets, run.fingerprint, identities, logs)
+
+
+def removed_from(
+    sets: Sequence[tuple[Path, float]],
+    fingerprint: str,
+    identities: Mapping[Path, Mapping[str, str]],
+    logs: Mapping[Path, Sequence[Removal]],
+) -> list[Removal] | None:
+    """Return what was removed from these folders since they had a fingerprint; arguments as in `removed_since`."""
+    if not sets or any(folder.resolve() not in identities for folder, _ in sets):
         return None
     undone: list[Removal] = []
-    for state in _states(run, identities, logs, undone):
-        if data_fingerprint(run.sets, state) == run.fingerprint:
+    for state in _states(sets, identities, logs, undone):
+        if data_fingerprint(sets, state) == fingerprint:
             return undone
     return None
 
 
 def _states(
-    run: Run,
+    sets: Sequence[tuple[Path, float]],
     identities: Mapping[Path, Mapping[str, str]],
     logs: Mapping[Path, Sequence[Removal]],
     undone: list[Removal],
 ) -> Iterator[dict[Path, dict[str, str]]]:
     """The shards as they are, and then as they were before each removal, the last first; `undone` gets those."""
-    folders = [folder.resolve() for folder, _ in run.sets]
+    folders = [folder.resolve() for folder, _ in sets]
     state = {folder: dict(identities[folder]) for folder in folders}
     yield state
     latest = sorted(((each.at, n, folder) for folder in folders for n, each in enumerate(logs[folder])), reverse=True)

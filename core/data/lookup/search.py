@@ -6,7 +6,6 @@ with Search(["runs/", "shards/"]) as search:
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,28 +18,15 @@ from commonart.core import log
 from commonart.core.data import blocklist as blocklists
 from commonart.core.data.files import lock
 from commonart.core.data.lookup.index import KINDS, LookupIndex, Row, fingerprint_of
+from commonart.core.data.lookup.query import Query, colors_fit
 from commonart.core.data.lookup.removal import Removal, read_log, remove
-from commonart.core.data.lookup.runs import Run, Trained, find_runs, had_record, read_run, removed_since
+from commonart.core.data.lookup.runs import Run, Trained, find_runs, had_record, moved, read_run, removed_since
 from commonart.core.data.record import Record
-from commonart.core.errors import CommonArtError, UsageError, reason
+from commonart.core.errors import CommonArtError, UsageError
 
 DEFAULT = ("runs", "shards")
-HASHED_AT = 256  # pixels at which an image is decoded for its perceptual hash
 SHOWN = ("key", "sha256", "title", "author", "author_url", "license", "license_url", "license_observed_at", "opt_out", "source",
          "source_url", "image_url", "split", "captions")  # fmt: skip
-
-
-class Query(NamedTuple):
-    """What is looked for: a `kind` of the blocklist or "image", its value (of an image its sha256), and its fingerprint.
-
-    `plain`: the path of an image that is flat, so that its fingerprint is that of its bytes. `colors`: as `phash.chroma`.
-    """
-
-    kind: str
-    value: str
-    print: int = 0
-    plain: str = ""
-    colors: str = ""
 
 
 class Match(NamedTuple):
@@ -77,52 +63,6 @@ class Removed(NamedTuple):
         return {"match": "removed", "where": str(self.folder), "at": self.removal.at, "keys": keys, "runs": self.runs}
 
 
-def query_of(*, url: str = "", sha256: str = "", image: str = "", author: str = "", key: str = "") -> Query:
-    """Return the query of a command line. Raises UsageError unless one thing is asked for, and it can be looked for."""
-    asked = {"url": url, "sha256": sha256, "image": image, "author": author, "key": key}
-    given = {kind: value.strip() for kind, value in asked.items() if value.strip()}
-    if len(given) != 1:
-        what = " and ".join(f"--{kind}" for kind in given) if given else "none"
-        raise UsageError(
-            f"lookup needs one of --url, --sha256, --image, --author and --key, and got {what}.", "Give one of them."
-        )
-    ((kind, value),) = given.items()
-    if kind == "image":
-        return _image_query(value)
-    if kind == "sha256" and (len(value) != 64 or set(value.lower()) - set("0123456789abcdef")):
-        raise UsageError(f"--sha256 {value} is not a SHA-256.", "Write 64 hexadecimal digits, or give --image FILE.")
-    return Query(kind, " ".join(value.split()))
-
-
-def _image_query(path: str) -> Query:
-    from commonart.core.data.images.decode import DecodeError, ProbedImage
-    from commonart.core.data.images.phash import TELLING, chroma, phash
-
-    try:
-        data = Path(path).read_bytes()
-        image = ProbedImage(data).pixels(HASHED_AT)
-        looks = phash(image)
-    except OSError as error:
-        raise UsageError(f"--image {path} cannot be read: {reason(error)}.", "Give an image file.") from None
-    except DecodeError as error:
-        raise UsageError(
-            f"--image {path} cannot be decoded: {error.detail}.",
-            "Give --sha256 to look for the file by its bytes alone.",
-        ) from None
-    sha256 = hashlib.sha256(data).hexdigest()
-    plain = path if int(looks, 16).bit_count() < TELLING else ""
-    return Query("image", sha256, fingerprint_of({"phash": looks, "sha256": sha256}), plain, chroma(image))
-
-
-def _colors_fit(colors: str, others: Sequence[str]) -> bool:
-    """Whether the colours are those of one of the others; where some are not known, nothing speaks against it."""
-    if not colors or not all(others):
-        return True
-    from commonart.core.data.images.phash import chroma_values, colors_alike
-
-    return any(colors_alike(chroma_values(colors)[None], chroma_values(other)[None])[0] for other in others)
-
-
 @dataclass(slots=True)
 class Search:
     """The runs and folders of shards that are searched. Use as a context manager, which closes the indexes."""
@@ -142,6 +82,10 @@ class Search:
                 self.indexes[folder.resolve()] = self._stack.enter_context(LookupIndex(folder, tick))
         self._logs = {folder: read_log(index.folder) for folder, index in self.indexes.items()}
         identities = {folder: index.identities() for folder, index in self.indexes.items() if self.runs}
+        self.runs = [moved(run, folders, identities, self._logs) for run in self.runs]
+        for one in self.runs:
+            if one.missing:
+                log.warn(f"{one.path} was trained on {one.missing}, which is not there.")
         self._since = [removed_since(run, identities, self._logs) for run in self.runs]
         return self
 
@@ -168,8 +112,6 @@ class Search:
                 except CommonArtError as error:
                     log.warn(f"{error.what} It is left out.")
         for one in self.runs:
-            if one.missing:
-                log.warn(f"{one.path} was trained on {one.missing}, which is not there.")
             folders += [folder for folder, _ in one.sets]
         if not folders:
             raise UsageError(
@@ -197,24 +139,35 @@ class Search:
             start += number
 
     def find(self, query: Query) -> Iterator[Match]:
-        """Yield what matches a query, exact matches first; then near copies of the image, or of the images found.
+        """Yield what matches a query, then the same files in other records, then near copies of the image, or of those found.
 
-        Those of an author's works are not looked for.
+        Neither of the two is looked for of an author's works.
         """
         seen = set[tuple[Path, Row]]()
         prints = {query.print} - {0}
         colors = [query.colors] if query.print else []
+        of_author = query.kind == "author"
+        # Records of the same file are the same work, also where the first of them was removed before.
+        hashes = {} if of_author else dict.fromkeys(self._removed_hashes(query))
         for folder, index in self.indexes.items():
             for row, record, by in self._exact(index, query):
                 seen.add((folder, row))
-                if query.kind != "author" and (value := fingerprint_of(record)):
+                if not of_author:
+                    hashes |= {record["sha256"]: None} if record.get("sha256") else {}
+                if not of_author and (value := fingerprint_of(record)):
                     prints.add(value)
                     colors.append(record.get("chroma") or "")
                 yield self._match(index, row, record, by, 0)
+        for sha256 in hashes:
+            for folder, index in self.indexes.items():
+                for row, record, by in self._exact(index, Query("sha256", sha256)):
+                    if (folder, row) not in seen:
+                        seen.add((folder, row))
+                        yield self._match(index, row, record, by, 0)
         for folder, index in self.indexes.items() if prints else ():
             near = {each.row: each.bits for each in index.near(sorted(prints)) if (folder, each.row) not in seen}
             for row, record in index.records(near):
-                if not _colors_fit(record.get("chroma") or "", colors):
+                if not colors_fit(record.get("chroma") or "", colors):
                     continue
                 yield self._match(index, row, record, "looks", near[row])
 
@@ -256,6 +209,16 @@ class Search:
                     both = zip(self.runs, self._since, strict=True)
                     runs = [str(run.path) for run, since in both if run.begun and since and removal in since]
                     yield Removed(index.folder, removal, runs)
+
+    def _removed_hashes(self, query: Query) -> list[str]:
+        """The hashes of what was removed for this query, or as what it asks for."""
+        entry = _entry(query)
+        return [
+            each["sha256"]
+            for removed in self.removed(query)
+            for each in removed.removal.records
+            if each["sha256"] and (entry in removed.removal.entries or query.value in (each["key"], each["sha256"]))
+        ]
 
     def left_features(self, query: Query) -> list[str]:
         """Return members of feature shards whose record is in no shard: of a key, or of what was removed for a query."""
