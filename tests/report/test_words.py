@@ -1,0 +1,83 @@
+"""What the card's documents may say: only what holds for the works at hand, and of the rest whose word it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_runs
+
+from commonart.core.report import data_summary, spdx
+from commonart.core.report.facts import Facts, gather
+from commonart.core.report.ledger import models_used
+
+FETCH: dict[str, Any] = {
+    "stage": "fetch",
+    "version": "1",
+    "in": 21,
+    "out": 21,
+    "dropped": {},
+    "settings": {"opt_outs": True},
+}
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    folder = tmp_path_factory.mktemp("made")
+    run, shards = report_runs.make(folder)
+    return gather(run, shards)
+
+
+def without_addresses(facts: Facts, source: str) -> Facts:
+    return replace(facts, sources={source: 21}, hosts={}, untraced={"address": 21}, history=[FETCH])
+
+
+def test_opt_outs_are_said_to_be_obeyed_only_of_downloads(facts: Facts) -> None:
+    drawn = data_summary.render(without_addresses(facts, "scenes"))
+    assert "no work has an address on the web, so that no site could be asked" in drawn and "robots.txt" not in drawn
+    refused = {**FETCH, "dropped": {"opt_out:robots.txt": 3, "http_404": 1}}
+    asked = data_summary.render(replace(facts, history=[refused]))
+    assert "before `commonart fetch` downloads a file from a work's address, it asks for robots.txt" in asked
+    assert "works left out for these: 3." in asked and "were not asked about" in asked
+    ignored = data_summary.render(replace(facts, history=[{**FETCH, "settings": {"opt_outs": False}}]))
+    assert "no note says that opt-out signals were obeyed" in ignored
+
+
+def test_a_folder_of_photographs_was_not_crawled(facts: Facts) -> None:
+    page = data_summary.render(without_addresses(facts, "photos"))
+    assert "No crawler is in the history of this data, and no work has an address on the web" in page
+    assert "By the manifests: photos 21; whether these are data of the provider's own" in page
+    assert "No policy on licences is in the history." in page and "Only works" not in page
+    listed = data_summary.render(facts)  # museum, with addresses
+    assert "21 of 21 works have an address on the web; whether a crawler found them: **[for the operator" in listed
+    assert "- example.org: 21" in listed and "Licences were judged: `license-filter` let pass" in listed
+
+
+def test_only_models_for_any_task_are_listed_as_general_purpose(facts: Facts) -> None:
+    def listed(*makers: str) -> str:
+        models = models_used(facts.run, [(maker, "r", "MIT") for maker in makers], None)
+        page = data_summary.render(replace(facts, models=models))
+        return page[page.index("**General-purpose") : page.index("### 2.6.")]
+
+    small, both = listed("nano", "nano of nano"), listed("florence2", "phi3-medium of florence2")
+    assert "none is known to be one" in small and small.index("see COMPONENTS.md") < small.index("- nano (captioner")
+    general, _, other = both.partition("**Information about other")
+    assert "- phi3-medium (translator" in general and "florence2" not in general and "- florence2 (captioner" in other
+    assert "none is known" not in both
+
+
+def test_the_end_of_training_dates_the_documents(facts: Facts) -> None:
+    assert facts.run is not None
+    ended = facts.compute["ended"]
+    created = spdx.render(facts)["@graph"][0]
+    assert (created["created"], created["comment"]) == (ended, "The time is the end of training.")
+    assert f"**Last update:** {ended[8:10]}/{ended[5:7]}/{ended[:4]} (the end of training)" in data_summary.render(
+        facts
+    )
+    # A run of an earlier version does not say it.
+    before = {**facts.run, "compute": {k: v for k, v in facts.compute.items() if k != "ended"}}
+    older = replace(facts, run=before)
+    assert spdx.render(older)["@graph"][0]["created"] == "2026-01-02T00:00:00Z"
+    assert "02/01/2026 (the last time that a licence of the works was observed)" in data_summary.render(older)
