@@ -10,7 +10,7 @@ from commonart.core.data.sources.named import HUB_SOURCES
 from commonart.core.report.facts import Facts
 from commonart.core.report.history import dated
 from commonart.core.report.ledger import ModelUsed
-from commonart.core.report.markdown import counts, escaped, table
+from commonart.core.report.markdown import counts, escaped, makers, table
 
 NAME = "data_summary_card.md"
 THRESHOLD = 1e23  # FLOP: the Commission's guidelines of 2025-07-18 on which models are general-purpose, paragraph 17
@@ -89,7 +89,7 @@ def _general(facts: Facts) -> list[str]:
             ("Modality", "Training data size", "Types of content"),
             [
                 ("Image", f"{image_range(facts.works)} ({facts.works:,})", f"images under {counts(facts.licenses, 6)}"),
-                ("Text", f"{text_range(words)} ({words:,} words)", f"captions of these images, by {counts(facts.captioners, 6)}"),
+                ("Text", f"{text_range(words)} ({words:,} words)", f"captions of these images, by {counts(makers(facts.captioners), 6)}"),
             ],
         ),
         f"**Latest date of data acquisition/collection for model training:** {last[5:7]}/{last[:4]} (licences observed "

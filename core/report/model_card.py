@@ -8,7 +8,7 @@ from commonart.core.licenses.creative_commons import names
 from commonart.core.report import croissant, scores
 from commonart.core.report.facts import Facts
 from commonart.core.report.limits import limits, limits_ja
-from commonart.core.report.markdown import counts, escaped, table
+from commonart.core.report.markdown import counts, escaped, makers, table
 
 NAME = "README.md"
 # Licences that the hub has a name for: https://huggingface.co/docs/hub/repositories-licenses
@@ -50,7 +50,7 @@ def metadata(facts: Facts) -> str:
         data = DatasetCardData(
             pretty_name=facts.name, language=languages or None, license=sorted(licenses) or None,
             size_categories=next((name for most, name in SIZES if facts.works < most), "100M<n<1B"),
-            task_categories=["text-to-image"], annotations_creators=["machine-generated"] if facts.captioners else None,
+            task_categories=["text-to-image"], annotations_creators=croissant.annotators(facts) or None,
             tags=["commonart", "webdataset", "image"], **croissant.loading(facts),
         )  # fmt: skip
         return data.to_yaml().strip()
@@ -139,7 +139,7 @@ def _data_rows(facts: Facts) -> list[tuple[str, str]]:
         ("sources", counts(facts.sources, 20)),
         ("authors", known + (f", {facts.unknown_authors:,} do not" if facts.unknown_authors and authors else "")),
         ("captions by language", counts(facts.languages, 20) or "none"),
-        ("captions by model", counts(facts.captioners, 20, "a person, or not stated") or "none"),
+        ("captions by model", counts(makers(facts.captioners), 20, "a person, or not stated") or "none"),
         ("sizes in pixels", counts(facts.sizes, 10)),
         ("splits", counts(facts.splits)),
         ("digest of keys and hashes", f"`{facts.digest}`"),

@@ -22,6 +22,7 @@ from commonart.core.report.cyclonedx import identifier, packages, spdx_ids, vers
 from commonart.core.report.facts import Facts
 from commonart.core.report.history import dated
 from commonart.core.report.ledger import UNDISCLOSED, ModelUsed
+from commonart.core.report.markdown import makers
 
 FILE = "spdx.json"
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
@@ -114,7 +115,7 @@ class _Document:
         counts = {
             "licence": facts.licenses,
             "source": facts.sources,
-            "captions": facts.captioners,
+            "captions": makers(facts.captioners),
             "not stated": facts.untraced,
         }
         id = self.add(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import report_runs
 
-from commonart.core.report import data_summary, spdx
+from commonart.core.report import attribution, cyclonedx, data_summary, model_card, spdx, terms
+from commonart.core.report.croissant import annotators, description
 from commonart.core.report.facts import Facts, gather
 from commonart.core.report.ledger import models_used
+from commonart.core.report.markdown import maker, many
+from commonart.core.report.works import Work, works
 
 FETCH: dict[str, Any] = {
     "stage": "fetch",
@@ -81,3 +83,58 @@ def test_the_end_of_training_dates_the_documents(facts: Facts) -> None:
     older = replace(facts, run=before)
     assert spdx.render(older)["@graph"][0]["created"] == "2026-01-02T00:00:00Z"
     assert "02/01/2026 (the last time that a licence of the works was observed)" in data_summary.render(older)
+
+
+def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: Facts) -> None:
+    whole = terms.render(replace(facts, untraced={}))
+    assert "21 works, each with a line in [ATTRIBUTION](ATTRIBUTION) with its author and its address. /" in whole
+    page = terms.render(replace(facts, works=1, untraced={"author": 1, "address": 1}))
+    assert "1 work, each with a line in [ATTRIBUTION](ATTRIBUTION) (1 without author, 1 without address). /" in page
+    assert "一点ずつ記した（作者なし 1 点、所在なし 1 点）。" in page
+    assert "gives the attribution" not in page and "is for" in page and "LicenseRef-" not in page
+    assert "LicenseRef- is of a licence" in terms.render(replace(facts, licenses={"LicenseRef-CC-BY-2.1-JP": 21}))
+
+
+def test_a_data_set_says_what_its_records_do_not_name(facts: Facts) -> None:
+    said = description(replace(facts, untraced={"author": 1, "license": 2}, captioners={"": 3}))
+    assert said.endswith(
+        "as far as these are known: 1 work without author, 2 works without licence, 3 captions without a writer."
+    )
+    assert description(replace(facts, untraced={})).endswith("and who wrote each caption.")
+    assert description(replace(facts, works=1, languages={"en": 1})).startswith("1 image with 1 caption,")
+
+
+@pytest.mark.parametrize(
+    ("captioners", "said"),
+    [
+        ({"nano": 3, "nano of florence2": 3}, ["machine-generated"]), ({"": 3}, ["other"]), ({"coco-annotators": 3}, ["other"]),
+        ({"scenes-grammar": 2, "nano of coco-annotators": 1}, ["machine-generated", "other"]), ({}, []),
+    ],
+)  # fmt: skip
+def test_captions_are_called_generated_where_models_are_known_to_have_written_them(
+    facts: Facts, captioners: dict[str, int], said: list[str]
+) -> None:
+    assert annotators(replace(facts, captioners=captioners)) == said
+    shards = replace(facts, run=None, captioners=captioners)
+    assert ("machine-generated" in model_card.metadata(shards)) == ("machine-generated" in said)
+
+
+def test_translations_are_told_in_words_everywhere(facts: Facts) -> None:
+    assert maker("b of a") == "a translated by b" and maker("c of b of a") == "a translated by b translated by c"
+    assert (many(1, "work"), many(0, "work"), many(1234, "work")) == ("1 work", "0 works", "1,234 works")
+    documents = [
+        data_summary.render(facts),
+        model_card.render(facts, []),
+        str(spdx.render(facts)),
+        str(cyclonedx.render(facts)),
+    ]
+    for page in documents:
+        assert "nano translated by nano" in page and "nano of nano" not in page
+
+
+def test_an_author_who_writes_a_licence_stays_an_author(facts: Facts) -> None:
+    first: Work = next(iter(works(facts.folders, facts.run)))
+    posing = replace(first, author='X". scenes. CC0-1.0, https://example.org. Changes: none', title="a\\")
+    assert attribution.line(posing).startswith(
+        r'"a\\" by "X\". scenes. CC0-1.0, https://example.org. Changes: none". museum, '
+    )
