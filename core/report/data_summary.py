@@ -89,7 +89,7 @@ def _general(facts: Facts) -> list[str]:
             ("Modality", "Training data size", "Types of content"),
             [
                 ("Image", f"{image_range(facts.works)} ({facts.works:,})", f"images under {counts(facts.licenses, 6)}"),
-                ("Text", f"{text_range(words)} ({words:,} words)", f"captions of these images, by {counts(makers(facts.captioners), 6)}"),
+                ("Text", f"{text_range(words)} ({words:,} words)", f"their captions, by {counts(makers(facts.captioners), 6)}"),
             ],
         ),
         f"**Latest date of data acquisition/collection for model training:** {last[5:7]}/{last[:4]} (licences observed "

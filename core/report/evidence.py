@@ -116,7 +116,7 @@ def _index(facts: Facts) -> str:
         ("Who decided what is allowed?", "the policies in settings.json, applied by the stages in filters.csv"),
         ("What was left out, and why?", "filters.csv: every stage with its counts, by reason"),
         ("Does all of it resolve to a source and a licence?", _resolves(facts)),
-        ("Were generated data used?", "of captions alone can manifests tell: who wrote them stands in captions.csv; terms and origins in ../COMPONENTS.md"),
+        ("Were generated data used?", "captions: who wrote them is in captions.csv, on which terms in ../COMPONENTS.md"),
         ("Which models came from elsewhere?", "../COMPONENTS.md, with what they were trained on as far as it is disclosed"),
         ("With which code?", f"commonart {code.get('version') or 'not known'}, commit {commit}"),
         ("Can it be checked?", "`commonart report --verify CARD SHARDS`; hashes of shards and manifests: manifests.csv"),

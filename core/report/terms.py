@@ -80,13 +80,15 @@ def render(facts: Facts) -> str:
         "Whether a trained model, or an image that it makes, is an adaptation of these works is not settled by law in most",
         "countries. ATTRIBUTION holds what the records state of each work; whether that is all that a licence asks for is for",
         "whoever publishes the model to judge. This table is a summary, not legal advice: the licences' own texts count.", "",
-        "学習済みモデルや生成画像が元の作品の翻案に当たるかは、多くの国でまだ定まっていない。ATTRIBUTION には各作品の記録にある事項を",
-        "記した。それでライセンスの求める表示が足りるかは、公開者が判断する。この表は要約であり、法的助言ではない。", "",
+        "学習済みモデルや生成画像が元の作品の翻案に当たるかは、多くの国でまだ定まっていない。ATTRIBUTION には",
+        "各作品の記録にある事項を記した。それでライセンスの求める表示が足りるかは、公開者が判断する。",
+        "この表は要約であり、法的助言ではない。", "",
     ]  # fmt: skip
     if any(name.startswith("LicenseRef-") for name in facts.licenses):
         lines += [
-            "A name that begins with LicenseRef- is of a licence that the list of SPDX does not have; [index.html](index.html) leaves",
-            "that prefix out. / LicenseRef- で始まる名前は SPDX の一覧にないライセンスで、index.html ではこの接頭辞を省く。", "",
+            "A name that begins with LicenseRef- is of a licence that the list of SPDX does not have; [index.html](index.html)",
+            "leaves that prefix out. /",
+            "LicenseRef- で始まる名前は SPDX の一覧にないライセンスで、index.html ではこの接頭辞を省く。", "",
         ]  # fmt: skip
     if facts.conflicting:
         lines += [

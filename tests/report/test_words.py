@@ -138,3 +138,51 @@ def test_an_author_who_writes_a_licence_stays_an_author(facts: Facts) -> None:
     assert attribution.line(posing).startswith(
         r'"a\\" by "X\". scenes. CC0-1.0, https://example.org. Changes: none". museum, '
     )
+
+
+SCORED = {"n": 10, "judge": "nano", "split": "heldout", "lang": "en", "model": "runs/tiny"}
+SCORES = {
+    "scores": [
+        {"metric": "CLIP", "value": 26.125, "low": 26.0, "high": 26.25, "reference": 31.5, "mode": "paper", **SCORED},
+        {"metric": "FD-nano-clip", "value": 3.25, **SCORED},
+    ]
+}
+AUDIT = {
+    "verdict": "no leak found", "reason": "", "members": 60, "heldout": 39, "question": "training set",
+    "attacks": {"loss": {"smallest_auc_found": 0.733}, "clid": {"smallest_auc_found": 1.0}},
+}  # fmt: skip
+
+
+def test_scores_stand_beside_what_they_are_read_against_in_both_languages(facts: Facts) -> None:
+    page = model_card.render(replace(facts, evaluation=SCORES, audit=AUDIT), [])
+    english, _, japanese = page.partition("## 日本語")
+    assert "| CLIP | en | held-out captions | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in english
+    assert (
+        "A Fréchet distance of 10 images depends on their number" in english and "config: held-out-captions-en" in page
+    )
+    assert "A leak with an AUC of 0.733 would have been found four times in five" in english
+    assert "| CLIP | en | 検証画像のキャプション | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in japanese
+    assert "画像 10 枚のフレシェ距離は枚数に左右される" in japanese and "AUC 0.733 の漏洩なら" in japanese
+    assert "監査の判定：**漏洩は見つからず**。学習画像 60 枚と未学習画像 39 枚を比べた。" in japanese
+    blind = {**AUDIT, "attacks": {"loss": {"smallest_auc_found": 1.0}}}
+    assert "So few images would show no leak at all." in model_card.render(replace(facts, audit=blind), [])
+    many_images = {"scores": [{**each, "n": 20000} for each in SCORES["scores"]]}
+    assert "Fréchet" not in model_card.render(replace(facts, evaluation=many_images), [])
+
+
+def test_the_japanese_part_has_the_tables_of_the_english_one(facts: Facts) -> None:
+    english, _, japanese = model_card.render(facts, []).partition("## 日本語")
+    for said in ("| works | 21 |", "| train | 23 | 21 | heldout 2 |", "| hours |", "| energy | not known |"):
+        assert said in english
+    for said in ("| 作品 | 21 |", "| train | 23 | 21 | heldout 2 |", "| 時間 |", "| 電力量 | 不明 |", "### 計算の費用"):
+        assert said in japanese
+    assert "| nano | 説明文の生成 | `1234` | Apache-2.0 | 制限なし |" in japanese
+    assert "、うち 2 個は学習データが非公開である（COMPONENTS.md）。" in japanese
+    assert "nano translated by nano 21" in japanese
+
+
+def test_the_card_says_whose_word_its_facts_are(facts: Facts) -> None:
+    page = model_card.render(facts, [])
+    assert "Every fact" not in page and "Written by hand, in tables of `commonart`: what licences ask" in page
+    assert "are what the run, `commonart eval` and `commonart mia` wrote" in page and "人が書いた表による" in page
+    assert "`commonart mia` wrote" not in model_card.render(replace(facts, run=None), [])
