@@ -2,8 +2,8 @@
 
 `python tests/benchmarks/memorisation.py -o memorisation/ --budget 3600`: nano models trained from nothing on the same
 scenes, with everything equal but the captions (one or two an image, synthetic or the grammar's own), the objective, or the
-times of training; audited by `mia` against the embedded model. Each arm has several seeds; the intervals are Student's over
-them. The same command goes on where the budget, or a kill, ended it, and prints the summary of what is finished.
+times of training; audited by `mia`. Each arm has several seeds; the intervals are Student's over them. The same command goes
+on where the budget, or a kill, ended it, and prints the summary of what is finished.
 
 `--neighbours` measures the exact search for nearest neighbours and extrapolates it to 25 million images instead.
 """
@@ -22,12 +22,16 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import orjson
 import torch
 from machine import processor
 from scipy import stats
 
 from commonart.cli.main import run
+from commonart.core.data.record import split_of_record
+from commonart.core.data.stream import read
 from commonart.core.model import diffusion
+from commonart.core.model.times import TimeLaw
 
 # arm -> (captions: by whom, how many an image), objective, times of flow
 ARMS = {
@@ -41,7 +45,9 @@ ARMS = {
 SMALL = ("patch=4", "layers=3", "heads=4", "lr=3e-3", "warmup=50")  # as quickstart trains
 
 
-def u_shaped(count: int, objective: str, generator: torch.Generator | None = None) -> torch.Tensor:
+def u_shaped(
+    count: int, objective: str, generator: torch.Generator | None = None, law: TimeLaw | None = None
+) -> torch.Tensor:
     """Times of the arcsine law, sin^2(pi u / 2): dense at both ends, thin where logit-normal ones dwell."""
     assert objective == "flow"
     u = torch.rand(count, generator=generator, device=None if generator is None else generator.device)
@@ -56,27 +62,30 @@ def command(*arguments: str) -> None:
         raise SystemExit(f"commonart {' '.join(arguments)} ended with {code}")
 
 
-def data(out: Path, captions: tuple[str, int], scenes: int) -> Path:
-    """The same scenes with the captions of an arm, as shards with their features."""
+def data(out: Path, captions: tuple[str, int], scenes: int, members: int) -> Path:
+    """The same scenes with the captions of an arm, as shards with their features: `members` to train on, all held-out ones."""
     kind, count = captions
     folder = out / f"data-{kind}-{count}"
     shards, listed = folder / "shards", folder / "records.jsonl"
     if (folder / "done").exists():
         return shards
-    raw, source = out / f"raw-{kind}", out / f"kept-{kind}.jsonl"
+    raw, source, chosen = (out / name for name in (f"raw-{kind}", f"kept-{kind}.jsonl", f"chosen-{kind}.jsonl"))
     command("fetch", "scenes", "--limit", str(scenes), "-o", str(raw), *(["--bare"] if kind == "synthetic" else []))
     command("license-filter", str(raw), "--policy", "strict", "-o", str(source), "--overwrite")
+    left = members
+    with chosen.open("wb") as lines:  # few members are memorised soon, and many held-out images make intervals narrow
+        for record in read(str(source)):
+            held = split_of_record(record) == "heldout"
+            if held or left > 0:
+                left -= not held
+                lines.write(orjson.dumps({**record, "image": str(Path(record["image"]).absolute())}) + b"\n")
     if kind == "synthetic":
-        kept, source = source, out / "captioned.jsonl"
-        command("caption", str(kept), "--model", "nano,nano-ja", "--batch", "64", "-o", str(source), "--overwrite")
+        source, chosen = chosen, out / "captioned.jsonl"
+        command("caption", str(source), "--model", "nano,nano-ja", "--batch", "64", "-o", str(chosen), "--overwrite")
     folder.mkdir(exist_ok=True)
-    from commonart.core.data.stream import read
-
-    lines = []
-    for record in read(str(source)):
-        record["captions"] = record["captions"][:count]
-        lines.append(json.dumps({**record, "image": str(Path(record["image"]).absolute())}, ensure_ascii=False))
-    listed.write_text("\n".join(lines) + "\n")
+    listed.write_bytes(
+        b"".join(orjson.dumps({**r, "captions": r["captions"][:count]}) + b"\n" for r in read(str(chosen)))
+    )
     command("shard", str(listed), "-o", str(shards), "--size", "64", "--overwrite")
     command("encode-text", str(shards), "--model", "nano", "--batch", "128")
     command("encode-image", str(shards), "--model", "nano", "--batch", "64")
@@ -87,7 +96,7 @@ def data(out: Path, captions: tuple[str, int], scenes: int) -> Path:
 def trial(out: Path, arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Train and audit one seed of one arm; return its mia.json."""
     captions, objective, times = ARMS[arm]
-    folder, shards = out / f"{arm}-{seed}", data(out, captions, options.scenes)
+    folder, shards = out / f"{arm}-{seed}", data(out, captions, options.scenes, options.members)
     found = folder / "mia.json"
     if not found.exists():
         chosen = (*SMALL, f"objective={objective}", f"steps={options.steps}")
@@ -97,16 +106,16 @@ def trial(out: Path, arm: str, seed: int, options: argparse.Namespace) -> Path:
             command(
                 "train", "--stage", "nano", *sets, "--data", str(shards), "-o", str(folder / "run"), "--seed", str(seed)
             )
-        reference = ("--reference", "nano") if objective == "flow" else ()  # of the same objective alone
-        command(
-            "mia", str(folder / "run"), "--data", str(shards), *reference, "-n", str(options.images), "--replicate",
-            str(options.images), "--extract", str(options.extract), "--seed", str(seed), "-o", str(found),
+        command(  # without a reference model: the arms are compared with each other, on the same images
+            "mia", str(folder / "run"), "--data", str(shards), "-n", str(options.images), "--replicate",
+            str(options.replicate), "--extract", str(options.extract), "--seed", str(seed), "-o", str(found),
         )  # fmt: skip
     return found
 
 
-def measures(result: dict[str, Any]) -> dict[str, float]:
-    """Memorisation by every measure of one audit; without a reference for those arms that have none."""
+def measures(found_at: Path) -> dict[str, float]:
+    """Memorisation by every measure of one audit, and the loss while it was trained."""
+    result = json.loads(found_at.read_text())
     rows = {name: row.get("target", row)["auc"]["value"] for name, row in result["attacks"].items()}
     replication, prompts, extraction = (result[name] for name in ("replication", "memorised_prompts", "extraction"))
     found = {f"auc of {name}": value for name, value in rows.items()} | {
@@ -119,6 +128,9 @@ def measures(result: dict[str, Any]) -> dict[str, float]:
         found |= {"prompts flagged": prompts["flagged"]["value"], "auc of prompts": prompts["auc"]["value"]}
     if extraction:
         found["extracted"] = extraction["extracted"]["value"]
+    for line in (found_at.parent / "run" / "metrics.jsonl").read_text().splitlines():  # the last of them stays
+        if "heldout_loss" in (row := json.loads(line)):
+            found |= {"held-out loss": row["heldout_loss"], "training minus held-out loss": row["gap"]}
     return found
 
 
@@ -160,7 +172,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("memorisation"))
     parser.add_argument("--budget", type=float, default=3600, help="seconds; no trial starts after them")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    for name, value in {"seeds": 3, "scenes": 1000, "steps": 3000, "images": 60, "extract": 10}.items():
+    numbers = {
+        "seeds": 3, "scenes": 4000, "members": 1000, "steps": 800, "images": 150, "replicate": 100, "extract": 10,
+    }  # fmt: skip
+    for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--neighbours", action="store_true")
     options = parser.parse_args()
@@ -170,7 +185,7 @@ def main() -> None:
         print(json.dumps({**result, **neighbours(25_000_000)}, indent=2))
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    kept = {name: settings[name] for name in ("scenes", "steps", "images", "extract")}
+    kept = {name: settings[name] for name in ("scenes", "members", "steps", "images", "replicate", "extract")}
     chosen = options.out / "settings.json"
     if chosen.exists() and json.loads(chosen.read_text()) != kept:
         raise SystemExit(f"{options.out} was begun with {chosen.read_text()}; name another -o.")
@@ -179,8 +194,7 @@ def main() -> None:
     for seed in range(options.seeds):  # every arm once, then again: a short budget compares all of them
         for arm in options.arms:
             if (options.out / f"{arm}-{seed}" / "mia.json").exists() or time.monotonic() < ends:
-                found = json.loads(trial(options.out, arm, seed, options).read_text())
-                finished.setdefault(arm, []).append(measures(found))
+                finished.setdefault(arm, []).append(measures(trial(options.out, arm, seed, options)))
     print(json.dumps({**result, "settings": settings, "arms": dict(summary(finished))}, indent=2))
 
 
