@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from commonart.core.data.images import decode
 from commonart.core.data.images.decode import DecodeError
+from commonart.core.data.images.integrity import png_chunks
 from commonart.core.errors import CommonArtError
 from commonart.core.output import c2pa, made_log, metadata, watermark
 from commonart.core.output.metadata import Marks
@@ -36,9 +40,9 @@ def inspect(path: str | os.PathLike[str], log: str | None = None) -> dict[str, A
     Raises:
         CommonArtError: the file is missing or not an image, its pixels are damaged, or the log cannot be read.
     """
-    marks = metadata.read(path)
+    data, damaged = _readable(path)
+    marks = metadata.read(path if not damaged else io.BytesIO(data))
     signed = c2pa.read(path)
-    data = Path(path).read_bytes()
     try:
         image = decode.decode(data)
         matches = made_log.find(log, data) if log is not None else None
@@ -54,11 +58,36 @@ def inspect(path: str | os.PathLike[str], log: str | None = None) -> dict[str, A
     if matches is not None:
         about["log"] = dataclasses.asdict(matches)
     findings = [*_findings(marks, signed, mark, small)]
+    if damaged:
+        kinds = ", ".join("C2PA" if kind == "caBX" else kind for kind in damaged)
+        findings.append(
+            f"Parts of the PNG are damaged ({kinds}): their checksums do not fit, and they were not read. Its pixels are whole."
+        )
     if matches is not None:
         findings.append(LOG_SAYS[matches.how])
         if matches.damaged:
             findings.append(f"{matches.damaged:,} of {matches.lines:,} lines of the log are damaged, and were skipped.")
     return about | {"findings": findings}
+
+
+def _readable(path: str | os.PathLike[str]) -> tuple[bytes, list[str]]:
+    """Return a file's bytes, of a PNG without its damaged side parts, and the kinds of these: browsers leave them out as well."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return b"", []  # what reads it next says so
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data, []
+    kept, damaged = data[:8], list[str]()
+    with suppress(ValueError):  # too many parts: what reads it next says so
+        for kind, start, end in png_chunks(data):
+            if kind[:1].islower() and zlib.crc32(memoryview(data)[start:end]) != int.from_bytes(
+                data[end : end + 4], "big"
+            ):
+                damaged.append(kind.decode("ascii", "replace"))
+            else:
+                kept += data[start - 4 : end + 4]
+    return (kept, damaged) if damaged else (data, [])
 
 
 def _signed_as_synthetic(signed: dict[str, Any] | None) -> bool:
@@ -99,7 +128,12 @@ def _findings(marks: Marks, signed: dict[str, Any] | None, mark: Detection, smal
             )
     elif small:
         yield f"There is no watermark: commonart puts none into images with a side below {SIDE} pixels."
-    elif whole or marks.synthetic:
+    elif whole:
+        yield (
+            "There is no watermark, and the file has not changed since it was signed: it was made without one, as contact sheets "
+            "are, or by another tool."
+        )
+    elif marks.synthetic:
         yield "There is no watermark: the image was made without, by another tool, or it was changed too much."
     if not (marks.synthetic or marks.settings or state or mark.found):
         yield "No mark was found. That proves nothing: marks can be removed, and most tools write none."

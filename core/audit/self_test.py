@@ -4,7 +4,7 @@
 
 overfitted   a small transformer that was trained on 32 scenes until it knew them: has to be caught, with a TPR of 0.95 or
              more at an FPR of 1 %
-innocent     the embedded model, which saw none of the scenes, 20 times with the groups dealt anew: has to be let go
+unseen       the embedded model, which saw none of the scenes, 20 times with the groups dealt anew: has to be let go
 planted      the embedded model again; the members show one thing, the others two: has to be called a difference of the groups
 """
 
@@ -44,7 +44,7 @@ CAUGHT = 0.95  # TPR at an FPR of 1 %
 
 def run(*, members: int = MEMBERS, others: int = OTHERS, seeds: int = SEEDS, steps: int = STEPS, seed: int = 0,
         permutations: int = 399, quiet: bool = False) -> dict[str, Any]:  # fmt: skip
-    """Run the controls: {"overfitted", "innocent", "planted"}, each with "passed" and what it found."""
+    """Run the controls: {"overfitted", "unseen", "planted"}, each with "passed" and what it found."""
     spec = ModelSpec("nano", device="cpu", precision="fp32")
     nano = Pipeline.open(locate(spec), spec)
     encoder = DualEncoder.load("nano", device="cpu")
@@ -57,7 +57,7 @@ def run(*, members: int = MEMBERS, others: int = OTHERS, seeds: int = SEEDS, ste
         components = replace(nano.components, name="overfitted", transformer=weights, contents=("overfitted",))
         single, features = blind.look(items, encoder, None, nano.size)
         guilty, _ = score(Pipeline.open(components, spec), items, scoring, batch=64, label="overfitted", quiet=quiet)
-        innocent, _ = score(nano, items, scoring, batch=64, label="innocent", quiet=quiet)
+        unseen, _ = score(nano, items, scoring, batch=64, label="a model that never saw the images", quiet=quiet)
 
     def audit(
         order: Sequence[int], count: int, target: Measures, reference: Measures | None, number: int
@@ -75,24 +75,24 @@ def run(*, members: int = MEMBERS, others: int = OTHERS, seeds: int = SEEDS, ste
         return verdict.judge(scores(target), known, judged, labels, seed=number)
 
     everything = list(range(len(items)))
-    caught = audit(everything, members, guilty, innocent, seed)
+    caught = audit(everything, members, guilty, unseen, seed)
     rates = {name: row["tpr@1%fpr"] for name, row in {**caught["attacks"], "combined": caught["combined"]}.items()}
     best = max(rates, key=lambda name: rates[name]["value"] if rates[name] else 0.0)
     dealt = [
-        audit(np.random.default_rng(number).permutation(len(items)).tolist(), members, innocent, None, number)
+        audit(np.random.default_rng(number).permutation(len(items)).tolist(), members, unseen, None, number)
         for number in range(seed, seed + seeds)
     ]
     let_go = sum(row["verdict"] == verdict.NOTHING for row in dealt)
     # The attacks and the blind judge each err at the level; more errors than come by chance in one of a hundred trials fail.
     allowed = int(stats.binom.ppf(0.99, seeds, 2 * verdict.LEVEL))
     ones = [row for row, item in enumerate(items) if len(item.record["scene"]["things"]) == 1]
-    planted = audit([*ones, *(row for row in everything if row not in ones)], len(ones), innocent, None, seed)
+    planted = audit([*ones, *(row for row in everything if row not in ones)], len(ones), unseen, None, seed)
     return {
         "overfitted": {
             "passed": caught["verdict"] == verdict.LEAKS and bool(rates[best]) and rates[best]["value"] >= CAUGHT,
             "verdict": caught["verdict"], "attack": best, "tpr@1%fpr": rates[best],
         },
-        "innocent": {
+        "unseen": {
             "passed": seeds - let_go <= allowed,
             "let_go": let_go, "seeds": seeds, "expected": seeds - allowed, "level": verdict.LEVEL,
             "intervals_with_chance": float(np.mean(
@@ -107,7 +107,7 @@ def table(result: dict[str, Any]) -> str:
     """Return what the command prints of the controls."""
     told = {
         "overfitted": "{verdict}; TPR at 1 % FPR {tpr@1%fpr[value]:.3f} by {attack}",
-        "innocent": "no leak found in {let_go} of {seeds}, at least {expected} expected; "
+        "unseen": "a model that never saw the images: no leak found in {let_go} of {seeds}, at least {expected} expected; "
         "{intervals_with_chance:.0%} of the 95 % intervals hold 0.5",
         "planted": "{verdict}: {reason}",
     }

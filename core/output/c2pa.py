@@ -61,12 +61,15 @@ def sign(data: bytes, kind: str, chain: str, key: str, verify: bool = False) -> 
     return out.getvalue()
 
 
+UNTRUSTED = "signingCredential.untrusted"  # of every signer nobody here vouches for: no sign that a file was changed
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what an image's C2PA manifest says: {"state", "signer", "actions", "digital_source_types"}; None without one,
     or without the package.
 
     `state` is the library's own: Valid (whole, by a signer nobody here vouches for), Trusted (by this installation's own
-    key), or Invalid; Unreadable is a manifest that is none. "problems" says why, for the last two.
+    key), or Invalid; Unreadable where its bytes are no manifest. "problems" says why, for the last two.
     """
     if find_spec("c2pa") is None:
         return None
@@ -93,7 +96,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if sources := sorted({str(action["digitalSourceType"]) for action in actions if "digitalSourceType" in action}):
         found["digital_source_types"] = sources
     if found["state"] == "Invalid":
-        found["problems"] = sorted({str(status.get("code")) for status in store.get("validation_status", ())})
+        found["problems"] = sorted(
+            {str(status.get("code")) for status in store.get("validation_status", ())} - {UNTRUSTED}
+        )
     return found
 
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -174,7 +174,7 @@ def save(
     return path
 
 
-def read(path: str | os.PathLike[str]) -> Marks:
+def read(path: str | os.PathLike[str] | BinaryIO) -> Marks:
     """Return the marks of an image, from its header alone. Raises CommonArtError for a file that is missing or not one."""
     PngImagePlugin.MAX_TEXT_CHUNK = decode.MAX_TEXT
     try:

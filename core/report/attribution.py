@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from commonart.core.data.files import atomic_write
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import plain
+from commonart.core.report.markdown import many, plain
 from commonart.core.report.works import Work
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ COLUMNS = (
 
 def head(facts: Facts) -> Iterator[str]:
     """Yield the first lines of ATTRIBUTION: what it is, whose authors are missing, and an empty line."""
-    yield f"Attribution of the {facts.works:,} works of {plain(facts.name)}, in the order of its shards."
+    yield f"Attribution of the {many(facts.works, 'work')} of {plain(facts.name)}, in the order of its shards."
     yield "Of each: title, author, where it is from, licence, what was changed of it, and its key."
     if facts.unknown_authors:
         yield (
-            f"The author of {facts.unknown_authors:,} works is not stated by their source. / "
+            f"The author of {many(facts.unknown_authors, 'work')} is not stated by their source. / "
             f"{facts.unknown_authors:,} 点は作者が出典に記されていない。"
         )
     if untitled := facts.untraced.get("title", 0):
-        yield f"{untitled:,} works have no title. / {untitled:,} 点は題名がない。"
+        yield f"Without a title: {many(untitled, 'work')}. / {untitled:,} 点は題名がない。"
     yield ""
 
 
@@ -48,16 +48,22 @@ def lines(facts: Facts) -> Iterator[str]:
 
 
 def line(work: Work) -> str:
-    """Return the line of a work: "Title" by Author. Source, address. Licence, address. Changes. Key."""
-    title = f'"{plain(work.title)}"' if work.title else "Untitled"
+    """Return the line of a work: "Title" by "Author". Source, address. Licence, address. Changes. Key."""
+    title = _quoted(work.title) if work.title else "Untitled"
     parts = [
-        f"{title} by {plain(work.author) or 'an author not stated'}",
+        f"{title} by {_quoted(work.author) if work.author else 'an author not stated'}",
         ", ".join(filter(None, (plain(work.source) or "source not stated", plain(work.url)))),
         ", ".join(filter(None, (plain(work.license) or "licence not stated", plain(work.license_url)))),
         f"Changes: {work.changes or 'none'}",
         f"Key: {work.key}",
     ]
     return ". ".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """Return other people's text so that it ends where its quotes do: it may look like a licence."""
+    escaped = plain(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def row(work: Work) -> dict[str, str]:

@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from commonart.core.data.caption_terms import RULES, writer
 from commonart.core.data.files import write_json
 from commonart.core.data.shards.manifest import finished
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.licenses.table import known_licenses
 from commonart.core.report.facts import Facts
+from commonart.core.report.markdown import makers, many
 from commonart.core.report.works import tars
 
 FILE = "croissant.json"
@@ -66,7 +68,7 @@ FIELDS = (
 CAPTION_FIELDS = (
     ("text", "sc:Text", "The caption."),
     ("lang", "sc:Text", "Its language."),
-    ("model", "sc:Text", "The model that wrote it."),
+    ("model", "sc:Text", "The model or the people that wrote it, as far as it is known."),
     ("revision", "sc:Text", "The version of that model."),
     ("license", "sc:Text", "Licence of that model."),
     ("synthetic", "sc:Boolean", "Whether a model wrote it."),
@@ -83,6 +85,7 @@ def write(facts: Facts, folder: Path) -> None:
 def render(facts: Facts) -> dict[str, Any]:
     """Return the description of a report's shards, as JSON-LD."""
     files, extensions = _files(facts)
+    synthetic = ["synthetic captions"] if "machine-generated" in annotators(facts) else []
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -92,7 +95,7 @@ def render(facts: Facts) -> dict[str, Any]:
         "version": f"1.0.0+{facts.fingerprint[:12]}",  # the same number for the same bytes
         "license": [_license(name, count) for name, count in facts.licenses.items() if name],
         "inLanguage": [lang for lang in facts.languages if lang],
-        "keywords": ["text-to-image", "image captioning", "openly licensed images", "synthetic captions"],
+        "keywords": ["text-to-image", "image captioning", "openly licensed images", *synthetic],
         "isLiveDataset": False,
         "distribution": [
             *files,
@@ -101,7 +104,7 @@ def render(facts: Facts) -> dict[str, Any]:
         ],
         "recordSet": [_images(), _records()],
         "prov:wasDerivedFrom": [
-            {"@type": "prov:Entity", "prov:label": f"{name or 'source not stated'}: {count:,} works"}
+            {"@type": "prov:Entity", "prov:label": f"{name or 'source not stated'}: {many(count, 'work')}"}
             for name, count in facts.sources.items()
         ],
         "prov:wasGeneratedBy": [
@@ -135,12 +138,24 @@ def loading(facts: Facts) -> dict[str, Any]:
 
 def description(facts: Facts) -> str:
     """Return in a few sentences what the works are."""
-    what = f"{facts.works:,} images with {sum(facts.languages.values()):,} captions"
+    what = f"{many(facts.works, 'image')} with {many(sum(facts.languages.values()), 'caption')}"
     whose = f", those of these shards that the model {facts.name} was trained on" if facts.run is not None else ""
+    asked = {"source": "source", "author": "author", "license": "licence"}
+    lacking = [
+        f"{many(facts.untraced[key], 'work')} without {name}" for key, name in asked.items() if facts.untraced.get(key)
+    ]
+    if unsigned := facts.captioners.get("", 0):
+        lacking.append(f"{many(unsigned, 'caption')} without a writer")
     return (
-        f"{what}{whose}, as WebDataset shards. Each record names the source, the author and the licence of its work, and "
-        "the model that wrote each caption."
+        f"{what}{whose}, as WebDataset shards. A record names the source, the author and the licence of its work, and who wrote "
+        f"each caption{', as far as these are known: ' + ', '.join(lacking) if lacking else ''}."
     )
+
+
+def annotators(facts: Facts) -> list[str]:
+    """Return who wrote the captions, in the hub's words: machine-generated of models that this project knows, other of the rest."""
+    known = {all(writer(each) or each == RULES for each in name.split(" of ")) for name in facts.captioners}
+    return [word for word, is_so in (("machine-generated", True), ("other", False)) if is_so in known]
 
 
 def step(row: Mapping[str, Any]) -> str:
@@ -164,7 +179,7 @@ def _plain(value: Any) -> str:
 
 
 def _counts(counts: Mapping[str, int], what: str) -> str:
-    return "; ".join(f"{name or 'not stated'}: {number:,} {what}" for name, number in counts.items())
+    return "; ".join(f"{name or 'not stated'}: {many(number, what)}" for name, number in counts.items())
 
 
 def _files(facts: Facts) -> tuple[list[dict[str, Any]], list[str]]:
@@ -194,7 +209,7 @@ def _members(id: str, files: list[dict[str, Any]], globs: list[str], formats: li
 def _license(name: str, count: int) -> dict[str, Any]:
     known = known_licenses().get(name.lower())
     address = {"url": known.url} if known is not None and known.url else {}
-    return {"@type": "sc:CreativeWork", "name": name, **address, "description": f"{count:,} works"}
+    return {"@type": "sc:CreativeWork", "name": name, **address, "description": many(count, "work")}
 
 
 def _images() -> dict[str, Any]:
@@ -219,7 +234,7 @@ def _records() -> dict[str, Any]:
 
     captions = {
         "@type": "cr:Field", "@id": "records/captions", "name": "captions", "repeated": True,
-        "description": "What shows in the image, as one or several models describe it.",
+        "description": "What shows in the image, as models or people describe it.",
         "subField": [
             field(f"$.captions[*].{name}", name, kind, text, f"records/captions/{name}")
             for name, kind, text in CAPTION_FIELDS
@@ -243,20 +258,20 @@ def _responsible(facts: Facts) -> dict[str, Any]:
     return {
         "dataCollection": " ".join(_collection(facts, scenes)),
         "dataCollectionType": ["Software Collection"] if scenes else ["Secondary Data analysis", "Software Collection"],
-        "dataCollectionRawData": _counts(facts.sources, "works"),
-        "dataCollectionMissingData": "; ".join(f"{what} not stated: {n:,} works" for what, n in facts.untraced.items())
+        "dataCollectionRawData": _counts(facts.sources, "work"),
+        "dataCollectionMissingData": "; ".join(f"{what} not stated: {many(n, 'work')}" for what, n in facts.untraced.items())
         or "Every work has a source, an author, an address, a licence and a hash.",
         "dataCollectionTimeframe": list(dict.fromkeys(filter(None, facts.observed))),
         "dataPreprocessingProtocol": [step(row) for row in facts.history if row["stage"] not in OTHER_STAGES],
         "dataManipulationProtocol": step(rows["shard"]) if "shard" in rows else "",
-        "dataAnnotationProtocol": _counts(facts.captioners, "captions"),
+        "dataAnnotationProtocol": _counts(makers(facts.captioners), "caption"),
         "machineAnnotationTools": [
             f"{model.name}, {model.role}, revision {model.revision or 'not known'}, licence {model.license or 'not known'}, "
             f"terms of its outputs: {model.terms}; trained on: {model.trained_on}"
             for model in writers
         ],
         "annotationsPerItem": f"{captions / facts.works:.2f} captions on average"
-        + (f", of which {unsigned:,} in all do not say who wrote them" if unsigned else ", each written by a model that it names")
+        + (f", of which {unsigned:,} in all do not say who wrote them" if unsigned else ", each with the name of who wrote it")
         if facts.works and captions
         else "",
         "dataBiases": ["Not measured. Works that were put under an open licence are no sample of the world's pictures."],
@@ -288,5 +303,5 @@ def _limitations(facts: Facts) -> Iterator[str]:
     yield "Licences are those that the sources stated; whether whoever stated them had the right to do so was not examined."
     if facts.conflicting:
         yield f"{facts.conflicting:,} images stand in the data more than once, under different licences."
-    if any(facts.captioners):
-        yield "Captions were written by models, and may be wrong."
+    if "machine-generated" in annotators(facts):
+        yield "Captions that models wrote may be wrong."

@@ -21,6 +21,7 @@ from commonart.core.report import scores
 from commonart.core.report.croissant import description, step
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import ModelUsed
+from commonart.core.report.markdown import makers
 
 FILE = "cyclonedx.json"
 MODEL, DATA = "model", "data"  # references of the two
@@ -147,7 +148,7 @@ def _data(facts: Facts) -> dict[str, Any]:
     counts = {
         **{f"license:{name or 'not stated'}": number for name, number in facts.licenses.items()},
         **{f"source:{name or 'not stated'}": number for name, number in facts.sources.items()},
-        **{f"captions:{name or 'not stated'}": number for name, number in facts.captioners.items()},
+        **{f"captions:{name or 'not stated'}": number for name, number in makers(facts.captioners).items()},
         **{f"not-stated:{name}": number for name, number in facts.untraced.items()},
     }  # fmt: skip
     about = {"works": facts.works, "digest": facts.digest, "fingerprint": facts.fingerprint, **counts}
@@ -164,7 +165,13 @@ def _data(facts: Facts) -> dict[str, Any]:
                 "name": "images with captions",
                 "description": "; ".join(step(row) for row in facts.history if row["stage"] != "train"),
                 "governance": {
-                    "owners": [{"organization": {"name": "The authors of the works, each of whom ATTRIBUTION names"}}],
+                    "owners": [
+                        {
+                            "organization": {
+                                "name": "The authors of the works: those that are known stand in ATTRIBUTION"
+                            }
+                        }
+                    ],
                 },
             }
         ],

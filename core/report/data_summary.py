@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from commonart.core.data.sources.named import HUB_SOURCES
 from commonart.core.report.facts import Facts
+from commonart.core.report.history import dated
 from commonart.core.report.ledger import ModelUsed
-from commonart.core.report.markdown import counts, escaped, table
+from commonart.core.report.markdown import counts, escaped, makers, table
 
 NAME = "data_summary_card.md"
 THRESHOLD = 1e23  # FLOP: the Commission's guidelines of 2025-07-18 on which models are general-purpose, paragraph 17
 OPERATOR = "**[for the operator to state]**"
+# Models of the registry that take any task in words; the others caption, or are made for one purpose.
+GENERAL = (
+    "phi3-vision", "phi3.5-vision", "phi3-medium", "phi4-multimodal", "qwen2-vl", "qwen2.5-vl-3b", "qwen3-vl", "qwen3-vl-4b",
+    "qwen3-vl-8b", "swallow", "gemma",
+)  # fmt: skip
 OWN = ("scenes",)  # sources that this project generates, without a model
+
+
+def _updated(facts: Facts) -> str:
+    at, what = dated(facts.run, facts.observed[1])
+    return f"{at[8:10]}/{at[5:7]}/{at[:4]} ({what}); of this text: {OPERATOR}" if at else OPERATOR
 
 
 def is_owed(facts: Facts) -> str:
@@ -48,7 +59,7 @@ def render(facts: Facts) -> str:
         "# Template for the Public Summary of Training Content for General-Purpose AI models",
         "### required by Article 53(1)(d) of Regulation (EU) 2024/1689 (AI Act)", "",
         f"**Version of the Summary:** of the data with digest `{facts.digest[:16]}`",
-        f"**Last update:** {OPERATOR}", "",
+        f"**Last update:** {_updated(facts)}", "",
         f"> {is_owed(facts)}",
         f"> Fields with {OPERATOR} are not in any manifest. / {OPERATOR} の欄は記録にないため、公開者が記入する。", "",
         *_general(facts), *_sources(facts), *_processing(facts),
@@ -78,7 +89,7 @@ def _general(facts: Facts) -> list[str]:
             ("Modality", "Training data size", "Types of content"),
             [
                 ("Image", f"{image_range(facts.works)} ({facts.works:,})", f"images under {counts(facts.licenses, 6)}"),
-                ("Text", f"{text_range(words)} ({words:,} words)", f"captions of these images, by {counts(facts.captioners, 6)}"),
+                ("Text", f"{text_range(words)} ({words:,} words)", f"their captions, by {counts(makers(facts.captioners), 6)}"),
             ],
         ),
         f"**Latest date of data acquisition/collection for model training:** {last[5:7]}/{last[:4]} (licences observed "
@@ -94,15 +105,18 @@ def _general(facts: Facts) -> list[str]:
 def _sources(facts: Facts) -> list[str]:
     published = {name: count for name, count in facts.sources.items() if link_of(name)}
     own = {name: count for name, count in facts.sources.items() if name in OWN}
-    crawled = {name: count for name, count in facts.sources.items() if name not in published and name not in own}
+    # Folders and lists of works: no manifest says whose they are, or who brought them together.
+    others = {name: count for name, count in facts.sources.items() if name not in published and name not in own}
+    addressed = facts.works - facts.untraced.get("address", 0)
     writers = [model for model in facts.models if model.role in ("captioner", "translator")]
+    general = [model for model in writers if model.name in GENERAL]
+    narrow = [model for model in writers if model not in general]
     large = [
         f"- {escaped(name)}: {link_of(name)} ({count:,} works)"
         for name, count in published.items()
         if count > 0.03 * facts.works
     ]
     small = [f"{escaped(name)} {count:,}" for name, count in published.items() if count <= 0.03 * facts.works]
-    fetch = next((row for row in facts.history if row["stage"] == "fetch"), None)
     return [
         "## 2. List of data sources", "",
         "### 2.1. Publicly available datasets",
@@ -120,11 +134,12 @@ def _sources(facts: Facts) -> list[str]:
         f"{OPERATOR}", "",
         "### 2.3. Data crawled and scraped from online sources",
         "**Were crawlers used by the provider or on their behalf?** "
-        + (f"Files were downloaded by `commonart fetch` from lists of works; whether those lists were crawled: {OPERATOR}"
-           if crawled or (published and fetch is not None) else "No crawler is in the history of this data"),
-        *([f"**Comprehensive description of the type of content and online sources crawled:** {counts(crawled, 20)}"]
-          if crawled else []),
-        *(["**Summary of the most relevant domain names crawled:**", *_domains(facts)] if facts.hosts else []), "",
+        + (f"No crawler is part of `commonart`: it takes what lists, data sets and folders name. {addressed:,} of "
+           f"{facts.works:,} works have an address on the web; whether a crawler found them: {OPERATOR}"
+           if addressed else "No crawler is in the history of this data, and no work has an address on the web"),
+        *([f"**Comprehensive description of the type of content and online sources crawled:** {OPERATOR}",
+           "**Summary of the most relevant domain names crawled:** of the addresses of all works, crawled or not:",
+           *_domains(facts)] if facts.hosts else []), "",
         "### 2.4. User data",
         "**Was data from user interactions with the AI model (e.g. prompts) used to train the model?** No stage of `commonart` "
         f"takes any; other use: {OPERATOR}",
@@ -134,37 +149,37 @@ def _sources(facts: Facts) -> list[str]:
         "**Was synthetic AI-generated data created by or on behalf of the provider to train the model?** "
         + (f"{_yes(writers)}" + (", captions" if writers else "")),
         *(["**Modality of the synthetic data:** text",
-           "**General-purpose AI model(s) used to generate the synthetic data (if on the market):**",
-           *[_writer(model) for model in writers],
-           "**Information about other AI models used to generate synthetic data:** all are in the list above, and in COMPONENTS.md"]
+           "**General-purpose AI model(s) used to generate the synthetic data (if on the market):**"
+           + ("" if general else f" none is known to be one: {OPERATOR}"), *map(_writer, general),
+           "**Information about other AI models used to generate synthetic data:**"
+           + (" see COMPONENTS.md" if narrow else " none"), *map(_writer, narrow)]
           if writers else []), "",
         "### 2.6. Other sources of data",
-        f"**Have data sources other than those described in Sections 2.1 to 2.5 been used to train the model?** {_yes(own)}",
+        "**Have data sources other than those described in Sections 2.1 to 2.5 been used to train the model?** "
+        + (_yes(own) if own or not others else f"By the manifests: {counts(others, 20)}; whether these are data of the provider's "
+           f"own, or belong into one of the sections above: {OPERATOR}"),
         *([f"**Narrative description of these data sources and the data:** {counts(own)}: images that this project's own "
-           "generator draws by rule, without a model"] if own else []), "",
+           "generator draws by rule, without a model"
+           + (f"; from folders or lists, {counts(others, 20)}: whose these are: {OPERATOR}" if others else "")] if own else []),
+        "",
     ]  # fmt: skip
 
 
 def _processing(facts: Facts) -> list[str]:
-    fetches = [row for row in facts.history if row["stage"] == "fetch"]
-    honoured = bool(fetches) and all(row["settings"].get("opt_outs") for row in fetches)
     policies = [
         f"`{row['stage']}` let pass {escaped(', '.join(row['settings'].get('allowed') or ()))} "
         f"(policy {escaped(str(row['settings'].get('policy')))})"
         for row in facts.history if row["settings"].get("policy")
     ]  # fmt: skip
     dropped = [f"{escaped(reason)} {count:,}" for row in facts.history for reason, count in row["dropped"].items()]
-    opt_outs = (
-        "robots.txt, X-Robots-Tag, TDM Reservation Protocol and IPTC/PLUS reservations were asked for before each download, and "
-        "obeyed" if honoured else f"no note says that opt-out signals were obeyed: {OPERATOR}"
-    )  # fmt: skip
+    taken = f"Licences were judged: {'; '.join(policies)}" if policies else "No policy on licences is in the history"
     return [
         "## 3. Data processing aspects",
         "### 3.1. Respect of reservation of rights from text and data mining exception or limitation",
         "**Are you a Signatory to the Code of Practice for general-purpose AI models (TDM reservation commitments)?** "
         f"{OPERATOR}",
-        f"**Measures implemented to respect reservations of rights from the TDM exception or limitation:** {opt_outs}. Only works "
-        f"under named licences were taken: {'; '.join(policies) or 'no policy is in the history'}.",
+        f"**Measures implemented to respect reservations of rights from the TDM exception or limitation:** "
+        f"{_opt_outs(facts)}. {taken}.",
         f"**Additional comments:** left out on the way: {', '.join(dropped) or 'nothing'}", "",
         "### 3.2. Removal of illegal content",
         f"**General description of measures taken:** no stage of `commonart` looks for illegal content; other measures: {OPERATOR}",
@@ -174,6 +189,24 @@ def _processing(facts: Facts) -> list[str]:
         f"images under different licences: {facts.conflicting:,}; whether a work was in the training set is answered by "
         "`commonart lookup`", "",
     ]  # fmt: skip
+
+
+def _opt_outs(facts: Facts) -> str:
+    """What the history says of opt-out signals. Notes do not count downloads, so that the sentence is of those that there were."""
+    fetches = [row for row in facts.history if row["stage"] == "fetch"]
+    if not facts.works - facts.untraced.get("address", 0):
+        return "no work has an address on the web, so that no site could be asked for its reservations"
+    if not fetches or not all(row["settings"].get("opt_outs") for row in fetches):
+        return f"no note says that opt-out signals were obeyed: {OPERATOR}"
+    refused = sum(
+        count for row in fetches for reason, count in row["dropped"].items() if reason.partition(":")[0] == "opt_out"
+    )
+    return (
+        "before `commonart fetch` downloads a file from a work's address, it asks for robots.txt, X-Robots-Tag and the TDM "
+        f"Reservation Protocol, and obeys them and IPTC/PLUS reservations in files; works left out for these: {refused:,}. How "
+        "many files were downloaded so is not counted; those that came inside a data set, or lay in a folder, were not asked "
+        f"about: {OPERATOR}"
+    )
 
 
 def link_of(source: str) -> str:

@@ -16,7 +16,7 @@ from commonart.core.data.files import sha256_file, write_bytes
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import escaped, table
+from commonart.core.report.markdown import escaped, maker, table
 from commonart.core.report.works import tars
 
 FOLDER = "evidence"
@@ -70,11 +70,17 @@ def _filters(facts: Facts) -> list[tuple[Any, ...]]:
 
 def _captions(facts: Facts) -> list[tuple[Any, ...]]:
     if facts.run is None:
-        return [(name, "", "", "", "", count) for name, count in facts.captioners.items()]
+        return [(maker(name), "", "", "", "", count) for name, count in facts.captioners.items()]
     makers = facts.run["data"].get("makers") or []
     return [
-        (m["model"], m["revision"], m["license"], m["terms"] or "not known", m["lang"], m["captions"]) for m in makers
+        (maker(m["model"]), m["revision"], m["license"], _terms(m["terms"]), m["lang"], m["captions"]) for m in makers
     ]
+
+
+def _terms(said: str | None) -> str:
+    """The terms on what a model writes; of a translation, those of both in the order in which they worked."""
+    translator, _, origin = (said or "not known").partition(" of ")
+    return f"{origin}; of the translation: {translator}" if origin else translator
 
 
 def _manifests(facts: Facts) -> list[tuple[Any, ...]]:
@@ -110,7 +116,7 @@ def _index(facts: Facts) -> str:
         ("Who decided what is allowed?", "the policies in settings.json, applied by the stages in filters.csv"),
         ("What was left out, and why?", "filters.csv: every stage with its counts, by reason"),
         ("Does all of it resolve to a source and a licence?", _resolves(facts)),
-        ("Were generated data used?", "captions only, by the models in captions.csv; terms and origins in ../COMPONENTS.md"),
+        ("Were generated data used?", "captions: who wrote them is in captions.csv, on which terms in ../COMPONENTS.md"),
         ("Which models came from elsewhere?", "../COMPONENTS.md, with what they were trained on as far as it is disclosed"),
         ("With which code?", f"commonart {code.get('version') or 'not known'}, commit {commit}"),
         ("Can it be checked?", "`commonart report --verify CARD SHARDS`; hashes of shards and manifests: manifests.csv"),

@@ -23,6 +23,13 @@ def flatten(told: Sequence[Note], run: Mapping[str, Any] | None) -> list[dict[st
     return rows
 
 
+def dated(run: Mapping[str, Any] | None, observed: str) -> tuple[str, str]:
+    """Return the date of a report, ISO 8601, and what it is of: the end of training, else the last licence `observed`; or ""."""
+    if ended := str(((run or {}).get("compute") or {}).get("ended") or ""):
+        return ended, "the end of training"
+    return observed, "the last time that a licence of the works was observed" if observed else ""
+
+
 def _rows(note: Note) -> Iterator[dict[str, Any]]:
     inputs = [each for each in note["inputs"] if is_note(each)]
     for each in inputs:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from commonart.core.report.croissant import annotators
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import UNDISCLOSED
-from commonart.core.report.markdown import escaped
+from commonart.core.report.markdown import escaped, many
 
 
 def limits(facts: Facts) -> list[str]:
@@ -12,9 +13,7 @@ def limits(facts: Facts) -> list[str]:
     said = []
     for name, count in facts.untraced.items():
         if name.startswith("left_out:"):
-            said.append(
-                f"{count:,} records were left out ({escaped(name.partition(':')[2])}), and which they are is not known."
-            )
+            said.append(f"{many(count, 'record')} left out ({escaped(name.partition(':')[2])}): not known which.")
         else:
             said.append(f"{count:,} of {facts.works:,} works do not state their {name}.")
     if facts.rewritten:
@@ -30,7 +29,9 @@ def limits(facts: Facts) -> list[str]:
         )
     for row in facts.history:
         if row.get("lost"):
-            said.append(f"{row['lost']:,} records were lost before `{row['stage']}`, by no stage that left a note.")
+            said.append(
+                f"{many(row['lost'], 'record')} went missing before `{row['stage']}`, by no stage that left a note."
+            )
         if row.get("unknown_before"):
             said.append(f"What happened before `{row['stage']}` is not known: nothing that it read had a note.")
         if row.get("changed"):
@@ -42,13 +43,13 @@ def limits(facts: Facts) -> list[str]:
         hidden = sum(model.trained_on == UNDISCLOSED.english for model in outside)
         more = f", and of {hidden:,} it is not disclosed on what" if hidden else ""
         said.append(
-            f"{len(outside):,} models from elsewhere took part that saw other data than these works{more} (COMPONENTS.md)."
+            f"{many(len(outside), 'model')} from elsewhere took part, trained on other data than these works{more} (COMPONENTS.md)."
         )
     if any(model.role == "initial weights" for model in facts.models):
         said.append(
             "It began from other weights: what those were trained on is not in the counts, nor in the cost, above."
         )
-    if facts.captioners:
+    if "machine-generated" in annotators(facts):
         said.append(
             "Captions by models are not descriptions by people: they may be wrong, and repeat their makers' biases."
         )
@@ -91,10 +92,14 @@ def limits_ja(facts: Facts) -> list[str]:
     if facts.conflicting:
         said.append(f"異なるライセンスで重複する画像：{facts.conflicting:,} 点（LICENSES.md）。")
     if outside := [model for model in facts.models if model.source != "this project" and model.role != "scorer"]:
-        said.append(f"これらの作品以外で学習された外部のモデル {len(outside):,} 個が関わっている（COMPONENTS.md）。")
+        hidden = sum(model.trained_on == UNDISCLOSED.english for model in outside)
+        more = f"、うち {hidden:,} 個は学習データが非公開である" if hidden else ""
+        said.append(
+            f"これらの作品以外で学習された外部のモデル {len(outside):,} 個が関わっている{more}（COMPONENTS.md）。"
+        )
     if any(model.role == "initial weights" for model in facts.models):
         said.append("既存の重みから学習を始めた。その学習データと計算量は上の数に含まれない。")
-    if facts.captioners:
+    if "machine-generated" in annotators(facts):
         said.append("モデルによる説明文は人の記述ではなく、誤りや偏りを含みうる。")
     said.append("ライセンスは出典が示したものであり、その正しさまでは確かめていない。")
     return said

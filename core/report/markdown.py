@@ -20,6 +20,22 @@ def plain(text: str) -> str:
     return f"{FIRST}{text}{POP}"
 
 
+def many(count: int, what: str) -> str:
+    """Return `1 work`, or `1,234 works`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def maker(name: str) -> str:
+    """Return who wrote a caption in words: of "TRANSLATOR of ORIGINAL" `ORIGINAL translated by TRANSLATOR`."""
+    writer, _, origin = name.partition(" of ")
+    return f"{maker(origin)} translated by {writer}" if origin else writer
+
+
+def makers(counted: Mapping[str, int]) -> dict[str, int]:
+    """Return a histogram of captions by who wrote them, in words."""
+    return {maker(name): count for name, count in counted.items()}
+
+
 def escaped(text: str) -> str:
     """Return other people's text for Markdown: nothing in it is markup, a link or HTML."""
     return _MARKUP.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain(text))

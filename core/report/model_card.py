@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from commonart.core.licenses.creative_commons import names
-from commonart.core.report import croissant, scores
+from commonart.core.report import card_tables, components, croissant, scores
 from commonart.core.report.facts import Facts
 from commonart.core.report.limits import limits, limits_ja
-from commonart.core.report.markdown import counts, escaped, table
+from commonart.core.report.markdown import counts, escaped, many, table
 
 NAME = "README.md"
 # Licences that the hub has a name for: https://huggingface.co/docs/hub/repositories-licenses
@@ -50,13 +50,14 @@ def metadata(facts: Facts) -> str:
         data = DatasetCardData(
             pretty_name=facts.name, language=languages or None, license=sorted(licenses) or None,
             size_categories=next((name for most, name in SIZES if facts.works < most), "100M<n<1B"),
-            task_categories=["text-to-image"], annotations_creators=["machine-generated"] if facts.captioners else None,
+            task_categories=["text-to-image"], annotations_creators=croissant.annotators(facts) or None,
             tags=["commonart", "webdataset", "image"], **croissant.loading(facts),
         )  # fmt: skip
         return data.to_yaml().strip()
     results = [
         EvalResult(
-            task_type="text-to-image", dataset_type="commonart", dataset_config=f"{row.prompts}-{row.lang or 'none'}",
+            task_type="text-to-image", dataset_type="commonart",
+            dataset_config=f"{row.prompts}-{row.lang or 'none'}".replace(" ", "-"),
             dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
             metric_type=row.metric.lower().replace(" ", "_"), metric_value=row.value, metric_name=row.metric,
             metric_args={"images": row.images, "judge": row.judge},
@@ -81,15 +82,45 @@ def text(facts: Facts, files: list[str]) -> str:
     lines = [
         f"# {name}", "", *_english(facts), "",
         "## What it was trained on" if kind == "model" else "## What it holds", "",
-        *table(("", ""), _data_rows(facts)),
-        *_path(facts), *_results(facts), *_cost(facts),
+        *card_tables.data(facts),
+        *card_tables.path(facts), *card_tables.results(facts), *card_tables.audit(facts), *card_tables.cost(facts),
         "## Limits", "", *(f"- {sentence}" for sentence in limits(facts)), "",
         "## Files", "", *table(("file", "what it holds", "内容"), [(_link(file), *FILES[file]) for file in named]),
-        "Every fact of this card comes from the manifests of `commonart`; none was written by hand. `commonart report --verify`",
-        "checks it against the shards.", "",
-        "## 日本語", "", *_japanese(facts), "", "### 限界", "", *(f"- {sentence}" for sentence in limits_ja(facts)), "",
+        *_origins(facts, 0), "",
+        "## 日本語", "", *_japanese(facts), "", "### 学習データ" if kind == "model" else "### 内容", "",
+        *card_tables.data(facts, ja=True),
+        *card_tables.path(facts, ja=True), *card_tables.results(facts, ja=True), *card_tables.audit(facts, ja=True),
+        *card_tables.cost(facts, ja=True), *_components_ja(facts),
+        "### 限界", "", *(f"- {sentence}" for sentence in limits_ja(facts)), "",
+        *_origins(facts, 1), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _origins(facts: Facts, lang: int) -> list[str]:
+    """Where the facts of the card come from, and what `--verify` can say of them; `lang`: 0 English, 1 Japanese."""
+    of_run = (
+        "Steps, cost, curves, scores and audit are what the run, `commonart eval` and `commonart mia` wrote: the shards cannot "
+        "confirm them, the run's folder can, where `--verify` is given it.",
+        "ステップ数、費用、曲線、評価、監査は、学習・`eval`・`mia` が書いた値である。"
+        "シャードからは確かめられず、`--verify` に学習のフォルダを示せば照合できる。",
+    )
+    said = [
+        ("Works, licences, sources and captions were counted from the records in the shards; `commonart report --verify` counts "
+         "them again. What the records state is their sources' word.",
+         "作品・ライセンス・出典・説明文は、シャードの記録から数えた。`commonart report --verify` は数え直して照合する。"
+         "記録の内容は出典の表示による。"),
+        *([of_run] if facts.run is not None else []),
+        ("Written by hand, in tables of `commonart`: what licences ask (LICENSES.md), and the terms of models from elsewhere and "
+         "what they were trained on (COMPONENTS.md).",
+         "ライセンスの求める事項（LICENSES.md）と、外部のモデルの利用条件・学習データ（COMPONENTS.md）は、"
+         "`commonart` に人が書いた表による。"),
+    ]  # fmt: skip
+    return [each[lang] for each in said]
+
+
+def _components_ja(facts: Facts) -> list[str]:
+    return ["### 関わったモデル", "", *components.japanese(facts)] if facts.models else []
 
 
 def _link(file: str) -> str:
@@ -100,7 +131,7 @@ def _english(facts: Facts) -> list[str]:
     run = facts.run
     if run is None:
         return [
-            f"{facts.works:,} works in WebDataset shards, with captions. Licences: {counts(facts.licenses, 4)}.",
+            f"{many(facts.works, 'work')} in WebDataset shards, with captions. Licences: {counts(facts.licenses, 4)}.",
             f"Sources: {counts(facts.sources, 4)}. Each work is named in [ATTRIBUTION](ATTRIBUTION).",
         ]
     parameters = (run.get("transformer") or run.get("captioner") or {}).get("parameters")
@@ -108,9 +139,9 @@ def _english(facts: Facts) -> list[str]:
     what = "A captioner" if "captioner" in run else "A text-to-image diffusion transformer"
     gone = f", of which {facts.removed:,} since removed are not counted here" if facts.removed else ""
     return [
-        f"{what}{size}, stage `{run['stage']}`, after {facts.compute['step']:,} steps.",
-        f"It was trained on {facts.works + facts.removed:,} works{gone}. "
-        f"Licences: {counts(facts.licenses, 4)}. Sources: {counts(facts.sources, 4)}.",
+        f"{what}{size}, stage `{run['stage']}`, after {many(facts.compute['step'], 'step')}.",
+        f"It was trained on {many(facts.works + facts.removed, 'work')}{gone}. Licences: {counts(facts.licenses, 4)}. Sources: "
+        f"{counts(facts.sources, 4)}.",
         "Each work is named in [ATTRIBUTION](ATTRIBUTION); the licence of the weights themselves is for their publisher to state.",
     ]  # fmt: skip
 
@@ -130,79 +161,4 @@ def _japanese(facts: Facts) -> list[str]:
         f"学習に使った作品は {facts.works + facts.removed:,} 点{gone}。"
         f"ライセンス：{counts(facts.licenses, 4)}。出典：{counts(facts.sources, 4)}。",
         "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。重みそのもののライセンスは公開者が定める。",
-        "この報告はすべて `commonart` の記録から作られ、`commonart report --verify` で検証できる。",
     ]
-
-
-def _data_rows(facts: Facts) -> list[tuple[str, str]]:
-    authors = len(facts.authors)
-    known = f"{facts.works - facts.unknown_authors:,} works name theirs" if authors else "none is named"
-    return [
-        ("works", f"{facts.works:,}"),
-        ("licences", counts(facts.licenses)),
-        ("sources", counts(facts.sources, 20)),
-        ("authors", known + (f", {facts.unknown_authors:,} do not" if facts.unknown_authors and authors else "")),
-        ("captions by language", counts(facts.languages, 20) or "none"),
-        ("captions by model", counts(facts.captioners, 20, "a person, or not stated") or "none"),
-        ("sizes in pixels", counts(facts.sizes, 10)),
-        ("splits", counts(facts.splits)),
-        ("digest of keys and hashes", f"`{facts.digest}`"),
-    ]
-
-
-def _path(facts: Facts) -> list[str]:
-    """The way from fetched to trained."""
-    if not facts.history:
-        return []
-    rows = []
-    for row in facts.history:
-        why = counts(row["dropped"], 6)
-        if lost := row.get("lost"):
-            why = ", ".join(filter(None, (why, f"**{lost:,} lost before this stage, by no stage that left a note**")))
-        rows.append((row["stage"], row["in"], row["out"], why))
-    return ["## From fetched to trained", "", *table(("stage", "in", "out", "left out, by reason"), rows)]
-
-
-def _results(facts: Facts) -> list[str]:
-    lines = []
-    if found := scores.rows(facts):
-        head = ("metric", "language", "prompts", "value", "95 % interval", "images", "judge")
-        cells = [
-            (
-                escaped(r.metric),
-                r.lang,
-                r.prompts,
-                scores.number(r.value),
-                scores.interval(r),
-                r.images,
-                escaped(r.judge),
-            )
-            for r in found
-        ]
-        lines += ["## Results", "", *table(head, cells)]
-    if facts.audit is not None:
-        said = escaped(str(facts.audit.get("reason") or "")).rstrip(".")
-        lines += [
-            "## Does it give away its training images?", "",
-            f"Membership audit: **{escaped(str(facts.audit.get('verdict') or 'not stated'))}**" + (f" ({said})." if said else "."),
-            f"{facts.audit.get('members', 0):,} training images were held against {facts.audit.get('heldout', 0):,} held-out ones.",
-            "",
-        ]  # fmt: skip
-    return lines
-
-
-def _cost(facts: Facts) -> list[str]:
-    if facts.run is None:
-        return []
-    compute = facts.compute
-    devices = ", ".join(f"{each['count']} x {escaped(str(each['name']))}" for each in compute.get("devices") or ())
-    energy = f"{facts.energy_kwh:,.3g} kWh" if facts.energy_kwh is not None else "not known"
-    flops = f"{facts.flops:.3g}, forward and backward, without the frozen encoders" if facts.flops else "not known"
-    rows = [
-        ("steps, images", f"{compute['step']:,}, {compute['images']:,}"),
-        ("hours", f"{(facts.seconds or 0) / 3600:,.3g}"),
-        ("devices", devices or "not known"),
-        ("FLOP", flops),
-        ("energy", f"{energy} ({escaped(str(compute.get('energy_is') or 'no method named'))})"),
-    ]
-    return ["## What it has cost", "", *table(("", ""), rows)]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from commonart.core.report.facts import Facts
 
+HELD_OUT, TRAINED = "held-out captions", "captions of training images"
+CAPTIONS = {"heldout": HELD_OUT, "train": TRAINED}  # by the split of eval.json
 SCENES = {"color": "colour right", "shape": "shape right", "background": "background right", "place": "place right"}
 
 
@@ -16,12 +18,13 @@ class Row(NamedTuple):
 
     metric: str
     lang: str
-    prompts: str  # which prompts: captions, or the name of a set
+    prompts: str  # which prompts: whose captions, or the name of a set
     value: float
     low: float | None  # 95 % interval
     high: float | None
     images: int
     judge: str
+    reference: float | None = None  # the same measure of the true images
 
 
 def rows(facts: Facts) -> list[Row]:
@@ -35,7 +38,10 @@ def _rows(evaluation: Mapping[str, Any], name: str) -> Iterator[Row]:
     for score in scores:
         if len(models) > 1 and Path(str(score.get("model") or "")).name != name:
             continue
-        about = (str(score.get("lang") or ""), str(score.get("set") or "captions"))
+        about = (
+            str(score.get("lang") or ""),
+            str(score.get("set") or CAPTIONS.get(str(score.get("split")), "captions")),
+        )
         judge = str(score.get("judge") or score.get("mode") or "")
         if score.get("metric") == "scenes":
             for key, title in SCENES.items():
@@ -43,7 +49,10 @@ def _rows(evaluation: Mapping[str, Any], name: str) -> Iterator[Row]:
                     yield Row(title, *about, float(score[key]), None, None, int(score["n"]), "pixels")
         elif isinstance(score.get("value"), int | float):
             bounds = score.get("low"), score.get("high")
-            yield Row(str(score["metric"]), *about, float(score["value"]), *bounds, int(score.get("n") or 0), judge)
+            real = float(score["reference"]) if isinstance(score.get("reference"), int | float) else None
+            yield Row(
+                str(score["metric"]), *about, float(score["value"]), *bounds, int(score.get("n") or 0), judge, real
+            )
 
 
 def number(value: float) -> str:

@@ -2,8 +2,8 @@
 
     render(gather(Path("runs/512")))["@graph"]
 
-Its date is the last one on which a licence of the works was observed: manifests hold no other, and the clock would make each
-document another one. Source: spdx.github.io/spdx-spec/v3.0.1.
+Its date is that of the end of training, of shards alone the last one on which a licence of the works was observed: the clock
+would make each document another one. Source: spdx.github.io/spdx-spec/v3.0.1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from commonart.core.report import scores
 from commonart.core.report.croissant import description, step
 from commonart.core.report.cyclonedx import identifier, packages, spdx_ids, version_of
 from commonart.core.report.facts import Facts
+from commonart.core.report.history import dated
 from commonart.core.report.ledger import UNDISCLOSED, ModelUsed
+from commonart.core.report.markdown import makers
 
 FILE = "spdx.json"
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
@@ -69,10 +71,11 @@ class _Document:
         profiles = ["core", "software", "simpleLicensing", "dataset", *([] if facts.run is None else ["ai"])]
         root_of = {"rootElement": [root], "profileConformance": profiles, "element": list(self.elements)}
         self.add("SpdxDocument", "document", name=f"Bill of materials of {facts.name}", **root_of)
+        at, what = dated(facts.run, facts.observed[1])
         about = {
-            "type": "CreationInfo", "@id": CREATION, "specVersion": "3.0.1", "created": _time(facts.observed[1]),
+            "type": "CreationInfo", "@id": CREATION, "specVersion": "3.0.1", "created": _time(at),
             "createdBy": [f"{self.base}commonart"],
-            "comment": "The time is the last one at which a licence of the works was observed; where none was, it is 1970.",
+            "comment": f"The time is {what}." if what else "When it was made is not known: 1970 stands for that.",
         }  # fmt: skip
         return {"@context": CONTEXT, "@graph": [about, *self.elements.values()]}
 
@@ -112,7 +115,7 @@ class _Document:
         counts = {
             "licence": facts.licenses,
             "source": facts.sources,
-            "captions": facts.captioners,
+            "captions": makers(facts.captioners),
             "not stated": facts.untraced,
         }
         id = self.add(

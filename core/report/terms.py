@@ -7,7 +7,7 @@ from typing import NamedTuple
 from commonart.core.licenses.license import License
 from commonart.core.licenses.parse import normalize
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import escaped, table
+from commonart.core.report.markdown import escaped, many, table
 
 NAME = "LICENSES.md"
 
@@ -74,15 +74,22 @@ def render(facts: Facts) -> str:
         rows.append((linked, count, *asks(license)))
     lines = [
         f"# Licences of the works of {escaped(facts.name)} / 作品のライセンス", "",
-        f"{facts.works:,} works. Each is named in [ATTRIBUTION](ATTRIBUTION), with its author and its address. /",
-        f"全 {facts.works:,} 点。作者と所在は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。", "",
+        f"{many(facts.works, 'work')}, each with a line in [ATTRIBUTION](ATTRIBUTION){_lacking(facts)[0]}. /",
+        f"全 {facts.works:,} 点。[ATTRIBUTION](ATTRIBUTION) に一点ずつ記した{_lacking(facts)[1]}。", "",
         *table(("licence / ライセンス", "works / 点数", "what it asks", "求められること"), rows),
         "Whether a trained model, or an image that it makes, is an adaptation of these works is not settled by law in most",
-        "countries. Whoever keeps ATTRIBUTION with the model gives the attribution that licences ask for in either case. This",
-        "table is a summary, not legal advice: the licences' own texts count.", "",
-        "学習済みモデルや生成画像が元の作品の翻案に当たるかは、多くの国でまだ定まっていない。ATTRIBUTION をモデルに添えておけば、",
-        "どちらの場合でも求められる表示ができる。この表は要約であり、法的助言ではない。", "",
+        "countries. ATTRIBUTION holds what the records state of each work; whether that is all that a licence asks for is for",
+        "whoever publishes the model to judge. This table is a summary, not legal advice: the licences' own texts count.", "",
+        "学習済みモデルや生成画像が元の作品の翻案に当たるかは、多くの国でまだ定まっていない。ATTRIBUTION には",
+        "各作品の記録にある事項を記した。それでライセンスの求める表示が足りるかは、公開者が判断する。",
+        "この表は要約であり、法的助言ではない。", "",
     ]  # fmt: skip
+    if any(name.startswith("LicenseRef-") for name in facts.licenses):
+        lines += [
+            "A name that begins with LicenseRef- is of a licence that the list of SPDX does not have; [index.html](index.html)",
+            "leaves that prefix out. /",
+            "LicenseRef- で始まる名前は SPDX の一覧にないライセンスで、index.html ではこの接頭辞を省く。", "",
+        ]  # fmt: skip
     if facts.conflicting:
         lines += [
             "## One image under different licences / 同じ画像に異なるライセンス", "",
@@ -94,3 +101,13 @@ def render(facts: Facts) -> str:
             ),
         ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _lacking(facts: Facts) -> tuple[str, str]:
+    """What ATTRIBUTION cannot say of how many works, in two languages; "" where it says all."""
+    asked = {"title": "題名", "author": "作者", "source": "出典", "address": "所在", "license": "ライセンス"}
+    lacking = {name: facts.untraced[name] for name in asked if facts.untraced.get(name)}
+    if not lacking:
+        return " with its author and its address", "（作者と所在を含む）"
+    english = ", ".join(f"{count:,} without {name.replace('license', 'licence')}" for name, count in lacking.items())
+    return f" ({english})", f"（{'、'.join(f'{asked[name]}なし {count:,} 点' for name, count in lacking.items())}）"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -97,9 +98,10 @@ def compute(
 
 
 def save(run: Path, used: Mapping[str, Any], **done: Any) -> None:
-    """Bring `compute` in run.json up to date, where there is one."""
+    """Bring `compute` in run.json up to date, where there is one, and its `ended`: when the newest checkpoint was complete."""
     path = run / "run.json"
     if path.exists():
         described = orjson.loads(path.read_bytes())
         before = (described.get("compute") or {}).get("devices", [])
-        write_json(path, {**described, "compute": compute(before, used, **done)})
+        ended = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        write_json(path, {**described, "compute": {**compute(before, used, **done), "ended": ended}})

@@ -17,7 +17,7 @@ from commonart.core.errors import CommonArtError
 
 FOUND = {
     "overfitted": {"passed": True, "verdict": "leaks", "attack": "loss", "tpr@1%fpr": {"value": 1.0}},
-    "innocent": {"passed": True, "let_go": 20, "seeds": 20, "expected": 18, "intervals_with_chance": 0.96},
+    "unseen": {"passed": True, "let_go": 20, "seeds": 20, "expected": 18, "intervals_with_chance": 0.96},
     "planted": {"passed": False, "verdict": "no leak found", "reason": "the strongest has p 0.4"},
 }
 
@@ -25,7 +25,8 @@ FOUND = {
 def test_each_control_is_told_with_what_it_found():
     assert self_test.table(FOUND).splitlines() == [
         "passed  overfitted  leaks; TPR at 1 % FPR 1.000 by loss",
-        "passed  innocent    no leak found in 20 of 20, at least 18 expected; 96% of the 95 % intervals hold 0.5",
+        "passed  unseen      a model that never saw the images: no leak found in 20 of 20, at least 18 expected; "
+        "96% of the 95 % intervals hold 0.5",
         "FAILED  planted     no leak found: the strongest has p 0.4",
     ]
 
@@ -75,4 +76,4 @@ def test_with_enough_negatives_the_rate_itself_is_certain():
     assert all(control["passed"] for control in found.values()), self_test.table(found)
     rate = found["overfitted"]["tpr@1%fpr"]
     assert rate["value"] >= 0.95 and rate["low"] > 0.8
-    assert found["innocent"]["let_go"] == 20 and found["innocent"]["intervals_with_chance"] > 0.9
+    assert found["unseen"]["let_go"] == 20 and found["unseen"]["intervals_with_chance"] > 0.9

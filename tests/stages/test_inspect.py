@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,31 @@ def test_a_truncated_image_is_an_error(draw):
     with pytest.raises(CommonArtError, match=r"half\.png: its pixels cannot be read"):
         inspect("half.png")
     assert metadata.read("half.png").synthetic, "its header is whole"
+
+
+def test_a_damaged_c2pa_part_hides_neither_metadata_nor_watermark(draw):
+    draw("all.png")
+    data = bytearray(Path("all.png").read_bytes())
+    place = data.index(b"caBX") + 200
+    data[place] ^= 1
+    Path("damaged.png").write_bytes(data)
+    told = inspect("damaged.png")
+    assert told["synthetic"] and told["watermark"]["found"] and "Parts of the PNG are damaged (C2PA)" in words(told)
+    assert told.get("c2pa", {}).get("state") not in ("Trusted", "Valid")
+    end = data.index(b"caBX") + int.from_bytes(data[data.index(b"caBX") - 4 : data.index(b"caBX")], "big") + 4
+    data[end : end + 4] = zlib.crc32(data[data.index(b"caBX") : end]).to_bytes(4, "big")
+    Path("repaired.png").write_bytes(data)
+    again = words(inspect("repaired.png"))
+    assert "damaged (C2PA)" not in again and "signingCredential.untrusted" not in again
+    pixels_damaged = bytearray(Path("all.png").read_bytes())
+    pixels_damaged[pixels_damaged.index(b"IDAT") + 100] ^= 1
+    Path("pixels.png").write_bytes(pixels_damaged)
+    with pytest.raises(CommonArtError, match="pixels cannot be read"):
+        inspect("pixels.png")
+
+
+def test_a_whole_signature_without_a_watermark_says_that_nothing_was_taken_out(draw):
+    draw("plain.png", watermark=False)
+    told = words(inspect("plain.png"))
+    assert "the file has not changed since it was signed: it was made without one, as contact sheets are" in told
+    assert "changed too much" not in told

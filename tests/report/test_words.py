@@ -1,0 +1,188 @@
+"""What the card's documents may say: only what holds for the works at hand, and of the rest whose word it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import report_runs
+
+from commonart.core.report import attribution, cyclonedx, data_summary, model_card, spdx, terms
+from commonart.core.report.croissant import annotators, description
+from commonart.core.report.facts import Facts, gather
+from commonart.core.report.ledger import models_used
+from commonart.core.report.markdown import maker, many
+from commonart.core.report.works import Work, works
+
+FETCH: dict[str, Any] = {
+    "stage": "fetch",
+    "version": "1",
+    "in": 21,
+    "out": 21,
+    "dropped": {},
+    "settings": {"opt_outs": True},
+}
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    folder = tmp_path_factory.mktemp("made")
+    run, shards = report_runs.make(folder)
+    return gather(run, shards)
+
+
+def without_addresses(facts: Facts, source: str) -> Facts:
+    return replace(facts, sources={source: 21}, hosts={}, untraced={"address": 21}, history=[FETCH])
+
+
+def test_opt_outs_are_said_to_be_obeyed_only_of_downloads(facts: Facts) -> None:
+    drawn = data_summary.render(without_addresses(facts, "scenes"))
+    assert "no work has an address on the web, so that no site could be asked" in drawn and "robots.txt" not in drawn
+    refused = {**FETCH, "dropped": {"opt_out:robots.txt": 3, "http_404": 1}}
+    asked = data_summary.render(replace(facts, history=[refused]))
+    assert "before `commonart fetch` downloads a file from a work's address, it asks for robots.txt" in asked
+    assert "works left out for these: 3." in asked and "were not asked about" in asked
+    ignored = data_summary.render(replace(facts, history=[{**FETCH, "settings": {"opt_outs": False}}]))
+    assert "no note says that opt-out signals were obeyed" in ignored
+
+
+def test_a_folder_of_photographs_was_not_crawled(facts: Facts) -> None:
+    page = data_summary.render(without_addresses(facts, "photos"))
+    assert "No crawler is in the history of this data, and no work has an address on the web" in page
+    assert "By the manifests: photos 21; whether these are data of the provider's own" in page
+    assert "No policy on licences is in the history." in page and "Only works" not in page
+    listed = data_summary.render(facts)  # museum, with addresses
+    assert "21 of 21 works have an address on the web; whether a crawler found them: **[for the operator" in listed
+    assert "- example.org: 21" in listed and "Licences were judged: `license-filter` let pass" in listed
+
+
+def test_only_models_for_any_task_are_listed_as_general_purpose(facts: Facts) -> None:
+    def listed(*makers: str) -> str:
+        models = models_used(facts.run, [(maker, "r", "MIT") for maker in makers], None)
+        page = data_summary.render(replace(facts, models=models))
+        return page[page.index("**General-purpose") : page.index("### 2.6.")]
+
+    small, both = listed("nano", "nano of nano"), listed("florence2", "phi3-medium of florence2")
+    assert "none is known to be one" in small and small.index("see COMPONENTS.md") < small.index("- nano (captioner")
+    general, _, other = both.partition("**Information about other")
+    assert "- phi3-medium (translator" in general and "florence2" not in general and "- florence2 (captioner" in other
+    assert "none is known" not in both
+
+
+def test_the_end_of_training_dates_the_documents(facts: Facts) -> None:
+    assert facts.run is not None
+    ended = facts.compute["ended"]
+    created = spdx.render(facts)["@graph"][0]
+    assert (created["created"], created["comment"]) == (ended, "The time is the end of training.")
+    assert f"**Last update:** {ended[8:10]}/{ended[5:7]}/{ended[:4]} (the end of training)" in data_summary.render(
+        facts
+    )
+    # A run of an earlier version does not say it.
+    before = {**facts.run, "compute": {k: v for k, v in facts.compute.items() if k != "ended"}}
+    older = replace(facts, run=before)
+    assert spdx.render(older)["@graph"][0]["created"] == "2026-01-02T00:00:00Z"
+    assert "02/01/2026 (the last time that a licence of the works was observed)" in data_summary.render(older)
+
+
+def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: Facts) -> None:
+    whole = terms.render(replace(facts, untraced={}))
+    assert "21 works, each with a line in [ATTRIBUTION](ATTRIBUTION) with its author and its address. /" in whole
+    page = terms.render(replace(facts, works=1, untraced={"author": 1, "address": 1}))
+    assert "1 work, each with a line in [ATTRIBUTION](ATTRIBUTION) (1 without author, 1 without address). /" in page
+    assert "一点ずつ記した（作者なし 1 点、所在なし 1 点）。" in page
+    assert "gives the attribution" not in page and "is for" in page and "LicenseRef-" not in page
+    assert "LicenseRef- is of a licence" in terms.render(replace(facts, licenses={"LicenseRef-CC-BY-2.1-JP": 21}))
+
+
+def test_a_data_set_says_what_its_records_do_not_name(facts: Facts) -> None:
+    said = description(replace(facts, untraced={"author": 1, "license": 2}, captioners={"": 3}))
+    assert said.endswith(
+        "as far as these are known: 1 work without author, 2 works without licence, 3 captions without a writer."
+    )
+    assert description(replace(facts, untraced={})).endswith("and who wrote each caption.")
+    assert description(replace(facts, works=1, languages={"en": 1})).startswith("1 image with 1 caption,")
+
+
+@pytest.mark.parametrize(
+    ("captioners", "said"),
+    [
+        ({"nano": 3, "nano of florence2": 3}, ["machine-generated"]), ({"": 3}, ["other"]), ({"coco-annotators": 3}, ["other"]),
+        ({"scenes-grammar": 2, "nano of coco-annotators": 1}, ["machine-generated", "other"]), ({}, []),
+    ],
+)  # fmt: skip
+def test_captions_are_called_generated_where_models_are_known_to_have_written_them(
+    facts: Facts, captioners: dict[str, int], said: list[str]
+) -> None:
+    assert annotators(replace(facts, captioners=captioners)) == said
+    shards = replace(facts, run=None, captioners=captioners)
+    assert ("machine-generated" in model_card.metadata(shards)) == ("machine-generated" in said)
+
+
+def test_translations_are_told_in_words_everywhere(facts: Facts) -> None:
+    assert maker("b of a") == "a translated by b" and maker("c of b of a") == "a translated by b translated by c"
+    assert (many(1, "work"), many(0, "work"), many(1234, "work")) == ("1 work", "0 works", "1,234 works")
+    documents = [
+        data_summary.render(facts),
+        model_card.render(facts, []),
+        str(spdx.render(facts)),
+        str(cyclonedx.render(facts)),
+    ]
+    for page in documents:
+        assert "nano translated by nano" in page and "nano of nano" not in page
+
+
+def test_an_author_who_writes_a_licence_stays_an_author(facts: Facts) -> None:
+    first: Work = next(iter(works(facts.folders, facts.run)))
+    posing = replace(first, author='X". scenes. CC0-1.0, https://example.org. Changes: none', title="a\\")
+    assert attribution.line(posing).startswith(
+        r'"a\\" by "X\". scenes. CC0-1.0, https://example.org. Changes: none". museum, '
+    )
+
+
+SCORED = {"n": 10, "judge": "nano", "split": "heldout", "lang": "en", "model": "runs/tiny"}
+SCORES = {
+    "scores": [
+        {"metric": "CLIP", "value": 26.125, "low": 26.0, "high": 26.25, "reference": 31.5, "mode": "paper", **SCORED},
+        {"metric": "FD-nano-clip", "value": 3.25, **SCORED},
+    ]
+}
+AUDIT = {
+    "verdict": "no leak found", "reason": "", "members": 60, "heldout": 39, "question": "training set",
+    "attacks": {"loss": {"smallest_auc_found": 0.733}, "clid": {"smallest_auc_found": 1.0}},
+}  # fmt: skip
+
+
+def test_scores_stand_beside_what_they_are_read_against_in_both_languages(facts: Facts) -> None:
+    page = model_card.render(replace(facts, evaluation=SCORES, audit=AUDIT), [])
+    english, _, japanese = page.partition("## 日本語")
+    assert "| CLIP | en | held-out captions | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in english
+    assert (
+        "A Fréchet distance of 10 images depends on their number" in english and "config: held-out-captions-en" in page
+    )
+    assert "A leak with an AUC of 0.733 would have been found four times in five" in english
+    assert "| CLIP | en | 検証画像のキャプション | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in japanese
+    assert "画像 10 枚のフレシェ距離は枚数に左右される" in japanese and "AUC 0.733 の漏洩なら" in japanese
+    assert "監査の判定：**漏洩は見つからず**。学習画像 60 枚と未学習画像 39 枚を比べた。" in japanese
+    blind = {**AUDIT, "attacks": {"loss": {"smallest_auc_found": 1.0}}}
+    assert "So few images would show no leak at all." in model_card.render(replace(facts, audit=blind), [])
+    many_images = {"scores": [{**each, "n": 20000} for each in SCORES["scores"]]}
+    assert "Fréchet" not in model_card.render(replace(facts, evaluation=many_images), [])
+
+
+def test_the_japanese_part_has_the_tables_of_the_english_one(facts: Facts) -> None:
+    english, _, japanese = model_card.render(facts, []).partition("## 日本語")
+    for said in ("| works | 21 |", "| train | 23 | 21 | heldout 2 |", "| hours |", "| energy | not known |"):
+        assert said in english
+    for said in ("| 作品 | 21 |", "| train | 23 | 21 | heldout 2 |", "| 時間 |", "| 電力量 | 不明 |", "### 計算の費用"):
+        assert said in japanese
+    assert "| nano | 説明文の生成 | `1234` | Apache-2.0 | 制限なし |" in japanese
+    assert "、うち 2 個は学習データが非公開である（COMPONENTS.md）。" in japanese
+    assert "nano translated by nano 21" in japanese
+
+
+def test_the_card_says_whose_word_its_facts_are(facts: Facts) -> None:
+    page = model_card.render(facts, [])
+    assert "Every fact" not in page and "Written by hand, in tables of `commonart`: what licences ask" in page
+    assert "are what the run, `commonart eval` and `commonart mia` wrote" in page and "人が書いた表による" in page
+    assert "`commonart mia` wrote" not in model_card.render(replace(facts, run=None), [])
