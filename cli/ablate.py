@@ -45,7 +45,7 @@ def ablate(
     """Compare recipes under one budget of seconds, several seeds each.
 
     GRID.toml: recipe = "nano", seconds = 150 (or steps = 2000), seeds = [0, 1, 2], and for each recipe [[arm]] with
-    name = "lr 7e-3" and set = { lr = 7e-3 }.
+    name = "lr 7e-3" and set.lr = 7e-3.
 
     \b
     commonart ablate grid.toml --data shards/ -o ablation/

@@ -225,7 +225,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
     hub.broken = True
     with pytest.raises(CommonArtError, match="owner/model is not complete in the cache") as error:
         locate(ModelSpec("owner/model"))
-    assert "--model nano" in error.value.fix
+    assert "the model `nano`" in error.value.fix
     assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err
 
 

@@ -229,7 +229,7 @@ def test_without_a_hub_the_error_says_what_and_what_instead(tmp_path, monkeypatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CommonArtError) as error:
         locate(ModelSpec("commonart-beta"))
-    for part in ("aipicasso/commonart-beta", "cyberagent/calm2-7b", "stabilityai/sdxl-vae", "--model nano"):
+    for part in ("aipicasso/commonart-beta", "cyberagent/calm2-7b", "stabilityai/sdxl-vae", "the model `nano`"):
         assert part in error.value.fix, part
 
 

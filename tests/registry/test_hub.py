@@ -102,7 +102,7 @@ def test_offline_uses_the_cache_and_says_what_is_missing(
     with pytest.raises(CommonArtError) as caught:
         hub.resolve_model(model("owner/other"))
     assert "HF_HUB_OFFLINE is set" in caught.value.what
-    assert "hf download owner/other" in caught.value.fix and "--model nano" in caught.value.fix
+    assert "hf download owner/other" in caught.value.fix and "the model `nano`" in caught.value.fix
     (found.folder / "model.safetensors").unlink()
     with pytest.raises(CommonArtError, match="is not complete in the cache"):
         hub.resolve_model(model())
