@@ -226,7 +226,8 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub, capfd):
     with pytest.raises(CommonArtError, match="owner/model is not complete in the cache") as error:
         locate(ModelSpec("owner/model"))
     assert "the model `nano`" in error.value.fix
-    assert len(hub.log) <= 3 and "Retry" not in capfd.readouterr().err
+    # huggingface_hub may ask for other things once in a process.
+    assert len([line for line in hub.log if "owner/model" in line]) <= 3 and "Retry" not in capfd.readouterr().err
 
 
 def test_a_repository_that_is_not_there(hub):
