@@ -238,6 +238,10 @@ def test_help_is_fast(command: list[str]) -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     arguments = ["-m", "commonart.cli.main", *command, "--help"]
-    turns = [(cpu_seconds(["-c", "import typer"]), cpu_seconds(arguments)) for _ in range(5)]
-    typer, ours = (min(seconds) for seconds in zip(*turns, strict=True))
-    assert ours < 1.35 * typer, f"{ours:.3f} s, where importing typer takes {typer:.3f} s"
+    turns = list[tuple[float, float]]()
+    for _ in range(20):  # the least of five is noise at times; of slow code the least stays slow
+        turns += [(cpu_seconds(["-c", "import typer"]), cpu_seconds(arguments))]
+        typer, ours = (min(seconds) for seconds in zip(*turns, strict=True))
+        if len(turns) >= 5 and ours < 1.35 * typer:
+            return
+    pytest.fail(f"{ours:.3f} s, where importing typer takes {typer:.3f} s")
