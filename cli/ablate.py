@@ -22,13 +22,8 @@ def ablate(
     policy: Annotated[
         str, typer.Option(metavar="POLICY", help="Licence policy of the records: strict, paper, or a TOML file.")
     ] = "paper",
-    blocklist: Annotated[
-        str, typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line.")
-    ] = "",
-    skip_unlicensed: Annotated[
-        bool,
-        typer.Option("--skip-unlicensed", help="Leave out what may not be trained on, instead of refusing the data."),
-    ] = False,
+    blocklist: options.Blocklist = "",
+    skip_unlicensed: options.SkipUnlicensed = False,
     gpus: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of processes of each trial.")] = None,
     task_index: Annotated[
         int | None,

@@ -54,6 +54,13 @@ TaskIndex = Annotated[
 ]
 NumTasks = Annotated[int | None, typer.Option(min=1, help="Number of tasks that share the shards (default: Slurm's).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Blocklist = Annotated[
+    str, typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line.")
+]
+SkipUnlicensed = Annotated[
+    bool,
+    typer.Option("--skip-unlicensed", help="Leave out what may not be trained on, instead of refusing the data."),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no table.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]

@@ -21,13 +21,8 @@ def train(
             metavar="POLICY", help="Licence policy that every record must meet: strict, paper, or a TOML file."
         ),
     ] = "paper",
-    blocklist: Annotated[
-        str, typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line.")
-    ] = "",
-    skip_unlicensed: Annotated[
-        bool,
-        typer.Option("--skip-unlicensed", help="Leave out what may not be trained on, instead of refusing the data."),
-    ] = False,
+    blocklist: options.Blocklist = "",
+    skip_unlicensed: options.SkipUnlicensed = False,
     out: Annotated[
         str, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run (default: runs/STAGE).")
     ] = "",

@@ -62,7 +62,7 @@ def names(facts: Facts, certify: bool) -> list[str]:
 
 
 def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True) -> list[str]:
-    """Write a card, in place of one that is there already; return the names of its files, report.json last.
+    """Write a card, replacing one that already exists; return the names of its files, report.json last.
 
     Until all files are complete they lie in a folder of their own: whatever interrupts it leaves no half card.
 
