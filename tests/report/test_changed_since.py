@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-import report_runs
+import reportable_run
 from commands import Command
 
 from commonart.core.data.files import write_json
@@ -23,7 +23,7 @@ from commonart.core.report.limits import limits, limits_ja
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    run, shards = report_runs.make(folder)
+    run, shards = reportable_run.make(folder)
     card.write(gather(run, shards), folder / "card", certify=True)
     return folder
 
@@ -48,7 +48,7 @@ def edited(here: Path, old: bytes = b"Jane Doe", new: bytes = b"Jane Roe", manif
     path.write_bytes(data.replace(old, new))
     if manifest:
         beside = path.with_suffix(".json")
-        write_json(beside, {**orjson.loads(beside.read_bytes()), "sha256": report_runs.sha256(path)})
+        write_json(beside, {**orjson.loads(beside.read_bytes()), "sha256": reportable_run.sha256(path)})
     return path
 
 
@@ -67,7 +67,7 @@ def test_a_shard_that_was_edited_gets_no_card(here: Path) -> None:
         gather(None, here / "shards")
     path.with_suffix(".json").unlink()
     facts = gather(here / "runs" / "tiny", here / "shards")
-    assert facts.rewritten and facts.hashes[path] == report_runs.sha256(path)
+    assert facts.rewritten and facts.hashes[path] == reportable_run.sha256(path)
 
 
 def test_a_shard_that_was_edited_with_its_manifest_is_no_longer_that_of_the_training(here: Path) -> None:
