@@ -99,12 +99,12 @@ def test_fetch_carries_the_notes_of_a_folder_of_lists(tmp_path: Path) -> None:
         notes.write_beside(
             str(folder / f"{name}.jsonl"), notes.make("license-filter", {}, 6, 5, {"dropped": {"x": 1}}, [], "1")
         )
-    (folder / "other.csv").write_text("url\n")
-    notes.write_beside(str(folder / "other.csv"), notes.make("caption", {}, 9, 9, {}, [], "1"))
     fetch.run(str(folder), str(tmp_path / "listed.jsonl"), list_only=True, quiet=True)
     (note,) = notes.read_beside(tmp_path / "listed.jsonl")
-    assert (note["stage"], note["in"], note["out"]) == ("fetch", 11, 10), "other.csv is passed over"
-    assert [row[:3] for row in flat(note)] == [("license-filter", 6, 5)] * 2 + [("fetch", 11, 10)]
+    assert [row[:3] for row in flat(note)] == [("license-filter", 6, 5)] * 2 + [("fetch", 10, 10)]
+    (folder / "other.csv").write_text("url\n")
+    notes.write_beside(str(folder / "other.csv"), notes.make("caption", {}, 9, 9, {}, [], "1"))
+    assert [each["stage"] for each in notes_of(str(folder))] == ["caption"], "of the tables of one kind, which are read"
     (folder / "photo.jpg").write_bytes(b"")
     assert notes_of(str(folder)) == [], "of a folder of images no list is read"
 

@@ -46,7 +46,7 @@ def test_opt_outs_are_said_to_be_obeyed_only_of_downloads(facts: Facts) -> None:
     assert "works left out for these: 3." in asked and "were not asked about" in asked
     assert "Of the 21 works here, 0 were downloaded so; those that came inside a data set" in asked
     all_of_them = data_summary.render(replace(facts, history=[refused], downloaded=21))
-    assert "21 were downloaded so. Licences were judged" in all_of_them and "were not asked" not in all_of_them
+    assert "21 were downloaded so. No policy on licences" in all_of_them and "were not asked" not in all_of_them
     ignored = data_summary.render(replace(facts, history=[{**FETCH, "settings": {"opt_outs": False}}]))
     assert "no note says that opt-out signals were obeyed" in ignored
 
@@ -101,7 +101,9 @@ def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: 
 
 def test_limits_are_counted_in_either_language(facts: Facts) -> None:
     said = limits(
-        replace(facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], captioners={})
+        replace(
+            facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], captioners={}, history=[]
+        )
     )
     assert said[:3] == [
         ("1 of 21 works does not state its author.", "21 点のうち 1 点は作者が記されていない。"),
