@@ -15,7 +15,8 @@ HEADS = ("training image", "generated", "nearest training image")
 def write(path: str, examples: Sequence[Example], size: int, *, overwrite: bool) -> None:
     """Write the figure, one row for each example, with images of `size` pixels.
 
-    What was generated is marked as `commonart sample` marks it. Raises as `metadata.save` does."""
+    What was generated is marked as `commonart sample` marks it. Raises as `metadata.save` does.
+    """
     panels, labels = [], []
     for example in examples:
         panels += [
