@@ -16,7 +16,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(backend.model).__name__ != "BPE" or not _is_unigram(folder):
@@ -32,10 +32,11 @@ def _is_unigram(folder: Path) -> bool:
     if not sentencepiece.is_file():
         return False
     from google.protobuf.message import DecodeError
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+    from sentencepiece import sentencepiece_model_pb2
 
+    schema: Any = sentencepiece_model_pb2  # whose classes protobuf makes when it is imported
     try:
-        kind = ModelProto.FromString(sentencepiece.read_bytes()).trainer_spec.model_type
+        kind = schema.ModelProto.FromString(sentencepiece.read_bytes()).trainer_spec.model_type
     except DecodeError:  # tiktoken's files have that name, too
         return False
-    return bool(kind == TrainerSpec.UNIGRAM)
+    return bool(kind == schema.TrainerSpec.UNIGRAM)

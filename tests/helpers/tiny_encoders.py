@@ -35,13 +35,13 @@ def tokenizer(folder: Path, *, end: bool = False) -> Any:
     return whole
 
 
-def llama(folder: Path, *, width: int = WIDTH, seed: int = 0) -> Any:
+def llama(folder: Path, *, width: int = WIDTH, seed: int = 0, vocabulary: int = 258) -> Any:
     """A LlamaForCausalLM with its tokenizer, saved in `folder`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=258, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=4096, bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
@@ -95,10 +95,10 @@ def vae(folder: Path, *, levels: int = 3, **settings: Any) -> Any:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    settings = {"scaling_factor": 0.5, "shift_factor": 0.1, "sample_size": 32, **settings}
+    settings = {"scaling_factor": 0.5, "shift_factor": 0.1, "sample_size": 32, "latent_channels": 4, **settings}
     model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, latent_channels=4, **settings,
+        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, **settings,
     )  # fmt: skip
     model.eval().save_pretrained(folder)
     return model
@@ -125,7 +125,7 @@ def dc_ae(folder: Path, *, levels: int = 3, channels: int = 8) -> Any:
 
     torch.manual_seed(0)
     kinds, kernels = ("ResBlock",) * (levels - 1) + ("EfficientViTBlock",), ((),) * (levels - 1) + ((5,),)
-    widths, layers = (16,) * levels, (1,) * levels
+    widths, layers = (16,) * (levels - 1) + (2 * channels,), (1,) * levels
     model: Any = AutoencoderDC(
         latent_channels=channels, attention_head_dim=8, encoder_block_types=kinds, decoder_block_types=kinds,
         encoder_block_out_channels=widths, decoder_block_out_channels=widths, encoder_layers_per_block=layers,
