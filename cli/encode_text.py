@@ -25,6 +25,7 @@ def encode_text(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum tokens per caption; longer ones are truncated and counted.")
     ] = 300,
+    layer: Annotated[int, typer.Option(max=-1, help="Hidden state to store, counted from the last, which is -1.")] = -1,
     batch: Annotated[int, typer.Option(min=1, help="Captions per batch.")] = 32,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -53,6 +54,7 @@ def encode_text(
         quantize=quantize,
         store=store,
         max_tokens=max_tokens,
+        layer=layer,
         batch=batch,
         device=device,
         precision=precision,

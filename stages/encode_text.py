@@ -35,6 +35,7 @@ def encode_text(
     store: str = "bf16",
     precision: str = "auto",
     max_tokens: int = 300,
+    layer: int = -1,
     batch: int = 32,
     **options: Any,
 ) -> Summary:
@@ -44,6 +45,7 @@ def encode_text(
         model: a causal language model or T5.
         quantize: one of `core.settings.QUANTIZERS`.
         store: bf16, fp16, or int8 with one scale per token.
+        layer: of `hidden_states`: -1 is the last.
         options: as `core.model.feature_encoding.encode_features` takes them. Raises as it does.
     """
     from commonart.core.model import quantize as quantizing
@@ -54,6 +56,7 @@ def encode_text(
     quantizing.check(quantize)
     encoders: list[TextEncoder] = []
     empty = 0
+    about = {"max_tokens": max_tokens, **({} if layer == -1 else {"layer": layer})}  # as folders of before it keep it
 
     def counted(records: Iterable[Record]) -> Iterator[Record]:
         nonlocal empty
@@ -63,13 +66,13 @@ def encode_text(
 
     def pick(folder: Path, device: torch.device) -> dict[str, Any]:
         name = quantizing.precision_name(pick_dtype(precision, device), quantize)
-        return {"precision": name, "max_tokens": max_tokens}
+        return {"precision": name, **about}
 
     def load(folder: Path, device: torch.device) -> LoadedEncoder:
-        encoder = TextEncoder.load(folder, precision, quantize, device=device, max_tokens=max_tokens)
+        encoder = TextEncoder.load(folder, precision, quantize, device=device, max_tokens=max_tokens, layer=layer)
         encoders.append(encoder)
         return LoadedEncoder(
-            encoder.precision, encoder.width, {"max_tokens": max_tokens}, encoder.null().float().cpu().numpy(),
+            encoder.precision, encoder.width, about, encoder.null().float().cpu().numpy(),
             lambda records: sizes(records, encoder, store),
             lambda records, drop: hidden_states(counted(records), drop, encoder=encoder, store=store, batch=batch),
         )  # fmt: skip

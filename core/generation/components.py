@@ -18,7 +18,7 @@ from commonart.core.generation.request import ModelSpec
 from commonart.core.log import warn
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.diffusion import Objective, objective_of
-from commonart.core.model.text_encoder import MAX_TOKENS, carried_tokens
+from commonart.core.model.text_encoder import LAST, MAX_TOKENS, carried_tokens
 from commonart.core.registry import catalogue, hub, lookup
 from commonart.core.registry.repository_files import PIPELINE
 from commonart.core.training import checkpoint
@@ -41,6 +41,7 @@ class PipelineComponents:
     shift: float = 1.0
     text_precision: str = ""  # as the run recorded it: "bfloat16", "quanto-int8/bfloat16"; "" leaves it to the device
     max_tokens: int = MAX_TOKENS
+    layer: int = LAST  # of the text encoder's hidden states
     terms: tuple[str, ...] = ()  # components that are used on the user's word
     pipeline: str = ""  # class of a diffusers pipeline that is not one of ours; its components lie in one folder
 
@@ -48,7 +49,8 @@ class PipelineComponents:
     def fingerprint(self) -> str:
         """Sixteen digits over all that makes this model's images what they are; a run trained anew has others."""
         values = (*self.contents, self.objective, self.shift, self.text_precision, self.max_tokens, self.pipeline)
-        return hashlib.sha256(orjson.dumps(values)).hexdigest()[:16]
+        layer = () if self.layer == LAST else (self.layer,)  # images of before there were layers keep their model
+        return hashlib.sha256(orjson.dumps((*values, *layer))).hexdigest()[:16]
 
 
 def locate(spec: ModelSpec) -> PipelineComponents:
@@ -186,6 +188,7 @@ def _of_run(folder: Path, spec: ModelSpec) -> PipelineComponents:
         float(run.get("flow_shift", shift)),
         str(text.get("precision", "")),
         int(text.get("max_tokens", MAX_TOKENS)),
+        int(text.get("layer", LAST)),
     )
 
 

@@ -86,6 +86,7 @@ def export(
             f"{source} has {has}, which diffusers' PixArtTransformer2DModel cannot compute.",
             "Sample it with commonart, or train without that switch of the recipe.",
         )
+    _check_pipeline(source, components, folders.get("autoencoder"))
     objective = objective_of(model.config.in_channels, model.config.out_channels)
     about = components or PipelineComponents(source, "as given", out, out, out, objective, ())
     scheduler = sampler.scheduler_config(about.objective, about.shift)
@@ -132,6 +133,27 @@ def _locate(source: str, names: dict[str, str], accept_terms: Sequence[str]) -> 
     return None if bare and not all(names.values()) else locate(spec)
 
 
+def _check_pipeline(source: str, components: PipelineComponents | None, autoencoder: Path | None) -> None:
+    """Raise CommonArtError for what diffusers' pipeline for PixArt cannot do, before gigabytes are copied."""
+    from commonart.core.model.autoencoder import CLASSES, class_of
+    from commonart.core.model.text_encoder import LAST
+
+    fix = "Sample it with commonart."
+    if components is not None and components.layer != LAST:
+        what = f"{source} reads hidden state {components.layer} of its text encoder"
+        raise CommonArtError(f"{what}; diffusers' PixArtSigmaPipeline reads the last.", fix)
+    if autoencoder is None:
+        return
+    folder = component_dir(autoencoder, "autoencoder")
+    name = class_of(read_json(folder / "config.json"))
+    reasons = {
+        CLASSES[1]: "does not undo the batch norm of its latents",
+        CLASSES[2]: "asks for block_out_channels, which it does not have",
+    }
+    if name in reasons:
+        raise CommonArtError(f"{folder} is an {name}: diffusers' PixArtSigmaPipeline {reasons[name]}.", fix)
+
+
 def _of_file(file: Path, heads: int) -> PixArt:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -159,15 +181,16 @@ def _copy_text(folder: Path, home: Path, tokens: int) -> tuple[dict[str, list[st
 
     The class is the model without its output head: its first output is the last hidden state, which diffusers takes.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     from commonart.core.model.text_encoder import LENGTH, T5_FAMILY, _null_id, model_folders
+    from commonart.core.model.tokenizer import load_tokenizer
 
     folder, beside = model_folders(folder)
     _copy(folder, home / "text_encoder", skip="tokenizer")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     auto: Any = AutoModelForTextEncoding if config.model_type in T5_FAMILY else AutoModel
-    tokenizer = AutoTokenizer.from_pretrained(beside, local_files_only=True)
+    tokenizer = load_tokenizer(beside)
     tokenizer.padding_side = "right"
     null = _null_id(tokenizer, config, folder)
     if tokenizer.pad_token is None:

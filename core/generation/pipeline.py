@@ -22,7 +22,7 @@ from commonart.core.generation.request import Callback, GenerationConfig, ImageR
 from commonart.core.log import warn
 from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
-from commonart.core.model.autoencoder import Autoencoder, to_images
+from commonart.core.model.autoencoder import Autoencoder, latents_of, to_images
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device, pick_dtype, pick_matmul_dtype
 from commonart.core.model.onednn import pack
@@ -71,8 +71,7 @@ class Pipeline:
         config = PixArtConfig.read(components.transformer / "config.json")
         vae = lookup.read_json(lookup.component_dir(components.autoencoder, "autoencoder") / "config.json")
         try:
-            factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
-            channels = int(vae.get("latent_channels", 4))
+            channels, factor = latents_of(vae)
         except (TypeError, ValueError) as error:
             raise CommonArtError(
                 f"The autoencoder's config.json in {components.autoencoder} is damaged: {error}.", "Download it again."
@@ -110,7 +109,8 @@ class Pipeline:
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder, loaded."""
         precision = self.components.text_precision.rpartition("/")[2] or self.precision
-        load = partial(TextEncoder.load, device=self.device, max_tokens=self.max_tokens)
+        layer = self.components.layer
+        load = partial(TextEncoder.load, device=self.device, max_tokens=self.max_tokens, layer=layer)
         return self._load("text_encoder", lambda: load(self.components.text_encoder, precision, self.quantize))
 
     def transformer(self) -> PixArt:

@@ -132,7 +132,9 @@ def encoder_bytes(folder: Path, dtype: torch.dtype, quantize: str | None = None)
     for file in (inner if inner.is_dir() else folder).glob("*.safetensors"):
         for name, shape in _shapes(file):
             linear = len(shape) == 2 and "embed" not in name and "shared" not in name
-            if not name.startswith("lm_head"):
+            if not name.startswith(
+                ("lm_head", "model.visual.", "mtp.")
+            ):  # of Qwen3.5 the language model alone is loaded
                 total += math.prod(shape) * (BITS[quantize] / 8 if quantize and linear else dtype.itemsize)
     return int(total)
 
@@ -155,7 +157,8 @@ def largest_side(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
     """Return the pixels of the longer side above which images of `size` are decoded in tiles, so that the decoder fits."""
     from commonart.core.model.autoencoder import TILE_ABOVE
 
-    channels = autoencoder.model.config.block_out_channels
+    config = autoencoder.model.config
+    channels = config.get("decoder_block_out_channels") or config.block_out_channels
     each = DECODER * max(channels[:2]) * autoencoder.dtype.itemsize  # bytes a pixel
     room = free(autoencoder.device) * SPARE
     side, area = TILE_ABOVE, size[0] * size[1]

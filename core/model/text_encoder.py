@@ -1,8 +1,9 @@
 """Texts to hidden states: what the transformer is conditioned on, in training, caching and sampling alike.
 
-Any causal language model (CALM2-7B in the paper) or T5-style encoder. A text becomes `hidden_states[-1]` of its tokens: the
-last layer's states **after** the final norm. Texts are padded on the right and trimmed back to their true length: with a
-causal mask the states of real tokens do not depend on the pads after them.
+Any causal language model (CALM2-7B in the paper), the one inside of Qwen3.5 or Qwen3-VL, or a T5-style encoder. A text becomes
+`hidden_states[-1]` of its tokens: the last layer's states **after** the final norm; or those of another layer. Texts are padded
+on the right and trimmed back to their true length: with a causal mask the states of real tokens do not depend on the pads after
+them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from commonart.core.model import quantize as quantizing
 from commonart.core.model import weights
 from commonart.core.model.device import pick_device, pick_dtype
 from commonart.core.model.quantize import precision_name
+from commonart.core.model.tokenizer import load_tokenizer
 from commonart.core.registry.lookup import read_json, require_plain_json
 
 MAX_TOKENS = 300  # PixArt-Sigma's length; the paper states none.
 # In tokenizer_config.json, which keeps what it does not know; `model_max_length` is the language model's own limit.
 LENGTH = "max_sequence_length"
 T5_FAMILY = ("t5", "mt5", "umt5")
+SEEING = ("qwen3_5", "qwen3_vl")  # they read images, too: of these the language model alone is loaded
+LAST = -1  # the hidden state that is taken, counted from the last
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class TextEncoder:
     width: int  # D, the channels of a hidden state
     null_id: int  # the one token that stands for "no text"
     max_tokens: int = MAX_TOKENS
+    layer: int = LAST  # of hidden_states
     truncated: int = 0  # of `texts`, both counted since loading, over every `encode`
     texts: int = 0
 
@@ -54,11 +59,13 @@ class TextEncoder:
         *,
         device: torch.device | str = "auto",
         max_tokens: int = MAX_TOKENS,
+        layer: int = LAST,
     ) -> TextEncoder:
         """Load from a local folder: a model with its tokenizer, or a pipeline's `text_encoder/` and `tokenizer/`.
 
-        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`. Raises CommonArtError where the
-        folder holds no such model, lacks weights, or needs remote code.
+        safetensors only, and no remote code. `quantize`: one of `core.settings.QUANTIZERS`. `layer`: -1 for the last of
+        `hidden_states`, which alone is normed, -2 for the one before, and so on. Raises CommonArtError where the folder holds
+        no such model, lacks weights, or needs remote code; UsageError for a `layer` that it does not have.
         """
         quantizing.check(quantize)
         if max_tokens < 1:
@@ -80,8 +87,12 @@ class TextEncoder:
         model.eval().requires_grad_(False)
         null_id = _null_id(tokenizer, model.config, model_folder)
         config = model.config.get_text_config()
-        width = int(getattr(config, "d_model", None) or config.hidden_size)
-        return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens)
+        width, states = int(getattr(config, "d_model", None) or config.hidden_size), config.num_hidden_layers + 1
+        if not -states <= layer <= LAST:
+            raise UsageError(
+                f"--layer {layer}: {model_folder} has {states} hidden states.", f"Give {LAST}, the last, to {-states}."
+            )
+        return cls(model, tokenizer, device, precision_name(dtype, quantize), width, null_id, max_tokens, layer)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Return token ids of every text, at most `max_tokens`, and whether each was cut; of a text without any, the null token."""
@@ -114,8 +125,10 @@ class TextEncoder:
             tokens = [torch.tensor(ids[n], dtype=torch.long) for n in rows]
             tokens_BL = pad_sequence(tokens, batch_first=True, padding_value=self.null_id).to(self.device)
             mask_BL = pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True).to(self.device)
-            causal = {} if self.model.config.model_type in T5_FAMILY else {"use_cache": False}
-            out = self.model(input_ids=tokens_BL, attention_mask=mask_BL, **causal).last_hidden_state
+            more = {} if self.model.config.model_type in T5_FAMILY else {"use_cache": False}
+            every = {"output_hidden_states": True} if self.layer != LAST else {}
+            found = self.model(input_ids=tokens_BL, attention_mask=mask_BL, **more, **every)
+            out = found.hidden_states[self.layer] if every else found.last_hidden_state
             for row, n in enumerate(rows):
                 states[n] = out[row, : len(ids[n])].clone()
         return states
@@ -150,7 +163,7 @@ def model_folders(folder: Path) -> tuple[Path, Path]:
 
 def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[str, Any]) -> tuple[Any, Any]:
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     offline = {"local_files_only": True, "trust_remote_code": False}
@@ -160,7 +173,10 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
     require_plain_json(tokenizer_folder)
     try:
         config = AutoConfig.from_pretrained(folder, **offline)
-        if config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:
+        names = {r"^_orig_mod\.": ""}
+        if config.model_type in SEEING:
+            config, names = config.get_text_config(), {r"^(model\.)?language_model\.": "", **names}
+        elif config.model_type not in T5_FAMILY and config.model_type not in CAUSAL:
             raise CommonArtError(
                 f"{folder} holds a '{config.model_type}' model, which is neither a causal language model nor T5.",
                 "Use a text encoder: `commonart models` lists those that are known to work.",
@@ -170,14 +186,14 @@ def _load(folder: Path, tokenizer_folder: Path, dtype: torch.dtype, more: dict[s
         with _quiet():
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
-                variant=weights.variant(folder, "model"), key_mapping={r"^_orig_mod\.": ""}, **offline, **more,
+                variant=weights.variant(folder, "model"), key_mapping=names, **offline, **more,
             )  # fmt: skip
         if not any(file for name in ("tokenizer*", "*vocab*", "*.model") for file in tokenizer_folder.glob(name)):
             raise CommonArtError(
                 f"Neither {folder} nor {tokenizer_folder} holds a tokenizer.",
                 "Download the model again, or use the folder that holds all of it.",
             )
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **offline)
+        tokenizer = load_tokenizer(tokenizer_folder)
     except load_errors as error:
         raise CommonArtError(
             f"The text encoder in {folder} cannot be loaded: {first_line(error)}.",

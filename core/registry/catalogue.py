@@ -153,9 +153,22 @@ _ROWS = (
     # PixArt-Sigma's T5, in the repository that its transformers share
     Model("t5-xxl", "text-encoder", "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", "T5EncoderModel", "LicenseRef-OpenRAIL", (_APACHE,),
           "use-restrictions"),
+    # Newer ones, for recipes of one's own; of those that see, the language model alone is loaded. llm-jp-3.1 is llm-jp-3,
+    # trained on with instructions.
+    Model("qwen3.5-2b", "text-encoder", "Qwen/Qwen3.5-2B", "Qwen3_5ForConditionalGeneration", _APACHE, checked=_CHECKED),
+    Model("qwen3-vl", "text-encoder", "Qwen/Qwen3-VL-2B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
+    Model("qwen3-vl-4b", "text-encoder", "Qwen/Qwen3-VL-4B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
+    Model("qwen3-vl-8b", "text-encoder", "Qwen/Qwen3-VL-8B-Instruct", "Qwen3VLForConditionalGeneration", _APACHE, (_APACHE,), checked=_CHECKED),
+    Model("sarashina2.2-1b", "text-encoder", "sbintuitions/sarashina2.2-1b", "LlamaForCausalLM", _MIT, checked=_CHECKED),
+    Model("sarashina2.2-3b", "text-encoder", "sbintuitions/sarashina2.2-3b", "LlamaForCausalLM", _MIT, checked=_CHECKED),
+    Model("llm-jp-3-1.8b", "text-encoder", "llm-jp/llm-jp-3-1.8b", "LlamaForCausalLM", _APACHE, checked=_CHECKED),
+    Model("llm-jp-3.1-1.8b", "text-encoder", "llm-jp/llm-jp-3.1-1.8b", "LlamaForCausalLM", _APACHE, (_APACHE,), checked=_CHECKED),
     Model("nano", "autoencoder", "", "AutoencoderKL", _APACHE),
     Model("sdxl-vae", "autoencoder", "stabilityai/sdxl-vae", "AutoencoderKL", _MIT, checked=_CHECKED),
     Model("sdxl-vae-fp16-fix", "autoencoder", "madebyollin/sdxl-vae-fp16-fix", "AutoencoderKL", _MIT, (_MIT,), checked=_CHECKED),
+    # FLUX.2's, in the repository of the family that is Apache-2.0 as a whole: that of FLUX.2 [dev] is gated.
+    Model("flux2-vae", "autoencoder", "black-forest-labs/FLUX.2-klein-4B", "AutoencoderKLFlux2", _APACHE, checked=_CHECKED),
+    Model("dc-ae-f32c32", "autoencoder", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "AutoencoderDC", _MIT, checked=_CHECKED),
     Model("nano", "transformer", "", "PixArtTransformer2DModel", _APACHE, text_encoder="nano", autoencoder="nano"),
     Model("commonart-beta", "transformer", "aipicasso/commonart-beta", "Transformer2DModel", _APACHE, (_APACHE, _MIT),
           text_encoder="calm2-7b", autoencoder="sdxl-vae", checked=_CHECKED),

@@ -55,7 +55,8 @@ def _weights(names: set[str]) -> list[str]:
     indexed = sorted(name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX))
     for variant, stem in product(_VARIANTS, (*_WEIGHTS, *indexed)):
         if f"{stem}.safetensors.index{variant}.json" in names:
-            shards = re.compile(re.escape(stem + variant) + r"-\d+-of-\d+\.safetensors|" + re.escape(stem)
+            # Qwen3.5's are called model.safetensors-00001-of-00001.safetensors.
+            shards = re.compile(re.escape(stem + variant) + r"(\.safetensors)?-\d+-of-\d+\.safetensors|" + re.escape(stem)
                                 + r"-\d+-of-\d+" + re.escape(variant) + r"\.safetensors")  # fmt: skip
             return sorted(filter(shards.fullmatch, names))
         if f"{stem}{variant}.safetensors" in names:

@@ -52,6 +52,16 @@ _CAT = Origin(
     "FineWebのウェブ文書、arXivの要旨などを gpt-oss-20b と gpt-oss-120b が訳した対訳",
     "https://huggingface.co/datasets/cyberagent/CAT-Translate-Dataset",
 )  # fmt: skip
+_SARASHINA = Origin(
+    "10 trillion tokens of Japanese, English and code from the web, then generated texts; which data sets is not disclosed",
+    "ウェブから集めた日本語・英語・コード10兆トークン、その後は合成データ。データセット名は非公開",
+    "https://huggingface.co/sbintuitions/sarashina2.2-3b",
+)
+_LLM_JP = Origin(
+    "Japanese, English, code and others: Wikipedia, Common Crawl, Dolma, and Japan's WARP web archive and KAKEN",
+    "日本語・英語・コードなど：Wikipedia、Common Crawl、Dolma、国立国会図書館WARP、KAKEN",
+    "https://huggingface.co/llm-jp/llm-jp-3-1.8b",
+)
 # By the registry's name, as the models' cards and papers state it (read in November 2026, but for what is said to be not
 # established). Where no source says it, or the name is not here: not disclosed.
 ORIGINS: dict[str, Origin] = {
@@ -120,6 +130,15 @@ ORIGINS: dict[str, Origin] = {
     "common-canvas-s-c": Origin(
         "CommonCatalog, Creative Commons images of YFCC100M, with captions by BLIP-2",
         "CommonCatalog（YFCC100Mのクリエイティブ・コモンズ画像）とBLIP-2の説明文", "https://arxiv.org/abs/2310.16825",
+    ),
+    "qwen3.5-2b": Origin(
+        "trillions of multimodal tokens; which data sets is not disclosed", "数兆のマルチモーダルトークン。データセット名は非公開",
+        "https://github.com/QwenLM/Qwen3.5",
+    ),
+    "sarashina2.2-1b": _SARASHINA, "sarashina2.2-3b": _SARASHINA, "llm-jp-3-1.8b": _LLM_JP,
+    "llm-jp-3.1-1.8b": Origin(
+        f"{_LLM_JP.english}; then with instructions", f"{_LLM_JP.japanese}。その後、指示データで追加学習",
+        "https://huggingface.co/llm-jp/llm-jp-3.1-1.8b",
     ),
     RULES: RULE,
 }  # fmt: skip

@@ -18,7 +18,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from commonart.core import log
 from commonart.core.errors import CommonArtError
 from commonart.core.model import weights
+from commonart.core.model.tokenizer import load_tokenizer
 
 IMAGE = "<image>"
 # Class of a vision tower -> (layer that is read, how it is selected, tokens beside the patches): SigLIP as in
@@ -58,9 +58,7 @@ def assemble(
     vision = _part("vision tower", tower, lambda: AutoConfig.from_pretrained(tower, **_LOCAL))
     vision = tower_config(vision, tower)
     text = _part("language model", language_model, lambda: AutoConfig.from_pretrained(language_model, **_LOCAL))
-    tokenizer = _part(
-        "language model", language_model, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **_LOCAL)
-    )
+    tokenizer = _part("language model", language_model, lambda: load_tokenizer(tokenizer_folder))
     if tokenizer.eos_token_id is None:
         raise CommonArtError(
             f"--language-model {language_model} has no end token, without which a caption never ends.",

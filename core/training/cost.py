@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import memory as device_memory
+from commonart.core.model.autoencoder import class_of
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
 from commonart.core.model.quantize import BITS
+from commonart.core.model.text_encoder import SEEING
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation
 from commonart.core.training.distributed import World
@@ -145,8 +147,9 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
     """Return the cost of a language model with this config.json that reads one caption of `tokens`, without output head."""
     from transformers import AutoConfig, AutoModel
 
+    known = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.for_model(**config))
+        model = AutoModel.from_config(known.get_text_config() if known.model_type in SEEING else known)
     linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
     rest = sum(parameter.numel() for parameter in model.parameters()) - linear
     bits = BITS[quantize] if quantize else 16
@@ -154,11 +157,11 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
 
 
 def autoencoder(config: Mapping[str, Any], resolution: int) -> EncoderCost:
-    """Return the cost of an AutoencoderKL with this config.json that encodes one square image, in 16 bits."""
-    from diffusers import AutoencoderKL
+    """Return the cost of an autoencoder with this config.json that encodes one square image, in 16 bits."""
+    import diffusers
 
     with torch.device("meta"), FlopCounterMode(display=False) as counted, torch.no_grad():
-        model: Any = AutoencoderKL.from_config(config)
+        model: Any = getattr(diffusers, class_of(config)).from_config(config)
         model.encode(torch.empty(1, model.config["in_channels"], resolution, resolution))
     return EncoderCost(2 * sum(parameter.numel() for parameter in model.parameters()), float(counted.get_total_flops()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,21 @@ from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.policies import load_policy
+from commonart.core.model.autoencoder import latents_of
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub
+from commonart.core.registry.catalogue import SUBFOLDERS
 from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
 from commonart.core.training import batches, cost, encoders, run, trainer
 from commonart.core.training.distributed import World
 
-# Text channels and pixels of one latent, where no features are here to tell; others are taken to be as the paper's.
-WIDTHS, FACTORS = {"calm2-7b": 4096, "nano": 128}, {"sdxl-vae": 8, "nano": 4}
+# Text channels, and (channels, pixels of one on a side) of latents, where neither features nor a config.json are here to tell;
+# others are taken to be as the paper's.
+WIDTHS = {"calm2-7b": 4096, "nano": 128, "sarashina2.2-3b": 2560, "llm-jp-3-1.8b": 2048, "llm-jp-3.1-1.8b": 2048}
+LATENTS = {"sdxl-vae": (4, 8), "nano": (4, 4), "flux2-vae": (32, 8), "dc-ae-f32c32": (32, 32)}
 WARM_UP, FEWEST = 2, 3  # steps of a calibration
 
 
@@ -53,17 +58,27 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     except CommonArtError as error:  # a plan needs no data, so that others than these may be meant
         images, size = f"unknown: {error.what}", None
         log.warn(f"{error.what} The plan is for data that fit.")
-    factor = encoders.latent_factor(latents) if latents else FACTORS.get(settings.autoencoder_name, 8)
-    width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
-    side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4
+    # Where no data are here, what is named to be encoded on the fly is.
+    live_text = not texts and bool(size or settings.text_encoder or settings.quantize)
+    live_images = not latents and bool(size or settings.autoencoder)
+    text_config = _config(settings.text_encoder_name, "text-encoder") if live_text else {}
+    image_config = _config(settings.autoencoder_name, "autoencoder") if live_images else {}
+    width = texts[0].meta.width if texts else _width(text_config) or WIDTHS.get(settings.text_encoder_name, 4096)
+    channels, factor = LATENTS.get(settings.autoencoder_name, (4, 8))
+    if latents:
+        channels, factor = latents[0].meta.width, encoders.latent_factor(latents)
+    elif "latent_channels" in image_config:
+        channels, factor = latents_of(image_config)
+    side = recipe.resolution // factor
     config = run.config_of(recipe, (channels, side, side), width)
     tokens = (texts[0].mean_caption_tokens() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
     sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
     measured = images_per_second(settings, config, sizes, calibrate) if calibrate else None
-    # Where no data are here, what is named to be encoded on the fly is.
-    live_text = not texts and bool(size or settings.text_encoder or settings.quantize)
-    live_images = not latents and bool(size or settings.autoencoder)
-    live = _live_encoders(settings, live_text, live_images, tokens)
+    live: dict[str, cost.EncoderCost] = {}
+    if "model_type" in text_config:
+        live["text_encoder"] = cost.text_encoder(text_config, settings.quantize, tokens)
+    if "latent_channels" in image_config:
+        live["autoencoder"] = cost.autoencoder(image_config, recipe.resolution)
     return {
         "run": str(settings.run),
         "recipe": dataclasses.asdict(recipe),
@@ -81,18 +96,17 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     }
 
 
-def _live_encoders(settings: Settings, text: bool, image: bool, tokens: float) -> dict[str, cost.EncoderCost]:
-    """What runs on the fly (`text`, `image`) costs, where the hub, its cache or a folder has its configuration."""
-    costs: dict[str, cost.EncoderCost] = {}
-    if text:
-        config = hub.read_config(find_model(settings.text_encoder_name, "text-encoder", "--text-encoder"))
-        if "model_type" in config:
-            costs["text_encoder"] = cost.text_encoder(config, settings.quantize, tokens)
-    if image:
-        config = hub.read_config(find_model(settings.autoencoder_name, "autoencoder", "--autoencoder"))
-        if "block_out_channels" in config:
-            costs["autoencoder"] = cost.autoencoder(config, settings.recipe.resolution)
-    return costs
+def _config(name: str, role: str) -> dict[str, Any]:
+    """The config.json of an encoder, where the hub, its cache or a folder has it, in a pipeline or by itself; else {}."""
+    model = find_model(name, role, f"--{role}")
+    return hub.read_config(model) or hub.read_config(model, f"{SUBFOLDERS[role]}/config.json")
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    """The channels of a text state; 0 where the configuration is not here."""
+    return int(
+        config.get("text_config", config).get("d_model") or config.get("text_config", config).get("hidden_size", 0)
+    )
 
 
 def _encoded(live: bool, counted: bool) -> dict[str, str]:

@@ -93,10 +93,10 @@ class Encoders:
 
     def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
         from commonart.core.model.quantize import resolve_precision
-        from commonart.core.model.text_encoder import TextEncoder
+        from commonart.core.model.text_encoder import LAST, TextEncoder
 
         settings = self.settings
-        quantize, dtype, max_tokens = settings.quantize or None, "auto", settings.max_tokens
+        quantize, dtype, max_tokens, layer = settings.quantize or None, "auto", settings.max_tokens, LAST
         if not self.text_features:
             resolved = self._resolve(settings.text_encoder_name, "text-encoder")
         else:
@@ -110,7 +110,10 @@ class Encoders:
                 )
             quantize, dtype = resolve_precision(meta.precision, quantize, str(features.folder))
             max_tokens = int(meta.settings.get("max_tokens", max_tokens))
-        encoder = TextEncoder.load(resolved.folder, dtype, quantize, device=self.device, max_tokens=max_tokens)
+            layer = int(meta.settings.get("layer", LAST))
+        encoder = TextEncoder.load(
+            resolved.folder, dtype, quantize, device=self.device, max_tokens=max_tokens, layer=layer
+        )
         return encoder, resolved
 
     def _resolve(self, name: str, role: str) -> hub.ResolvedModel:

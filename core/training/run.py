@@ -35,11 +35,12 @@ MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
 UNSET = {each.name: each.default for each in fields(Recipe) if each.default is not MISSING}
 SAME = {
     "data": ("fingerprint", "digest", "used"),
-    "text_encoder": ("name", "revision", "precision", "cached", "store"),
+    "text_encoder": ("name", "revision", "precision", "layer", "cached", "store"),
     "autoencoder": ("name", "revision", "cached", "store"),
     "vision_tower": ("name", "revision"),
     "language_model": ("name", "revision"),
 }
+ABSENT = {"layer": -1}  # what a run means that does not say it: the last hidden state
 CHANGED = {
     "fingerprint": "the shards changed",
     "digest": "other records of the shards are trained on (policy, blocklist, features)",
@@ -243,7 +244,7 @@ def check_continues(settings: Settings, described: Mapping[str, Any], resume: Ch
             )
     for part, names in SAME.items():
         for name in names if part in described else ():
-            before, now = old[part].get(name), described[part].get(name)
+            before, now = (about[part].get(name, ABSENT.get(name)) for about in (old, described))
             if before != now and (name in old[part] or name not in CHANGED):  # runs of older versions lack some
                 what = CHANGED.get(name, f"{part}.{name} was {before} and is {now}")
                 raise CommonArtError(
@@ -281,14 +282,16 @@ def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origi
     if "step" not in origin:  # which only a run has
         return
     before = read(Path(origin["from"]))
-    compared = [(part, "revision") for part in (*ENCODERS, *PARTS)] + [("text_encoder", "precision")]
+    compared = [(part, "revision") for part in (*ENCODERS, *PARTS)]
+    compared += [("text_encoder", "precision"), ("text_encoder", "layer")]
     for part, name in compared:
         old, new = before.get(part, {}), described.get(part, {})
-        if not before or old.get(name) == new.get(name):
+        was, now = (about.get(name, ABSENT.get(name)) for about in (old, new))
+        if not before or was == now:
             continue
         what = (
-            f"{origin['from']} was trained with {part} {old.get('name')} ({name} {old.get(name)}), and "
-            f"this run has {new.get('name')} ({new.get(name)})"
+            f"{origin['from']} was trained with {part} {old.get('name')} ({name} {was}), and "
+            f"this run has {new.get('name')} ({now})"
         )
         if not settings.init:
             raise CommonArtError(f"{what}.", f"Use the same, or say that it is meant: --init {origin['from']}.")

@@ -45,7 +45,7 @@ def run_of(folder: Path, objective: str, shift: float = 1.0) -> Path:
     return folder / "run"
 
 
-def made_by_diffusers(folder: Path, prompt: str) -> np.ndarray:
+def made_by_diffusers(folder: Path, prompt: str, channels: int = 4) -> np.ndarray:
     """What the README.md of the folder says, with our noise."""
     from diffusers import PixArtSigmaPipeline
 
@@ -54,7 +54,7 @@ def made_by_diffusers(folder: Path, prompt: str) -> np.ndarray:
     null = (folder / "README.md").read_text().split("negative_prompt='")[1].split("'")[0]
     image = pipeline(
         prompt, negative_prompt=null, num_inference_steps=6, guidance_scale=4.5, max_sequence_length=30,
-        clean_caption=False, use_resolution_binning=False, latents=sampler.noise_for([7], (4, 8, 8)), output_type="np",
+        clean_caption=False, use_resolution_binning=False, latents=sampler.noise_for([7], (channels, 8, 8)), output_type="np",
     ).images[0]  # fmt: skip
     return (image * 255).round().astype(int)
 
@@ -116,6 +116,49 @@ def test_the_old_class_becomes_one_that_diffusers_has(tmp_path: Path) -> None:
     assert whole == ["transformer", "text_encoder", "vae"]
     theirs = made_by_diffusers(tmp_path / "whole", "a zebra")
     assert np.abs(made_here(tmp_path / "whole", "a zebra") - theirs).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(tiny.flux2_vae, "does not undo the batch norm of its latents"), (tiny.dc_ae, "asks for block_out_channels")],
+)
+def test_an_autoencoder_that_diffusers_pipeline_cannot_decode_is_refused(
+    tmp_path: Path, make: Any, reason: str
+) -> None:
+    run = run_of(tmp_path, "flow")
+    make(tmp_path / "other")
+    with pytest.raises(CommonArtError, match=f"is an Autoencoder.*: diffusers' PixArtSigmaPipeline {reason}"):
+        export(str(run), tmp_path / "out", autoencoder=str(tmp_path / "other"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_sixteen_channels_are_exported(tmp_path: Path) -> None:
+    """Any number of channels of an AutoencoderKL; here with patches of 1."""
+    tiny.llama(tmp_path / "llama")
+    tiny.vae(tmp_path / "vae", latent_channels=16)
+    config = PixArtConfig(
+        num_attention_heads=2, attention_head_dim=8, num_layers=1, in_channels=16, out_channels=16, patch_size=1,
+        sample_size=8, caption_channels=tiny.WIDTH,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    PixArt(config).save(tmp_path / "bare")
+    export(
+        str(tmp_path / "bare"),
+        tmp_path / "out",
+        text_encoder=str(tmp_path / "llama"),
+        autoencoder=str(tmp_path / "vae"),
+    )
+    theirs = made_by_diffusers(tmp_path / "out", "a zebra", 16)
+    assert np.abs(made_here(tmp_path / "out", "a zebra") - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["Qwen3_5", "Qwen3VL"])
+def test_a_text_encoder_that_sees_is_exported_whole(tmp_path: Path, kind: str) -> None:
+    run = run_of(tmp_path, "flow")
+    tiny.qwen(tmp_path / "qwen", kind)
+    export(str(run), tmp_path / "out", text_encoder=str(tmp_path / "qwen"))
+    theirs = made_by_diffusers(tmp_path / "out", "a zebra")
+    assert np.abs(made_here(tmp_path / "out", "a zebra") - theirs).max() <= 2
 
 
 def originals(model: PixArt) -> dict[str, torch.Tensor]:

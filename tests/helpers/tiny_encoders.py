@@ -35,18 +35,44 @@ def tokenizer(folder: Path, *, end: bool = False) -> Any:
     return whole
 
 
-def llama(folder: Path, *, width: int = WIDTH, seed: int = 0) -> Any:
+def llama(folder: Path, *, width: int = WIDTH, seed: int = 0, vocabulary: int = 258) -> Any:
     """A LlamaForCausalLM with its tokenizer, saved in `folder`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=258, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=4096, bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.model.norm.weight.uniform_(0.5, 2.0)  # so that states before and after the norm differ
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    return model
+
+
+def qwen(folder: Path, kind: str) -> Any:
+    """A `kind`ForConditionalGeneration ("Qwen3_5" or "Qwen3VL"), which sees, with a tokenizer, saved in `folder`."""
+    import transformers
+
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 258, "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "eos_token_id": 0, "pad_token_id": 1,
+    }  # fmt: skip
+    if kind == "Qwen3_5":  # three layers of linear attention, and one of full attention
+        text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    else:
+        text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]}}
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH, "patch_size": 4,
+        "num_position_embeddings": 16, **({} if kind == "Qwen3_5" else {"deepstack_visual_indexes": [0]}),
+    }  # fmt: skip
+    tokens = {"image_token_id": 250, "video_token_id": 251, "vision_start_token_id": 252, "vision_end_token_id": 253}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **tokens)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     model.save_pretrained(folder)
     tokenizer(folder)
     return model
@@ -69,10 +95,42 @@ def vae(folder: Path, *, levels: int = 3, **settings: Any) -> Any:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    settings = {"scaling_factor": 0.5, "shift_factor": 0.1, "sample_size": 32, **settings}
+    settings = {"scaling_factor": 0.5, "shift_factor": 0.1, "sample_size": 32, "latent_channels": 4, **settings}
     model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, latent_channels=4, **settings,
+        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, **settings,
+    )  # fmt: skip
+    model.eval().save_pretrained(folder)
+    return model
+
+
+def flux2_vae(folder: Path, *, levels: int = 3, channels: int = 4) -> Any:
+    """An AutoencoderKLFlux2 with batch norm statistics of each channel of each patch, saved in `folder`."""
+    from diffusers import AutoencoderKLFlux2
+
+    torch.manual_seed(0)
+    model: Any = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4, latent_channels=channels,
+    )  # fmt: skip
+    model.bn.running_mean.normal_(0, 0.3)
+    model.bn.running_var.uniform_(0.2, 3.0)
+    model.eval().save_pretrained(folder)
+    return model
+
+
+def dc_ae(folder: Path, *, levels: int = 3, channels: int = 8) -> Any:
+    """An AutoencoderDC of convolutions and, at the last level, linear attention, saved in `folder`."""
+    from diffusers import AutoencoderDC
+
+    torch.manual_seed(0)
+    kinds, kernels = ("ResBlock",) * (levels - 1) + ("EfficientViTBlock",), ((),) * (levels - 1) + ((5,),)
+    widths, layers = (16,) * (levels - 1) + (2 * channels,), (1,) * levels
+    model: Any = AutoencoderDC(
+        latent_channels=channels, attention_head_dim=8, encoder_block_types=kinds, decoder_block_types=kinds,
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, encoder_layers_per_block=layers,
+        decoder_layers_per_block=layers, encoder_qkv_multiscales=kernels, decoder_qkv_multiscales=kernels,
+        scaling_factor=0.41407,
     )  # fmt: skip
     model.eval().save_pretrained(folder)
     return model
@@ -103,17 +161,18 @@ def shards(folder: Path, count: int = 3, each: int = 4, size: tuple[int, int] = 
     return folder
 
 
-def sentencepiece(folder: Path, texts: list[str]) -> None:
-    """T5's tokenizer as PixArt-Sigma's repositories hold it: a spiece.model, and no tokenizer.json."""
+def sentencepiece(folder: Path, texts: list[str], **settings: Any) -> None:
+    """T5's tokenizer as PixArt-Sigma's repositories hold it: a spiece.model, and no tokenizer.json; or one with `settings`."""
     import json
 
     from sentencepiece import SentencePieceTrainer
 
     folder.mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
+    usual = {"vocab_size": 60, "model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=60, model_type="unigram", hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2,
+        sentence_iterator=iter(texts), model_writer=model, hard_vocab_limit=False, num_threads=1, minloglevel=2,
+        **{**usual, **settings},
     )  # fmt: skip
     (folder / "spiece.model").write_bytes(model.getvalue())
     about = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from commonart.core.data.images.decode import decode
 from commonart.core.errors import CommonArtError
+from commonart.core.model import memory
 from commonart.core.model.autoencoder import Autoencoder, pick_precision, to_images, to_pixels
 
 
@@ -58,6 +60,64 @@ def test_large_images_run_in_tiles_and_small_ones_do_not(tmp_path: Path) -> None
     assert autoencoder.model.use_tiling
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
     assert autoencoder.decode(whole).shape == (1, 3, 128, 128)
+
+
+def test_flux2_is_normed_as_its_own_pipeline_does_it(tmp_path: Path) -> None:
+    """diffusers' Flux2Pipeline norms patches of 2 x 2; here the patches stay apart, so that a transformer chooses its own."""
+    from diffusers import Flux2Pipeline
+
+    model = tiny.flux2_vae(tmp_path)
+    autoencoder = Autoencoder.load(tmp_path, device="cpu")
+    assert (autoencoder.factor, autoencoder.channels, autoencoder.deterministic) == (4, 4, False)
+    assert autoencoder.settings == {"factor": 4}
+    mean, std = autoencoder.encode(images(), batch=2)
+    with torch.no_grad():
+        posterior = model.encode(images()).latent_dist
+    deviation = (model.bn.running_var + model.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
+    patches = Flux2Pipeline._patchify_latents(posterior.mean) - model.bn.running_mean.view(1, -1, 1, 1)
+    torch.testing.assert_close(mean, Flux2Pipeline._unpatchify_latents(patches / deviation), atol=1e-5, rtol=1e-4)
+    patches = Flux2Pipeline._patchify_latents(posterior.std) / deviation
+    torch.testing.assert_close(std, Flux2Pipeline._unpatchify_latents(patches), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        expected = model.decode(posterior.mean).sample.clamp(-1, 1)
+    torch.testing.assert_close(autoencoder.decode(mean), expected, atol=1e-4, rtol=1e-3)
+    odd, _ = autoencoder.encode(images()[..., :20])  # half a patch at the edge
+    assert odd.shape == (3, 4, 8, 5)
+
+
+def test_the_statistics_are_not_rounded_to_the_precision_of_the_model(tmp_path: Path) -> None:
+    tiny.flux2_vae(tmp_path)
+    whole, half = (Autoencoder.load(tmp_path, precision, device="cpu") for precision in ("fp32", "bf16"))
+    assert half.model.bn.running_mean.dtype == torch.bfloat16
+    assert isinstance(half.shift, torch.Tensor) and isinstance(whole.shift, torch.Tensor)
+    assert torch.equal(half.shift, whole.shift) and half.encode(images())[0].dtype == torch.float32
+
+
+def test_dc_ae_gives_one_latent(tmp_path: Path) -> None:
+    model = tiny.dc_ae(tmp_path)
+    autoencoder = Autoencoder.load(tmp_path, device="cpu")
+    assert (autoencoder.factor, autoencoder.channels, autoencoder.deterministic) == (4, 8, True)
+    mean, std = autoencoder.encode(images(), batch=2)
+    with torch.no_grad():
+        latent = model.encode(images()).latent
+        expected = model.decode(latent).sample.clamp(-1, 1)
+    torch.testing.assert_close(mean, latent * 0.41407, atol=1e-5, rtol=1e-4)
+    assert not std.any() and std.shape == mean.shape
+    torch.testing.assert_close(autoencoder.decode(mean), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [tiny.flux2_vae, tiny.dc_ae])
+def test_others_run_in_tiles_too(tmp_path: Path, make: Any) -> None:
+    make(tmp_path)
+    autoencoder = Autoencoder.load(tmp_path, device="cpu")
+    whole, _ = autoencoder.encode(images(1, 128))
+    autoencoder.tile_above = 64
+    tiled, _ = autoencoder.encode(images(1, 128))
+    assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
+    assert autoencoder.decode(whole).shape == (1, 3, 128, 128)
+    autoencoder.tile_above = 1024
+    assert torch.equal(autoencoder.encode(images(1, 128))[0], whole)
+    assert memory.largest_side(autoencoder, (128, 128)) == 1024
 
 
 def test_sides_must_be_multiples(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model import memory
 from commonart.core.model.quantize import resolve_precision
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.settings import QUANTIZERS
@@ -181,6 +182,37 @@ def test_any_causal_language_model(tmp_path: Path, kind: str) -> None:
         with torch.no_grad():
             expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Qwen3_5", "Qwen3VL"])
+def test_of_a_model_that_sees_the_language_model_is_taken(tmp_path: Path, kind: str) -> None:
+    """Its states are those of the whole model for text alone, of every layer; what sees is not loaded."""
+    model = tiny.qwen(tmp_path, kind)
+    for layer in (-1, -2, -5):
+        encoder = load(tmp_path, layer=layer)
+        assert type(encoder.model).__name__ == f"{kind}TextModel" and encoder.width == tiny.WIDTH
+        for text, states in zip(TEXTS[:3], encoder.encode(TEXTS[:3]), strict=True):
+            ids = torch.tensor(encoder.tokenizer(text)["input_ids"])[None]
+            with torch.no_grad():
+                expected = model(input_ids=ids, output_hidden_states=True).hidden_states[layer][0]
+            torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+    real = sum(p.numel() * p.element_size() for p in encoder.model.parameters())
+    assert memory.encoder_bytes(tmp_path, torch.float32) == real
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.t5])
+def test_states_of_any_layer(tmp_path: Path, make: object) -> None:
+    model = make(tmp_path)  # type: ignore[operator]
+    ids = torch.tensor(load(tmp_path).tokenizer("a red circle")["input_ids"])[None]
+    with torch.no_grad():
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    for layer in (-1, -2, -3):
+        encoder = load(tmp_path, layer=layer)
+        torch.testing.assert_close(encoder.encode(["a red circle", "x"])[0], states[layer][0], atol=1e-5, rtol=1e-4)
+        assert encoder.null().shape == (1, tiny.WIDTH)
+    for layer in (-4, 0, 2):
+        with pytest.raises(UsageError, match=rf"--layer {layer}: .* has 3 hidden states\. Give -1, the last, to -3"):
+            load(tmp_path, layer=layer)
 
 
 def test_bfloat16_stays_close(tmp_path: Path) -> None:

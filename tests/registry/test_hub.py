@@ -219,6 +219,7 @@ SELECTED = [  # (files of a repository, the weights among them that are download
      "model-00001-of-00002.fp16.safetensors model-00002-of-00002.fp16.safetensors"),
     ("model.safetensors.index.json model-00001-of-00001.safetensors model.safetensors.index.fp16.json "
      "model.fp16-00001-of-00001.safetensors", "model-00001-of-00001.safetensors"),
+    ("model.safetensors.index.json model.safetensors-00001-of-00001.safetensors", "model.safetensors-00001-of-00001.safetensors"),
     ("net.safetensors.index.json net-00001-of-00001.safetensors", "net-00001-of-00001.safetensors"),
 ]  # fmt: skip
 

@@ -144,6 +144,28 @@ def test_resume_and_tasks_give_the_same_bytes(tmp_path: Path, source: Path, monk
     assert encode_image(str(source), model=model, device="cpu").written == 12
 
 
+def test_what_has_no_deviation_takes_half_the_room(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DC-AE's latents are stored without one, their size is known before, and they are read with a deviation of 0."""
+    tiny.dc_ae(tmp_path / "dc")
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "commonart.core.model.feature_encoding.require_space", lambda folder, needed, what: asked.append(needed)
+    )
+    encode_image(str(source), model=str(tmp_path / "dc"), device="cpu", store="fp32")
+    read = Features(source / "image")
+    assert asked == [sum(path.stat().st_size for path in read.folder.glob("*.tar"))]
+    spans = read.spans("00000")
+    assert max(size for _, size in spans.values()) < 1.3 * 8 * 8 * 8 * 4  # a mean of 8 x 8 x 8, and a header
+    autoencoder = Autoencoder.load(tmp_path / "dc", device="cpu")
+    for record in read_shard(source / "00000.tar"):
+        mean, std = tiny.stored(read, "00000")[record["key"]]
+        expected = autoencoder.encode(to_pixels([decode(read_bytes(record["image"]))]))[0][0].numpy()
+        np.testing.assert_allclose(mean, expected, atol=1e-5)
+        assert std.shape == mean.shape and not std.any()
+
+
 def test_another_model_is_not_mixed_in(tmp_path: Path, source: Path) -> None:
     tiny.vae(tmp_path / "a")
     tiny.vae(tmp_path / "b", scaling_factor=0.25)

@@ -26,6 +26,7 @@ from commonart.core.errors import EXIT_PREEMPTED, CommonArtError, Preempted
 from commonart.core.generation.components import locate
 from commonart.core.generation.request import ModelSpec
 from commonart.core.model.config import PixArtConfig
+from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 from commonart.core.output import c2pa
 from commonart.core.training import checkpoint, cost, logging, trainer
@@ -209,6 +210,8 @@ def test_a_dry_run_says_what_would_happen(shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
+    from diffusers import AutoencoderDC
+
     calm2 = {"model_type": "llama", "vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 11008,
              "num_hidden_layers": 32, "num_attention_heads": 32}  # fmt: skip
     eight, sixteen = (cost.text_encoder(calm2, how, 100) for how in ("quanto-int8", ""))
@@ -220,6 +223,11 @@ def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
     assert (
         160e6 < small.weights < 170e6 and 4 <= large.flops / small.flops < 4.2  # attention grows faster
     )
+    flux = {**sdxl, "_class_name": "AutoencoderKLFlux2"}
+    assert cost.autoencoder(flux, 256).weights == pytest.approx(small.weights, rel=0.02)
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in AutoencoderDC().parameters())
+    assert cost.autoencoder({"_class_name": "AutoencoderDC"}, 256).weights == 2 * counted
     config, recipe = PixArtConfig(sample_size=64), recipes.resolve("512")
     sizes: dict[str, Any] = {"sizes": cost.Sizes(64, 100), "world_size": 32, "micro_batch": 4}
     without = cost.account(config, recipe, **sizes)
@@ -227,6 +235,21 @@ def test_a_dry_run_counts_what_runs_on_the_fly() -> None:
     more = told["memory_bytes_per_device"]["total"] - without["memory_bytes_per_device"]["total"]
     assert more == eight.weights + large.weights
     assert told["flops_per_step"] - without["flops_per_step"] == pytest.approx(128 * (eight.flops + large.flops))
+
+
+def test_a_dry_run_knows_the_sizes_of_other_parts(tmp_path: Path) -> None:
+    """By the table where nothing is here, by config.json where a folder is; of a model that sees, the language model."""
+    settings: dict[str, Any] = {"data": "nowhere/", "gpus": 1}
+    plain = dry_run("256-early", **settings)["parameters"]
+    named = dry_run("256-early", autoencoder="dc-ae-f32c32", overrides={"patch": 1}, **settings)
+    assert named["parameters"] - plain == 1152 * (32 - 16) + (64 - 32) * 1153  # of patches in, and of patches out
+    tiny.qwen(tmp_path / "qwen", "Qwen3VL")
+    tiny.flux2_vae(tmp_path / "pipeline" / "vae", channels=8)
+    told = dry_run("256-early", text_encoder=str(tmp_path / "qwen"), autoencoder=str(tmp_path / "pipeline"), **settings)
+    encoder = TextEncoder.load(tmp_path / "qwen", "fp32", device="cpu")
+    weights = told["memory_bytes_per_device"]
+    assert weights["text_encoder"] == 2 * sum(p.numel() for p in encoder.model.parameters())
+    assert plain - told["parameters"] == 1152 * (4096 - tiny.WIDTH) - (1152 * (32 - 16) + (64 - 32) * 1153)
 
 
 def test_a_dry_run_plans_beside_images_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

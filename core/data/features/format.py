@@ -92,21 +92,26 @@ def unpack_text(data: bytes) -> tuple[list[np.ndarray], list[str]]:
     return np.split(loaded("states", arrays), ends[:-1]), metadata["captions"].split(",")
 
 
-def pack_latent(mean: np.ndarray, std: np.ndarray, record: Record, store: str) -> bytes:
-    """Return the member of one image: mean and std [C, h, w] of its scaled latents (finite float32). Raises likewise."""
-    return pack({**stored("mean", mean, store), **stored("std", std, store)}, {"sha256": record.get("sha256", "")})
+def pack_latent(mean: np.ndarray, std: np.ndarray | None, record: Record, store: str) -> bytes:
+    """Return the member of one image: mean and std [C, h, w] of its scaled latents (finite float32). Raises likewise.
+
+    `std`: None where the autoencoder gives no distribution.
+    """
+    arrays = {**stored("mean", mean, store), **({} if std is None else stored("std", std, store))}
+    return pack(arrays, {"sha256": record.get("sha256", "")})
 
 
-def latent_size(shape: tuple[int, int, int], record: Record, store: str) -> int:
-    """Return the size in bytes of `pack_latent` for latents of this shape (C, h, w)."""
-    layout = {**stored_layout("mean", shape, store), **stored_layout("std", shape, store)}
+def latent_size(shape: tuple[int, int, int], record: Record, store: str, deviation: bool = True) -> int:
+    """Return the size in bytes of `pack_latent` for latents of this shape (C, h, w), with or without their `deviation`."""
+    layout = {**stored_layout("mean", shape, store), **(stored_layout("std", shape, store) if deviation else {})}
     return packed_size(layout, {"sha256": record.get("sha256", "")})
 
 
 def unpack_latent(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mean, std) of one member, float32 [C, h, w]."""
+    """Return (mean, std) of one member, float32 [C, h, w]; a std that is not stored is 0."""
     arrays, _ = unpack(data)
-    return loaded("mean", arrays), loaded("std", arrays)
+    mean = loaded("mean", arrays)
+    return mean, loaded("std", arrays) if "std" in arrays else np.zeros_like(mean)
 
 
 class NoMeta(CommonArtError):

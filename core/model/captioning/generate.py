@@ -254,6 +254,9 @@ class TextGenerator:
         """The classes that load the model and its processor."""
         return getattr(transformers, self.model.cls), getattr(transformers, self.PROCESSOR)
 
+    def _load_processor(self, folder: Path) -> Any:
+        return self._classes[1].from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model on its device.
@@ -272,7 +275,7 @@ class TextGenerator:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
             )
             four_bits = {"quantization_config": config, "device_map": {"": device}}
-        model_class, processor_class = self._classes
+        model_class = self._classes[0]
         try:
             model = model_class.from_pretrained(
                 folder,
@@ -282,7 +285,7 @@ class TextGenerator:
                 **local,
                 **four_bits,
             )
-            processor = processor_class.from_pretrained(folder, **local)
+            processor = self._load_processor(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError, ImportError) as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             raise CommonArtError(

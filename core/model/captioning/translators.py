@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
 from commonart.core.model.captioning.generate import RETRY, Generated, TextGenerator
 from commonart.core.model.captioning.languages import LANGUAGES, language_code, language_tokens
+from commonart.core.model.tokenizer import load_tokenizer
 
 SEQ2SEQ = {
     "MarianMTModel", "M2M100ForConditionalGeneration", "NllbMoeForConditionalGeneration", "MBartForConditionalGeneration",
@@ -79,12 +80,15 @@ class Translator(TextGenerator):
         # M2M100's tokenizer keeps its languages beside its vocabulary.
         return language_tokens([*self._tokenizer.get_vocab(), *getattr(self._tokenizer, "lang_token_to_id", ())])
 
+    def _load_processor(self, folder: Path) -> Any:
+        return load_tokenizer(folder)
+
     @cached_property
     def _tokenizer(self) -> Any:
         """The tokenizer, before the weights: of an encoder-decoder it alone says which languages there are."""
         folder = self.resolved.folder
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return self._load_processor(folder)
         except Exception as error:  # as many kinds as there are tokenizers
             first_line = (str(error).strip().splitlines() or [""])[0]
             raise CommonArtError(
