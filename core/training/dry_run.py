@@ -17,6 +17,7 @@ from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.policies import load_policy
+from commonart.core.model import tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device
 from commonart.core.model.transformer import PixArt
@@ -57,6 +58,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
     width = texts[0].meta.width if texts else WIDTHS.get(settings.text_encoder_name, 4096)
     side, channels = recipe.resolution // factor, latents[0].meta.width if latents else 4
     config = run.config_of(recipe, (channels, side, side), width)
+    if few := tread.warning(recipe.tread, (side // recipe.patch) ** 2):
+        log.warn(few)
     tokens = (texts[0].mean_caption_tokens() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
     sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
     measured = images_per_second(settings, config, sizes, calibrate) if calibrate else None
