@@ -72,6 +72,9 @@ class Recipe:
     tread_before: int = 2  # blocks before those, and after them
     tread_after: int = 1
     tread_off: float = 0.1  # last share of the run without it
+    mask: float = 0.0  # share of an image's tokens that ends after the first blocks and has no loss
+    mask_after: int = 4  # blocks that see all tokens
+    mask_off: float = 0.1  # last share of the run without it
     sra: float = 0.0  # weight of the alignment with the autoencoder's latents; the paper's is 1
     sra_block: int = 8  # after which block the tokens are aligned
     spike: float = 20.0  # a step whose gradient exceeds this multiple of the usual one is skipped; 0 skips none
@@ -81,19 +84,27 @@ class Recipe:
         """Hidden width of the transformer."""
         return self.heads * self.head_dim
 
+    @property
+    def skipping(self) -> tuple[float, int, int, float]:
+        """(Share of the tokens that skips blocks, the first of these, the one after the last, last share of the run without.)"""
+        if self.mask:
+            return self.mask, self.mask_after, self.layers, self.mask_off
+        return self.tread, self.tread_before, self.layers - self.tread_after, self.tread_off
+
 
 # What only a stage that trains the transformer has.
 DIFFUSION = (
     "text_encoder", "autoencoder", "resolution", "interpolation", "objective", "layers", "heads", "head_dim", "patch",
     "caption_dropout", "flow_shift", "prediction", "qk_norm", "draws", "times",
-    "time_mean", "time_std", "time_scale", "tread", "tread_before", "tread_after", "tread_off", "sra",
-    "sra_block",
+    "time_mean", "time_std", "time_scale", "tread", "tread_before", "tread_after", "tread_off", "mask",
+    "mask_after", "mask_off", "sra", "sra_block",
 )  # fmt: skip
 
 # The switches that the others belong to, and their papers.
 SWITCHES = {
     "prediction": "arXiv 2605.27102", "qk_norm": "arXiv 2403.03206", "draws": "", "times": "arXiv 2403.03206",
-    "time_mean": "arXiv 2403.03206", "time_std": "arXiv 2403.03206", "tread": "arXiv 2501.04765", "sra": "arXiv 2601.17830",
+    "time_mean": "arXiv 2403.03206", "time_std": "arXiv 2403.03206", "tread": "arXiv 2501.04765", "mask": "arXiv 2407.15811",
+    "sra": "arXiv 2601.17830",
 }  # fmt: skip
 
 # Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
@@ -181,15 +192,18 @@ def _checked(recipe: Recipe) -> Recipe:
         need(field in unused or 0 < getattr(recipe, field) < float("inf"), field, "above 0")
     for field in ("ema", "beta1", "beta2"):
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
-    need(0 <= recipe.tread < 1, "tread", "at least 0 and below 1")
-    for field in ("tread_before", "tread_after"):
+    for field in ("tread", "mask"):
+        need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
+    need(not recipe.mask or not recipe.tread, "mask", "0 where tread is on: a token either rejoins or ends")
+    need(not recipe.mask or recipe.mask_after < recipe.layers, "mask_after", f"below {recipe.layers}, the layers")
+    for field in ("tread_before", "tread_after", "mask_after"):
         need(getattr(recipe, field) >= 0, field, "at least 0")
     need(
         not recipe.tread or recipe.tread_before + recipe.tread_after < recipe.layers,
         "tread",
         "0 where tread_before and tread_after leave none of the layers",
     )
-    for field in ("caption_dropout", "cooldown", "tread_off"):
+    for field in ("caption_dropout", "cooldown", "tread_off", "mask_off"):
         need(0 <= getattr(recipe, field) <= 1, field, "between 0 and 1")
     need(
         recipe.sra <= 0 or 1 <= recipe.sra_block <= recipe.layers, "sra_block", f"from 1 to {recipe.layers}, the layers"

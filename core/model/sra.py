@@ -57,12 +57,7 @@ def weights(config: PixArtConfig) -> int:
         return sum(parameter.numel() for parameter in AlignmentHead(config, 1).parameters())
 
 
-def loss(found_BCHW: Tensor, latents_BCHW: Tensor, patch: int, kept_BK: Tensor | None = None) -> Tensor:
-    """Return how far what the head found is from the latents, (B,), float32; of the tokens `kept_BK` alone, where given."""
+def loss(found_BCHW: Tensor, latents_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
+    """Return how far what the head found is from the latents, (B,), float32; `weight_B1HW`: what each latent counts."""
     far_BCHW = functional.smooth_l1_loss(found_BCHW.float(), latents_BCHW.float(), reduction="none", beta=BETA)
-    if kept_BK is None:
-        return far_BCHW.flatten(1).mean(1)
-    far_BP = functional.avg_pool2d(far_BCHW.mean(1, keepdim=True), patch).flatten(
-        1
-    )  # of each token's patch, row by row
-    return far_BP.gather(1, kept_BK).mean(1)
+    return (far_BCHW if weight_B1HW is None else far_BCHW * weight_B1HW).flatten(1).mean(1)

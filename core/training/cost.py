@@ -79,8 +79,8 @@ def flops_per_image(
 def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, routed: bool) -> float:
     """Return the operations of one image forward as `recipe` trains it; `routed`: while tokens skip blocks."""
     tokens = (side // config.patch_size) ** 2
-    few = config.num_layers - recipe.tread_before - recipe.tread_after if routed else 0
-    passing = tread.kept_tokens(tokens, recipe.tread)
+    share, first, stop, _ = recipe.skipping
+    few, passing = (stop - first if routed else 0), tread.kept_tokens(tokens, share)
     head = 2.0 * recipe.draws * tokens * sra.weights(config) if recipe.sra else 0
     return flops_per_image(config, side, text, recipe.draws, few, passing) + head
 
@@ -91,7 +91,7 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
     Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations; no encoder.
     """
     count = (parameters(config) + (sra.weights(config) if recipe.sra else 0)) // sizes.shards
-    tokens = recipe.draws * (sizes.side // config.patch_size) ** 2  # all of them: routing is off at the end
+    tokens = recipe.draws * (sizes.side // config.patch_size) ** 2  # all of them, as at the end of the run
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
     stored = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
     nbytes = {
@@ -189,10 +189,9 @@ def account(
     fly; they are in all but what was measured.
     """
     encoders = encoders or {}
-    whole, routed = (
-        forward_flops(config, recipe, sizes.side, sizes.tokens, part) for part in (False, bool(recipe.tread))
-    )
-    forward = whole - (1 - recipe.tread_off) * (whole - routed)  # the mean of the run
+    share, _, _, off = recipe.skipping
+    whole, routed = (forward_flops(config, recipe, sizes.side, sizes.tokens, part) for part in (False, bool(share)))
+    forward = whole - (1 - off) * (whole - routed)  # the mean of the run
     if measured is not None:
         measured *= routed / forward  # it was timed at the start
     # A backward pass costs two forward ones; encoders are not trained.

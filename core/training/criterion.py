@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from commonart.core.model import diffusion, sra, tread
+from commonart.core.model import diffusion, masking, sra, tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import autocast
 from commonart.core.model.times import TimeLaw
@@ -69,7 +69,8 @@ class DiffusionLoss:
         self.compiled = compiled
         self.config, self.source, self.recipe, self.sampler, self.dtype = config, source, recipe, sampler, dtype
         self.objective = diffusion.check_objective(recipe.objective)
-        self.routed = bool(recipe.tread)
+        self.share, self.first, self.stop, self.off = recipe.skipping
+        self.routed = bool(self.share)
         self._drawn: tuple[int, Tensor, Tensor, Tensor, Tensor | None] | None = None
 
     def __call__(
@@ -77,7 +78,7 @@ class DiffusionLoss:
     ) -> Losses:
         batch = self.source.batch(fetched, device)
         recipe, channels = self.recipe, [self.config.out_channels, self.config.in_channels]
-        self.routed = bool(recipe.tread) and progress < 1 - recipe.tread_off
+        self.routed = bool(self.share) and progress < 1 - self.off
         noise, posterior, time_B, order_BP = self._draws(step, batch.mean_BCHW.shape[1:], device)
         draws = self.recipe.draws
         drawn = slice(samples.start * draws, samples.stop * draws)
@@ -89,10 +90,10 @@ class DiffusionLoss:
         mask = batch.mask_BL
         if self.compiled:
             text, mask = dynamic_length(text, mask)
-        route, found = None, None
+        route = weight = found = None
         if order_BP is not None:
-            kept = tread.choose(order_BP[drawn], recipe.tread)
-            route = tread.Route(kept, recipe.tread_before, recipe.layers - recipe.tread_after)
+            route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
+            weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
 
         def denoise(*inputs: Any) -> Tensor:
             nonlocal found
@@ -105,13 +106,13 @@ class DiffusionLoss:
             loss_B, timestep_B = diffusion.loss(
                 denoise, latents, text, mask, self.objective,
                 noise_BCHW=noise[drawn], time_B=time_B[drawn], shift=self.recipe.flow_shift,
-                prediction=self.recipe.prediction,
+                prediction=self.recipe.prediction, weight_B1HW=weight if recipe.mask else None,
             )  # fmt: skip
         tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
         if found is None:
             return Losses(loss_B, timestep_B, tokens)
-        only = route.kept_BK if route is not None and route.covers(recipe.sra_block) else None
-        aligned_B = recipe.sra * sra.loss(found, latents, self.config.patch_size, only)
+        only_kept = recipe.mask or (route is not None and route.covers(recipe.sra_block))
+        aligned_B = recipe.sra * sra.loss(found, latents, weight if only_kept else None)
         return Losses(loss_B, timestep_B, tokens, aligned_B)
 
     def flops(self, tokens: float) -> float:

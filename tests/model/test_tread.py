@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from commonart.core.model import sra, tread
+from commonart.core.model import diffusion, masking, sra, tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt, stack_text
 from commonart.core.model.tread import Route
@@ -140,7 +140,7 @@ def test_inside_a_route_the_kept_tokens_alone_are_aligned() -> None:
         assert route.covers(block) == covered
     model.alignment = sra.make_head(CONFIG, 2, seed=3)
     found = model(latents, time, text, mask, route)[:, 4:]
-    loss = sra.loss(found, latents, 2, route.kept_BK)
+    loss = sra.loss(found, latents, masking.weight(route.kept_BK, (8, 8), 2))
     far = functional.smooth_l1_loss(found, latents, reduction="none", beta=0.05)
     for n in range(3):
         patches = [far[n, :, 2 * (p // 4) : 2 * (p // 4) + 2, 2 * (p % 4) : 2 * (p % 4) + 2] for p in route.kept_BK[n]]
@@ -149,12 +149,62 @@ def test_inside_a_route_the_kept_tokens_alone_are_aligned() -> None:
     assert float((gradient != 0).float().mean()) == 0.5
 
 
+@pytest.mark.parametrize("objective", ["flow", "eps"])
+def test_a_masked_image_has_the_loss_of_its_kept_patches(objective: diffusion.Objective) -> None:
+    """On an image that is not square: where the output is wrong in a place, that counts only where its token is kept."""
+    latents, noise = torch.randn(2, 3, 4, 4, 8, generator=torch.Generator().manual_seed(4)).unbind(0)
+    time = torch.tensor([100, 500, 0]) if objective == "eps" else torch.tensor([0.1, 0.5, 0.9])
+    kept = tread.choose(torch.rand(3, 8, generator=torch.Generator().manual_seed(5)), 0.75)
+    weight = masking.weight(kept, (4, 8), 2)
+    assert weight.shape == (3, 1, 4, 8) and weight.mean((1, 2, 3)).tolist() == [1.0] * 3
+    assert set(weight.unique().tolist()) == {0.0, 4.0}
+
+    def loss(wrong: Tensor, weight: Tensor | None) -> Tensor:
+        def model(noisy: Tensor, *_: Any) -> Tensor:
+            right = diffusion.target(latents, noise, objective)
+            return torch.cat([right + wrong, right * 0], 1) if objective == "eps" else right + wrong
+
+        text = torch.ones(3, 1, 6)
+        return diffusion.loss(
+            model, latents, text, None, objective, noise_BCHW=noise, time_B=time, weight_B1HW=weight
+        )[0]  # fmt: skip
+
+    nothing = torch.zeros_like(latents)
+    for n in range(3):
+        for p in range(8):
+            wrong = nothing.clone()
+            wrong[n, :, 2 * (p // 4) : 2 * (p // 4) + 2, 2 * (p % 4) : 2 * (p % 4) + 2] = 1.0
+            more = loss(wrong, weight) - loss(nothing, weight)
+            plain = loss(wrong, None) - loss(nothing, None)
+            torch.testing.assert_close(
+                more[n], (4 * plain[n] if p in kept[n].tolist() else plain[n] * 0), rtol=1e-3, atol=1e-4
+            )
+            assert float(more.abs().sum() - more[n].abs()) == 0
+
+
+def test_masked_tokens_end_after_the_first_blocks() -> None:
+    model, (latents, time, text, mask) = model_of(), inputs()
+    route = route_of(share=0.75, first=2, stop=4)
+    seen: list[int] = []
+    for block in model.transformer_blocks:
+        block.register_forward_hook(lambda *called: seen.append(called[-1].shape[1]))
+    masked = model(latents, time, text, mask, route)
+    assert seen == [16, 16, 4, 4]
+    weight = masking.weight(route.kept_BK, (8, 8), 2) > 0
+    (masked * weight).sum().backward()
+    assert all(bool((parameter.grad != 0).any()) for parameter in model.transformer_blocks.parameters())  # type: ignore[union-attr]
+    # What a masked token would say of its patch is not asked for; kept ones know it from the blocks that saw it.
+    hidden, hit = latents.clone().requires_grad_(True), weight.expand_as(latents)
+    (gradient,) = torch.autograd.grad((model(hidden, time, text, mask, route) * weight).sum(), hidden)
+    assert float(gradient[~hit].abs().min()) > 0
+
+
 def test_the_loss_of_the_alignment() -> None:
     """Squared below 0.05, absolute above, and the mean over an image."""
     latents = torch.zeros(2, 1, 2, 2)
     found = torch.tensor([0.01, -0.03, 0.05, -2.0]).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
     expected = (0.01**2 / 0.1 + 0.03**2 / 0.1 + 0.05**2 / 0.1 + (2 - 0.025)) / 4
-    torch.testing.assert_close(sra.loss(found, latents, 2), torch.full((2,), expected))
+    torch.testing.assert_close(sra.loss(found, latents), torch.full((2,), expected))
 
 
 def test_the_head_has_the_size_that_the_paper_states_and_is_a_function_of_the_seed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny_runs import WIDTH, dataset, dry_run, lines, refused, settings_of, star
 
 from commonart.core import recipes
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import diffusion, sra, tread
+from commonart.core.model import diffusion, masking, sra, tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint, cost, trainer
@@ -25,6 +25,7 @@ CONFIG = PixArtConfig(
 )
 ROUTED: dict[str, Any] = {"layers": 3, "tread": 0.5, "tread_before": 1, "tread_after": 1, "tread_off": 0.25}
 ALIGNED: dict[str, Any] = {"sra": 0.5, "sra_block": 2}
+MASKED: dict[str, Any] = {"layers": 3, "mask": 0.75, "mask_after": 1, "mask_off": 0.25}
 BOTH: dict[str, Any] = {**ROUTED, **ALIGNED, "tread_off": 0}
 
 
@@ -82,21 +83,40 @@ def test_a_routed_step_has_the_noise_of_a_plain_one_and_each_image_its_own_route
         torch.testing.assert_close(losses.loss_B[n], one[0], rtol=1e-4, atol=1e-5)
 
 
-def test_micro_batches_have_the_routes_of_the_whole_batch() -> None:
-    (whole,), *_ = step_of(**BOTH)
-    halves, *_ = step_of(parts=2, **BOTH)
+def test_a_masked_step_has_the_loss_of_the_kept_patches() -> None:
+    (losses,), _, batch, model = step_of(**MASKED, **ALIGNED)
+    noise, posterior, time, order = numbers()
+    latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
+    noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
+    route = tread.Route(tread.choose(order, 0.75), 1, 3)
+    output = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
+    kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
+    assert int(kept.sum()) == 4 * 4 * 4 * 4  # images, tokens, channels, latents of a patch
+    wrong = (output[:, :4] - (noise - latents)).square()
+    assert losses.alignment_B is not None
+    for n in range(4):
+        torch.testing.assert_close(losses.loss_B[n], wrong[n][kept[n]].mean(), rtol=1e-4, atol=1e-5)
+        found = sra.loss(output[n, 4:][kept[n]][None], latents[n][kept[n]][None])[0]
+        torch.testing.assert_close(losses.alignment_B[n], 0.5 * found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [BOTH, {**MASKED, **ALIGNED}])
+def test_micro_batches_have_the_routes_of_the_whole_batch(more: dict[str, Any]) -> None:
+    (whole,), *_ = step_of(**more)
+    halves, *_ = step_of(parts=2, **more)
     for name in ("loss_B", "alignment_B"):
         parts = torch.cat([getattr(half, name) for half in halves])
         torch.testing.assert_close(parts, getattr(whole, name), rtol=1e-5, atol=1e-6)
 
 
-def test_the_last_share_of_a_run_is_not_routed() -> None:
+@pytest.mark.parametrize(("more", "few", "passing"), [(ROUTED, 1, 8), (MASKED, 2, 4)])
+def test_in_the_last_share_of_a_run_all_tokens_pass(more: dict[str, Any], few: int, passing: int) -> None:
     (plain,), counted, *_ = step_of()
     for progress, off in ((0.0, False), (0.74, False), (0.75, True), (1.0, True)):
-        (losses,), criterion, *_ = step_of(progress, **ROUTED)
+        (losses,), criterion, *_ = step_of(progress, **more)
         assert torch.equal(losses.loss_B, plain.loss_B) == off
         assert (criterion.flops(3) == counted.flops(3)) == off
-        assert off or criterion.flops(3) == 3 * cost.flops_per_image(CONFIG, 8, 3, few=1, passing=8)
+        assert off or criterion.flops(3) == 3 * cost.flops_per_image(CONFIG, 8, 3, few=few, passing=passing)
 
 
 def test_a_run_that_is_never_routed_is_a_plain_one_bit_for_bit(shards: Path, tmp_path: Path) -> None:
@@ -116,7 +136,7 @@ def test_the_alignment_is_minimized_beside_the_loss() -> None:
     noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
     found = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL)[:, 4:]
     assert losses.alignment_B is not None
-    torch.testing.assert_close(losses.alignment_B, 0.5 * sra.loss(found, latents, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.alignment_B, 0.5 * sra.loss(found, latents), rtol=1e-4, atol=1e-5)
     assert on.flops(3) - off.flops(3) == 3 * 2 * 16 * sra.weights(CONFIG)
 
 
@@ -173,6 +193,9 @@ def test_a_plan_counts_routes_and_the_head() -> None:
     routed, always = flops(tread=0.5), flops(tread=0.5, tread_off=0)
     assert never == plain and routed == pytest.approx(0.1 * plain + 0.9 * always)
     assert 0.40 < always / plain < 0.62  # 25 of 28 blocks, at half of the tokens
+    masked = flops(mask=0.75, mask_off=0)
+    assert 0.25 < masked / plain < 0.42  # 24 of 28 blocks, at a quarter
+    assert flops(mask=0.75) == pytest.approx(0.1 * plain + 0.9 * masked)
     assert flops(sra=1) / plain == pytest.approx(1.028, abs=0.01)  # the paper's 4 %, less what text costs here
     need = [
         dry_run("512", data="nowhere/", overrides={"sra": weight})["memory_bytes_per_device"]["weights"] for weight in (0, 1)
@@ -210,6 +233,10 @@ def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
     refused(UsageError, 2, "tread must be 0 where tread_before and tread_after", "", resolved(tread=0.5, layers=3))
     refused(UsageError, 2, "tread_off must be between 0 and 1", "", resolved(tread_off=1.5))
     refused(UsageError, 2, "tread_before must be at least 0", "", resolved(tread_before=-1))
+    refused(UsageError, 2, "mask must be 0 where tread is on", "", resolved(tread=0.5, mask=0.5))
+    refused(UsageError, 2, "mask must be at least 0 and below 1", "", resolved(mask="nan"))
+    refused(UsageError, 2, "mask_after must be below 6, the layers", "", resolved(mask=0.5, mask_after=6))
+    refused(UsageError, 2, "mask_after must be at least 0", "", resolved(mask=0.5, mask_after=-1))
     refused(UsageError, 2, "sra_block must be from 1 to 6, the layers", "", resolved(sra=1))
     refused(UsageError, 2, "sra must be at least 0", "", resolved(sra=-1))
     refused(UsageError, 2, "sra must be a finite number", "", resolved(sra="inf", sra_block=1))
