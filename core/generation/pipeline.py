@@ -24,7 +24,7 @@ from commonart.core.model import memory
 from commonart.core.model import sampler as samplers
 from commonart.core.model.autoencoder import Autoencoder, to_images
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.device import pick_device, pick_dtype
+from commonart.core.model.device import pick_device, pick_dtype, pick_matmul_dtype
 from commonart.core.model.onednn import pack
 from commonart.core.model.quantize import resolve_precision
 from commonart.core.model.text_encoder import TextEncoder
@@ -88,10 +88,10 @@ class Pipeline:
             weights = {file for folder in folders for file in folder.rglob("*.safetensors")}
             total = sum(file.stat().st_size for file in weights)
             keep = total < SMALL or 1.5 * total < memory.free(device)
-        dtype = pick_dtype(spec.precision, device)
+        dtype = pick_matmul_dtype(spec.precision, device)
         quantize = spec.quantize
         if quantize is None and not components.text_precision:
-            quantize = memory.fitting(components.text_encoder, dtype, device)
+            quantize = memory.fitting(components.text_encoder, pick_dtype(spec.precision, device), device)
         chosen = None if quantize == "none" else quantize
         quantize, _ = resolve_precision(components.text_precision, chosen, components.name)
         tokens = spec.max_tokens or components.max_tokens

@@ -1,21 +1,24 @@
 """Muon for the matrices inside the blocks, AdamW for everything else (Jordan et al. 2024; Liu et al., arXiv 2502.16982).
 
-    M = momentum M + G;  O = Newton-Schulz(G + momentum M), about U V^T of its singular value decomposition
+    M = momentum M + (1 - momentum) G;  O = Newton-Schulz(momentum M + (1 - momentum) G), about U V^T of its decomposition
     W = (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) O
 
-The factor gives a step the size that AdamW's has (equation 4 of the latter), so that one rate and one decay serve both. Both
-are torch's own; here they become one optimizer, whose state checkpoints keep as any other's.
+The factor gives a step the size that AdamW's has (equation 4 of the latter), so that one rate and one decay serve both. Steps
+are those of `torch.optim.Muon`, which takes one matrix after the other, in bfloat16 on every device: matrices of one shape are
+stacked here, and a CPU, where bfloat16 may be the slower one, computes in float32.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MOMENTUM = 0.95
+POLYNOMIAL, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # steep at 0, so that small singular values grow fast
 
 
 def is_hidden(name: str, parameter: nn.Parameter) -> bool:
@@ -23,28 +26,50 @@ def is_hidden(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() == 2 and name.startswith("transformer_blocks.") and name.endswith(".weight")
 
 
+def orthogonal(matrices_NRC: Tensor) -> Tensor:
+    """Return about U V^T of each matrix U S V^T: singular values between 0.7 and 1.2, float32 on a CPU, else bfloat16."""
+    if matrices_NRC.shape[1] > matrices_NRC.shape[2]:
+        return orthogonal(matrices_NRC.mT).mT
+    x = matrices_NRC.to(torch.float32 if matrices_NRC.device.type == "cpu" else torch.bfloat16)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
+    a, b, c = POLYNOMIAL
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` and `torch.optim.AdamW` over one list of groups and one state."""
+    """Muon over `matrices` and `torch.optim.AdamW` over the groups of `rest`, as one list of groups and one state."""
 
     def __init__(
         self, matrices: Sequence[nn.Parameter], rest: Sequence[dict[str, Any]], weight_decay: float, **adam: Any
     ) -> None:
-        lr = adam["lr"]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(list(rest), **adam, fused=True)]
-        if matrices:
-            muon = torch.optim.Muon(
-                list(matrices), lr=lr, weight_decay=weight_decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
-            )
-            self.parts.append(muon)
-        groups = [group for part in self.parts for group in part.param_groups]
+        self.adamw = torch.optim.AdamW(list(rest), **adam, fused=True)
+        self.hidden = {"params": list(matrices), "lr": adam["lr"], "weight_decay": weight_decay}
+        groups = [*self.adamw.param_groups, self.hidden]
         super().__init__(groups, {})
         # The very same groups and state, so that what is set or restored here is theirs.
         self.param_groups = groups
-        for part in self.parts:
-            part.state = self.state
+        self.adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
-        for part in self.parts:
-            part.step()
+        self.adamw.step()
+        alike = defaultdict(list)
+        for param in self.hidden["params"]:
+            if param.grad is not None:
+                alike[param.shape].append(param)
+        lr, decay = self.hidden["lr"], self.hidden["weight_decay"]
+        for shape, params in alike.items():
+            grads: list[Tensor] = [param.grad for param in params]  # type: ignore[misc]
+            states = [self.state[param] for param in params]
+            for state, grad in zip(states, grads, strict=True):
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(grad)
+            momenta = [state["momentum_buffer"] for state in states]
+            torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
+            steps = orthogonal(torch.stack(grads).lerp_(torch.stack(momenta), MOMENTUM)).float().unbind()
+            torch._foreach_mul_(params, 1 - lr * decay)
+            torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)

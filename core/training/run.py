@@ -18,7 +18,7 @@ from commonart.core.data.notes import read_beside
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.device import pick_dtype
+from commonart.core.model.device import pick_matmul_dtype
 from commonart.core.model.diffusion import check_objective, objective_of, out_channels
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
@@ -64,7 +64,7 @@ def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArt
 
 def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
     """Return what the matrix products are computed in: not float16, whose gradients underflow without loss scaling."""
-    dtype = pick_dtype(settings.precision, device)
+    dtype = pick_matmul_dtype(settings.precision, device)
     return torch.float32 if dtype == torch.float16 else dtype
 
 

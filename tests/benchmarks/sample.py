@@ -66,13 +66,13 @@ def main() -> None:
 
     from commonart.core.model import sampler
     from commonart.core.model.config import PixArtConfig
-    from commonart.core.model.device import dtype_name, pick_device, pick_dtype
+    from commonart.core.model.device import dtype_name, pick_device, pick_matmul_dtype
     from commonart.core.model.onednn import pack
     from commonart.core.model.transformer import PixArt
 
     torch.set_num_threads(given.threads)
     device = pick_device(given.device)
-    dtype = pick_dtype(given.precision, device)
+    dtype = pick_matmul_dtype(given.precision, device)
     both = importlib.util.find_spec("diffusers") is not None
     torch.manual_seed(0)
     scale = given.size // 8

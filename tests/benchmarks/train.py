@@ -41,7 +41,7 @@ if importlib.util.find_spec("orjson") is None:  # of checkpoints and metrics.jso
 from commonart.core import recipes  # noqa: E402
 from commonart.core.model import diffusion  # noqa: E402
 from commonart.core.model.config import PixArtConfig  # noqa: E402
-from commonart.core.model.device import autocast, dtype_name, pick_device, pick_dtype  # noqa: E402
+from commonart.core.model.device import autocast, dtype_name, pick_device, pick_matmul_dtype  # noqa: E402
 from commonart.core.model.transformer import PixArt  # noqa: E402
 from commonart.core.settings import Settings  # noqa: E402
 from commonart.core.training import batches, cost, trainer  # noqa: E402
@@ -165,7 +165,7 @@ def main() -> None:
     """Print one JSON object."""
     asked = options()
     device = pick_device(asked.device)
-    dtype, world = pick_dtype(asked.precision, device), World(device)
+    dtype, world = pick_matmul_dtype(asked.precision, device), World(device)
     config = PixArtConfig(
         num_layers=asked.layers, num_attention_heads=asked.heads, sample_size=asked.side, caption_channels=asked.text
     )

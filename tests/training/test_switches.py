@@ -148,6 +148,25 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws() -> None:
     assert optimizer.state[weight]["momentum_buffer"].shape == (32, 16)
 
 
+def test_muon_steps_as_torchs_does() -> None:
+    torch.manual_seed(0)
+    shapes = ((24, 8), (8, 24), (24, 8), (8, 8))
+    ours, theirs = (
+        [torch.nn.Parameter(w.clone()) for w in weights] for weights in [[torch.randn(s) for s in shapes]] * 2
+    )
+    one = muon.Muon(ours, [{"params": [torch.nn.Parameter(torch.ones(2))]}], 0.1, lr=0.1)
+    other = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    before = [weight.detach().clone() for weight in ours]
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        one.step()
+        other.step()
+    for a, b, first in zip(ours, theirs, before, strict=True):  # torch's products are bfloat16
+        assert ((a - b).norm() / (b - first).norm()).item() < 0.02
+
+
 def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
     def resolved(**more: Any) -> Any:
         return lambda: recipes.resolve("nano", more)
