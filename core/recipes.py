@@ -68,6 +68,15 @@ class Recipe:
     time_mean: float = 0.0  # of the logit-normal law
     time_std: float = 1.0
     time_scale: float = 0.0  # of mode: above 0 more times in the middle, below 0 more at both ends
+    tread: float = 0.0  # share of an image's tokens that skips the blocks in the middle
+    tread_before: int = 2  # blocks before those, and after them
+    tread_after: int = 1
+    tread_off: float = 0.1  # last share of the run without it
+    mask: float = 0.0  # share of an image's tokens that ends after the first blocks and has no loss
+    mask_after: int = 4  # blocks that see all tokens
+    mask_off: float = 0.1  # last share of the run without it
+    sra: float = 0.0  # weight of the alignment with the autoencoder's latents; the paper's is 1
+    sra_block: int = 8  # after which block the tokens are aligned
     spike: float = 20.0  # a step whose gradient exceeds this multiple of the usual one is skipped; 0 skips none
 
     @property
@@ -75,13 +84,28 @@ class Recipe:
         """Hidden width of the transformer."""
         return self.heads * self.head_dim
 
+    @property
+    def skipping(self) -> tuple[float, int, int, float]:
+        """(Share of the tokens that skips blocks, the first of these, the one after the last, last share of the run without.)"""
+        if self.mask:
+            return self.mask, self.mask_after, self.layers, self.mask_off
+        return self.tread, self.tread_before, self.layers - self.tread_after, self.tread_off
+
 
 # What only a stage that trains the transformer has.
 DIFFUSION = (
     "text_encoder", "autoencoder", "resolution", "interpolation", "objective", "layers", "heads", "head_dim", "patch",
     "caption_dropout", "flow_shift", "prediction", "qk_norm", "draws", "times",
-    "time_mean", "time_std", "time_scale",
+    "time_mean", "time_std", "time_scale", "tread", "tread_before", "tread_after", "tread_off", "mask",
+    "mask_after", "mask_off", "sra", "sra_block",
 )  # fmt: skip
+
+# The switches that the others belong to, and their papers.
+SWITCHES = {
+    "prediction": "arXiv 2605.27102", "qk_norm": "arXiv 2403.03206", "draws": "", "times": "arXiv 2403.03206",
+    "time_mean": "arXiv 2403.03206", "time_std": "arXiv 2403.03206", "tread": "arXiv 2501.04765", "mask": "arXiv 2407.15811",
+    "sra": "arXiv 2601.17830",
+}  # fmt: skip
 
 # Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
 # Ours: how the paper's "about 2 M steps" are split over the stages, weight_decay, micro_batch.
@@ -168,9 +192,24 @@ def _checked(recipe: Recipe) -> Recipe:
         need(field in unused or 0 < getattr(recipe, field) < float("inf"), field, "above 0")
     for field in ("ema", "beta1", "beta2"):
         need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
-    for field in ("caption_dropout", "cooldown"):
+    for field in ("tread", "mask"):
+        need(0 <= getattr(recipe, field) < 1, field, "at least 0 and below 1")
+    need(not recipe.mask or not recipe.tread, "mask", "0 where tread is on: a token either rejoins or ends")
+    need(not recipe.mask or recipe.mask_after < recipe.layers, "mask_after", f"below {recipe.layers}, the layers")
+    for field in ("tread_before", "tread_after", "mask_after"):
+        need(getattr(recipe, field) >= 0, field, "at least 0")
+    need(
+        not recipe.tread or recipe.tread_before + recipe.tread_after < recipe.layers,
+        "tread",
+        "0 where tread_before and tread_after leave none of the layers",
+    )
+    for field in ("caption_dropout", "cooldown", "tread_off", "mask_off"):
         need(0 <= getattr(recipe, field) <= 1, field, "between 0 and 1")
-    for field in ("warmup", "weight_decay", "spike"):
+    need(
+        recipe.sra <= 0 or 1 <= recipe.sra_block <= recipe.layers, "sra_block", f"from 1 to {recipe.layers}, the layers"
+    )
+    need(recipe.sra < math.inf, "sra", "a finite number")
+    for field in ("warmup", "weight_decay", "spike", "sra"):
         need(getattr(recipe, field) >= 0, field, "at least 0")
     need(recipe.width % 4 == 0, "head_dim", "such that heads * head_dim is a multiple of 4 (two sine axes)")
     return recipe
@@ -192,6 +231,16 @@ def accumulation(recipe: Recipe, world_size: int) -> tuple[int, int]:
     share = recipe.batch // world_size
     micro_batch = max(n for n in range(1, min(recipe.micro_batch, share) + 1) if share % n == 0)
     return micro_batch, share // micro_batch
+
+
+def switched_on(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the switches that are on in a recipe as run.json keeps it, each as "tread = 0.5 (arXiv 2501.04765)"."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    on = {name: recipe[name] for name in SWITCHES if recipe.get(name, defaults[name]) != defaults[name]}
+    papers = {**SWITCHES, "optimizer": "arXiv 2502.16982"}
+    if recipe.get("optimizer") == "Muon":
+        on["optimizer"] = "Muon"
+    return [f"{name} = {value}{f' ({papers[name]})' if papers[name] else ''}" for name, value in on.items()]
 
 
 def learning_rate(recipe: Recipe, progress: float, step: int) -> float:

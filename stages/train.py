@@ -75,6 +75,7 @@ def _spawn(settings: Settings, count: int) -> TrainingSummary:
 
 
 def _train(settings: Settings, world: World, stop: launch.StopRequest) -> TrainingSummary:
+    from commonart.core.model import tread
     from commonart.core.training import checkpoint, cost, encoders, trainer
     from commonart.core.training import heldout as heldout_loss
     from commonart.core.training import run as runs
@@ -97,6 +98,10 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
     chosen = "micro_batch" in settings.overrides
     recipe = settings.recipe if chosen else cost.fit_micro_batch(config, settings.recipe, world, sizes)
     cost.check_fits(config, recipe, recipes.accumulation(recipe, world.size)[0], world.device, sizes)
+
+    few = tread.warning(recipe.tread, (config.sample_size // config.patch_size) ** 2)
+    if few and not settings.quiet:
+        warn(few)
 
     with runs.held(settings, world, warn) as begin:
         # Its weights: of the run's newest checkpoint, of --init, or new ones; and whether this is still the same run.

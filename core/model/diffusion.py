@@ -81,6 +81,7 @@ def loss(
     time_B: Tensor | None = None,
     shift: float = 1.0,
     prediction: str = "velocity",
+    weight_B1HW: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of every sample (B,) and the model's timestep of each (B,), float32 in 0..1000. Take the mean yourself.
 
@@ -88,7 +89,7 @@ def loss(
     timesteps 0..999 (eps) or times in 0..1 (flow, before `shift`). `shift` > 1 moves flow's times towards noise,
     as larger images need (arXiv 2403.03206, equation 23). Fewer texts than latents: text i is that of latents i * n to
     i * n + n - 1. `prediction`: the model's own, "x" for one of `core.model.x_prediction`. The model may run under
-    autocast; the loss is float32.
+    autocast; the loss is float32. `weight_B1HW`: what each latent counts (default: all alike).
     """
     check_objective(objective)
     latents = latents_BCHW.float()
@@ -113,11 +114,12 @@ def loss(
     wanted = target(latents, noise, objective)
     if prediction == "x":
         wanted = x_prediction.clamped(wanted, time_B)
-    loss_B = (predicted - wanted).square().flatten(1).mean(1)
+    loss_BCHW = (predicted - wanted).square()
+    loss_B = (loss_BCHW if weight_B1HW is None else loss_BCHW * weight_B1HW).flatten(1).mean(1)
     if objective == "eps":
         # The bound teaches the variance alone: the noise prediction is held still (improved DDPM, section 3.1).
         range_part = output[:, latents.shape[1] :]
-        loss_B = loss_B + bound(latents, noisy, predicted.detach(), range_part, time_B)
+        loss_B = loss_B + bound(latents, noisy, predicted.detach(), range_part, time_B, weight_B1HW)
     return loss_B, timestep_B
 
 
@@ -149,7 +151,14 @@ def shift_time(time: Tensor, shift: float) -> Tensor:
     return time if shift == 1 else shift * time / (1 + (shift - 1) * time)
 
 
-def bound(latents: Tensor, noisy: Tensor, predicted: Tensor, range_part: Tensor, time_B: Tensor) -> Tensor:
+def bound(
+    latents: Tensor,
+    noisy: Tensor,
+    predicted: Tensor,
+    range_part: Tensor,
+    time_B: Tensor,
+    weight_B1HW: Tensor | None = None,
+) -> Tensor:
     """Return the variational bound of one step, (B,) in bits per latent value, not rescaled by T.
 
     KL of the true step from the model's for t > 0, likelihood of the data for t = 0 (DDPM, equations 5 and 13).
@@ -167,7 +176,7 @@ def bound(latents: Tensor, noisy: Tensor, predicted: Tensor, range_part: Tensor,
     # At t = 0 the mean is x_0 itself: weight 1 on the prediction, 0 on x_t.
     nll = -_log_likelihood(latents, latents - difference, 0.5 * log_variance)
     per_value = torch.where(time_B.view(-1, 1, 1, 1) == 0, nll, kl)
-    return per_value.flatten(1).mean(1) / math.log(2)
+    return (per_value if weight_B1HW is None else per_value * weight_B1HW).flatten(1).mean(1) / math.log(2)
 
 
 def _log_likelihood(value: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:

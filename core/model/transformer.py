@@ -27,6 +27,8 @@ from commonart.core.model.layers import (
     modulate,
     texts_in,
 )
+from commonart.core.model.sra import AlignmentHead
+from commonart.core.model.tread import Route
 
 
 def stack_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -60,6 +62,7 @@ class PixArt(nn.Module):
         self.proj_out = nn.Linear(width, config.patch_size**2 * config.out_channels)
         self.adaln_single = AdaLayerNormSingle(width)
         self.caption_projection = TextProjection(config.caption_channels, width)
+        self.alignment: AlignmentHead | None = None  # while training alone
         if initialize:
             initialize_weights(self)
 
@@ -77,12 +80,14 @@ class PixArt(nn.Module):
         timestep_B: Tensor,
         text_BLT: Tensor | list[tuple[Tensor, Tensor]],
         mask_BL: Tensor | None = None,
+        route: Route | None = None,
     ) -> Tensor:
         """Return the prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
         `text_BLT` and `mask_BL` (bool) as `stack_text` makes them; of an n-th as many texts as latents, each is that of n latents
         in a row, and read once. A row without any real token, which `stack_text` refuses, attends to nothing: its cross-attention
-        adds the output bias alone (diffusers would attend to the padding).
+        adds the output bias alone (diffusers would attend to the padding). `route`: the tokens that pass the blocks in the middle
+        (core.model.tread). While training with an `alignment` head, what it finds, (B, C, H, W), follows as further channels.
         """
         B, C, H, W = latents_BCHW.shape
         p = self.config.patch_size
@@ -109,18 +114,32 @@ class PixArt(nn.Module):
         else:
             texts = text_BLT
         mask_B11L = None if mask_BL is None else mask_BL.bool()[:, None, None, :]
-        for block, text in zip(self.transformer_blocks, texts, strict=True):
+        whole_BPD = aligned_BPD = x_BPD
+        head = self.alignment if self.training else None
+        for n, (block, text) in enumerate(zip(self.transformer_blocks, texts, strict=True)):
+            if route is not None and n == route.first:
+                whole_BPD, x_BPD = x_BPD, route.leave(x_BPD)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x_BPD = checkpoint(block, x_BPD, text, time_B6D, mask_B11L, use_reentrant=False)
             else:
                 x_BPD = block(x_BPD, text, time_B6D, mask_B11L)
+            if route is not None and n == route.stop - 1:
+                x_BPD = route.rejoin(whole_BPD, x_BPD)
+            if head is not None and n == head.block - 1:
+                aligned_BPD = route.rejoin(whole_BPD, x_BPD) if route is not None and route.covers(n + 1) else x_BPD
         shift_B1D, scale_B1D = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
         out_BPO = self.proj_out(modulate(x_BPD, shift_B1D, scale_B1D))
-        patches = out_BPO.reshape(B, H // p, W // p, p, p, self.config.out_channels)
-        out_BCHW = patches.permute(0, 5, 1, 3, 2, 4).reshape(B, self.config.out_channels, H, W)
+        out_BCHW = self._unpatch(out_BPO, H, W)
         if self.config.prediction == "x":
-            return x_prediction.velocity(latents_BCHW, out_BCHW, timestep_B.expand(B) / 1000)
-        return out_BCHW
+            out_BCHW = x_prediction.velocity(latents_BCHW, out_BCHW, timestep_B.expand(B) / 1000)
+        if head is None:
+            return out_BCHW
+        return torch.cat([out_BCHW, self._unpatch(head(aligned_BPD), H, W)], dim=1)
+
+    def _unpatch(self, out_BPO: Tensor, H: int, W: int) -> Tensor:
+        B, p = len(out_BPO), self.config.patch_size
+        patches = out_BPO.reshape(B, H // p, W // p, p, p, -1)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(B, -1, H, W)
 
     def _project(self, text_BLT: Tensor, mask_BL: Tensor | None) -> Tensor | Packed:
         """The text in the blocks' width; on a CPU of its real tokens alone, whose number a GPU would have to be waited for."""

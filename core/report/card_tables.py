@@ -7,6 +7,7 @@ from typing import Any
 
 from commonart.core.audit import page_names
 from commonart.core.metrics.protocols import COMPARABLE
+from commonart.core.recipes import switched_on
 from commonart.core.report import scores
 from commonart.core.report.facts import Facts
 from commonart.core.report.markdown import counts, escaped, license_names, makers, table
@@ -137,6 +138,8 @@ def cost(facts: Facts, ja: bool = False) -> list[str]:
         ("FLOP", "FLOP", f"{facts.flops:.3g}, {frozen}" if facts.flops else unknown),
         ("energy", "電力量", energy),
     ]
+    if on := switched_on(facts.run.get("recipe") or {}):
+        rows.append(("switches of the recipe", "レシピの切り替え", escaped(", ".join(on))))
     return [
         "### 計算の費用" if ja else "## What it has cost",
         "",

@@ -132,8 +132,9 @@ class CaptionLoss:
         self._token, self._head, self._prompt = 2.0 * passes * inner, 2.0 * passes * head, image + prompt_tokens
 
     def __call__(
-        self, model: Any, fetched: Mapping[str, Tensor], step: int, samples: slice, device: torch.device
-    ) -> Losses:
+        self, model: Any, fetched: Mapping[str, Tensor], step: int, samples: slice, device: torch.device,
+        progress: float = 0.0,
+    ) -> Losses:  # fmt: skip
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in fetched.items()}
         with autocast(device, self.dtype):
             loss_B = model(**inputs)

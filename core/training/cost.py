@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import memory as device_memory
+from commonart.core.model import sra, tread
 from commonart.core.model.autoencoder import class_of
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
 from commonart.core.model.quantize import BITS
@@ -56,19 +57,34 @@ def parameters(config: PixArtConfig) -> int:
         return PixArt(config, initialize=False).parameters_count
 
 
-def flops_per_image(config: PixArtConfig, side: int, text: float, draws: int = 1) -> float:
+def flops_per_image(
+    config: PixArtConfig, side: int, text: float, draws: int = 1, few: int = 0, passing: int = 0
+) -> float:
     """Return the operations of one image forward, latents of `side` x `side` and `text` tokens. A multiply-add is two.
 
-    `draws`: how often it is noised, with its text read once.
+    `draws`: how often it is noised, with its text read once. `few`: blocks that only `passing` of its tokens pass.
     """
     d, tokens = config.hidden, (side // config.patch_size) ** 2
-    itself = tokens * 4 * d * d + 2 * tokens * tokens * d
-    cross, read = tokens * 2 * d * d + 2 * tokens * text * d, text * 2 * d * d
-    feed = tokens * 8 * d * d
+
+    def block(tokens: int) -> float:
+        itself = tokens * 4 * d * d + 2 * tokens * tokens * d
+        cross, feed = tokens * 2 * d * d + 2 * tokens * text * d, tokens * 8 * d * d
+        return itself + cross + feed
+
+    read = text * 2 * d * d
     ends = tokens * d * config.patch_size**2 * (config.in_channels + config.out_channels)
     projection, time = text * (config.caption_channels * d + d * d), TIME_CHANNELS * d + 7 * d * d
-    image = config.num_layers * (itself + cross + feed) + ends + time
+    image = (config.num_layers - few) * block(tokens) + few * block(passing) + ends + time
     return 2.0 * (draws * image + config.num_layers * read + projection)
+
+
+def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, routed: bool) -> float:
+    """Return the operations of one image forward as `recipe` trains it; `routed`: while tokens skip blocks."""
+    tokens = (side // config.patch_size) ** 2
+    share, first, stop, _ = recipe.skipping
+    few, passing = (stop - first if routed else 0), tread.kept_tokens(tokens, share)
+    head = 2.0 * recipe.draws * tokens * sra.weights(config) if recipe.sra else 0
+    return flops_per_image(config, side, text, recipe.draws, few, passing) + head
 
 
 def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:
@@ -76,8 +92,8 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
 
     Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations; no encoder.
     """
-    count, tokens = parameters(config) // sizes.shards, (sizes.side // config.patch_size) ** 2
-    tokens *= recipe.draws
+    count = (parameters(config) + (sra.weights(config) if recipe.sra else 0)) // sizes.shards
+    tokens = recipe.draws * (sizes.side // config.patch_size) ** 2  # all of them, as at the end of the run
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
     stored = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
     nbytes = {
@@ -176,7 +192,11 @@ def account(
     fly; they are in all but what was measured.
     """
     encoders = encoders or {}
-    forward = flops_per_image(config, sizes.side, sizes.tokens, recipe.draws)
+    share, _, _, off = recipe.skipping
+    whole, routed = (forward_flops(config, recipe, sizes.side, sizes.tokens, part) for part in (False, bool(share)))
+    forward = whole - (1 - off) * (whole - routed)  # the mean of the run
+    if measured is not None:
+        measured *= routed / forward  # it was timed at the start
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
     hours = {name: rounded_hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}

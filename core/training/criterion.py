@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from commonart.core.model import diffusion
+from commonart.core.model import diffusion, masking, sra, tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import autocast
 from commonart.core.model.times import TimeLaw
@@ -31,16 +31,19 @@ class Losses(NamedTuple):
     loss_B: Tensor
     timestep_B: Tensor | None  # 0..1000, where samples have one
     tokens: Tensor | int  # of text, in all
+    alignment_B: Tensor | None = None  # what is minimized beside, weighted (core.model.sra)
 
 
 class Criterion(Protocol):
     """The loss of what a source has fetched."""
 
-    def __call__(self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device) -> Losses:
-        """Return the losses of one micro batch, which is `samples` of the global batch of `step`."""
+    def __call__(
+        self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device, progress: float = 0.0
+    ) -> Losses:
+        """Return the losses of one micro batch, which is `samples` of the global batch of `step`; `progress`: of the run, 0..1."""
 
     def flops(self, tokens: float) -> float:
-        """Return the operations of training on one image with `tokens` of text."""
+        """Return the operations of training on one image with `tokens` of text, as the last step did."""
 
 
 def dynamic_length(text_BLT: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -66,11 +69,17 @@ class DiffusionLoss:
         self.compiled = compiled
         self.config, self.source, self.recipe, self.sampler, self.dtype = config, source, recipe, sampler, dtype
         self.objective = diffusion.check_objective(recipe.objective)
-        self._drawn: tuple[int, Tensor, Tensor, Tensor] | None = None
+        self.share, self.first, self.stop, self.off = recipe.skipping
+        self.routed = bool(self.share)
+        self._drawn: tuple[int, Tensor, Tensor, Tensor, Tensor | None] | None = None
 
-    def __call__(self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device) -> Losses:
+    def __call__(
+        self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device, progress: float = 0.0
+    ) -> Losses:
         batch = self.source.batch(fetched, device)
-        noise, posterior, time_B = self._draws(step, batch.mean_BCHW.shape[1:], device)
+        recipe, channels = self.recipe, [self.config.out_channels, self.config.in_channels]
+        self.routed = bool(self.share) and progress < 1 - self.off
+        noise, posterior, time_B, order_BP = self._draws(step, batch.mean_BCHW.shape[1:], device)
         draws = self.recipe.draws
         drawn = slice(samples.start * draws, samples.stop * draws)
         latents = batch.mean_BCHW.float().repeat_interleave(draws, 0)
@@ -81,21 +90,39 @@ class DiffusionLoss:
         mask = batch.mask_BL
         if self.compiled:
             text, mask = dynamic_length(text, mask)
+        route = weight = found = None
+        if order_BP is not None:
+            route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
+            weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
+
+        def denoise(*inputs: Any) -> Tensor:
+            nonlocal found
+            output: Tensor = model(*inputs, route)
+            if recipe.sra:
+                output, found = output.split(channels, 1)
+            return output
+
         with autocast(device, self.dtype):
             loss_B, timestep_B = diffusion.loss(
-                model, latents, text, mask, self.objective,
+                denoise, latents, text, mask, self.objective,
                 noise_BCHW=noise[drawn], time_B=time_B[drawn], shift=self.recipe.flow_shift,
-                prediction=self.recipe.prediction,
+                prediction=self.recipe.prediction, weight_B1HW=weight if recipe.mask else None,
             )  # fmt: skip
         tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
-        return Losses(loss_B, timestep_B, tokens)
+        if found is None:
+            return Losses(loss_B, timestep_B, tokens)
+        only_kept = recipe.mask or (route is not None and route.covers(recipe.sra_block))
+        aligned_B = recipe.sra * sra.loss(found, latents, weight if only_kept else None)
+        return Losses(loss_B, timestep_B, tokens, aligned_B)
 
     def flops(self, tokens: float) -> float:
         # A backward pass costs two forward ones.
-        return 3 * cost.flops_per_image(self.config, self.config.sample_size, tokens, self.recipe.draws)
+        return 3 * cost.forward_flops(self.config, self.recipe, self.config.sample_size, tokens, self.routed)
 
-    def _draws(self, step: int, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, posterior and times of a step: drawn for its whole global batch, the same for any number of devices.
+    def _draws(
+        self, step: int, shape: torch.Size, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Noise, posterior, times and order of the tokens of a step: drawn for its whole global batch, whatever the devices.
 
         Draw d of image i is row i * draws + d.
         """
@@ -104,5 +131,7 @@ class DiffusionLoss:
             count = self.recipe.batch * self.recipe.draws
             noise, posterior = (torch.randn((count, *shape), generator=generator, device=device) for _ in range(2))
             times = diffusion.draw_times(count, self.objective, generator, time_law(self.recipe))
-            self._drawn = step, noise, posterior, times
+            tokens = shape[1] * shape[2] // self.config.patch_size**2
+            order = torch.rand(count, tokens, generator=generator, device=device) if self.routed else None
+            self._drawn = step, noise, posterior, times, order
         return self._drawn[1:]

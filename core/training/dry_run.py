@@ -18,6 +18,7 @@ from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.licenses.policies import load_policy
+from commonart.core.model import tread
 from commonart.core.model.autoencoder import latents_of
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import pick_device
@@ -71,6 +72,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
         channels, factor = latents_of(image_config)
     side = recipe.resolution // factor
     config = run.config_of(recipe, (channels, side, side), width)
+    if few := tread.warning(recipe.tread, (side // recipe.patch) ** 2):
+        log.warn(few)
     tokens = (texts[0].mean_caption_tokens() if texts else 0) or min(settings.max_tokens, run.USUAL_TOKENS)
     sizes = cost.Sizes(side, tokens, settings.checkpointing, world_size if settings.fsdp else 1)
     measured = images_per_second(settings, config, sizes, calibrate) if calibrate else None

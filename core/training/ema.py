@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from commonart.core.errors import CommonArtError
+from commonart.core.model.sra import PREFIX
 from commonart.core.training import fsdp
 
 
@@ -24,7 +25,12 @@ class Ema:
             what = f"The decay of the average is {decay}; it must be at least 0 and below 1."
             raise CommonArtError(what, "Change ema.")
         self.model, self.decay = model, decay
-        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        # A head that is dropped after training needs no average.
+        named = [
+            (name, param)
+            for name, param in model.named_parameters()
+            if param.requires_grad and not name.startswith(PREFIX)
+        ]
         self.names = [name for name, _ in named]
         self.weights = [param for _, param in named]
         self.average = [param.detach().float().clone() for param in self.weights]
@@ -56,7 +62,7 @@ class Ema:
 
         Enter it outside `torch.autocast`, which may hold on to casts of the trained weights.
         """
-        weights = [parameter.detach() for parameter in self.model.parameters()]
+        weights = [parameter.detach() for parameter in self.weights]
         backup = [weight.clone() for weight in weights]
         try:
             torch._foreach_copy_(weights, self.average)

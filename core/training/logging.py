@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 BINS = 10
 TRACKERS = ("wandb", "trackio")
-_LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS, _SIZE = 0, 1, 2, 3, 4, 5, 5 + BINS, 5 + 2 * BINS
+_LOSS, _NORM, _STEPS, _SKIPPED, _TOKENS, _SUMS, _COUNTS, _ALIGNED = 0, 1, 2, 3, 4, 5, 5 + BINS, 5 + 2 * BINS
+_SIZE = _ALIGNED + 1
 
 Line = dict[str, Any]  # of metrics.jsonl
 Tracker = Callable[[dict[str, float], int], Any]
@@ -47,11 +48,23 @@ class Meter:
         self._now = torch.zeros_like(self.sums)  # of the step that is being computed
         self._window: tuple[float, int, float] = (time.monotonic(), -1, 0.0)
 
-    def add(self, loss_B: Tensor, timestep_B: Tensor | None, batch: int, tokens: Tensor | int) -> None:
-        """Add the losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text."""
+    def add(
+        self,
+        loss_B: Tensor,
+        timestep_B: Tensor | None,
+        batch: int,
+        tokens: Tensor | int,
+        aligned_B: Tensor | None = None,
+    ) -> None:
+        """Add the losses (B,) of one micro batch of a global `batch`, at timesteps (B,) in 0..1000, and its tokens of text.
+
+        `aligned_B`: what is minimized beside them.
+        """
         loss = loss_B.to(self.sums.dtype)
         self._now[_LOSS] += loss.sum() / batch
         self._now[_TOKENS] += tokens / batch
+        if aligned_B is not None:
+            self._now[_ALIGNED] += aligned_B.detach().sum() / batch
         if timestep_B is None:
             return
         bins = (timestep_B * (BINS / 1000)).long().clamp_(0, BINS - 1)
@@ -85,8 +98,7 @@ class Meter:
 
     def restore(self, sums: list[float]) -> None:
         """Restore what `gather` returned."""
-        if len(sums) == _SIZE:
-            self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
+        self.sums[: len(sums)].copy_(torch.tensor(sums, dtype=self.sums.dtype))
 
     def line(
         self, step: int, rate: float, images: int, count: int, world: World, elapsed: float, paused: float
@@ -98,17 +110,21 @@ class Meter:
         self._window = (now, images, paused)
         seconds = now - before - (paused - rest)
         loss, norm, tokens = (sums[n] / sums[_STEPS] if sums[_STEPS] else None for n in (_LOSS, _NORM, _TOKENS))
-        by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:], strict=True)]
+        by_t = [s / n if n else None for s, n in zip(sums[_SUMS:_COUNTS], sums[_COUNTS:_ALIGNED], strict=True)]
+        aligned = sums[_ALIGNED] / sums[_STEPS] if sums[_STEPS] else 0.0
         return {
             "step": step,
             "epoch": images / count,
             "images": images,
             "loss": loss,
+            **({"alignment_loss": aligned} if aligned else {}),
             "lr": rate,
             "grad_norm": norm,
             "skipped": int(sums[_SKIPPED]),
             "tokens": tokens,
-            **({"loss_by_t": by_t} if any(sums[_COUNTS:]) or loss is None else {}),  # a captioner has no timesteps
+            **(
+                {"loss_by_t": by_t} if any(sums[_COUNTS:_ALIGNED]) or loss is None else {}
+            ),  # a captioner has no timesteps
             "images_per_second": round((images - seen) / seconds, 3) if seen >= 0 and seconds > 0 else None,
             "seconds": round(elapsed, 3),
         }

@@ -31,7 +31,7 @@ from commonart.core.training.distributed import World
 
 USUAL_TOKENS = 77  # of a caption, for estimates
 # A run may be continued with other values of these; any other change would make it another run.
-MAY_CHANGE = ("steps", "micro_batch", "cooldown", "spike")
+MAY_CHANGE = ("steps", "micro_batch", "cooldown", "tread_off", "mask_off", "spike")
 UNSET = {each.name: each.default for each in fields(Recipe) if each.default is not MISSING}
 SAME = {
     "data": ("fingerprint", "digest", "used"),

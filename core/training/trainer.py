@@ -20,7 +20,7 @@ from torch import nn
 
 from commonart.core import launch, log
 from commonart.core.errors import Preempted, telling
-from commonart.core.model import weights
+from commonart.core.model import sra, weights
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 from commonart.core.settings import Settings, TrainingSummary
@@ -37,7 +37,7 @@ from commonart.core.training.run import dtype_of
 if TYPE_CHECKING:
     from commonart.core.training.captioner import CaptionModel
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE, ALIGNMENT_FILE = "optimizer.safetensors", "alignment.safetensors"
 # (model with the averaged weights, step): writes the sample grid, and returns the scores of its images where there are any
 SamplePreview = Callable[[PixArt, int], Mapping[str, float] | None]
 # The same: returns the line of the step for metrics.jsonl (core.training.heldout)
@@ -72,11 +72,16 @@ class Trainer:
         self.dtype = dtype_of(settings, world.device)  # of the matrix products
         self.source, self.model = source, model.train()
         self.model.gradient_checkpointing = settings.checkpointing
+        if recipe.sra:
+            config = cast(PixArt, model).config
+            cast(PixArt, model).alignment = sra.make_head(config, recipe.sra_block, settings.seed)
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
         self.sampler = BatchSampler(settings.seed, recipe.batch, recipe.caption_dropout)
         self.named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         self.params: list[nn.Parameter] = [param for _, param in self.named]
+        self.head = {name: param for name, param in self.named if name.startswith(sra.PREFIX)}
+        self.weights = {name: param for name, param in self.named if name not in self.head}
         self.optimizer = optimizers.make(self.named, recipe)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter, self.devices = LoopState(), Meter(world.device), provenance.devices(world)
@@ -96,6 +101,9 @@ class Trainer:
         optimizers.load_state(self.optimizer, self.named, load_file(saved.folder / OPTIMIZER_FILE), values["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(load_file(next((saved.folder / "ema").glob("*.safetensors"))))
+        head = load_file(saved.folder / ALIGNMENT_FILE) if self.head else {}
+        for name, param in self.head.items():
+            param.data.copy_(fsdp.shard_like(head[name], param))
         self.state = LoopState(**values["loop"])
         self.guard.norms = self.state.norms
         # The meter's sums are of all processes together: the first one carries them on.
@@ -108,7 +116,8 @@ class Trainer:
         is_main = self.world.is_main
         tensors, values = optimizers.state_of(self.optimizer, self.named)
         tensors = fsdp.gather(tensors, is_main)
-        models = {self.model.FOLDER: fsdp.gather(dict(self.named), is_main)}
+        models = {self.model.FOLDER: fsdp.gather(self.weights, is_main)}
+        head = fsdp.gather(self.head, is_main)
         if self.ema is not None:
             models["ema"] = fsdp.gather(self.ema.state_dict(), is_main)
 
@@ -116,6 +125,8 @@ class Trainer:
             for name, state in models.items():
                 self.model.save(part / name, state=state)
             weights.save({name: tensor.cpu() for name, tensor in tensors.items()}, part / OPTIMIZER_FILE)
+            if head:
+                weights.save({name: tensor.cpu() for name, tensor in head.items()}, part / ALIGNMENT_FILE)
 
         run, keep, values = self.settings.run, self.settings.keep, {"loop": asdict(self.state), "optimizer": values}
         folder = checkpoint.save(run, self.state.step, write, values, keep) if is_main else None
@@ -129,7 +140,7 @@ class Trainer:
     def averaged(self) -> Iterator[Any]:
         """Lend the model to sample with: with the averaged weights, where there are any. All processes enter it."""
         if self.world.sharded:  # whole, for the others do not take part in the sampling
-            state = fsdp.gather(self.ema.state_dict() if self.ema else dict(self.named), self.world.is_main)
+            state = fsdp.gather(self.ema.state_dict() if self.ema else self.weights, self.world.is_main)
             config = cast(PixArt, self.model).config
             yield PixArt.of(config, state).to(self.world.device).eval() if state else self.model
         elif not self.world.is_main:
@@ -140,7 +151,7 @@ class Trainer:
                 yield self.model
             self.model.train()
 
-    def train_step(self, micro_batches: Iterator[tuple[list[str], Any]], rate: float) -> None:
+    def train_step(self, micro_batches: Iterator[tuple[list[str], Any]], rate: float, progress: float = 0.0) -> None:
         """Do one optimizer step: every micro batch of this device, the exchange, the clip, the update."""
         recipe, device = self.recipe, self.world.device
         first = self.world.rank * self.micro_batch * self.grad_accum_steps
@@ -152,10 +163,12 @@ class Trainer:
             samples = slice(first + n * self.micro_batch, first + (n + 1) * self.micro_batch)
             last = n == self.grad_accum_steps - 1
             with self.world.accumulate(self.forward, last):
-                losses = self.criterion(self.forward, fetched, self.state.step, samples, device)
+                losses = self.criterion(self.forward, fetched, self.state.step, samples, device, progress)
+                aligned = losses.alignment_B
+                total_B = losses.loss_B if aligned is None else losses.loss_B + aligned
                 # Summed over the processes by their mean: hence the world's size.
-                (losses.loss_B.sum() * (self.world.size / drawn)).backward()
-            self.meter.add(losses.loss_B.detach(), losses.timestep_B, drawn, losses.tokens * recipe.draws)
+                (total_B.sum() * (self.world.size / drawn)).backward()
+            self.meter.add(losses.loss_B.detach(), losses.timestep_B, drawn, losses.tokens * recipe.draws, aligned)
         norm = fsdp.full_tensor(nn.utils.clip_grad_norm_(self.params, recipe.max_grad_norm))
         used = self.guard.admit(norm.item(), keys, self.state.step)  # the one wait for the device in a step
         self.state.skipped += not used
@@ -279,8 +292,9 @@ def _loop(
             if settings.max_seconds and elapsed >= settings.max_seconds:
                 state.elapsed, stopped = elapsed, "time"
                 break
-            rate = learning_rate(recipe, trainer.progress(elapsed), state.step)
-            trainer.train_step(micro_batches, rate)
+            progress = trainer.progress(elapsed)
+            rate = learning_rate(recipe, progress, state.step)
+            trainer.train_step(micro_batches, rate, progress)
             tick(1)
             state.elapsed = time.monotonic() - began
             if _due(state.step, settings.log_every):

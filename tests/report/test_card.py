@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from reportable_run import BIDI, HEBREW, HOSTILE, sha256
 
 from commonart.core.data.files import write_json
 from commonart.core.licenses.parse import normalize
-from commonart.core.report import attribution, card, components, data_summary, model_card, terms
+from commonart.core.report import attribution, card, card_tables, components, data_summary, model_card, terms
 from commonart.core.report.facts import Facts, gather
 from commonart.core.report.markdown import escaped, plain
 
@@ -131,6 +132,16 @@ def test_the_model_card_is_valid_for_the_hub(folder: Path) -> None:
 
 def gather_again(folder: Path) -> Facts:
     return gather(folder.parent / "runs" / "tiny", folder.parent / "shards")
+
+
+def test_the_card_names_the_switches_of_the_recipe_that_were_on(facts: Facts) -> None:
+    assert facts.run is not None
+    assert "switches" not in "".join(card_tables.cost(facts))
+    recipe = {**facts.run["recipe"], "tread": 0.5, "tread_off": 0.0, "draws": 2, "optimizer": "Muon"}
+    switched = dataclasses.replace(facts, run={**facts.run, "recipe": recipe})
+    on = "draws = 2, tread = 0.5 (arXiv 2501.04765), optimizer = Muon (arXiv 2502.16982)"
+    assert f"| switches of the recipe | {on} |" in card_tables.cost(switched)
+    assert f"| レシピの切り替え | {on} |" in card_tables.cost(switched, ja=True)
 
 
 def test_shards_alone_get_a_dataset_card(made: Path, tmp_path: Path) -> None:

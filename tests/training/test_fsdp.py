@@ -28,7 +28,9 @@ RUNS = {  # (steps, cut over the processes?) of each call
     "cut": [(STEPS, True)],
     "cut, then whole": [(3, True), (STEPS, False)],
     "whole, then cut": [(3, False), (STEPS, True)],
+    "routed and aligned": [(3, True), (STEPS, False)],
 }
+SWITCHED: dict[str, Any] = {"tread": 0.5, "tread_before": 0, "tread_off": 0, "sra": 1.0, "sra_block": 1}
 MORE: dict[str, Any] = {"layers": 2, "head_dim": 32, "micro_batch": 2}
 LAST = f"checkpoints/step-{STEPS:07d}"
 
@@ -42,7 +44,8 @@ def trained(data: Path, home: Path) -> None:
     for name, calls in RUNS.items():
         for steps, fsdp in calls:
             again = {"fsdp": fsdp, "checkpointing": name == "whole, then cut", "log_every": 1}
-            stage.run(settings_of(data, home / name, {**MORE, "steps": steps}, **again))
+            more = {**MORE, **(SWITCHED if name == "routed and aligned" else {}), "steps": steps}
+            stage.run(settings_of(data, home / name, more, **again))
 
     found = checkpoint.newest(home / "cut, then whole")
     assert found is not None
@@ -68,6 +71,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("fsdp")
     data = dataset(home / "shards")
     start(data, home / "one", {**MORE, "steps": STEPS}, log_every=1)
+    start(data, home / "one, routed and aligned", {**MORE, **SWITCHED, "steps": STEPS}, log_every=1)
     launch.spawn([sys.executable, __file__, str(data), str(home)], 2)
     return home
 
@@ -75,12 +79,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_it_computes_the_steps_of_one_process(runs: Path, name: str) -> None:
-    one, two = lines(runs / "one"), lines(runs / name)
+    alone = "one, routed and aligned" if name == "routed and aligned" else "one"
+    one, two = lines(runs / alone), lines(runs / name)
     assert [line["step"] for line in two] == list(range(1, STEPS + 1))
     for value in ("loss", "grad_norm"):
         np.testing.assert_allclose([line[value] for line in two], [line[value] for line in one], rtol=1e-5)
     for which in ("transformer", "ema"):
-        a, b = (PixArt.load(runs / run / LAST / which).state_dict() for run in ("one", name))
+        a, b = (PixArt.load(runs / run / LAST / which).state_dict() for run in (alone, name))
         for key, value in a.items():
             torch.testing.assert_close(value, b[key], atol=1e-4, rtol=0)
 

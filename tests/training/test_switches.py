@@ -29,6 +29,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "x": {"prediction": "x"},
     "qk_norm": {"qk_norm": 1},
     "times": {"times": "mode", "time_scale": -0.5},
+    "tread": {"tread": 0.5, "tread_before": 0, "tread_after": 0, "tread_off": 0},
+    "mask": {"mask": 0.75, "mask_after": 0, "mask_off": 0},
+    "sra": {"sra": 1.0, "sra_block": 1},
 }
 
 
