@@ -22,10 +22,7 @@ def license_filter(
     observed_after: Annotated[
         str | None, typer.Option(metavar="DATE", help="Earliest day (UTC) on which a licence may have been observed.")
     ] = None,
-    blocklist: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Keys, sha256 hashes, URLs and authors to leave out, one per line."),
-    ] = None,
+    blocklist: options.Blocklist = "",
     min_captions: Annotated[
         int, typer.Option(min=0, help="Synthetic captions that a record must be left with; others are dropped.")
     ] = 0,

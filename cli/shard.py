@@ -33,9 +33,7 @@ def shard(
     dedup: Annotated[
         bool, typer.Option("--dedup", help="Drop near-duplicates across all shards; the first is kept.")
     ] = False,
-    blocklist: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Keys, sha256 hashes and URLs to leave out, one per line.")
-    ] = None,
+    blocklist: options.Blocklist = "",
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads (default: one per core).")] = None,
     shard_size: options.ShardSize = 1000,
     rejects: options.Rejects = None,

@@ -113,7 +113,7 @@ complete -c commonart -n "__fish_seen_subcommand_from shard" -l format -x -a "au
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l quality -r -d "Quality of jpg and webp"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l resample -x -a "lanczos area" -d "Resampling filter; area is softer, in two thirds of the time"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l dedup -d "Drop near-duplicates across all shards; the first is kept"
-complete -c commonart -n "__fish_seen_subcommand_from shard" -l blocklist -r -d "Keys, sha256 hashes and URLs to leave out, one per line"
+complete -c commonart -n "__fish_seen_subcommand_from shard" -l blocklist -r -d "Keys, sha256 hashes, URLs and authors to leave out, one per line"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l workers -r -d "Decoding threads (default one per core)"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l shard-size -r -d "Records per shard, when SOURCE is JSONL"
 complete -c commonart -n "__fish_seen_subcommand_from shard" -l rejects -r -d "A .jsonl for dropped records and their reasons"

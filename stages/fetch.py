@@ -22,14 +22,14 @@ from commonart.core.data.download.request import Request
 from commonart.core.data.download.resolve_image import in_folder, resolve_image
 from commonart.core.data.drops import Drop, PassedOver, Problem, Sample, Summary
 from commonart.core.data.images.decode import MAX_PIXELS
-from commonart.core.data.notes import Note, read_beside, taken_out
+from commonart.core.data.notes import Note, taken_out
 from commonart.core.data.record import Record
 from commonart.core.data.shards.chunks import SHARD_SIZE
 from commonart.core.data.shards.manifest import finished
 from commonart.core.data.sources.attribution import SourceOptions
 from commonart.core.data.sources.embedded_images import EmbeddedImages, embedded_address
 from commonart.core.data.sources.hub import CARD
-from commonart.core.data.sources.listing import list_source
+from commonart.core.data.sources.listing import list_source, notes_of
 from commonart.core.data.sources.named import NAMES
 from commonart.core.data.tasks import this_task
 from commonart.core.errors import CommonArtError, UsageError
@@ -182,7 +182,7 @@ def run(
             column_map=column_map, limits=limits,
         )  # fmt: skip
         if source not in ("scenes", *NAMES):  # what an earlier stage has written says what came before it
-            notes += read_beside(source)
+            notes += notes_of(source)
             records = taken_out(records, notes)
     if flickr_key_file:
         from commonart.core.data.sources.flickr import own_licenses

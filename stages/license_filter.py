@@ -50,7 +50,7 @@ class Criteria:
         cls,
         policy: str = "strict",
         observed_after: str | None = None,
-        blocklist: str | None = None,
+        blocklist: str = "",
         min_captions: int = 0,
         accepted: Sequence[str] = (),
     ) -> Criteria:
@@ -62,7 +62,7 @@ class Criteria:
         after = None if observed_after is None else _parse_time(observed_after)
         if observed_after is not None and after is None:
             raise UsageError(f"--observed-after {observed_after} is not a date.", "Write it as 2026-01-31.")
-        listed = None if blocklist is None else read_blocklist(blocklist)
+        listed = read_blocklist(blocklist) if blocklist else None
         return cls(loaded, after, listed, min_captions, tuple(accepted))
 
     def settings(self) -> dict[str, Any]:

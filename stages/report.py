@@ -29,7 +29,7 @@ def run(
     """Write the card of a run, or of shards, into the folder `out`, and print where it is.
 
     Args:
-        paths: a run, folders of shards, or both (as `told_apart`).
+        paths: a run, folders of shards, or both (as `run_and_shards`).
         evaluation, audit: eval.json and mia.json; None: those in the run's folder, if there are any.
         certify: with the folder `evidence`.
 
@@ -38,7 +38,7 @@ def run(
         CommonArtError: a run that cannot be traced, or shards that changed.
     """
     started, folder = time.monotonic(), Path(out)
-    run_folder, shards = told_apart(paths)
+    run_folder, shards = run_and_shards(paths)
     if run_folder is None and (given := [name for name, each in (("--eval", evaluation), ("--mia", audit)) if each]):
         raise UsageError(
             f"{given[0]} belongs to a run, and none was named.", "Name the run, too: commonart report RUN SHARDS."
@@ -47,7 +47,7 @@ def run(
         raise UsageError(f"-o {folder} is a file.", "Name a folder for the card: -o card/.")
     if (folder / trace.RUN).exists():
         raise UsageError(f"{folder} is a run.", "Name a folder of its own: -o card/.")
-    if (there := card.found(folder)) and not overwrite:
+    if (there := card.existing(folder)) and not overwrite:
         raise UsageError(f"{there[0]} already exists.", "Add --overwrite to replace it, or name another -o.")
     check_writable(folder)
     facts = gather(
@@ -64,8 +64,8 @@ def run(
 
 
 def verify(folder: str, paths: Sequence[str], *, quiet: bool = False) -> bool:
-    """Print which claims of a card hold; return whether all do. Raises as `told_apart` and `verify.check`."""
-    run_folder, shards = told_apart(paths)
+    """Print which claims of a card hold; return whether all do. Raises as `run_and_shards` and `verify.check`."""
+    run_folder, shards = run_and_shards(paths)
     if not shards:
         raise UsageError("--verify needs the shards.", "Name them: commonart report --verify card/ SHARDS.")
     counts = dict.fromkeys(MARKS, 0)
@@ -78,7 +78,7 @@ def verify(folder: str, paths: Sequence[str], *, quiet: bool = False) -> bool:
     return not counts[False]
 
 
-def told_apart(paths: Sequence[str]) -> tuple[Path | None, str]:
+def run_and_shards(paths: Sequence[str]) -> tuple[Path | None, str]:
     """Return (the run among `paths` or None, the folders of shards as `data_sets` takes them or "").
 
     Raises:

@@ -98,7 +98,7 @@ def run(
     quality: int = 95,
     resample: str = "lanczos",
     dedup: bool = False,
-    blocklist: str | None = None,
+    blocklist: str = "",
     workers: int | None = None,
     task: Task | None = None,
     shard_size: int = SHARD_SIZE,
@@ -132,7 +132,7 @@ def run(
         format = "png" if size <= LOSSLESS_UP_TO else "jpg"
     sizes = bucket_sizes(size) if buckets else ((size, size),)
     spec = ImageSpec(sizes, min_size, format, quality, resample)
-    blocked = read_blocklist(blocklist) if blocklist is not None else None
+    blocked = read_blocklist(blocklist) if blocklist else None
     task, workers = task or this_task(), threads.cpu_count() if workers is None else workers
     # What shows in an image's fingerprint, and what else its bytes depend on.
     blocked_by = blocked.sha256 if blocked is not None else ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 # SPDX has no operator for "one of these, not known which". An id of our own says it, which any other tool refuses: "A OR B"
 # would be the user's choice, and "A AND B" that both hold.
-ONE_OF = "LicenseRef-OneOf.."
+PREFIX = "LicenseRef-"  # of an id that the SPDX list does not have
+ONE_OF = f"{PREFIX}OneOf.."
 
 
 @dataclass(frozen=True, slots=True)

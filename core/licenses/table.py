@@ -55,9 +55,9 @@ EUROPEANA = {
 
 # Licences that are met on images; no policy allows them, but a drop can name them.
 _NAMED = names("""
-    Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause FAL-1.3 GFDL-1.1 GFDL-1.2 GFDL-1.3 GPL-2.0 GPL-2.0-only
+    Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause GFDL-1.1 GFDL-1.2 GFDL-1.3 GPL-2.0 GPL-2.0-only
     GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later LGPL-2.1 LGPL-3.0 MIT OGL-UK-1.0 OGL-UK-2.0 OGL-UK-3.0
-    GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC Unlicense WTFPL etalab-2.0
+    GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later ISC LAL-1.3 Unlicense WTFPL etalab-2.0
     """)
 _OTHER = {name: License(name, f"https://spdx.org/licenses/{name}.html", "licence") for name in sorted(_NAMED)}
 _SINGLES = (
@@ -140,7 +140,9 @@ TEXTS: dict[str, License] = {
     **{title: RIGHTS_STATEMENTS[code.lower()] for code, title in _RIGHTS_TITLES.items()},
     # Wikimedia and others: a claim, without who makes it and why
     "copyrighted free use": FREE_USE, "gfdl": _OTHER["GFDL-1.2-or-later"],
-    "gnu free documentation": _OTHER["GFDL-1.2-or-later"], "fal": _OTHER["FAL-1.3"], "free art": _OTHER["FAL-1.3"],
+    "gnu free documentation": _OTHER["GFDL-1.2-or-later"],
+    **dict.fromkeys(("fal", "fal 1.3", "free art", "free art license 1.3", "licence art libre",
+        "licence art libre 1.3"), _OTHER["LAL-1.3"]),
     "mit": _OTHER["MIT"], "the mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"],
     **dict.fromkeys(("public domain", "pd", "パブリックドメイン", "公有", "in the public domain", "著作権なし",
         "public domain work"), PUBLIC_DOMAIN),
@@ -187,7 +189,7 @@ TEMPLATES: dict[str, License] = {
     "cc0": CC0, "cc-zero": CC0, "cc-0": CC0, "cc-pd-mark": PDM, "cc-pd": PDDC,
     "flickr-no known copyright restrictions": NO_KNOWN, "no known copyright restrictions": NO_KNOWN,
     "gfdl": _OTHER["GFDL-1.2-or-later"], "gfdl-1.2": _OTHER["GFDL-1.2-only"], "gfdl-1.3": _OTHER["GFDL-1.3-only"],
-    "fal": _OTHER["FAL-1.3"], "gpl": _OTHER["GPL-2.0-or-later"], "gplv2+": _OTHER["GPL-2.0-or-later"],
+    "fal": _OTHER["LAL-1.3"], "gpl": _OTHER["GPL-2.0-or-later"], "gplv2+": _OTHER["GPL-2.0-or-later"],
     "gplv3": _OTHER["GPL-3.0-or-later"], "mit": _OTHER["MIT"], "apache": _OTHER["Apache-2.0"], "odbl": ODBL,
     "attribution": ATTRIBUTION, "copyrighted free use": FREE_USE,
 }  # fmt: skip
@@ -195,10 +197,11 @@ TEMPLATES: dict[str, License] = {
 
 @cache
 def known_licenses() -> dict[str, License]:
-    """Return every identifier that this package can answer with, in lower case -> its licence."""
+    """Return every identifier that this package can answer with, and other spellings, in lower case -> its licence."""
     licenses = [*_SINGLES, *_OTHER.values(), *RIGHTS_STATEMENTS.values(), *EUROPEANA.values()]
     for elements in [*COMBINATIONS, "nc", "nc-sa", "nd", "nc-nd", "sa"]:
         for version in ("", *VERSIONS):
             ports = ("", *PORTS.get(version, ()))
             licenses += filter(None, (creative_commons(elements, version, port) for port in ports))
-    return {license.id.lower(): license for license in licenses}
+    # SPDX names the Free Art License by its French initials; other sources, and the records of earlier versions, do not.
+    return {license.id.lower(): license for license in licenses} | {"fal-1.3": _OTHER["LAL-1.3"]}

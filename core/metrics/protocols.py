@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from commonart.core.data.record import Record
 from commonart.core.errors import UsageError
 
+COMPARABLE = 10_000  # images, below which a Fréchet distance says more of n than of the model (arXiv 1911.07023)
 EMBEDDED = "nano"  # the judge of embedded models, which know no photographs
 # of the CLIP score: convention -> (w, prefix of the prompt)
 CONVENTIONS = {"paper": (100.0, ""), "hessel": (2.5, "A photo depicts ")}

@@ -20,13 +20,13 @@ from commonart.core.metrics import features, image_set, kernel_distance, roc
 from commonart.core.metrics import fid as frechet
 from commonart.core.metrics.features import Encoder, ImageFeatures, encoder_of
 from commonart.core.metrics.image_groups import ImageGroup
+from commonart.core.metrics.protocols import COMPARABLE
 from commonart.core.registry.lookup import check_code, check_terms, find_model
 
 if TYPE_CHECKING:  # these load torch or scipy, which a group does not need
     from commonart.core.metrics.clip_score import DualEncoder
 
 MIN_IMAGES = 2  # of a group: a covariance needs two
-COMPARABLE = 10_000  # images, below which a Fréchet distance says more of n than of the model (arXiv 1911.07023)
 METRICS = ("kid", "cmmd", "precision-recall")  # what --metrics adds
 NO_INTERVAL = "no interval"
 CMMD_ENCODER, CMMD_SIDE = "clip-vit-l14-336", 336

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.log import warn
 from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
-from commonart.core.output.own_key import own_key_path
+from commonart.core.output.own_key import own_key, own_key_path
 
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
@@ -59,6 +60,21 @@ def sign(data: bytes, kind: str, chain: str, key: str, verify: bool = False) -> 
     except c2pa.C2paError as error:
         raise _cannot(chain, error) from error
     return out.getvalue()
+
+
+def sign_own(data: bytes, kind: str) -> bytes:
+    """Return an image signed with this installation's own key; as it is, with a warning, where it cannot be signed.
+
+    For images that are made beside other work, which a signature that fails must not end.
+    """
+    try:
+        path = str(own_key())
+        return sign(data, kind, path, path)
+    except OSError as error:
+        warn(f"an image is not signed: {own_key_path()} cannot be written ({error.strerror}).")
+    except CommonArtError as error:
+        warn(f"an image is not signed: {error.what}")
+    return data
 
 
 UNTRUSTED = "signingCredential.untrusted"  # of every signer nobody here vouches for: no sign that a file was changed

@@ -23,13 +23,21 @@ NAME, PARQUET = "ATTRIBUTION", "attribution.parquet"
 ROWS = 10_000  # of a row group
 COLUMNS = (
     "key", "sha256", "title", "author", "source", "url", "license", "license_url", "changes", "split", "shard",
+    "captions_sha256",
 )  # fmt: skip
 
 
 def head(facts: Facts) -> Iterator[str]:
     """Yield the first lines of ATTRIBUTION: what it is, whose authors are missing, and an empty line."""
-    yield f"Attribution of the {many(facts.works, 'work')} of {plain(facts.name)}, in the order of its shards."
-    yield "Of each: title, author, where it is from, licence, what was changed of it, and its key."
+    name = plain(facts.name)
+    yield (
+        f"Attribution of the {many(facts.works, 'work')} of {name}, in the order of its shards. / "
+        f"{name} の作品 {facts.works:,} 点の帰属表示（シャードの順）。"
+    )
+    yield (
+        "Of each: title, author, where it is from, licence, what was changed of it, and its key. / "
+        "一行に一点。題名、作者、出典、ライセンス、改変、キーの順。"
+    )
     if facts.unknown_authors:
         yield (
             f"The author of {many(facts.unknown_authors, 'work')} is not stated by their source. / "

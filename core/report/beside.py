@@ -47,7 +47,7 @@ def without_places(value: Any) -> Any:
     return value
 
 
-def found(run: Path | None, name: str) -> Path | None:
+def file_in(run: Path | None, name: str) -> Path | None:
     """Return a file in a run's folder; None where there is none."""
     return run / name if run is not None and (run / name).is_file() else None
 

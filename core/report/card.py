@@ -28,7 +28,7 @@ from commonart.core.report import (
     spdx,
     terms,
 )  # fmt: skip
-from commonart.core.report.facts import Facts
+from commonart.core.report.facts import Facts, ReportInputs
 from commonart.core.report.page import page
 from commonart.core.report.works import tars
 
@@ -78,7 +78,7 @@ def write(facts: Facts, folder: Path, certify: bool = False, works: bool = True)
         with naming(folder, home):
             home.mkdir(parents=True)
             files = _write(facts, home, certify, works)
-            for path in found(folder):
+            for path in existing(folder):
                 path.unlink()
             for name in files:
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def preview(run: Path | None) -> Path | None:
     return max((run / SAMPLES).glob("step-*.png"), default=None) if run is not None else None
 
 
-def found(folder: Path) -> list[Path]:
+def existing(folder: Path) -> list[Path]:
     """Return the files in a folder that have the names of a card's, report.json first."""
     named = [NAME, model_card.NAME, *(name for name in model_card.FILES if not name.endswith("/") and name != NAME)]
     inside = sorted(each for each in (folder / evidence.FOLDER).glob("*") if each.name in evidence.FILES)
@@ -146,7 +146,7 @@ def describe(facts: Facts, folder: Path, files: list[str], certify: bool) -> dic
     }  # fmt: skip
 
 
-def kept_sha256(facts: Facts, made_with: Mapping[str, str]) -> str:
+def kept_sha256(facts: Facts | ReportInputs, made_with: Mapping[str, str]) -> str:
     """Return the SHA-256 of what report.json keeps and nothing in the shards could confirm."""
     kept = [facts.run_sha256, facts.run, facts.evaluation, facts.audit, facts.curves, dict(made_with)]
     return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()

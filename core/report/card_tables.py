@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from commonart.core.audit import page_names
+from commonart.core.metrics.protocols import COMPARABLE
 from commonart.core.recipes import switched_on
 from commonart.core.report import scores
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import counts, escaped, makers, table
+from commonart.core.report.markdown import counts, escaped, license_names, makers, table
 
-COMPARABLE = 10_000  # images, below which `eval` warns of a Fréchet distance: `core.metrics.scores.COMPARABLE`
 METRICS_JA = {
     "colour right": "色の一致", "shape right": "形の一致", "background right": "背景の一致", "place right": "位置の一致",
 }  # fmt: skip
@@ -29,7 +29,7 @@ def data(facts: Facts, ja: bool = False) -> list[str]:
     said = "不明" if ja else "not stated"
     rows = [
         ("works", "作品", f"{facts.works:,}"),
-        ("licences", "ライセンス", counts(facts.licenses, none=said)),
+        ("licences", "ライセンス", counts(license_names(facts.licenses), none=said)),
         ("sources", "出典", counts(facts.sources, 20, said)),
         ("authors", "作者", japanese if ja else english),
         ("captions by language", "説明文の言語", counts(facts.languages, 20, said) or none),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from commonart.core.report.facts import Facts
-from commonart.core.report.ledger import UNDISCLOSED, ModelUsed
+from commonart.core.report.ledger import ModelUsed
 from commonart.core.report.markdown import escaped, table
 
 NAME = "COMPONENTS.md"
@@ -33,7 +33,7 @@ def render(facts: Facts) -> str:
         ),
         *japanese(facts),
     ]  # fmt: skip
-    undisclosed = [model for model in outside if model.trained_on == UNDISCLOSED.english]
+    undisclosed = [model for model in outside if model.undisclosed]
     lines += [
         f"{len(outside):,} of {len(facts.models):,} come from outside this project; of {len(undisclosed):,} of these nothing is "
         "disclosed." if outside else "All of them were made by this project.", "",

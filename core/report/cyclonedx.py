@@ -25,7 +25,6 @@ from commonart.core.report.markdown import makers
 
 FILE = "cyclonedx.json"
 MODEL, DATA = "model", "data"  # references of the two
-NOT_SPDX = ("FAL-1.3",)  # SPDX lists that licence as LAL-1.3
 
 
 def write(facts: Facts, folder: Path) -> None:
@@ -68,7 +67,7 @@ def identifier(facts: Facts) -> uuid.UUID:
 def spdx_ids() -> frozenset[str]:
     """Return the identifiers of the SPDX list that this project knows."""
     known = {license.id for license in known_licenses().values()} | {row.license for row in MODELS}
-    return frozenset(id for id in known if id and not id.startswith("LicenseRef-") and id not in NOT_SPDX)
+    return frozenset(id for id in known if id and not id.startswith("LicenseRef-"))
 
 
 def version_of(facts: Facts) -> str:

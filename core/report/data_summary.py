@@ -10,7 +10,7 @@ from commonart.core.data.sources.named import HUB_SOURCES
 from commonart.core.report.facts import Facts
 from commonart.core.report.history import dated
 from commonart.core.report.ledger import ModelUsed
-from commonart.core.report.markdown import counts, escaped, makers, table
+from commonart.core.report.markdown import counts, escaped, license_name, license_names, makers, table
 
 NAME = "data_summary_card.md"
 THRESHOLD = 1e23  # FLOP: the Commission's guidelines of 2025-07-18 on which models are general-purpose, paragraph 17
@@ -41,6 +41,19 @@ def is_owed(facts: Facts) -> str:
     return f"{own}: below the threshold from which a general-purpose model is presumed. The summary is voluntary."
 
 
+def _summary_ja(facts: Facts) -> list[str]:
+    """Say in Japanese what this is and the gist of it: the Commission's template is in English, and so are its fields."""
+    share = f"（基準の {facts.flops / THRESHOLD:.2g} 倍）" if facts.flops else ""
+    flops = f"{facts.flops:.3g} FLOP{share}" if facts.flops else "不明"
+    return [
+        "> EU AI 法 第53条1項(d) の学習内容の概要。欧州委員会の様式（1 一般情報、2 データの出所、3 データの処理）に従い、"
+        "項目は英語で記す。要点：",
+        f"> 作品 {facts.works:,} 点（{counts(license_names(facts.licenses), 4, '不明')}）、"
+        f"出典 {counts(facts.sources, 4, '不明')}、学習の計算量 {flops}。"
+        "基準は 10^23 FLOP で、これ以上なら汎用モデルと推定され、公開の義務がある。",
+    ]
+
+
 def image_range(works: int) -> str:
     """Return the template's range for a number of images."""
     if works < 1_000_000:
@@ -61,6 +74,7 @@ def render(facts: Facts) -> str:
         f"**Version of the Summary:** of the data with digest `{facts.digest[:16]}`",
         f"**Last update:** {_updated(facts)}", "",
         f"> {is_owed(facts)}",
+        *_summary_ja(facts),
         f"> Fields with {OPERATOR} are not in any manifest. / {OPERATOR} の欄は記録にないため、公開者が記入する。", "",
         *_general(facts), *_sources(facts), *_processing(facts),
     ]  # fmt: skip
@@ -88,7 +102,8 @@ def _general(facts: Facts) -> list[str]:
         *table(
             ("Modality", "Training data size", "Types of content"),
             [
-                ("Image", f"{image_range(facts.works)} ({facts.works:,})", f"images under {counts(facts.licenses, 6)}"),
+                ("Image", f"{image_range(facts.works)} ({facts.works:,})",
+                 f"images under {counts(license_names(facts.licenses), 6)}"),
                 ("Text", f"{text_range(words)} ({words:,} words)", f"their captions, by {counts(makers(facts.captioners), 6)}"),
             ],
         ),
@@ -167,7 +182,7 @@ def _sources(facts: Facts) -> list[str]:
 
 def _processing(facts: Facts) -> list[str]:
     policies = [
-        f"`{row['stage']}` let pass {escaped(', '.join(row['settings'].get('allowed') or ()))} "
+        f"`{row['stage']}` let pass {escaped(', '.join(map(license_name, row['settings'].get('allowed') or ())))} "
         f"(policy {escaped(str(row['settings'].get('policy')))})"
         for row in facts.history if row["settings"].get("policy")
     ]  # fmt: skip
@@ -192,7 +207,7 @@ def _processing(facts: Facts) -> list[str]:
 
 
 def _opt_outs(facts: Facts) -> str:
-    """What the history says of opt-out signals. Notes do not count downloads, so that the sentence is of those that there were."""
+    """What the history says of opt-out signals, and of how many works their sites were asked."""
     fetches = [row for row in facts.history if row["stage"] == "fetch"]
     if not facts.works - facts.untraced.get("address", 0):
         return "no work has an address on the web, so that no site could be asked for its reservations"
@@ -203,9 +218,13 @@ def _opt_outs(facts: Facts) -> str:
     )
     return (
         "before `commonart fetch` downloads a file from a work's address, it asks for robots.txt, X-Robots-Tag and the TDM "
-        f"Reservation Protocol, and obeys them and IPTC/PLUS reservations in files; works left out for these: {refused:,}. How "
-        "many files were downloaded so is not counted; those that came inside a data set, or lay in a folder, were not asked "
-        f"about: {OPERATOR}"
+        f"Reservation Protocol, and obeys them and IPTC/PLUS reservations in files; works left out for these: {refused:,}. Of the "
+        f"{facts.works:,} works here, {facts.downloaded:,} were downloaded so"
+        + (
+            f"; those that came inside a data set, or lay in a folder, were not asked about: {OPERATOR}"
+            if facts.downloaded < facts.works
+            else ""
+        )
     )
 
 

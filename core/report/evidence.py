@@ -16,6 +16,7 @@ from commonart.core.data.files import sha256_file, write_bytes
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
+from commonart.core.report.limits import unstated
 from commonart.core.report.markdown import escaped, maker, table
 from commonart.core.report.works import tars
 
@@ -124,6 +125,8 @@ def _index(facts: Facts) -> str:
     lines = [
         f"# Evidence for {escaped(facts.name)}", "",
         *table(("question", "answer"), questions),
+        "The certifier reads English; the card's README.md says the same in Japanese, too. /",
+        "認証機関向けのため英語のみ。日本語は README.md にある。", "",
         "Contracts, invoices and the rights to works of one's own are not in any manifest: the operator adds them.", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -138,7 +141,7 @@ def _resolves(facts: Facts) -> str:
     unknown = sum(count for name, count in facts.untraced.items() if name.startswith("left_out:"))
     if not open_ends and not unknown:
         return f"yes: all {facts.works:,} works"
-    said = [f"{count:,} works do not state their {name}" for name, count in open_ends.items()]
+    said = [unstated(name, count, facts.works)[0].rstrip(".") for name, count in open_ends.items()]
     return "no: " + ", ".join(
         said + ([f"of {unknown:,} records it is not known which were left out"] if unknown else [])
     )

@@ -69,6 +69,7 @@ class Facts:
     authors: dict[str, int] = field(default_factory=dict)  # the most frequent
     unknown_authors: int = 0
     hosts: dict[str, int] = field(default_factory=dict)  # of the works' addresses, the most frequent
+    downloaded: int = 0  # works that `commonart fetch` took from the web, where it asks for opt-outs
     bases: dict[str, int] = field(
         default_factory=dict
     )  # of their licences: licence, dedication, mark, statement, statute, set
@@ -128,19 +129,19 @@ def gather(
     """
     described = None if run is None else read_run(run)
     folders = folders_of(described, shards)
-    found = Found(
+    inputs = ReportInputs(
         (run or folders[0]).resolve().name, beside.without_places(described),
         [] if run is None else beside.curves(run / beside.METRICS),
-        beside.evaluation(evaluation or beside.found(run, beside.EVALUATION)),
-        beside.json(audit or beside.found(run, beside.AUDIT)),
+        beside.evaluation(evaluation or beside.file_in(run, beside.EVALUATION)),
+        beside.json(audit or beside.file_in(run, beside.AUDIT)),
         sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
     hashes = hash_tars(folders, quiet)
     check_tars(hashes)
-    return replace(traced(build(found, hashes, folders, quiet)), run_folder=run)
+    return replace(traced(build(inputs, hashes, folders, quiet)), run_folder=run)
 
 
-class Found(NamedTuple):
+class ReportInputs(NamedTuple):
     """What is read beside the shards. A card holds it all, so that it can be checked without the run's folder."""
 
     name: str
@@ -151,12 +152,12 @@ class Found(NamedTuple):
     run_sha256: str = ""
 
 
-def build(found: Found, hashes: dict[Path, str], folders: tuple[Path, ...], quiet: bool = True) -> Facts:
-    """Return the facts of what was found and of the works in `folders`, whose shards have `hashes` (`trace.hash_tars`).
+def build(inputs: ReportInputs, hashes: dict[Path, str], folders: tuple[Path, ...], quiet: bool = True) -> Facts:
+    """Return the facts of `inputs` and of the works in `folders`, whose shards have `hashes` (`trace.hash_tars`).
 
     Whether these are the works of the run is left to `traced`. Raises CommonArtError for no works, or a damaged shard.
     """
-    run = found.run
+    run = inputs.run
     about = _counted(folders, run, quiet)
     if not about["works"]:
         raise CommonArtError(
@@ -164,10 +165,10 @@ def build(found: Found, hashes: dict[Path, str], folders: tuple[Path, ...], quie
             "Name the shards of the run." if run else "Name a folder of shards with records.",
         )
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
-    models = models_used(run, about.pop("makers"), found.evaluation)
+    models = models_used(run, about.pop("makers"), inputs.evaluation)
     return Facts(
-        found.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
-        models=models, curves=found.curves, evaluation=found.evaluation, audit=found.audit, run_sha256=found.run_sha256,
+        inputs.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
+        models=models, curves=inputs.curves, evaluation=inputs.evaluation, audit=inputs.audit, run_sha256=inputs.run_sha256,
         hashes=hashes,
     )  # fmt: skip
 
@@ -192,7 +193,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     words, makers = Counter[int](), Counter[tuple[str, str, str]]()
     authors, hosts, missing, first, last = Counter[str](), Counter[str](), Counter[str](), "", ""
     hashes, codes, licenses = array("Q"), array("H"), dict[str, int]()
-    total, number = hashlib.sha256(), 0
+    total, number, downloaded = hashlib.sha256(), 0, 0
     with log.progress("records", quiet=quiet) as tick:
         for work in work_list.works(folders, run):
             tick()
@@ -207,6 +208,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
             counts["splits"][work.split] += 1
             counts["bases"][work.license_basis] += 1
             hosts[host_of(work.url)] += 1
+            downloaded += work.downloaded
             if at := work.license_observed_at:
                 first, last = min(first or at, at), max(last, at)
             for caption, maker in zip(work.captions, work.makers, strict=True):
@@ -222,6 +224,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     conflicting, conflicts = _conflicts(folders, run, hashes, codes)
     return {
         "works": number, "digest": total.hexdigest(), "untraced": dict(missing.most_common()), "unknown_authors": unknown,
+        "downloaded": downloaded,
         "observed": (first, last), "hosts": dict(_ordered(hosts)[:HOSTS]), "authors": dict(_ordered(authors)[:AUTHORS]),
         "caption_words": {str(n): words[n] for n in sorted(words)}, "conflicts": conflicts, "conflicting": conflicting,
         "makers": [maker for maker, _ in _ordered(makers)], **{name: dict(_ordered(counted)) for name, counted in counts.items()},

@@ -33,49 +33,71 @@ OURS = Origin(
     "scenes that this project's own generator draws, and nothing else",
     "このプロジェクトの生成器が描いた図形画像のみ", "this project",
 )  # fmt: skip
-_PHI = Origin(
-    "filtered public web pages and generated text; which data sets is not disclosed",
-    "選別した公開ウェブ文書と生成文。データセット名は非公開", "https://arxiv.org/abs/2404.14219",
-)  # fmt: skip
 _CLIP = Origin(
-    "400 million image-text pairs from the web (WIT), which were not published",
-    "ウェブから集めた4億組の画像と文（WIT）。非公開", "https://arxiv.org/abs/2103.00020",
+    "400 million image-text pairs from the web, which were not published",
+    "ウェブから集めた4億組の画像と文。非公開", "https://arxiv.org/abs/2103.00020",
 )  # fmt: skip
-_VAE = Origin(
-    "not disclosed: the card says how it was trained, not on which images",
-    "非公開（カードに学習方法はあるが、画像の出所はない）", "https://huggingface.co/stabilityai/sdxl-vae",
+_BLIP = Origin(
+    "129 million images: COCO, Visual Genome, CC3M, CC12M, SBU, 115 million of LAION-400M; its language model is an earlier one",
+    "1億2900万枚（COCO、Visual Genome、CC3M、CC12M、SBU、LAION-400Mの1億1500万枚）。言語モデルは既存のもの",
+    "https://arxiv.org/abs/2301.12597",
 )  # fmt: skip
-_QWEN = Origin(
-    "image-text pairs, documents and web pages; which data sets is not disclosed",
-    "画像と文の組、文書、ウェブページ。データセット名は非公開", "https://arxiv.org/abs/2409.12191",
+_PHI_VISION = Origin(
+    "public documents and images with text, selected, and generated text and images; which data sets is not disclosed",
+    "選別した公開文書と画像つき文書、生成した文と画像。データセット名は非公開",
+    "https://huggingface.co/microsoft/Phi-3.5-vision-instruct/blob/main/data_summary_card.md",
 )  # fmt: skip
-# By the registry's name: as the models' papers and cards say it. A name that is not here: not disclosed.
+_CAT = Origin(
+    "translations that gpt-oss-20b and gpt-oss-120b wrote of FineWeb's web pages, abstracts on arXiv and other texts",
+    "FineWebのウェブ文書、arXivの要旨などを gpt-oss-20b と gpt-oss-120b が訳した対訳",
+    "https://huggingface.co/datasets/cyberagent/CAT-Translate-Dataset",
+)  # fmt: skip
+# By the registry's name, as the models' cards and papers state it (read in November 2026, but for what is said to be not
+# established). Where no source says it, or the name is not here: not disclosed.
 ORIGINS: dict[str, Origin] = {
     "calm2-7b": Origin(
-        "public Japanese and English text; which data sets is not disclosed, and they are not limited to licensed works",
-        "公開された日本語と英語の文章。データセット名は非公開で、許諾済みの著作物に限られない",
-        "https://huggingface.co/cyberagent/calm2-7b",
+        "1.3 trillion tokens of publicly available Japanese and English data sets; which is not disclosed",
+        "公開されている日本語と英語のデータ1.3兆トークン。データセット名は非公開", "https://huggingface.co/cyberagent/calm2-7b",
     ),
-    "t5-xxl": Origin("C4, a crawl of the web", "ウェブクロールのC4", "https://arxiv.org/abs/1910.10683"),
-    "sdxl-vae": _VAE, "sdxl-vae-fp16-fix": _VAE,
+    "t5-xxl": Origin(
+        "T5 1.1: C4 alone, a crawl of the web", "T5 1.1：ウェブクロールのC4のみ", "https://huggingface.co/google/t5-v1_1-xxl",
+    ),
+    "sdxl-vae": Origin(
+        "not disclosed: the card says how it was trained, not on which images",
+        "非公開（カードに学習方法はあるが、画像の出所はない）", "https://huggingface.co/stabilityai/sdxl-vae",
+    ),
+    "sdxl-vae-fp16-fix": Origin(
+        "the SDXL VAE, fine-tuned to give the same output in 16 bits; neither says on which images",
+        "SDXLのVAEを16ビットで同じ出力になるよう調整したもの。どちらも画像の出所は非公開",
+        "https://huggingface.co/madebyollin/sdxl-vae-fp16-fix",
+    ),
     "florence2": Origin(
-        "FLD-5B: 126 million images of the web and of public data sets, with annotations by models; not published",
-        "FLD-5B（ウェブと公開データセットの画像1億2600万枚、注釈はモデルによる）。非公開", "https://arxiv.org/abs/2311.06242",
+        "FLD-5B: 126 million images with 5.4 billion annotations, made by models; not published",
+        "FLD-5B（画像1億2600万枚、モデルによる注釈54億件）。非公開", "https://arxiv.org/abs/2311.06242",
     ),
-    "blip2": Origin(
-        "129 million images: COCO, Visual Genome, CC3M, CC12M, SBU, 115 million of LAION-400M; on a frozen FLAN-T5",
-        "1億2900万枚（COCO、Visual Genome、CC3M、CC12M、SBU、LAION-400Mの1億1500万枚）。視覚部とFLAN-T5は既存のもの",
-        "https://arxiv.org/abs/2301.12597",
+    "blip2": _BLIP, "blip2-opt": _BLIP, "phi3-vision": _PHI_VISION, "phi3.5-vision": _PHI_VISION,
+    "phi3-medium": Origin(
+        "public documents, selected, and generated text; which data sets is not disclosed",
+        "選別した公開文書と生成した文。データセット名は非公開",
+        "https://huggingface.co/microsoft/Phi-3-medium-128k-instruct/blob/main/data_summary_card.md",
     ),
-    "phi3-vision": _PHI, "phi3.5-vision": _PHI, "phi3-medium": _PHI, "qwen2-vl": _QWEN,
+    "qwen2-vl": Origin(
+        "1.4 trillion tokens of text and images; which data sets is not disclosed",
+        "文と画像1.4兆トークン。データセット名は非公開", "https://arxiv.org/abs/2409.12191",
+    ),
     "llava-jp": Origin(
-        "built on CALM2 and SigLIP; what else it was trained on is not disclosed",
-        "CALM2とSigLIPを基に作られた。ほかの学習データは非公開", "https://huggingface.co/cyberagent/llava-calm2-siglip",
+        "built on CALM2 and SigLIP; what else it was trained on is not established here",
+        "CALM2とSigLIPを基に作られた。ほかの学習データは確認できていない",
+        "https://huggingface.co/cyberagent/llava-calm2-siglip",
     ),
-    "siglip": Origin("WebLI, an unpublished crawl of the web", "WebLI（非公開のウェブクロール）", "https://arxiv.org/abs/2303.15343"),
+    "cat-translate": _CAT, "cat-translate-0.8b": _CAT, "cat-translate-3.3b": _CAT, "cat-translate-7b": _CAT,
+    "siglip": Origin(
+        "the English image-text pairs of WebLI, gathered from the web; not published",
+        "ウェブから集めたWebLIのうち英語の画像と文の組。非公開", "https://huggingface.co/google/siglip-so400m-patch14-384",
+    ),
     "clip-vit-l14": _CLIP, "clip-vit-b32": _CLIP, "clip-vit-l14-336": _CLIP,
     "clip-japanese-base": Origin(
-        "image-text pairs from the web; which is not disclosed", "ウェブから集めた画像と文の組。内訳は非公開",
+        "about a billion image-text pairs from the web; which is not disclosed", "ウェブから集めた約10億組の画像と文。内訳は非公開",
         "https://huggingface.co/line-corporation/clip-japanese-base",
     ),
     "commonart-beta": Origin(
@@ -84,8 +106,16 @@ ORIGINS: dict[str, Origin] = {
         "https://doi.org/10.51094/jxiv.936",
     ),
     "pixart-sigma": Origin(
-        "33 million images that its makers gathered; not published", "作者が集めた3300万枚の画像。非公開",
-        "https://arxiv.org/abs/2403.04692",
+        "33 million images that its makers gathered on the web, after what PixArt-alpha was trained on; not published",
+        "PixArt-alphaの学習データと、作者がウェブから集めた3300万枚の画像。非公開", "https://arxiv.org/abs/2403.04692",
+    ),
+    "sd2.1-base": Origin(
+        "a filtered subset of LAION-5B, an index of images on the web", "LAION-5B（ウェブ上の画像の一覧）を絞り込んだもの",
+        "https://huggingface.co/stabilityai/stable-diffusion-2-base",
+    ),
+    "japanese-stable-diffusion": Origin(
+        "about 100 million images with Japanese captions, of LAION-5B for one",
+        "LAION-5Bなどの日本語の説明文つき画像 約1億枚", "https://huggingface.co/rinna/japanese-stable-diffusion",
     ),
     "common-canvas-s-c": Origin(
         "CommonCatalog, Creative Commons images of YFCC100M, with captions by BLIP-2",
@@ -99,7 +129,7 @@ ORIGINS: dict[str, Origin] = {
 class ModelUsed:
     """One model that took part, from the registry's row and the run's own record of it."""
 
-    role: str  # text encoder | autoencoder | captioner | translator | initial weights | vision tower | language model | scorer
+    role: str  # of ROLES
     name: str
     revision: str
     license: str
@@ -109,13 +139,28 @@ class ModelUsed:
     trained_on_ja: str
     source: str  # where that is stated
 
+    @property
+    def undisclosed(self) -> bool:
+        """Whether its makers do not say on what it was trained."""
+        return self.trained_on.startswith(UNDISCLOSED.english)
 
-# Part of run.json -> (role here, role of the registry).
-PARTS = {
-    "text_encoder": ("text encoder", "text-encoder"),
-    "autoencoder": ("autoencoder", "autoencoder"),
-    "vision_tower": ("vision tower", "vision-tower"),
-    "language_model": ("language model", "text-encoder"),
+
+class Role(NamedTuple):
+    """What a model does in a run."""
+
+    registry: str  # role of the registry's rows
+    part: str = ""  # of run.json that names it
+
+
+ROLES = {
+    "text encoder": Role("text-encoder", "text_encoder"),
+    "autoencoder": Role("autoencoder", "autoencoder"),
+    "vision tower": Role("vision-tower", "vision_tower"),
+    "language model": Role("text-encoder", "language_model"),
+    "captioner": Role("caption"),
+    "translator": Role("translate"),
+    "initial weights": Role("transformer"),
+    "scorer": Role("clip"),
 }
 
 
@@ -143,7 +188,7 @@ def models_used(
 
 
 def _of_run(run: Mapping[str, Any]) -> Iterator[ModelUsed]:
-    for part, (role, _) in PARTS.items():
+    for role, (_, part) in ROLES.items():
         if isinstance(said := run.get(part), dict):
             yield _used(role, str(said.get("name") or ""), str(said.get("revision") or ""), "", set())
     origin = run.get("init") or {}
@@ -156,15 +201,9 @@ def _of_run(run: Mapping[str, Any]) -> Iterator[ModelUsed]:
         yield _used("initial weights", name, str(origin.get("revision") or ""), "", set())
 
 
-_ROLES = {
-    "captioner": "caption", "translator": "translate", "scorer": "clip", "initial weights": "transformer",
-    **dict(PARTS.values()),
-}  # fmt: skip
-
-
 def _used(role: str, name: str, revision: str, license: str, accepted: set[str]) -> ModelUsed:
     plain = name.partition("@")[0]
-    known = (row for row in MODELS if row.role == _ROLES[role] and plain and plain in (row.name, row.hub))
+    known = (row for row in MODELS if row.role == ROLES[role].registry and plain and plain in (row.name, row.hub))
     row = next(known, None)
     if row is None:
         origin = ORIGINS.get(plain, UNDISCLOSED)

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from commonart.core.data.text import printable
+from commonart.core.licenses.license import ONE_OF, PREFIX
 
 _MARKUP = re.compile(r"[\\`*\[\]<>|~$&#@]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.")
 FIRST, POP = "\u2068", "\u2069"  # isolate whose direction is that of its first letter; end of it
@@ -29,6 +30,21 @@ def maker(name: str) -> str:
     """Return who wrote a caption in words: of "TRANSLATOR of ORIGINAL" `ORIGINAL translated by TRANSLATOR`."""
     writer, _, origin = name.partition(" of ")
     return f"{maker(origin)} translated by {writer}" if origin else writer
+
+
+def license_name(id: str) -> str:
+    """Return a licence's id as people read it: without the prefix that SPDX demands of what is not on its list."""
+    if id.startswith(ONE_OF):
+        return f"one of {', '.join(map(license_name, id.removeprefix(ONE_OF).split('..')))}"
+    return id.replace(PREFIX, "")
+
+
+def license_names(counted: Mapping[str, int]) -> dict[str, int]:
+    """Return a histogram of works by licence, in words."""
+    named = dict[str, int]()
+    for id, count in counted.items():
+        named[license_name(id)] = named.get(license_name(id), 0) + count
+    return named
 
 
 def makers(counted: Mapping[str, int]) -> dict[str, int]:

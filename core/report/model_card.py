@@ -7,8 +7,8 @@ from typing import Any
 from commonart.core.licenses.creative_commons import names
 from commonart.core.report import card_tables, components, croissant, scores
 from commonart.core.report.facts import Facts
-from commonart.core.report.limits import limits, limits_ja
-from commonart.core.report.markdown import counts, escaped, many, table
+from commonart.core.report.limits import limits
+from commonart.core.report.markdown import counts, escaped, license_names, many, table
 
 NAME = "README.md"
 # Licences that the hub has a name for: https://huggingface.co/docs/hub/repositories-licenses
@@ -22,7 +22,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 FILES = {
     "index.html": ("the report as a page: charts, curves, a sample of the works", "図表と作品例のページ"),
     "ATTRIBUTION": ("title, author, source, licence and changes of every work", "全作品の題名・作者・出典・ライセンス・改変"),
-    "attribution.parquet": ("the same as a table", "同じ内容の表"),
+    "attribution.parquet": ("the same as a table, with a hash of the captions", "同じ内容の表と説明文のハッシュ"),
     "LICENSES.md": ("works by licence, and what each asks", "ライセンス別の点数と求められること"),
     "COMPONENTS.md": ("the models that took part, and what they were trained on", "関わったモデルとその学習データ"),
     "data_summary_card.md": ("summary of the training content (AI Act, Article 53)", "学習内容の概要（EU AI法 第53条）"),
@@ -84,14 +84,14 @@ def text(facts: Facts, files: list[str]) -> str:
         "## What it was trained on" if kind == "model" else "## What it holds", "",
         *card_tables.data(facts),
         *card_tables.path(facts), *card_tables.results(facts), *card_tables.audit(facts), *card_tables.cost(facts),
-        "## Limits", "", *(f"- {sentence}" for sentence in limits(facts)), "",
+        "## Limits", "", *(f"- {english}" for english, _ in limits(facts)), "",
         "## Files", "", *table(("file", "what it holds", "内容"), [(_link(file), *FILES[file]) for file in named]),
         *_origins(facts, 0), "",
         "## 日本語", "", *_japanese(facts), "", "### 学習データ" if kind == "model" else "### 内容", "",
         *card_tables.data(facts, ja=True),
         *card_tables.path(facts, ja=True), *card_tables.results(facts, ja=True), *card_tables.audit(facts, ja=True),
         *card_tables.cost(facts, ja=True), *_components_ja(facts),
-        "### 限界", "", *(f"- {sentence}" for sentence in limits_ja(facts)), "",
+        "### 限界", "", *(f"- {japanese}" for _, japanese in limits(facts)), "",
         *_origins(facts, 1), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -127,11 +127,15 @@ def _link(file: str) -> str:
     return f"[{file}]({file})"
 
 
+def _licenses(facts: Facts) -> str:
+    return counts(license_names(facts.licenses), 4)
+
+
 def _english(facts: Facts) -> list[str]:
     run = facts.run
     if run is None:
         return [
-            f"{many(facts.works, 'work')} in WebDataset shards, with captions. Licences: {counts(facts.licenses, 4)}.",
+            f"{many(facts.works, 'work')} in WebDataset shards, with captions. Licences: {_licenses(facts)}.",
             f"Sources: {counts(facts.sources, 4)}. Each work is named in [ATTRIBUTION](ATTRIBUTION).",
         ]
     parameters = (run.get("transformer") or run.get("captioner") or {}).get("parameters")
@@ -140,7 +144,7 @@ def _english(facts: Facts) -> list[str]:
     gone = f", of which {facts.removed:,} since removed are not counted here" if facts.removed else ""
     return [
         f"{what}{size}, stage `{run['stage']}`, after {many(facts.compute['step'], 'step')}.",
-        f"It was trained on {many(facts.works + facts.removed, 'work')}{gone}. Licences: {counts(facts.licenses, 4)}. Sources: "
+        f"It was trained on {many(facts.works + facts.removed, 'work')}{gone}. Licences: {_licenses(facts)}. Sources: "
         f"{counts(facts.sources, 4)}.",
         "Each work is named in [ATTRIBUTION](ATTRIBUTION); the licence of the weights themselves is for their publisher to state.",
     ]  # fmt: skip
@@ -149,7 +153,7 @@ def _english(facts: Facts) -> list[str]:
 def _japanese(facts: Facts) -> list[str]:
     if facts.run is None:
         return [
-            f"説明文つきの画像 {facts.works:,} 点（WebDataset 形式）。ライセンス：{counts(facts.licenses, 4)}。"
+            f"説明文つきの画像 {facts.works:,} 点（WebDataset 形式）。ライセンス：{_licenses(facts)}。"
             f"出典：{counts(facts.sources, 4)}。",
             "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。",
         ]
@@ -159,6 +163,6 @@ def _japanese(facts: Facts) -> list[str]:
     return [
         f"{what}。学習段階は `{facts.run['stage']}`、{facts.compute['step']:,} ステップ。{flops}",
         f"学習に使った作品は {facts.works + facts.removed:,} 点{gone}。"
-        f"ライセンス：{counts(facts.licenses, 4)}。出典：{counts(facts.sources, 4)}。",
+        f"ライセンス：{_licenses(facts)}。出典：{counts(facts.sources, 4)}。",
         "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。重みそのもののライセンスは公開者が定める。",
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from commonart.core.licenses.license import License
+from commonart.core.licenses.license import PREFIX, License
 from commonart.core.licenses.parse import normalize
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import escaped, many, table
+from commonart.core.report.limits import FIELDS
+from commonart.core.report.markdown import escaped, license_name, many, plain, table
 
 NAME = "LICENSES.md"
 
@@ -69,7 +70,7 @@ def render(facts: Facts) -> str:
     rows = []
     for name, count in facts.licenses.items():
         license = normalize(name)
-        shown = escaped(name) or "not stated"
+        shown = escaped(license_name(name)) or "not stated"
         linked = f"[{shown}]({license.url})" if license is not None and license.url else shown
         rows.append((linked, count, *asks(license)))
     lines = [
@@ -84,11 +85,13 @@ def render(facts: Facts) -> str:
         "各作品の記録にある事項を記した。それでライセンスの求める表示が足りるかは、公開者が判断する。",
         "この表は要約であり、法的助言ではない。", "",
     ]  # fmt: skip
-    if any(name.startswith("LicenseRef-") for name in facts.licenses):
+    if other := [name for name in facts.licenses if name.startswith(PREFIX)]:
         lines += [
-            "A name that begins with LicenseRef- is of a licence that the list of SPDX does not have; [index.html](index.html)",
-            "leaves that prefix out. /",
-            "LicenseRef- で始まる名前は SPDX の一覧にないライセンスで、index.html ではこの接頭辞を省く。", "",
+            f"An id that begins with {PREFIX} is of a licence that the list of SPDX does not have. The records, ATTRIBUTION and",
+            "the bills of materials write it so; here, in README.md and on the page it stands without that prefix. /",
+            f"{PREFIX} で始まる識別子は SPDX の一覧にないライセンスを指す。記録・ATTRIBUTION・部品表ではこの形で書き、",
+            "ここと README.md とページでは接頭辞を省く。", "",
+            *table(("here / ここでの名前", "id / 識別子"), [(escaped(license_name(name)), f"`{plain(name)}`") for name in other]),
         ]  # fmt: skip
     if facts.conflicting:
         lines += [
@@ -97,7 +100,8 @@ def render(facts: Facts) -> str:
             + (f" (the first {len(facts.conflicts):,}):" if facts.conflicting > len(facts.conflicts) else "."), "",
             *table(
                 ("sha256", "keys", "licences"),
-                [(f"`{c.sha256[:16]}`", escaped(", ".join(c.keys)), escaped(", ".join(c.licenses))) for c in facts.conflicts],
+                [(f"`{c.sha256[:16]}`", escaped(", ".join(c.keys)), escaped(", ".join(map(license_name, c.licenses))))
+                 for c in facts.conflicts],
             ),
         ]  # fmt: skip
     return "\n".join(lines)
@@ -105,9 +109,8 @@ def render(facts: Facts) -> str:
 
 def _lacking(facts: Facts) -> tuple[str, str]:
     """What ATTRIBUTION cannot say of how many works, in two languages; "" where it says all."""
-    asked = {"title": "題名", "author": "作者", "source": "出典", "address": "所在", "license": "ライセンス"}
-    lacking = {name: facts.untraced[name] for name in asked if facts.untraced.get(name)}
+    lacking = {name: facts.untraced[name] for name in FIELDS if name != "sha256" and facts.untraced.get(name)}
     if not lacking:
         return " with its author and its address", "（作者と所在を含む）"
-    english = ", ".join(f"{count:,} without {name.replace('license', 'licence')}" for name, count in lacking.items())
-    return f" ({english})", f"（{'、'.join(f'{asked[name]}なし {count:,} 点' for name, count in lacking.items())}）"
+    english = ", ".join(f"{count:,} without {FIELDS[name][0]}" for name, count in lacking.items())
+    return f" ({english})", f"（{'、'.join(f'{FIELDS[name][1]}なし {count:,} 点' for name, count in lacking.items())}）"

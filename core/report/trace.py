@@ -17,7 +17,7 @@ from commonart.core.data.lookup.runs import RUN, data_fingerprint, removed_from,
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.data.training_index import counts_text, data_sets
 from commonart.core.errors import CommonArtError
-from commonart.core.report.works import tars, untold
+from commonart.core.report.works import hidden_left_out, tars
 
 NEEDED = ("folder", "fingerprint", "digest", "images", "policy")  # of run.json's data
 THREADS = 4  # tars that are hashed at once
@@ -128,7 +128,7 @@ def check_digest(
         if since is None:
             log.warn(f"{shown}: the works are those of the run, but their shards were written again since")
         return Traced({}, rewritten=since is None, removed_on=_days(since or ()))
-    images, unseen = data["images"], Counter(untold(run))
+    images, unseen = data["images"], Counter(hidden_left_out(run))
     if since is not None and unseen:
         log.warn(f"the run left out {counts_text(unseen)}: run.json does not say which records these are")
     left_out = {f"left_out:{reason}": count for reason, count in unseen.items()}

@@ -19,7 +19,7 @@ from commonart.core.data.files import file_inside
 from commonart.core.errors import CommonArtError, reason
 from commonart.core.report import attribution, card
 from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_run, of_shards
-from commonart.core.report.facts import Facts, Found, build, traced
+from commonart.core.report.facts import Facts, ReportInputs, build, traced
 from commonart.core.report.trace import hash_tars
 from commonart.core.report.works import tars
 
@@ -41,13 +41,17 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
     hashes = {name: by_path[path] for name, path in tars(shards)}
     yield from of_shards(said["shards"], shards, hashes, by_path)
     yield from of_run(folder, said, run)
-    found = Found(
+    inputs = ReportInputs(
         said["name"], said.get("run"), said.get("curves") or [], said.get("evaluation"), said.get("audit"),
         said.get("run_sha256") or "",
     )  # fmt: skip
+    if said.get("kept_sha256") != card.kept_sha256(inputs, said["made_with"]):
+        yield Claim(
+            "report.json keeps what the run's files say", False, "it was changed: kept_sha256 is of something else"
+        )
     try:
         # The grid of images is the card's: `of_run` compares it with the run's.
-        facts = replace(build(found, by_path, tuple(shards), quiet), run_folder=folder)
+        facts = replace(build(inputs, by_path, tuple(shards), quiet), run_folder=folder)
         facts, claims = _training(facts)
         yield from claims
         yield from _against_records(folder, said, facts, hashes)
@@ -60,7 +64,7 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
 
 def _against_records(folder: Path, said: Mapping[str, Any], facts: Facts, hashes: Mapping[str, str]) -> Iterator[Claim]:
     yield from _facts(said["facts"], facts)
-    yield from _own_word(facts)
+    yield from _against_run(facts)
     yield from _lines(folder, facts)
     yield from _table(folder, facts)
     yield from _croissant(folder, hashes)
@@ -126,7 +130,7 @@ def _facts(said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
         )
 
 
-def _own_word(facts: Facts) -> Iterator[Claim]:
+def _against_run(facts: Facts) -> Iterator[Claim]:
     """What run.json counted while it was trained, against the records."""
     if facts.run is None:
         return

@@ -4,22 +4,25 @@
 
 A run leaves records out for what they say (split, licence, captions), and is followed in that here, by the rules in its run.json.
 What it left out for other reasons (a blocklist, of which run.json keeps the hash alone; features that were not there) cannot be
-told from the records: `untold`.
+told from the records: `hidden_left_out`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from commonart.core.data.admission import BLOCKLISTED, Judge, Rules, usable_captions
 from commonart.core.data.record import Caption, Record, captions, check_split, split_of_record
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.licenses.parse import normalize
 
-UNTOLD = (BLOCKLISTED, "no_text_features", "no_latents")  # why a run leaves records out that do not show it
+HIDDEN_REASONS = (BLOCKLISTED, "no_text_features", "no_latents")  # why a run leaves records out that do not show it
 SAID = (
     "title", "author", "source", "license", "license_url", "license_basis", "license_observed_at",
 )  # fmt: skip
@@ -40,6 +43,7 @@ class Work:
     author: str
     source: str
     url: str  # the work's page, else its file
+    downloaded: bool  # by `commonart fetch`, from the web
     width: int  # in the shards, pixels
     height: int
     captions: list[Caption]  # those that the run could take
@@ -48,6 +52,11 @@ class Work:
     split: str
     shard: str  # the name of its tar, as `tars` gives it
     image: str  # pointer to the pixels in the shards, for `shards.reader.read_bytes`
+
+    @property
+    def captions_sha256(self) -> str:
+        """The first 16 hexadecimal digits of the captions' SHA-256: by it a check names the work whose caption was edited."""
+        return hashlib.sha256(orjson.dumps(self.captions, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def tars(folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
@@ -73,10 +82,10 @@ def works(folders: Sequence[Path], run: Mapping[str, Any] | None = None) -> Iter
                 yield work
 
 
-def untold(run: Mapping[str, Any] | None) -> dict[str, int]:
+def hidden_left_out(run: Mapping[str, Any] | None) -> dict[str, int]:
     """Return how many records a run left out for reasons that they do not show: `works` yields them nevertheless."""
     left_out = run["data"].get("left_out", {}) if run is not None else {}
-    return {reason: left_out[reason] for reason in UNTOLD if left_out.get(reason)}
+    return {reason: left_out[reason] for reason in HIDDEN_REASONS if left_out.get(reason)}
 
 
 def _trained_on(record: Record, judge: Judge, run: Mapping[str, Any], shard: str) -> Work | None:
@@ -102,7 +111,7 @@ def _work(record: Record, judge: Judge, shard: str, fine: Sequence[bool] | None 
         license_url=said["license_url"] or (known.url if known else ""), license_basis=said["license_basis"],
         license_observed_at=said["license_observed_at"], title=said["title"], author=said["author"], source=said["source"],
         url=str(record.get("source_url") or record.get("image_url") or "").strip(),
-        width=record.get("width", 0), height=record.get("height", 0),
+        downloaded=bool(record.get("fetched_url")), width=record.get("width", 0), height=record.get("height", 0),
         captions=[texts[n] for n in kept], makers=[kinds[n].model for n in kept],
         changes=changes(record), split=split_of_record(record), shard=shard, image=record.get("image", ""),
     )  # fmt: skip

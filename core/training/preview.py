@@ -19,7 +19,7 @@ from commonart.core.model.device import autocast
 from commonart.core.model.diffusion import check_objective
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
-from commonart.core.output import contact_sheet, metadata
+from commonart.core.output import c2pa, contact_sheet, metadata, watermark
 from commonart.core.settings import Settings
 
 GRID = 8  # images of the grid where no prompts are given, and of one batch
@@ -59,13 +59,14 @@ class Preview:
             return sampler.sample(model, noise, texts, self.null, STEPS, self.settings.guidance, objective, shift=shift)
 
     def __call__(self, model: PixArt, step: int) -> dict[str, float]:
-        """Write the grid of `step`, and return the scores of all images."""
+        """Write the grid of `step`, marked as `commonart sample` marks images, and return the scores of all images."""
         images: list[Image.Image] = []
         for first in range(0, len(self.prompts), GRID):
             images += to_images(self.autoencoder.decode(self.latents(model, first)))
-        sheet = contact_sheet.contact_sheet(images[: len(self.shown)], self.shown, columns=min(4, len(self.shown)))
+        shown = [watermark.embed(image) for image in images[: len(self.shown)]]  # those that are large enough for it
+        sheet = contact_sheet.contact_sheet(shown, self.shown, columns=min(4, len(self.shown)))
         path = self.settings.run / "samples" / f"step-{step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"step": step, "steps": STEPS, "guidance": self.settings.guidance, "prompts": self.shown}
-        metadata.save(sheet.image, path, settings=about, overwrite=True)
+        metadata.save(sheet.image, path, settings=about, overwrite=True, finish=c2pa.sign_own)
         return self.scorer(images) if self.scorer else {}

@@ -1,10 +1,13 @@
 """What the watermark withstands, what it costs, and what it finds where there is none: `python tests/benchmarks/watermark.py`.
 
     python tests/benchmarks/watermark.py [--photographs FOLDER] [--unmarked 10000] [--nano 100]
+    python tests/benchmarks/watermark.py --cost 500
 
 Marked: generated scenes at 256 px and, with `--photographs`, those of a folder, whole and as squares of 256 px; each holds
 48 random bits. Crops cut the tenth (fifth) of both sides at a random place. Unmarked: scenes, textures, crops of the
-photographs, and images that nano generates, which have 64 px and are enlarged by the detector.
+photographs, and images that nano generates, which have 64 px and are enlarged by the detector. `--cost` measures
+the cost of the mark alone: how far sets of images that nano generates, enlarged to 256 px, are from each other with and without
+it, as the embedded judge sees them.
 """
 
 from __future__ import annotations
@@ -142,14 +145,43 @@ def textures(rng: Rng) -> Iterator[Image.Image]:
         yield Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def nano_images(count: int) -> list[Image.Image]:
-    """What the embedded model generates, four steps each."""
+def nano_images(count: int, prompts: Sequence[str] = ()) -> list[Image.Image]:
+    """What the embedded model generates, of red circles or of these prompts, four steps each."""
     from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
     from commonart.core.generation.session import open_generator
 
     generator = open_generator(ModelSpec("nano", device="cpu"))
-    requests = [ImageRequest(f"a large red circle number {n}", n) for n in range(count)]
+    requests = [ImageRequest(prompts[n] if prompts else f"a large red circle number {n}", n) for n in range(count)]
     return list(generator.generate(requests, GenerationConfig(steps=4), batch=16))
+
+
+def cost(count: int) -> dict[str, Any]:
+    """Distances of marked sets to unmarked ones, by the embedded dual encoder, beside those of unmarked sets."""
+    from commonart.core.metrics import fid, kernel_distance
+    from commonart.core.metrics.clip_score import DualEncoder
+    from commonart.core.nano import grammar
+
+    judge = DualEncoder.load("nano", device="cpu")
+    prompts = [prompt for _, prompt in grammar.eval_prompts(count, "en", seed=0)]
+    plain = [square(image) for image in nano_images(count, prompts)]
+    started = time.process_time()
+    made = [watermark.embed(image) for image in plain]
+    seconds = time.process_time() - started
+    without, with_mark = judge.encode_images(plain), judge.encode_images(made)
+    half = count // 2
+    pairs = {
+        "all, marked : the same, unmarked": (with_mark, without),
+        "one half, unmarked : the other, unmarked": (without[:half], without[half:]),
+        "one half, marked : the other, unmarked": (with_mark[:half], without[half:]),
+    }
+    return {
+        "images": count, "psnr": round(float(np.mean([psnr(a, b) for a, b in zip(plain, made, strict=True)])), 2),
+        "found": sum(watermark.detect(image).found for image in made), "embed_cpu_ms": round(seconds / count * 1e3),
+        "distances": {name: {
+            "FD-nano-clip": round(fid.frechet(fid.fit(a), fid.fit(b)), 5), "KID-nano": round(kernel_distance.kid(a, b)[0], 6),
+            "CMMD-nano": round(kernel_distance.cmmd(a, b)[0], 4),
+        } for name, (a, b) in pairs.items()},
+    }  # fmt: skip
 
 
 def matches_of(image: Image.Image) -> int:
@@ -188,8 +220,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--unmarked", type=int, default=10_000)
     parser.add_argument("--nano", type=int, default=100)
+    parser.add_argument(
+        "--cost", type=int, help="measure the cost of the mark on so many images of nano, and nothing else"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the unmarked ones")
     asked = parser.parse_args()
+    about = {"benchmark": "tests/benchmarks/watermark.py", "date": time.strftime("%Y-%m-%d"), "machine": processor()}
+    if asked.cost:
+        print(json.dumps({**about, "bits": watermark.BITS, "cost": cost(asked.cost)}, indent=1))
+        return
     rng = np.random.default_rng(0)
     files = sorted(asked.photographs.iterdir()) if asked.photographs else []
     photographs = [Image.open(path).convert("RGB") for path in files]
@@ -210,8 +249,7 @@ def main() -> None:
                 yield next(texture) if number % 5 == 2 else scene(rng)
 
     print(json.dumps({
-        "benchmark": "tests/benchmarks/watermark.py", "date": time.strftime("%Y-%m-%d"), "machine": processor(),
-        "bits": watermark.BITS, "marked": result, "unmarked": unmarked(each(), asked.jobs),
+        **about, "bits": watermark.BITS, "marked": result, "unmarked": unmarked(each(), asked.jobs),
     }, indent=1))  # fmt: skip
 
 

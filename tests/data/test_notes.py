@@ -16,8 +16,10 @@ import pytest
 from commonart.core.data import jsonl, notes, stream
 from commonart.core.data.drops import Drop
 from commonart.core.data.record import Record
+from commonart.core.data.sources.listing import notes_of
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError
+from commonart.stages import fetch
 
 COMMONART = f"{sys.executable} -m commonart.cli.main"
 
@@ -83,6 +85,28 @@ def test_fetch_carries_the_notes_of_the_list_that_it_reads(raw: Path, tmp_path: 
     ]
     sh("commonart fetch scenes --limit 3 -q -o more", tmp_path)  # the source of that name, not the folder
     assert [row[0] for row in flat(notes.read_beside(tmp_path / "more")[0])] == ["fetch"]
+
+
+def test_fetch_carries_the_notes_of_a_folder_of_lists(tmp_path: Path) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name, first in (("a", 0), ("b", 5)):
+        rows = [
+            {"key": f"k{first + n}", "source": "museum", "image_url": f"https://example.org/{first + n}"}
+            for n in range(5)
+        ]
+        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        notes.write_beside(
+            str(folder / f"{name}.jsonl"), notes.make("license-filter", {}, 6, 5, {"dropped": {"x": 1}}, [], "1")
+        )
+    fetch.run(str(folder), str(tmp_path / "listed.jsonl"), list_only=True, quiet=True)
+    (note,) = notes.read_beside(tmp_path / "listed.jsonl")
+    assert [row[:3] for row in flat(note)] == [("license-filter", 6, 5)] * 2 + [("fetch", 10, 10)]
+    (folder / "other.csv").write_text("url\n")
+    notes.write_beside(str(folder / "other.csv"), notes.make("caption", {}, 9, 9, {}, [], "1"))
+    assert [each["stage"] for each in notes_of(str(folder))] == ["caption"], "of the tables of one kind, which are read"
+    (folder / "photo.jpg").write_bytes(b"")
+    assert notes_of(str(folder)) == [], "of a folder of images no list is read"
 
 
 @pytest.mark.parametrize(

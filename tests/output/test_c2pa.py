@@ -100,3 +100,21 @@ def test_without_the_package_the_error_names_it(pems, monkeypatch):
     with pytest.raises(CommonArtError, match="c2pa-python") as error:
         c2pa.check(*pems)
     assert "uv sync" in error.value.fix
+
+
+def test_an_image_made_beside_other_work_is_signed_or_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    metadata.save(PICTURE, tmp_path / "a.png", finish=c2pa.sign_own)
+    said = c2pa.read(tmp_path / "a.png")
+    assert said is not None and said["state"] == "Trusted"
+    assert said["digital_source_types"] == [metadata.TRAINED_ALGORITHMIC_MEDIA] and not capsys.readouterr().err
+    (tmp_path / "data" / "commonart" / "c2pa.pem").write_text("no key")
+    (tmp_path / "file").write_text("")
+    for folder, why in (("data", "cannot sign"), ("file", "cannot be written")):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / folder))
+        metadata.save(PICTURE, tmp_path / "a.png", overwrite=True, finish=c2pa.sign_own)
+        error = capsys.readouterr().err
+        assert "warning: an image is not signed: " in error and why in error
+        assert c2pa.read(tmp_path / "a.png") is None and metadata.read(tmp_path / "a.png").synthetic

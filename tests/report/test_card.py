@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 import pyarrow.parquet
 import pytest
-import report_runs
+import reportable_run
 from commands import Command
 from huggingface_hub import DatasetCard, ModelCard
-from report_runs import BIDI, HEBREW, HOSTILE, sha256
+from reportable_run import BIDI, HEBREW, HOSTILE, sha256
 
 from commonart.core.data.files import write_json
 from commonart.core.licenses.parse import normalize
@@ -39,7 +39,7 @@ AUDIT = {"verdict": "no sign of memorisation", "reason": "no attack told members
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    run, _ = report_runs.make(folder)
+    run, _ = reportable_run.make(folder)
     write_json(run / "eval.json", SCORES)
     write_json(run / "mia.json", AUDIT)
     return folder
@@ -62,7 +62,9 @@ def read(path: Path) -> Any:
 
 def test_attribution_names_every_work_with_title_author_source_licence_and_changes(folder: Path) -> None:
     lines = (folder / "ATTRIBUTION").read_text("utf-8").split("\n")
-    assert lines[0] == "Attribution of the 21 works of tiny, in the order of its shards."
+    assert lines[0] == (
+        "Attribution of the 21 works of tiny, in the order of its shards. / tiny の作品 21 点の帰属表示（シャードの順）。"
+    )
     assert lines[2].startswith("The author of 2 works is not stated by their source. /") and lines[3] == "" == lines[-1]
     works = lines[4:-1]
     assert len(works) == 21
@@ -202,6 +204,7 @@ def test_the_data_summary_has_the_sections_of_the_template_and_marks_what_only_t
         return [line for line in text.splitlines() if line.startswith("#")]
 
     assert headings(page) == headings(theirs)
+    assert "> 作品 21 点（CC-BY-2.0 11, CC0-1.0 10）、出典 museum 21、学習の計算量" in page and "10^23 FLOP" in page
     fields = [
         field
         for field in re.findall(r"^\*\*([^*\[]+?)(?::\*\*|\?\*\*)", theirs, re.MULTILINE)
@@ -400,6 +403,6 @@ def test_what_interrupts_leaves_the_card_that_was_there(
 
 
 def test_names_of_files_stand_in_the_list_of_the_card(folder: Path) -> None:
-    assert {path.name for path in card.found(folder)} <= {*(Path(name).name for name in model_card.FILES), "README.md"} | {
+    assert {path.name for path in card.existing(folder)} <= {*(Path(name).name for name in model_card.FILES), "README.md"} | {
         "captions.csv", "filters.csv", "manifests.csv", "settings.json", "sources.csv",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-import report_runs
+import reportable_run
 from commands import Command
 
 from commonart.core.data.files import write_json
@@ -17,13 +17,13 @@ from commonart.core.errors import CommonArtError
 from commonart.core.report import card, verify
 from commonart.core.report.claims import Claim
 from commonart.core.report.facts import gather
-from commonart.core.report.limits import limits, limits_ja
+from commonart.core.report.limits import limits
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    run, shards = report_runs.make(folder)
+    run, shards = reportable_run.make(folder)
     card.write(gather(run, shards), folder / "card", certify=True)
     return folder
 
@@ -48,7 +48,7 @@ def edited(here: Path, old: bytes = b"Jane Doe", new: bytes = b"Jane Roe", manif
     path.write_bytes(data.replace(old, new))
     if manifest:
         beside = path.with_suffix(".json")
-        write_json(beside, {**orjson.loads(beside.read_bytes()), "sha256": report_runs.sha256(path)})
+        write_json(beside, {**orjson.loads(beside.read_bytes()), "sha256": reportable_run.sha256(path)})
     return path
 
 
@@ -67,7 +67,7 @@ def test_a_shard_that_was_edited_gets_no_card(here: Path) -> None:
         gather(None, here / "shards")
     path.with_suffix(".json").unlink()
     facts = gather(here / "runs" / "tiny", here / "shards")
-    assert facts.rewritten and facts.hashes[path] == report_runs.sha256(path)
+    assert facts.rewritten and facts.hashes[path] == reportable_run.sha256(path)
 
 
 def test_a_shard_that_was_edited_with_its_manifest_is_no_longer_that_of_the_training(here: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_run_is_reported_after_a_work_was_removed(here: Path) -> None:
     day = removal.read_log(here / "shards")[0].at[:10]
     assert (facts.works, facts.removed, facts.removed_on, facts.rewritten) == (20, 1, (day,), False)
     said = f"1 work that it was trained on was removed from the shards since ({day})"
-    assert any(each.startswith(said) and "stays in it" in each for each in limits(facts))
-    assert any(f"1 点が、その後シャードから削除された（{day}）" in each for each in limits_ja(facts))
+    assert any(each.startswith(said) and "stays in it" in each for each, _ in limits(facts))
+    assert any(f"1 点が、その後シャードから削除された（{day}）" in each for _, each in limits(facts))
     card.write(facts, here / "card", certify=True)
     text = (here / "card" / "README.md").read_text("utf-8")
     assert (

@@ -9,10 +9,10 @@ from typing import Any
 import lookup_shards
 import orjson
 import pytest
-import report_runs
+import reportable_run
 import tiny_runs
 from commands import call
-from report_runs import AUTHORS, LICENSES
+from reportable_run import AUTHORS, LICENSES
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
@@ -25,7 +25,7 @@ from commonart.core.report.ledger import OURS, models_used
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    report_runs.make(folder)
+    reportable_run.make(folder)
     return folder
 
 
@@ -144,8 +144,8 @@ def test_as_many_but_other_works_are_refused(here: Path) -> None:
     images = lookup_shards.pictures(COUNT := 30)[COUNT - 21 :]
     shutil.rmtree(here / "raw")
     (here / "raw").mkdir()
-    report_runs.lookup_shards.written(
-        here / "raw", [report_runs.record(number + 6, data, here / "raw") for number, data in enumerate(images)]
+    reportable_run.lookup_shards.written(
+        here / "raw", [reportable_run.record(number + 6, data, here / "raw") for number, data in enumerate(images)]
     )
     assert call(here, "shard", "raw/list.jsonl", "-o", "other", "--size", "16", "-q") == 0
     refused(here, "21 works then, the same number now, but not the same works", shards="other")
@@ -226,7 +226,7 @@ def test_several_sets_are_one_run_and_their_shards_keep_apart(tmp_path: Path) ->
 
 def test_one_image_under_two_licences_is_named(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    made = report_runs.records(raw)
+    made = reportable_run.records(raw)
     twin = {**made[0], "key": "twin", "license": "CC0-1.0", "license_url": LICENSES[1][1]}
     plain = {**made[1], "key": "same"}  # twice, under the same licence
     lookup_shards.written(raw, [*made, twin, plain])
@@ -286,7 +286,7 @@ def test_models_that_took_part_with_their_terms_and_origins() -> None:
         ("text encoder", "calm2-7b"), ("autoencoder", "nano"), ("initial weights", "256"), ("translator", "gemma"),
         ("captioner", "florence2"), ("captioner", "mine"), ("scorer", "clip-vit-b32"),
     ]  # fmt: skip
-    assert "not limited to licensed works" in found["text encoder", "calm2-7b"].trained_on
+    assert "1.3 trillion tokens of publicly available" in found["text encoder", "calm2-7b"].trained_on
     assert found["autoencoder", "nano"].trained_on == OURS.english
     gemma = found["translator", "gemma"]
     assert (gemma.terms, gemma.trained_on) == ("accepted by the user", "not disclosed")

@@ -10,12 +10,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import full_facts
 import lookup_shards
 import numpy as np
-import page_facts
 import pytest
-import report_runs
-from page_facts import HOSTILE
+import reportable_run
+from full_facts import HOSTILE
 from PIL import Image
 
 from commonart.core.data.record import key_hash
@@ -65,7 +65,7 @@ class Seen(HTMLParser):
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     folder = tmp_path_factory.mktemp("made")
-    run, shards = report_runs.make(folder)
+    run, shards = reportable_run.make(folder)
     sheet = Image.new("RGB", (300, 200), "teal")
     (run / "samples").mkdir()
     metadata.save(sheet, run / "samples" / "step-0000006.png", settings={"prompts": [HOSTILE, "猫"]}, overwrite=True)
@@ -74,7 +74,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 
 @pytest.fixture(scope="module")
 def seen(facts: Facts) -> Seen:
-    return Seen(page.render(page_facts.full(facts), FILES))
+    return Seen(page.render(full_facts.full(facts), FILES))
 
 
 def test_every_part_stands_in_its_order_and_the_contents_lead_there(seen: Seen) -> None:
@@ -150,7 +150,7 @@ def test_scores_and_table_2(seen: Seen) -> None:
     ],
 )
 def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, english: str, japanese: str) -> None:
-    seen = Seen(page.render(replace(facts, audit=page_facts.audit(verdict))))
+    seen = Seen(page.render(replace(facts, audit=full_facts.audit(verdict))))
     assert english in seen.said and japanese in seen.said
     assert "60 training images were compared with 39 held-out ones by 3 tests" in seen.said
     assert ("an AUC of 0.73 would have been found" in seen.said) == (verdict == "no leak found")
@@ -182,7 +182,7 @@ def test_what_is_not_known_is_left_out_without_a_heading(facts: Facts) -> None:
 
 
 def test_hostile_words_stay_words_and_nothing_is_asked_of_others(facts: Facts) -> None:
-    plain, hostile = (page.render(page_facts.full(facts, word), FILES) for word in ("plain", HOSTILE))
+    plain, hostile = (page.render(full_facts.full(facts, word), FILES) for word in ("plain", HOSTILE))
     one, other = Seen(plain), Seen(hostile)
     assert other.tags == one.tags and HOSTILE in other.said
     assert [tag for tag, _ in other.tags].count("script") == 1
@@ -197,15 +197,15 @@ def test_hostile_words_stay_words_and_nothing_is_asked_of_others(facts: Facts) -
 
 def test_names_that_turn_the_direction_are_isolated_and_controls_are_gone(facts: Facts) -> None:
     rendered = page.render(facts)
-    assert f"<bdi>{report_runs.HEBREW}</bdi>" in rendered and "<bdi>\u202eevil\ufffd[31m</bdi>" in rendered
+    assert f"<bdi>{reportable_run.HEBREW}</bdi>" in rendered and "<bdi>\u202eevil\ufffd[31m</bdi>" in rendered
     assert "\x1b" not in rendered and not re.search("[^>]\u202e", re.sub(r' alt="[^"]*"', "", rendered))
-    hostile = Seen(page.render(page_facts.full(facts, HOSTILE)))
+    hostile = Seen(page.render(full_facts.full(facts, HOSTILE)))
     assert f"opted out: \u2068{HOSTILE}\u2069" in hostile.said
 
 
 def test_the_same_facts_give_the_same_bytes(facts: Facts, tmp_path: Path) -> None:
-    page.write(page_facts.full(facts), tmp_path, FILES)
-    assert (tmp_path / "index.html").read_bytes() == page.render(page_facts.full(facts), FILES).encode()
+    page.write(full_facts.full(facts), tmp_path, FILES)
+    assert (tmp_path / "index.html").read_bytes() == page.render(full_facts.full(facts), FILES).encode()
 
 
 def test_the_preview_tells_its_prompts(facts: Facts) -> None:

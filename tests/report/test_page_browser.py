@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import page_facts
+import full_facts
 import pytest
-import report_runs
+import reportable_run
 from browser import Browser
-from page_facts import HOSTILE
+from full_facts import HOSTILE
 
 from commonart.core.report.facts import gather
 from commonart.core.report.page import page
@@ -26,11 +26,11 @@ ENTER, TAB, RIGHT = "\ue007", "\ue004", "\ue014"
 def card(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("made")
     records = [
-        {**each, "license": "CC0-1.0", "license_url": ""} for each in report_runs.records(folder / "raw")
+        {**each, "license": "CC0-1.0", "license_url": ""} for each in reportable_run.records(folder / "raw")
     ] * 2  # more than are shown at once
     records = [{**each, "key": f"k{n:03d}", "title": f"work {n}"} for n, each in enumerate(records)]
-    run, shards = report_runs.make(folder, records)
-    page.write(page_facts.full(gather(run, shards), HOSTILE), folder, ["README.md"])
+    run, shards = reportable_run.make(folder, records)
+    page.write(full_facts.full(gather(run, shards), HOSTILE), folder, ["README.md"])
     return (folder / "index.html").as_uri()
 
 
@@ -144,7 +144,7 @@ def test_names_from_right_to_left_leave_their_line_alone(browser: Browser, card:
     place = """const name = [...document.querySelectorAll('#list bdi')].find(each => each.textContent === arguments[0])
         const line = name.closest('p'), license = line.querySelector('a')
         return [name.getBoundingClientRect().right, license.getBoundingClientRect().left, getComputedStyle(line).direction]"""
-    script = {"script": place, "args": [report_runs.HEBREW]}
+    script = {"script": place, "args": [reportable_run.HEBREW]}
     right, left, direction = browser.call("POST", "/execute/sync", script)
     assert right <= left and direction == "ltr", "what follows the name stands to the right of it"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import lookup_shards
 import orjson
 import pytest
-import report_runs
+import reportable_run
 from commands import Command
 
 from commonart.core.data.files import write_json
@@ -23,7 +24,7 @@ from commonart.core.report.verify import Claim
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    run, shards = report_runs.make(folder)
+    run, shards = reportable_run.make(folder)
     write_json(run / "mia.json", {"verdict": "no sign of memorisation", "members": 21, "heldout": 2})
     card.write(gather(run, shards), folder / "card", certify=True)
     card.write(gather(None, shards), folder / "data")
@@ -104,7 +105,7 @@ def test_a_changed_byte_is_named_even_where_its_hash_was_changed_with_it(here: P
     path.write_bytes(data)
     assert named(wrong(here), f"{name} is not the file that report.json names")
     said = orjson.loads((here / "card" / "report.json").read_bytes())
-    said["files"][name]["sha256"] = report_runs.sha256(path)
+    said["files"][name]["sha256"] = reportable_run.sha256(path)
     write_json(here / "card" / "report.json", said)
     claims = wrong(here)
     assert claims and named(claims, name) and not named(claims, "is not the file that report.json names")
@@ -150,6 +151,16 @@ def test_rows_of_the_table_are_named_by_number(here: Path) -> None:
     rows[4]["author"] = "somebody else"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert named(wrong(here), "attribution.parquet: 21 rows, each as its record says: row 5")
+
+
+def test_a_work_whose_caption_was_edited_is_named_by_its_key(here: Path) -> None:
+    path = here / "shards" / "00001.tar"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"stripes 13")
+    data[place : place + 10] = b"stripes 31"
+    path.write_bytes(data)
+    (claim,) = (each for each in wrong(here) if each.what.startswith("attribution.parquet: 21 rows"))
+    assert re.fullmatch(r"row \d+ \(k13\)", claim.detail)
 
 
 def test_other_shards_are_named(here: Path) -> None:
@@ -202,7 +213,7 @@ def test_another_version_of_a_library_is_said_and_not_called_a_lie(here: Path, m
     (here / "card" / "README.md").write_text("as another version wrote it")
     said = orjson.loads((here / "card" / "report.json").read_bytes())
     path = here / "card" / "README.md"
-    said["files"]["README.md"] = {"bytes": path.stat().st_size, "sha256": report_runs.sha256(path)}
+    said["files"]["README.md"] = {"bytes": path.stat().st_size, "sha256": reportable_run.sha256(path)}
     write_json(here / "card" / "report.json", said)
     assert named(wrong(here), "every other file is what the facts give: README.md")
     monkeypatch.setattr(card, "libraries", lambda: {**said["made_with"], "huggingface_hub": "9"})

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import report_runs
+import reportable_run
 
-from commonart.core.report import attribution, cyclonedx, data_summary, model_card, spdx, terms
+from commonart.core.report import attribution, croissant, cyclonedx, data_summary, model_card, spdx, terms
 from commonart.core.report.croissant import annotators, description
 from commonart.core.report.facts import Facts, gather
 from commonart.core.report.ledger import models_used
+from commonart.core.report.limits import limits
 from commonart.core.report.markdown import maker, many
 from commonart.core.report.works import Work, works
 
@@ -28,7 +29,7 @@ FETCH: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     folder = tmp_path_factory.mktemp("made")
-    run, shards = report_runs.make(folder)
+    run, shards = reportable_run.make(folder)
     return gather(run, shards)
 
 
@@ -43,6 +44,9 @@ def test_opt_outs_are_said_to_be_obeyed_only_of_downloads(facts: Facts) -> None:
     asked = data_summary.render(replace(facts, history=[refused]))
     assert "before `commonart fetch` downloads a file from a work's address, it asks for robots.txt" in asked
     assert "works left out for these: 3." in asked and "were not asked about" in asked
+    assert "Of the 21 works here, 0 were downloaded so; those that came inside a data set" in asked
+    all_of_them = data_summary.render(replace(facts, history=[refused], downloaded=21))
+    assert "21 were downloaded so. No policy on licences" in all_of_them and "were not asked" not in all_of_them
     ignored = data_summary.render(replace(facts, history=[{**FETCH, "settings": {"opt_outs": False}}]))
     assert "no note says that opt-out signals were obeyed" in ignored
 
@@ -93,6 +97,46 @@ def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: 
     assert "一点ずつ記した（作者なし 1 点、所在なし 1 点）。" in page
     assert "gives the attribution" not in page and "is for" in page and "LicenseRef-" not in page
     assert "LicenseRef- is of a licence" in terms.render(replace(facts, licenses={"LicenseRef-CC-BY-2.1-JP": 21}))
+
+
+def test_limits_are_counted_in_either_language(facts: Facts) -> None:
+    said = limits(
+        replace(
+            facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], captioners={}, history=[]
+        )
+    )
+    assert said[:3] == [
+        ("1 of 21 works does not state its author.", "21 点のうち 1 点は作者が記されていない。"),
+        ("2 of 21 works do not state their licence.", "21 点のうち 2 点はライセンスが記されていない。"),
+        ("3 records left out (blocklisted): not known which.", "除外された 3 件（blocklisted）がどれかは分からない。"),
+    ]
+    assert len(said) == 4 and said[3][0].startswith("A licence is what the source stated")
+    page = model_card.render(replace(facts, rewritten=True), [])
+    for english, japanese in limits(replace(facts, rewritten=True)):
+        assert page.index(f"- {english}") < page.index("## 日本語") < page.index(f"- {japanese}")
+
+
+def test_models_whose_makers_do_not_say_are_counted(facts: Facts) -> None:
+    models = models_used(
+        {"data": {}, "text_encoder": {"name": "calm2-7b"}, "autoencoder": {"name": "sdxl-vae"}},
+        [("mine", "r", "MIT")],
+        None,
+    )
+    assert [model.undisclosed for model in models] == [False, True, True]
+    said = next(english for english, _ in limits(replace(facts, models=models)) if "from elsewhere" in english)
+    assert said.startswith("3 models from elsewhere took part") and "of 2 it is not disclosed" in said
+
+
+def test_a_licence_has_one_name_for_people_and_one_for_machines(facts: Facts) -> None:
+    ported, open_ = "LicenseRef-CC-BY-2.1-JP", "LicenseRef-OneOf..CC0-1.0..LicenseRef-Public-Domain"
+    odd = replace(facts, licenses={ported: 20, open_: 1})
+    for page in (model_card.render(odd, []), data_summary.render(odd)):
+        assert "CC-BY-2.1-JP 20, one of CC0-1.0, Public-Domain 1" in page and "LicenseRef-" not in page
+    said = terms.render(odd)
+    assert "| [CC-BY-2.1-JP](https://creativecommons.org/licenses/by/2.1/jp/) | 20 |" in said
+    assert f"| CC-BY-2.1-JP | `{ported}` |" in said and f"| one of CC0-1.0, Public-Domain | `{open_}` |" in said
+    assert {each["name"] for each in croissant.render(odd)["license"]} == {ported, open_}
+    assert ported in str(cyclonedx.render(odd)) and ported in str(spdx.render(odd))
 
 
 def test_a_data_set_says_what_its_records_do_not_name(facts: Facts) -> None:

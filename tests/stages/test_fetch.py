@@ -126,6 +126,14 @@ def test_where_a_redirect_led_is_recorded(site: Site) -> None:
     site.image("/b.jpg", picture(5))
     made, _, _ = fetched([{"key": "a", "image_url": site.image("/a.jpg", b"", 301, Location="/b.jpg")}])
     assert made[0].data == picture(5) and made[0].record["fetched_url"] == site.url("/b.jpg")
+    direct, _, _ = fetched([{"key": "b", "image_url": site.url("/b.jpg")}])
+    assert direct[0].record["fetched_url"] == site.url("/b.jpg"), "what has it came from the web"
+
+
+def test_what_did_not_come_from_the_web_says_no_address(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(5))
+    made, _, _ = fetched([{"key": "a", "image": str(tmp_path / "a.jpg"), "image_url": "https://example.org/a.jpg"}])
+    assert made[0].data == picture(5) and "fetched_url" not in made[0].record
 
 
 def bomb() -> bytes:

@@ -13,7 +13,7 @@ import lookup_shards
 import pytest
 from browser import Browser
 from lookup_shards import AUTHORS, encoded
-from page_thread import page_thread
+from server_thread import server_thread
 
 from commonart.core.errors import CommonArtError
 from commonart.core.output import web
@@ -40,7 +40,7 @@ def serving(here: Path) -> Iterator[str]:
         listeners: list[Any] = []
         original = web.listen
         patch.setattr(web, "listen", lambda address: listeners.append(original(address)) or listeners[0])
-        with page_thread(lookup.serve, (), "0"):
+        with server_thread(lookup.serve, (), "0"):
             yield f"http://127.0.0.1:{listeners[0].getsockname()[1]}/"
 
 

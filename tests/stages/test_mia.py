@@ -21,7 +21,7 @@ from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.metrics import roc
 from commonart.core.model import diffusion
-from commonart.core.output import metadata
+from commonart.core.output import c2pa, metadata
 from commonart.stages.mia import run as run_mia
 from commonart.stages.mia import table
 
@@ -169,6 +169,7 @@ def test_a_whole_audit(attack, capsys):
     assert (copied["generated"], copied["training_images"]) == (4, 12)
     assert copied["similarity"]["mean"] >= copied["to_own_image"]["mean"]
     assert metadata.read("mia.png").synthetic
+    assert (c2pa.read("mia.png") or {})["state"] == "Trusted"
     assert len(metadata.read("mia.png").settings["captions"]) == 3
     assert copied["control"]["generated"] == 4 and copied["verdict"] == "too few to tell"
     assert result["extraction"]["captions"] == result["extraction"]["heldout_captions"] == 1

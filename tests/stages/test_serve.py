@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import tiny_pipeline
 from browser import Browser
-from page_thread import page_thread
+from server_thread import server_thread
 
 from commonart.cli.main import run
 from commonart.core.errors import UsageError
@@ -41,7 +41,7 @@ def serving(session: Session, folder: Path, address: str = "0", root_path: str =
     """The page over a folder, on a free port; its URL."""
     listener = web.listen(address)
     host, port = listener.getsockname()[:2]
-    with page_thread(serve.serve, session, folder, listener, root_path=root_path):
+    with server_thread(serve.serve, session, folder, listener, root_path=root_path):
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

@@ -27,6 +27,7 @@ from commonart.core.generation.components import locate
 from commonart.core.generation.request import ModelSpec
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.transformer import PixArt
+from commonart.core.output import c2pa
 from commonart.core.training import checkpoint, cost, logging, trainer
 from commonart.core.training.dataset import open_shards
 
@@ -291,6 +292,7 @@ def test_models_that_run_on_the_fly_draw_samples_and_are_found_again(tmp_path: P
     done = start(data, run, {"resolution": 32, "steps": 3}, sample_every=2, **models)
     assert done.step == 3 and math.isfinite(done.loss)
     assert [path.name for path in sorted((run / "samples").iterdir())] == ["step-0000002.png", "step-0000003.png"]
+    assert (c2pa.read(run / "samples" / "step-0000003.png") or {})["state"] == "Trusted"
     found = lines(run)
     scores = [line for line in found if "loss" not in line]
     assert [line["step"] for line in scores] == [2, 3]

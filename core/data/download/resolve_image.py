@@ -43,7 +43,7 @@ def resolve_image(
         elif data is None and pending is not None:
             download = pending.result()
             data, signals = download.data, download.opt_out
-            if download.url != record["image_url"] and data:
+            if data:  # where it came from, redirects followed; a record without it did not come from the web
                 record = {**record, "fetched_url": download.url}
         if data is None:
             if record.get("image_url"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from commonart.core.data.drops import PassedOver, mark_duplicates
 from commonart.core.data.jsonl import SeenKeys
+from commonart.core.data.notes import SUFFIX, Note, read_beside
 from commonart.core.data.record import Record
 from commonart.core.data.sources.attribution import SourceOptions, modified_at
 from commonart.core.data.sources.coco import list_coco
@@ -62,11 +63,8 @@ def _list_directory(folder: Path, options: SourceOptions) -> Iterator[Record]:
     """A folder of tables, as img2dataset, Spark and the hub's client leave them, of tars, or of images."""
     entries = walk(folder)
     files = [path for path, problem in entries.items() if problem is None]
-    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in (*METADATA, CARD_TABLE)]
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
-    if has_images:  # what img2dataset leaves beside its own says more of them; other tables are of some other use
-        tables = [path for path in tables if path.suffix == ".parquet" and path.parent == folder]
-    if tables:
+    if tables := _tables(folder, files):
         return _list_tables(tables, folder, options)
     _no_column_map(options, str(folder))
     tars = [path for path in files if path.suffix == ".tar"]
@@ -75,9 +73,34 @@ def _list_directory(folder: Path, options: SourceOptions) -> Iterator[Record]:
     return list_folder(folder, entries, options)
 
 
+def notes_of(source: str) -> list[Note]:
+    """Return the notes of what SOURCE's records were written by: of a folder of tables, those beside the tables that are read."""
+    folder = Path(source)
+    if folder.is_dir() and any(folder.glob(f"*{SUFFIX}")):
+        tables = _tables(folder, [path for path, problem in walk(folder).items() if problem is None])
+        if tables:
+            kind = _kind(tables)
+            return [note for table in tables if table.name.endswith(kind) for note in read_beside(table)]
+    return read_beside(source)
+
+
+def _tables(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The tables among a folder's files, where it is one of tables."""
+    tables = [path for path in files if path.name.endswith(SUFFIXES) and path.name not in (*METADATA, CARD_TABLE)]
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+        # What img2dataset leaves beside its own images says more of them; other tables are of some other use.
+        return [path for path in tables if path.suffix == ".parquet" and path.parent == folder]
+    return tables
+
+
+def _kind(tables: Sequence[Path]) -> str:
+    """The suffix that comes first: a table of another kind is a copy, or of some other use."""
+    return next(suffix for suffix in (".parquet", *SUFFIXES) if any(table.name.endswith(suffix) for table in tables))
+
+
 def _list_tables(tables: Sequence[Path], folder: Path, options: SourceOptions) -> Iterator[Record]:
-    """The rows of a folder's tables, of the kind that comes first: another kind is a copy, or of some other use."""
-    kind = next(suffix for suffix in (".parquet", *SUFFIXES) if any(table.name.endswith(suffix) for table in tables))
+    """The rows of a folder's tables, of one kind."""
+    kind = _kind(tables)
     keys = SeenKeys()
     for table in tables:
         if table.name.endswith(kind):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from commonart.core.data.text import printable
 from commonart.core.output import plot
 from commonart.core.report.facts import Facts
+from commonart.core.report.markdown import license_name
 from commonart.core.report.page import html, text
 from commonart.core.report.page.text import Pair
 
@@ -29,7 +30,7 @@ Counts = Sequence[tuple[str, int]]
 def of_data(facts: Facts) -> list[str]:
     """Return the charts of what is in the data, as HTML."""
     counts: dict[str, Counts] = {
-        "licenses": [(plain_license(name), count) for name, count in facts.licenses.items()],
+        "licenses": [(license_name(name), count) for name, count in facts.licenses.items()],
         "sources": list(facts.sources.items()),
         "languages": [(LANGUAGES.get(name, name), count) for name, count in facts.languages.items()],
         "captioners": [(captioner(name) or text.OF_SOURCE, count) for name, count in facts.captioners.items()],
@@ -69,11 +70,6 @@ def lengths(words: Mapping[int, int]) -> Counts:
         bins[length // width] += count
     first = next((number for number, count in enumerate(bins) if count), 0)
     return [(str(n) if width == 1 else f"{n * width}–{(n + 1) * width - 1}", bins[n]) for n in range(first, len(bins))]
-
-
-def plain_license(name: str) -> str:
-    """Return an SPDX id as people say it."""
-    return name.removeprefix("LicenseRef-")
 
 
 def captioner(name: str) -> str:

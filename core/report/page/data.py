@@ -10,6 +10,7 @@ import orjson
 
 from commonart.core.licenses.table import known_licenses
 from commonart.core.report.facts import Facts
+from commonart.core.report.markdown import license_name
 from commonart.core.report.page import charts, html, reasons, text
 from commonart.core.report.page.text import Pair
 
@@ -103,7 +104,7 @@ def _why(said: Pair, count: str, kind: str = "why") -> str:
 def reason_text(reason: str) -> Pair:
     """Return why a record was left out in words; a code that has none as it is."""
     code, _, detail = reason.partition(":")
-    detail = html.isolated(charts.plain_license(detail)) if detail else ""
+    detail = html.isolated(license_name(detail)) if detail else ""
     english, japanese = reasons.REASONS.get(code, (code.replace("_", " "),) * 2)
     return (f"{english}: {detail}", f"{japanese}：{detail}") if detail else (english, japanese)
 
@@ -121,7 +122,7 @@ def _settings(facts: Facts) -> str:
 def _license_texts(facts: Facts) -> str:
     known = known_licenses()
     addresses = [(name, known[name.lower()].url) for name in facts.licenses if name.lower() in known]
-    links = ", ".join(html.link(url, escape(charts.plain_license(name)), name) for name, url in addresses if url)
+    links = ", ".join(html.link(url, escape(license_name(name)), name) for name, url in addresses if url)
     return f"<p>{html.both(text.LICENSE_TEXTS)}{links}</p>" if links else ""
 
 
@@ -157,10 +158,7 @@ def _traces(facts: Facts) -> Iterator[str]:
 def _licenses(facts: Facts) -> Pair:
     named = [(name, count) for name, count in facts.licenses.items() if name]
     shown, rest = named[:NAMED], named[NAMED:]
-    said = [
-        filled(text.UNDER, count=f"{count:,}", license=html.isolated(charts.plain_license(name)))
-        for name, count in shown
-    ]
+    said = [filled(text.UNDER, count=f"{count:,}", license=html.isolated(license_name(name))) for name, count in shown]
     if rest:
         said.append(filled(text.MORE_LICENSES, count=f"{sum(count for _, count in rest):,}", kinds=len(rest)))
     if missing := facts.licenses.get(""):

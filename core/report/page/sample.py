@@ -19,6 +19,7 @@ from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES
 from commonart.core.output.html import JAPANESE
 from commonart.core.report.facts import Facts, works
+from commonart.core.report.markdown import license_name
 from commonart.core.report.page import charts, html, text
 from commonart.core.report.works import Work
 
@@ -85,7 +86,7 @@ def thumbnail(work: Work) -> bytes | None:
 def _item(work: Work) -> str:
     title = html.bdi(cut(work.title)) if work.title else html.both(text.UNTITLED)
     author = f"{html.both(text.BY)}{html.bdi(cut(work.author))}" if work.author else html.both(text.NO_AUTHOR)
-    license = html.bdi(cut(charts.plain_license(work.license))) if work.license else html.both(text.NO_LICENSE)
+    license = html.bdi(cut(license_name(work.license))) if work.license else html.both(text.NO_LICENSE)
     source = f" · {html.both(text.FROM)}{html.bdi(cut(work.source))}" if work.source else ""
     captions = [
         f"<p>{html.bdi(cut(str(caption['text'])), str(caption.get('lang') or ''))}"

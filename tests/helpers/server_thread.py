@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def page_thread(serve: Callable[..., object], *args: Any, **options: Any) -> Iterator[None]:
+def server_thread(serve: Callable[..., object], *args: Any, **options: Any) -> Iterator[None]:
     """Run `serve(*args, **options, started=...)`; return when it answers, and end it."""
     servers: list[Any] = []
     thread = threading.Thread(target=serve, args=args, kwargs={**options, "started": servers.append}, daemon=True)
