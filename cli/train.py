@@ -110,7 +110,7 @@ def train(
     """Train the transformer or a captioner, or continue an interrupted run.
 
     \b
-    commonart train --stage nano --data shards/ --max-seconds 150
+    commonart train --stage fast-nano --data shards/ --max-seconds 150
     commonart train --stage 256-early --data shards/ --gpus 2
     srun commonart train --stage 512 --gpus 32
     commonart train --stage captioner-align --language ja=1

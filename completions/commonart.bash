@@ -113,7 +113,7 @@ _commonart() {
             "encode-image --max-failures") words="" ;;
             "encode-image --task-index") words="" ;;
             "encode-image --num-tasks") words="" ;;
-            "train --stage") words="256-early 256-mid 256-late 512 nano captioner-align captioner" ;;
+            "train --stage") words="256-early 256-mid 256-late 512 nano fast-256 fast-512 fast-nano captioner-align captioner" ;;
             "train --data") words="" ;;
             "train --policy") words="" ;;
             "train --blocklist") words="" ;;

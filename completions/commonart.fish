@@ -164,7 +164,7 @@ complete -c commonart -n "__fish_seen_subcommand_from encode-image" -s q -d "No 
 complete -c commonart -n "__fish_seen_subcommand_from encode-image" -l quiet -d "No progress bar and no table"
 complete -c commonart -n "not __fish_seen_subcommand_from fetch license-filter caption translate shard encode-text encode-image train ablate sample serve inspect export eval vote mia lookup report models nano quickstart" -a train -d "Train the transformer or a captioner, or continue an interrupted run"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l help -d "Show this message and exit"
-complete -c commonart -n "__fish_seen_subcommand_from train" -l stage -x -a "256-early 256-mid 256-late 512 nano captioner-align captioner" -d "Training stage, a name of --list"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l stage -x -a "256-early 256-mid 256-late 512 nano fast-256 fast-512 fast-nano captioner-align captioner" -d "Training stage, a name of --list"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l data -r -d "Shards, with or without cached features; A,B0.5 to mix several"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l policy -r -d "Licence policy that every record must meet strict, paper, or a TOML file"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l blocklist -r -d "Keys, sha256 hashes, URLs and authors to leave out, one per line"
