@@ -14,10 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import memory as device_memory
 from commonart.core.model import sra, tread
-from commonart.core.model.autoencoder import class_of
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
 from commonart.core.model.quantize import BITS
-from commonart.core.model.text_encoder import SEEING
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation
 from commonart.core.training.distributed import World
@@ -163,6 +161,8 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
     """Return the cost of a language model with this config.json that reads one caption of `tokens`, without output head."""
     from transformers import AutoConfig, AutoModel
 
+    from commonart.core.model.text_encoder import SEEING
+
     known = AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = AutoModel.from_config(known.get_text_config() if known.model_type in SEEING else known)
@@ -175,6 +175,8 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
 def autoencoder(config: Mapping[str, Any], resolution: int) -> EncoderCost:
     """Return the cost of an autoencoder with this config.json that encodes one square image, in 16 bits."""
     import diffusers
+
+    from commonart.core.model.autoencoder import class_of
 
     with torch.device("meta"), FlopCounterMode(display=False) as counted, torch.no_grad():
         model: Any = getattr(diffusers, class_of(config)).from_config(config)
