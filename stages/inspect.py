@@ -50,7 +50,8 @@ def inspect(path: str | os.PathLike[str], log: str | None = None) -> dict[str, A
         raise CommonArtError(f"{path}: its pixels cannot be read ({error}).", "Ask for the file again.") from None
     mark, small = watermark.detect(image), min(image.size) < SIDE
     about: dict[str, Any] = {
-        "image": str(path), "synthetic": marks.synthetic or mark.found or _signed_as_synthetic(signed),
+        # Without a mark nothing is known: null, not false.
+        "image": str(path), "synthetic": marks.synthetic or mark.found or _signed_as_synthetic(signed) or None,
         "digital_source_type": marks.digital_source_type, "settings": marks.settings,
         **({"c2pa": signed} if signed else {}),
         "watermark": {"found": mark.found, "matches": mark.matches, "bits": BITS, "p_value": mark.p_value},

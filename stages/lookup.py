@@ -183,7 +183,11 @@ def recheck(
     summary.dropped = +kinds
     summary.seconds = time.monotonic() - started
     if not json:
-        print(f"{summary.written:,} of {summary.read:,} works that were asked for changed, of {total:,} records.")
+        alone = kinds["not_on_the_web"]
+        print(
+            f"{summary.written:,} of {summary.read:,} works that were asked for changed, of {total:,} records"
+            + (f"; not on the web, and not asked for: {alone:,}." if alone else ".")
+        )
     return summary
 
 

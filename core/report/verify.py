@@ -1,11 +1,12 @@
 """Check a card: every claim of it, held against the shards, and against the run where that is there.
 
-The card is built anew from the shards and from what report.json keeps of the run, and compared byte by byte; a file whose bytes
-depend on another version of a library than the card was made with is compared by its hash in report.json alone.
+The card is built anew from the shards and from what report.json keeps of the run, and compared byte by byte; where another version
+of a library than here wrote a file, by its words: all but the charts and pictures of the page.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from commonart.core.errors import CommonArtError, reason
 from commonart.core.report import attribution, card
 from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_run, of_shards
 from commonart.core.report.facts import Facts, ReportInputs, build, traced
+from commonart.core.report.page import page
 from commonart.core.report.trace import hash_tars
 from commonart.core.report.works import tars
 
+DRAWN = re.compile(r"<svg\b.*?</svg>|(?<=src=\")data:image/[^\"]*", re.DOTALL)
 FIELDS = {"schema": int, "name": str, "evidence": bool, "made_with": dict, "facts": dict, "shards": list, "files": dict}
 
 
@@ -124,10 +127,13 @@ def _facts(said: Mapping[str, Any], facts: Facts) -> Iterator[Claim]:
     for name in dict.fromkeys((*now, *said)):
         if name in ("history", "models"):
             continue  # those are of the notes and the registry: `_again` compares them
-        holds = said.get(name) == now.get(name)
-        yield Claim(
-            f"{name}: {_short(said.get(name))}", holds, "" if holds else f"the records say {_short(now.get(name))}"
-        )
+        there, here = said.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict) and there != here:
+            # Of long tables what differs, which the first few entries need not show.
+            keys = [key for key in dict.fromkeys((*there, *here)) if there.get(key) != here.get(key)]
+            there, here = ({key: table.get(key, 0) for key in keys} for table in (there, here))
+        holds = there == here
+        yield Claim(f"{name}: {_short(there)}", holds, "" if holds else f"the records say {_short(here)}")
 
 
 def _against_run(facts: Facts) -> Iterator[Claim]:
@@ -220,11 +226,11 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
             if path is not None and path.read_bytes() == (again / name).read_bytes():
                 continue
             other = [each for each in card.MADE_WITH.get(name, ()) if here.get(each) != made_with.get(each)]
-            if other:
-                versions = ", ".join(f"{each} {made_with.get(each)} there, {here.get(each)} here" for each in other)
-                yield Claim(f"{name} is what the facts give", None, f"not compared beyond its hash: {versions}")
-            else:
+            if not other or path is None or _words(name, path) != _words(name, again / name):
                 different.append(name)
+            elif name == page.FILE:
+                versions = ", ".join(f"{each} {made_with.get(each)} there, {here.get(each)} here" for each in other)
+                yield Claim(f"the charts and pictures of {name}", None, f"its words hold; drawn by {versions}")
         yield Claim("every other file is what the facts give", not different, first(different))
         made = orjson.loads((again / card.NAME).read_bytes())
     # `of_files` compared the hashes with the files; here report.json has to list the files that a card has, and no others.
@@ -235,6 +241,20 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
     if not wrong and orjson.dumps(made, option=card.JSON) != (folder / card.NAME).read_bytes():
         wrong = ["its bytes were changed"]
     yield Claim("report.json says nothing else", not wrong, first(wrong))
+
+
+def _words(name: str, path: Path) -> Any:
+    """What a file says, whatever versions of libraries wrote it: a page without its drawings, a card's metadata as values."""
+    from huggingface_hub.repocard import RepoCard
+
+    text = path.read_text("utf-8", errors="surrogateescape")
+    if name == page.FILE:
+        return DRAWN.sub(lambda found: found[0] if "<foreignobject" in found[0].lower() else "", text)
+    try:
+        parsed = RepoCard(text, ignore_metadata_errors=True)
+    except Exception:  # whatever a YAML parser raises: it has no metadata that can be read
+        return text
+    return parsed.data.to_dict(), parsed.text
 
 
 def _short(value: Any) -> str:

@@ -155,7 +155,7 @@ def test_metadata_and_mark_by_flag(draw):
     draw(["a"], out="2.png", synthetic=False)
     draw(["a"], out="3.png", synthetic=False, settings=False)
     told = [inspect(f"{i}.png") for i in (1, 2, 3)]
-    assert [t["synthetic"] for t in told] == [True, False, False]
+    assert [t["synthetic"] for t in told] == [True, None, None]
     assert [t["settings"] is None for t in told] == [True, False, True]
 
 

@@ -129,7 +129,7 @@ def test_the_command_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture
         text = capsys.readouterr().out.splitlines()
         assert text == [
             "k3: licence CC-BY-2.0 -> CC-BY-NC-2.0", "k5: gone", "k6: opt-out x-robots-tag:noai",
-            "3 of 9 works that were asked for changed, of 10 records.",
+            "3 of 9 works that were asked for changed, of 10 records; not on the web, and not asked for: 1.",
         ]  # fmt: skip
         assert summary.as_json()["dropped"] == {"gone": 1, "licence": 1, "not_on_the_web": 1, "opt_out": 1, "same": 6}
         assert (summary.read, summary.written) == (9, 3)
