@@ -34,6 +34,9 @@ PROMPTS = (
     ("a large orange cross in the bottom left on grassland", "草原の左下にある大きなオレンジの十字"),
 )
 FACTS = ("color", "shape", "background", "place")
+# A model that has trained for minutes follows prompts better with little guidance: the colours of 62 and 71 % of prompts
+# (English, Japanese) are right instead of 52 and 67 % with the usual 4.5.
+GUIDANCE = ("--guidance", "2")
 WARM_UP = 5.0  # seconds of training before the first score, which shows where the model started
 
 
@@ -61,8 +64,8 @@ def steps(out: str, scenes: int, seconds: float, seed: int) -> list[Step]:
     # --overwrite: an interrupted step may have written one of its files.
     train = ("train", "--stage", "fast-nano", "--data", shards, "-o", run, "--seed", str(seed),
              "--sample-every", "500")  # fmt: skip
-    grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1", "--overwrite")
-    score = ("--scenes", "30", "--seed", str(seed), "--overwrite")
+    grid = ("sample", "--file", path("prompts.txt"), "--columns", "2", "--seed", "1", *GUIDANCE, "--overwrite")
+    score = ("--scenes", "30", "--seed", str(seed), *GUIDANCE, "--overwrite")
 
     def step(purpose: str, output: str, *arguments: str) -> Step:
         return Step(purpose, arguments, path(output))
