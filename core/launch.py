@@ -225,6 +225,7 @@ def _raise_first(codes: Sequence[int | None], errors: Sequence[Mapping[str, Any]
         error = errors[0] if errors else {"what": "A signal came before training began.", "fix": AGAIN}
         raise error_of(Preempted, error, stop.exit_code or EXIT_PREEMPTED)
     killed = [(rank, code) for rank, code in enumerate(codes) if code is not None and code < 0]
+    killed.sort(key=lambda each: each[1] == -signal.SIGABRT)  # collectives abort where another process is gone
     failed = killed or [(rank, code) for rank, code in enumerate(codes) if code]
     if killed or (failed and not errors):
         rank, code = failed[0]

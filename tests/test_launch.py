@@ -205,3 +205,11 @@ def test_the_sbatch_file_requeues_what_was_preempted() -> None:
     text = slurm.sbatch_script([], name="run", gpus=12)
     assert "#SBATCH --nodes=3" in text and "#SBATCH --ntasks-per-node=4" in text
     assert [slurm.first_host(nodes) for nodes in ("gpu[03-05,9],cpu1", "a1,a2", "n[1-2]-x")] == ["gpu03", "a1", "n1-x"]
+
+
+def test_the_process_that_was_killed_is_named_not_the_one_that_aborted_without_it() -> None:
+    codes = [-signal.SIGABRT, -signal.SIGKILL]
+    with pytest.raises(CommonArtError, match=r"Training process 1 of 2 was killed by SIGKILL\."):
+        launch._raise_first(codes, [], launch.StopRequest())
+    with pytest.raises(CommonArtError, match=r"Training process 0 of 2 was killed by SIGABRT\."):
+        launch._raise_first([-signal.SIGABRT, 0], [], launch.StopRequest())
