@@ -93,7 +93,8 @@ class DiffusionLoss:
         route = weight = found = None
         if order_BP is not None:
             route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
-            weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
+            if recipe.mask or (recipe.sra and route.covers(recipe.sra_block)):
+                weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
 
         def denoise(*inputs: Any) -> Tensor:
             nonlocal found
@@ -111,9 +112,7 @@ class DiffusionLoss:
         tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
         if found is None:
             return Losses(loss_B, timestep_B, tokens)
-        only_kept = recipe.mask or (route is not None and route.covers(recipe.sra_block))
-        aligned_B = recipe.sra * sra.loss(found, latents, weight if only_kept else None)
-        return Losses(loss_B, timestep_B, tokens, aligned_B)
+        return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(found, latents, weight))
 
     def flops(self, tokens: float) -> float:
         # A backward pass costs two forward ones.

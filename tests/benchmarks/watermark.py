@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--unmarked", type=int, default=10_000)
     parser.add_argument("--nano", type=int, default=100)
     parser.add_argument(
-        "--cost", type=int, help="measure the cost of the mark on so many images of nano, and nothing else"
+        "--cost", type=int, help="measure nothing but the cost of the mark, on this number of nano images"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the unmarked ones")
     asked = parser.parse_args()
