@@ -4,8 +4,8 @@
     W = (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) O
 
 The factor gives a step the size that AdamW's has (equation 4 of the latter), so that one rate and one decay serve both. Steps
-are those of `torch.optim.Muon`, which takes one matrix after the other, in bfloat16 on every device: matrices of one shape are
-stacked here, and a CPU, where bfloat16 may be the slower one, computes in float32.
+are those of `torch.optim.Muon`, which takes one matrix after the other, always in bfloat16: matrices of one shape are stacked
+here, and multiplied in the precision of the run, for on some CPUs bfloat16 is the slower one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def is_hidden(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() == 2 and name.startswith("transformer_blocks.") and name.endswith(".weight")
 
 
-def orthogonal(matrices_NRC: Tensor) -> Tensor:
-    """Return about U V^T of each matrix U S V^T: singular values between 0.7 and 1.2, float32 on a CPU, else bfloat16."""
+def orthogonal(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return about U V^T of each matrix U S V^T, computed in `dtype`: singular values between 0.7 and 1.2."""
     if matrices_NRC.shape[1] > matrices_NRC.shape[2]:
-        return orthogonal(matrices_NRC.mT).mT
-    x = matrices_NRC.to(torch.float32 if matrices_NRC.device.type == "cpu" else torch.bfloat16)
+        return orthogonal(matrices_NRC.mT, dtype).mT
+    x = matrices_NRC.to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
     a, b, c = POLYNOMIAL
     for _ in range(ITERATIONS):
@@ -40,11 +40,16 @@ def orthogonal(matrices_NRC: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over `matrices` and `torch.optim.AdamW` over the groups of `rest`, as one list of groups and one state."""
+    """Muon over `matrices` and `torch.optim.AdamW` over the groups of `rest`, as one list of groups and one state.
+
+    `dtype`: of Muon's products, bfloat16 or float32.
+    """
 
     def __init__(
-        self, matrices: Sequence[nn.Parameter], rest: Sequence[dict[str, Any]], weight_decay: float, **adam: Any
-    ) -> None:
+        self, matrices: Sequence[nn.Parameter], rest: Sequence[dict[str, Any]], weight_decay: float,
+        dtype: torch.dtype = torch.float32, **adam: Any,
+    ) -> None:  # fmt: skip
+        self.dtype = dtype
         self.adamw = torch.optim.AdamW(list(rest), **adam, fused=True)
         self.hidden = {"params": list(matrices), "lr": adam["lr"], "weight_decay": weight_decay}
         groups = [*self.adamw.param_groups, self.hidden]
@@ -70,6 +75,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(grad)
             momenta = [state["momentum_buffer"] for state in states]
             torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
-            steps = orthogonal(torch.stack(grads).lerp_(torch.stack(momenta), MOMENTUM)).float().unbind()
+            nesterov = torch.stack(grads).lerp_(torch.stack(momenta), MOMENTUM)
+            steps = orthogonal(nesterov, self.dtype).float().unbind()
             torch._foreach_mul_(params, 1 - lr * decay)
             torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)

@@ -78,8 +78,11 @@ def _factored(square: Tensor, row: Tensor, column: Tensor, beta: float) -> Tenso
     return torch.outer((row / row.mean()).rsqrt_(), column.rsqrt())
 
 
-def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables."""
+def make(named: Named, recipe: Recipe, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over `named` parameters. Weight decay reaches matrices only, never biases, norms and tables.
+
+    `dtype` is that of the run's matrix products, which Muon shares (float16 would not hold its small values).
+    """
     trained = [(name, param) for name, param in named if param.requires_grad]
     matrices = [param for name, param in trained if recipe.optimizer == "Muon" and is_hidden(name, param)]
     inside = {id(param) for param in matrices}
@@ -93,7 +96,7 @@ def make(named: Named, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "AdamW8bit":
         return _adamw8bit()(groups, **adam)
     if recipe.optimizer == "Muon":
-        return Muon(matrices, groups, recipe.weight_decay, **adam)
+        return Muon(matrices, groups, recipe.weight_decay, torch.float32 if dtype == torch.float16 else dtype, **adam)
     return torch.optim.AdamW(groups, **adam, fused=True)
 
 

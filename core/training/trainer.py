@@ -82,7 +82,7 @@ class Trainer:
         self.params: list[nn.Parameter] = [param for _, param in self.named]
         self.head = {name: param for name, param in self.named if name.startswith(sra.PREFIX)}
         self.weights = {name: param for name, param in self.named if name not in self.head}
-        self.optimizer = optimizers.make(self.named, recipe)
+        self.optimizer = optimizers.make(self.named, recipe, self.dtype)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
         self.state, self.meter, self.devices = LoopState(), Meter(world.device), provenance.devices(world)
         track = tracker(settings.track, settings.run, asdict(recipe)) if settings.track and world.is_main else None

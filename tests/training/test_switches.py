@@ -133,6 +133,16 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]
 
 
+@pytest.mark.parametrize(
+    ("run", "products"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)],
+)
+def test_muon_multiplies_in_the_precision_of_the_run(run: torch.dtype, products: torch.dtype) -> None:
+    recipe = recipes.resolve("nano", {"optimizer": "Muon"})
+    optimizer = optimizers.make(list(PixArt(CONFIG).named_parameters()), recipe, run)
+    assert isinstance(optimizer, muon.Muon) and optimizer.dtype == products
+
+
 def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws() -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(32, 16))
@@ -148,13 +158,14 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws() -> None:
     assert optimizer.state[weight]["momentum_buffer"].shape == (32, 16)
 
 
-def test_muon_steps_as_torchs_does() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_steps_as_torchs_does(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     shapes = ((24, 8), (8, 24), (24, 8), (8, 8))
     ours, theirs = (
         [torch.nn.Parameter(w.clone()) for w in weights] for weights in [[torch.randn(s) for s in shapes]] * 2
     )
-    one = muon.Muon(ours, [{"params": [torch.nn.Parameter(torch.ones(2))]}], 0.1, lr=0.1)
+    one = muon.Muon(ours, [{"params": [torch.nn.Parameter(torch.ones(2))]}], 0.1, dtype, lr=0.1)
     other = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     before = [weight.detach().clone() for weight in ours]
     for _ in range(3):
