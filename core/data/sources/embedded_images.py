@@ -34,6 +34,13 @@ def embedded_address(record: Record) -> str:
     return url if url.startswith(SCHEME) else ""
 
 
+def set_embedded(record: Record, address: str) -> None:
+    """Write where a data set of the hub holds an image; where the work itself is stays known, as its page if none is stated."""
+    if record.get("image_url"):
+        record.setdefault("source_url", record["image_url"])
+    record["image_url"] = address
+
+
 class EmbeddedImages:
     """Reads embedded images by their addresses; quick when they are asked for in the order of the rows."""
 

@@ -54,8 +54,9 @@ def list_folder(folder: Path, entries: Mapping[Path, Problem | None], options: S
                 "image": _printable(str(path)),
                 "source": source,
                 "source_id": name,
-                "title": _printable(path.stem),
             }
+            if any(map(str.isalpha, path.stem)):  # "000000001" is a number, not a title
+                record["title"] = _printable(path.stem)
             yield _described(record, path, beside[path], rows[path], options)
         elif path not in read:
             reason, detail, _ = problem or Problem("other_file", "neither an image nor a sidecar of one")
@@ -148,6 +149,8 @@ def _described(
         return check(record, str(path), 1)
     except SchemaError as error:
         problem = f"field {error.field!r} {error.problem}"
+    except CommonArtError as error:
+        problem = error.what
     except (ValueError, OSError) as error:
         problem = str(error)
     plain = {name: record[name] for name in ("key", "image", "source", "source_id")}

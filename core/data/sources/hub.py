@@ -14,7 +14,7 @@ from commonart.core.data.drops import PassedOver, Problem, checked
 from commonart.core.data.record import Record, make_key
 from commonart.core.data.sources import parquet
 from commonart.core.data.sources.attribution import SetStatement, SourceOptions
-from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote
+from commonart.core.data.sources.embedded_images import SCHEME, hub_errors, open_remote, set_embedded
 from commonart.core.data.sources.named import HUB_SOURCES, LOOKED_AT, HubSource
 from commonart.core.data.sources.tables import CARD_TABLE
 from commonart.core.data.sources.url_list import COLUMN_NAMES, Table, find_layout, row_record
@@ -96,5 +96,5 @@ def _parquet_records(address: str, file_name: str, table: Table, named: HubSourc
                 record["source_id"] = next((match[1] for match in matches if match), name)
                 record["key"] = make_key(table.source, record["source_id"])
             if image:
-                record["image_url"] = f"{address}#{image}/{index}"
+                set_embedded(record, f"{address}#{image}/{index}")
             yield checked(record, of_file.name, index + 1, name)

@@ -9,13 +9,15 @@ from typing import Any
 from commonart.core.data.record import Record
 from commonart.core.data.sources import attribution
 from commonart.core.data.sources.attribution import SourceOptions, caption_texts
+from commonart.core.data.sources.url_list import cell_text, known_columns
 from commonart.core.data.text import decode_text, parse_json
 
 JSON_SUFFIXES = (".json",)
 TEXT_SUFFIXES = (".txt", ".caption")
 SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES)
 MAX_BYTES = 1 << 20  # of one sidecar
-CAPTION_FIELDS = ("caption", "text")
+# An image's own file names it: what a sidecar calls its id or file is kept as it is.
+_TEXT_FIELDS = ("image_url", "source_url", "title", "author", "author_url")
 
 
 @dataclass(slots=True)
@@ -49,19 +51,20 @@ class Sidecar:
 
 
 def describe(record: Record, sidecar: Sidecar, options: SourceOptions, observed_at: str) -> None:
-    """Write the fields, the licence and the captions of a sidecar into the record of its image."""
+    """Write the fields, the licence and the captions of a sidecar into the record of its image, by the names of `url_list`.
+
+    Raises CommonArtError where two fields differ in case alone.
+    """
     fields = {
         name: value for name, value in sidecar.fields.items() if name != "image" and not attribution.is_personal(name)
     }
-    raw = str(fields.pop("license_raw", "") or fields.pop("license", "") or "")
-    url = str(fields.pop("license_url", "") or "")
+    columns = known_columns((name for name, value in fields.items() if cell_text(value)), "its sidecar")
+    stated = {name: fields.pop(column) for name, column in columns.items() if name not in ("source_id", "file_name")}
+    raw, url = cell_text(stated.get("license_raw")), cell_text(stated.get("license_url"))
     observed_at = str(fields.pop("license_observed_at", "") or observed_at)
-    texts = [(text, options.lang) for text in sidecar.captions]
-    for name in CAPTION_FIELDS:
-        if stated := list(caption_texts(fields.pop(name, None), options.lang)):
-            texts = stated
-            break
-    record |= fields
+    lang = cell_text(stated.get("lang")) or options.lang
+    texts = list(caption_texts(stated.get("caption"), lang)) or [(text, lang) for text in sidecar.captions]
+    record |= fields | {name: cell_text(stated[name]) for name in _TEXT_FIELDS if name in stated}
     attribution.set_license(record, raw or ("" if url else options.license), url, observed_at, fields)
     if texts and "captions" not in record:
         record["captions"] = [attribution.source_caption(text, lang, record["source"]) for text, lang in texts]

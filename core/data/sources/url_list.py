@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,14 +167,7 @@ def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layo
         CommonArtError: two columns differ in case alone; and where `strict`, a column that `--column-map` names is not there,
             or none holds the image. It lists the columns.
     """
-    lower: dict[str, str] = {}
-    for name in names:
-        if (other := lower.setdefault(name.lower(), name)) != name and name.lower() in COLUMN_NAMES:
-            raise CommonArtError(
-                f"{table.name} has the columns {other!r} and {name!r}, which differ in case alone.",
-                "Rename one of them.",
-            )
-    found = {field: lower[name] for field, known in COLUMNS.items() for name in reversed(known) if name in lower}
+    found = known_columns(names, table.name)
     found |= {field: column for field, column in table.columns.items() if not column or column in names}
     mapped = {field: column for field, column in table.options.column_map.items() if field != "image"}
     found |= mapped
@@ -192,6 +185,20 @@ def find_layout(table: Table, names: Sequence[str], strict: bool = True) -> Layo
     rights = [] if "license_raw" in mapped else [n for n in names if n.lower() in LICENSE_NAMES or n in extras]
     rights = [name for name in rights if name not in STRUCTURED_FIELDS]
     return Layout(columns, (*rights, *(name for name in STRUCTURED_FIELDS if name in names)), tuple(extras))
+
+
+def known_columns(names: Iterable[str], name: str) -> dict[str, str]:
+    """Return which of these columns holds which field of a record, by COLUMNS, whatever their case.
+
+    Raises CommonArtError where two columns of `name` differ in case alone.
+    """
+    lower: dict[str, str] = {}
+    for column in names:
+        if (other := lower.setdefault(column.lower(), column)) != column and column.lower() in COLUMN_NAMES:
+            raise CommonArtError(
+                f"{name} has the columns {other!r} and {column!r}, which differ in case alone.", "Rename one of them."
+            )
+    return {field: lower[name] for field, known in COLUMNS.items() for name in reversed(known) if name in lower}
 
 
 def row_record(row: Row, layout: Layout, table: Table, number: int) -> Record:

@@ -14,6 +14,7 @@ from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.data.shards.tar import Member, headers
 from commonart.core.data.shards.tar_index import split_name
 from commonart.core.data.sources.attribution import source_caption
+from commonart.core.data.sources.embedded_images import set_embedded
 from commonart.core.data.sources.sidecars import MAX_BYTES, SUFFIXES, Sidecar
 from commonart.core.data.sources.url_list import Table, find_layout, row_record
 from commonart.core.errors import CommonArtError
@@ -60,7 +61,7 @@ def _record(sample: TarSample, name: str, number: int, address: str, table: Tabl
     if sample.image is not None and "://" not in address:
         record["image"] = f"{address}#{sample.image.name}"
     elif sample.image is not None:
-        record["image_url"] = f"{address}#{sample.image.offset}+{sample.image.size}"
+        set_embedded(record, f"{address}#{sample.image.offset}+{sample.image.size}")
     return record
 
 

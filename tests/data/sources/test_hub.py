@@ -322,6 +322,16 @@ def test_webdataset(hub: HubServer, tmp_path: Path) -> None:
     assert [reader.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
 
 
+def test_the_address_of_a_work_stays_where_the_data_set_holds_its_image(hub: HubServer) -> None:
+    about = {"url": "https://example.org/cat.jpg", "license": "CC0"}
+    hub.add("owner/tars", {"0.tar": packed([("1.jpg", photo(1)), ("1.json", orjson.dumps(about))])})
+    hub.add("owner/rows", {"0.parquet": parquet([{"image": {"bytes": photo(1), "path": "1.jpg"}, **about}])})
+    for name in ("tars", "rows"):
+        (record,) = stage.listing(f"hf:owner/{name}")
+        assert record["image_url"].startswith(f"hf://datasets/owner/{name}@")
+        assert record["source_url"] == about["url"]
+
+
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_webdataset_with_long_and_japanese_names(hub: HubServer, tmp_path: Path, kind: int) -> None:
     names = ["猫", "犬", "a/鳥", "x" * 180]

@@ -93,13 +93,13 @@ def test_bad_files_in_a_folder_are_counted(photos: Path) -> None:
     assert dict(drop.reasons) == {"not_an_image": 1, "empty": 1, "other_file": 1, "hidden": 1}
 
 
-@pytest.mark.parametrize("beside", ["{", "[]", '{"license": "CC0", "license": "CC BY 4.0"}', '{"title": 7}'])
+@pytest.mark.parametrize("beside", ["{", "[]", '{"license": "CC0", "license": "CC BY 4.0"}', '{"opt_out": 7}'])
 def test_an_image_with_a_bad_sidecar_is_passed_over_and_named(photos: Path, beside: str) -> None:
     (photos / "b.json").write_text(beside)
     made, drop, refused = fetched(list(stage.listing(str(photos))))
     assert len(made) == 3 and drop.reasons["bad_sidecar"] == 1 and drop.failures == 1
     (bad,) = (record for record in refused if record["reason"] == "bad_sidecar")
-    assert bad["source_id"] == "b.jpg" and ("b.json" in bad["reason_detail"] or "'title'" in bad["reason_detail"])
+    assert bad["source_id"] == "b.jpg" and ("b.json" in bad["reason_detail"] or "'opt_out'" in bad["reason_detail"])
 
 
 def test_a_sidecar_from_windows_is_read(photos: Path) -> None:
@@ -226,6 +226,38 @@ def test_sidecars_by_every_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a lighthouse")
     (record,) = stage.listing(str(tmp_path))
     assert [caption["text"] for caption in record["captions"]] == ["a lighthouse"]
+
+
+@pytest.mark.parametrize("way", ["folder", "tar"])
+def test_what_img2dataset_wrote_keeps_the_address_of_the_work(tmp_path: Path, way: str) -> None:
+    about = {
+        "url": "https://example.org/cat.jpg", "page_url": "https://example.org/cat", "caption": "a cat", "key": "000000001",
+        "status": "success", "error_message": None, "original_width": 640, "creator": "Ada", "LICENSE": "CC BY 4.0",
+    }  # fmt: skip
+    inside = tmp_path / "00000"
+    inside.mkdir()
+    (inside / "000000001.jpg").write_bytes(picture(1))
+    (inside / "000000001.json").write_bytes(orjson.dumps(about))
+    source = tmp_path
+    if way == "tar":
+        source = tmp_path / "00000.tar"
+        with tarfile.open(source, "w") as tar:
+            for file in sorted(inside.iterdir()):
+                tar.add(file, file.name)
+    stage.run(str(source), str(tmp_path / "raw"), quiet=True)
+    (record,) = stream.read(str(tmp_path / "raw"))
+    assert (record["image_url"], record["source_url"]) == (about["url"], about["page_url"])
+    assert (record["author"], record["license"]) == ("Ada", "CC-BY-4.0")
+    assert [caption["text"] for caption in record["captions"]] == ["a cat"]
+    assert "title" not in record, "a number is no title"
+    assert record["original_width"] == 640 and "url" not in record and "fetched_url" not in record
+
+
+def test_fields_of_a_sidecar_that_differ_in_case_alone_are_not_guessed(photos: Path) -> None:
+    (photos / "b.json").write_text('{"url": "https://example.org/1", "URL": "https://example.org/2"}')
+    _, _, refused = fetched(list(stage.listing(str(photos))))
+    (bad,) = (record for record in refused if record["reason"] == "bad_sidecar")
+    assert "its sidecar has the columns 'url' and 'URL', which differ in case alone" in bad["reason_detail"]
 
 
 TEXT = "砂浜に立つ赤い灯台"
