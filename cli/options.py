@@ -135,7 +135,7 @@ def marks(
     if no_c2pa and sign:
         raise UsageError("--no-c2pa and --sign contradict each other.", "Leave one of them out.")
     return MarkOptions(
-        settings=not no_metadata, synthetic=not unmarked, sign=parse_two("--sign", sign) if sign else None,
+        settings=not no_metadata, synthetic=not unmarked, sign=parse_two("--sign", sign, "CHAIN.pem,KEY.pem") if sign else None,
         c2pa=not no_c2pa, watermark=not no_watermark, log=log,
     )  # fmt: skip
 
@@ -170,17 +170,17 @@ def parse_number(flag: str, text: str) -> float:
         raise UsageError(f"{flag}: '{text}' is not a finite number.", "Write it as 0.5 or 2.") from None
 
 
-def parse_two(flag: str, text: str) -> tuple[str, str]:
+def parse_two(flag: str, text: str, example: str) -> tuple[str, str]:
     """`a,b` -> (`a`, `b`)."""
     names = split_names(text)
     if len(names) != 2:
-        raise UsageError(f"{flag} {text} is not two values separated by a comma.", f"For example {flag} A,B.")
+        raise UsageError(f"{flag} {text} is not two values separated by a comma.", f"For example {flag} {example}.")
     return names[0], names[1]
 
 
 def parse_interval(flag: str, text: str) -> tuple[float, float]:
     """`0.2,0.8` -> (0.2, 0.8)."""
-    low, high = parse_two(flag, text)
+    low, high = parse_two(flag, text, "0.2,0.8")
     return parse_number(flag, low), parse_number(flag, high)
 
 

@@ -11,16 +11,23 @@ import io
 import json
 import os
 import re
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.log import warn
 from commonart.core.output.metadata import TRAINED_ALGORITHMIC_MEDIA
 from commonart.core.output.own_key import own_key, own_key_path
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+FILES = "Name the certificate chain, then its key, as PEM files: --sign CHAIN,KEY."
+CERTIFICATE = "C2PA wants a certificate that a CA has issued for document signing or e-mail protection, with its key."
 
 _OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
 _PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\n?", re.DOTALL)
@@ -58,7 +65,7 @@ def sign(data: bytes, kind: str, chain: str, key: str, verify: bool = False) -> 
         ):
             builder.sign(signer, MIME[kind], io.BytesIO(data), out)
     except c2pa.C2paError as error:
-        raise _cannot(chain, error) from error
+        raise _cannot(chain, f"cannot sign ({error})") from error
     return out.getvalue()
 
 
@@ -140,50 +147,81 @@ def _signer(chain: str, key: str) -> Any:
             files.append(Path(path).read_bytes())
         except OSError as error:
             what = f"--sign: {path} cannot be read ({error.strerror})."
-            raise UsageError(what, "Name two PEM files: --sign CHAIN,KEY.") from None
+            raise UsageError(what, FILES) from None
     if find_spec("c2pa") is None:
         what = "C2PA needs the package c2pa-python, which is not installed."
         raise CommonArtError(what, "Install it: uv sync; or pass --no-c2pa.")
     import c2pa
 
-    # The library takes no file that holds both; what is neither, it complains about.
-    certificates = b"".join(_blocks(files[0], b"CERTIFICATE")) or files[0]
-    private = b"".join(_blocks(files[1], b"PRIVATE KEY")) or files[1]
+    private = _private_key(files[1], key)
+    certificates = _certificates(files[0], chain, private, key)
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    # The library takes neither a file that holds both, nor a key as `openssl ecparam` and `openssl rsa` write it.
+    pkcs8 = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        info = c2pa.C2paSignerInfo(
-            alg=_algorithm(private, key), sign_cert=certificates, private_key=private, ta_url=None
-        )
+        info = c2pa.C2paSignerInfo(alg=_algorithm(private, key), sign_cert=certificates, private_key=pkcs8, ta_url=None)
         return c2pa.Signer.from_info(info)
     except c2pa.C2paError as error:
-        raise _cannot(chain, error) from error
+        raise _cannot(chain, f"cannot sign ({error})") from error
 
 
-def _algorithm(pem: bytes, name: str) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+def _private_key(pem: bytes, name: str) -> PrivateKeyTypes:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
-        if Path(name) == own_key_path():
-            raise _cannot(name, "it holds no key") from error
-        raise CommonArtError(f"--sign: {name} is not a PEM private key without a password.", str(error)) from error
+        return load_pem_private_key(b"".join(_blocks(pem, b"PRIVATE KEY")[:1]), None)
+    except TypeError as error:
+        fix = f"Write it without one: openssl pkey -in {name} -out plain.pem."
+        raise _cannot(name, "has a password", fix) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _cannot(name, "is not a PEM private key", FILES) from error
+
+
+def _certificates(pem: bytes, name: str, private: PrivateKeyTypes, key: str) -> bytes:
+    """Return the certificates of a PEM file. Raises CommonArtError where the first is not of this key, or not of this time."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    certificates = b"".join(_blocks(pem, b"CERTIFICATE"))
+    try:
+        first, *_ = x509.load_pem_x509_certificates(certificates)
+        public_keys = {
+            each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            for each in (first.public_key(), private.public_key())
+        }
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _cannot(name, "is not a PEM certificate", FILES) from error
+    if len(public_keys) > 1:
+        fix = "Name the key that it was issued for; the signing certificate comes first in the chain."
+        raise _cannot(name, f"starts with a certificate that {key} is not the key of", fix)
+    now = datetime.now(UTC)
+    if now > first.not_valid_after_utc:
+        raise _cannot(name, f"expired on {first.not_valid_after_utc.date()}", "Sign with a renewed certificate.")
+    if now < first.not_valid_before_utc:
+        fix = "Check the clock of this machine, or sign with another certificate."
+        raise _cannot(name, f"is not valid before {first.not_valid_before_utc.date()}", fix)
+    return certificates
+
+
+def _algorithm(key: PrivateKeyTypes, name: str) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return {384: b"es384", 521: b"es512"}.get(key.key_size, b"es256")
     if isinstance(key, rsa.RSAPrivateKey):
         return b"ps256"
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return b"ed25519"
-    raise CommonArtError(f"--sign: {name} is a kind of key that C2PA does not support.", "Use ECDSA, RSA or Ed25519.")
+    raise _cannot(name, "is a kind of key that C2PA does not support", "Use ECDSA, RSA or Ed25519.")
 
 
-def _cannot(chain: str, why: object) -> CommonArtError:
-    if Path(chain) == own_key_path():
+def _cannot(path: str, why: str, fix: str = CERTIFICATE) -> CommonArtError:
+    if Path(path) == own_key_path():
         return CommonArtError(
-            f"{chain}, the C2PA key of this installation, cannot sign ({why}).",
+            f"{path}, the C2PA key of this installation, {why}.",
             "Move it away, and the next call makes a new one; or pass --no-c2pa.",
         )
-    return CommonArtError(
-        f"--sign: {chain} cannot sign ({why}).",
-        "C2PA wants a certificate that a CA has issued for document signing or e-mail protection, with its key.",
-    )
+    return CommonArtError(f"--sign: {path} {why}.", fix)
