@@ -24,10 +24,10 @@ def inspect(
     """
     import json
 
+    from commonart.core.data.text import printable_json
     from commonart.stages import inspect as stage
 
-    told = stage.inspect(file, log)
-    text = json.dumps(told, indent=2, ensure_ascii=False)
-    print(text.encode("utf-8", "backslashreplace").decode())  # whatever stands in the image
-    if log is not None and told["log"]["how"] == "none":
+    marks = stage.inspect(file, log)
+    print(printable_json(json.dumps(marks, indent=2, ensure_ascii=False)))
+    if log is not None and marks["log"]["how"] == "none":
         raise typer.Exit(1)

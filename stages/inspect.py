@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from commonart.core.output.watermark import BITS, SIDE, Detection
 
 LOG_SAYS = {
     "file": "The log has this very file: it was made here, and has not changed since.",
-    "pixels": "The log has these very pixels: the image was made here, and its file was written anew without loss.",
-    "near": "The log has an image that looks like this one: it was probably made here, and changed since. Compare them.",
-    "none": "The log has no image like this one. One that was cropped, mirrored or flat is not found by its looks.",
+    "pixels": "The log has these very pixels: the image was made here. Its file is another one: what stands beside the "
+    "pixels (prompt, settings, signature) may have been changed or taken out.",
+    "near": "The log has an image that looks like this one, which may be a changed copy of it. Compare them.",
+    "none": "The log has neither this file nor its pixels nor an image that looks like it. That proves nothing: an image that was "
+    "cropped, mirrored, turned or painted over, or that is flat, is not found by its looks.",
 }
 
 
@@ -51,7 +53,7 @@ def inspect(path: str | os.PathLike[str], log: str | None = None) -> dict[str, A
     mark, small = watermark.detect(image), min(image.size) < SIDE
     about: dict[str, Any] = {
         # Without a mark nothing is known: null, not false.
-        "image": str(path), "synthetic": marks.synthetic or mark.found or _signed_as_synthetic(signed) or None,
+        "image": str(path), "synthetic": marks.synthetic or mark.found or _signed_as_synthetic(signed or {}) or None,
         "digital_source_type": marks.digital_source_type, "settings": marks.settings,
         **({"c2pa": signed} if signed else {}),
         "watermark": {"found": mark.found, "matches": mark.matches, "bits": BITS, "p_value": mark.p_value},
@@ -91,27 +93,37 @@ def _readable(path: str | os.PathLike[str]) -> tuple[bytes, list[str]]:
     return (kept, damaged) if damaged else (data, [])
 
 
-def _signed_as_synthetic(signed: dict[str, Any] | None) -> bool:
-    return signed is not None and metadata.TRAINED_ALGORITHMIC_MEDIA in signed.get("digital_source_types", ())
+def _is_whole(signed: Mapping[str, Any]) -> bool:
+    """Return whether a C2PA signature fits the file that it is in."""
+    return signed.get("state") in ("Valid", "Trusted")
+
+
+def _signed_as_synthetic(signed: Mapping[str, Any]) -> bool:
+    # A manifest that fits another file says nothing of this one.
+    return _is_whole(signed) and metadata.TRAINED_ALGORITHMIC_MEDIA in signed.get("digital_source_types", ())
 
 
 def _findings(marks: Marks, signed: dict[str, Any] | None, mark: Detection, small: bool) -> Iterator[str]:
     signed = signed or {}
     state, signer, problems = signed.get("state"), signed.get("signer"), ", ".join(signed.get("problems", ()))
-    whole = state in ("Valid", "Trusted")
     if marks.synthetic:
         yield "The metadata says that a trained model made the image. Anyone can write that, or take it out."
     elif marks.settings is not None:
         yield "The metadata holds settings of commonart, but no mark of synthetic media."
     if state == "Trusted":
-        yield "The C2PA signature is whole, by this installation's own key: the file is as it was when it was made here."
+        yield (
+            "The C2PA signature fits, by this installation's own key: pixels and metadata are as they were when it signed them."
+        )
     elif state == "Valid":
         yield (
-            f"The C2PA signature is whole: the file has not changed since it was signed by {signer!r}. "
+            f"The C2PA signature fits: pixels and metadata are as they were when {signer!r} signed them. "
             "Nobody here vouches for that name."
         )
     elif state == "Invalid":
-        yield f"The C2PA signature does not fit: the file was changed after it was signed ({problems})."
+        yield (
+            "The C2PA signature does not fit: the file was changed after it was signed, or the signature is another file's "
+            f"({problems})."
+        )
     elif state is not None:
         yield f"The C2PA data of the file cannot be read ({problems}): it is damaged, and proves nothing."
     if mark.found:
@@ -129,10 +141,10 @@ def _findings(marks: Marks, signed: dict[str, Any] | None, mark: Detection, smal
             )
     elif small:
         yield f"There is no watermark: commonart puts none into images with a side below {SIDE} pixels."
-    elif whole:
+    elif _is_whole(signed):
         yield (
-            "There is no watermark, and the file has not changed since it was signed: it was made without one, as contact sheets "
-            "are, or by another tool."
+            "There is no watermark, and pixels and metadata have not changed since they were signed: the image was made without "
+            "one, as contact sheets are, or by another tool."
         )
     elif marks.synthetic:
         yield "There is no watermark: the image was made without, by another tool, or it was changed too much."

@@ -47,6 +47,14 @@ def printable(text: str) -> str:
     return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def printable_json(text: str) -> str:
+    """Return JSON that is safe on a terminal: what steers it becomes an escape that JSON reads back, `\\u009b`.
+
+    Line breaks between values stay; inside strings JSON has none.
+    """
+    return _STEERING.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
 def decode_text(data: bytes) -> str:
     """Decode UTF-8, UTF-16 with its byte order mark, or cp932 that holds kana; control characters become blanks.
 

@@ -57,7 +57,9 @@ def test_what_it_signed_is_trusted_here_and_valid_elsewhere(tmp_path, monkeypatc
 
 def test_a_key_that_is_damaged_is_named_with_the_way_out(home):
     own_key().write_text("junk")
-    with pytest.raises(CommonArtError, match=r"c2pa\.pem, the C2PA key of this installation, is not a PEM private key") as error:
+    with pytest.raises(
+        CommonArtError, match=r"c2pa\.pem, the C2PA key of this installation, is not a PEM private key"
+    ) as error:
         c2pa.check(str(own_key()), str(own_key()))
     assert "Move it away" in error.value.fix
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_pipeline
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sampling import sample
 
 from commonart.core.errors import CommonArtError
@@ -78,7 +79,30 @@ def test_a_changed_file_is_said_to_be_changed(draw):
     told = inspect("changed.jpg")
     assert told["c2pa"][
         "state"
-    ] == "Invalid" and "was changed after it was signed (assertion.dataHash.mismatch" in words(told)
+    ] == "Invalid" and "or the signature is another file's (assertion.dataHash.mismatch" in words(told)
+
+
+def test_a_signature_of_another_image_says_nothing_of_a_photograph(draw):
+    draw("made.png", watermark=False)
+    made = Path("made.png").read_bytes()
+    start = made.index(b"caBX") - 4
+    manifest = made[start : start + 12 + int.from_bytes(made[start : start + 4], "big")]
+    Image.effect_noise((300, 300), 40).convert("RGB").save("photo.png")
+    photo = Path("photo.png").read_bytes()
+    Path("pasted.png").write_bytes(photo[:33] + manifest + photo[33:])  # behind IHDR
+    told = inspect("pasted.png")
+    assert told["c2pa"]["state"] == "Invalid" and told["c2pa"]["digital_source_types"]
+    assert told["synthetic"] is None and "or the signature is another file's" in words(told)
+    assert inspect("made.png")["synthetic"]
+
+
+def test_what_an_image_says_steers_no_terminal(tmp_path, in_process):
+    prompt = "a\u202eb\x9bc\x85d\ud800"
+    info = PngInfo()
+    info.add_itxt(metadata.SETTINGS_KEYWORD, json.dumps({"prompt": prompt}))
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "foreign.png", pnginfo=info)
+    told = in_process("inspect", str(tmp_path / "foreign.png")).stdout.decode()
+    assert '"a\\u202eb\\u009bc\\u0085d\\ud800"' in told and json.loads(told)["settings"]["prompt"] == prompt
 
 
 def test_small_images_are_not_marked_and_that_is_said(draw):
@@ -107,7 +131,13 @@ def test_the_log_knows_what_was_made(draw):
     with Image.open(one) as image:
         image.save("same.webp", lossless=True)
     told = inspect("same.webp", "made.jsonl")
-    assert told["log"]["how"] == "pixels" and "made here" in words(told)
+    assert told["log"]["how"] == "pixels" and "made here. Its file is another one: what stands beside" in words(told)
+    with Image.open(one) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save("turned.png")
+    told = inspect("turned.png", "made.jsonl")
+    assert told["log"][
+        "how"
+    ] == "none" and "That proves nothing: an image that was cropped, mirrored, turned or" in words(told)
     draw("private.png", seed=9, settings=False, log="made.jsonl")
     assert "prompt" not in json.loads(Path("made.jsonl").read_text("utf-8").splitlines()[-1])
 
@@ -121,6 +151,8 @@ def test_the_command_tells_by_its_exit_code(draw, in_process, tmp_path):
     assert json.loads(other.stdout)["log"]["how"] == "none"
     both = in_process("sample", "a", "--model", "nano", "-o", "b.png", "--no-c2pa", "--sign", "a,b")
     assert both.returncode == 2 and b"--no-c2pa and --sign contradict" in both.stderr
+    one = in_process("sample", "a", "--model", "nano", "-o", "b.png", "--sign", "one.pem")
+    assert one.returncode == 2 and b"--sign CHAIN.pem,KEY.pem" in one.stderr
 
 
 def test_without_a_home_that_can_be_written_images_are_made_and_a_warning_says_why(draw, monkeypatch, capsys):
@@ -168,5 +200,5 @@ def test_a_damaged_c2pa_part_hides_neither_metadata_nor_watermark(draw):
 def test_a_whole_signature_without_a_watermark_says_that_nothing_was_taken_out(draw):
     draw("plain.png", watermark=False)
     told = words(inspect("plain.png"))
-    assert "the file has not changed since it was signed: it was made without one, as contact sheets are" in told
+    assert "have not changed since they were signed: the image was made without one, as contact sheets are" in told
     assert "changed too much" not in told
