@@ -9,7 +9,8 @@ One entry a line; a line that begins with `#` is a comment. How an entry is read
     anything else                         both a key and an author's name
     key: sha256: url: author: before it   that kind and no other
 
-URLs are compared without scheme, `www.`, fragment and last slash; authors without case, width, HTML and doubled blanks.
+URLs are compared without scheme, credentials, `www.`, fragment and last slash; authors without case, width, HTML and doubled
+blanks.
 In memory an entry is a 64-bit hash (8 bytes, 16 where it may be key or author): ten million take 160 MB, and one record in
 10^11 would be left out by chance.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from commonart.core.data.files import sha256_file, write_bytes
+from commonart.core.data.public_address import public_address
 from commonart.core.data.record import Record
 from commonart.core.errors import CommonArtError, UsageError, reason
 
@@ -146,9 +148,10 @@ def _hash(kind: str, value: str) -> int:
 
 
 def _plain_url(url: str) -> str:
+    url = public_address(url)  # as records have it
     _, _, rest = url.partition("://")
     host, _, path = (rest or url).partition("/")
-    host = host.lower().removeprefix("www.")
+    host = host.rpartition("@")[2].lower().removeprefix("www.")
     if ":" in host:
         host = host.removesuffix(":80").removesuffix(":443")
     if "#" in path:

@@ -12,6 +12,7 @@ from commonart.core.data.download.request import Request
 from commonart.core.data.drops import Problem, Sample
 from commonart.core.data.files import file_inside
 from commonart.core.data.images.decode import EXTENSIONS, DecodeError, probe
+from commonart.core.data.public_address import with_public_addresses
 from commonart.core.data.record import Record, check_split
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
@@ -30,8 +31,10 @@ def resolve_image(
 ) -> tuple[Record, Sample | Problem]:
     """Get one record's bytes and check them -> the record, and its sample or the reason why there is none.
 
-    `width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written. Bytes are looked for in `source_bytes` (None where
-    the record's source does not draw or store them itself), `images`, the record's `image` and `pending`, in this order.
+    `width`, `height`, `mime`, `sha256`, `split` and `opt_out` are written; addresses lose their credentials.
+
+    Bytes are looked for in `source_bytes` (None where the record's source does not draw or store them itself), `images`, the
+    record's `image` and `pending`, in this order.
     """
     signals: list[str] = []
     try:
@@ -71,7 +74,14 @@ def resolve_image(
         return record, Problem("changed", f"sha256 is {sha256}, the record says {record['sha256']}")
     if record.get("md5") and (md5 := hashlib.md5(data, usedforsecurity=False).hexdigest()) != record["md5"].lower():
         return record, Problem("changed", f"md5 is {md5}, the record says {record['md5']}")
-    completed = {**record, "width": info.width, "height": info.height, "mime": info.mime, "sha256": sha256}
+    # Credentials opened the way to the image; whoever reads the record later has no need of them.
+    completed = {
+        **with_public_addresses(record),
+        "width": info.width,
+        "height": info.height,
+        "mime": info.mime,
+        "sha256": sha256,
+    }
     completed.setdefault("opt_out", [])
     completed["split"], conflict = check_split(record, sha256)
     if conflict:

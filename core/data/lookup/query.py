@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commonart.core.data.lookup.index import fingerprint_of
+from commonart.core.data.public_address import public_address
 from commonart.core.errors import UsageError, reason
 
 HASHED_AT = 256  # pixels at which an image is decoded for its perceptual hash
@@ -40,7 +41,7 @@ def query_of(*, url: str = "", sha256: str = "", image: str = "", author: str = 
         return _image_query(value)
     if kind == "sha256" and (len(value) != 64 or set(value.lower()) - set("0123456789abcdef")):
         raise UsageError(f"--sha256 {value} is not a SHA-256.", "Write 64 hexadecimal digits, or give --image FILE.")
-    return Query(kind, " ".join(value.split()))
+    return Query(kind, public_address(" ".join(value.split())) if kind == "url" else " ".join(value.split()))
 
 
 def _image_query(path: str) -> Query:
