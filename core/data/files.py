@@ -70,6 +70,11 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """Return where what can be made again is kept for the next run; XDG_CACHE_HOME is honoured."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)

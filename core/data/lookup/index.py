@@ -1,6 +1,7 @@
 """An index beside shards that finds a record among millions: by key, hash, URL or author, and images that look alike.
 
-    shards/.lookup.sqlite      # made by the first `commonart lookup`; shards that changed since are read again
+    shards/.lookup.sqlite                        # made by the first `commonart lookup`; shards that changed since are read again
+    ~/.cache/commonart/lookup/CONTENT.sqlite     # where that folder may not be written, as a data set that many share
 
 One SQLite file holds 32 bits of each value by which a blocklist knows a record, and the 64-bit fingerprint of its image,
 shard by shard: 36 bytes a record, and 4 for each member of feature shards. A search scans one column and reads the few
@@ -10,6 +11,8 @@ changed costs what its records cost. A killed build continues; a damaged file is
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import sqlite3
 import zlib
@@ -25,7 +28,7 @@ import orjson
 from commonart.core import log
 from commonart.core.data.blocklist import FIELDS, plain
 from commonart.core.data.features.format import EXTENSIONS
-from commonart.core.data.files import lock
+from commonart.core.data.files import DISK_FULL, cache_folder, lock
 from commonart.core.data.images.phash import NEAR, fingerprint
 from commonart.core.data.record import Record
 from commonart.core.data.shards.manifest import shard_identity
@@ -35,7 +38,7 @@ from commonart.core.errors import CommonArtError, reason
 from commonart.core.log import Tick
 
 NAME = ".lookup.sqlite"
-VERSION = 1
+VERSION = 2
 KINDS = {kind: [field for name, field in FIELDS if name == kind] for kind, _ in FIELDS}
 AT_ONCE = 256  # shards whose hashes are compared at once: 1 to 3 MB
 COMMIT = 64  # shards after which what was read is kept
@@ -55,20 +58,24 @@ class LookupIndex:
     """The index of one folder of shards, brought up to date when it is opened. Use as a context manager.
 
     Raises:
-        CommonArtError: no shards, a damaged one, or a folder in which no index can be written.
+        CommonArtError: no shards, a damaged one, or no place where an index can be written.
     """
 
     def __init__(self, folder: str | Path, tick: Tick = lambda n=1: None) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / NAME
-        try:
-            self._open(tick)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise self._unwritable(error) from error
-            log.warn(f"{self.path} is damaged ({error}), and is made again.")
-            self._remove()
-            self._open(tick)
+        shards = _shards(self.folder)
+        for path in (self.folder / NAME, _cached(shards)):
+            self.path = path
+            try:
+                self._open(shards, tick)
+                return
+            except (OSError, sqlite3.OperationalError) as error:
+                if str(getattr(error, "filename", "")).endswith(".tar"):  # which cannot be read
+                    raise
+                problem = error
+                if not _is_refused(error):
+                    break
+        raise self._unwritable(problem) from problem
 
     def __enter__(self) -> LookupIndex:
         return self
@@ -76,21 +83,29 @@ class LookupIndex:
     def __exit__(self, *error: object) -> None:
         self._db.close()
 
-    def _open(self, tick: Tick) -> None:
-        shards = _shards(self.folder)
-        if self.path.exists() and self._is_current(shards):
-            return
+    def _open(self, shards: dict[str, tuple[int, int]], tick: Tick) -> None:
         try:
-            with lock(self.folder, f"{NAME}.lock", remove=True):
+            if self.path.exists() and self._is_current(shards):
+                return
+            with lock(self.path.parent, f"{self.path.name}.lock", remove=True):
                 self._update(shards, tick)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            log.warn(f"{self.path} is damaged ({error}), and is made again.")
+            self._remove()
+            self._open(shards, tick)
 
     def _unwritable(self, error: Exception) -> CommonArtError:
-        return CommonArtError(f"{self.path} cannot be written: {reason(error)}.", "Make that folder writable.")
+        if getattr(error, "errno", 0) in DISK_FULL or _sqlite_code(error) == sqlite3.SQLITE_FULL:
+            return CommonArtError(f"{self.path} cannot be written: the disk is full.", "Free some space on it.")
+        return CommonArtError(
+            f"{self.path} cannot be written: {reason(error)}.",
+            f"Make {self.folder} writable, or set XDG_CACHE_HOME to a folder that is.",
+        )
 
     def _remove(self) -> None:
-        for path in (self.path, self.path.with_name(f"{NAME}-journal")):
+        for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):
             path.unlink(missing_ok=True)
 
     def _is_current(self, shards: dict[str, tuple[int, int]]) -> bool:
@@ -262,6 +277,21 @@ def fingerprint_of(record: Record) -> int:
     """Return what a record's image is compared by (`phash.fingerprint`), 0 where the record tells too little."""
     value = fingerprint(record.get("phash") or "", record.get("sha256") or "0" * 64)
     return value if value != 1 else 0
+
+
+def _cached(shards: dict[str, tuple[int, int]]) -> Path:
+    """Return where the index of these shards is kept, under whatever path they are mounted."""
+    return cache_folder() / "lookup" / f"{hashlib.sha256(orjson.dumps(shards)).hexdigest()[:32]}.sqlite"
+
+
+def _sqlite_code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of an extended code
+
+
+def _is_refused(error: Exception) -> bool:
+    """Return whether a place may not be written at all."""
+    codes = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+    return getattr(error, "errno", 0) in (errno.EACCES, errno.EPERM, errno.EROFS) or _sqlite_code(error) in codes
 
 
 def _shards(folder: Path) -> dict[str, tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,11 +49,6 @@ class SetStatement:
     raw: str
     url: str
     observed_at: str
-
-
-def cache_folder() -> Path:
-    """Return where answers and files of a source's are kept for the next run."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "commonart"
 
 
 def modified_at(path: Path) -> str:

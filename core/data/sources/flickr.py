@@ -26,8 +26,9 @@ from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
 from commonart.core.data.download.request import Request
 from commonart.core.data.drops import PassedOver
+from commonart.core.data.files import cache_folder
 from commonart.core.data.record import Record
-from commonart.core.data.sources.attribution import cache_folder, set_license
+from commonart.core.data.sources.attribution import set_license
 from commonart.core.errors import CommonArtError, UsageError, reason
 
 API = "https://api.flickr.com/services/rest/"

@@ -15,8 +15,7 @@ from typing import Any
 
 from commonart.core.data.download.client import DownloadClient
 from commonart.core.data.download.limits import DownloadError, Limits
-from commonart.core.data.files import write_bytes
-from commonart.core.data.sources.attribution import cache_folder
+from commonart.core.data.files import cache_folder, write_bytes
 from commonart.core.errors import CommonArtError, reason
 from commonart.core.licenses.parse import normalize
 from commonart.core.licenses.policies import POLICIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lookup_shards
 import pytest
@@ -153,19 +155,50 @@ def test_folders_that_cannot_be_indexed(shards: Path, tmp_path: Path) -> None:
         LookupIndex(shards)
 
 
-def test_an_index_in_a_folder_that_may_not_be_written(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_a_folder_that_may_not_be_written_is_in_the_cache(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     LookupIndex(shards).__exit__()
+    lock, refused = lookup.lock, [shards]
 
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(shards))
+    def refusing(folder: Path, *names: str, **options: bool) -> Any:
+        if folder in refused:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        return lock(folder, *names, **options)
 
-    monkeypatch.setattr(lookup, "lock", refused)
+    monkeypatch.setattr(lookup, "lock", refusing)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with LookupIndex(shards) as index:
-        assert index.count()[0] == 12, "it is there, and need not be written"
+        assert index.count()[0] == 12 and index.path.parent == shards, "it is there, and need not be written"
     os.utime(shards / "00001.tar", (1, 1))
-    with pytest.raises(CommonArtError, match=r"\.lookup\.sqlite cannot be written: Permission denied") as error:
+    with LookupIndex(shards) as index:
+        assert index.count()[0] == 12 and index.path.parent == tmp_path / "cache" / "commonart" / "lookup"
+        assert images(index, "key", "k05") == [("00001.tar", 1)]
+    monkeypatch.setattr(LookupIndex, "add_shard", None)
+    shards.rename(tmp_path / "elsewhere")
+    refused.append(tmp_path / "elsewhere")
+    LookupIndex(tmp_path / "elsewhere").__exit__()  # the same shards: nothing is read again
+    refused.append(tmp_path / "other" / "commonart" / "lookup")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    with pytest.raises(
+        CommonArtError, match=r"other/commonart/lookup/\w+\.sqlite cannot be written: Read-only"
+    ) as error:
+        LookupIndex(tmp_path / "elsewhere")
+    assert error.value.fix.startswith(f"Make {tmp_path / 'elsewhere'} writable, or set XDG_CACHE_HOME")
+
+
+def test_a_full_disk_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def full(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    monkeypatch.setattr(lookup.sqlite3, "connect", full)
+    with pytest.raises(CommonArtError, match=r"\.lookup\.sqlite cannot be written: the disk is full") as error:
         LookupIndex(shards)
-    assert error.value.fix == "Make that folder writable."
+    assert error.value.fix == "Free some space on it."
 
 
 def test_records_without_hashes(tmp_path: Path) -> None:
