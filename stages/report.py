@@ -56,6 +56,10 @@ def run(
     )  # fmt: skip
     for conflict in facts.conflicts:
         log.warn(printable(f"{', '.join(conflict.keys)} are one image under {' and '.join(conflict.licenses)}"))
+    if facts.conflicting > len(facts.conflicts):
+        log.warn(
+            f"images under several licences: {facts.conflicting:,}, of which the first {len(facts.conflicts):,} are named"
+        )
     files = card.write(facts, folder, certify)
     for name, count in facts.untraced.items():
         log.warn(f"{count:,} of {facts.works:,} works: {trace.missing(name)}")
