@@ -48,9 +48,7 @@ def fetch(
     size: Annotated[int, typer.Option(min=8, help="Width and height of scenes, in pixels.")] = 64,
     seed: options.Seed = 0,
     bare: Annotated[bool, typer.Option("--bare", help="Scenes without captions.")] = False,
-    allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Allow downloads from private addresses.")
-    ] = False,
+    allow_private: options.AllowPrivate = False,
     ignore_opt_outs: Annotated[
         bool, typer.Option("--ignore-opt-outs", help="Keep images that opt out of use; the opt-out is recorded.")
     ] = False,

@@ -32,6 +32,7 @@ def lookup(
             metavar="N", min=1, help="Works, by chance, whose sources are asked again for licence and opt-outs."
         ),
     ] = None,
+    allow_private: options.AllowPrivate = False,
     serve: Annotated[bool, typer.Option("--serve", help="Answer on a web page; needs the extra `serve`.")] = False,
     address: Annotated[
         str, typer.Option(metavar="[HOST:]PORT", help="Address of the page; a port alone is open to this machine only.")
@@ -60,8 +61,10 @@ def lookup(
         options.finish(stage.serve(paths or (), address, quiet=quiet), quiet)
         return
     if recheck is not None:
-        options.finish(stage.recheck(recheck, paths or (), json=json, quiet=quiet), quiet)
+        options.finish(stage.recheck(recheck, paths or (), json=json, quiet=quiet, allow_private=allow_private), quiet)
         return
+    if allow_private:
+        raise UsageError("--allow-private is for --recheck.", "Leave it out.")
     query = query_of(url=url, sha256=sha256, image=image, author=author, key=key)
     summary = stage.run(query, paths or (), json=json, blocklist=blocklist if remove else None, quiet=quiet)
     options.finish(summary, quiet)

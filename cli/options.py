@@ -107,6 +107,7 @@ EndpointModel = Annotated[
     str | None, typer.Option(metavar="NAME", help="What the servers call the model (default: its hub id or name).")
 ]
 EndpointKeyFile = Annotated[str | None, typer.Option(metavar="FILE", help="File with the bearer token of --endpoint.")]
+AllowPrivate = Annotated[bool, typer.Option("--allow-private", help="Allow downloads from private addresses.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Format = Annotated[str, typer.Option("--format", metavar="png|jpg|webp", help="File format of images in a folder.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="No prompt and settings in the file.")]

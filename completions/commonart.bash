@@ -297,7 +297,7 @@ _commonart() {
                     eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --endpoint-model --endpoint-key-file --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
-                    lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --serve --address -q --quiet" ;;
+                    lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --allow-private --serve --address -q --quiet" ;;
                     report) words="--help -o --out --eval --mia --evidence --verify --overwrite -q --quiet" ;;
                     models) words="--help --json caption translate text-encoder autoencoder transformer clip vision-tower" ;;
                     nano) words="--help -o --out --only --seed -q --quiet -n build measure" ;;

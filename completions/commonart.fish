@@ -388,6 +388,7 @@ complete -c commonart -n "__fish_seen_subcommand_from lookup" -l json -d "One JS
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -l remove -d "Put it on the blocklist, and take it out of shards and features"
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -l blocklist -r -d "Blocklist that --remove adds to"
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -l recheck -r -d "Works, by chance, whose sources are asked again for licence and opt-outs"
+complete -c commonart -n "__fish_seen_subcommand_from lookup" -l allow-private -d "Allow downloads from private addresses"
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -l serve -d "Answer on a web page; needs the extra serve"
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -l address -r -d "Address of the page; a port alone is open to this machine only"
 complete -c commonart -n "__fish_seen_subcommand_from lookup" -s q -d "No progress bar and no table"

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ from commonart.core.data.blocklist import read_blocklist
 from commonart.core.data.drops import Summary
 from commonart.core.data.lookup.query import Query, query_of
 from commonart.core.data.lookup.search import Match, Search
-from commonart.core.data.text import printable
-from commonart.core.errors import EXIT_FAILED, EXIT_USAGE, CommonArtError, ReaderGone, reason
+from commonart.core.data.text import printable, printable_json
+from commonart.core.errors import EXIT_FAILED, EXIT_USAGE, CommonArtError, ReaderGone, reason, telling
 from commonart.core.output import lookup_text
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run(
                 break
         for sentence in lookup_text.conflicts(found):
             print(sentence)
-        _tell_rest(search, query, summary.written, json)
+        _print_rest(search, query, summary.written, json)
         if blind and query.kind == "image":
             log.warn(
                 f"{blind:,} of {summary.read:,} records have no perceptual hash: near copies of those are not found"
@@ -96,10 +97,10 @@ def run(
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(orjson.dumps(value).decode(), flush=True)
+    print(printable_json(orjson.dumps(value).decode()), flush=True)
 
 
-def _tell_rest(search: Search, query: Query, found: int, json: bool) -> None:
+def _print_rest(search: Search, query: Query, found: int, json: bool) -> None:
     """Print what is left to say: how many were found, what was removed before, and features without a record."""
     removed, left = list(search.removed(query)), search.left_features(query)
     if json:
@@ -120,6 +121,8 @@ def _tell_rest(search: Search, query: Query, found: int, json: bool) -> None:
         if found
         else f"Not found in {folders}, {count:,} records."
     )
+    if query.kind == "image":
+        print(lookup_text.COVERS)
 
 
 def _remove(search: Search, matches: Sequence[Match], query: Query, blocklist: str, json: bool) -> None:
@@ -155,11 +158,18 @@ def _check_removed(search: Search, query: Query) -> None:
 
 
 def recheck(
-    count: int, paths: Sequence[str], *, json: bool = False, quiet: bool = False, limits: Limits | None = None
+    count: int,
+    paths: Sequence[str],
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    allow_private: bool = False,
+    limits: Limits | None = None,
 ) -> Summary:
     """Ask the sources of `count` records, chosen by chance, whether a licence or opt-out changed since; print what did.
 
-    `limits`: None for `download.recheck.POLITE`. `Summary.dropped` counts the changes by their kind. Raises as `run`.
+    `limits`: None for `download.recheck.POLITE`, with `allow_private`. `Summary.dropped` counts the changes by their kind.
+    Raises as `run`, and CommonArtError where no source answered.
     """
     from commonart.core.data.download import recheck as sources  # here and in `serve`: a lookup starts without them
 
@@ -171,7 +181,7 @@ def recheck(
         asked = [record for record in chosen if sources.on_the_web(record)]
         kinds["not_on_the_web"] = len(chosen) - len(asked)
         with log.progress("recheck", total=len(asked), quiet=quiet) as tick:
-            for found in sources.recheck(asked, limits or sources.POLITE):
+            for found in sources.recheck(asked, limits or replace(sources.POLITE, allow_private=allow_private)):
                 tick()
                 summary.read += 1
                 summary.written += bool(found.changes)
@@ -183,11 +193,20 @@ def recheck(
     summary.dropped = +kinds
     summary.seconds = time.monotonic() - started
     if not json:
-        alone = kinds["not_on_the_web"]
-        print(
-            f"{summary.written:,} of {summary.read:,} works that were asked for changed, of {total:,} records"
-            + (f"; not on the web, and not asked for: {alone:,}." if alone else ".")
-        )
+        unknown = (
+            ("did not answer", "not_answered"), ("do not state their licence", "licence_not_stated"),
+            ("are not on the web and were not asked for", "not_on_the_web"),
+        )  # fmt: skip
+        parts = [f"{kinds[kind]:,} {what}" for what, kind in unknown if kinds[kind]]
+        changed = f"{summary.written:,} of {summary.read:,} works that were asked for changed, of {total:,} records"
+        print("; ".join([changed, *parts]) + ".", flush=True)
+    if summary.read and kinds["not_answered"] == summary.read and not summary.written:
+        with telling(lambda: summary):
+            raise CommonArtError(
+                "No source answered: whether anything changed is not known.",
+                "Check the network; sources on private addresses need --allow-private.",
+                EXIT_USAGE,
+            )
     return summary
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from commonart.core.errors import CommonArtError
-from commonart.core.output.lookup_text import LINKS, fields
+from commonart.core.output.lookup_text import COVERS, LINKS, fields
 
 MAX_UPLOAD = 64 << 20  # bytes of an image
 MAX_CHARACTERS = 2000  # of an address or a name
@@ -41,7 +41,7 @@ ANSWERS = {
         "none": "Not found among {count:,} records.", "some": "Found: {found:,} of {count:,} records.",
         "shown": "The first {shown} are shown.", "removed": "Removed on {at}: {keys}.",
         "runs": "It was in the training data of {runs}; what a model has learned stays in it.",
-        "conflict": "These records state different licences for one image.",
+        "conflict": "These records state different licences for one image.", "covers": COVERS,
         "one": "Fill in one of the fields.", "wrong": "That cannot be looked for: {what}",
         "match": "Match", "title": "Title", "author": "Author", "licence": "Licence", "page": "Page", "image": "Image",
         "sha256": "SHA-256", "split": "Split", "opt-out": "Opt-out", "caption": "Caption", "features": "Features", "run": "Run",
@@ -51,6 +51,8 @@ ANSWERS = {
         "shown": "最初の {shown} 件を表示しています。", "removed": "{at} に削除済み：{keys}。",
         "runs": "{runs} の学習データに含まれていました。学習済みのモデルから取り除くことはできません。",
         "conflict": "同じ画像について、記録ごとに異なるライセンスが記されています。",
+        "covers": "ファイルの内容と画像の見た目で検索しました。縮小や再保存をした複製はたいてい見つかりますが（平坦な図では"
+        "見つからないこともあります）、切り抜き、左右反転、回転、白黒化、加筆をした複製は見つかりません。",
         "one": "いずれか一つの欄に入力してください。", "wrong": "照会できません：{what}",
         "match": "一致", "title": "題名", "author": "作者", "licence": "ライセンス", "page": "作品ページ", "image": "画像",
         "sha256": "SHA-256", "split": "分割", "opt-out": "オプトアウト", "caption": "キャプション", "features": "特徴量",
@@ -81,7 +83,8 @@ def page(answer: Callable[[Mapping[str, str]], Found]) -> gr.Blocks:
         if len(asked) != 1:
             raise gr.Error(words["one"], print_exception=False)
         try:
-            return results(*answer(asked), words)
+            covers = f"<p>{escape(words['covers'])}</p>" if "image" in asked else ""
+            return results(*answer(asked), words) + covers
         except CommonArtError as error:
             what = error.what.replace(asked.get("image", "--image"), "").replace("--", "")
             raise gr.Error(escape(words["wrong"].format(what=what)), print_exception=False) from None

@@ -7,6 +7,11 @@ from typing import Any
 
 from commonart.core.data.text import printable
 
+# What a lookup by --image can find.
+COVERS = (
+    "Searched by its bytes and by its looks, which finds most copies that were resized or saved again, of flat drawings fewer; "
+    "copies that were cropped, mirrored, turned, made grey or painted over are not found."
+)
 LINKS = ("source_url", "image_url", "author_url", "license_url")  # fields that hold an address
 
 

@@ -21,6 +21,7 @@ from commonart.core.data.blocklist import append_entries, read_blocklist
 from commonart.core.data.files import lock
 from commonart.core.data.shards.reader import read_bytes, read_shard
 from commonart.core.licenses.policies import Policy
+from commonart.core.output import lookup_text
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,9 @@ def test_an_image_is_found_by_its_bytes_those_of_the_shard_and_its_looks(here: P
     (here / "recoloured.png").write_bytes(encoded(Image.merge("RGB", (blue, green, red)), "PNG"))
     assert in_process("lookup", "--image", "recoloured.png").returncode == 1, "as grey it is the same image"
     (here / "other.jpg").write_bytes(encoded(picture(999)))
-    assert in_process("lookup", "--image", "other.jpg").returncode == 1
+    none = in_process("lookup", "--image", "other.jpg")
+    assert none.returncode == 1 and none.stdout.decode().splitlines()[1] == lookup_text.COVERS
+    assert b"Searched by" not in in_process("lookup", "--key", "k05").stdout
 
 
 def read(here: Path, key: str, whole: bool = False) -> dict[str, Any]:
@@ -332,6 +335,8 @@ def test_features_without_a_record_are_told(here: Path, in_process: Command) -> 
 
 
 def test_names_that_steer_a_terminal(here: Path, in_process: Command) -> None:
+    as_json = in_process("lookup", "--author", AUTHORS[3], "--json").stdout.decode()
+    assert "\\u202eevil" in as_json and "\u202e" not in as_json and orjson.loads(as_json)["author"] == AUTHORS[3]
     text = in_process("lookup", "--author", AUTHORS[3]).stdout.decode()
     assert "  author   \\u202eevil\\x1b[31m" in text and "\x1b" not in text and "\u202e" not in text
     assert "  author   <b>Bob</b>" in in_process("lookup", "--key", "k02").stdout.decode()

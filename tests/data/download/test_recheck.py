@@ -10,10 +10,12 @@ from typing import Any
 
 import orjson
 import pytest
+from commands import Command
 from web_server import Site, picture
 
 from commonart.core.data.download.recheck import POLITE, Rechecked, recheck
 from commonart.core.data.shards.writer import ShardWriter
+from commonart.core.errors import CommonArtError
 from commonart.stages import lookup
 
 LIMITS = replace(POLITE, allow_private=True, delay=0.0, seconds=5, pause=0.01)
@@ -129,7 +131,7 @@ def test_the_command_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture
         text = capsys.readouterr().out.splitlines()
         assert text == [
             "k3: licence CC-BY-2.0 -> CC-BY-NC-2.0", "k5: gone", "k6: opt-out x-robots-tag:noai",
-            "3 of 9 works that were asked for changed, of 10 records; not on the web, and not asked for: 1.",
+            "3 of 9 works that were asked for changed, of 10 records; 1 are not on the web and were not asked for.",
         ]  # fmt: skip
         assert summary.as_json()["dropped"] == {"gone": 1, "licence": 1, "not_on_the_web": 1, "opt_out": 1, "same": 6}
         assert (summary.read, summary.written) == (9, 3)
@@ -140,3 +142,31 @@ def test_the_command_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture
         assert set(lines[0]) == {
             "key", "license", "license_observed_at", "opt_out", "stated", "gone", "other_bytes", "failed"
         } | {"license_now"}  # fmt: skip
+
+
+def test_a_sample_of_which_nobody_answered_is_no_good_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Site() as site:
+        records = [record(site, n) for n in range(3)]
+        folder = str(shards(tmp_path / "shards", records))
+        for n in range(2):
+            site.image(f"/{n}.jpg", b"", 503)
+        lookup.recheck(3, [folder], limits=LIMITS)
+        said = (
+            "0 of 3 works that were asked for changed, of 3 records; 2 did not answer; 1 do not state their licence.\n"
+        )
+        assert capsys.readouterr().out == said
+        site.image("/2.jpg", b"", 503)
+        with pytest.raises(CommonArtError, match="No source answered") as error:
+            lookup.recheck(3, [folder], limits=LIMITS)
+        assert error.value.code == 2 and "; 3 did not answer." in capsys.readouterr().out
+        assert error.value.summary.as_json()["dropped"] == {"not_answered": 3}
+
+
+def test_the_command_asks_private_addresses_only_where_it_may(tmp_path: Path, in_process: Command) -> None:
+    with Site() as site:
+        folder = str(shards(tmp_path / "shards", [record(site, 1)]))
+        refused = in_process("lookup", "--recheck", "1", folder)
+        assert refused.returncode == 2 and b"need --allow-private" in refused.stderr and not site.asked
+        done = in_process("lookup", "--recheck", "1", folder, "--allow-private")
+        assert done.returncode == 0 and site.asked == ["/1.jpg"]
+    assert in_process("lookup", "--key", "k1", folder, "--allow-private").returncode == 2
