@@ -336,7 +336,11 @@ def test_features_without_a_record_are_told(here: Path, in_process: Command) -> 
 
 def test_names_that_steer_a_terminal(here: Path, in_process: Command) -> None:
     as_json = in_process("lookup", "--author", AUTHORS[3], "--json").stdout.decode()
-    assert "\\u202eevil" in as_json and "\u202e" not in as_json and orjson.loads(as_json)["author"] == AUTHORS[3]
+    assert (
+        "\\u202eevil" in as_json
+        and "\u202e" not in as_json
+        and orjson.loads(as_json.splitlines()[0])["author"] == AUTHORS[3]
+    )
     text = in_process("lookup", "--author", AUTHORS[3]).stdout.decode()
     assert "  author   \\u202eevil\\x1b[31m" in text and "\x1b" not in text and "\u202e" not in text
     assert "  author   <b>Bob</b>" in in_process("lookup", "--key", "k02").stdout.decode()
