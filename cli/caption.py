@@ -32,6 +32,11 @@ def caption(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens after which a caption counts as cut off (default: 256).")
     ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0.0, max=2.0, help="Randomness of the wording, as 0.7; 0 is the model's likeliest caption."),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the wording, with --temperature.")] = 0,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Images per batch (default: what fits in memory); requests in flight to an endpoint."),
@@ -99,6 +104,8 @@ def caption(
         quantize=quantize,
         max_new_tokens=max_new_tokens,
         side=side,
+        temperature=temperature,
+        seed=seed,
     )
     if endpoint:
         batch = int(requests[0].engine.largest_batch)

@@ -42,6 +42,8 @@ _commonart() {
             "caption --min-captions") words="" ;;
             "caption --min-words") words="" ;;
             "caption --max-new-tokens") words="" ;;
+            "caption --temperature") words="" ;;
+            "caption --seed") words="" ;;
             "caption --batch") words="" ;;
             "caption --device") words="auto cpu cuda mps" ;;
             "caption --precision") words="auto bf16 fp16 fp32" ;;
@@ -283,7 +285,7 @@ _commonart() {
                 case "${COMP_WORDS[1]}" in
                     fetch) words="--help -o --out --list --list-sources --limit --images --license --lang --column-map --flickr-key-file --size --seed --bare --allow-private --ignore-opt-outs --workers --per-host --delay --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     license-filter) words="--help -o --out --policy --explain --observed-after --blocklist --min-captions --accept-terms --rejects --shard-size --task-index --num-tasks --overwrite -q --quiet" ;;
-                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --batch --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --gpus --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
+                    caption) words="--help -o --out --model --lang --length --side --min-captions --min-words --max-new-tokens --temperature --seed --batch --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --gpus --task-index --num-tasks --overwrite --dry-run --calibrate -q --quiet" ;;
                     translate) words="--help -o --out --to --model --batch --max-new-tokens --device --precision --quantize --endpoint --endpoint-model --endpoint-key-file --accept-terms --allow-pickle --rejects --max-failures --shard-size --gpus --task-index --num-tasks --overwrite -q --quiet" ;;
                     shard) words="--help -o --out --size --buckets --min-size --format --quality --resample --dedup --blocklist --workers --shard-size --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;
                     encode-text) words="--help -o --out --model --quantize --store --max-tokens --layer --batch --device --precision --accept-terms --allow-pickle --rejects --max-failures --task-index --num-tasks --overwrite -q --quiet" ;;

@@ -57,6 +57,8 @@ complete -c commonart -n "__fish_seen_subcommand_from caption" -l side -r -d "Pi
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l min-captions -r -d "Synthetic captions that a record needs; others are dropped"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l min-words -r -d "Words that a caption needs; shorter ones are not kept"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l max-new-tokens -r -d "Tokens after which a caption counts as cut off (default 256)"
+complete -c commonart -n "__fish_seen_subcommand_from caption" -l temperature -r -d "Randomness of the wording, as 0.7; 0 is the models likeliest caption"
+complete -c commonart -n "__fish_seen_subcommand_from caption" -l seed -r -d "Seed of the wording, with --temperature"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l batch -r -d "Images per batch (default what fits in memory); requests in flight to an endpoint"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l device -x -a "auto cpu cuda mps" -d "Device auto, cpu, cuda, cuda1 or mps"
 complete -c commonart -n "__fish_seen_subcommand_from caption" -l precision -x -a "auto bf16 fp16 fp32" -d "Precision of the weights"

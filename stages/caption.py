@@ -255,7 +255,8 @@ def _answers(
             return part, images, None
 
     for part, images, inputs in map_ordered(prepare, parts, 1, ahead=2):
-        yield part, engine.caption(images, prompt, retry=retry, inputs=inputs)
+        keys = [item.record["key"] for item in part]
+        yield part, engine.caption(images, prompt, keys=keys, retry=retry, inputs=inputs)
 
 
 def estimate(

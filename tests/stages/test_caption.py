@@ -92,9 +92,15 @@ class Fake:
         return f"{len(images)} {prompt}"
 
     def caption(
-        self, images: Sequence[Image.Image], prompt: str, *, retry: bool = False, inputs: str | None = None
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        keys: Sequence[str],
+        retry: bool = False,
+        inputs: str | None = None,
     ) -> list[Generated | Problem]:
-        assert inputs == f"{len(images)} {prompt}"
+        assert inputs == f"{len(images)} {prompt}" and len(keys) == len(images)
         self.seen.append(len(images))
         self.asked += [(image.width, prompt, retry) for image in images]
         return [self.answer(image.width) for image in images]

@@ -3,7 +3,7 @@
     commonart caption --model florence2,qwen2-vl raw/ -o captioned/
 
 The embedded nano captioner is a Florence-2 and uses the same adapter as the large one. Decoding is deterministic
-(greedy, or the checkpoint's own number of beams).
+(greedy, or the checkpoint's own number of beams; drawn with a seed at a temperature).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
 from commonart.core.model.captioning.generate import RETRY, Generated, Inputs, LoadedModel, TextGenerator
+from commonart.core.model.captioning.sampling import Sampling, seed_of
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.lookup import read_json
 
@@ -180,22 +181,32 @@ class Captioner(TextGenerator):
             return 0
 
     def caption(
-        self, images: Images, prompt: str, *, retry: bool = False, inputs: Inputs | None = None
+        self,
+        images: Images,
+        prompt: str,
+        *,
+        keys: Sequence[str] = (),
+        retry: bool = False,
+        inputs: Inputs | None = None,
     ) -> list[Generated | Problem]:
         """Describe RGB images: one caption each, in order.
 
         Args:
             prompt: one of the texts of `model.prompts`.
+            keys: of the images, one each, on which depends what is drawn at a temperature.
             retry: decode in another way than the first time.
             inputs: of `prepare` for the same images, where that was done before.
         """
         options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **(RETRY if retry else {})}
 
-        def batch(part: Images) -> list[Generated]:
-            ready = inputs if inputs is not None and len(part) == len(images) else self.prepare(part, prompt)
-            return self.loaded.generate(ready.tensors, skip=ready.skip, **ready.options, **options)
+        def batch(part: Sequence[tuple[Image.Image, str]]) -> list[Generated]:
+            whole = inputs is not None and len(part) == len(images)
+            ready = inputs if inputs is not None and whole else self.prepare([image for image, _ in part], prompt)
+            seeds = [seed_of(self.seed, self.name, prompt, key) for _, key in part]
+            drawn = Sampling(self.temperature, seeds, ready.skip) if self.temperature else None
+            return self.loaded.generate(ready.tensors, skip=ready.skip, sampling=drawn, **{**ready.options, **options})
 
-        return self._generate(images, batch)
+        return self._generate(list(zip(images, keys or [""] * len(images), strict=True)), batch)
 
     def answer(self, images: Images, question: str) -> list[Generated | Problem]:
         """Answer a question about RGB images, one answer each, with the probabilities of its first token.

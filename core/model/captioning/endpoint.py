@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ from commonart.core.model.captioning.captioners import ANSWER_TOKENS, SIDE, Capt
 from commonart.core.model.captioning.generate import LIKELY, RETRY, Generated
 from commonart.core.model.captioning.languages import LANGUAGES
 from commonart.core.model.captioning.protocol import Limits
+from commonart.core.model.captioning.sampling import seed_of
 from commonart.core.model.captioning.servers import Server, ServerPool
 from commonart.core.model.captioning.translators import SEQ2SEQ, Translator
 from commonart.core.registry.catalogue import TRANSLATE, Model, prompts_for
@@ -52,12 +53,21 @@ class Endpoint:
     """A model on one or more servers, with the interface of Captioner and Translator."""
 
     def __init__(
-        self, model: Model, options: EndpointOptions, *, accepted: bool, max_new_tokens: int, side: int | None
+        self,
+        model: Model,
+        options: EndpointOptions,
+        *,
+        accepted: bool,
+        max_new_tokens: int,
+        side: int | None,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> None:
         """Ask every server for its models and its version.
 
         Args:
             side: pixels of the longer side of the images that it is shown; None for a model of texts.
+            temperature, seed: of what the servers draw; 0: the likeliest text.
 
         Raises:
             UsageError: An address or the key's file is no good, or a server does not serve the model.
@@ -75,7 +85,9 @@ class Endpoint:
             "engine": ", ".join(sorted({server.engine for server in self._pool.servers})),
             **({} if side is None else {"side": side}),
             **({} if options.model is None else {"endpoint_model": self._served}),
+            **({"temperature": temperature, "seed": seed} if temperature else {}),
         }
+        self._temperature, self._seed = temperature, seed
         self._tells_tokens = True
         # So many at once that the servers are busy for most of the time; at the end of a batch they run empty.
         self.largest_batch = 4 * options.in_flight * len(self._pool.servers)
@@ -93,6 +105,8 @@ class Endpoint:
         accept_terms: Sequence[str] = (),
         max_new_tokens: int | None = None,
         side: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
         **local: Any,
     ) -> Endpoint:
         """Find the model that `--model NAME` names on the servers.
@@ -125,7 +139,10 @@ class Endpoint:
             )
         caption = role == Captioner.ROLE
         tokens = max_new_tokens or (Captioner if caption else Translator).MAX_NEW_TOKENS
-        return cls(row, options, accepted=accepted, max_new_tokens=tokens, side=(side or SIDE) if caption else None)
+        return cls(
+            row, options, accepted=accepted, max_new_tokens=tokens, side=(side or SIDE) if caption else None,
+            temperature=temperature, seed=seed,
+        )  # fmt: skip
 
     def image_tokens(self, size: tuple[int, int]) -> int:
         """Return 0: the server makes its batches itself."""
@@ -135,17 +152,27 @@ class Endpoint:
         """Do nothing: images are encoded while others are on their way."""
 
     def caption(
-        self, images: Sequence[Image.Image], prompt: str, *, retry: bool = False, inputs: None = None
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        keys: Sequence[str] = (),
+        retry: bool = False,
+        inputs: None = None,
     ) -> list[Generated | Problem]:
         """Describe RGB images, as `Captioner.caption` does. Problems and errors are those of `ServerPool.ask`."""
 
-        def content(image: Image.Image) -> list[dict[str, Any]]:
+        def content(item: tuple[Image.Image, str]) -> list[dict[str, Any]]:
             return [
-                {"type": "image_url", "image_url": {"url": _data_url(image)}},
+                {"type": "image_url", "image_url": {"url": _data_url(item[0])}},
                 {"type": "text", "text": prompt},
             ]
 
-        return self._ask(images, content, retry)
+        def drawn(item: tuple[Image.Image, str]) -> dict[str, Any]:
+            seed = seed_of(self._seed, self.name, prompt, item[1]) % (1 << 31)  # servers take 32 bits
+            return {"temperature": self._temperature, "seed": seed} if self._temperature else {}
+
+        return self._ask(list(zip(images, keys or [""] * len(images), strict=True)), content, retry, drawn)
 
     def answer(self, asked: Sequence[tuple[Image.Image, str]]) -> list[Generated | Problem]:
         """Answer a question about each RGB image; with the probabilities of the first token where a server tells them.
@@ -176,13 +203,19 @@ class Endpoint:
         names = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
         return self._ask(texts, lambda text: self.template.format(text=text, **names), retry)
 
-    def _ask(self, items: Sequence[Item], content: Callable[[Item], Any], retry: bool) -> list[Generated | Problem]:
+    def _ask(
+        self,
+        items: Sequence[Item],
+        content: Callable[[Item], Any],
+        retry: bool,
+        drawn: Callable[[Item], Mapping[str, Any]] = lambda item: {},
+    ) -> list[Generated | Problem]:
         def body(item: Item, server: Server) -> dict[str, Any]:
             penalty = PENALTY.get(server.engine.partition(" ")[0])
             other: dict[str, Any] = {penalty: RETRY["repetition_penalty"]} if penalty else SAMPLED
             return {
                 "model": self._served, "messages": [{"role": "user", "content": content(item)}],
-                "max_tokens": self.max_new_tokens, "temperature": 0, "seed": 0, **(other if retry else {}),
+                "max_tokens": self.max_new_tokens, "temperature": 0, "seed": 0, **drawn(item), **(other if retry else {}),
             }  # fmt: skip
 
         return self._pool.ask(items, body)

@@ -25,6 +25,7 @@ from commonart.core.model import device as devices
 from commonart.core.model import memory, weights
 from commonart.core.model import quantize as quantization
 from commonart.core.model.captioning import cache as caches
+from commonart.core.model.captioning.sampling import Sampling
 from commonart.core.registry.catalogue import Model
 from commonart.core.registry.hub import ResolvedModel, resolve_model
 from commonart.core.registry.lookup import check_terms, find_model
@@ -67,23 +68,29 @@ class LoadedModel:
     dtype: torch.dtype
     max_batch: int = 1 << 30  # the largest batch that is not known to exceed the memory
 
-    def generate(self, inputs: Any, *, skip: int = 0, **options: Any) -> list[Generated]:
+    def generate(
+        self, inputs: Any, *, skip: int = 0, sampling: Sampling | None = None, **options: Any
+    ) -> list[Generated]:
         """Generate one text for each row of a processor's output, deterministically.
 
         Args:
             inputs: moved to the model's device and dtype here.
             skip: tokens at the beginning of each output row that are the prompt (decoder-only models repeat it).
+            sampling: draws the tokens; None: the likeliest ones.
             options: of `transformers`' generate.
         """
+        if sampling is not None:
+            options["num_beams"] = 1
         moved = self._moved(inputs)
         config = self.model.generation_config
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         is_end = torch.tensor([end for end in ends if end is not None], device=self.device)
         if skip and options.get("num_beams") == 1 and not getattr(self.model, "_is_stateful", False):
-            rows = self._generate_by_halves(moved, skip, is_end, options)
+            rows = self._generate_by_halves(moved, skip, is_end, options, sampling)
         else:
             own = caches.new_cache(self.model) if self.model.config.is_encoder_decoder else {}
-            rows = list(self.model.generate(**moved, **own, do_sample=False, **options)[:, skip:])
+            drawn = {} if sampling is None else {"logits_processor": [sampling]}
+            rows = list(self.model.generate(**moved, **own, **drawn, do_sample=False, **options)[:, skip:])
         texts = self.processor.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         generated = []
         for row, text in zip(rows, texts, strict=True):
@@ -122,9 +129,14 @@ class LoadedModel:
         }
 
     def _generate_by_halves(
-        self, inputs: Mapping[str, Any], skip: int, is_end: torch.Tensor, options: Mapping[str, Any]
+        self,
+        inputs: Mapping[str, Any],
+        skip: int,
+        is_end: torch.Tensor,
+        options: Mapping[str, Any],
+        sampling: Sampling | None,
     ) -> list[torch.Tensor]:
-        """Generate greedily from a decoder; whenever half of a batch has ended, the others go on without it.
+        """Generate from a decoder; whenever half of a batch has ended, the others go on without it.
 
         In a batch of 64, a text of 160 tokens would else compute 160 for all of them. The cache is kept, so that the texts are
         the same.
@@ -135,8 +147,9 @@ class LoadedModel:
         inputs = {**inputs, **caches.new_cache(self.model)}
         while True:
             stop = [_HalfEnded(is_end)] if len(rows) > SMALLEST else None
+            drawn = {} if sampling is None else {"logits_processor": [sampling.of(rows.tolist())]}
             result = self.model.generate(
-                **inputs, **{**options, "max_new_tokens": limit - made}, do_sample=False, stopping_criteria=stop,
+                **inputs, **drawn, **{**options, "max_new_tokens": limit - made}, do_sample=False, stopping_criteria=stop,
                 return_dict_in_generate=True,
             )  # fmt: skip
             ids = result.sequences
@@ -189,6 +202,8 @@ class TextGenerator:
         quantize: str | None = None,
         max_new_tokens: int | None = None,
         side: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
         accepted: bool = False,
     ) -> None:
         """Check that there is an adapter for the model's class.
@@ -199,6 +214,7 @@ class TextGenerator:
             quantize: a method of `core.model.quantize` for the linear layers.
             max_new_tokens: default: the class's MAX_NEW_TOKENS.
             side: pixels of the longer side of the images that it is shown; None for a model of texts.
+            temperature, seed: of what is drawn from its probabilities (`sampling`); 0: the likeliest text.
             accepted: the registry refuses the model, and the user answers for its terms.
 
         Raises:
@@ -210,6 +226,7 @@ class TextGenerator:
         self.name, self.revision, self.license = resolved.name, resolved.revision, model.license
         self.device, self.precision, self.quantize, self.accepted = device, precision, quantize, accepted
         self.max_new_tokens, self.side = max_new_tokens or self.MAX_NEW_TOKENS, side
+        self.temperature, self.seed = temperature, seed
         quantization.check(quantize)
 
     @cached_property
@@ -218,7 +235,8 @@ class TextGenerator:
         dtype = devices.pick_dtype(self.precision, devices.pick_device(self.device))
         precision = quantization.precision_name(dtype, self.quantize)
         side = {} if self.side is None else {"side": self.side}
-        return {"precision": precision, "max_new_tokens": self.max_new_tokens, **side}
+        drawn = {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
+        return {"precision": precision, "max_new_tokens": self.max_new_tokens, **side, **drawn}
 
     @classmethod
     def open(

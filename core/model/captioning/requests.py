@@ -58,7 +58,7 @@ def open_requests(
         langs: default: each model's first language.
         lengths: short, long; default: what each model usually writes in a language.
         endpoint: servers that run the models; None: they run here.
-        options: of `Captioner.open`: allow_pickle, device, precision, quantize, max_new_tokens, side.
+        options: of `Captioner.open`: allow_pickle, device, precision, quantize, max_new_tokens, side, temperature, seed.
 
     Raises:
         UsageError: A name is empty, unknown or given twice, a model's terms are refused, or nobody writes what is asked for.

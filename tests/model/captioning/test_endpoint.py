@@ -74,6 +74,22 @@ def test_what_is_sent_and_what_comes_back(server: ChatServer) -> None:
     assert (one.name, one.revision, one.license, one.accepted) == ("qwen3-vl", "", "Apache-2.0", False)
 
 
+def test_each_image_has_its_own_seed_at_a_temperature(server: ChatServer) -> None:
+    def seeds(seed: int, keys: list[str]) -> dict[str, int]:
+        server.requests.clear()
+        options = EndpointOptions([server.url], limits=FAST)
+        one = Endpoint.open("qwen3-vl", "caption", options, temperature=0.7, seed=seed)
+        assert one.settings["temperature"] == 0.7 and one.settings["seed"] == seed
+        one.caption(images(len(keys)), "Describe this image.", keys=keys)
+        assert {body["temperature"] for body in server.requests} == {0.7}
+        return {keys[width(body) - 20]: body["seed"] for body in server.requests}
+
+    first = seeds(0, ["a", "b", "c"])
+    assert len(set(first.values())) == 3 and all(0 <= seed < 2**31 for seed in first.values())
+    assert seeds(0, ["c", "a"]) == {key: first[key] for key in ("a", "c")}
+    assert seeds(1, ["a"])["a"] != first["a"]
+
+
 def test_order_is_kept_whatever_comes_first(server: ChatServer) -> None:
     server.choose = lambda body: Answer(seconds=0.3 - 0.03 * (width(body) - 20))
     assert ask(engine(server, in_flight=10), 10) == right(10)
