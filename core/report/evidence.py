@@ -19,7 +19,7 @@ from commonart.core.report.facts import Facts
 from commonart.core.report.history import iso_time
 from commonart.core.report.ledger import caption_models
 from commonart.core.report.limits import unstated
-from commonart.core.report.makers import Maker, in_words, written
+from commonart.core.report.makers import Maker, name_in_words, people, written
 from commonart.core.report.markdown import escaped, table
 from commonart.core.report.works import tars
 
@@ -73,10 +73,10 @@ def _filters(facts: Facts) -> list[tuple[Any, ...]]:
 
 
 def _captions(facts: Facts) -> list[tuple[Any, ...]]:
-    kinds = {True: "model", False: "people", None: "not stated"}
+    kinds, persons = {True: "model", False: "people", None: "not stated"}, people(facts.makers)
     return [
         (
-            *in_words([maker]),
+            name_in_words(maker.name, maker.generated, persons),
             kinds[maker.generated],
             maker.revision,
             maker.license,

@@ -47,15 +47,16 @@ def in_words(makers: Sequence[Maker], ja: bool = False) -> dict[str, int]:
     """Return a histogram of the captions by who wrote them, the most frequent first."""
     persons, counted = people(makers), dict[str, int]()
     for maker in makers:
-        name = _in_words(maker.name, maker.generated, persons, ja)
+        name = name_in_words(maker.name, maker.generated, persons, ja)
         counted[name] = counted.get(name, 0) + maker.captions
     return dict(sorted(counted.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def _in_words(name: str, generated: bool | None, persons: frozenset[str], ja: bool) -> str:
+def name_in_words(name: str, generated: bool | None, persons: frozenset[str], ja: bool = False) -> str:
+    """Return who wrote captions: a `name` as in `Maker`, and whether it is that of people. `persons`: as `people` returns them."""
     translator, _, origin = name.partition(" of ")
     if origin:
-        original = _in_words("" if origin == SOURCE else origin, None, persons, ja)
+        original = name_in_words("" if origin == SOURCE else origin, None, persons, ja)
         return f"{original}（{translator} が翻訳）" if ja else f"{original} translated by {translator}"
     if not name:
         words = {True: ("a model not named", "モデル（名称の記載なし）"), False: ("people not named", "人（名前の記載なし）"),

@@ -84,6 +84,8 @@ def test_the_end_of_training_dates_the_documents(facts: Facts) -> None:
     assert f"**Last update:** {ended[8:10]}/{ended[5:7]}/{ended[:4]} (the end of training)" in data_summary.render(
         facts
     )
+    odd = {**facts.run, "compute": {**facts.compute, "ended": "yesterday <b>"}}
+    assert "**Last update:** 02/01/2026 (the last time" in data_summary.render(replace(facts, run=odd))
     # A run of an earlier version does not say it.
     before = {**facts.run, "compute": {k: v for k, v in facts.compute.items() if k != "ended"}}
     older = replace(facts, run=before)
