@@ -257,9 +257,8 @@ def _used(role: str, name: str, revision: str, license: str, accepted: set[str])
     plain = name.partition("@")[0]
     rows = [row for row in MODELS if plain and plain in (row.name, row.hub)]
     of_role = [row for row in rows if row.role == ROLES[role].registry]
-    row = next(
-        iter(of_role or (rows if role == "scorer" else ())), None
-    )  # captioners answer questions about images, too
+    others = rows if role == "scorer" else []  # captioners answer questions about images, too
+    row = next(iter(of_role or others), None)
     if row is None:
         origin = ORIGINS.get(plain, UNDISCLOSED)
         terms = "accepted by the user" if plain in accepted else "free" if license in OPEN.values() else "not known"

@@ -112,7 +112,7 @@ def held_out(facts: Facts) -> Iterator[Pair]:
         yield (
             f"{many(works, 'record')} of the shards {are} held out from training, which the field `split` of the record states "
             "(`heldout`). Loaders go by files and call all of them train: leave these out before you train.",
-            f"シャードのうち {works:,} 件は学習に使わない検証用で、レコードの `split` が `heldout` である。"
+            f"シャードのうち {works:,} 件は学習に使わない検証用で、記録の `split` が `heldout` である。"
             "読み込みツールはファイル単位で全件を train とするため、学習の前に除くこと。",
         )
 

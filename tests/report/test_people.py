@@ -148,7 +148,7 @@ def test_whoever_loads_the_shards_is_warned_of_what_is_held_out(facts: Facts) ->
     shards = gather(None, facts.shards)
     page, said = model_card.render(shards, []), croissant.render(shards)
     english = "2 records of the shards are held out from training, which the field `split` of the record states"
-    japanese = "シャードのうち 2 件は学習に使わない検証用で、レコードの `split` が `heldout` である。"
+    japanese = "シャードのうち 2 件は学習に使わない検証用で、記録の `split` が `heldout` である。"
     assert f"- {english}" in page and f"- {japanese}" in page
     for each in (said, croissant.render(facts)):  # whose shards are the same files
         assert any(text.startswith(english) for text in each["rai:dataLimitations"])
