@@ -15,7 +15,7 @@ from commonart.core.data.files import check_writable
 from commonart.core.data.text import printable
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.report import card, trace
+from commonart.core.report import card, limits, trace
 from commonart.core.report import verify as checks
 from commonart.core.report.facts import gather
 
@@ -62,7 +62,7 @@ def run(
         )
     files = card.write(facts, folder, certify)
     for name, count in facts.untraced.items():
-        log.warn(f"{count:,} of {facts.works:,} works: {trace.missing(name)}")
+        log.warn(f"{count:,} of {facts.works:,} works: {limits.missing(name)}")
     print(f"{facts.works:,} works, {len(files):,} files: {folder / card.ENTRY}", flush=True)
     return Summary("report", facts.works, facts.works, seconds=time.monotonic() - started)
 

@@ -16,7 +16,7 @@ from commonart.core.output.html import Page
 SECTIONS = {
     "short": "In short / 要約", "tested": "What was tested / 対象", "membership": "Membership inference / 学習画像の判別",
     "blind": "The blind judge / 盲検の判定器", "set": "The set as a whole / 集まり全体", "replication": "Near copies / 類似画像",
-    "extraction": "Extraction / 取り出し", "prompts": "Memorised prompts / 記憶された説明文",
+    "extraction": "Extraction / 取り出し", "prompts": "Memorised prompts / 記憶されたキャプション",
     "limits": "What these numbers can and cannot say / この数字で言えること、言えないこと", "all": "All numbers / すべての数値",
 }  # fmt: skip
 

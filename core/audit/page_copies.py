@@ -23,7 +23,7 @@ def replication(page: Page, result: Result, examples: Sequence[Example], size: i
     say(page, result, words.REPLICATION, made=part["generated"], limit=part["limit"], compared=part["training_images"])
     control = part.get("control")
     rows = [(f"from {called['captions']} / {called['captions_ja']}から", part)]
-    rows += [("from held-out captions / 未学習の説明文から", control)] if control else []
+    rows += [("from held-out captions / 未学習のキャプションから", control)] if control else []
     page.table(
         ("images / 画像", "made / 生成", "near copies / 類似画像", "share / 割合 [95 %]"),
         [(name, row["generated"], row["copies"], share(row["above_background"])) for name, row in rows],
@@ -33,10 +33,12 @@ def replication(page: Page, result: Result, examples: Sequence[Example], size: i
     everything, japanese = called["all"], called["all_ja"]
     spreads = [
         (f"to the nearest of {everything} / {japanese}のうち最も近いものと", part["similarity"]),
-        ("to the caption's own image / 説明文の元の画像と", part["to_own_image"]),
+        ("to the caption's own image / キャプションの元の画像と", part["to_own_image"]),
     ]
     spreads += (
-        [("held-out captions, nearest / 未学習の説明文、最も近い画像と", control["similarity"])] if control else []
+        [("held-out captions, nearest / 未学習のキャプション、最も近い画像と", control["similarity"])]
+        if control
+        else []
     )
     spreads.append((f"between {everything} / {japanese}どうし", part["background"]))
     page.table(
@@ -55,7 +57,7 @@ def replication(page: Page, result: Result, examples: Sequence[Example], size: i
     for example in examples:
         page.row([
             (image_set.open_square(example.source, size),
-             f"the caption's image / 説明文の元の画像{_credit(example.source.record)}"),
+             f"the caption's image / キャプションの元の画像{_credit(example.source.record)}"),
             (example.generated, f"generated / 生成: {example.prompt} (similarity {example.to_source:.2f})"),
             (image_set.open_square(example.nearest, size),
              f"nearest / 最も近い画像{_credit(example.nearest.record)} (similarity {example.similarity:.2f})"),
@@ -97,15 +99,15 @@ def extraction(page: Page, result: Result, examples: Sequence[Extracted], size: 
         told = f"generated / 生成: {example.prompt} (distance / 距離 {example.distance:.3f})"
         page.row([
             (image_set.open_square(example.source, size),
-             f"the caption's image / 説明文の元の画像{_credit(example.source.record)}"),
+             f"the caption's image / キャプションの元の画像{_credit(example.source.record)}"),
             *((image, told) for image in example.generated),
         ])  # fmt: skip
     page.table(
-        ("captions / 説明文", "tried / 試行", "with a clique / ほぼ同じ画像 [95 %]", "extracted / 取り出せた [95 %]"),
+        ("captions / キャプション", "tried / 試行", "with a clique / ほぼ同じ画像 [95 %]", "extracted / 取り出せた [95 %]"),
         [
             (f"{called['captions']} / {called['captions_ja']}", part["captions"], share(part["with_clique"]),
              share(part["extracted"])),
-            ("held-out captions / 未学習の説明文", part["heldout_captions"], share(part["heldout_with_clique"]),
+            ("held-out captions / 未学習のキャプション", part["heldout_captions"], share(part["heldout_with_clique"]),
              share(part["heldout_extracted"])),
         ],
     )  # fmt: skip
@@ -114,7 +116,7 @@ def extraction(page: Page, result: Result, examples: Sequence[Extracted], size: 
         rows = [(row["key"], row["prompt"], row["clique"], decimal(row["distance"])) for row in part["images"]]
         alike = f"near-identical of {part['seeds']} / {part['seeds']} 枚中ほぼ同じ枚数"
         page.table(
-            ("key / キー", "caption / 説明文", alike, f"distance / 距離 (limit / 限界 {part['near']})"),
+            ("key / キー", "caption / キャプション", alike, f"distance / 距離 (limit / 限界 {part['near']})"),
             rows,
         )
 
@@ -127,13 +129,13 @@ def prompts(page: Page, result: Result) -> None:
     say(page, result, words.PROMPTS, rate=percent(part["false_alarm_rate"]), threshold=part["threshold"])
     flags(page, result)
     page.table(
-        (f"{called['captions']} / {called['captions_ja']}", "held-out captions / 未学習の説明文",
+        (f"{called['captions']} / {called['captions_ja']}", "held-out captions / 未学習のキャプション",
          "flagged / 印 [95 %]", "AUC [95 %]"),
         [(part["prompts"], part["heldout_prompts"], share(part["flagged"]), interval(part["auc"]))],
     )  # fmt: skip
     if part["flagged_prompts"]:
         rows = [(row["key"], row["prompt"], decimal(row["magnitude"])) for row in part["flagged_prompts"]]
-        page.table(("key / キー", "caption / 説明文", "magnitude / 大きさ"), rows)
+        page.table(("key / キー", "caption / キャプション", "magnitude / 大きさ"), rows)
 
 
 def flags(page: Page, result: Result) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 TERMS = {
     False: {
         "members": "training images", "captions": "training captions", "all": "all training images",
-        "own": "their training image", "members_ja": "学習画像", "captions_ja": "学習画像の説明文", "all_ja": "全学習画像",
+        "own": "their training image", "members_ja": "学習画像", "captions_ja": "学習画像のキャプション", "all_ja": "全学習画像",
         "own_ja": "元の学習画像",
     },
     True: {
         "members": "works in question", "captions": "captions of the works in question", "all": "the works in question",
-        "own": "their own image", "members_ja": "対象の作品", "captions_ja": "対象の作品の説明文", "all_ja": "対象の作品",
+        "own": "their own image", "members_ja": "対象の作品", "captions_ja": "対象の作品のキャプション", "all_ja": "対象の作品",
         "own_ja": "元の作品",
     },
 }  # fmt: skip
@@ -28,10 +28,10 @@ SHORT_JA = {
 # What the rows of the tables are called.
 NAMES = {
     "classifier": "classifier on the images / 画像の分類器", "file_bytes": "file size / ファイルの大きさ",
-    "png_bytes": "size without loss / 可逆圧縮での大きさ", "caption_length": "caption length / 説明文の長さ",
-    "combined": "combined / 総合", "twin": "has a twin / 重複あり", "no_caption": "no caption / 説明文なし",
+    "png_bytes": "size without loss / 可逆圧縮での大きさ", "caption_length": "caption length / キャプションの長さ",
+    "combined": "combined / 総合", "twin": "has a twin / 重複あり", "no_caption": "no caption / キャプションなし",
     "no_image": "no image / 画像なし", "too_small": "too small / 小さすぎ", "unreadable": "unreadable / 読めない",
-    "not_trained_on": "not trained on / 学習から除外", "seed": "seed / 乱数の種", "lang": "caption language / 説明文の言語",
+    "not_trained_on": "not trained on / 学習から除外", "seed": "seed / 乱数の種", "lang": "caption language / キャプションの言語",
     "times": "timesteps / 時刻の数", "draws": "noises / ノイズの数", "permutations": "permutations / 並べ替えの数",
     "objective": "objective / 学習目標", "size": "pixels / 画素", "precision": "precision / 精度",
     "steps": "sampling steps / 生成ステップ", "guidance": "guidance / ガイダンス",

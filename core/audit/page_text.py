@@ -22,17 +22,17 @@ VERDICTS = {
         "Nothing can be said about the model: the two groups of images differ by themselves, without it. Compare "
         "images of one source.",
         "モデルについては何も言えません。比べた二つの画像群が、モデルと無関係に、もともと違っています。"
-        "同じ出所の画像どうしで比べてください。",
+        "同じ出典の画像どうしで比べてください。",
     ),
 }
 PARTS = {  # the verdicts of replication and extraction
     "groups differ": (
         "No verdict: the two groups differ by themselves, so the held-out captions are no fair control.",
-        "判定できません。二つの群がもともと違うため、未学習の説明文は公平な対照になりません。",
+        "判定できません。二つの群がもともと違うため、未学習のキャプションは公平な対照になりません。",
     ),
     "near copies": (
         "More near copies come from {captions} than from held-out ones, beyond what chance explains.",
-        "{captions_ja}からは、未学習の説明文からよりも、偶然で説明できないほど多くの類似画像が生じました。",
+        "{captions_ja}からは、未学習のキャプションからよりも、偶然で説明できないほど多くの類似画像が生じました。",
     ),
     "no near copies found": (
         "No more near copies come from {captions} than chance explains.",
@@ -40,17 +40,17 @@ PARTS = {  # the verdicts of replication and extraction
     ),
     "too few to tell": (
         "So few captions cannot tell it from chance: not even all against none would be a finding.",
-        "説明文が少なすぎて、偶然と区別できません。一方がすべて、他方がゼロでも発見にはなりません。",
+        "キャプションが少なすぎて、偶然と区別できません。一方がすべて、他方がゼロでも発見にはなりません。",
     ),
     "extracted": (
         "Images can be extracted from the {members}: their captions bring them back, more often than chance explains.",
-        "{members_ja}を取り出せます。説明文から、偶然で説明できる頻度を超えて再現されました。",
+        "{members_ja}を取り出せます。キャプションから、偶然で説明できる頻度を超えて再現されました。",
     ),
     "extracted, rate uncertain": (
         "That images came back is a fact about each of them. Only the rate is uncertain: {of} captions are too "
         "few to tell it from that of held-out ones at the level of {level:g}.",
-        "画像が再現されたことは、その一枚ごとの事実です。不確かなのは割合だけです。説明文 {of} 件では、"
-        "有意水準 {level:g} で未学習の説明文の割合と区別できません。",
+        "画像が再現されたことは、その一枚ごとの事実です。不確かなのは割合だけです。キャプション {of} 件では、"
+        "有意水準 {level:g} で未学習のキャプションの割合と区別できません。",
     ),
     "nothing extracted": (
         "No more images came back than chance explains.",
@@ -196,7 +196,7 @@ REPLICATION = (
     "set's own, shares of two models cannot be compared.",
     "{captions_ja} {made:,} 件からそれぞれ画像を生成し、{all_ja} {compared:,} 枚から最も近いものを探します。"
     "それらどうしの 95 %（重複を除く）より近い（類似度 {limit:.3f} 超）ものを類似画像と数えます。"
-    "対照は未学習の説明文から生成した画像で、その割合は、単に似ているだけの画像が数えられる頻度です。限界値はデータごとに異なるため、割合をモデルどうしで比べることはできません。",
+    "対照は未学習のキャプションから生成した画像で、その割合は、単に似ているだけの画像が数えられる頻度です。限界値はデータごとに異なるため、割合をモデルどうしで比べることはできません。",
 )
 FINDABLE = (
     "At the level of {level:g}, {least} of {of} would have been a finding against the control's {other} of {others}.",
@@ -215,19 +215,20 @@ SMALL_JUDGE = (
 EXTRACTION = (
     "{seeds} images were made of each caption. A clique is at least {clique} of them that are nearly the same; where it shows the "
     "caption's own image, that is extracted. Cliques alone show nothing where held-out captions make as many.",
-    "説明文ごとに {seeds} 枚を生成しました。{clique} 枚以上がほぼ同じで、それが説明文の元の画像なら、取り出せたことになります。"
-    "未学習の説明文からも同じだけ「ほぼ同じ画像」が生じるなら、それだけでは何も示しません。",
+    "キャプションごとに {seeds} 枚を生成しました。{clique} 枚以上がほぼ同じで、それがキャプションの元の画像なら、"
+    "取り出せたことになります。"
+    "未学習のキャプションからも同じだけ「ほぼ同じ画像」が生じるなら、それだけでは何も示しません。",
 )
 GAVE_BACK = (
     "{count} of {of} captions gave back {own}, and {other} of {others} held-out captions theirs.",
-    "説明文 {of} 件中 {count} 件から{own_ja}が再現されました（未学習の説明文では {others} 件中 {other} 件）。",
+    "キャプション {of} 件中 {count} 件から{own_ja}が再現されました（未学習のキャプションでは {others} 件中 {other} 件）。",
 )
 PROMPTS = (
     "How much a caption alone decides the image is measured at the first step. The threshold of {threshold:.4g} is set so that at "
     "most {rate} of held-out captions are above it. A caption that says much can be above it too: a flag is a reason to look, "
     "no proof, and no flag proves nothing. `commonart sample --refuse-memorised` refuses such prompts by this file.",
-    "説明文だけで画像がどれほど決まるかを最初のステップで測ります。しきい値 {threshold:.4g} は、"
-    "超える未学習の説明文が最大 {rate} になるように決めたものです。詳しい説明文も超えることがあり、"
+    "キャプションだけで画像がどれほど決まるかを最初のステップで測ります。しきい値 {threshold:.4g} は、"
+    "超える未学習のキャプションが最大 {rate} になるように決めたものです。詳しいキャプションも超えることがあり、"
     "印は調べる理由であって証明ではなく、"
     "印がないことも何の証明にもなりません。"
     "`commonart sample --refuse-memorised` はこのファイルに従って拒否します。",
@@ -238,7 +239,7 @@ FLAGGED = (
 )
 GUARD = (
     "The threshold would have stopped {stopped} of the {count} captions whose image was extracted.",
-    "取り出せた画像の説明文 {count} 件のうち、このしきい値で止められたのは {stopped} 件です。",
+    "取り出せた画像のキャプション {count} 件のうち、このしきい値で止められたのは {stopped} 件です。",
 )
 NO_SHARE = (
     "This share says nothing: the AUC's interval, {auc}, holds 0.5.",

@@ -50,6 +50,18 @@ def terms_of(name: str) -> str | None:
     return " of ".join(row.outputs for row in rows if row) if all(rows) else None
 
 
+def is_generated(name: str, stated: Any) -> bool | None:
+    """Return whether a model wrote a caption; None where the records do not state it.
+
+    Args:
+        name: of its model or people; that of a known model decides.
+        stated: its field `synthetic`.
+    """
+    if writer(name) is not None or is_closed_service(name):
+        return True
+    return stated if isinstance(stated, bool) else (True if name else None)
+
+
 def maker_problem(name: str) -> str:
     """Return why the terms of a model do not allow training on its captions, or "": caption_of_refused_model:NAME."""
     row = writer(name)

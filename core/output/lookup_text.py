@@ -41,7 +41,7 @@ def block(found: Mapping[str, Any]) -> str:
     """Return the lines of one record, or of what was removed before (`Removed.as_json`)."""
     if found["match"] == "removed":
         runs = (
-            f"; was in the training data of {', '.join(found['runs'])}, which cannot unlearn it"
+            f"; was in the training data of {', '.join(found['runs'])}, which the removal does not change"
             if found["runs"]
             else ""
         )

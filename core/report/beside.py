@@ -37,7 +37,7 @@ def _thin(numbers: list[int]) -> list[int]:
 
 
 def without_places(value: Any) -> Any:
-    """Return JSON whose absolute paths are names alone: where a folder lay on its maker's machine is nobody's business."""
+    """Return JSON whose absolute paths are names alone: a card is published, and the folders of its maker's machine are private."""
     if isinstance(value, dict):
         return {name: without_places(each) for name, each in value.items()}
     if isinstance(value, list):

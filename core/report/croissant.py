@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from commonart.core.data.caption_terms import RULES, writer
 from commonart.core.data.files import write_json
 from commonart.core.data.shards.manifest import finished
 from commonart.core.data.shards.reader import IMAGE_EXTENSIONS
 from commonart.core.licenses.table import known_licenses
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import makers, many
+from commonart.core.report.limits import FIELDS as STATED
+from commonart.core.report.limits import held_out, missing
+from commonart.core.report.makers import in_words, written
+from commonart.core.report.markdown import language_tag, many
 from commonart.core.report.works import tars
 
 FILE = "croissant.json"
@@ -62,13 +64,18 @@ FIELDS = (
     ("width", "sc:Integer", "Pixels."),
     ("height", "sc:Integer", "Pixels."),
     ("mime", "sc:Text", "Media type of the image."),
-    ("split", "sc:Text", "train or heldout, by a hash of the image: what is held out is never trained on."),
+    (
+        "split",
+        "sc:Text",
+        "train or heldout, by a hash of the image. It decides, whatever split a loader calls the file: what is held out is "
+        "not for training.",
+    ),
     ("phash", "sc:Text", "Perceptual hash of the image."),
 )
 CAPTION_FIELDS = (
     ("text", "sc:Text", "The caption."),
     ("lang", "sc:Text", "Its language."),
-    ("model", "sc:Text", "The model or the people that wrote it, as far as it is known."),
+    ("model", "sc:Text", "The model, or the people, that wrote it, as far as it is known."),
     ("revision", "sc:Text", "The version of that model."),
     ("license", "sc:Text", "Licence of that model."),
     ("synthetic", "sc:Boolean", "Whether a model wrote it."),
@@ -85,7 +92,7 @@ def write(facts: Facts, folder: Path) -> None:
 def render(facts: Facts) -> dict[str, Any]:
     """Return the description of a report's shards, as JSON-LD."""
     files, extensions = _files(facts)
-    synthetic = ["synthetic captions"] if "machine-generated" in annotators(facts) else []
+    synthetic = ["synthetic captions"] if written(facts.makers, True) else []
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -94,7 +101,7 @@ def render(facts: Facts) -> dict[str, Any]:
         "description": description(facts),
         "version": f"1.0.0+{facts.fingerprint[:12]}",  # the same number for the same bytes
         "license": [_license(name, count) for name, count in facts.licenses.items() if name],
-        "inLanguage": [lang for lang in facts.languages if lang],
+        "inLanguage": [*filter(None, map(language_tag, facts.languages))],
         "keywords": ["text-to-image", "image captioning", "openly licensed images", *synthetic],
         "isLiveDataset": False,
         "distribution": [
@@ -140,22 +147,18 @@ def description(facts: Facts) -> str:
     """Return in a few sentences what the works are."""
     what = f"{many(facts.works, 'image')} with {many(sum(facts.languages.values()), 'caption')}"
     whose = f", those of these shards that the model {facts.name} was trained on" if facts.run is not None else ""
-    asked = {"source": "source", "author": "author", "license": "licence"}
     lacking = [
-        f"{many(facts.untraced[key], 'work')} without {name}" for key, name in asked.items() if facts.untraced.get(key)
-    ]
+        f"{many(facts.untraced[key], 'work')} without {STATED[key][0]}"
+        for key in ("source", "author", "license") if facts.untraced.get(key)
+    ]  # fmt: skip
     if unsigned := facts.captioners.get("", 0):
         lacking.append(f"{many(unsigned, 'caption')} without a writer")
+    people, models = (written(facts.makers, generated) for generated in (False, True))
+    by = f" Captions by people: {people:,}; by models: {models:,}." if people or models else ""
     return (
-        f"{what}{whose}, as WebDataset shards. A record names the source, the author and the licence of its work, and who wrote "
-        f"each caption{', as far as these are known: ' + ', '.join(lacking) if lacking else ''}."
+        f"{what}{whose}, as WebDataset shards.{by} A record names the source, the author and the licence of its work, and who "
+        f"wrote each caption{', as far as these are known: ' + ', '.join(lacking) if lacking else ''}."
     )
-
-
-def annotators(facts: Facts) -> list[str]:
-    """Return who wrote the captions, in the hub's words: machine-generated of models that this project knows, other of the rest."""
-    known = {all(writer(each) or each == RULES for each in name.split(" of ")) for name in facts.captioners}
-    return [word for word, is_so in (("machine-generated", True), ("other", False)) if is_so in known]
 
 
 def step(row: Mapping[str, Any]) -> str:
@@ -254,24 +257,24 @@ def _responsible(facts: Facts) -> dict[str, Any]:
     scenes, captions = set(facts.sources) <= {"scenes"}, sum(facts.languages.values())
     rows = {row["stage"]: row for row in facts.history}
     writers = [model for model in facts.models if model.role in ("captioner", "translator")]
-    unsigned = facts.captioners.get("", 0)
+    people, unsigned = written(facts.makers, False), facts.captioners.get("", 0)
     return {
         "dataCollection": " ".join(_collection(facts, scenes)),
         "dataCollectionType": ["Software Collection"] if scenes else ["Secondary Data analysis", "Software Collection"],
         "dataCollectionRawData": _counts(facts.sources, "work"),
-        "dataCollectionMissingData": "; ".join(f"{what} not stated: {many(n, 'work')}" for what, n in facts.untraced.items())
+        "dataCollectionMissingData": "; ".join(f"{missing(name)}: {many(n, 'work')}" for name, n in facts.untraced.items())
         or "Every work has a source, an author, an address, a licence and a hash.",
         "dataCollectionTimeframe": list(dict.fromkeys(filter(None, facts.observed))),
         "dataPreprocessingProtocol": [step(row) for row in facts.history if row["stage"] not in OTHER_STAGES],
         "dataManipulationProtocol": step(rows["shard"]) if "shard" in rows else "",
-        "dataAnnotationProtocol": _counts(makers(facts.captioners), "caption"),
+        "dataAnnotationProtocol": _counts(in_words(facts.makers), "caption"),
         "machineAnnotationTools": [
             f"{model.name}, {model.role}, revision {model.revision or 'not known'}, licence {model.license or 'not known'}, "
             f"terms of its outputs: {model.terms}; trained on: {model.trained_on}"
             for model in writers
         ],
-        "annotationsPerItem": f"{captions / facts.works:.2f} captions on average"
-        + (f", of which {unsigned:,} in all do not say who wrote them" if unsigned else ", each with the name of who wrote it")
+        "annotationsPerItem": f"{captions / facts.works:.2f} captions on average, of which {people / facts.works:.2f} by people"
+        + (f"; {unsigned:,} in all do not say who wrote them" if unsigned else "; each names who wrote it")
         if facts.works and captions
         else "",
         "dataBiases": ["Not measured. Works that were put under an open licence are no sample of the world's pictures."],
@@ -302,6 +305,8 @@ def _collection(facts: Facts, scenes: bool) -> Iterator[str]:
 def _limitations(facts: Facts) -> Iterator[str]:
     yield "Licences are those that the sources stated; whether whoever stated them had the right to do so was not examined."
     if facts.conflicting:
-        yield f"{facts.conflicting:,} images stand in the data more than once, under different licences."
-    if "machine-generated" in annotators(facts):
+        yield f"Images that are in the data more than once, under different licences: {facts.conflicting:,}."
+    if written(facts.makers, True):
         yield "Captions that models wrote may be wrong."
+    for pair in held_out(facts):
+        yield from pair

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from commonart.core.data.files import write_json
 from commonart.core.licenses.table import known_licenses
@@ -21,10 +22,11 @@ from commonart.core.report import scores
 from commonart.core.report.croissant import description, step
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import ModelUsed
-from commonart.core.report.markdown import makers
+from commonart.core.report.makers import in_words
 
 FILE = "cyclonedx.json"
 MODEL, DATA = "model", "data"  # references of the two
+OURS = "commonart"
 
 
 def write(facts: Facts, folder: Path) -> None:
@@ -49,7 +51,7 @@ def render(facts: Facts) -> dict[str, Any]:
         "serialNumber": f"urn:uuid:{identifier(facts)}",
         "version": 1,
         "metadata": {
-            "tools": {"components": [{"type": "application", "name": "commonart", "version": version_of(facts)}]},
+            "tools": {"components": [{"type": "application", "name": OURS, "version": version_of(facts)}]},
             "component": subject,
         },
         "components": [*others, *models.values(), *libraries],
@@ -78,12 +80,12 @@ def version_of(facts: Facts) -> str:
 
 def _licenses(names: Iterable[str]) -> dict[str, Any]:
     """The field `licenses`, which must not be empty."""
-    found, ids = [], spdx_ids()
+    licenses, ids = [], spdx_ids()
     for name in filter(None, names):
         known = known_licenses().get(name.lower())
         address = {"url": known.url} if known is not None and known.url else {}
-        found.append({"license": {"id" if name in ids else "name": name, **address}})
-    return {"licenses": found} if found else {}
+        licenses.append({"license": {"id" if name in ids else "name": name, **address}})
+    return {"licenses": licenses} if licenses else {}
 
 
 def _properties(values: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -147,7 +149,7 @@ def _data(facts: Facts) -> dict[str, Any]:
     counts = {
         **{f"license:{name or 'not stated'}": number for name, number in facts.licenses.items()},
         **{f"source:{name or 'not stated'}": number for name, number in facts.sources.items()},
-        **{f"captions:{name or 'not stated'}": number for name, number in makers(facts.captioners).items()},
+        **{f"captions:{name or 'not stated'}": number for name, number in in_words(facts.makers).items()},
         **{f"not-stated:{name}": number for name, number in facts.untraced.items()},
     }  # fmt: skip
     about = {"works": facts.works, "digest": facts.digest, "fingerprint": facts.fingerprint, **counts}
@@ -206,5 +208,7 @@ def _model_used(model: ModelUsed) -> dict[str, Any]:
 def packages(facts: Facts) -> Iterator[dict[str, Any]]:
     """Yield the Python packages whose versions the run kept."""
     for name, version in sorted(((facts.run or {}).get("versions") or {}).items()):
-        purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
-        yield {"type": "library", "bom-ref": purl, "name": name, "version": str(version), "purl": purl}
+        package = {"type": "library", "bom-ref": f"library:{name}@{version}", "name": name, "version": str(version)}
+        # This project is not on PyPI: an address there would be that of whoever registers its name.
+        purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(str(version))}"
+        yield package if name == OURS else {**package, "purl": purl}

@@ -10,7 +10,9 @@ from commonart.core.data.sources.named import HUB_SOURCES
 from commonart.core.report.facts import Facts
 from commonart.core.report.history import dated
 from commonart.core.report.ledger import ModelUsed
-from commonart.core.report.markdown import counts, escaped, license_name, license_names, makers, table
+from commonart.core.report.makers import in_words, written
+from commonart.core.report.markdown import counts, escaped, license_name, license_names, many, table
+from commonart.core.report.quantities import amount, power
 
 NAME = "data_summary_card.md"
 THRESHOLD = 1e23  # FLOP: the Commission's guidelines of 2025-07-18 on which models are general-purpose, paragraph 17
@@ -20,6 +22,8 @@ GENERAL = (
     "phi3-vision", "phi3.5-vision", "phi3-medium", "phi4-multimodal", "qwen2-vl", "qwen2.5-vl-3b", "qwen3-vl", "qwen3-vl-4b",
     "qwen3-vl-8b", "swallow", "gemma",
 )  # fmt: skip
+# Of the sources by name that do not lie on the hub.
+PAGES = {"coco2017": "https://cocodataset.org", "stair": "https://github.com/STAIR-Lab-CIT/STAIR-captions"}
 OWN = ("scenes",)  # sources that this project generates, without a model
 
 
@@ -31,26 +35,31 @@ def _updated(facts: Facts) -> str:
 def is_owed(facts: Facts) -> str:
     """Return a sentence: whether the computed FLOP reach the threshold of the AI Act's guidelines."""
     if facts.flops is None:
-        return "The FLOP of this training are not known, so that nothing is said here of the threshold of 10^23."
+        return "The FLOP of this training are not known, so that nothing is said here of the threshold of 10²³."
     share = facts.flops / THRESHOLD
-    own = f"This training took {facts.flops:.3g} FLOP (the trained model alone, forward and backward), {share:.2g} of 10^23"
+    cost = f"This training took {power(facts.flops, 3)} FLOP (the trained model alone, forward and backward), "
+    cost += f"{_part(share)} of 10²³"
     if any(model.role == "initial weights" for model in facts.models):
-        own += "; that of the weights it began from is not in it, and has to be added"
+        cost += "; that of the weights it began from is not in it, and has to be added"
     if share >= 1:
-        return f"{own}: at or above the threshold from which a general-purpose model is presumed. The summary is owed."
-    return f"{own}: below the threshold from which a general-purpose model is presumed. The summary is voluntary."
+        return f"{cost}: at or above the threshold from which a general-purpose model is presumed. The summary is owed."
+    return f"{cost}: below the threshold from which a general-purpose model is presumed. The summary is voluntary."
+
+
+def _part(share: float) -> str:
+    return amount(share) if share >= 1e-3 else power(share)
 
 
 def _summary_ja(facts: Facts) -> list[str]:
     """Say in Japanese what this is and the gist of it: the Commission's template is in English, and so are its fields."""
-    share = f"（基準の {facts.flops / THRESHOLD:.2g} 倍）" if facts.flops else ""
-    flops = f"{facts.flops:.3g} FLOP{share}" if facts.flops else "不明"
+    share = f"（基準の {_part(facts.flops / THRESHOLD)} 倍）" if facts.flops else ""
+    flops = f"{power(facts.flops, 3)} FLOP{share}" if facts.flops else "不明"
     return [
         "> EU AI 法 第53条1項(d) の学習内容の概要。欧州委員会の様式（1 一般情報、2 データの出所、3 データの処理）に従い、"
         "項目は英語で記す。要点：",
         f"> 作品 {facts.works:,} 点（{counts(license_names(facts.licenses), 4, '不明')}）、"
         f"出典 {counts(facts.sources, 4, '不明')}、学習の計算量 {flops}。"
-        "基準は 10^23 FLOP で、これ以上なら汎用モデルと推定され、公開の義務がある。",
+        "基準は 10²³ FLOP で、これ以上なら汎用モデルと推定され、公開の義務がある。",
     ]
 
 
@@ -87,7 +96,7 @@ def render(facts: Facts) -> str:
 def _general(facts: Facts) -> list[str]:
     base = [f"{escaped(m.name)} ({escaped(m.revision)})" for m in facts.models if m.role == "initial weights"]
     words = sum(int(length) * count for length, count in facts.caption_words.items())
-    first, last = facts.observed
+    (first, last), undated = facts.observed, facts.untraced.get("observed", 0)
     return [
         "## 1. General information",
         "### 1.1. Provider identification",
@@ -104,11 +113,11 @@ def _general(facts: Facts) -> list[str]:
             [
                 ("Image", f"{image_range(facts.works)} ({facts.works:,})",
                  f"images under {counts(license_names(facts.licenses), 6)}"),
-                ("Text", f"{text_range(words)} ({words:,} words)", f"their captions, by {counts(makers(facts.captioners), 6)}"),
+                ("Text", f"{text_range(words)} ({words:,} words)", f"their captions, by {counts(in_words(facts.makers), 6)}"),
             ],
         ),
         f"**Latest date of data acquisition/collection for model training:** {last[5:7]}/{last[:4]} (licences observed "
-        f"{first[:10]} to {last[:10]})" if last else
+        f"{first[:10]} to {last[:10]}" + (f"; not stated for {many(undated, 'work')}" if undated else "") + ")" if last else
         f"**Latest date of data acquisition/collection for model training:** {OPERATOR}",
         "**Description of the linguistic characteristics of the overall training data:** captions: "
         f"{counts(facts.languages, 20) or 'none'}",
@@ -119,13 +128,14 @@ def _general(facts: Facts) -> list[str]:
 
 def _sources(facts: Facts) -> list[str]:
     published = {name: count for name, count in facts.sources.items() if link_of(name)}
-    own = {name: count for name, count in facts.sources.items() if name in OWN}
+    drawn = {name: count for name, count in facts.sources.items() if name in OWN}
     # Folders and lists of works: no manifest says whose they are, or who brought them together.
-    others = {name: count for name, count in facts.sources.items() if name not in published and name not in own}
+    others = {name: count for name, count in facts.sources.items() if name not in published and name not in drawn}
     addressed = facts.works - facts.untraced.get("address", 0)
     writers = [model for model in facts.models if model.role in ("captioner", "translator")]
     general = [model for model in writers if model.name in GENERAL]
     narrow = [model for model in writers if model not in general]
+    unknown = written(facts.makers, None)
     large = [
         f"- {escaped(name)}: {link_of(name)} ({count:,} works)"
         for name, count in published.items()
@@ -135,11 +145,15 @@ def _sources(facts: Facts) -> list[str]:
     return [
         "## 2. List of data sources", "",
         "### 2.1. Publicly available datasets",
-        f"**Have you used publicly available datasets to train the model?** {_yes(published)}",
+        "**Have you used publicly available datasets to train the model?** "
+        + ("Yes" if published else f"By the manifests: {counts(others, 20)}; whether these are publicly available: {OPERATOR}"
+           if others else "No"),
         *(["**Modality(ies) of the content covered:** image, text", "**List of large publicly available datasets:**",
            *(large or ["none above 3 %"]),
            f"**General description of other publicly available datasets not listed above:** {', '.join(small) or 'none'}",
-           f"**Additional comments:** periods of collection: {OPERATOR}"] if published else []), "",
+           f"**Additional comments:** periods of collection: {OPERATOR}"
+           + (f"; whether these are publicly available, too: {counts(others, 20)}: {OPERATOR}" if others else "")]
+          if published else []), "",
         "### 2.2. Private non-publicly available datasets obtained from third parties",
         "#### 2.2.1. Datasets commercially licensed by rightsholders or their representatives",
         "**Have you concluded transactional commercial licensing agreement(s) with rightsholder(s) or their "
@@ -162,7 +176,8 @@ def _sources(facts: Facts) -> list[str]:
         f"{OPERATOR}", "",
         "### 2.5. Synthetic data",
         "**Was synthetic AI-generated data created by or on behalf of the provider to train the model?** "
-        + (f"{_yes(writers)}" + (", captions" if writers else "")),
+        + ("Yes, captions" if writers else f"No generated captions are stated; {unknown:,} do not state who wrote them: {OPERATOR}"
+           if unknown else "No"),
         *(["**Modality of the synthetic data:** text",
            "**General-purpose AI model(s) used to generate the synthetic data (if on the market):**"
            + ("" if general else f" none is known to be one: {OPERATOR}"), *map(_writer, general),
@@ -171,11 +186,11 @@ def _sources(facts: Facts) -> list[str]:
           if writers else []), "",
         "### 2.6. Other sources of data",
         "**Have data sources other than those described in Sections 2.1 to 2.5 been used to train the model?** "
-        + (_yes(own) if own or not others else f"By the manifests: {counts(others, 20)}; whether these are data of the provider's "
-           f"own, or belong into one of the sections above: {OPERATOR}"),
-        *([f"**Narrative description of these data sources and the data:** {counts(own)}: images that this project's own "
+        + (_yes(drawn) if drawn or not others else f"By the manifests: {counts(others, 20)}; whether these are data of the "
+           f"provider's own, or belong in one of the sections above: {OPERATOR}"),
+        *([f"**Narrative description of these data sources and the data:** {counts(drawn)}: images that this project's own "
            "generator draws by rule, without a model"
-           + (f"; from folders or lists, {counts(others, 20)}: whose these are: {OPERATOR}" if others else "")] if own else []),
+           + (f"; from folders or lists, {counts(others, 20)}: whose these are: {OPERATOR}" if others else "")] if drawn else []),
         "",
     ]  # fmt: skip
 
@@ -188,6 +203,7 @@ def _processing(facts: Facts) -> list[str]:
     ]  # fmt: skip
     dropped = [f"{escaped(reason)} {count:,}" for row in facts.history for reason, count in row["dropped"].items()]
     taken = f"Licences were judged: {'; '.join(policies)}" if policies else "No policy on licences is in the history"
+    persons = in_words([maker for maker in facts.makers if maker.generated is False])
     return [
         "## 3. Data processing aspects",
         "### 3.1. Respect of reservation of rights from text and data mining exception or limitation",
@@ -201,8 +217,8 @@ def _processing(facts: Facts) -> list[str]:
         "",
         "### 3.3. Other information (optional)",
         f"**Other relevant information about data processing aspects:** works without a stated author: {facts.unknown_authors:,}; "
-        f"images under different licences: {facts.conflicting:,}; whether a work was in the training set is answered by "
-        "`commonart lookup`", "",
+        f"images under different licences: {facts.conflicting:,}; captions that people wrote: {counts(persons) or 'none'}; "
+        "whether a work was in the training set is answered by `commonart lookup`", "",
     ]  # fmt: skip
 
 
@@ -234,7 +250,7 @@ def link_of(source: str) -> str:
         return f"https://huggingface.co/datasets/{source[3:].partition('@')[0]}"
     if source in HUB_SOURCES:
         return f"https://huggingface.co/datasets/{HUB_SOURCES[source].repo}"
-    return "https://cocodataset.org" if source == "coco2017" else ""
+    return PAGES.get(source, "")
 
 
 def _domains(facts: Facts) -> list[str]:

@@ -16,8 +16,11 @@ from commonart.core.data.files import sha256_file, write_bytes
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
 from commonart.core.report import works as work_list
 from commonart.core.report.facts import Facts
+from commonart.core.report.history import iso_time
+from commonart.core.report.ledger import caption_models
 from commonart.core.report.limits import unstated
-from commonart.core.report.markdown import escaped, maker, table
+from commonart.core.report.makers import Maker, name_in_words, people, written
+from commonart.core.report.markdown import escaped, table
 from commonart.core.report.works import tars
 
 FOLDER = "evidence"
@@ -31,7 +34,7 @@ def write(facts: Facts, folder: Path) -> None:
         "README.md": _index(facts),
         "sources.csv": _csv(("source", "licence", "basis", "works", "observed_first", "observed_last"), _sources(facts)),
         "filters.csv": _csv(("stage", "version", "in", "out", "what", "reason", "count"), _filters(facts)),
-        "captions.csv": _csv(("model", "revision", "licence", "terms", "lang", "captions"), _captions(facts)),
+        "captions.csv": _csv(("maker", "is", "revision", "licence", "terms", "lang", "captions"), _captions(facts)),
         "manifests.csv": _csv(("shard", "bytes", "sha256", "in", "out", "manifest_sha256"), _manifests(facts)),
         "settings.json": orjson.dumps(_settings(facts), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode(),
     }  # fmt: skip
@@ -53,7 +56,7 @@ def _sources(facts: Facts) -> list[tuple[Any, ...]]:
     for work in work_list.works(facts.folders, facts.run):
         row = counted.setdefault((work.source, work.license, work.license_basis), [0, "", ""])
         row[0] += 1
-        if at := work.license_observed_at:
+        if at := iso_time(work.license_observed_at):
             row[1:] = [min(row[1] or at, at), max(row[2], at)]
     return [(*key, *row) for key, row in sorted(counted.items(), key=lambda entry: (-entry[1][0], entry[0]))]
 
@@ -62,26 +65,43 @@ def _filters(facts: Facts) -> list[tuple[Any, ...]]:
     rows = list[tuple[Any, ...]]()
     for stage in facts.history:
         about = (stage["stage"], stage["version"] or "", stage["in"], stage["out"])
-        found = [(what, reason, count) for what in ("dropped", "missing", "captions_removed")
+        counts = [(what, reason, count) for what in ("dropped", "missing", "captions_removed")
                  for reason, count in (stage.get(what) or {}).items()]  # fmt: skip
-        found += [("lost", "before this stage, by none that left a note", stage["lost"])] if stage.get("lost") else []
-        rows += [(*about, *each) for each in found] or [(*about, "", "", 0)]
+        counts += [("lost", "before this stage, by none that left a note", stage["lost"])] if stage.get("lost") else []
+        rows += [(*about, *each) for each in counts] or [(*about, "", "", 0)]
     return rows
 
 
 def _captions(facts: Facts) -> list[tuple[Any, ...]]:
-    if facts.run is None:
-        return [(maker(name), "", "", "", "", count) for name, count in facts.captioners.items()]
-    makers = facts.run["data"].get("makers") or []
+    kinds, persons = {True: "model", False: "people", None: "not stated"}, people(facts.makers)
     return [
-        (maker(m["model"]), m["revision"], m["license"], _terms(m["terms"]), m["lang"], m["captions"]) for m in makers
+        (
+            name_in_words(maker.name, maker.generated, persons),
+            kinds[maker.generated],
+            maker.revision,
+            maker.license,
+            _terms(maker, facts),
+            maker.lang,
+            maker.captions,
+        )
+        for maker in facts.makers
     ]
 
 
-def _terms(said: str | None) -> str:
-    """The terms on what a model writes; of a translation, those of both in the order in which they worked."""
-    translator, _, origin = (said or "not known").partition(" of ")
-    return f"{origin}; of the translation: {translator}" if origin else translator
+def _terms(maker: Maker, facts: Facts) -> str:
+    """The terms on what models write; of a translation, those of both in the order in which they worked."""
+    return (
+        "; of the translation: ".join(model.terms for model in caption_models(maker, facts.makers, facts.run))
+        or "no model"
+    )
+
+
+def _generated(facts: Facts) -> str:
+    models, people, unknown = (f"{written(facts.makers, generated):,}" for generated in (True, False, None))
+    return (
+        f"captions written by models: {models}; by people: {people}; not stated by whom: {unknown}. Who wrote them is in "
+        "captions.csv, and on which terms in ../COMPONENTS.md"
+    )
 
 
 def _manifests(facts: Facts) -> list[tuple[Any, ...]]:
@@ -117,8 +137,8 @@ def _index(facts: Facts) -> str:
         ("Who decided what is allowed?", "the policies in settings.json, applied by the stages in filters.csv"),
         ("What was left out, and why?", "filters.csv: every stage with its counts, by reason"),
         ("Does all of it resolve to a source and a licence?", _resolves(facts)),
-        ("Were generated data used?", "captions: who wrote them is in captions.csv, on which terms in ../COMPONENTS.md"),
-        ("Which models came from elsewhere?", "../COMPONENTS.md, with what they were trained on as far as it is disclosed"),
+        ("Were generated data used?", _generated(facts)),
+        ("Which models were made by others?", "../COMPONENTS.md, with what they were trained on as far as it is disclosed"),
         ("With which code?", f"commonart {code.get('version') or 'not known'}, commit {commit}"),
         ("Can it be checked?", "`commonart report --verify CARD SHARDS`; hashes of shards and manifests: manifests.csv"),
     ]  # fmt: skip
@@ -141,7 +161,7 @@ def _resolves(facts: Facts) -> str:
     unknown = sum(count for name, count in facts.untraced.items() if name.startswith("left_out:"))
     if not open_ends and not unknown:
         return f"yes: all {facts.works:,} works"
-    said = [unstated(name, count, facts.works)[0].rstrip(".") for name, count in open_ends.items()]
+    lacking = [unstated(name, count, facts.works)[0].rstrip(".") for name, count in open_ends.items()]
     return "no: " + ", ".join(
-        said + ([f"of {unknown:,} records it is not known which were left out"] if unknown else [])
+        lacking + ([f"of {unknown:,} records it is not known which were left out"] if unknown else [])
     )

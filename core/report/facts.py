@@ -21,24 +21,29 @@ import numpy as np
 
 from commonart.core import log
 from commonart.core.data import notes
+from commonart.core.data.caption_terms import is_generated
 from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
 from commonart.core.errors import CommonArtError
 from commonart.core.report import beside
 from commonart.core.report import works as work_list
-from commonart.core.report.history import flatten
+from commonart.core.report.history import flatten, iso_time
 from commonart.core.report.ledger import ModelUsed, models_used
+from commonart.core.report.makers import Maker
 from commonart.core.report.trace import check_digest, check_tars, fingerprint, folders_of, hash_tars, read_run
 from commonart.core.report.works import Work
 
 AUTHORS, HOSTS = 50, 100
 CONFLICTS = 20  # images under different licences that are named
+Making = tuple[
+    str, str, str, str, bool | None
+]  # maker, revision, licence and language of captions, and their `synthetic`
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """One image that stands in the data under different licences."""
+    """One image that the data hold under different licences."""
 
     sha256: str
     keys: tuple[str, ...]
@@ -60,9 +65,7 @@ class Facts:
     licenses: dict[str, int] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
     languages: dict[str, int] = field(default_factory=dict)  # captions
-    captioners: dict[str, int] = field(
-        default_factory=dict
-    )  # captions, by model; of translations "TRANSLATOR of ORIGINAL"
+    makers: tuple[Maker, ...] = ()  # of the captions, the most frequent first
     sizes: dict[str, int] = field(default_factory=dict)  # "512x384"
     caption_words: dict[str, int] = field(default_factory=dict)  # number of words -> captions, the shortest first
     splits: dict[str, int] = field(default_factory=dict)
@@ -91,6 +94,14 @@ class Facts:
     def shards(self) -> Path:
         """The first folder of shards."""
         return self.folders[0]
+
+    @property
+    def captioners(self) -> dict[str, int]:
+        """Captions by who wrote them; of translations "TRANSLATOR of ORIGINAL"."""
+        counted = Counter[str]()
+        for maker in self.makers:
+            counted[maker.name] += maker.captions
+        return dict(_ordered(counted))
 
     @property
     def compute(self) -> Mapping[str, Any]:
@@ -165,7 +176,7 @@ def build(inputs: ReportInputs, hashes: dict[Path, str], folders: tuple[Path, ..
             "Name the shards of the run." if run else "Name a folder of shards with records.",
         )
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
-    models = models_used(run, about.pop("makers"), inputs.evaluation)
+    models = models_used(run, about["makers"], inputs.evaluation, inputs.audit)
     return Facts(
         inputs.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
         models=models, curves=inputs.curves, evaluation=inputs.evaluation, audit=inputs.audit, run_sha256=inputs.run_sha256,
@@ -188,9 +199,9 @@ def works(folders: Sequence[Path] | Path, run: Mapping[str, Any] | None = None) 
 
 def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool) -> dict[str, Any]:
     """The histograms of the works, counted in one stream, and who wrote their captions (`makers`)."""
-    names = ("licenses", "sources", "languages", "captioners", "sizes", "splits", "bases")
+    names = ("licenses", "sources", "languages", "sizes", "splits", "bases")
     counts = {name: Counter[str]() for name in names}
-    words, makers = Counter[int](), Counter[tuple[str, str, str]]()
+    words, makers = Counter[int](), Counter[Making]()
     authors, hosts, missing, first, last = Counter[str](), Counter[str](), Counter[str](), "", ""
     hashes, codes, licenses = array("Q"), array("H"), dict[str, int]()
     total, number, downloaded = hashlib.sha256(), 0, 0
@@ -209,17 +220,19 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
             counts["bases"][work.license_basis] += 1
             hosts[host_of(work.url)] += 1
             downloaded += work.downloaded
-            if at := work.license_observed_at:
+            if at := iso_time(work.license_observed_at):
                 first, last = min(first or at, at), max(last, at)
             for caption, maker in zip(work.captions, work.makers, strict=True):
                 counts["languages"][str(caption.get("lang") or "")] += 1
-                counts["captioners"][maker] += 1
                 words[caption.get("words") or count_words(caption["text"])] += 1
-                makers[maker, str(caption.get("revision") or ""), str(caption.get("license") or "")] += 1
+                making = (str(caption.get(name) or "") for name in ("revision", "license", "lang"))
+                makers[
+                    maker, *making, caption.get("synthetic") if isinstance(caption.get("synthetic"), bool) else None
+                ] += 1
             authors[work.author] += 1
-            said = {"source": work.source, "license": work.license, "author": work.author, "address": work.url,
-                    "title": work.title, "sha256": work.sha256}  # fmt: skip
-            missing.update(name for name, value in said.items() if not value)
+            stated = {"source": work.source, "license": work.license, "author": work.author, "address": work.url,
+                      "title": work.title, "sha256": work.sha256, "observed": at}  # fmt: skip
+            missing.update(name for name, value in stated.items() if not value)
     unknown, _ = authors.pop("", 0), hosts.pop("", 0)
     conflicting, conflicts = _conflicts(folders, run, hashes, codes)
     return {
@@ -227,7 +240,7 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
         "downloaded": downloaded,
         "observed": (first, last), "hosts": dict(_ordered(hosts)[:HOSTS]), "authors": dict(_ordered(authors)[:AUTHORS]),
         "caption_words": {str(n): words[n] for n in sorted(words)}, "conflicts": conflicts, "conflicting": conflicting,
-        "makers": [maker for maker, _ in _ordered(makers)], **{name: dict(_ordered(counted)) for name, counted in counts.items()},
+        "makers": _makers(makers), **{name: dict(_ordered(counted)) for name, counted in counts.items()},
     }  # fmt: skip
 
 
@@ -239,15 +252,23 @@ def host_of(url: str) -> str:
         return ""
 
 
+def _makers(counted: Counter[Making]) -> tuple[Maker, ...]:
+    """The captions by their making, the most frequent first."""
+    merged = Counter[Maker]()
+    for (name, *about, stated), count in counted.items():
+        merged[Maker(name, *about, is_generated(name.partition(" of ")[0], stated), 0)] += count
+    return tuple(replace(maker, captions=count) for maker, count in _ordered(merged))
+
+
 def _ordered(counts: Counter[Any]) -> list[tuple[Any, int]]:
     """The most frequent first, and those of one count by name: the same whatever the order of the records."""
-    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))
 
 
 def _conflicts(
     folders: Sequence[Path], run: Mapping[str, Any] | None, hashes: array[int], codes: array[int]
 ) -> tuple[int, tuple[Conflict, ...]]:
-    """How many images stand in the data under different licences, and the first of them with their keys."""
+    """How many images the data hold under different licences, and the first of them with their keys."""
     prints, license_codes = np.frombuffer(hashes, np.uint64), np.frombuffer(codes, np.uint16)
     order = np.lexsort((license_codes, prints))
     prints, license_codes = prints[order], license_codes[order]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from commonart.core.data.notes import REASONS, Note, is_note
 
 
-def flatten(told: Sequence[Note], run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def flatten(history: Sequence[Note], run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the stages in their order, fetch first and, of a run, `train` last.
 
     Each row has `stage`, `version`, `settings`, `in`, `out`, the counts by reason of `notes.REASONS` (where there are any),
@@ -17,17 +18,28 @@ def flatten(told: Sequence[Note], run: Mapping[str, Any] | None) -> list[dict[st
     - `lost`: records that something between them took away (below 0: that it added)
     - `unknown_before`: True where no note says what it read, so that the history begins there
     """
-    rows = [row for note in told if is_note(note) for row in _rows(note)]
+    rows = [row for note in history if is_note(note) for row in _rows(note)]
     if run is not None:
-        rows.append(_train(run, told))
+        rows.append(_train(run, history))
     return rows
 
 
 def dated(run: Mapping[str, Any] | None, observed: str) -> tuple[str, str]:
     """Return the date of a report, ISO 8601, and what it is of: the end of training, else the last licence `observed`; or ""."""
-    if ended := str(((run or {}).get("compute") or {}).get("ended") or ""):
+    if ended := iso_time(str(((run or {}).get("compute") or {}).get("ended") or "")):
         return ended, "the end of training"
     return observed, "the last time that a licence of the works was observed" if observed else ""
+
+
+def iso_time(text: str) -> str:
+    """Return an ISO 8601 time in UTC, to the second; "" for a text that is none: records may hold anything there."""
+    try:
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")[
+            :19
+        ] + "Z"
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _rows(note: Note) -> Iterator[dict[str, Any]]:
@@ -49,7 +61,7 @@ def _gap(stage: str, read: int, before: Sequence[Note]) -> dict[str, Any]:
     return {"lost": lost} if lost else {}
 
 
-def _train(run: Mapping[str, Any], told: Sequence[Note]) -> dict[str, Any]:
+def _train(run: Mapping[str, Any], history: Sequence[Note]) -> dict[str, Any]:
     data = run["data"]
     left_out = {name: count for name, count in (data.get("left_out") or {}).items() if count}
     dropped = {**({"heldout": data["heldout"]} if data.get("heldout") else {}), **left_out}
@@ -61,5 +73,5 @@ def _train(run: Mapping[str, Any], told: Sequence[Note]) -> dict[str, Any]:
         "settings": {"policy": policy["name"], "allowed": policy["allowed"], "denied": policy["denied"],
                      "accepted": policy["accepted"], "blocklist": policy["blocklist"]},
         "in": read, "out": data["images"], "dropped": dropped, **({"captions_removed": removed} if removed else {}),
-        **_gap("train", read, [note for note in told if is_note(note)]),
+        **_gap("train", read, [note for note in history if is_note(note)]),
     }  # fmt: skip

@@ -5,7 +5,7 @@ No model here but the embedded ones was trained on licensed works alone; a card 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from commonart.core.data.caption_terms import RULES
 from commonart.core.registry.catalogue import MODELS, Model
 from commonart.core.registry.lookup import OPEN
+from commonart.core.report.makers import SOURCE, Maker, people
 
 
 class Origin(NamedTuple):
@@ -74,11 +75,11 @@ ORIGINS: dict[str, Origin] = {
     ),
     "sdxl-vae": Origin(
         "not disclosed: the card says how it was trained, not on which images",
-        "非公開（カードに学習方法はあるが、画像の出所はない）", "https://huggingface.co/stabilityai/sdxl-vae",
+        "非公開（カードにあるのは学習方法のみ）", "https://huggingface.co/stabilityai/sdxl-vae",
     ),
     "sdxl-vae-fp16-fix": Origin(
         "the SDXL VAE, fine-tuned to give the same output in 16 bits; neither says on which images",
-        "SDXLのVAEを16ビットで同じ出力になるよう調整したもの。どちらも画像の出所は非公開",
+        "SDXLのVAEを16ビットで同じ出力になるよう調整したもの。学習画像はどちらも非公開",
         "https://huggingface.co/madebyollin/sdxl-vae-fp16-fix",
     ),
     "florence2": Origin(
@@ -97,7 +98,7 @@ ORIGINS: dict[str, Origin] = {
     ),
     "llava-jp": Origin(
         "built on CALM2 and SigLIP; what else it was trained on is not established here",
-        "CALM2とSigLIPを基に作られた。ほかの学習データは確認できていない",
+        "CALM2とSigLIPが基。ほかの学習データは未確認",
         "https://huggingface.co/cyberagent/llava-calm2-siglip",
     ),
     "cat-translate": _CAT, "cat-translate-0.8b": _CAT, "cat-translate-3.3b": _CAT, "cat-translate-7b": _CAT,
@@ -112,7 +113,7 @@ ORIGINS: dict[str, Origin] = {
     ),
     "commonart-beta": Origin(
         "CommonCatalog CC BY, Megalith-10M, ArtBench (CC0) and Smithsonian Open Access, with generated captions",
-        "CommonCatalog CC BY、Megalith-10M、ArtBench（CC0）、Smithsonian Open Accessと生成された説明文",
+        "CommonCatalog CC BY、Megalith-10M、ArtBench（CC0）、Smithsonian Open Accessと生成されたキャプション",
         "https://doi.org/10.51094/jxiv.936",
     ),
     "pixart-sigma": Origin(
@@ -125,11 +126,11 @@ ORIGINS: dict[str, Origin] = {
     ),
     "japanese-stable-diffusion": Origin(
         "about 100 million images with Japanese captions, of LAION-5B for one",
-        "LAION-5Bなどの日本語の説明文つき画像 約1億枚", "https://huggingface.co/rinna/japanese-stable-diffusion",
+        "LAION-5Bなどの日本語キャプションつき画像 約1億枚", "https://huggingface.co/rinna/japanese-stable-diffusion",
     ),
     "common-canvas-s-c": Origin(
         "CommonCatalog, Creative Commons images of YFCC100M, with captions by BLIP-2",
-        "CommonCatalog（YFCC100Mのクリエイティブ・コモンズ画像）とBLIP-2の説明文", "https://arxiv.org/abs/2310.16825",
+        "CommonCatalog（YFCC100Mのクリエイティブ・コモンズ画像）とBLIP-2のキャプション", "https://arxiv.org/abs/2310.16825",
     ),
     "qwen3.5-2b": Origin(
         "trillions of multimodal tokens; which data sets is not disclosed", "数兆のマルチモーダルトークン。データセット名は非公開",
@@ -180,36 +181,68 @@ ROLES = {
     "translator": Role("translate"),
     "initial weights": Role("transformer"),
     "scorer": Role("clip"),
+    "audit reference": Role("transformer"),
 }
+MEASURING = ("scorer", "audit reference")  # roles of models that measure what was trained, and train nothing
+UNNAMED = "a model that is not named"
 
 
 def models_used(
-    run: Mapping[str, Any] | None, makers: Iterable[tuple[str, str, str]], evaluation: Mapping[str, Any] | None
-) -> list[ModelUsed]:
+    run: Mapping[str, Any] | None, makers: Sequence[Maker], evaluation: Mapping[str, Any] | None,
+    audit: Mapping[str, Any] | None = None,
+) -> list[ModelUsed]:  # fmt: skip
     """Return the models that took part in a run (None: in the making of shards), each once.
 
     Args:
-        makers: of the captions: (model, or "TRANSLATOR of ORIGINAL"; revision; licence).
+        makers: of the captions; people among them are no models.
         evaluation: eval.json, whose judges are scorers.
+        audit: mia.json, with its judges and its reference model.
+    """
+    used = [*_of_run(run or {})]
+    for maker in makers:
+        used += reversed(caption_models(maker, makers, run))
+    for name, revision in _judges(evaluation, audit):
+        used.append(_used("scorer", name, revision, "", set()))
+    if isinstance(reference := (audit or {}).get("reference"), dict):
+        about = (str(reference.get(field) or "") for field in ("model", "revision"))
+        used.append(_used("audit reference", *about, "", set()))
+    known = {(each.role, each.name) for each in used if each.revision}
+    plain = [each for each in used if each.name and (each.revision or (each.role, each.name) not in known)]
+    return list(dict.fromkeys(plain))
+
+
+def caption_models(maker: Maker, makers: Sequence[Maker], run: Mapping[str, Any] | None) -> list[ModelUsed]:
+    """Return the models that made captions, in the order in which they worked; people are none, so that it may be empty.
+
+    Args:
+        makers: of all captions: of the model whose captions were translated, the terms follow from its own captions.
     """
     accepted = set(run["data"].get("accepted", ())) if run is not None else set[str]()
-    found = [*_of_run(run or {})]
-    for name, revision, license in makers:
-        writer, _, origin = name.partition(" of ")
-        found.append(_used("translator" if origin else "captioner", writer, revision, license, accepted))
-        if origin:
-            found.append(_used("captioner", origin, "", "", accepted))
-    for name in sorted({str(score["judge"]) for score in (evaluation or {}).get("scores", ()) if score.get("judge")}):
-        found.append(_used("scorer", name, "", "", accepted))
-    known = {(each.role, each.name) for each in found if each.revision}
-    plain = [each for each in found if each.name and (each.revision or (each.role, each.name) not in known)]
-    return list(dict.fromkeys(plain))
+    writer, _, origin = maker.name.partition(" of ")
+    models = list[ModelUsed]()
+    if origin and origin != SOURCE and origin not in people(makers):
+        license = next((each.license for each in makers if each.name == origin), "")
+        models.append(_used("captioner", origin, "", license, accepted))
+    if maker.generated:
+        role = "translator" if origin else "captioner"
+        models.append(_used(role, writer or UNNAMED, maker.revision, maker.license, accepted))
+    return models
+
+
+def _judges(evaluation: Mapping[str, Any] | None, audit: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The names and revisions of what scored the model, and of what judged its images in an audit."""
+    rows = [
+        *(evaluation or {}).get("scores", ()),
+        *((audit or {}).get(part) for part in ("blind", "replication", "extraction")),
+    ]
+    judged = [row for row in rows if isinstance(row, dict) and row.get("judge")]
+    return sorted({(str(row["judge"]), str(row.get("judge_revision") or "")) for row in judged})
 
 
 def _of_run(run: Mapping[str, Any]) -> Iterator[ModelUsed]:
     for role, (_, part) in ROLES.items():
-        if isinstance(said := run.get(part), dict):
-            yield _used(role, str(said.get("name") or ""), str(said.get("revision") or ""), "", set())
+        if isinstance(described := run.get(part), dict):
+            yield _used(role, str(described.get("name") or ""), str(described.get("revision") or ""), "", set())
     origin = run.get("init") or {}
     name = str(origin.get("from") or "nothing")
     if "step" in origin:  # an earlier run of this tool
@@ -222,8 +255,10 @@ def _of_run(run: Mapping[str, Any]) -> Iterator[ModelUsed]:
 
 def _used(role: str, name: str, revision: str, license: str, accepted: set[str]) -> ModelUsed:
     plain = name.partition("@")[0]
-    known = (row for row in MODELS if row.role == ROLES[role].registry and plain and plain in (row.name, row.hub))
-    row = next(known, None)
+    rows = [row for row in MODELS if plain and plain in (row.name, row.hub)]
+    of_role = [row for row in rows if row.role == ROLES[role].registry]
+    others = rows if role == "scorer" else []  # captioners answer questions about images, too
+    row = next(iter(of_role or others), None)
     if row is None:
         origin = ORIGINS.get(plain, UNDISCLOSED)
         terms = "accepted by the user" if plain in accepted else "free" if license in OPEN.values() else "not known"

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from commonart.core.report.croissant import annotators
 from commonart.core.report.facts import Facts
+from commonart.core.report.ledger import MEASURING
+from commonart.core.report.makers import written
 from commonart.core.report.markdown import escaped, many
 
 Pair = tuple[str, str]  # English, Japanese
 FIELDS: dict[str, Pair] = {
     "source": ("source", "出典"), "license": ("licence", "ライセンス"), "author": ("author", "作者"),
     "address": ("address", "所在"), "title": ("title", "題名"), "sha256": ("SHA-256", "ハッシュ"),
+    "observed": ("date of the licence", "ライセンスの確認日"),
 }  # fmt: skip  # of a record, by the keys of `Facts.untraced`
 REWRITTEN: Pair = (
     "The shards were written again since the training: the works have the same keys and hashes, but whether licences, "
     "authors and captions are still those of the training is not known.",
-    "学習後にシャードが書き直された。作品のキーとハッシュは同じだが、ライセンス、作者、説明文が学習時のままかは分からない。",
+    "学習後にシャードが書き直された。作品のキーとハッシュは同じだが、ライセンス、作者、キャプションが学習時のままかは分からない。",
 )
 INITIAL: Pair = (
     "It began from other weights: what those were trained on is not in the counts, nor in the cost, above.",
@@ -25,7 +27,7 @@ INITIAL: Pair = (
 )
 CAPTIONS: Pair = (
     "Captions by models are not descriptions by people: they may be wrong, and repeat their makers' biases.",
-    "モデルによる説明文は人の記述ではなく、誤りや偏りを含みうる。",
+    "モデルによるキャプションは人の記述ではなく、誤りや偏りを含みうる。",
 )
 LICENSES: Pair = (
     "A licence is what the source stated when it was asked; whether the source was right is not checked.",
@@ -36,6 +38,14 @@ LICENSES: Pair = (
 def limits(facts: Facts) -> list[Pair]:
     """Return what the card cannot promise, in sentences that hold for this run."""
     return list(_limits(facts))
+
+
+def missing(name: str) -> str:
+    """Return a key of `Facts.untraced` in words."""
+    kind, _, reason = name.partition(":")
+    if kind == "left_out":
+        return f"left out ({reason}), and which they are is not known"
+    return f"{FIELDS.get(name, (name,))[0]} is not stated"
 
 
 def unstated(name: str, count: int, works: int) -> Pair:
@@ -71,26 +81,40 @@ def _limits(facts: Facts) -> Iterator[Pair]:
         )
     for row in facts.history:
         yield from _of_stage(row)
+    if facts.run is None:
+        yield from held_out(facts)
     if facts.conflicting:
         yield (
-            f"Images that stand in the data under different licences: {facts.conflicting:,} (LICENSES.md).",
+            f"Images that are in the data under different licences: {facts.conflicting:,} (LICENSES.md).",
             f"異なるライセンスで重複する画像：{facts.conflicting:,} 点（LICENSES.md）。",
         )
-    outside = [model for model in facts.models if model.source != "this project" and model.role != "scorer"]
+    outside = [model for model in facts.models if model.source != "this project" and model.role not in MEASURING]
     if outside:
         hidden = sum(model.undisclosed for model in outside)
-        more = f", and of {hidden:,} it is not disclosed on what" if hidden else ""
-        more_ja = f"、うち {hidden:,} 個は学習データが非公開である" if hidden else ""
+        more = f" For {hidden:,} of them, the training data are not disclosed." if hidden else ""
+        more_ja = f"うち {hidden:,} 個は学習データが非公開である。" if hidden else ""
         yield (
-            f"{many(len(outside), 'model')} from elsewhere took part, trained on other data than these works{more} "
-            "(COMPONENTS.md).",
-            f"これらの作品以外で学習された外部のモデル {len(outside):,} 個が関わっている{more_ja}（COMPONENTS.md）。",
+            f"Other models that took part, trained on data other than these works: {len(outside):,} (COMPONENTS.md).{more}",
+            f"これらの作品以外で学習された外部のモデル {len(outside):,} 個が関わっている（COMPONENTS.md）。{more_ja}",
         )
     if any(model.role == "initial weights" for model in facts.models):
         yield INITIAL
-    if "machine-generated" in annotators(facts):
+    if written(facts.makers, True):
         yield CAPTIONS
     yield LICENSES
+
+
+def held_out(facts: Facts) -> Iterator[Pair]:
+    """Yield that the shards hold what is not for training: whoever loads them as they are takes all of it for `train`."""
+    works = facts.splits.get("heldout", 0) if facts.run is None else (facts.run["data"].get("heldout") or 0)
+    if works:
+        are = "is" if works == 1 else "are"
+        yield (
+            f"{many(works, 'record')} of the shards {are} held out from training, which the field `split` of the record states "
+            "(`heldout`). Loaders go by files and call all of them train: leave these out before you train.",
+            f"シャードのうち {works:,} 件は学習に使わない検証用で、記録の `split` が `heldout` である。"
+            "読み込みツールはファイル単位で全件を train とするため、学習の前に除くこと。",
+        )
 
 
 def _of_stage(row: Mapping[str, Any]) -> Iterator[Pair]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from commonart.core.data.text import printable
 from commonart.core.licenses.license import ONE_OF, PREFIX
 
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")  # as far as BCP 47 can be checked without its registry
 _MARKUP = re.compile(r"[\\`*\[\]<>|~$&#@]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.")
 FIRST, POP = "\u2068", "\u2069"  # isolate whose direction is that of its first letter; end of it
 
@@ -21,15 +22,14 @@ def plain(text: str) -> str:
     return f"{FIRST}{text}{POP}"
 
 
+def language_tag(text: str) -> str:
+    """Return a language where it is written as BCP 47 wants it, else "": records may state anything there."""
+    return text if _LANGUAGE.fullmatch(text) else ""
+
+
 def many(count: int, what: str) -> str:
     """Return `1 work`, or `1,234 works`."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def maker(name: str) -> str:
-    """Return who wrote a caption in words: of "TRANSLATOR of ORIGINAL" `ORIGINAL translated by TRANSLATOR`."""
-    writer, _, origin = name.partition(" of ")
-    return f"{maker(origin)} translated by {writer}" if origin else writer
 
 
 def license_name(id: str) -> str:
@@ -47,14 +47,15 @@ def license_names(counted: Mapping[str, int]) -> dict[str, int]:
     return named
 
 
-def makers(counted: Mapping[str, int]) -> dict[str, int]:
-    """Return a histogram of captions by who wrote them, in words."""
-    return {maker(name): count for name, count in counted.items()}
-
-
 def escaped(text: str) -> str:
     """Return other people's text for Markdown: nothing in it is markup, a link or HTML."""
     return _MARKUP.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain(text))
+
+
+def code(text: str) -> str:
+    """Return other people's text as code, in which no escape is read; "" for none."""
+    text = re.sub("[`|]", "", plain(text))
+    return f"`{text}`" if text else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -70,5 +71,5 @@ def counts(counted: Mapping[str, int], most: int = 0, none: str = "not stated") 
     """Return `name 1,234, name 12` of a histogram, the `most` frequent (0: all), as Markdown."""
     entries = list(counted.items())
     shown = entries[:most] if most else entries
-    said = [f"{escaped(name) or none} {count:,}" for name, count in shown]
-    return ", ".join(said + ([f"{len(entries) - most:,} more"] if most and len(entries) > most else []))
+    named = [f"{escaped(name) or none} {count:,}" for name, count in shown]
+    return ", ".join(named + ([f"{len(entries) - most:,} more"] if most and len(entries) > most else []))

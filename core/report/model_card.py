@@ -8,7 +8,9 @@ from commonart.core.licenses.creative_commons import names
 from commonart.core.report import card_tables, components, croissant, scores
 from commonart.core.report.facts import Facts
 from commonart.core.report.limits import limits
-from commonart.core.report.markdown import counts, escaped, license_names, many, table
+from commonart.core.report.makers import annotators
+from commonart.core.report.markdown import counts, escaped, language_tag, license_names, many, table
+from commonart.core.report.quantities import power
 
 NAME = "README.md"
 # Licences that the hub has a name for: https://huggingface.co/docs/hub/repositories-licenses
@@ -20,9 +22,9 @@ HUB_NAMES = {name: name for name in _AS_SPDX} | {"pddl-1.0": "pddl", "odc-by-1.0
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
 FILES = {
-    "index.html": ("the report as a page: charts, curves, a sample of the works", "図表と作品例のページ"),
+    "index.html": ("the report as a page: charts, and a sample of the works", "図表と作品例のページ"),
     "ATTRIBUTION": ("title, author, source, licence and changes of every work", "全作品の題名・作者・出典・ライセンス・改変"),
-    "attribution.parquet": ("the same as a table, with a hash of the captions", "同じ内容の表と説明文のハッシュ"),
+    "attribution.parquet": ("the same as a table, with a hash of the captions", "同じ内容の表とキャプションのハッシュ"),
     "LICENSES.md": ("works by licence, and what each asks", "ライセンス別の点数と求められること"),
     "COMPONENTS.md": ("the models that took part, and what they were trained on", "関わったモデルとその学習データ"),
     "data_summary_card.md": ("summary of the training content (AI Act, Article 53)", "学習内容の概要（EU AI法 第53条）"),
@@ -44,13 +46,13 @@ def metadata(facts: Facts) -> str:
     """Return the YAML. The licence of the weights is not in it: only who publishes them can state it."""
     from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-    languages = sorted(lang for lang in facts.languages if lang.isalpha() and len(lang) in (2, 3))
+    languages = sorted(lang for lang in facts.languages if language_tag(lang) and len(lang) in (2, 3))
     if facts.run is None:
         licenses = {HUB_NAMES.get(name.lower(), "other") for name in facts.licenses}
         data = DatasetCardData(
             pretty_name=facts.name, language=languages or None, license=sorted(licenses) or None,
             size_categories=next((name for most, name in SIZES if facts.works < most), "100M<n<1B"),
-            task_categories=["text-to-image"], annotations_creators=croissant.annotators(facts) or None,
+            task_categories=["text-to-image"], annotations_creators=annotators(facts.makers) or None,
             tags=["commonart", "webdataset", "image"], **croissant.loading(facts),
         )  # fmt: skip
         return data.to_yaml().strip()
@@ -84,13 +86,14 @@ def text(facts: Facts, files: list[str]) -> str:
         "## What it was trained on" if kind == "model" else "## What it holds", "",
         *card_tables.data(facts),
         *card_tables.path(facts), *card_tables.results(facts), *card_tables.audit(facts), *card_tables.cost(facts),
+        *components.section(facts),
         "## Limits", "", *(f"- {english}" for english, _ in limits(facts)), "",
         "## Files", "", *table(("file", "what it holds", "内容"), [(_link(file), *FILES[file]) for file in named]),
         *_origins(facts, 0), "",
         "## 日本語", "", *_japanese(facts), "", "### 学習データ" if kind == "model" else "### 内容", "",
         *card_tables.data(facts, ja=True),
         *card_tables.path(facts, ja=True), *card_tables.results(facts, ja=True), *card_tables.audit(facts, ja=True),
-        *card_tables.cost(facts, ja=True), *_components_ja(facts),
+        *card_tables.cost(facts, ja=True), *components.section(facts, ja=True),
         "### 限界", "", *(f"- {japanese}" for _, japanese in limits(facts)), "",
         *_origins(facts, 1), "",
     ]  # fmt: skip
@@ -105,22 +108,18 @@ def _origins(facts: Facts, lang: int) -> list[str]:
         "ステップ数、費用、曲線、評価、監査は、学習・`eval`・`mia` が書いた値である。"
         "シャードからは確かめられず、`--verify` に学習のフォルダを示せば照合できる。",
     )
-    said = [
+    pairs = [
         ("Works, licences, sources and captions were counted from the records in the shards; `commonart report --verify` counts "
          "them again. What the records state is their sources' word.",
-         "作品・ライセンス・出典・説明文は、シャードの記録から数えた。`commonart report --verify` は数え直して照合する。"
+         "作品・ライセンス・出典・キャプションは、シャードの記録から数えた。`commonart report --verify` は数え直して照合する。"
          "記録の内容は出典の表示による。"),
         *([of_run] if facts.run is not None else []),
-        ("Written by hand, in tables of `commonart`: what licences ask (LICENSES.md), and the terms of models from elsewhere and "
+        ("Written by hand, in tables of `commonart`: what licences ask (LICENSES.md), and the terms of other makers' models and "
          "what they were trained on (COMPONENTS.md).",
          "ライセンスの求める事項（LICENSES.md）と、外部のモデルの利用条件・学習データ（COMPONENTS.md）は、"
          "`commonart` に人が書いた表による。"),
     ]  # fmt: skip
-    return [each[lang] for each in said]
-
-
-def _components_ja(facts: Facts) -> list[str]:
-    return ["### 関わったモデル", "", *components.japanese(facts)] if facts.models else []
+    return [each[lang] for each in pairs]
 
 
 def _link(file: str) -> str:
@@ -153,12 +152,14 @@ def _english(facts: Facts) -> list[str]:
 def _japanese(facts: Facts) -> list[str]:
     if facts.run is None:
         return [
-            f"説明文つきの画像 {facts.works:,} 点（WebDataset 形式）。ライセンス：{_licenses(facts)}。"
+            f"キャプションつきの画像 {facts.works:,} 点（WebDataset 形式）。ライセンス：{_licenses(facts)}。"
             f"出典：{counts(facts.sources, 4)}。",
             "作品は [ATTRIBUTION](ATTRIBUTION) に一点ずつ記した。",
         ]
-    what = "画像の説明文を書くモデル" if "captioner" in facts.run else "文から画像を作る拡散トランスフォーマー"
-    flops = f"計算量は {facts.flops:.2e} FLOP。" if facts.flops else ""
+    what = (
+        "画像のキャプションを書くモデル" if "captioner" in facts.run else "文から画像を生成する拡散トランスフォーマー"
+    )
+    flops = f"計算量は {power(facts.flops, 3)} FLOP。" if facts.flops else ""
     gone = f"（うち、その後削除された {facts.removed:,} 点は以下に含まない）" if facts.removed else ""
     return [
         f"{what}。学習段階は `{facts.run['stage']}`、{facts.compute['step']:,} ステップ。{flops}",

@@ -10,7 +10,10 @@ from commonart.core.report.facts import Facts
 
 HELD_OUT, TRAINED = "held-out captions", "captions of training images"
 CAPTIONS = {"heldout": HELD_OUT, "train": TRAINED}  # by the split of eval.json
-SCENES = {"color": "colour right", "shape": "shape right", "background": "background right", "place": "place right"}
+SCENES = {
+    "color": "colour right", "shape": "shape right", "background": "background right", "place": "place right",
+    "all": "colour, shape, background and place right", "size": "size right",
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -62,4 +65,4 @@ def number(value: float) -> str:
 
 def interval(row: Row) -> str:
     """Return the bounds of a score, or ""."""
-    return "" if row.low is None or row.high is None else f"{number(row.low)} to {number(row.high)}"
+    return "" if row.low is None or row.high is None else f"{number(row.low)} – {number(row.high)}"

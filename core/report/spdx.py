@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,16 +19,17 @@ from commonart.core.report import scores
 from commonart.core.report.croissant import description, step
 from commonart.core.report.cyclonedx import identifier, packages, spdx_ids, version_of
 from commonart.core.report.facts import Facts
-from commonart.core.report.history import dated
+from commonart.core.report.history import dated, iso_time
 from commonart.core.report.ledger import UNDISCLOSED, ModelUsed
-from commonart.core.report.markdown import makers
+from commonart.core.report.makers import in_words
 
 FILE = "spdx.json"
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 CREATION = "_:creation"
 UNDATED = "1970-01-01T00:00:00Z"
 NO_LICENSE = "https://spdx.org/rdf/3.0.1/terms/ExpandedLicensing/NoAssertion"
-LINKS = {"captioner": "generates", "translator": "generates", "initial weights": "descendantOf", "scorer": "usesTool"}
+LINKS = {"captioner": "generates", "translator": "generates", "initial weights": "descendantOf", "scorer": "usesTool",
+         "audit reference": "usesTool"}  # fmt: skip
 
 _OPERATORS = re.compile(r"(\s+(?:AND|OR)\s+|[()])")
 
@@ -65,15 +65,16 @@ class _Document:
             self.relate(root, "trainedOn", [data])
             self.relate(root, "dependsOn", [
                 self.add("software_Package", f"package-{each['name']}", name=each["name"],
-                         software_packageVersion=each["version"], software_packageUrl=each["purl"])
+                         software_packageVersion=each["version"], software_packageUrl=each.get("purl"))
                 for each in packages(facts)
             ])  # fmt: skip
-        profiles = ["core", "software", "simpleLicensing", "dataset", *([] if facts.run is None else ["ai"])]
+        has_models = any(each["type"] == "ai_AIPackage" for each in self.elements.values())
+        profiles = ["core", "software", "simpleLicensing", "dataset", *(["ai"] if has_models else [])]
         root_of = {"rootElement": [root], "profileConformance": profiles, "element": list(self.elements)}
         self.add("SpdxDocument", "document", name=f"Bill of materials of {facts.name}", **root_of)
         at, what = dated(facts.run, facts.observed[1])
         about = {
-            "type": "CreationInfo", "@id": CREATION, "specVersion": "3.0.1", "created": _time(at),
+            "type": "CreationInfo", "@id": CREATION, "specVersion": "3.0.1", "created": iso_time(at) or UNDATED,
             "createdBy": [f"{self.base}commonart"],
             "comment": f"The time is {what}." if what else "When it was made is not known: 1970 stands for that.",
         }  # fmt: skip
@@ -96,7 +97,7 @@ class _Document:
                 self.add("Relationship", name, **{"from": source, "relationshipType": kind, "to": found})
 
     def licensed(self, source: str, names: Iterable[str]) -> None:
-        """Say under which licences something is: as stated, and as concluded from that."""
+        """Say under which licences something is stated to be; what follows from that, nobody here concluded."""
         stated = sorted(map(_license, filter(None, names)))
         target = NO_LICENSE
         if stated:
@@ -106,8 +107,8 @@ class _Document:
                 f"license-{expression}",
                 simplelicensing_licenseExpression=expression,
             )
-        for kind in ("hasDeclaredLicense", "hasConcludedLicense"):
-            self.relate(source, kind, [target])
+        self.relate(source, "hasDeclaredLicense", [target])
+        self.relate(source, "hasConcludedLicense", [NO_LICENSE])  # which the profiles for AI and data sets demand
 
     def data(self) -> str:
         facts = self.facts
@@ -115,7 +116,7 @@ class _Document:
         counts = {
             "licence": facts.licenses,
             "source": facts.sources,
-            "captions": makers(facts.captioners),
+            "captions": in_words(facts.makers),
             "not stated": facts.untraced,
         }
         id = self.add(
@@ -202,12 +203,3 @@ def _operand(name: str) -> str:
 def _entries(values: Mapping[str, Any]) -> list[Element]:
     return [{"type": "DictionaryEntry", "key": key, "value": str(value)} for key, value in values.items()
             if value not in (None, "")]  # fmt: skip
-
-
-def _time(text: str) -> str:
-    """Return an ISO 8601 time as SPDX writes it; `UNDATED` for what is none."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return UNDATED
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""LICENSES.md: how many works stand under which licence, and what each asks of whoever uses the model or the data."""
+"""LICENSES.md: how many works are under which licence, and what each asks of whoever uses the model or the data."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def render(facts: Facts) -> str:
     if facts.conflicting:
         lines += [
             "## One image under different licences / 同じ画像に異なるライセンス", "",
-            f"Images that stand in the data more than once, under different licences: {facts.conflicting:,}"
+            f"Images that are in the data more than once, under different licences: {facts.conflicting:,}"
             + (f" (the first {len(facts.conflicts):,}):" if facts.conflicting > len(facts.conflicts) else "."), "",
             *table(
                 ("sha256", "keys", "licences"),

@@ -42,7 +42,7 @@ def read_run(run: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}.", "Name the folder of a training run."
         ) from None
     except orjson.JSONDecodeError as error:
-        raise CommonArtError(f"{path} is not JSON: {error}.", "Put it back.") from None
+        raise CommonArtError(f"{path} is not JSON: {error}.", "Restore the run.json of that run.") from None
     data = described.get("data") if isinstance(described, dict) else None
     if missing := [name for name in NEEDED if not isinstance(data, dict) or name not in data]:
         raise CommonArtError(
@@ -94,7 +94,7 @@ def check_tars(hashes: Mapping[Path, str]) -> None:
         manifest = manifest_path(changed[0]).name
         raise CommonArtError(
             f"{changed[0]} was changed or damaged after it was made: {manifest} names another SHA-256{more}.",
-            f"Put it back; or remove {manifest}, and the card says that the shards are not those of the training.",
+            f"Restore the shard; or remove {manifest}, and the card says that the shards are not those of the training.",
         )
 
 
@@ -151,9 +151,3 @@ def check_digest(
 
 def _days(removals: Sequence[Removal]) -> tuple[str, ...]:
     return tuple(sorted({each.at[:10] for each in removals}))
-
-
-def missing(name: str) -> str:
-    """Return a key of `Facts.untraced` in words."""
-    kind, _, why = name.partition(":")
-    return f"left out ({why}), and which they are is not known" if kind == "left_out" else f"{name} is not stated"

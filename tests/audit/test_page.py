@@ -167,7 +167,7 @@ def test_works_in_question_are_no_training_images():
     for text in (said, told):
         assert "training captions" not in text and "training images" not in text.replace("like training images", "")
         assert "works in question" in text
-    assert "Were these works in the model's training set?" in said and "学習画像の説明文" not in said
+    assert "Were these works in the model's training set?" in said and "学習画像のキャプション" not in said
     assert told.startswith("80 works in question, 80 held-out images")
     assert "80 members, 80 held-out images" in table.text(result())
     differ = table.text(result(1.5, blind_differs=True))
@@ -208,7 +208,7 @@ def test_where_the_groups_differ_nothing_is_read_from_their_control():
     html = page.build(made).html()
     said = Seen(html).said
     assert "What differs: caption length (smaller on the side of the training images, AUC 0.017)" in said
-    assert "説明文の長さ（学習画像のほうが小さい、AUC 0.017）" in said
+    assert "キャプションの長さ（学習画像のほうが小さい、AUC 0.017）" in said
     assert said.count("the held-out captions are no fair control") == 4, "near copies and prompts, in short and in full"
     assert "below 0.01 the verdict is a leak" not in said and "above the threshold. " not in said
     assert '<table class="soft"><caption>Not interpretable' in html and "<svg" not in html

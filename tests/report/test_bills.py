@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import lookup_shards
 import orjson
@@ -100,9 +102,12 @@ def test_cyclonedx_names_the_model_its_data_and_every_model_that_took_part(run: 
         "type": "website", "url": "https://huggingface.co/florence-community/Florence-2-large",
     }  # fmt: skip
     assert "FLD-5B" in captioner["modelCard"]["modelParameters"]["datasets"][0]["description"]
-    assert "pkg:pypi/torch@" in " ".join(found)
+    torch = version("torch")
+    assert found[f"library:torch@{torch}"]["purl"] == f"pkg:pypi/torch@{quote(torch)}"
+    (ours,) = (each for ref, each in found.items() if ref.startswith("library:commonart@"))
+    assert "purl" not in ours, "it is not on PyPI, where anyone could register its name"
     links = {each["ref"]: each["dependsOn"] for each in bill["dependencies"]}
-    assert {"data", *(each for each in found if each.startswith(("text-encoder", "autoencoder", "pkg:")))} <= set(
+    assert {"data", *(each for each in found if each.startswith(("text-encoder", "autoencoder", "library:")))} <= set(
         links["model"]
     )
     assert {"translator:cat-translate@c0ffee", "captioner:florence2@"} <= set(links["data"])
@@ -178,7 +183,10 @@ def test_spdx_says_the_same_by_its_profiles(run: Facts) -> None:
     needed = {each.name for each in links["model", "dependsOn"].to}
     assert {"m", "torch", "diffusers"} <= needed
     for name in packages:
-        assert (name, "hasDeclaredLicense") in links and (name, "hasConcludedLicense") in links
+        assert (name, "hasDeclaredLicense") in links
+        assert links[name, "hasConcludedLicense"].to == [spdx.NO_LICENSE], "nobody concluded anything"
+    (ours,) = (each for each in by_type["software_Package"] if each.name == "commonart")
+    assert ours.software_packageUrl is None
 
 
 def test_the_validators_would_have_said_so(run: Facts) -> None:
@@ -197,7 +205,10 @@ def test_shards_alone_have_no_model(data: Facts) -> None:
     kinds = [each["type"] for each in document["@graph"]]
     assert kinds.count("dataset_DatasetPackage") == 1 and "software_Package" not in kinds
     root = next(each for each in document["@graph"] if each["type"] == "SpdxDocument")
-    assert root["rootElement"][0].endswith("#data") and "ai" not in root["profileConformance"]
+    assert root["rootElement"][0].endswith("#data")
+    assert "ai_AIPackage" in kinds and "ai" in root["profileConformance"]
+    plain = spdx.render(dataclasses.replace(data, models=[]))["@graph"]
+    assert "ai" not in next(each for each in plain if each["type"] == "SpdxDocument")["profileConformance"]
 
 
 def test_the_same_manifests_make_the_same_bytes_and_others_another_number(

@@ -98,9 +98,11 @@ def test_a_changed_tar_is_refused(shards: Path, facts: Facts, tmp_path: Path, mo
 def test_responsible_ai_says_what_the_manifests_say(facts: Facts) -> None:
     said = croissant.render(facts)
     assert said["conformsTo"] == ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
-    assert said["rai:dataCollectionMissingData"] == "source not stated: 12 works; author not stated: 1 work"
+    assert said["rai:dataCollectionMissingData"] == "source is not stated: 12 works; author is not stated: 1 work"
     assert said["rai:dataAnnotationProtocol"] == "nano: 11 captions; a translated by b: 1 caption"
-    assert said["rai:annotationsPerItem"] == "1.00 captions on average, each with the name of who wrote it"
+    assert (
+        said["rai:annotationsPerItem"] == "1.00 captions on average, of which 0.00 by people; each names who wrote it"
+    )
     assert said["rai:dataCollectionTimeframe"] == ["2026-01-02T00:00:00Z"]
     tools = said["rai:machineAnnotationTools"]
     assert tools[0].startswith("nano, captioner, ") and any("b, translator, " in tool for tool in tools)

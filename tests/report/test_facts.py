@@ -20,6 +20,7 @@ from commonart.core.report.beside import CURVE, curves, without_places
 from commonart.core.report.facts import Facts, gather, works
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import OURS, models_used
+from commonart.core.report.makers import Maker
 
 
 @pytest.fixture(scope="module")
@@ -280,11 +281,20 @@ def test_models_that_took_part_with_their_terms_and_origins() -> None:
         "data": {"accepted": ["gemma"]}, "text_encoder": {"name": "calm2-7b", "revision": "abc"}, "autoencoder": {"name": "nano"},
         "init": {"from": "/home/me/runs/256", "step": 9},
     }  # fmt: skip
-    makers = [("gemma of florence2", "g1", ""), ("florence2", "f1", "MIT"), ("/home/me/mine", "sha256:1", "Apache-2.0")]
-    found = {(m.role, m.name): m for m in models_used(run, makers, {"scores": [{"judge": "clip-vit-b32"}]})}
+    makers = [
+        Maker("gemma of florence2", "g1", "", "ja", True, 1), Maker("florence2", "f1", "MIT", "en", True, 1),
+        Maker("/home/me/mine", "sha256:1", "Apache-2.0", "en", True, 1),
+    ]  # fmt: skip
+    scores = {"scores": [{"judge": "clip-vit-b32", "judge_revision": "c1"}, {"metric": "scenes"}]}
+    audit = {
+        "reference": {"model": "nano", "revision": "sha256:9"},
+        "blind": {"judge": "clip-vit-b32", "judge_revision": "c1"},
+    }
+    found = {(m.role, m.name): m for m in models_used(run, makers, scores, audit)}
     assert list(found) == [
         ("text encoder", "calm2-7b"), ("autoencoder", "nano"), ("initial weights", "256"), ("translator", "gemma"),
         ("captioner", "florence2"), ("captioner", "mine"), ("scorer", "clip-vit-b32"),
+        ("audit reference", "nano"),
     ]  # fmt: skip
     assert "1.3 trillion tokens of publicly available" in found["text encoder", "calm2-7b"].trained_on
     assert found["autoencoder", "nano"].trained_on == OURS.english
@@ -292,4 +302,16 @@ def test_models_that_took_part_with_their_terms_and_origins() -> None:
     assert (gemma.terms, gemma.trained_on) == ("accepted by the user", "not disclosed")
     assert found["captioner", "florence2"].revision == "f1" and "FLD-5B" in found["captioner", "florence2"].trained_on
     assert found["initial weights", "256"].revision == "step 9"
+    assert found["scorer", "clip-vit-b32"].revision == "c1" and found["audit reference", "nano"].revision == "sha256:9"
     assert found["captioner", "mine"].terms == "free" and found["captioner", "mine"].address == ""
+
+
+def test_dates_that_are_none_are_not_stated(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    dates = ["2026-03-01T08:00:00+09:00", "yesterday <b>", "", "0001-01-01T00:00:00+09:00", "2026-02-28T23:30:00Z"]
+    made = [{**each, "license_observed_at": at} for each, at in zip(reportable_run.records(raw), dates, strict=False)]
+    lookup_shards.written(raw, made)
+    assert call(tmp_path, "shard", "raw/list.jsonl", "-o", "shards", "--size", "16", "-q") == 0
+    facts = gather(None, tmp_path / "shards")
+    assert facts.observed == ("2026-02-28T23:00:00Z", "2026-02-28T23:30:00Z"), "compared as times, not as text"
+    assert facts.works == 5 and facts.untraced["observed"] == 3

@@ -21,8 +21,10 @@ from PIL import Image
 from commonart.core.data.record import key_hash
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.output import metadata
+from commonart.core.report import quantities
 from commonart.core.report.facts import Facts, gather, works
 from commonart.core.report.ledger import models_used
+from commonart.core.report.makers import Maker
 from commonart.core.report.page import charts, data, html, page, sample, style, text
 from commonart.core.report.works import Work
 
@@ -126,7 +128,7 @@ def test_the_way_of_the_records_names_every_loss(seen: Seen) -> None:
     for row in (
         "gone from its address (HTTP 404)アドレスに存在しない（HTTP 404）|41", "licence not known",
         "licence not allowed: \u2068CC-BY-NC-4.0\u2069許可されないライセンス：\u2068CC-BY-NC-4.0\u2069|58",
-        "held out, to test with", "taken away between these steps; no record says by what", "captions: model failed",
+        "held out for testing", "taken away between these steps; no record says by what", "captions: model failed",
         "changed by another tool",
     ):  # fmt: skip
         assert row in seen.said, row
@@ -162,8 +164,14 @@ def test_the_audit_gives_its_verdict_in_words(facts: Facts, verdict: str, englis
     assert any("pfami 0.56 [0.50, 0.62], p 0.347" in label and "blind judge" in label for label in seen.labels)
 
 
-def test_captions_of_people_are_no_models() -> None:
-    assert models_used(None, [("", "", "CC-BY-4.0")], None) == [] and charts.captioner("b of a") == "a → b"
+def test_captions_of_people_are_no_models(facts: Facts) -> None:
+    assert (
+        models_used(None, [Maker("", "", "CC-BY-4.0", "en", False, 1)], None) == []
+        and charts.captioner("b of a") == "a → b"
+    )
+    makers = (Maker("jane", "", "", "en", False, 3), Maker("nano of jane", "r", "", "ja", True, 3))
+    labels = Seen("".join(charts.of_data(replace(facts, makers=makers)))).said
+    assert "by people: jane" in labels and "人による：jane" in labels
 
 
 def test_an_audit_of_little_is_shown_as_far_as_it_goes(facts: Facts) -> None:
@@ -285,14 +293,24 @@ def test_a_page_of_500_works_has_at_most_3_mb(tmp_path: Path) -> None:
 
 
 def test_numbers_have_few_digits_and_units() -> None:
-    assert data.duration(4) == ("4 seconds", "4 秒")
-    assert data.duration(150)[0] == "2.5 minutes" and data.duration(7200)[1] == "2.0 時間"
-    assert data.rounded(610_856_096) == ("611 million", "6.11 億") and data.rounded(2_176_192)[1] == "218 万"
+    assert quantities.duration(4) == ("4 seconds", "4 秒") and quantities.duration(0.0123)[0] == "0.0123 seconds"
+    assert quantities.duration(150)[0] == "2.5 minutes" and quantities.duration(7200)[1] == "2.0 時間"
+    assert quantities.duration(3.6e9)[0] == "41,666.7 days"
     assert (
-        html.power(5.6e12) == "5.6\u00a0×\u00a010¹²"
-        and html.amount(14933.3) == "14,900"
-        and html.amount(0.0123) == "0.0123"
+        quantities.rounded(610_856_096) == ("611 million", "6.11 億") and quantities.rounded(2_176_192)[1] == "218 万"
     )
+    assert (
+        quantities.power(5.6e12) == "5.6\u00a0×\u00a010¹²" and quantities.power(1.264e13, 3) == "1.26\u00a0×\u00a010¹³"
+    )
+    amounts = {
+        14933.3: "14,900",
+        0.0123: "0.0123",
+        5.6e6: "5,600,000",
+        1e6: "1,000,000",
+        2.78e-7: "0.000000278",
+        0.0: "0",
+    }
+    assert {value: quantities.amount(value) for value in amounts} == amounts
     assert data.reason_text("odd_code:x") == ("odd code: \u2068x\u2069", "odd code：\u2068x\u2069")
 
 
@@ -305,3 +323,20 @@ def test_every_text_has_both_languages() -> None:
                 assert not japanese.search(english), name
                 assert japanese.search(other) or other in (english, "SHA-256"), name
                 assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", other)), name
+
+
+@pytest.mark.parametrize(
+    ("lang", "tag"),
+    [("ja", ' lang="ja"'), ("pt-BR", ' lang="pt-BR"'), ('fr"><b>', ""), ("日本", ""), ("english please", ""), ("", "")],
+)
+def test_what_is_no_language_is_no_attribute(lang: str, tag: str) -> None:
+    assert html.bdi("x", lang) == f"<bdi{tag}>x</bdi>"
+
+
+def test_a_licence_that_is_not_known_leads_to_no_deed(facts: Facts) -> None:
+    work: Work = next(iter(works(facts.folders, facts.run)))
+    deed = "https://creativecommons.org/licenses/by/4.0/"
+    for license, address in (("CC-BY-4.0", deed), ("CC-BY-4.0 <b>x</b>", ""), ("CC-BY-4.0 but not for sale", "")):
+        assert sample.license_address(replace(work, license=license, license_url=deed)) == address
+    own = replace(work, license="Terms of the museum", license_url="https://example.org/terms")
+    assert sample.license_address(own) == "https://example.org/terms"

@@ -9,13 +9,15 @@ import pytest
 import reportable_run
 
 from commonart.core.report import attribution, croissant, cyclonedx, data_summary, model_card, spdx, terms
-from commonart.core.report.croissant import annotators, description
+from commonart.core.report.croissant import description
 from commonart.core.report.facts import Facts, gather
 from commonart.core.report.ledger import models_used
 from commonart.core.report.limits import limits
-from commonart.core.report.markdown import maker, many
+from commonart.core.report.makers import Maker, annotators, in_words
+from commonart.core.report.markdown import many
 from commonart.core.report.works import Work, works
 
+UNSIGNED = Maker("", "", "", "en", None, 3)
 FETCH: dict[str, Any] = {
     "stage": "fetch",
     "version": "1",
@@ -63,7 +65,7 @@ def test_a_folder_of_photographs_was_not_crawled(facts: Facts) -> None:
 
 def test_only_models_for_any_task_are_listed_as_general_purpose(facts: Facts) -> None:
     def listed(*makers: str) -> str:
-        models = models_used(facts.run, [(maker, "r", "MIT") for maker in makers], None)
+        models = models_used(facts.run, [Maker(maker, "r", "MIT", "en", True, 1) for maker in makers], None)
         page = data_summary.render(replace(facts, models=models))
         return page[page.index("**General-purpose") : page.index("### 2.6.")]
 
@@ -82,6 +84,8 @@ def test_the_end_of_training_dates_the_documents(facts: Facts) -> None:
     assert f"**Last update:** {ended[8:10]}/{ended[5:7]}/{ended[:4]} (the end of training)" in data_summary.render(
         facts
     )
+    odd = {**facts.run, "compute": {**facts.compute, "ended": "yesterday <b>"}}
+    assert "**Last update:** 02/01/2026 (the last time" in data_summary.render(replace(facts, run=odd))
     # A run of an earlier version does not say it.
     before = {**facts.run, "compute": {k: v for k, v in facts.compute.items() if k != "ended"}}
     older = replace(facts, run=before)
@@ -102,7 +106,7 @@ def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: 
 def test_limits_are_counted_in_either_language(facts: Facts) -> None:
     said = limits(
         replace(
-            facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], captioners={}, history=[]
+            facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], makers=(), history=[]
         )
     )
     assert said[:3] == [
@@ -119,12 +123,13 @@ def test_limits_are_counted_in_either_language(facts: Facts) -> None:
 def test_models_whose_makers_do_not_say_are_counted(facts: Facts) -> None:
     models = models_used(
         {"data": {}, "text_encoder": {"name": "calm2-7b"}, "autoencoder": {"name": "sdxl-vae"}},
-        [("mine", "r", "MIT")],
+        [Maker("mine", "r", "MIT", "en", True, 1)],
         None,
     )
     assert [model.undisclosed for model in models] == [False, True, True]
-    said = next(english for english, _ in limits(replace(facts, models=models)) if "from elsewhere" in english)
-    assert said.startswith("3 models from elsewhere took part") and "of 2 it is not disclosed" in said
+    said = next(english for english, _ in limits(replace(facts, models=models)) if "that took part" in english)
+    assert said.startswith("Other models that took part, trained on data other than these works: 3 (COMPONENTS.md).")
+    assert said.endswith("For 2 of them, the training data are not disclosed.")
 
 
 def test_a_licence_has_one_name_for_people_and_one_for_machines(facts: Facts) -> None:
@@ -140,7 +145,7 @@ def test_a_licence_has_one_name_for_people_and_one_for_machines(facts: Facts) ->
 
 
 def test_a_data_set_says_what_its_records_do_not_name(facts: Facts) -> None:
-    said = description(replace(facts, untraced={"author": 1, "license": 2}, captioners={"": 3}))
+    said = description(replace(facts, untraced={"author": 1, "license": 2}, makers=(UNSIGNED,)))
     assert said.endswith(
         "as far as these are known: 1 work without author, 2 works without licence, 3 captions without a writer."
     )
@@ -149,22 +154,24 @@ def test_a_data_set_says_what_its_records_do_not_name(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("captioners", "said"),
+    ("makers", "said"),
     [
-        ({"nano": 3, "nano of florence2": 3}, ["machine-generated"]), ({"": 3}, ["other"]), ({"coco-annotators": 3}, ["other"]),
-        ({"scenes-grammar": 2, "nano of coco-annotators": 1}, ["machine-generated", "other"]), ({}, []),
+        ([("nano", True), ("nano of florence2", True)], ["machine-generated"]), ([("", None)], ["other"]),
+        ([("coco-annotators", False)], ["other"]), ([("mine", True), ("jane", False)], ["machine-generated", "other"]), ([], []),
     ],
 )  # fmt: skip
 def test_captions_are_called_generated_where_models_are_known_to_have_written_them(
-    facts: Facts, captioners: dict[str, int], said: list[str]
+    facts: Facts, makers: list[tuple[str, bool | None]], said: list[str]
 ) -> None:
-    assert annotators(replace(facts, captioners=captioners)) == said
-    shards = replace(facts, run=None, captioners=captioners)
+    made = tuple(Maker(name, "", "", "en", generated, 3) for name, generated in makers)
+    assert annotators(made) == said
+    shards = replace(facts, run=None, makers=made)
     assert ("machine-generated" in model_card.metadata(shards)) == ("machine-generated" in said)
 
 
 def test_translations_are_told_in_words_everywhere(facts: Facts) -> None:
-    assert maker("b of a") == "a translated by b" and maker("c of b of a") == "a translated by b translated by c"
+    assert list(in_words([Maker("b of a", "", "", "ja", True, 1)])) == ["a translated by b"]
+    assert list(in_words([Maker("c of b of a", "", "", "ja", True, 1)])) == ["a translated by b translated by c"]
     assert (many(1, "work"), many(0, "work"), many(1234, "work")) == ("1 work", "0 works", "1,234 works")
     documents = [
         data_summary.render(facts),
@@ -200,14 +207,34 @@ AUDIT = {
 def test_scores_stand_beside_what_they_are_read_against_in_both_languages(facts: Facts) -> None:
     page = model_card.render(replace(facts, evaluation=SCORES, audit=AUDIT), [])
     english, _, japanese = page.partition("## 日本語")
-    assert "| CLIP | en | held-out captions | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in english
+    assert "| CLIP | en | held-out captions | 26.12 | 26 – 26.25 | 31.5 | 10 | nano |" in english
     assert (
         "A Fréchet distance of 10 images depends on their number" in english and "config: held-out-captions-en" in page
     )
     assert "A leak with an AUC of 0.733 would have been found four times in five" in english
-    assert "| CLIP | en | 検証画像のキャプション | 26.12 | 26 to 26.25 | 31.5 | 10 | nano |" in japanese
+    assert "| CLIP | en | 検証画像のキャプション | 26.12 | 26 – 26.25 | 31.5 | 10 | nano |" in japanese
     assert "画像 10 枚のフレシェ距離は枚数に左右される" in japanese and "AUC 0.733 の漏洩なら" in japanese
     assert "監査の判定：**漏洩は見つからず**。学習画像 60 枚と未学習画像 39 枚を比べた。" in japanese
+    scenes = {"metric": "scenes", "set": "unseen", "color": 0.5, "size": 0.25, "all": 0.125, **SCORED}
+    small = model_card.render(replace(facts, evaluation={"scores": [scenes]}), [])
+    assert (
+        "| size right | en | unseen | 0.25 |" in small
+        and "| 大きさの一致 | en | 見たことのない指示文 | 0.25 |" in small
+    )
+    assert "| colour, shape, background and place right | en | unseen | 0.125 |" in small
+    assert "| 色・形・背景・位置がすべて一致 | en |" in small and "| 画素 |" not in small.partition("## 日本語")[0]
+    leaks = {
+        "verdict": "leaks",
+        "level": 0.01,
+        "members": 60,
+        "heldout": 39,
+        "attacks": {
+            "clid": {"p_value": 0.001, "verdict": "leaks"},
+            "loss": {"p_value": 0.4, "verdict": "no leak found"},
+        },
+    }
+    told = model_card.render(replace(facts, audit=leaks), [])
+    assert "監査の判定：**漏洩あり**（p 値：clid 0.001。2 検定で補正済み）。学習画像 60 枚" in told
     blind = {**AUDIT, "attacks": {"loss": {"smallest_auc_found": 1.0}}}
     assert "So few images would show no leak at all." in model_card.render(replace(facts, audit=blind), [])
     many_images = {"scores": [{**each, "n": 20000} for each in SCORES["scores"]]}
@@ -216,13 +243,15 @@ def test_scores_stand_beside_what_they_are_read_against_in_both_languages(facts:
 
 def test_the_japanese_part_has_the_tables_of_the_english_one(facts: Facts) -> None:
     english, _, japanese = model_card.render(facts, []).partition("## 日本語")
-    for said in ("| works | 21 |", "| train | 23 | 21 | heldout 2 |", "| hours |", "| energy | not known |"):
+    for said in ("| works | 21 |", "| train | 23 | 21 | heldout 2 |", "| time |", "| energy | not known |"):
         assert said in english
     for said in ("| 作品 | 21 |", "| train | 23 | 21 | heldout 2 |", "| 時間 |", "| 電力量 | 不明 |", "### 計算の費用"):
         assert said in japanese
-    assert "| nano | 説明文の生成 | `1234` | Apache-2.0 | 制限なし |" in japanese
-    assert "、うち 2 個は学習データが非公開である（COMPONENTS.md）。" in japanese
-    assert "nano translated by nano 21" in japanese
+    assert "| nano | キャプションの生成 | `1234` | Apache-2.0 | 制限なし |" in japanese
+    assert "個が関わっている（COMPONENTS.md）。うち 2 個は学習データが非公開である。" in japanese
+    assert "nano（nano が翻訳） 21" in japanese and "translated" not in japanese
+    row = "| Apache-2.0 | free | scenes that this project's own generator draws, and nothing else | this project |"
+    assert f"| nano | captioner | `1234` {row}" in english, "the models are named in both parts"
 
 
 def test_the_card_says_whose_word_its_facts_are(facts: Facts) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from commonart.core.data.text import printable
 from commonart.core.output import plot
+from commonart.core.report import quantities
 from commonart.core.report.facts import Facts
+from commonart.core.report.makers import people
 from commonart.core.report.markdown import license_name
 from commonart.core.report.page import html, text
 from commonart.core.report.page.text import Pair
@@ -33,17 +35,26 @@ def of_data(facts: Facts) -> list[str]:
         "licenses": [(license_name(name), count) for name, count in facts.licenses.items()],
         "sources": list(facts.sources.items()),
         "languages": [(LANGUAGES.get(name, name), count) for name, count in facts.languages.items()],
-        "captioners": [(captioner(name) or text.OF_SOURCE, count) for name, count in facts.captioners.items()],
+        "captioners": [(captioner(name) or text.NOT_STATED, count) for name, count in facts.captioners.items()],
         "caption_words": lengths({int(words): count for words, count in facts.caption_words.items()}),
         "sizes": [(name.replace("x", " × "), count) for name, count in facts.sizes.items()],
     }
-    notes = {"captioners": text.TRANSLATED} if any("→" in name for name, _ in counts["captioners"]) else {}
+    notes = {"captioners": note} if (note := _on_makers(facts)) else {}
     if len(facts.sizes) > MOST:
         longer = Counter[int]()
         for name, count in facts.sizes.items():
             longer[max(map(int, name.split("x")))] += count
         counts["sizes"], notes["sizes"] = lengths(longer), text.LONGER
     return [histogram(name, rows, notes.get(name)) for name, rows in counts.items() if rows]
+
+
+def _on_makers(facts: Facts) -> Pair | None:
+    """What the names of those who wrote captions mean: which of them are people, and what an arrow says."""
+    persons = [name for name in facts.captioners if name and name in people(facts.makers)]
+    notes = [text.TRANSLATED] if any(" of " in name for name in facts.captioners) else []
+    if persons:
+        notes.append(text.filled(text.BY_PEOPLE, names=", ".join(map(printable, persons))))
+    return ("; ".join(note[0] for note in notes), "。".join(note[1] for note in notes)) if notes else None
 
 
 def histogram(name: str, counts: Counts, note: Pair | None = None) -> str:
@@ -53,10 +64,10 @@ def histogram(name: str, counts: Counts, note: Pair | None = None) -> str:
     shown = [(short(each), count) for each, count in counts[:MOST]]
     if rest := counts[MOST:]:
         shown.append((f"+ {len(rest):,}", sum(count for _, count in rest)))
-    rows = [(each, count, (f"{count:,}", html.share(count / total))) for each, count in shown]
+    rows = [(each, count, (f"{count:,}", quantities.share(count / total))) for each, count in shown]
     label = f"{' / '.join(title)}: " + "; ".join(f"{each} {cells[0]} ({cells[1]})" for each, _, cells in rows)
-    said = (f"{unit[0]}; {note[0]}", f"{unit[1]}。{note[1]}") if note else unit
-    return html.chart(colored(plot.bars(rows)), title, html.both(said), label)
+    caption = (f"{unit[0]}; {note[0]}", f"{unit[1]}。{note[1]}") if note else unit
+    return html.chart(colored(plot.bars(rows)), title, html.both(caption), label)
 
 
 def lengths(words: Mapping[int, int]) -> Counts:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from commonart.core.licenses.table import known_licenses
+from commonart.core.report import quantities
 from commonart.core.report.facts import Facts
 from commonart.core.report.markdown import license_name
 from commonart.core.report.page import charts, html, reasons, text
@@ -24,26 +25,34 @@ def sentences(facts: Facts) -> str:
     about = {"works": f"{facts.works:,}", "captions": f"{sum(facts.captioners.values()):,}"}
     kinds = _licenses(facts)
     if facts.run is None:
-        said = [filled(text.DATA, name=name, **about)]
-        said += [filled(text.DATA_LICENSES, licenses=kinds)] if facts.works else []
+        said = [text.filled(text.DATA, name=name, **about)]
+        said += [text.filled(text.DATA_LICENSES, licenses=kinds)] if facts.works else []
         return html.both(_joined([*said, text.NO_RUN]), "p", "lead")
     run, compute = facts.run, facts.compute
     start = str((run.get("init") or {}).get("from") or "nothing")
-    origin = text.FROM_NOTHING if start == "nothing" else filled(text.FROM_MODEL, start=html.isolated(start))
+    origin = text.FROM_NOTHING if start == "nothing" else text.filled(text.FROM_MODEL, start=html.isolated(start))
     recipe = run.get("recipe") or {}
     if parameters := (run.get("transformer") or {}).get("parameters"):
-        what = filled(
-            text.MODEL, name=name, parameters=rounded(parameters), side=recipe.get("resolution"), origin=origin
+        what = text.filled(
+            text.MODEL,
+            name=name,
+            parameters=quantities.rounded(parameters),
+            side=recipe.get("resolution"),
+            origin=origin,
         )
     else:
-        what = filled(text.CAPTIONER, name=name, origin=origin)
+        what = text.filled(text.CAPTIONER, name=name, origin=origin)
     devices = ", ".join(devices_of(facts)) or "—"
-    power = filled(text.ENERGY, kwh=html.amount(facts.energy_kwh)) if facts.energy_kwh is not None else text.NO_ENERGY
-    cost = filled(
-        text.COST, steps=f"{compute.get('step', 0):,}", time=duration(facts.seconds or 0), devices=html.isolated(devices),
-        flops=html.power(facts.flops or 0), energy=power,
+    power = (
+        text.filled(text.ENERGY, kwh=quantities.amount(facts.energy_kwh))
+        if facts.energy_kwh is not None
+        else text.NO_ENERGY
+    )
+    cost = text.filled(
+        text.COST, steps=f"{compute.get('step', 0):,}", time=quantities.duration(facts.seconds or 0),
+        devices=html.isolated(devices), flops=quantities.power(facts.flops or 0), energy=power,
     )  # fmt: skip
-    return html.both(_joined([what, filled(text.LEARNED, licenses=kinds, **about), cost]), "p", "lead")
+    return html.both(_joined([what, text.filled(text.LEARNED, licenses=kinds, **about), cost]), "p", "lead")
 
 
 def contents(facts: Facts) -> str:
@@ -90,15 +99,16 @@ def _step(step: Mapping[str, Any], largest: int) -> Iterator[str]:
         counted: Mapping[str, int] = step.get(field) or {}
         for reason, count in sorted(counted.items(), key=lambda entry: (-entry[1], entry[0])):
             said = reason_text(reason)
-            yield _why(filled(frame, reason=said) if frame else said, f"{count:,}")
+            yield _why(text.filled(frame, reason=said) if frame else said, f"{count:,}")
     if step.get("changed"):
         yield _why(text.CHANGED, "")
     if step.get("shards_without_manifest"):
         yield _why(text.NOT_ALL, f"{step['shards_without_manifest']:,}")
 
 
-def _why(said: Pair, count: str, kind: str = "why") -> str:
-    return f'<tr class="{kind}"><th scope="row" colspan=3>{html.both(said)}</th><td class=n>{count}</td><td class=shares></td></tr>'
+def _why(reason: Pair, count: str, kind: str = "why") -> str:
+    name = f'<th scope="row" colspan=3>{html.both(reason)}</th>'
+    return f'<tr class="{kind}">{name}<td class=n>{count}</td><td class=shares></td></tr>'
 
 
 def reason_text(reason: str) -> Pair:
@@ -110,13 +120,13 @@ def reason_text(reason: str) -> Pair:
 
 
 def _settings(facts: Facts) -> str:
-    said = []
+    parts = []
     for step in facts.history:
         if step.get("settings"):
             values = orjson.dumps(step["settings"], option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode()
             name = html.both(reasons.STAGES.get(step["stage"], (step["stage"],) * 2))
-            said.append(f"<h3>{name}</h3><pre>{escape(values)}</pre>")
-    return f"<details><summary>{html.both(text.SETTINGS)}</summary>{''.join(said)}</details>" if said else ""
+            parts.append(f"<h3>{name}</h3><pre>{escape(values)}</pre>")
+    return f"<details><summary>{html.both(text.SETTINGS)}</summary>{''.join(parts)}</details>" if parts else ""
 
 
 def _license_texts(facts: Facts) -> str:
@@ -131,16 +141,16 @@ def _traces(facts: Facts) -> Iterator[str]:
     stated = [pair for name, pair in text.FIELDS.items() if not facts.untraced.get(name)]
     if stated:
         listed = (_listed([each[0] for each in stated], " and "), "、".join(each[1] for each in stated))
-        yield html.both(filled(text.TRACED, works=f"{facts.works:,}", stated=listed), "p")
+        yield html.both(text.filled(text.TRACED, works=f"{facts.works:,}", stated=listed), "p")
     rows = []
     for name, count in facts.untraced.items():
         kind, _, reason = name.partition(":")
         said = (
-            filled(text.LEFT_OUT, reason=reason_text(reason))
+            text.filled(text.LEFT_OUT, reason=reason_text(reason))
             if kind == "left_out"
             else text.FIELDS.get(name, (name,) * 2)
         )
-        rows.append(html.row(html.both(said), f"{count:,}", html.share(count / facts.works)))
+        rows.append(html.row(html.both(said), f"{count:,}", quantities.share(count / facts.works)))
     if rows:
         yield html.table(
             text.UNTRACED,
@@ -158,12 +168,14 @@ def _traces(facts: Facts) -> Iterator[str]:
 def _licenses(facts: Facts) -> Pair:
     named = [(name, count) for name, count in facts.licenses.items() if name]
     shown, rest = named[:NAMED], named[NAMED:]
-    said = [filled(text.UNDER, count=f"{count:,}", license=html.isolated(license_name(name))) for name, count in shown]
+    parts = [
+        text.filled(text.UNDER, count=f"{count:,}", license=html.isolated(license_name(name))) for name, count in shown
+    ]
     if rest:
-        said.append(filled(text.MORE_LICENSES, count=f"{sum(count for _, count in rest):,}", kinds=len(rest)))
+        parts.append(text.filled(text.MORE_LICENSES, count=f"{sum(count for _, count in rest):,}", kinds=len(rest)))
     if missing := facts.licenses.get(""):
-        said.append(filled(text.UNLICENSED, count=f"{missing:,}"))
-    return _listed([each[0] for each in said], " and "), "、".join(each[1] for each in said)
+        parts.append(text.filled(text.UNLICENSED, count=f"{missing:,}"))
+    return _listed([each[0] for each in parts], " and "), "、".join(each[1] for each in parts)
 
 
 def devices_of(facts: Facts) -> list[str]:
@@ -171,26 +183,6 @@ def devices_of(facts: Facts) -> list[str]:
     return list(
         dict.fromkeys(f"{each['count']}\u00a0×\u00a0{each['name']}" for each in facts.compute.get("devices") or ())
     )
-
-
-def duration(seconds: float) -> Pair:
-    """Return a time in the largest unit of which it has at least one and a half."""
-    unit, length = next(((u, n) for u, n in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= 1.5 * n), ("s", 1))
-    said = f"{seconds / length:,.1f}" if length > 1 else f"{seconds:,.0f}"
-    return f"{said} {text.UNITS[unit][0]}", f"{said} {text.UNITS[unit][1]}"
-
-
-def rounded(number: float) -> Pair:
-    """Return a large number in three digits: 2.18 million, 218 万."""
-    english = f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
-    japanese = f"{number / 1e8:.3g} 億" if number >= 1e8 else f"{number / 1e4:.3g} 万"
-    return (english, japanese) if number >= 1e6 else (f"{number:,.0f}",) * 2
-
-
-def filled(pair: Pair, **values: Any) -> Pair:
-    """Return a text in both languages with its `{names}` filled in, by values that may be in both languages themselves."""
-    english, japanese = ({k: v[n] if isinstance(v, tuple) else v for k, v in values.items()} for n in (0, 1))
-    return pair[0].format(**english), pair[1].format(**japanese)
 
 
 def _joined(sentences: list[Pair]) -> Pair:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from commonart.core.report.markdown import language_tag
 from commonart.core.report.page.text import Pair
 
 HTTP = ("http://", "https://")
@@ -26,8 +27,8 @@ def element(tag: str, inside: str, kind: str = "", lang: str = "") -> str:
 
 
 def bdi(text: str, lang: str = "") -> str:
-    """Return other people's text, which cannot turn the direction of its neighbours."""
-    return element("bdi", escape(text), lang=lang)
+    """Return other people's text, which cannot turn the direction of its neighbours; a `lang` that is none is left out."""
+    return element("bdi", escape(text), lang=language_tag(lang))
 
 
 def isolated(text: str) -> str:
@@ -76,16 +77,16 @@ def table(
     )
 
 
-def row(name: str, *cells: str, kind: str = "", words: int = 0) -> str:
-    """Return a row with its heading; all are markup. The first `words` cells are words, the rest numbers."""
-    said = "".join(f"<td{'' if n < words else ' class=n'}>{cell}</td>" for n, cell in enumerate(cells))
-    return f'<tr{f" class={kind}" if kind else ""}><th scope="row">{name}</th>{said}</tr>'
+def row(name: str, *cells: str, kind: str = "") -> str:
+    """Return a row with its heading, and numbers beside it; all are markup."""
+    values = "".join(f"<td class=n>{cell}</td>" for cell in cells)
+    return f'<tr{f" class={kind}" if kind else ""}><th scope="row">{name}</th>{values}</tr>'
 
 
 def facts(rows: Iterable[tuple[Pair, str]]) -> str:
     """Return a list of names and values; the values are markup, and those that are "" are left out."""
-    said = "".join(f"<div><dt>{both(name)}</dt><dd>{value}</dd></div>" for name, value in rows if value)
-    return f'<dl class="facts">{said}</dl>' if said else ""
+    items = "".join(f"<div><dt>{both(name)}</dt><dd>{value}</dd></div>" for name, value in rows if value)
+    return f'<dl class="facts">{items}</dl>' if items else ""
 
 
 def chart(svg: str, title: Pair, note: str, label: str) -> str:
@@ -94,19 +95,3 @@ def chart(svg: str, title: Pair, note: str, label: str) -> str:
         f"<figure>{both_heading(title, 3)}<figcaption>{note}</figcaption>"
         f'<div class="chart" role="img" aria-label="{escape(label)}">{svg}</div></figure>'
     )
-
-
-def share(part: float) -> str:
-    """Return a percentage."""
-    return f"{100 * part:.1f} %"
-
-
-def amount(value: float) -> str:
-    """Return a number in three digits, without an exponent."""
-    return f"{float(f'{value:.3g}'):,.10g}"
-
-
-def power(value: float) -> str:
-    """Return a large number in two digits and a power of ten, as 5.6 × 10¹²."""
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    return f"{digits}\u00a0×\u00a010{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from commonart.core.report import model_card
+from commonart.core.report import model_card, quantities
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import ModelUsed
 from commonart.core.report.page import data, html, text
@@ -29,12 +29,12 @@ def _model(model: ModelUsed) -> str:
     role = html.both(text.ROLES.get(model.role, (model.role,) * 2))
     about = [
         escape(model.license or ""),
-        html.both(data.filled(text.TERMS, terms=text.TERMS_OF.get(model.terms, (model.terms,) * 2)))
+        html.both(text.filled(text.TERMS, terms=text.TERMS_OF.get(model.terms, (model.terms,) * 2)))
         if model.terms
         else "",
     ]
     about += [f"<code>{escape(model.revision[:24])}</code>" if model.revision else ""]
-    what = html.both(data.filled(text.TRAINED_ON, what=(model.trained_on, model.trained_on_ja)))
+    what = html.both(text.filled(text.TRAINED_ON, what=(model.trained_on, model.trained_on_ja)))
     stated = html.link(model.source, html.both(text.STATED)) if model.source.startswith(html.HTTP) else ""
     return (
         f"<li><div><p><strong>{html.link(model.address, html.bdi(model.name))}</strong></p><p class=soft>{role}</p></div>"
@@ -49,16 +49,16 @@ def cost(facts: Facts) -> str:
     compute, recipe = facts.compute, facts.run.get("recipe") or {}
     steps = text.STEPS_VALUE
     if facts.energy_kwh is not None:
-        energy = html.both(text.ENERGY_HOW, kwh=html.amount(facts.energy_kwh))
+        energy = html.both(text.ENERGY_HOW, kwh=quantities.amount(facts.energy_kwh))
     else:
         energy = html.both(text.ENERGY_UNKNOWN)
     flops = facts.flops
     rows: list[tuple[Pair, str]] = [
         (text.STEPS, html.both(steps, steps=f"{compute.get('step', 0):,}", batch=f"{recipe.get('batch', 0):,}",
                                images=f"{compute.get('images', 0):,}")),
-        (text.TIME, html.both(data.duration(facts.seconds)) if facts.seconds else ""),
+        (text.TIME, html.both(quantities.duration(facts.seconds)) if facts.seconds else ""),
         (text.DEVICES, "<br>".join(map(escape, data.devices_of(facts)))),
-        (text.OPERATIONS, html.both(text.OPERATIONS_VALUE, flops=html.power(flops)) if flops else ""),
+        (text.OPERATIONS, html.both(text.OPERATIONS_VALUE, flops=quantities.power(flops)) if flops else ""),
         (text.THRESHOLD, html.both(text.BELOW, share=_share(flops / PRESUMED)) if flops else ""),
         (text.ENERGY_HEAD, energy),
         (text.CODE, _code(facts)),
@@ -67,23 +67,23 @@ def cost(facts: Facts) -> str:
 
 
 def _share(part: float) -> str:
-    return f"{html.power(100 * part)} %" if part < 1e-4 else f"{100 * part:.2f} %"
+    return f"{quantities.power(100 * part)} %" if part < 1e-4 else f"{100 * part:.2f} %"
 
 
 def _code(facts: Facts) -> str:
     code = (facts.run or {}).get("code") or {}
-    said = f"commonart {escape(str(code.get('version') or ''))}"
+    version = f"commonart {escape(str(code.get('version') or ''))}"
     if code.get("commit"):
-        said += f", <code>{escape(code['commit'][:12])}</code>"
-    return said + (f" ({html.both(text.MODIFIED)})" if code.get("modified") else "")
+        version += f", <code>{escape(code['commit'][:12])}</code>"
+    return version + (f" ({html.both(text.MODIFIED)})" if code.get("modified") else "")
 
 
 def files(names: Sequence[str]) -> str:
     """Return links to the card's other files; those of folders end in a slash."""
-    told = {**model_card.FILES, model_card.NAME: text.CARD}
+    descriptions = {**model_card.FILES, model_card.NAME: text.CARD}
     rows = []
     for name in sorted(names):
         if name != "index.html":
-            said = html.both(told[name]) if name in told else ""
-            rows.append(f'<div><dt><a href="{escape(quote(name))}">{escape(name)}</a></dt><dd>{said}</dd></div>')
+            description = html.both(descriptions[name]) if name in descriptions else ""
+            rows.append(f'<div><dt><a href="{escape(quote(name))}">{escape(name)}</a></dt><dd>{description}</dd></div>')
     return html.section("files", text.SECTIONS["files"], f'<dl class="facts">{"".join(rows)}</dl>' if rows else "")

@@ -14,8 +14,9 @@ from PIL import Image
 from commonart.core.audit import page_names, page_text
 from commonart.core.metrics import paper_table
 from commonart.core.output import metadata, plot
+from commonart.core.report import quantities
 from commonart.core.report.facts import Facts
-from commonart.core.report.page import charts, data, html, text
+from commonart.core.report.page import charts, html, text
 from commonart.core.report.page.text import Pair
 
 LOSSES = ("loss", "training_loss", "heldout_loss")
@@ -66,10 +67,10 @@ def _key(number: int, name: str) -> str:
 
 
 def _preview(run: Path | None) -> str:
-    found = sorted((run / "samples").glob("step-*.png")) if run is not None else []
-    if not found or not (number := found[-1].stem.removeprefix("step-")).isdecimal():
+    grids = sorted((run / "samples").glob("step-*.png")) if run is not None else []
+    if not grids or not (number := grids[-1].stem.removeprefix("step-")).isdecimal():
         return ""
-    path, step = found[-1], f"{int(number):,}"
+    path, step = grids[-1], f"{int(number):,}"
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
@@ -83,7 +84,7 @@ def _preview(run: Path | None) -> str:
     pixels = base64.b64encode(file.getvalue()).decode()
     size = f'width="{small.width}" height="{small.height}"'
     return (
-        f"<figure>{html.both_heading(data.filled(text.PREVIEW, step=step), 3)}"
+        f"<figure>{html.both_heading(text.filled(text.PREVIEW, step=step), 3)}"
         f"<figcaption>{html.both(text.PREVIEW_UNIT)}</figcaption>"
         f'<img class="grid" src="data:image/webp;base64,{pixels}" {size} alt="{alt}"></figure>'
     )
@@ -112,12 +113,12 @@ def _scores(model: str, scores: Sequence[Score], named: bool) -> str:
             groups.setdefault(kind, {}).setdefault(name, {})[str(score.get("lang") or "")] = cell
     rows = []
     for kind, measures in groups.items():
-        said = data.filled(text.OF_IMAGES, kind=_prompts(kind, scores), count=", ".join(counts[kind]))
+        said = text.filled(text.OF_IMAGES, kind=_prompts(kind, scores), count=", ".join(counts[kind]))
         rows.append(f'<tr class=group><th scope="colgroup" colspan="{len(langs) + 1}">{html.both(said)}</th></tr>')
         rows += [html.row(name, *(cells.get(lang, "—") for lang in langs)) for name, cells in measures.items()]
     heads = [html.both(text.METRIC), *(escape(charts.LANGUAGES.get(lang, lang)) or "—" for lang in langs)]
     about = {name: scores[0].get(name, "—") for name in ("steps", "guidance", "seed")}
-    label = data.filled(text.SCORES, name=html.isolated(Path(model).name))
+    label = text.filled(text.SCORES, name=html.isolated(Path(model).name))
     told = html.both(text.SCORED, "p", "small soft", **about)
     caption = html.both(label) if named else ""
     return told + html.table(label, heads, rows, numbers=range(1, len(langs) + 1), caption=caption)
@@ -137,13 +138,13 @@ def _score(score: Score) -> Iterator[tuple[str, str]]:
     if metric == "scenes":
         for fact, said in text.FACTS.items():
             if isinstance(score.get(fact), int | float):
-                yield html.both(said), html.share(score[fact])
+                yield html.both(said), quantities.share(score[fact])
         return
     if not isinstance(score.get("value"), int | float):
         return
     better = text.HIGHER if metric in HIGHER else text.LOWER
     notes = (
-        data.filled(text.JUDGED, better=better, judge=html.isolated(score["judge"])) if score.get("judge") else better
+        text.filled(text.JUDGED, better=better, judge=html.isolated(score["judge"])) if score.get("judge") else better
     )
     name = html.both(text.QUESTIONS) if metric == "questions" else escape(metric)
     digits = 4 if abs(score["value"]) < 1 else 2
@@ -163,8 +164,8 @@ def _table_2(model: str, scores: Sequence[Score]) -> str:
     if not ours:
         return ""
     rows = [html.row(escape(name), *(f"{value:g}" for value in values)) for name, values in paper_table.ROWS]
-    own = (f"{ours[column]:.3g}" if column in ours else "—" for column in paper_table.COLUMNS)
-    rows.append(html.row(html.bdi(Path(model).name), *own, kind="ours"))
+    cells = (f"{ours[column]:.3g}" if column in ours else "—" for column in paper_table.COLUMNS)
+    rows.append(html.row(html.bdi(Path(model).name), *cells, kind="ours"))
     counts = {int(score["n"]) for score in scores if score["metric"] in ("FID", "CLIP")} - {paper_table.PAIRS}
     note = text.TABLE_2_NOTE if counts else text.TABLE_2_SAME
     said = html.both(
@@ -185,7 +186,7 @@ def audit(facts: Facts) -> str:
     if attacks:
         about = {name: f"{found.get(name) or 0:,}" for name in ("members", "heldout", "level")}
         called = _called(found)
-        tested = data.filled(
+        tested = text.filled(
             text.TESTED, attacks=len(attacks), called=(called["members"], called["members_ja"]), **about
         )
         said.append(html.both(tested, "p"))
@@ -199,7 +200,7 @@ def audit(facts: Facts) -> str:
 
 def _verdict(found: Mapping[str, Any], verdict: str) -> Pair:
     """What a verdict of an audit means, in its own words for the images in question."""
-    return data.filled(page_text.VERDICTS.get(verdict, (verdict,) * 2), **_called(found))
+    return text.filled(page_text.VERDICTS.get(verdict, (verdict,) * 2), **_called(found))
 
 
 def _called(found: Mapping[str, Any]) -> Mapping[str, str]:
@@ -235,6 +236,6 @@ def _copies(found: Mapping[str, Any]) -> Iterator[str]:
             counts = {field: f"{each[field]:,}" for field in fields}
             verdict = str(each["verdict"])
             about = {**_called(found), "level": found.get("level") or 0, "of": each.get("captions", 0)}
-            said = data.filled(numbers, **counts)
-            verdict_said = data.filled(page_text.PARTS.get(verdict, (verdict,) * 2), **about)
+            said = text.filled(numbers, **counts)
+            verdict_said = text.filled(page_text.PARTS.get(verdict, (verdict,) * 2), **about)
             yield html.both((f"{said[0]} {verdict_said[0]}", f"{said[1]}{verdict_said[1]}"), "p")

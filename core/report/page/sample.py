@@ -114,9 +114,11 @@ def _picture(work: Work) -> str:
 
 
 def license_address(work: Work) -> str:
-    """Return the page of a work's licence."""
+    """Return the page of a work's licence; "" for one that is not known, with the address of one that is: it does not say so."""
     known = normalize(work.license)
-    return known.url if known is not None and known.url else work.license_url
+    if known is not None and known.url:
+        return known.url
+    return "" if normalize(work.license_url) else work.license_url
 
 
 def cut(said: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 Pair = tuple[str, str]  # English, Japanese
 
 TITLE: Pair = ("what it was trained on, and what it does", "学習データと性質")
@@ -64,7 +66,7 @@ IMAGES: Pair = ("images, and their share", "画像数と割合")
 CAPTIONS: Pair = ("captions, and their share", "キャプション数と割合")
 CHARTS: dict[str, tuple[Pair, Pair]] = {
     "licenses": (("Licences", "ライセンス"), IMAGES),
-    "sources": (("Sources", "出所"), IMAGES),
+    "sources": (("Sources", "出典"), IMAGES),
     "languages": (("Languages of the captions", "キャプションの言語"), CAPTIONS),
     "captioners": (("Who wrote the captions", "キャプションの作成者"), CAPTIONS),
     "caption_words": (("Length of the captions in words", "キャプションの長さ（語数）"), CAPTIONS),
@@ -72,23 +74,23 @@ CHARTS: dict[str, tuple[Pair, Pair]] = {
 }
 LONGER: Pair = ("longer side", "長辺")
 NOT_STATED = "not stated / 記載なし"
-OF_SOURCE = "source / 出所"  # who wrote captions that no model wrote
-TRANSLATED: Pair = ("A → B: by A, translated by B", "A → B は A が書き B が翻訳")
+TRANSLATED: Pair = ("A → B: by A, translated by B", "A → B：A が作成し B が翻訳")
+BY_PEOPLE: Pair = ("by people: {names}", "人による：{names}")
 AUTHOR_COUNT: Pair = ("Most frequent authors: ", "作品の多い作者：")
 LICENSE_TEXTS: Pair = ("Licence texts: ", "ライセンス本文：")
-UNITS: dict[str, Pair] = {"d": ("days", "日"), "h": ("hours", "時間"), "min": ("minutes", "分"), "s": ("seconds", "秒")}
 TRACED: Pair = (
     "Every one of the {works} records states its {stated}.",
     "{works} 件の記録すべてに{stated}が記されています。",
 )
 FIELDS: dict[str, Pair] = {
-    "license": ("licence", "ライセンス"), "source": ("source", "出所"), "author": ("author", "作者"),
+    "license": ("licence", "ライセンス"), "source": ("source", "出典"), "author": ("author", "作者"),
     "title": ("title", "題名"), "address": ("address of the work", "作品のアドレス"), "sha256": ("SHA-256", "SHA-256"),
+    "observed": ("date of the licence", "ライセンスの確認日"),
 }  # fmt: skip
 UNTRACED: Pair = ("What the records do not state", "記録に記載のないもの")
 LEFT_OUT: Pair = ("left out, not known which: {reason}", "除外されたが、どれかは不明：{reason}")
 CONFLICTS: Pair = (
-    "{count} images stand in the data under more than one licence; LICENSES.md names them.",
+    "Images that are in the data under more than one licence: {count}. LICENSES.md names them.",
     "{count} 枚の画像に、記録ごとに異なるライセンスがあります。LICENSES.md に示します。",
 )
 
@@ -142,7 +144,7 @@ SPLITS: dict[str, Pair] = {
 FACTS: dict[str, Pair] = {
     "color": ("Colour right", "色の一致"), "shape": ("Shape right", "形の一致"),
     "background": ("Background right", "背景の一致"), "place": ("Place right", "位置の一致"),
-    "size": ("Size right", "大きさの一致"), "all": ("All of it right", "すべて一致"),
+    "all": ("Colour, shape, background and place right", "色・形・背景・位置がすべて一致"), "size": ("Size right", "大きさの一致"),
 }  # fmt: skip
 QUESTIONS: Pair = ("Questions answered with yes", "質問への肯定率")
 SCORES: Pair = ("Scores of {name}", "{name} の評価値")
@@ -184,7 +186,7 @@ AUC_UNIT: Pair = (
 )
 BLIND: Pair = ("blind judge", "盲検")
 REPLICATION: Pair = ("Near copies: {copies} of {generated} images.", "類似画像：{generated} 枚中 {copies} 枚。")
-EXTRACTION: Pair = ("Extraction: {captions} captions were tried.", "取り出し：説明文 {captions} 件を試行。")
+EXTRACTION: Pair = ("Extraction: {captions} captions were tried.", "取り出し：キャプション {captions} 件を試行。")
 NOT_OURS: Pair = (
     "No run record was compared: that these images are the training set is an assumption of the audit.",
     "学習記録とは照合されておらず、これらが学習画像だというのは監査の仮定です。",
@@ -192,27 +194,29 @@ NOT_OURS: Pair = (
 
 # Models, cost, works, files.
 LEDGER: Pair = (
-    "They saw data of their own before they came here; “not disclosed” where their makers do not say which.",
-    "ここで使われる前に、それぞれ別のデータで学習しています。作成者が明かしていないものは「非公開」です。",
+    "Each of these models was trained before, on the data named here; “not disclosed” where its makers do not state them.",
+    "どのモデルも、ここに記したデータで事前に学習されています。作成者が明かしていないものは「非公開」です。",
 )
 ROLES: dict[str, Pair] = {
-    "text encoder": ("text encoder", "文の符号化器"), "autoencoder": ("image autoencoder", "画像の自己符号化器"),
-    "captioner": ("captioner", "説明文の作成"), "translator": ("translator", "翻訳"), "scorer": ("scorer", "評価"),
-    "initial weights": ("initial weights", "初期の重み"), "vision tower": ("vision tower", "画像の符号化器"),
-    "language model": ("language model", "言語モデル"), "teacher": ("teacher", "教師"),
+    "text encoder": ("text encoder", "テキストエンコーダー"), "autoencoder": ("autoencoder", "オートエンコーダー"),
+    "captioner": ("captioner", "キャプションの生成"), "translator": ("translator", "キャプションの翻訳"),
+    "scorer": ("scorer", "評価"),
+    "initial weights": ("initial weights", "初期の重み"), "vision tower": ("vision tower", "視覚エンコーダー"),
+    "language model": ("language model", "言語モデル"), "audit reference": ("reference model of the audit", "監査の参照モデル"),
 }  # fmt: skip
 TRAINED_ON: Pair = ("Trained on: {what}.", "学習データ：{what}。")
 STATED: Pair = ("Source", "出典")
-TERMS_OF: dict[str, Pair] = {
-    "free": ("free", "自由"), "use-restrictions": ("restricted uses", "用途の制限あり"), "share-alike": ("share alike", "継承"),
-    "restricted": ("restricted", "制限あり"), "non-commercial": ("not commercial", "非営利"), "unknown": ("not known", "不明"),
-    "not known": ("not known", "不明"), "accepted by the user": ("accepted by the user", "利用者が責任を負う"),
+TERMS_OF: dict[str, Pair] = {  # the registry's words for the terms on what a model writes
+    "free": ("free", "制限なし"), "use-restrictions": ("restricted uses", "用途の制限あり"),
+    "share-alike": ("share alike", "継承あり"), "restricted": ("restricted", "制限あり"),
+    "non-commercial": ("non-commercial", "営利利用不可"), "unknown": ("not known", "不明"), "not known": ("not known", "不明"),
+    "accepted by the user": ("accepted by the user", "利用者が同意"),
 }  # fmt: skip
-TERMS: Pair = ("terms of its outputs: {terms}", "出力の条件：{terms}")
+TERMS: Pair = ("terms of its outputs: {terms}", "出力の利用条件：{terms}")
 OPERATIONS: Pair = ("Operations", "演算")
 OPERATIONS_VALUE: Pair = (
-    "{flops} FLOP, forward and backward, without encoders",
-    "{flops} FLOP（順伝播と逆伝播、符号化器を除く）",
+    "{flops} FLOP, forward and backward, without the frozen encoders",
+    "{flops} FLOP（順伝播と逆伝播、凍結したエンコーダーを除く）",
 )
 THRESHOLD: Pair = ("EU threshold", "EU の基準")
 BELOW: Pair = (
@@ -228,7 +232,10 @@ ENERGY_HOW: Pair = (
 )
 ENERGY_UNKNOWN: Pair = ("not known: the power of a device is not", "不明（装置の消費電力が不明）")
 STEPS: Pair = ("Steps", "ステップ")
-STEPS_VALUE: Pair = ("{steps} of {batch} images: {images} in all", "{batch} 枚ずつ {steps} ステップ、延べ {images} 枚")
+STEPS_VALUE: Pair = (
+    "{steps} steps of {batch} images each, {images} images in all",
+    "{steps} ステップ（1 ステップ {batch} 枚、延べ {images} 枚）",
+)
 CODE: Pair = ("Code", "コード")
 MODIFIED: Pair = ("with changes that were not committed", "未コミットの変更あり")
 SAMPLE: Pair = (
@@ -236,15 +243,21 @@ SAMPLE: Pair = (
     "{works} 点のうち {shown} 点。キーのハッシュで抽出し、人は選んでいません。全作品は ATTRIBUTION にあります。",
 )
 ALL_WORKS: Pair = ("All {works} works.", "全 {works} 点です。")
-FIND: Pair = ("Search title, author, licence, caption", "題名・作者・ライセンス・説明文を検索")
+FIND: Pair = ("Search title, author, licence, caption", "題名・作者・ライセンス・キャプションを検索")
 FOUND: Pair = ("{found} found, {shown} shown", "{found} 件一致、{shown} 件表示")
 MORE: Pair = ("Show more", "さらに表示")
 NO_THUMB: Pair = ("not shown: its licence", "ライセンスにより非表示")
-NO_PIXELS: Pair = ("cannot be decoded", "復号できません")
+NO_PIXELS: Pair = ("cannot be decoded", "デコードできません")
 UNTITLED: Pair = ("untitled", "無題")
 NO_AUTHOR: Pair = ("author not stated", "作者の記載なし")
 NO_LICENSE: Pair = ("no licence stated", "ライセンスの記載なし")
 BY: Pair = ("by ", "作者：")
-FROM: Pair = ("from ", "出所：")
+FROM: Pair = ("from ", "出典：")
 FURTHER: Pair = ("and {count} more", "ほか {count} 件")
 CARD: Pair = ("the card, as the Hugging Face hub reads it", "Hugging Face 用のカード")
+
+
+def filled(pair: Pair, **values: Any) -> Pair:
+    """Return a text in both languages with its `{names}` filled in, by values that may be in both languages themselves."""
+    english, japanese = ({k: v[n] if isinstance(v, tuple) else v for k, v in values.items()} for n in (0, 1))
+    return pair[0].format(**english), pair[1].format(**japanese)
