@@ -58,7 +58,7 @@ def run(
         log.warn(printable(f"{', '.join(conflict.keys)} are one image under {' and '.join(conflict.licenses)}"))
     files = card.write(facts, folder, certify)
     for name, count in facts.untraced.items():
-        log.warn(f"{count:,} of {facts.works:,} works: {trace.missing(name)}")
+        log.warn(f"{count:,} of {facts.works:,} works: {name} is not stated")
     print(f"{facts.works:,} works, {len(files):,} files: {folder / card.ENTRY}", flush=True)
     return Summary("report", facts.works, facts.works, seconds=time.monotonic() - started)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from commonart.core.report.croissant import annotators
 from commonart.core.report.facts import Facts
-from commonart.core.report.markdown import escaped, many
+from commonart.core.report.markdown import many
 
 Pair = tuple[str, str]  # English, Japanese
 FIELDS: dict[str, Pair] = {
@@ -15,9 +15,9 @@ FIELDS: dict[str, Pair] = {
     "address": ("address", "所在"), "title": ("title", "題名"), "sha256": ("SHA-256", "ハッシュ"),
 }  # fmt: skip  # of a record, by the keys of `Facts.untraced`
 REWRITTEN: Pair = (
-    "The shards were written again since the training: the works have the same keys and hashes, but whether licences, "
-    "authors and captions are still those of the training is not known.",
-    "学習後にシャードが書き直された。作品のキーとハッシュは同じだが、ライセンス、作者、説明文が学習時のままかは分からない。",
+    "The shards were written again since the training: keys, hashes, licences, authors and captions of the works are those of the "
+    "training, but whether their pixels are is not known.",
+    "学習後にシャードが書き直された。作品のキー、ハッシュ、ライセンス、作者、説明文は学習時のままだが、画素が同じかは分からない。",
 )
 INITIAL: Pair = (
     "It began from other weights: what those were trained on is not in the counts, nor in the cost, above.",
@@ -26,6 +26,14 @@ INITIAL: Pair = (
 CAPTIONS: Pair = (
     "Captions by models are not descriptions by people: they may be wrong, and repeat their makers' biases.",
     "モデルによる説明文は人の記述ではなく、誤りや偏りを含みうる。",
+)
+NOT_AUDITED: Pair = (
+    "It was not audited for memorisation: whether it gives away images that it was trained on is not known (`commonart mia`).",
+    "学習画像の記憶は監査していない。学習画像が漏れるかは分からない（`commonart mia`）。",
+)
+NOT_EVALUATED: Pair = (
+    "It was not evaluated: how good its images are, and how well they follow a prompt, is not known (`commonart eval`).",
+    "評価していない。画質と、指示文への忠実さは分からない（`commonart eval`）。",
 )
 LICENSES: Pair = (
     "A licence is what the source stated when it was asked; whether the source was right is not checked.",
@@ -50,15 +58,7 @@ def unstated(name: str, count: int, works: int) -> Pair:
 
 def _limits(facts: Facts) -> Iterator[Pair]:
     for name, count in facts.untraced.items():
-        kind, _, reason = name.partition(":")
-        if kind == "left_out":
-            why = escaped(reason)
-            yield (
-                f"{many(count, 'record')} left out ({why}): not known which.",
-                f"除外された {count:,} 件（{why}）がどれかは分からない。",
-            )
-        else:
-            yield unstated(name, count, facts.works)
+        yield unstated(name, count, facts.works)
     if facts.rewritten:
         yield REWRITTEN
     if facts.removed:
@@ -88,6 +88,11 @@ def _limits(facts: Facts) -> Iterator[Pair]:
         )
     if any(model.role == "initial weights" for model in facts.models):
         yield INITIAL
+    if facts.run is not None and "transformer" in facts.run:
+        if facts.audit is None:
+            yield NOT_AUDITED
+        if not (facts.evaluation or {}).get("scores"):
+            yield NOT_EVALUATED
     if "machine-generated" in annotators(facts):
         yield CAPTIONS
     yield LICENSES
