@@ -25,7 +25,7 @@ from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
 from commonart.core.errors import CommonArtError
-from commonart.core.report import beside, plausible
+from commonart.core.report import beside, plausible, shape
 from commonart.core.report import works as work_list
 from commonart.core.report.history import flatten
 from commonart.core.report.ledger import ModelUsed, models_used
@@ -180,6 +180,8 @@ def build(inputs: ReportInputs, hashes: dict[Path, str], folders: tuple[Path, ..
             "Name the shards of the run." if run else "Name a folder of shards with records.",
         )
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
+    if wrong := list(shape.wrong_notes(told, "note.json")):
+        raise CommonArtError(f"A note of {', '.join(map(str, folders))} is damaged: {wrong[0]}.", "Put note.json back.")
     models = models_used(run, about.pop("makers"), inputs.evaluation)
     return Facts(
         inputs.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
@@ -192,11 +194,15 @@ def traced(facts: Facts) -> Facts:
     """Return the facts with what became of the run's works since. Raises CommonArtError where the works are others."""
     if facts.run is None:
         return facts
-    found = {
+    return replace(facts, **check_works(facts.run, found(facts), facts.folders, facts.hashes)._asdict())
+
+
+def found(facts: Facts) -> dict[str, Any]:
+    """Return what `trace` holds against run.json."""
+    return {
         "images": facts.works, "digest": facts.digest, "attribution": facts.attribution, "licenses": facts.licenses,
         "sources": facts.sources, "captioners": facts.captioners,
     }  # fmt: skip
-    return replace(facts, **check_works(facts.run, found, facts.folders, facts.hashes)._asdict())
 
 
 def works(folders: Sequence[Path] | Path, run: Mapping[str, Any] | None = None) -> Iterator[Work]:

@@ -18,27 +18,28 @@ ANY = object()
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
 DATE, HEX = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), re.compile(r"[0-9a-f]{16}")
 SCALAR = (str, float, bool, None)
-COUNTS, SETTINGS, TEXTS = {"*": int}, {"*": SCALAR}, [str]
+COUNTS, TEXTS = {"*": int}, [str]
 MODEL = {"name": str, "revision?": (str, None), "*": SCALAR}
 NOTE: dict[str, Any] = {
-    "stage": str, "version?": (str, None), "settings?": {"*": ANY}, "in": int, "out": int, "inputs": ANY,
+    "stage": str, "version?": (str, None), "settings?": {"allowed?": TEXTS, "*": ANY}, "in": int, "out": int, "inputs": ANY,
     "shards_without_manifest?": int, **{f"{name}?": COUNTS for name in REASONS}, "*": ANY,
 }  # fmt: skip
 RUN = {
     "stage": str, "recipe": {"batch": int, "*": SCALAR}, "seed?": int, "precision?": str, "objective?": str,
-    "languages?": {"*": float}, "lengths?": {"*": float}, "init?": SETTINGS, "code?": {"version?": (str, None), "*": SCALAR},
+    "languages?": {"*": float}, "lengths?": {"*": float}, "init?": {"from?": str, "revision?": (str, None), "step?": int},
+    "code?": {"version?": (str, None), "commit?": (str, None), "modified?": (bool, None)},
     "versions?": {"*": str}, "history?": ANY, "prompts?": [[ANY]],
     "data": {
         "folder": str, "fingerprint": str, "digest": str, "attribution": str, "images": int, "heldout?": int, "left_out?": COUNTS,
         "left_out_keys?": {"*": [HEX]}, "captions_left_out?": COUNTS, "licenses": COUNTS, "sources": COUNTS,
         "makers": [{"model": str, "revision": str, "license": str, "lang": str, "captions": int, "*": SCALAR}],
         "accepted?": TEXTS,
-        "policy": {"name": str, "allowed": TEXTS, "denied": TEXTS, "accepted": TEXTS, "blocklist": (str, None), "*": SCALAR},
+        "policy": {"name": str, "allowed": TEXTS, "denied": TEXTS, "accepted": TEXTS, "blocklist": (str, None), "sha256?": str},
         "*": ANY,
     },
     "text_encoder?": MODEL, "autoencoder?": MODEL, "vision_tower?": MODEL, "language_model?": MODEL,
     "transformer?": {"parameters": int, "*": SCALAR}, "captioner?": {"parameters?": int, "*": SCALAR},
-    "compute": {
+    "compute?": {
         "step": int, "images": int, "seconds": float, "flops": float, "energy_kwh": (float, None), "energy_is?": str,
         "devices": [{"name": str, "count": int, "watts": (float, None), "seconds": float, "*": SCALAR}], "ended?": DATE,
     },
@@ -60,17 +61,18 @@ def wrong(value: Any, shape: Any) -> list[str]:
 
 def wrong_run(run: Any) -> list[str]:
     """Return what of a run.json is not as `commonart train` writes it, the notes of earlier stages included."""
-    return [*wrong(run, RUN), *_wrong_notes(run.get("history", []) if isinstance(run, dict) else [], "history")]
+    return [*wrong(run, RUN), *(wrong_notes(run.get("history", []), "history") if isinstance(run, dict) else [])]
 
 
-def _wrong_notes(notes: Any, at: str) -> Iterator[str]:
+def wrong_notes(notes: Any, at: str) -> Iterator[str]:
+    """Yield what of a list of notes, and of those in them, is not as stages write it."""
     if not isinstance(notes, list):
         yield f"{at} is not a list"
         return
     for number, note in enumerate(notes):
         if is_note(note):  # others are left out of a history
             yield from _wrong(note, NOTE, f"{at}[{number}]")
-            yield from _wrong_notes(note["inputs"], f"{at}[{number}].inputs")
+            yield from wrong_notes(note["inputs"], f"{at}[{number}].inputs")
 
 
 def _wrong(value: Any, shape: Any, at: str) -> Iterator[str]:

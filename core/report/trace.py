@@ -50,10 +50,10 @@ def read_run(run: Path) -> dict[str, Any]:
             f"{path} does not say what the run was trained on: data has no {', '.join(missing)}.",
             "Only a run of commonart train since it keeps these can be reported; report its shards alone instead.",
         )
-    if not (described.get("compute") or {}).get("step"):
-        raise CommonArtError(f"{run} has no checkpoint yet: nothing was trained.", "Train first: commonart train.")
     if wrong := shape.wrong_run(described):
         raise CommonArtError(f"{path} is damaged: {wrong[0]}.", "Put it back.")
+    if not (described.get("compute") or {}).get("step"):
+        raise CommonArtError(f"{run} has no checkpoint yet: nothing was trained.", "Train first: commonart train.")
     return dict(described)
 
 
@@ -97,7 +97,7 @@ def check_tars(hashes: Mapping[Path, str]) -> None:
         manifest = manifest_path(changed[0]).name
         raise CommonArtError(
             f"{changed[0]} was changed or damaged after it was made: {manifest} names another SHA-256{more}.",
-            f"Put it back; or remove {manifest}, and the card says that the shards are not those of the training.",
+            "Put it back, or write the shards again.",
         )
 
 
@@ -134,7 +134,7 @@ def check_works(
     same, gone = found["digest"] == data["digest"], data["images"] - now
     removed = gone if since and not same and 0 < gone <= sum(len(each.records) for each in since) else 0
     if same or removed:
-        changed = differences(run, found, removed)
+        changed = [each for wrong in differences(run, found, removed).values() for each in wrong]
         if not changed and not removed and found["attribution"] != data["attribution"]:
             changed = ["the counts are the same, and what they are of is not"]
         if changed:
@@ -158,18 +158,22 @@ def check_works(
     )
 
 
-def differences(run: Mapping[str, Any], found: Mapping[str, Any], removed: int) -> list[str]:
-    """Return which counts of the works are not those of run.json: a removal of `removed` works lowers some, and raises none."""
-    wrong = []
+def differences(run: Mapping[str, Any], found: Mapping[str, Any], removed: int) -> dict[str, list[str]]:
+    """Return which counts of the works are not those of run.json, by the names of `counted`.
+
+    A removal of `removed` works lowers counts, and raises none.
+    """
+    wrong = dict[str, list[str]]()
     for name, then in counted(run).items():
         now = found[name]
-        for kind in dict.fromkeys((*then, *now)):
-            before, after = then.get(kind, 0), now.get(kind, 0)
-            if after > before or (after < before and not removed):
-                wrong.append(f"{name} {kind or 'not stated'} {before:,} then, {after:,} now")
+        before_after = [(kind, then.get(kind, 0), now.get(kind, 0)) for kind in dict.fromkeys((*then, *now))]
+        wrong[name] = [
+            f"{name} {kind or 'not stated'} {before:,} then, {after:,} now" for kind, before, after in before_after
+            if after > before or (after < before and not removed)
+        ]  # fmt: skip
         gone = sum(then.values()) - sum(now.values())
-        if name != "captioners" and removed and gone != removed and not wrong:
-            wrong.append(f"{name} of {gone:,} works are gone, and {removed:,} works were removed")
+        if name != "captioners" and removed and gone != removed and not wrong[name]:
+            wrong[name] = [f"{name} of {gone:,} works are gone, and {removed:,} were removed"]
     return wrong
 
 

@@ -20,10 +20,11 @@ from commonart.core.data.files import file_inside
 from commonart.core.errors import CommonArtError, reason
 from commonart.core.report import attribution, card, equivalent, plausible
 from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_removals, of_run, of_shards
-from commonart.core.report.facts import Facts, ReportInputs, build, traced
+from commonart.core.report.facts import Facts, ReportInputs, build, found, traced
+from commonart.core.report.markdown import many
 from commonart.core.report.model_card import NAME as README
 from commonart.core.report.page import page
-from commonart.core.report.trace import counted, hash_tars
+from commonart.core.report.trace import counted, differences, hash_tars
 from commonart.core.report.works import tars
 
 VERSION = re.compile(r"\d[\w.+!-]{0,30}")
@@ -153,21 +154,14 @@ def _against_run(facts: Facts) -> Iterator[Claim]:
             f"the digest of the {what} is that of the training", None if gone else same, _gone(facts) if gone else ""
         )
     then, now = data["images"], facts.works
-    yield _counts(f"images of run.json: {then:,}", then == now + gone, gone, now)
-    for name, said in counted(facts.run).items():
-        found: dict[str, int] = getattr(facts, name)
-        # A removal lowers counts, and raises none.
-        holds = all(count <= said.get(kind, 0) for kind, count in found.items()) if gone else said == found
-        if gone and name != "captioners":
-            holds = holds and sum(said.values()) - sum(found.values()) == gone
+    less = f"{now:,} now, and {gone:,} removed" if gone else ""
+    yield Claim(
+        f"images of run.json: {then:,}", then == now + gone, less if then == now + gone else f"the records say {now:,}"
+    )
+    for name, wrong in differences(facts.run, found(facts), gone).items():
         label = "captions by their makers" if name == "captioners" else f"{name} of run.json"
-        yield _counts(f"{label}: {_short(said)}", holds, gone, found)
-
-
-def _counts(what: str, holds: bool, gone: int, now: Any) -> Claim:
-    if not holds:
-        return Claim(what, False, f"the records say {_short(now)}" + (f", with {gone:,} works removed" if gone else ""))
-    return Claim(what, True, f"{_short(now)} now, with {gone:,} removed" if gone else "")
+        detail = f"{_short(getattr(facts, name))} now, with {many(gone, 'work')} removed" if gone else ""
+        yield Claim(f"{label}: {_short(counted(facts.run)[name])}", not wrong, first(wrong) or detail)
 
 
 def _cost(facts: Facts) -> Iterator[Claim]:

@@ -145,7 +145,9 @@ def test_a_damaged_run_json_is_a_sentence(run: Run, refuses: Callable[[Any], str
     assert refuses(put(run, ("data", "left_out_keys"), {"blocklisted": ["x"]})).endswith(
         "is not what commonart writes there."
     )
-    assert "has no checkpoint yet" in refuses(put(run, ("compute",), 3))
+    assert refuses(put(run, ("compute",), 3)).endswith("run.json is damaged: compute is not an object.")
+    history = put(run["history"], (0, "inputs", 0, "settings", "allowed"), [3])
+    assert refuses({**run, "history": history}).endswith("history[0].inputs[0].settings.allowed[0] is not a text.")
     del run["data"]["policy"]["allowed"]
     assert refuses(run).endswith("run.json is damaged: data.policy.allowed is missing.")
 
@@ -159,7 +161,7 @@ def test_whatever_is_wrong_in_run_json_no_traceback_is_printed(
     shutil.copytree(made / "runs" / "tiny", tmp_path / "tiny")
     rng, refused = random.Random(0), 0
     asked = [(place, odd) for place in places(run) for odd in ODD]
-    for place, odd in rng.sample(asked, 150):
+    for place, odd in rng.sample(asked, 60):
         value = put(run, place, odd)
         write_json(tmp_path / "tiny" / "run.json", value)
         try:
@@ -168,7 +170,17 @@ def test_whatever_is_wrong_in_run_json_no_traceback_is_printed(
             refused += 1
         except Exception as error:
             raise AssertionError(f"{place} {odd!r}") from error
-    assert refused > 75
+    assert refused > 30
+
+
+def test_a_damaged_note_beside_shards_is_a_sentence(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "shards", tmp_path / "shards")
+    note = orjson.loads((tmp_path / "shards" / "note.json").read_bytes())
+    write_json(tmp_path / "shards" / "note.json", put(note, ("inputs", 0, "in"), "many"))
+    with pytest.raises(
+        CommonArtError, match=r"shards is damaged: note\.json\[0\]\.inputs\[0\]\.in is not a whole number\."
+    ):
+        gather(None, tmp_path / "shards")
 
 
 def test_shapes() -> None:

@@ -134,12 +134,7 @@ def _traces(facts: Facts) -> Iterator[str]:
         yield html.both(filled(text.TRACED, works=f"{facts.works:,}", stated=listed), "p")
     rows = []
     for name, count in facts.untraced.items():
-        kind, _, reason = name.partition(":")
-        said = (
-            filled(text.LEFT_OUT, reason=reason_text(reason))
-            if kind == "left_out"
-            else text.FIELDS.get(name, (name,) * 2)
-        )
+        said = text.FIELDS.get(name, (name,) * 2)
         rows.append(html.row(html.both(said), f"{count:,}", html.share(count / facts.works)))
     if rows:
         yield html.table(

@@ -86,7 +86,6 @@ FIELDS: dict[str, Pair] = {
     "title": ("title", "題名"), "address": ("address of the work", "作品のアドレス"), "sha256": ("SHA-256", "SHA-256"),
 }  # fmt: skip
 UNTRACED: Pair = ("What the records do not state", "記録に記載のないもの")
-LEFT_OUT: Pair = ("left out, not known which: {reason}", "除外されたが、どれかは不明：{reason}")
 CONFLICTS: Pair = (
     "{count} images stand in the data under more than one licence; LICENSES.md names them.",
     "{count} 枚の画像に、記録ごとに異なるライセンスがあります。LICENSES.md に示します。",
