@@ -20,7 +20,7 @@ from PIL import Image
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
-from commonart.core.report import card, verify
+from commonart.core.report import card, equivalent, verify
 from commonart.core.report.facts import ReportInputs, gather
 from commonart.core.report.verify import Claim
 
@@ -264,33 +264,40 @@ def test_another_version_of_a_library_excuses_no_other_words(here: Path, monkeyp
     for name, change in (("README.md", other_yaml), ("index.html", other_drawing)):
         assert not any(claim.holds is False for claim in rewritten(name, change)), name
     for name, change in (
-        ("README.md", lambda text: text + "No opt-out exists.\n"),
-        ("README.md", lambda text: text.replace("language:", "languages:")),
-        ("README.md", lambda text: text.replace("language:", "language: [")),
-        ("index.html", lambda text: text.replace("</main>", "<p>All in writing.</p></main>")),
         ("README.md", lambda text: text.replace("language:", "# certified: licence MIT\nlanguage:", 1)),
-        ("README.md", lambda text: text.replace("language:", "language: # certified: licence MIT", 1)),
-        ("README.md", lambda text: text.replace("language:", "language: &certified", 1)),
-        ("README.md", lambda text: text.replace("language:", "tags:\n- certified\nlanguage:", 1)),
-        ("index.html", in_chart("<foreignObject>All in writing.</foreignObject>")),
         ("index.html", in_chart("<p>All works are public domain</p>")),
-        ("index.html", in_chart('<style>main>*{display:none}body:before{content:"All works are CC0."}</style>')),
-        ("index.html", in_chart("<g/>")),
-        ("index.html", in_chart("<!--><p>All works are CC0.</p>-->")),
-        ("index.html", lambda text: text.replace("stroke-linecap: butt}", "} main{display:none}", 1)),
-        ("index.html", lambda text: text.replace("<g>", '<g onclick="alert(1)">', 1)),
-        ("index.html", lambda text: re.sub(r"(<text[^>]*>)[^<]+", r"\1CC0-1.0", text, count=1)),
-        ("index.html", lambda text: re.sub(r'(<text[^>]* y=")', r"\g<1>9", text, count=1)),
-        ("index.html", lambda text: text.replace("fill: var(--mark)", "fill: none", 1)),
-        (
-            "index.html",
-            first_image("data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'><text>CC0</text></svg>"),
-        ),
-        ("index.html", first_image("data:image/webp;base64,AAAA")),
-        ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (16, 16), 'red'))}")),
-        ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (99, 16), 'red'))}")),
     ):
         assert named(rewritten(name, change), f"every other file is what the facts give: {name}"), name
+    same = {"README.md": equivalent.same_card, "index.html": equivalent.same_page}
+    for number, (name, change) in enumerate(
+        (
+            ("README.md", lambda text: text + "No opt-out exists.\n"),
+            ("README.md", lambda text: text.replace("language:", "languages:")),
+            ("README.md", lambda text: text.replace("language:", "language: [")),
+            ("index.html", lambda text: text.replace("</main>", "<p>All in writing.</p></main>")),
+            ("README.md", lambda text: text.replace("language:", "language: # certified: licence MIT", 1)),
+            ("README.md", lambda text: text.replace("language:", "language: &certified", 1)),
+            ("README.md", lambda text: text.replace("language:", "tags:\n- certified\nlanguage:", 1)),
+            ("index.html", in_chart("<foreignObject>All in writing.</foreignObject>")),
+            ("index.html", in_chart('<style>main>*{display:none}body:before{content:"All works are CC0."}</style>')),
+            ("index.html", in_chart("<g/>")),
+            ("index.html", in_chart("<!--><p>All works are CC0.</p>-->")),
+            ("index.html", lambda text: text.replace("stroke-linecap: butt}", "} main{display:none}", 1)),
+            ("index.html", lambda text: text.replace("<g>", '<g onclick="alert(1)">', 1)),
+            ("index.html", lambda text: re.sub(r"(<text[^>]*>)[^<]+", r"\1CC0-1.0", text, count=1)),
+            ("index.html", lambda text: re.sub(r'(<text[^>]* y=")', r"\g<1>9", text, count=1)),
+            ("index.html", lambda text: text.replace("fill: var(--mark)", "fill: none", 1)),
+            (
+                "index.html",
+                first_image("data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'><text>CC0</text></svg>"),
+            ),
+            ("index.html", first_image("data:image/webp;base64,AAAA")),
+            ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (16, 16), 'red'))}")),
+            ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (99, 16), 'red'))}")),
+        )
+    ):
+        text = (card_folder / name).read_text("utf-8")
+        assert same[name](text, text) and not same[name](change(text), text), (number, name)
 
 
 def test_a_table_has_no_columns_and_report_json_no_versions_of_their_own(here: Path) -> None:
