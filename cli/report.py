@@ -25,15 +25,16 @@ def report(
     ] = None,
     evidence: Annotated[bool, typer.Option("--evidence", help="A folder evidence/, for a certifier.")] = False,
     verify: Annotated[
-        str | None, typer.Option(metavar="CARD", help="Check every claim of a card against SHARDS, and RUN if given.")
+        str | None, typer.Option(metavar="CARD", help="Card to check against SHARDS and, where given, RUN.")
     ] = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a model card with every work, licence and model that took part.
 
-    From manifests alone: nothing is written by hand, and --verify checks all of it on another machine. Exits with 1 where
-    a claim does not hold.
+    From manifests alone: nothing is written by hand. On another machine --verify counts works, licences and captions again
+    in SHARDS, and compares every file of the card. What shards cannot confirm (policy, curves, cost, scores, audit) it
+    holds against RUN, and without RUN says "not checked". Exits with 1 where a claim does not hold.
 
     \b
     commonart report runs/512 -o card/

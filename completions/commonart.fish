@@ -402,7 +402,7 @@ complete -c commonart -n "__fish_seen_subcommand_from report" -l out -r -d "Fold
 complete -c commonart -n "__fish_seen_subcommand_from report" -l eval -r -d "Scores of the model (default eval.json in the run)"
 complete -c commonart -n "__fish_seen_subcommand_from report" -l mia -r -d "Audit of the model (default mia.json in the run)"
 complete -c commonart -n "__fish_seen_subcommand_from report" -l evidence -d "A folder evidence/, for a certifier"
-complete -c commonart -n "__fish_seen_subcommand_from report" -l verify -r -d "Check every claim of a card against SHARDS, and RUN if given"
+complete -c commonart -n "__fish_seen_subcommand_from report" -l verify -r -d "Card to check against SHARDS and, where given, RUN"
 complete -c commonart -n "__fish_seen_subcommand_from report" -l overwrite -d "Replace existing output"
 complete -c commonart -n "__fish_seen_subcommand_from report" -s q -d "No progress bar and no table"
 complete -c commonart -n "__fish_seen_subcommand_from report" -l quiet -d "No progress bar and no table"

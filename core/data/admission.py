@@ -19,6 +19,7 @@ from commonart.core.licenses.policies import POLICIES, Policy, load_policy
 
 CACHED = 65536  # verdicts; real data need a few dozen
 BLOCKLISTED = "blocklisted"
+UNSEEN = (BLOCKLISTED, "no_text_features", "no_latents")  # why training leaves records out that do not show it
 DEFAULT_POLICY = "paper"  # the widest of the built-in ones
 
 

@@ -17,6 +17,8 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+import orjson
+
 from commonart.core.data.text import count_words
 from commonart.core.errors import SchemaError
 
@@ -28,6 +30,10 @@ HEX = re.compile(r"[0-9a-fA-F]*")
 BASES = ("licence", "dedication", "mark", "statement", "statute", "set")
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 5
+ATTRIBUTED = (
+    "license", "license_url", "license_raw", "license_basis", "license_observed_at", "author", "title", "source", "source_url",
+    "image_url", "captions",
+)  # fmt: skip
 
 
 def _text(value: Any) -> str:
@@ -157,6 +163,12 @@ def make_key(source: str, source_id: str) -> str:
 def key_hash(key: str) -> int:
     """Return 64 bits that stand for a key where millions of them have to be compared."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def attribution_hash(record: Record) -> int:
+    """Return 64 bits of what an attribution says of a record: its licence, author, title and source, and its captions."""
+    said = orjson.dumps([record.get(name) for name in ATTRIBUTED], option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big")
 
 
 def split_of(sha256: str) -> str:

@@ -20,7 +20,15 @@ import numpy as np
 
 from commonart.core.data.admission import BLOCKLISTED, Judge, Kind, Rules
 from commonart.core.data.features.format import caption_hash
-from commonart.core.data.record import Caption, Record, captions, check_split, key_hash, split_of_record
+from commonart.core.data.record import (
+    Caption,
+    Record,
+    attribution_hash,
+    captions,
+    check_split,
+    key_hash,
+    split_of_record,
+)
 from commonart.core.data.shards import reader
 from commonart.core.data.shards.manifest import shard_identity
 from commonart.core.data.shards.reader import MAKE_SHARDS, read_shard
@@ -201,6 +209,7 @@ class _Reading:
         work = self.judge.work(record)
         if (reason := self.judge.works[work].reason) == BLOCKLISTED:
             index.left_out[reason] += 1  # as was asked for
+            index.left_out_keys.setdefault(reason, []).append(self.hashes[-1])
             return
         if reason:
             self.refused[reason] += 1
@@ -211,6 +220,7 @@ class _Reading:
         self.rows.append((
             len(index.shards) - 1, *group["json"], *image, record.get("width", 0), record.get("height", 0), len(texts),
             int(sha256[:16], 16) if sha256 else 0, work, texts_crc(",".join([caption_hash(c["text"]) for c in texts])),
+            attribution_hash(record),
         ))  # fmt: skip
         kinds = self.judge.captions(texts)
         if self.refine is not None:

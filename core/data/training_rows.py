@@ -1,6 +1,6 @@
 """The rows of training data: where every record, image and caption lies, in columns, so that millions fit in memory.
 
-About 90 bytes an image with two captions. `core.data.training_index` reads them.
+About 100 bytes an image with two captions. `core.data.training_index` reads them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from commonart.core.data.admission import MISSING, Kind, Rules, Work
+from commonart.core.data.admission import MISSING, UNSEEN, Kind, Rules, Work
 from commonart.core.data.caption_terms import terms_of
 from commonart.core.data.order import SampleGroup
-from commonart.core.data.record import Record, captions
+from commonart.core.data.record import Record, captions, key_hash
 from commonart.core.data.shards import reader
 from commonart.core.errors import CommonArtError
 
@@ -51,10 +51,11 @@ class KeyColumn(Sequence[str]):
 
 
 # Of each row: its shard; where its record and its image lie in it (image_at ABSENT: elsewhere); its size in pixels (0: not said);
-# the first 64 bits of its sha256 (0: not said); its number in `Index.works`; what `texts_crc` makes of its captions.
+# the first 64 bits of its sha256 (0: not said); its number in `Index.works`; what `texts_crc` makes of its captions, and
+# `attribution_hash` of all that is said of it.
 COLUMNS = {
     "shard": "I", "record_at": "Q", "record_size": "I", "image_at": "Q", "image_size": "I", "width": "I", "height": "I",
-    "captions": "I", "sha256": "Q", "work": "I", "texts": "I",
+    "captions": "I", "sha256": "Q", "work": "I", "texts": "I", "attribution": "Q",
 }  # fmt: skip
 
 
@@ -81,6 +82,7 @@ class Index:
     heldout: int = 0
     heldout_texts: list[tuple[str, str]] = field(default_factory=list)  # (language, text) of the first few
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> records
+    left_out_keys: dict[str, list[int]] = field(default_factory=dict)  # reason of UNSEEN -> `key_hash` of its records
     captions_left_out: Counter[str] = field(default_factory=Counter)  # reason -> captions of those that are used
     fingerprint: str = ""
 
@@ -99,6 +101,9 @@ class Index:
         if having.all():
             return
         self.left_out[reason] += int((~having).sum())
+        if reason in UNSEEN:
+            gone = self.left_out_keys.setdefault(reason, [])
+            gone += [key_hash(self.keys[row]) for row in np.flatnonzero(~having)]
         of_caption = np.repeat(having, self.columns["captions"])
         self.languages = self.languages[of_caption]
         self.kinds = self.kinds[of_caption]
@@ -238,10 +243,13 @@ class Index:
         turns = [text for turn in zip_longest(*by_language.values()) for text in turn if text]
         return list(dict.fromkeys(turns))[:count]
 
-    def digest(self) -> str:
-        """Return the SHA-256 of lines `KEY SHA256`, of which the latter has its first 16 digits, row after row."""
+    def digest(self, column: str = "sha256") -> str:
+        """Return the SHA-256 of lines `KEY SHA256`, of which the latter has its first 16 digits, row after row.
+
+        `column` "attribution": of lines with `attribution_hash` in its place.
+        """
         total = hashlib.sha256()
-        for key, number in zip(self.keys, self.columns["sha256"].tolist(), strict=True):
+        for key, number in zip(self.keys, self.columns[column].tolist(), strict=True):
             total.update(f"{key} {number:016x}\n".encode())
         return total.hexdigest()
 
@@ -268,6 +276,8 @@ class Index:
             "folder": self.folder, "shards": len(self.shards), "images": len(self.keys),
             "captions": len(self.languages), "used": int(taken.sum()), "heldout": self.heldout, "left_out": self.left_out,
             "captions_left_out": self.captions_left_out, "fingerprint": self.fingerprint, "digest": self.digest(),
+            "attribution": self.digest("attribution"),
+            "left_out_keys": {reason: [f"{key:016x}" for key in keys] for reason, keys in self.left_out_keys.items()},
             "licenses": dict((+licenses).most_common()), "sources": dict((+sources).most_common()),
             "missing": {name: missing[name] for name in MISSING}, "makers": rows,
             "accepted": sorted({accepted for *_, accepted in +makers if accepted}), "policy": self.rules.describe(),

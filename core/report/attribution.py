@@ -101,6 +101,13 @@ def write(facts: Facts, folder: Path) -> None:
                 writer.write_batch(pyarrow.RecordBatch.from_pylist([row(work) for work in batch], schema=schema))
 
 
+def columns(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of an attribution.parquet. Raises as `read_parquet`."""
+    from pyarrow.parquet import read_schema
+
+    return tuple(read_schema(path).names)
+
+
 def read_parquet(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """Yield the row groups of an attribution.parquet. Raises OSError or ArrowInvalid where it is damaged."""
     from pyarrow.parquet import ParquetFile

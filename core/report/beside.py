@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from commonart.core.errors import CommonArtError
+from commonart.core.report import shape
 
 METRICS, EVALUATION, AUDIT = "metrics.jsonl", "eval.json", "mia.json"
 CURVE = 500  # rows of each kind in metrics.jsonl that are kept
 
 
-def curves(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, those of training and all others thinned to CURVE each.
+def last_step(run: Any) -> float:
+    """Return the step that run.json names, which its newest checkpoint has; infinite where it names none."""
+    compute = run.get("compute") if isinstance(run, dict) else None
+    step = compute.get("step") if isinstance(compute, dict) else None
+    return step if isinstance(step, int) else math.inf
 
-    What a running training has not finished writing is left out.
+
+def curves(path: Path, last: float = math.inf) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl up to step `last`, those of training and all others thinned to CURVE each.
+
+    What a training that was killed wrote after its last checkpoint, or has not finished writing, is left out.
     """
     rows = list[dict[str, Any]]()
     for line in path.read_bytes().splitlines() if path.is_file() else ():
@@ -24,7 +33,8 @@ def curves(path: Path) -> list[dict[str, Any]]:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
-        rows += [row] if isinstance(row, dict) else []
+        step = row.get("step") if isinstance(row, dict) else None
+        rows += [row] if isinstance(step, int) and step <= last else []
     training = [number for number, row in enumerate(rows) if "loss" in row]
     others = [number for number, row in enumerate(rows) if "loss" not in row]  # few: scores, and the held-out loss
     return [rows[number] for number in sorted(_thin(training) + _thin(others))]
@@ -55,7 +65,12 @@ def file_in(run: Path | None, name: str) -> Path | None:
 def evaluation(path: Path | None) -> dict[str, Any] | None:
     """Return the content of an eval.json. Raises as `json`, also where a score lacks what each has."""
     value = json(path)
-    scores = value.get("scores", []) if value is not None else []
+    if value is None:
+        return None
+    if "scores" not in value:
+        other = ", it is an audit: give it to --mia" if "verdict" in value else ": it has no scores"
+        raise CommonArtError(f"{path} is not what commonart eval writes{other}.", "Name an eval.json.")
+    scores = value["scores"]
     for score in scores if isinstance(scores, list) else [None]:
         by_clip = isinstance(score, dict) and score.get("metric") == "CLIP"
         needed = ("metric", "lang", "n", *(("mode", "judge") if by_clip else ()))
@@ -63,6 +78,19 @@ def evaluation(path: Path | None) -> dict[str, Any] | None:
             raise CommonArtError(
                 f"{path} is not what commonart eval writes: a score has no {', '.join(missing)}.", "Name an eval.json."
             )
+    return value
+
+
+def audit(path: Path | None) -> dict[str, Any] | None:
+    """Return the content of a mia.json. Raises as `json`, also where it has no verdict, or holds what an audit does not."""
+    value = json(path)
+    if value is None:
+        return None
+    if not isinstance(value.get("verdict"), str):
+        other = ", it holds scores: give it to --eval" if "scores" in value else ": it has no verdict"
+        raise CommonArtError(f"{path} is not what commonart mia writes{other}.", "Name a mia.json.")
+    if wrong := shape.wrong(value, shape.AUDIT):
+        raise CommonArtError(f"{path} is not what commonart mia writes: {wrong[0]}.", "Name a mia.json.")
     return value
 
 

@@ -48,6 +48,28 @@ def _others(folder: Path, named: Mapping[str, Any], shards: Sequence[Path]) -> l
     return sorted(name for name in names if name not in named and name != card.NAME)
 
 
+def of_removals(named: Sequence[Any], shards: Sequence[Path], hashes: Mapping[str, str]) -> Iterator[Claim]:
+    """Yield how many works were removed from the shards since the card was written, which is of those before."""
+    said = {str(each.get("name")): each.get("sha256") for each in named if isinstance(each, dict)}
+    names, gone, days = {path: name for name, path in tars(shards)}, 0, set[str]()
+    for folder in shards:
+        removals = read_log(folder)
+        after = [
+            any(said.get(name) == sha256 != hashes.get(name) for tar, sha256 in each.shards.items()
+                for name in [names.get(folder / tar, "")])
+            for each in removals
+        ]  # fmt: skip
+        since = removals[after.index(True) :] if True in after else []
+        gone += sum(len(each.records) for each in since)
+        days |= {each.at[:10] for each in since}
+    if gone:
+        were = "1 work was" if gone == 1 else f"{gone:,} works were"
+        why = "its counts, hashes and lists are of the shards before, and do not hold; write it anew"
+        yield Claim(
+            f"{were} removed from the shards since this card was written ({', '.join(sorted(days))})", None, why
+        )
+
+
 def of_shards(
     named: Sequence[Any], shards: Sequence[Path], hashes: Mapping[str, str], by_path: Mapping[Path, str]
 ) -> Iterator[Claim]:
@@ -92,9 +114,9 @@ def _of_run(said: Mapping[str, Any], run: Path) -> Iterator[Claim]:
     """Settings, curves, scores and audit: what the card keeps of them, against the files in the run's folder."""
     readers: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "run": (RUN, beside.json),
-        "curves": (beside.METRICS, beside.curves),
+        "curves": (beside.METRICS, lambda path: beside.curves(path, beside.last_step(said.get("run")))),
         "evaluation": (beside.EVALUATION, beside.evaluation),
-        "audit": (beside.AUDIT, beside.json),
+        "audit": (beside.AUDIT, beside.audit),
     }
     for name, (file, reader) in readers.items():
         kept, path = said.get(name), run / file

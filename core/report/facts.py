@@ -26,12 +26,12 @@ from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.runs import RUN
 from commonart.core.data.text import count_words
 from commonart.core.errors import CommonArtError
-from commonart.core.report import beside
+from commonart.core.report import beside, plausible, shape
 from commonart.core.report import works as work_list
 from commonart.core.report.history import flatten, iso_time
 from commonart.core.report.ledger import ModelUsed, models_used
 from commonart.core.report.makers import Maker
-from commonart.core.report.trace import check_digest, check_tars, fingerprint, folders_of, hash_tars, read_run
+from commonart.core.report.trace import check_tars, check_works, fingerprint, folders_of, hash_tars, read_run
 from commonart.core.report.works import Work
 
 AUTHORS, HOSTS = 50, 100
@@ -61,6 +61,7 @@ class Facts:
     works: int = 0
     untraced: dict[str, int] = field(default_factory=dict)  # what is missing -> of how many works
     digest: str = ""  # of the works' keys and sha256, as run.json's data.digest
+    attribution: str = ""  # of what their records say, as run.json's data.attribution
     fingerprint: str = ""  # of the shards, as run.json's data.fingerprint
     licenses: dict[str, int] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class Facts:
     audit: dict[str, Any] | None = None  # mia.json
     run_sha256: str = ""  # of the file run.json
     hashes: dict[Path, str] = field(default_factory=dict)  # SHA-256 of each shard
-    rewritten: bool = False  # the works are those of the run, and the bytes of its shards are not
+    rewritten: bool = False  # works and records are those of the run, and the bytes of its shards are not
     removed: int = 0  # works that `commonart lookup --remove` took out since the training: in none of these counts
     removed_on: tuple[str, ...] = ()
 
@@ -142,14 +143,28 @@ def gather(
     folders = folders_of(described, shards)
     inputs = ReportInputs(
         (run or folders[0]).resolve().name, beside.without_places(described),
-        [] if run is None else beside.curves(run / beside.METRICS),
+        [] if run is None else beside.curves(run / beside.METRICS, beside.last_step(described)),
         beside.evaluation(evaluation or beside.file_in(run, beside.EVALUATION)),
-        beside.json(audit or beside.file_in(run, beside.AUDIT)),
+        beside.audit(audit or beside.file_in(run, beside.AUDIT)),
         sha256_file(run / RUN) if run is not None else "",
     )  # fmt: skip
+    if run is not None:
+        _check_cost(run, inputs)
     hashes = hash_tars(folders, quiet)
     check_tars(hashes)
     return replace(traced(build(inputs, hashes, folders, quiet)), run_folder=run)
+
+
+def _check_cost(run: Path, inputs: ReportInputs) -> None:
+    """Raise CommonArtError where run.json contradicts itself, or its curves: `--verify` would refuse the card."""
+    described = inputs.run or {}
+    wrong = plausible.of_cost(described, inputs.curves)
+    wrong += plausible.of_transformer(described, inputs.curves) if "transformer" in described else []
+    if wrong:
+        raise CommonArtError(
+            f"{run / RUN} contradicts itself: {'; '.join(wrong)}.",
+            "Put run.json and metrics.jsonl of the training back.",
+        )
 
 
 class ReportInputs(NamedTuple):
@@ -176,6 +191,8 @@ def build(inputs: ReportInputs, hashes: dict[Path, str], folders: tuple[Path, ..
             "Name the shards of the run." if run else "Name a folder of shards with records.",
         )
     told = run.get("history", []) if run is not None else [note for f in folders for note in notes.read_beside(f)]
+    if wrong := list(shape.wrong_notes(told, "note.json")):
+        raise CommonArtError(f"A note of {', '.join(map(str, folders))} is damaged: {wrong[0]}.", "Restore note.json.")
     models = models_used(run, about["makers"], inputs.evaluation, inputs.audit)
     return Facts(
         inputs.name, run, None, folders, **about, fingerprint=fingerprint(folders, run, hashes), history=flatten(told, run),
@@ -188,8 +205,15 @@ def traced(facts: Facts) -> Facts:
     """Return the facts with what became of the run's works since. Raises CommonArtError where the works are others."""
     if facts.run is None:
         return facts
-    left_out, rewritten, removed, days = check_digest(facts.run, facts.digest, facts.works, facts.folders, facts.hashes)
-    return replace(facts, untraced=facts.untraced | left_out, rewritten=rewritten, removed=removed, removed_on=days)
+    return replace(facts, **check_works(facts.run, found(facts), facts.folders, facts.hashes)._asdict())
+
+
+def found(facts: Facts) -> dict[str, Any]:
+    """Return what `trace` holds against run.json."""
+    return {
+        "images": facts.works, "digest": facts.digest, "attribution": facts.attribution, "licenses": facts.licenses,
+        "sources": facts.sources, "captioners": facts.captioners,
+    }  # fmt: skip
 
 
 def works(folders: Sequence[Path] | Path, run: Mapping[str, Any] | None = None) -> Iterator[Work]:
@@ -204,13 +228,14 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     words, makers = Counter[int](), Counter[Making]()
     authors, hosts, missing, first, last = Counter[str](), Counter[str](), Counter[str](), "", ""
     hashes, codes, licenses = array("Q"), array("H"), dict[str, int]()
-    total, number, downloaded = hashlib.sha256(), 0, 0
+    total, attribution, number, downloaded = hashlib.sha256(), hashlib.sha256(), 0, 0
     with log.progress("records", quiet=quiet) as tick:
         for work in work_list.works(folders, run):
             tick()
             number += 1
             prefix = int(work.sha256[:16], 16) if work.sha256 else 0
             total.update(f"{work.key} {prefix:016x}\n".encode())
+            attribution.update(f"{work.key} {work.attribution:016x}\n".encode())
             hashes.append(prefix)
             codes.append(licenses.setdefault(work.license, len(licenses)))
             counts["licenses"][work.license] += 1
@@ -236,8 +261,8 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
     unknown, _ = authors.pop("", 0), hosts.pop("", 0)
     conflicting, conflicts = _conflicts(folders, run, hashes, codes)
     return {
-        "works": number, "digest": total.hexdigest(), "untraced": dict(missing.most_common()), "unknown_authors": unknown,
-        "downloaded": downloaded,
+        "works": number, "digest": total.hexdigest(), "attribution": attribution.hexdigest(),
+        "untraced": dict(missing.most_common()), "unknown_authors": unknown, "downloaded": downloaded,
         "observed": (first, last), "hosts": dict(_ordered(hosts)[:HOSTS]), "authors": dict(_ordered(authors)[:AUTHORS]),
         "caption_words": {str(n): words[n] for n in sorted(words)}, "conflicts": conflicts, "conflicting": conflicting,
         "makers": _makers(makers), **{name: dict(_ordered(counted)) for name, counted in counts.items()},

@@ -8,7 +8,7 @@ from typing import Any
 from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import MEASURING
 from commonart.core.report.makers import written
-from commonart.core.report.markdown import escaped, many
+from commonart.core.report.markdown import many
 
 Pair = tuple[str, str]  # English, Japanese
 FIELDS: dict[str, Pair] = {
@@ -17,9 +17,9 @@ FIELDS: dict[str, Pair] = {
     "observed": ("date of the licence", "ライセンスの確認日"),
 }  # fmt: skip  # of a record, by the keys of `Facts.untraced`
 REWRITTEN: Pair = (
-    "The shards were written again since the training: the works have the same keys and hashes, but whether licences, "
-    "authors and captions are still those of the training is not known.",
-    "学習後にシャードが書き直された。作品のキーとハッシュは同じだが、ライセンス、作者、キャプションが学習時のままかは分からない。",
+    "The shards were written again since the training: keys, hashes, licences, authors and captions of the works are those of the "
+    "training, but whether their pixels are is not known.",
+    "学習後にシャードが書き直された。作品のキー、ハッシュ、ライセンス、作者、キャプションは学習時のままだが、画素が同じかは分からない。",
 )
 INITIAL: Pair = (
     "It began from other weights: what those were trained on is not in the counts, nor in the cost, above.",
@@ -28,6 +28,14 @@ INITIAL: Pair = (
 CAPTIONS: Pair = (
     "Captions by models are not descriptions by people: they may be wrong, and repeat their makers' biases.",
     "モデルによるキャプションは人の記述ではなく、誤りや偏りを含みうる。",
+)
+NOT_AUDITED: Pair = (
+    "It was not audited for memorisation: whether it gives away images that it was trained on is not known (`commonart mia`).",
+    "学習画像の記憶は監査していない。学習画像が漏れるかは分からない（`commonart mia`）。",
+)
+NOT_EVALUATED: Pair = (
+    "It was not evaluated: how good its images are, and how well they follow a prompt, is not known (`commonart eval`).",
+    "評価していない。画質と、指示文への忠実さは分からない（`commonart eval`）。",
 )
 LICENSES: Pair = (
     "A licence is what the source stated when it was asked; whether the source was right is not checked.",
@@ -42,9 +50,6 @@ def limits(facts: Facts) -> list[Pair]:
 
 def missing(name: str) -> str:
     """Return a key of `Facts.untraced` in words."""
-    kind, _, reason = name.partition(":")
-    if kind == "left_out":
-        return f"left out ({reason}), and which they are is not known"
     return f"{FIELDS.get(name, (name,))[0]} is not stated"
 
 
@@ -60,15 +65,7 @@ def unstated(name: str, count: int, works: int) -> Pair:
 
 def _limits(facts: Facts) -> Iterator[Pair]:
     for name, count in facts.untraced.items():
-        kind, _, reason = name.partition(":")
-        if kind == "left_out":
-            why = escaped(reason)
-            yield (
-                f"{many(count, 'record')} left out ({why}): not known which.",
-                f"除外された {count:,} 件（{why}）がどれかは分からない。",
-            )
-        else:
-            yield unstated(name, count, facts.works)
+        yield unstated(name, count, facts.works)
     if facts.rewritten:
         yield REWRITTEN
     if facts.removed:
@@ -99,6 +96,11 @@ def _limits(facts: Facts) -> Iterator[Pair]:
         )
     if any(model.role == "initial weights" for model in facts.models):
         yield INITIAL
+    if facts.run is not None and "transformer" in facts.run:
+        if facts.audit is None:
+            yield NOT_AUDITED
+        if not (facts.evaluation or {}).get("scores"):
+            yield NOT_EVALUATED
     if written(facts.makers, True):
         yield CAPTIONS
     yield LICENSES

@@ -15,19 +15,20 @@ from commonart.core.data.files import sha256_file
 from commonart.core.data.lookup.removal import Removal, read_log
 from commonart.core.data.lookup.runs import RUN, data_fingerprint, removed_from, weights
 from commonart.core.data.shards.manifest import manifest_path, read_manifest
-from commonart.core.data.training_index import counts_text, data_sets
+from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
-from commonart.core.report.works import hidden_left_out, tars
+from commonart.core.report import shape
+from commonart.core.report.works import tars
 
-NEEDED = ("folder", "fingerprint", "digest", "images", "policy")  # of run.json's data
+# Of run.json's data.
+NEEDED = ("folder", "fingerprint", "digest", "attribution", "images", "licenses", "sources", "makers", "policy")
 THREADS = 4  # tars that are hashed at once
 
 
 class Traced(NamedTuple):
     """What became of a run's works since it was trained."""
 
-    left_out: dict[str, int]  # by a reason that the records do not show -> how many
-    rewritten: bool = False  # keys and hashes of the works are those of the run, and the bytes of its shards are not
+    rewritten: bool = False  # works and their records are those of the run, and the bytes of its shards are not
     removed: int = 0  # works that `commonart lookup --remove` took out
     removed_on: tuple[str, ...] = ()  # on which days, ISO 8601
 
@@ -49,6 +50,8 @@ def read_run(run: Path) -> dict[str, Any]:
             f"{path} does not say what the run was trained on: data has no {', '.join(missing)}.",
             "Only a run of commonart train since it keeps these can be reported; report its shards alone instead.",
         )
+    if wrong := shape.wrong_run(described):
+        raise CommonArtError(f"{path} is damaged: {wrong[0]}.", "Put it back.")
     if not (described.get("compute") or {}).get("step"):
         raise CommonArtError(f"{run} has no checkpoint yet: nothing was trained.", "Train first: commonart train.")
     return dict(described)
@@ -94,7 +97,7 @@ def check_tars(hashes: Mapping[Path, str]) -> None:
         manifest = manifest_path(changed[0]).name
         raise CommonArtError(
             f"{changed[0]} was changed or damaged after it was made: {manifest} names another SHA-256{more}.",
-            f"Restore the shard; or remove {manifest}, and the card says that the shards are not those of the training.",
+            "Restore the shard, or write the shards again.",
         )
 
 
@@ -114,39 +117,72 @@ def fingerprint(folders: Sequence[Path], run: Mapping[str, Any] | None, hashes: 
     return data_fingerprint(_sets(run, folders), _identities(folders, hashes))
 
 
-def check_digest(
-    run: Mapping[str, Any], digest: str, now: int, folders: Sequence[Path], hashes: Mapping[Path, str]
+def check_works(
+    run: Mapping[str, Any], found: Mapping[str, Any], folders: Sequence[Path], hashes: Mapping[Path, str]
 ) -> Traced:
-    """Compare the digest and the number (`now`) of the works in the shards with those of the run.
+    """Compare the works that were `found` in the shards with those of the run.
 
-    Raises CommonArtError where the works are not those that the run was trained on, other than by `commonart lookup --remove`.
+    Args:
+        found: `images`, `digest`, `attribution`, `licenses`, `sources` as in run.json's data, and `captioners`, captions by model.
+
+    Raises CommonArtError where the works, or what is said of them, are not those that the run was trained on, other than by
+    `commonart lookup --remove`.
     """
-    data, shown = run["data"], ", ".join(map(str, folders))
+    data, shown, now = run["data"], ", ".join(map(str, folders)), found["images"]
     logs = {folder.resolve(): read_log(folder) for folder in folders}
     since = removed_from(_sets(run, folders), data["fingerprint"], _identities(folders, hashes), logs)
-    if digest == data["digest"]:
+    same, gone = found["digest"] == data["digest"], data["images"] - now
+    removed = gone if since and not same and 0 < gone <= sum(len(each.records) for each in since) else 0
+    if same or removed:
+        changed = [each for wrong in differences(run, found, removed).values() for each in wrong]
+        if not changed and not removed and found["attribution"] != data["attribution"]:
+            changed = ["the counts are the same, and what they are of is not"]
+        if changed:
+            raise CommonArtError(
+                f"{shown}: licences, authors or captions are not those of the training: {'; '.join(changed)}.",
+                "Put the shards of the training back; a card must not state what the run was not trained on.",
+            )
         if since is None:
             log.warn(f"{shown}: the works are those of the run, but their shards were written again since")
-        return Traced({}, rewritten=since is None, removed_on=_days(since or ()))
-    images, unseen = data["images"], Counter(hidden_left_out(run))
-    if since is not None and unseen:
-        log.warn(f"the run left out {counts_text(unseen)}: run.json does not say which records these are")
-    left_out = {f"left_out:{reason}": count for reason, count in unseen.items()}
-    if since and 0 <= (gone := images - now + unseen.total()) <= sum(len(each.records) for each in since):
-        return Traced(left_out, removed=gone, removed_on=_days(since))
-    if since == [] and unseen:
-        return Traced(left_out)
+        return Traced(since is None, removed, _days(since or ()))
     if since == []:
         raise CommonArtError(
-            f"The run was trained on {images:,} works of {shown}, and by the rules of this version it would be {now:,}.",
+            f"The run was trained on {data['images']:,} works of {shown}, and by the rules of this version it would be {now:,}.",
             f"Report it with the version that trained it: {(run.get('code') or {}).get('version')}.",
         )
-    how = "the same number now, but not the same works" if images == now else f"{now:,} now"
+    how = "the same number now, but not the same works" if not gone else f"{now:,} now"
     raise CommonArtError(
-        f"{shown} changed since the run was trained: {images:,} works then, {how} (digest {digest[:12]}, "
+        f"{shown} changed since the run was trained: {data['images']:,} works then, {how} (digest {found['digest'][:12]}, "
         f"and run.json says {str(data['digest'])[:12]}).",
         "Put those shards back, or name them: commonart report RUN SHARDS.",
     )
+
+
+def differences(run: Mapping[str, Any], found: Mapping[str, Any], removed: int) -> dict[str, list[str]]:
+    """Return which counts of the works are not those of run.json, by the names of `counted`.
+
+    A removal of `removed` works lowers counts, and raises none.
+    """
+    wrong = dict[str, list[str]]()
+    for name, then in counted(run).items():
+        now = found[name]
+        before_after = [(kind, then.get(kind, 0), now.get(kind, 0)) for kind in dict.fromkeys((*then, *now))]
+        wrong[name] = [
+            f"{name} {kind or 'not stated'} {before:,} then, {after:,} now" for kind, before, after in before_after
+            if after > before or (after < before and not removed)
+        ]  # fmt: skip
+        gone = sum(then.values()) - sum(now.values())
+        if name != "captioners" and removed and gone != removed and not wrong[name]:
+            wrong[name] = [f"{name} of {gone:,} works are gone, and {removed:,} were removed"]
+    return wrong
+
+
+def counted(run: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return what run.json counted of its works: `licenses`, `sources`, and `captioners`, captions by model."""
+    makers = Counter[str]()
+    for each in run["data"]["makers"]:
+        makers[each["model"]] += each["captions"]
+    return {"licenses": run["data"]["licenses"], "sources": run["data"]["sources"], "captioners": dict(makers)}
 
 
 def _days(removals: Sequence[Removal]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Check a card: every claim of it, held against the shards, and against the run where that is there.
 
 The card is built anew from the shards and from what report.json keeps of the run, and compared byte by byte; where another version
-of a library than here wrote a file, by its words: all but the charts and pictures of the page.
+of a library than here wrote a file, as `equivalent` does it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import orjson
 
 from commonart.core.data.files import file_inside
 from commonart.core.errors import CommonArtError, reason
-from commonart.core.report import attribution, card
-from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_run, of_shards
-from commonart.core.report.facts import Facts, ReportInputs, build, traced
+from commonart.core.report import attribution, card, equivalent, plausible
+from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_removals, of_run, of_shards
+from commonart.core.report.facts import Facts, ReportInputs, build, found, traced
+from commonart.core.report.markdown import many
+from commonart.core.report.model_card import NAME as README
 from commonart.core.report.page import page
-from commonart.core.report.trace import hash_tars
+from commonart.core.report.trace import counted, differences, hash_tars
 from commonart.core.report.works import tars
 
-DRAWN = re.compile(r"<svg\b.*?</svg>|(?<=src=\")data:image/[^\"]*", re.DOTALL)
+VERSION = re.compile(r"\d[\w.+!-]{0,30}")
 FIELDS = {"schema": int, "name": str, "evidence": bool, "made_with": dict, "facts": dict, "shards": list, "files": dict}
 
 
@@ -39,9 +41,10 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
     Raises CommonArtError where the folder holds no card.
     """
     said = read(folder)
-    yield from of_files(folder, said["files"], shards)
     by_path = hash_tars(shards, quiet)
     hashes = {name: by_path[path] for name, path in tars(shards)}
+    yield from of_removals(said["shards"], shards, hashes)
+    yield from of_files(folder, said["files"], shards)
     yield from of_shards(said["shards"], shards, hashes, by_path)
     yield from of_run(folder, said, run)
     inputs = ReportInputs(
@@ -68,6 +71,7 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
 def _against_records(folder: Path, said: Mapping[str, Any], facts: Facts, hashes: Mapping[str, str]) -> Iterator[Claim]:
     yield from _facts(said["facts"], facts)
     yield from _against_run(facts)
+    yield from _cost(facts)
     yield from _lines(folder, facts)
     yield from _table(folder, facts)
     yield from _croissant(folder, hashes)
@@ -107,6 +111,9 @@ def _training(facts: Facts) -> tuple[Facts, list[Claim]]:
     what = "the fingerprint of the shards is that of run.json"
     if facts.fingerprint == run["data"]["fingerprint"]:
         claims.append(Claim(what, True))
+    elif facts.rewritten:
+        why = "they were written again: their works and records are those of the training, and their pixels were not compared"
+        claims.append(Claim(what, None, why))
     elif facts.removed_on:
         why = f"{_gone(facts)}; shards that this wrote again cannot be compared with those of the training"
         claims.append(Claim(what, None, why))
@@ -140,29 +147,34 @@ def _against_run(facts: Facts) -> Iterator[Claim]:
     """What run.json counted while it was trained, against the records."""
     if facts.run is None:
         return
-    data = facts.run["data"]
-    unsure = (
-        "records were left out that do not show it" if any(n.startswith("left_out:") for n in facts.untraced) else ""
-    )
-    unsure = _gone(facts) if facts.removed else unsure
+    data, gone = facts.run["data"], facts.removed
+    for name, what in (("digest", "works"), ("attribution", "licences, authors and captions of the works")):
+        same = getattr(facts, name) == data[name]
+        yield Claim(
+            f"the digest of the {what} is that of the training", None if gone else same, _gone(facts) if gone else ""
+        )
+    then, now = data["images"], facts.works
+    less = f"{now:,} now, and {gone:,} removed" if gone else ""
     yield Claim(
-        "the digest of the works is that of the training", None if unsure else facts.digest == data["digest"], unsure
+        f"images of run.json: {then:,}", then == now + gone, less if then == now + gone else f"the records say {now:,}"
     )
-    counted = {"images": facts.works, "licenses": facts.licenses, "sources": facts.sources}
-    for name, now in counted.items():
-        if name in data:
-            yield _counts(f"{name} of run.json", data[name], now, unsure)
-    if makers := data.get("makers"):
-        said = dict[str, int]()
-        for maker in makers:
-            said[maker["model"]] = said.get(maker["model"], 0) + maker["captions"]
-        yield _counts(f"captions by their makers: {_short(said)}", said, facts.captioners, unsure)
+    for name, wrong in differences(facts.run, found(facts), gone).items():
+        label = "captions by their makers" if name == "captioners" else f"{name} of run.json"
+        detail = f"{_short(getattr(facts, name))} now, with {many(gone, 'work')} removed" if gone else ""
+        yield Claim(f"{label}: {_short(counted(facts.run)[name])}", not wrong, first(wrong) or detail)
 
 
-def _counts(what: str, said: Any, now: Any, unsure: str) -> Claim:
-    if unsure:
-        return Claim(what, None, unsure)
-    return Claim(what, said == now, "" if said == now else f"the records say {_short(now)}")
+def _cost(facts: Facts) -> Iterator[Claim]:
+    """What no record shows, and run.json's own recipe, transformer and curves do."""
+    if facts.run is None:
+        return
+    wrong = plausible.of_cost(facts.run, facts.curves)
+    yield Claim("steps, images, hours and energy of run.json agree with its recipe and curves", not wrong, first(wrong))
+    if "transformer" in facts.run:
+        wrong = plausible.of_transformer(facts.run, facts.curves)
+        yield Claim("parameters and FLOP of run.json are those of its transformer", not wrong, first(wrong))
+    else:
+        yield Claim("parameters and FLOP of run.json", None, "of a captioner they cannot be computed again")
 
 
 def _lines(folder: Path, facts: Facts) -> Iterator[Claim]:
@@ -184,6 +196,8 @@ def _table(folder: Path, facts: Facts) -> Iterator[Claim]:
     """attribution.parquet, row by row."""
     wrong, row = list[str](), 0
     try:
+        if attribution.columns(folder / attribution.PARQUET) != attribution.COLUMNS:
+            wrong.append("it has other columns")
         for has, should in zip_longest(attribution.read_parquet(folder / attribution.PARQUET), attribution.rows(facts)):
             rows = zip_longest(has.to_pylist() if has is not None else (), should or ())
             wrong += [
@@ -225,12 +239,9 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
             path = file_inside(folder, name)
             if path is not None and path.read_bytes() == (again / name).read_bytes():
                 continue
-            other = [each for each in card.MADE_WITH.get(name, ()) if here.get(each) != made_with.get(each)]
-            if not other or path is None or _words(name, path) != _words(name, again / name):
+            other = any(here.get(each) != made_with.get(each) for each in card.MADE_WITH.get(name, ()))
+            if path is None or not (other and _same(name, path, again / name)):
                 different.append(name)
-            elif name == page.FILE:
-                versions = ", ".join(f"{each} {made_with.get(each)} there, {here.get(each)} here" for each in other)
-                yield Claim(f"the charts and pictures of {name}", None, f"its words hold; drawn by {versions}")
         yield Claim("every other file is what the facts give", not different, first(different))
         made = orjson.loads((again / card.NAME).read_bytes())
     # `of_files` compared the hashes with the files; here report.json has to list the files that a card has, and no others.
@@ -238,23 +249,16 @@ def _again(folder: Path, said: Mapping[str, Any], facts: Facts) -> Iterator[Clai
     made["files"] = {name: said["files"].get(name) for name in sorted(listed)}
     made |= {"made_with": made_with, "kept_sha256": card.kept_sha256(facts, made_with)}
     wrong = [name for name in dict.fromkeys((*made, *said)) if said.get(name) != made.get(name)]
+    if made_with.keys() != here.keys() or not all(VERSION.fullmatch(str(each)) for each in made_with.values()):
+        wrong.append("made_with")
     if not wrong and orjson.dumps(made, option=card.JSON) != (folder / card.NAME).read_bytes():
         wrong = ["its bytes were changed"]
     yield Claim("report.json says nothing else", not wrong, first(wrong))
 
 
-def _words(name: str, path: Path) -> Any:
-    """What a file says, whatever versions of libraries wrote it: a page without its drawings, a card's metadata as values."""
-    from huggingface_hub.repocard import RepoCard
-
-    text = path.read_text("utf-8", errors="surrogateescape")
-    if name == page.FILE:
-        return DRAWN.sub(lambda found: found[0] if "<foreignobject" in found[0].lower() else "", text)
-    try:
-        parsed = RepoCard(text, ignore_metadata_errors=True)
-    except Exception:  # whatever a YAML parser raises: it has no metadata that can be read
-        return text
-    return parsed.data.to_dict(), parsed.text
+def _same(name: str, path: Path, again: Path) -> bool:
+    same = {page.FILE: equivalent.same_page, README: equivalent.same_card}[name]
+    return same(*(each.read_text("utf-8", errors="surrogateescape") for each in (path, again)))
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,7 @@
     for work in works([Path("shards")], run): print(work.title, work.author, work.license)
 
 A run leaves records out for what they say (split, licence, captions), and is followed in that here, by the rules in its run.json.
-What it left out for other reasons (a blocklist, of which run.json keeps the hash alone; features that were not there) cannot be
-told from the records: `hidden_left_out`.
+Of what it left out for other reasons (a blocklist, features that were not there), run.json names the keys by their hashes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,19 @@ from typing import Any
 
 import orjson
 
-from commonart.core.data.admission import BLOCKLISTED, Judge, Rules, usable_captions
-from commonart.core.data.record import Caption, Record, captions, check_split, split_of_record
+from commonart.core.data.admission import Judge, Rules, usable_captions
+from commonart.core.data.record import (
+    Caption,
+    Record,
+    attribution_hash,
+    captions,
+    check_split,
+    key_hash,
+    split_of_record,
+)
 from commonart.core.data.shards.reader import list_shards, read_shard
 from commonart.core.licenses.parse import normalize
 
-HIDDEN_REASONS = (BLOCKLISTED, "no_text_features", "no_latents")  # why a run leaves records out that do not show it
 SAID = (
     "title", "author", "source", "license", "license_url", "license_basis", "license_observed_at",
 )  # fmt: skip
@@ -51,6 +57,7 @@ class Work:
     changes: str  # what was changed of the original, in English
     split: str
     shard: str  # the name of its tar, as `tars` gives it
+    attribution: int  # of its record: `data.record.attribution_hash`
     image: str  # pointer to the pixels in the shards, for `shards.reader.read_bytes`
 
     @property
@@ -75,17 +82,15 @@ def works(folders: Sequence[Path], run: Mapping[str, Any] | None = None) -> Iter
     Raises as `read_shard`.
     """
     judge = Judge(Rules.described(run["data"]["policy"]) if run is not None else Rules())
+    hidden = (run["data"].get("left_out_keys") or {}) if run is not None else {}
+    gone = frozenset(int(key, 16) for keys in hidden.values() for key in keys)
     for name, path in tars(folders):
         for record in read_shard(path):
+            if gone and key_hash(record["key"]) in gone:
+                continue
             work = _trained_on(record, judge, run, name) if run is not None else _work(record, judge, name)
             if work is not None:
                 yield work
-
-
-def hidden_left_out(run: Mapping[str, Any] | None) -> dict[str, int]:
-    """Return how many records a run left out for reasons that they do not show: `works` yields them nevertheless."""
-    left_out = run["data"].get("left_out", {}) if run is not None else {}
-    return {reason: left_out[reason] for reason in HIDDEN_REASONS if left_out.get(reason)}
 
 
 def _trained_on(record: Record, judge: Judge, run: Mapping[str, Any], shard: str) -> Work | None:
@@ -113,7 +118,8 @@ def _work(record: Record, judge: Judge, shard: str, fine: Sequence[bool] | None 
         url=str(record.get("source_url") or record.get("image_url") or "").strip(),
         downloaded=bool(record.get("fetched_url")), width=record.get("width", 0), height=record.get("height", 0),
         captions=[texts[n] for n in kept], makers=[kinds[n].model for n in kept],
-        changes=changes(record), split=split_of_record(record), shard=shard, image=record.get("image", ""),
+        changes=changes(record), split=split_of_record(record), shard=shard,
+        attribution=attribution_hash(record), image=record.get("image", ""),
     )  # fmt: skip
 
 

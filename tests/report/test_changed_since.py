@@ -8,11 +8,13 @@ from pathlib import Path
 import orjson
 import pytest
 import reportable_run
-from commands import Command
+from commands import Command, call
+from reportable_run import LICENSES
 
 from commonart.core.data.files import write_json
 from commonart.core.data.lookup import removal
-from commonart.core.data.shards.reader import members, read_shard
+from commonart.core.data.shards.reader import members, read_members, read_shard, read_span
+from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.errors import CommonArtError
 from commonart.core.report import card, verify
 from commonart.core.report.claims import Claim
@@ -52,6 +54,24 @@ def edited(here: Path, old: bytes = b"Jane Doe", new: bytes = b"Jane Roe", manif
     return path
 
 
+def relabel(here: Path, name: str) -> int:
+    """Write a shard again with CC0 in place of CC BY; return how many works that makes free."""
+    tar, count = here / "shards" / name, 0
+    with ShardWriter(here / "new" / name) as writer:
+        for stem, group in read_members(tar):
+            data = {extension: read_span(tar, span) for extension, span in group.items()}
+            record = orjson.loads(data["json"])
+            if record["license"] == LICENSES[0][0]:
+                record |= {"license": LICENSES[1][0], "license_url": LICENSES[1][1], "license_raw": LICENSES[1][0]}
+                count += 1
+            writer.add(stem, {**data, "json": orjson.dumps(record)})
+    for path in (here / "new").iterdir():
+        path.replace(here / "shards" / path.name)
+    beside = tar.with_suffix(".json")
+    write_json(beside, {**orjson.loads(beside.read_bytes()), "sha256": reportable_run.sha256(tar)})
+    return count
+
+
 def take_out(here: Path, key: str) -> None:
     for tar in sorted((here / "shards").glob("*.tar")):
         for record in read_shard(tar):
@@ -66,20 +86,47 @@ def test_a_shard_that_was_edited_gets_no_card(here: Path) -> None:
     with pytest.raises(CommonArtError, match=r"00001\.tar was changed or damaged"):
         gather(None, here / "shards")
     path.with_suffix(".json").unlink()
-    facts = gather(here / "runs" / "tiny", here / "shards")
-    assert facts.rewritten and facts.hashes[path] == reportable_run.sha256(path)
+    with pytest.raises(CommonArtError, match="licences, authors or captions are not those of the training"):
+        gather(here / "runs" / "tiny", here / "shards")
 
 
-def test_a_shard_that_was_edited_with_its_manifest_is_no_longer_that_of_the_training(here: Path) -> None:
-    edited(here, manifest=True)
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b"Jane Doe", b"Jane Roe", "the counts are the same, and what they are of is not"),
+        (b'"title":"work 13"', b'"title":"work 31"', "the counts are the same"),
+        (b"stripes 13", b"stripes 31", "the counts are the same"),
+    ],
+)
+def test_other_licences_authors_and_captions_than_those_of_the_training_get_no_card(
+    here: Path, old: bytes, new: bytes, why: str
+) -> None:
+    edited(here, old, new, manifest=True)
+    with pytest.raises(CommonArtError, match=f"licences, authors or captions are not those of the training: .*{why}"):
+        gather(here / "runs" / "tiny", here / "shards")
+    assert any(line.startswith("the digest of the licences, authors and captions of the works") for line in check(here))
+
+
+def test_other_licences_are_named_with_their_counts(here: Path) -> None:
+    freed = sum(relabel(here, tar.name) for tar in sorted((here / "shards").glob("*.tar"))) - 1  # one is held out
+    with pytest.raises(
+        CommonArtError, match=rf"licenses CC-BY-2\.0 11 then, 0 now; licenses CC0-1\.0 10 then, {10 + 11} now"
+    ):
+        gather(here / "runs" / "tiny", here / "shards")
+    assert freed == 11 and any(line.startswith("licenses of run.json") for line in check(here))
+
+
+def test_shards_that_were_written_again_get_a_card_that_holds(here: Path) -> None:
+    assert call(here, "shard", "shards", "-o", "again", "--size", "16", "--format", "webp", "-q") == 0
+    shutil.rmtree(here / "shards")
+    (here / "again").rename(here / "shards")
     facts = gather(here / "runs" / "tiny", here / "shards")
-    assert facts.rewritten and facts.authors["Jane Roe"]
+    assert facts.rewritten
     card.write(facts, here / "card", certify=True)
     text = (here / "card" / "README.md").read_text("utf-8")
     assert "- The shards were written again since the training" in text and "- 学習後にシャードが書き直された" in text
-    assert check(here) == [
-        "the fingerprint of the shards is that of run.json: the shards were written again, or changed, since the run was trained"
-    ]
+    assert check(here) == []
+    assert any("their pixels were not compared" in line for line in check(here, None))
 
 
 def test_scores_audit_and_curves_are_those_of_the_run(here: Path) -> None:
@@ -98,7 +145,7 @@ def test_scores_audit_and_curves_are_those_of_the_run(here: Path) -> None:
     write_json(run / "mia.json", {"verdict": "no sign"})
     assert check(here, run=True) == [] == check(here, None, run=True)
     with open(run / "metrics.jsonl", "ab") as file:
-        file.write(b'{"step": 7, "loss": 0.0}\n')
+        file.write(b'{"step": 6, "loss": 0.0}\n')
     (line,) = check(here, run=True)
     assert line.startswith("curves of report.json is what metrics.jsonl says: ")
 
@@ -130,9 +177,35 @@ def test_a_run_is_reported_after_a_work_was_removed(here: Path) -> None:
     unchecked = check(here, None, run=True)
     assert any(line.startswith("the fingerprint of the shards") and f"removed from the shards on {day}" in line
                for line in unchecked)  # fmt: skip
-    assert any(line.startswith("images of run.json") for line in unchecked)
+    held = check(here, True)
+    assert "images of run.json: 21: 20 now, and 1 removed" in held
+    assert "licenses of run.json: CC-BY-2.0 11, CC0-1.0 10: CC-BY-2.0 10, CC0-1.0 10 now, with 1 work removed" in held
     take_out(here, "k03")
     assert gather(here / "runs" / "tiny", here / "shards").removed == 2
+
+
+def test_a_removal_raises_no_count(here: Path) -> None:
+    take_out(here, "k13")
+    card.write(gather(here / "runs" / "tiny", here / "shards"), here / "card", certify=True)
+    assert check(here) == []
+    relabel(here, "00001.tar")
+    with pytest.raises(CommonArtError, match=r"licenses CC0-1\.0 10 then, 1[0-9] now"):
+        gather(here / "runs" / "tiny", here / "shards")
+
+
+def test_a_card_of_before_a_removal_says_so_first(here: Path) -> None:
+    take_out(here, "k02")
+    take_out(here, "k03")
+    (first, *_) = verify.check(here / "card", [here / "shards"], None)
+    day = removal.read_log(here / "shards")[0].at[:10]
+    assert (
+        first.what == f"2 works were removed from the shards since this card was written ({day})"
+        and first.holds is None
+    )
+    card.write(gather(here / "runs" / "tiny", here / "shards"), here / "card", certify=True)
+    assert not any(
+        "since this card was written" in claim.what for claim in verify.check(here / "card", [here / "shards"], None)
+    )
 
 
 def test_a_removal_does_not_hide_another_change(here: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lookup_shards
+import numpy as np
 import orjson
 import pytest
 import reportable_run
@@ -15,6 +16,8 @@ from commands import call
 from reportable_run import AUTHORS, LICENSES
 
 from commonart.core.data.files import write_json
+from commonart.core.data.record import key_hash
+from commonart.core.data.training_index import read_index
 from commonart.core.errors import CommonArtError
 from commonart.core.report.beside import CURVE, curves, without_places
 from commonart.core.report.facts import Facts, gather, works
@@ -152,11 +155,23 @@ def test_as_many_but_other_works_are_refused(here: Path) -> None:
     refused(here, "21 works then, the same number now, but not the same works", shards="other")
 
 
-def test_works_that_were_left_out_unseen_are_said_not_hidden(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run = changed(here, digest="0" * 64, images=20, left_out={"blocklisted": 1})
-    facts = gather(run, here / "shards")
-    assert facts.untraced == {"author": 2, "left_out:blocklisted": 1} and facts.works == 21
-    assert "the run left out blocklisted 1: run.json does not say which" in capfd.readouterr().err
+def test_works_of_a_blocklist_and_those_without_features_are_not_named_as_trained_on(here: Path) -> None:
+    (here / "blocklist.txt").write_text("k02\nkey: k09\n")
+    tiny_runs.start(here / "shards", here / "runs" / "less", blocklist=str(here / "blocklist.txt"))
+    run = described(here / "runs" / "less")
+    data, facts = run["data"], gather(here / "runs" / "less", here / "shards")
+    assert data["left_out"] == {"blocklisted": 2} and len(data["left_out_keys"]["blocklisted"]) == 2
+    assert facts.works == data["images"] == 19 and (facts.digest, facts.attribution) == (
+        data["digest"],
+        data["attribution"],
+    )
+    named = {work.key for work in works(facts.folders, facts.run)}
+    assert len(named) == 19 and not named & {"k02", "k09"}
+    index = read_index(here / "shards")
+    index.keep(np.array([key != "k00" for key in index.keys]), "no_latents")
+    data = index.describe(index.caption_odds())
+    assert data["left_out_keys"] == {"no_latents": [f"{key_hash('k00'):016x}"]} and data["images"] == 20
+    assert "k00" not in {work.key for work in works(here / "shards", {**run, "data": data})}
 
 
 def test_rules_of_another_version_are_not_papered_over(here: Path) -> None:
@@ -170,7 +185,7 @@ def test_shards_that_were_only_written_again_are_the_same_works(here: Path, capf
     assert "were written again since" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["digest", "policy", "folder"])
+@pytest.mark.parametrize("missing", ["digest", "attribution", "policy", "folder"])
 def test_a_run_without_provenance_is_refused(here: Path, missing: str) -> None:
     run = here / "runs" / "tiny"
     values = described(run)
@@ -248,6 +263,9 @@ def test_curves_are_thinned_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
     found.remove(orjson.loads(measured))
     assert len(found) == CURVE and (found[0]["step"], found[-1]["step"]) == (0, 2 * CURVE + 6)
     assert curves(tmp_path / "none") == []
+    assert curves(tmp_path / "m.jsonl", last=2)[-1]["step"] == 2, (
+        "a training that was killed wrote on after its checkpoint"
+    )
 
 
 def test_scores_and_audit_are_found_in_the_run_or_given(here: Path) -> None:
@@ -256,6 +274,16 @@ def test_scores_and_audit_are_found_in_the_run_or_given(here: Path) -> None:
     write_json(here / "other.json", {"verdict": "no sign"})
     facts = gather(run, here / "shards", audit=here / "other.json")
     assert facts.evaluation == {"scores": [], "model": "tiny"} and facts.audit == {"verdict": "no sign"}
+    for wrong, option, why in (
+        ({"scores": []}, "audit", r"is not what commonart mia writes, it holds scores: give it to --eval"),
+        ({"verdict": "no sign"}, "evaluation", r"is not what commonart eval writes, it is an audit: give it to --mia"),
+        ({"model": "x"}, "audit", r"commonart mia writes: it has no verdict"),
+        ({"model": "x"}, "evaluation", r"commonart eval writes: it has no scores"),
+        ({"verdict": "x", "members": "many"}, "audit", r"commonart mia writes: members is not a whole number"),
+    ):
+        write_json(here / "wrong.json", wrong)
+        with pytest.raises(CommonArtError, match=why):
+            gather(run, here / "shards", **{option: here / "wrong.json"})
     (here / "other.json").write_bytes(b"[1]")
     with pytest.raises(CommonArtError, match=r"is not what commonart eval or mia write"):
         gather(run, here / "shards", audit=here / "other.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 import re
 import shutil
@@ -14,11 +16,12 @@ import orjson
 import pytest
 import reportable_run
 from commands import Command
+from PIL import Image
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
-from commonart.core.report import card, verify
-from commonart.core.report.facts import gather
+from commonart.core.report import card, equivalent, verify
+from commonart.core.report.facts import ReportInputs, gather
 from commonart.core.report.verify import Claim
 
 
@@ -37,6 +40,16 @@ def here(made: Path, tmp_path: Path) -> Path:
     for name in ("card", "data", "shards"):
         shutil.copytree(made / name, tmp_path / name)
     return tmp_path
+
+
+def pixels(data: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def webp(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=60)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def wrong(here: Path, name: str = "card", run: Path | None = None) -> list[Claim]:
@@ -232,24 +245,74 @@ def test_another_version_of_a_library_excuses_no_other_words(here: Path, monkeyp
         return text.replace("pipeline_tag: text-to-image", "pipeline_tag: 'text-to-image'")
 
     def other_drawing(text: str) -> str:
-        return text.replace("</svg>", "<g/></svg>")
+        """As matplotlib 3.9 writes the style of a text, and places it; and as another libwebp encodes an image."""
+        style = re.compile(r"font-size: (\d+px); font-family: ([^;]*); text-anchor: (\w+); fill: currentColor")
+        text, found = style.subn(r"fill: currentColor; font: \1 \2; text-anchor: \3", text)
+        text, moved = re.subn(r'y="(\d+)\.(\d+)"', r'y="\1.9"', text)
+        text, encoded = re.subn(r"(?<=data:image/webp;base64,)[^\"]+", lambda old: webp(pixels(old[0])), text)
+        assert found and moved and encoded
+        return text
+
+    def first_image(data: str) -> Callable[[str], str]:
+        return lambda text: re.sub(r'(?<=src=")data:[^"]*', data, text, count=1)
+
+    def in_chart(words: str) -> Callable[[str], str]:
+        return lambda text: text.replace("</svg>", f"{words}</svg>", 1)
 
     assert named(rewritten("README.md", other_yaml), "every other file is what the facts give: README.md")
     monkeypatch.setattr(card, "libraries", lambda: dict.fromkeys(made_with, "9"))
     for name, change in (("README.md", other_yaml), ("index.html", other_drawing)):
         assert not any(claim.holds is False for claim in rewritten(name, change)), name
-    assert named(
-        rewritten("index.html", other_drawing),
-        "the charts and pictures of index.html: its words hold; drawn by matplotlib",
-    )
     for name, change in (
-        ("README.md", lambda text: text + "No opt-out exists.\n"),
-        ("README.md", lambda text: text.replace("language:", "languages:")),
-        ("README.md", lambda text: text.replace("language:", "language: [")),
-        ("index.html", lambda text: text.replace("</main>", "<p>All in writing.</p></main>")),
-        ("index.html", lambda text: text.replace("</svg>", "<foreignObject>All in writing.</foreignObject></svg>")),
+        ("README.md", lambda text: text.replace("language:", "# certified: licence MIT\nlanguage:", 1)),
+        ("index.html", in_chart("<p>All works are public domain</p>")),
     ):
         assert named(rewritten(name, change), f"every other file is what the facts give: {name}"), name
+    same = {"README.md": equivalent.same_card, "index.html": equivalent.same_page}
+    for number, (name, change) in enumerate(
+        (
+            ("README.md", lambda text: text + "No opt-out exists.\n"),
+            ("README.md", lambda text: text.replace("language:", "languages:")),
+            ("README.md", lambda text: text.replace("language:", "language: [")),
+            ("index.html", lambda text: text.replace("</main>", "<p>All in writing.</p></main>")),
+            ("README.md", lambda text: text.replace("language:", "language: # certified: licence MIT", 1)),
+            ("README.md", lambda text: text.replace("language:", "language: &certified", 1)),
+            ("README.md", lambda text: text.replace("language:", "tags:\n- certified\nlanguage:", 1)),
+            ("index.html", in_chart("<foreignObject>All in writing.</foreignObject>")),
+            ("index.html", in_chart('<style>main>*{display:none}body:before{content:"All works are CC0."}</style>')),
+            ("index.html", in_chart("<g/>")),
+            ("index.html", in_chart("<!--><p>All works are CC0.</p>-->")),
+            ("index.html", lambda text: text.replace("stroke-linecap: butt}", "} main{display:none}", 1)),
+            ("index.html", lambda text: text.replace("<g>", '<g onclick="alert(1)">', 1)),
+            ("index.html", lambda text: re.sub(r"(<text[^>]*>)[^<]+", r"\1CC0-1.0", text, count=1)),
+            ("index.html", lambda text: re.sub(r'(<text[^>]* y=")', r"\g<1>9", text, count=1)),
+            ("index.html", lambda text: text.replace("fill: var(--mark)", "fill: none", 1)),
+            (
+                "index.html",
+                first_image("data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'><text>CC0</text></svg>"),
+            ),
+            ("index.html", first_image("data:image/webp;base64,AAAA")),
+            ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (16, 16), 'red'))}")),
+            ("index.html", first_image(f"data:image/webp;base64,{webp(Image.new('RGB', (99, 16), 'red'))}")),
+        )
+    ):
+        text = (card_folder / name).read_text("utf-8")
+        assert same[name](text, text) and not same[name](change(text), text), (number, name)
+
+
+def test_a_table_has_no_columns_and_report_json_no_versions_of_their_own(here: Path) -> None:
+    import pyarrow.parquet
+
+    path = here / "card" / "attribution.parquet"
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table.append_column("certified", [["yes"] * 21]), path)
+    assert named(wrong(here), "attribution.parquet: 21 rows, each as its record says: it has other columns")
+    said = orjson.loads((here / "data" / "report.json").read_bytes())
+    for made_with in ({**said["made_with"], "certified": "1"}, {**said["made_with"], "pillow": "all works are CC0"}):
+        inputs = ReportInputs(said["name"], None, [], None, None)
+        kept = card.kept_sha256(inputs, made_with)
+        write_json(here / "data" / "report.json", {**said, "made_with": made_with, "kept_sha256": kept})
+        assert named(wrong(here, "data"), "report.json says nothing else: made_with")
 
 
 def test_the_command_ends_with_1_where_something_does_not_hold(here: Path, in_process: Command) -> None:

@@ -104,17 +104,18 @@ def test_licences_promise_authors_and_addresses_only_where_all_have_them(facts: 
 
 
 def test_limits_are_counted_in_either_language(facts: Facts) -> None:
-    said = limits(
-        replace(
-            facts, untraced={"author": 1, "license": 2, "left_out:blocklisted": 3}, models=[], makers=(), history=[]
-        )
-    )
-    assert said[:3] == [
+    bare = replace(facts, untraced={"author": 1, "license": 2}, models=[], makers=(), history=[])
+    said = limits(bare)
+    assert said[:2] == [
         ("1 of 21 works does not state its author.", "21 点のうち 1 点は作者が記されていない。"),
         ("2 of 21 works do not state their licence.", "21 点のうち 2 点はライセンスが記されていない。"),
-        ("3 records left out (blocklisted): not known which.", "除外された 3 件（blocklisted）がどれかは分からない。"),
     ]
-    assert len(said) == 4 and said[3][0].startswith("A licence is what the source stated")
+    assert [each[0].partition(":")[0] for each in said[2:4]] == [
+        "It was not audited for memorisation", "It was not evaluated",
+    ]  # fmt: skip
+    assert said[2][1].startswith("学習画像の記憶は監査していない。") and said[3][1].startswith("評価していない。")
+    assert len(said) == 5 and said[4][0].startswith("A licence is what the source stated")
+    assert len(limits(replace(bare, evaluation=SCORES, audit=AUDIT))) == 3 == len(limits(replace(bare, run=None)))
     page = model_card.render(replace(facts, rewritten=True), [])
     for english, japanese in limits(replace(facts, rewritten=True)):
         assert page.index(f"- {english}") < page.index("## 日本語") < page.index(f"- {japanese}")

@@ -17,7 +17,7 @@ import orjson
 
 from commonart.core.data.admission import Judge, Rules, usable_captions
 from commonart.core.data.lookup.removal import Removal
-from commonart.core.data.record import Record, captions, check_split, split_of_record
+from commonart.core.data.record import Record, captions, check_split, key_hash, split_of_record
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError
 
@@ -37,6 +37,7 @@ class Run:
     sets: list[tuple[Path, float]]
     missing: str
     left_out: Mapping[str, int]
+    left_out_keys: Mapping[str, frozenset[str]]  # reason -> hashes of the keys that it was the reason for
     begun: bool  # a checkpoint was written
     told: Mapping[str, Any]  # run.json
     judge: Judge | None  # by its policy; None: an older run.json, which does not say it
@@ -64,6 +65,7 @@ def read_run(path: Path) -> Run:
         data: dict[str, Any] = values["data"]
         folder, fingerprint = str(data["folder"]), str(data["fingerprint"])
         left_out = {str(name): int(count) for name, count in (data.get("left_out") or {}).items()}
+        keys = {str(name): frozenset(map(str, each)) for name, each in (data.get("left_out_keys") or {}).items()}
         judge = Judge(Rules.described(data["policy"])) if "policy" in data else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CommonArtError(f"{path / RUN} does not say what the run was trained on.", "Put it back.") from None
@@ -73,7 +75,7 @@ def read_run(path: Path) -> Run:
         sets, missing = [], folder
     checkpoints = path / "checkpoints"
     begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-    return Run(path, fingerprint, sets, missing, left_out, begun, values, judge)
+    return Run(path, fingerprint, sets, missing, left_out, keys, begun, values, judge)
 
 
 def data_fingerprint(sets: Sequence[tuple[Path, float]], identities: Mapping[Path, Mapping[str, str]]) -> str:
@@ -185,6 +187,10 @@ def had_record(run: Run, since: list[Removal] | None, record: Record) -> Trained
         if not any(usable_captions(record, run.judge, run.told)):
             return Trained(name, False, "no: it could use none of its captions")
         told += TOLD_BY_RULES
+    for reason, keys in run.left_out_keys.items():
+        if f"{key_hash(record['key']):016x}" in keys:
+            return Trained(name, False, f"no: the run left it out ({reason})")
+    told += tuple(run.left_out_keys)
     others = {reason: count for reason, count in run.left_out.items() if count and not reason.startswith(told)}
     if others:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in others.items())

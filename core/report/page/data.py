@@ -144,13 +144,8 @@ def _traces(facts: Facts) -> Iterator[str]:
         yield html.both(text.filled(text.TRACED, works=f"{facts.works:,}", stated=listed), "p")
     rows = []
     for name, count in facts.untraced.items():
-        kind, _, reason = name.partition(":")
-        said = (
-            text.filled(text.LEFT_OUT, reason=reason_text(reason))
-            if kind == "left_out"
-            else text.FIELDS.get(name, (name,) * 2)
-        )
-        rows.append(html.row(html.both(said), f"{count:,}", quantities.share(count / facts.works)))
+        label = text.FIELDS.get(name, (name,) * 2)
+        rows.append(html.row(html.both(label), f"{count:,}", quantities.share(count / facts.works)))
     if rows:
         yield html.table(
             text.UNTRACED,

@@ -88,7 +88,6 @@ FIELDS: dict[str, Pair] = {
     "observed": ("date of the licence", "ライセンスの確認日"),
 }  # fmt: skip
 UNTRACED: Pair = ("What the records do not state", "記録に記載のないもの")
-LEFT_OUT: Pair = ("left out, not known which: {reason}", "除外されたが、どれかは不明：{reason}")
 CONFLICTS: Pair = (
     "Images that are in the data under more than one licence: {count}. LICENSES.md names them.",
     "{count} 枚の画像に、記録ごとに異なるライセンスがあります。LICENSES.md に示します。",
