@@ -34,7 +34,12 @@ def caption(
     ] = None,
     temperature: Annotated[
         float,
-        typer.Option(min=0.0, max=2.0, help="Randomness of the wording, as 0.7; 0 is the model's likeliest caption."),
+        typer.Option(
+            min=0.0,
+            max=2.0,
+            callback=options.finite,
+            help="Randomness of the wording, as 0.7; 0 is the model's likeliest caption.",
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the wording, with --temperature.")] = 0,
     batch: Annotated[

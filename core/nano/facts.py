@@ -50,27 +50,25 @@ def parse(text: str, lang: str | None = None) -> Facts:
     """
     words = tokens(text, lang)
     background = next((token.value for token in words if token.kind == "background"), None)
-    things: list[ThingFacts] = []
-    spans: list[tuple[int, int]] = []
-    pending: dict[str, str] = {}
-    start = 0
-    for token in words:
-        if token.kind in ("color", "size"):
-            start = start if pending else token.start
-            pending[token.kind] = token.value
-        elif token.kind == "shape":
-            things.append(ThingFacts(token.value, pending.get("color"), pending.get("size")))
-            spans.append((start if pending else token.start, token.end))
-            pending = {}
-        else:
-            pending = {}  # "green" in "a green meadow with a circle" is not the circle's
-    if pending and things and things[-1].color is None:  # "the circle is red"
-        last = things[-1]
-        things[-1] = ThingFacts(last.shape, pending.get("color"), last.size or pending.get("size"))
-    places = _places(words, spans)
-    placed = [ThingFacts(t.shape, t.color, t.size, place) for t, place in zip(things, places, strict=True)]
-    placed.sort(key=lambda thing: PLACES.index(thing.place) if thing.place else len(PLACES))
-    return Facts(background, tuple(placed))
+    things, _ = _things(words)
+    return Facts(background, tuple(sorted(things, key=lambda t: PLACES.index(t.place) if t.place else len(PLACES))))
+
+
+def mentions(text: str, lang: str | None = None) -> list[tuple[int, ThingFacts]]:
+    """Return (first character, thing) for each part of a text that is about one thing, in the order of the text.
+
+    A part begins at the thing's own words, or at the place that is named for it. Where one thing is placed by the other, what
+    follows the second one is about the first again: only there its place is known.
+    """
+    words = tokens(text, lang)
+    things, spans = _things(words)
+    parts = [(start, thing) for (start, _), thing in zip(spans, things, strict=True)]
+    named = [token for token in words if token.kind == "place"]
+    if len(named) == len(things):
+        parts += [(token.start, thing) for token, thing in zip(named, things, strict=True)]
+    elif len(things) == 2 and any(token.kind in _RELATIONS for token in words):
+        parts.append((spans[1][1], things[0]))
+    return sorted(parts, key=lambda part: part[0])
 
 
 def has_relation(text: str, lang: str | None = None) -> bool:
@@ -121,6 +119,29 @@ def count_kept(expected: Facts, seen: Facts) -> tuple[int, int]:
             elif other is not None and name == "size" and other.size is not None:
                 total += 1  # an invented size is a wrong fact
     return hits, total + len(others)
+
+
+def _things(words: list[Token]) -> tuple[list[ThingFacts], list[tuple[int, int]]]:
+    """Return the things of a text and the characters, first and last + 1, of the words for each, in the text's order."""
+    things: list[ThingFacts] = []
+    spans: list[tuple[int, int]] = []
+    pending: dict[str, str] = {}
+    start = 0
+    for token in words:
+        if token.kind in ("color", "size"):
+            start = start if pending else token.start
+            pending[token.kind] = token.value
+        elif token.kind == "shape":
+            things.append(ThingFacts(token.value, pending.get("color"), pending.get("size")))
+            spans.append((start if pending else token.start, token.end))
+            pending = {}
+        else:
+            pending = {}  # "green" in "a green meadow with a circle" is not the circle's
+    if pending and things and things[-1].color is None:  # "the circle is red"
+        last = things[-1]
+        things[-1] = ThingFacts(last.shape, pending.get("color"), last.size or pending.get("size"))
+    places = _places(words, spans)
+    return [ThingFacts(t.shape, t.color, t.size, place) for t, place in zip(things, places, strict=True)], spans
 
 
 def _places(words: list[Token], spans: list[tuple[int, int]]) -> list[str | None]:

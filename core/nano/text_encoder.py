@@ -1,14 +1,15 @@
 """The nano text encoder: a Llama that learns to read and to write the captions of scenes.
 
 It is trained as a language model on pairs of captions of one scene, in every direction between English and Japanese
-("a <sep> b"), so that the second caption can only be predicted from the meaning of the first. An auxiliary head, which
-is discarded, has to predict from each state what the text has said of the scene so far: the last states, which the
-diffusion transformer attends to, then mean the same in both languages.
+("a <sep> b"), so that the second caption can only be predicted from the meaning of the first. Two auxiliary heads, which
+are discarded, give the states that the diffusion transformer attends to the same meaning in both languages: the last one
+has to tell the whole scene, and each one the thing that the text is about there, as a single place, color, shape and size.
+An image token then finds by its own place what is there, whatever else the caption names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from commonart.core.nano import grammar
+from commonart.core.nano import facts, grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, random_scene
 from commonart.core.nano.training import LANGUAGES, Log, optimize
@@ -27,6 +28,7 @@ SKIP_SINGLE = 0.5  # of the scenes of one thing: which color belongs to which sh
 # Of the scenes of the wider steps, those with a pair that images hold out; by chance it would be 0.18.
 HELDOUT_SHARE = 0.2
 SHORT_SHARE = 0.2  # of their batches, those without places
+UNKNOWN = -100  # the label that costs nothing
 
 
 def vocabulary(seed: int, captions: int = 20_000) -> PreTrainedTokenizerFast:
@@ -62,6 +64,38 @@ class SceneHead(nn.Module):
         labels = [self.background(states).argmax(-1, keepdim=True)]
         labels += [head(states).unflatten(-1, (len(PLACES), -1)).argmax(-1) for head in self.cells]
         return torch.cat(labels, 1)
+
+
+class ThingHead(nn.Module):
+    """Predict from states [N, D] the place, color, shape and size of the thing that the text is about there."""
+
+    FIELDS = (("place", PLACES), ("color", COLORS), ("shape", SHAPES), ("size", SIZES))
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fields = nn.ModuleList(nn.Linear(width, len(names)) for _, names in self.FIELDS)
+
+    def forward(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross entropy of states [N, D] and labels [N, 4] of `thing_labels`; unknown fields cost nothing."""
+        parts = [
+            F.cross_entropy(head(states).float(), labels[:, i], ignore_index=UNKNOWN, reduction="sum")
+            for i, head in enumerate(self.fields)
+        ]
+        return torch.stack(parts).sum() / len(states)
+
+
+def thing_labels(texts: Sequence[str], langs: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+    """Return the labels [B, L, 4] of texts, whose tokens span the characters `offsets`; UNKNOWN where a text says nothing."""
+    labels = torch.full((len(texts), max(map(len, offsets)), len(ThingHead.FIELDS)), UNKNOWN)
+    for row, (text, lang, spans) in enumerate(zip(texts, langs, offsets, strict=True)):
+        parts = facts.mentions(text, lang)
+        for at, (start, thing) in enumerate(parts):
+            stop = parts[at + 1][0] if at + 1 < len(parts) else len(text)
+            about = [i for i, (_, end) in enumerate(spans) if start < end <= stop]
+            for field, (name, names) in enumerate(ThingHead.FIELDS):
+                if (value := getattr(thing, name)) is not None:
+                    labels[row, about, field] = names.index(value)
+    return labels
 
 
 def scene_labels(scenes: Sequence[Scene]) -> Tensor:
@@ -114,61 +148,67 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = new(len(tokenizer))
-    head = SceneHead(model.config.hidden_size)
+    scene_head, thing_head = SceneHead(model.config.hidden_size), ThingHead(model.config.hidden_size)
     separator = tokenizers.token_id(tokenizer, tokenizers.SEP)
 
     widened = False
 
-    def caption_pairs(
-        count: int, write: Callable[..., str] = grammar.caption
-    ) -> tuple[list[Scene], list[list[int]], list[list[int]]]:
+    def random_scenes(count: int) -> list[Scene]:
         scenes: list[Scene] = []
         while len(scenes) < count:
             scene = random_scene(rng, heldout=bool(widened and rng.random() < HELDOUT_SHARE))
             if len(scene.things) > 1 or rng.random() >= SKIP_SINGLE:
                 scenes.append(scene)
-        langs = rng.integers(2, size=(count, 2))
-        sides = []
-        for side in range(2):
-            texts = [write(s, LANGUAGES[langs[i, side]], rng) for i, s in enumerate(scenes)]
-            sides.append([e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts)])
-        return scenes, sides[0], sides[1]
+        return scenes
+
+    def write(scenes: Sequence[Scene], short: bool) -> tuple[list[list[int]], Tensor]:
+        """Return the token ids of a caption of each scene, in either language, and its `thing_labels`."""
+        langs = [LANGUAGES[i] for i in rng.integers(2, size=len(scenes))]
+        caption = grammar.short_caption if short else grammar.caption
+        texts = [caption(scene, lang, rng) for scene, lang in zip(scenes, langs, strict=True)]
+        encoded = tokenizer.backend_tokenizer.encode_batch(texts)
+        return [e.ids for e in encoded], thing_labels(texts, langs, [e.offsets for e in encoded])
 
     def loss() -> Tensor:
         # Twice as many single captions take as long as pairs, and single texts are what the encoder is for.
         paired = rng.random() < 0.4
-        count = BATCH if paired else 2 * BATCH
-        short = widened and rng.random() < SHORT_SHARE
-        scenes, first, second = caption_pairs(count, grammar.short_caption if short else grammar.caption)
-        rows = [[*a, separator, *b, 0] if paired else [*a, 0] for a, b in zip(first, second, strict=True)]
+        short = bool(widened and rng.random() < SHORT_SHARE)
+        scenes = random_scenes(BATCH if paired else 2 * BATCH)
+        first, things = write(scenes, short)
+        if paired:
+            second, _ = write(scenes, short)
+            rows = [[*a, separator, *b, 0] for a, b in zip(first, second, strict=True)]
+        else:
+            rows = [[*a, 0] for a in first]
         ids = pad(rows, 1)
         states = model.model(input_ids=ids).last_hidden_state
         real = ids[:, 1:] != 1
-        language = F.cross_entropy(model.lm_head(states[:, :-1][real]), ids[:, 1:][real])
+        value = F.cross_entropy(model.lm_head(states[:, :-1][real]), ids[:, 1:][real])
+        said = (things != UNKNOWN).any(-1)
+        value = value + 0.3 * thing_head(states[:, : said.shape[1]][said], things[said])
         if short:
-            return language  # the head would ask for places
-        labels = scene_labels(scenes)
+            return value  # the other head would ask for places
         ends = torch.tensor([len(a) - 1 for a in first])
-        complete = head(states[torch.arange(count), ends], labels)
-        # The other tokens of the first caption, too: they say little, but they say it early.
-        inside = torch.arange(ids.shape[1])[None] < ends[:, None]
-        partial = head(states[inside], labels[:, None].expand(-1, ids.shape[1], -1)[inside])
-        return language + 0.2 * complete.mean() + 0.1 * partial.mean()
+        return value + 0.2 * scene_head(states[torch.arange(len(scenes)), ends], scene_labels(scenes)).mean()
 
-    scenes, first, _ = caption_pairs(400)
-    labels, ids = scene_labels(scenes), pad(first, 1)
+    scenes = random_scenes(400)
+    labels = scene_labels(scenes)
+    first, things = write(scenes, False)
+    ids, said = pad(first, 1), (things != UNKNOWN).any(-1)
     ends = torch.tensor([len(a) - 1 for a in first])
 
     @torch.no_grad()
     def check(average: LlamaForCausalLM) -> str:
-        states = average.model(input_ids=ids).last_hidden_state[torch.arange(len(ids)), ends]
-        head_loss = head(states, labels).mean().item()  # of the current head, on averaged states
-        right = head.predict(states)[:, :19] == labels[:, :19]
+        states = average.model(input_ids=ids).last_hidden_state  # and the current heads
+        last = states[torch.arange(len(ids)), ends]
+        right = scene_head.predict(last)[:, :19] == labels[:, :19]
         background, all_ = right[:, 0].float().mean(), right.all(1).float().mean()
-        return f"head loss {head_loss:.3f}, background {background:.3f}, all {all_:.3f}"
+        of_things = thing_head(states[said], things[said])
+        return f"background {background:.3f}, all {all_:.3f}, head loss of things {of_things:.3f}"
 
+    heads = nn.ModuleList([scene_head, thing_head])
     for lr, count in ((2e-3, steps), (5e-4, wider)):
-        average = optimize("text_encoder", model, loss, check, say, steps=count, lr=lr, check_every=1000, extra=head)
+        average = optimize("text_encoder", model, loss, check, say, steps=count, lr=lr, check_every=1000, extra=heads)
         model.load_state_dict(average.state_dict())
         widened = True
     return model.eval()

@@ -1,7 +1,7 @@
 """The training loop of all nano models except the transformer, and the scenes that they learn from.
 
-AdamW, linear warm-up, cosine decay to zero, bfloat16 autocast, a moving average of the weights. The number of steps is
-fixed, not the time, so that the same seed gives the same weights on the same machine.
+AdamW, linear warm-up, cosine decay to zero, mixed precision where the CPU is faster in it, a moving average of the weights.
+The number of steps is fixed, not the time, so that the same seed gives the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model import layers
+from commonart.core.model import device, layers
 from commonart.core.nano.scenes import Scene, Split, random_scene, render
 
 Log = Callable[[str], None]
@@ -98,13 +98,14 @@ def optimize(
     optimizer = torch.optim.AdamW(params + extras, lr=lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     averages: list[Tensor] = list(average.parameters())
+    dtype = device.pick_matmul_dtype(device=torch.device("cpu"))
     started, total, count = time.monotonic(), 0.0, 0
     model.train()
     for step in range(1, steps + 1):
         rate = lr * min(step / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps) + 1e-3)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with plain_attention(), torch.autocast("cpu", torch.bfloat16):
+        with plain_attention(), device.autocast(torch.device("cpu"), dtype):
             value = loss()
         optimizer.zero_grad(set_to_none=True)
         value.backward()

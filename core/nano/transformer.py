@@ -104,7 +104,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     settings = Settings(
-        "nano", out=str(run), seed=seed, precision="bf16", checkpoint_every=500, sample_every=0 if short else 1000,
+        "nano", out=str(run), seed=seed, checkpoint_every=500, sample_every=0 if short else 1000,
         log_every=50, keep=1, workers=0, quiet=True,
     )  # fmt: skip
     source = training_set(vae, text, 64 if short else SCENES, seed)

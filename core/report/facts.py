@@ -250,10 +250,9 @@ def _counted(folders: Sequence[Path], run: Mapping[str, Any] | None, quiet: bool
             for caption, maker in zip(work.captions, work.makers, strict=True):
                 counts["languages"][str(caption.get("lang") or "")] += 1
                 words[caption.get("words") or count_words(caption["text"])] += 1
-                making = (str(caption.get(name) or "") for name in ("revision", "license", "lang"))
-                makers[
-                    maker, *making, caption.get("synthetic") if isinstance(caption.get("synthetic"), bool) else None
-                ] += 1
+                revision, license, lang = (str(caption.get(name) or "") for name in ("revision", "license", "lang"))
+                synthetic = caption.get("synthetic")
+                makers[maker, revision, license, lang, synthetic if isinstance(synthetic, bool) else None] += 1
             authors[work.author] += 1
             stated = {"source": work.source, "license": work.license, "author": work.author, "address": work.url,
                       "title": work.title, "sha256": work.sha256, "observed": at}  # fmt: skip
@@ -280,8 +279,8 @@ def host_of(url: str) -> str:
 def _makers(counted: Counter[Making]) -> tuple[Maker, ...]:
     """The captions by their making, the most frequent first."""
     merged = Counter[Maker]()
-    for (name, *about, stated), count in counted.items():
-        merged[Maker(name, *about, is_generated(name.partition(" of ")[0], stated), 0)] += count
+    for (name, revision, license, lang, stated), count in counted.items():
+        merged[Maker(name, revision, license, lang, is_generated(name.partition(" of ")[0], stated), 0)] += count
     return tuple(replace(maker, captions=count) for maker, count in _ordered(merged))
 
 

@@ -204,8 +204,8 @@ def models_used(
     for name, revision in _judges(evaluation, audit):
         used.append(_used("scorer", name, revision, "", set()))
     if isinstance(reference := (audit or {}).get("reference"), dict):
-        about = (str(reference.get(field) or "") for field in ("model", "revision"))
-        used.append(_used("audit reference", *about, "", set()))
+        name, revision = (str(reference.get(field) or "") for field in ("model", "revision"))
+        used.append(_used("audit reference", name, revision, "", set()))
     known = {(each.role, each.name) for each in used if each.revision}
     plain = [each for each in used if each.name and (each.revision or (each.role, each.name) not in known)]
     return list(dict.fromkeys(plain))

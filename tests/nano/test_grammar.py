@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonart.core.nano.facts import Facts, Score, ThingFacts, compare, parse
+from commonart.core.nano.facts import Facts, Score, ThingFacts, compare, mentions, parse
 from commonart.core.nano.grammar import caption, eval_prompts, short_caption
 from commonart.core.nano.scenes import HELDOUT_PAIRS, Scene, Thing, random_scene, split_of
 
@@ -30,6 +30,40 @@ def test_facts_invert_every_caption(lang: str, heldout: bool) -> None:
         one = len(scene.things) == 1
         sized += one and told.things[0].size is not None
     assert 0.4 < sized / (0.6 * 3000) < 0.6
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_every_thing_has_its_own_part_of_the_caption(lang: str) -> None:
+    """In each part, the things' words are its own: the text encoder learns from it what a token is about."""
+    rng = np.random.default_rng(12)
+    for _ in range(1000):
+        scene = random_scene(rng)
+        text = caption(scene, lang, rng)
+        parts = mentions(text, lang)
+        assert {thing for _, thing in parts} == set(parse(text, lang).things), text
+        starts = [start for start, _ in parts]
+        assert starts == sorted(starts), text
+        for (start, thing), stop in zip(parts, [*starts[1:], len(text)], strict=True):
+            inside = parse(text[start:stop], lang).things
+            assert all((each.color, each.shape) == (thing.color, thing.shape) for each in inside), text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a red circle on the left, on the snow", [("red circle on the ", "red"), ("left, on the snow", "red")]),
+        # "red"'s place is known after "blue square" only
+        ("a red circle above a blue square, on the snow",
+         [("red circle above a ", "red"), ("blue square", "blue"), (", on the snow", "red")]),
+        ("青い四角の左に赤い丸、背景は海", [("青い四角の左に", "blue"), ("赤い丸", "red"), ("、背景は海", "blue")]),
+        ("草原の右に黄色い星", [("右に", "yellow"), ("黄色い星", "yellow")]),
+        ("the sea", []),
+    ],
+)  # fmt: skip
+def test_parts_of_a_caption(text: str, parts: list[tuple[str, str]]) -> None:
+    found = mentions(text)
+    ends = [*(start for start, _ in found[1:]), len(text)][: len(found)]
+    assert [(text[start:end], thing.color) for (start, thing), end in zip(found, ends, strict=True)] == parts
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

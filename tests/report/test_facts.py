@@ -240,7 +240,9 @@ def test_several_sets_are_one_run_and_their_shards_keep_apart(tmp_path: Path) ->
     assert moved == facts
 
 
-def test_one_image_under_two_licences_is_named(tmp_path: Path) -> None:
+def test_one_image_under_two_licences_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = tmp_path / "raw"
     made = reportable_run.records(raw)
     twin = {**made[0], "key": "twin", "license": "CC0-1.0", "license_url": LICENSES[1][1]}
@@ -252,6 +254,13 @@ def test_one_image_under_two_licences_is_named(tmp_path: Path) -> None:
     (conflict,) = facts.conflicts
     assert conflict.keys == ("k00", "twin") and conflict.licenses == ("CC-BY-2.0", "CC0-1.0")
     assert conflict.sha256 == made[0]["sha256"]
+    for named in (20, 0):
+        monkeypatch.setattr("commonart.core.report.facts.CONFLICTS", named)
+        capfd.readouterr()
+        assert call(tmp_path, "report", "shards", "-o", f"card{named}", "-q") == 0
+        warned = capfd.readouterr().err
+        assert ("k00, twin are one image under CC-BY-2.0 and CC0-1.0" in warned) is (named > 0)
+        assert ("images under several licences: 1, of which the first 0 are named" in warned) is (named == 0)
 
 
 def test_curves_are_thinned_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
