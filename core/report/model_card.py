@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from commonart.core.licenses.creative_commons import names
@@ -61,7 +62,7 @@ def metadata(facts: Facts) -> str:
             task_type="text-to-image", dataset_type="commonart",
             dataset_config=f"{row.prompts}-{row.lang or 'none'}".replace(" ", "-"),
             dataset_name=f"{row.prompts} ({row.lang or 'no language'})",
-            metric_type=row.metric.lower().replace(" ", "_"), metric_value=row.value, metric_name=row.metric,
+            metric_type=re.sub(r"[^\w-]+", "_", row.metric.lower()), metric_value=row.value, metric_name=row.metric,
             metric_args={"images": row.images, "judge": row.judge},
         )
         for row in scores.rows(facts)
