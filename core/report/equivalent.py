@@ -17,10 +17,8 @@ from xml.etree import ElementTree
 DRAWN = re.compile(r"<svg\b.*?</svg>|(?<= src=\")data:[^\"]*", re.DOTALL)
 WEBP = "data:image/webp;base64,"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
-PLACES, POINTS = (
-    ("d", "x", "y", "transform"),
-    1.0,
-)  # where something is drawn: up to 0.36 apart in matplotlib 3.9 to 3.11
+# Where something is drawn: up to 0.36 apart in matplotlib 3.9 to 3.11.
+PLACES, POINTS = ("d", "x", "y", "transform"), 1.0
 IDS = ("id", "{http://www.w3.org/1999/xlink}href")  # hashes of what matplotlib draws: other numbers give others
 FONT = re.compile(r"(\d+px) (.+)")  # matplotlib 3.9 writes size and family as one
 SIDE, LEVELS = 16, 16.0  # pixels of a tile, and how far it may be from ours of 255, as the root of the mean square

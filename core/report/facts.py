@@ -36,9 +36,8 @@ from commonart.core.report.works import Work
 
 AUTHORS, HOSTS = 50, 100
 CONFLICTS = 20  # images under different licences that are named
-Making = tuple[
-    str, str, str, str, bool | None
-]  # maker, revision, licence and language of captions, and their `synthetic`
+# Maker, revision, licence and language of captions, and their field `synthetic`.
+Making = tuple[str, str, str, str, bool | None]
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ def people(makers: Iterable[Maker]) -> frozenset[str]:
     """Return the names that stand for people: of captions that are stated to be no model's, and of no other."""
     makers = list(makers)
     by_people = {maker.name for maker in makers if maker.generated is False}
-    known = {
-        source.maker for source in COCO_SOURCES.values()
-    }  # also where their captions are gone, and translations are left
+    # Also where their captions are gone, and translations are left.
+    known = {source.maker for source in COCO_SOURCES.values()}
     return frozenset((by_people | known) - {maker.name for maker in makers if maker.generated})
 
 

@@ -47,11 +47,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def facts(made: Path) -> Facts:
-    return gather(made / "runs" / "tiny", made / "shards")
-
-
-@pytest.fixture(scope="module")
 def folder(made: Path, facts: Facts) -> Path:
     card.write(facts, made / "card", certify=True)
     return made / "card"

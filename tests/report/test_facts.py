@@ -26,18 +26,6 @@ from commonart.core.report.ledger import OURS, models_used
 from commonart.core.report.makers import Maker
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    reportable_run.make(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def facts(made: Path) -> Facts:
-    return gather(made / "runs" / "tiny", made / "shards")
-
-
 @pytest.fixture
 def here(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)

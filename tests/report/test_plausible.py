@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 import pytest
-import reportable_run
 
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError
@@ -19,18 +18,6 @@ from commonart.core.report import card, plausible, shape, verify
 from commonart.core.report.facts import Facts, ReportInputs, gather
 
 Run = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    reportable_run.make(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def facts(made: Path) -> Facts:
-    return gather(made / "runs" / "tiny", made / "shards")
 
 
 @pytest.fixture

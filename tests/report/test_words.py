@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import reportable_run
 
 from commonart.core.report import attribution, croissant, cyclonedx, data_summary, model_card, spdx, terms
 from commonart.core.report.croissant import description
-from commonart.core.report.facts import Facts, gather
+from commonart.core.report.facts import Facts
 from commonart.core.report.ledger import models_used
 from commonart.core.report.limits import limits
 from commonart.core.report.makers import Maker, annotators, in_words
@@ -26,13 +25,6 @@ FETCH: dict[str, Any] = {
     "dropped": {},
     "settings": {"opt_outs": True},
 }
-
-
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    folder = tmp_path_factory.mktemp("made")
-    run, shards = reportable_run.make(folder)
-    return gather(run, shards)
 
 
 def without_addresses(facts: Facts, source: str) -> Facts:

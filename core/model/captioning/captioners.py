@@ -200,8 +200,8 @@ class Captioner(TextGenerator):
         options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **(RETRY if retry else {})}
 
         def batch(part: Sequence[tuple[Image.Image, str]]) -> list[Generated]:
-            whole = inputs is not None and len(part) == len(images)
-            ready = inputs if inputs is not None and whole else self.prepare([image for image, _ in part], prompt)
+            shown = [image for image, _ in part]
+            ready = inputs if inputs is not None and len(part) == len(images) else self.prepare(shown, prompt)
             seeds = [seed_of(self.seed, self.name, prompt, key) for _, key in part]
             drawn = Sampling(self.temperature, seeds, ready.skip) if self.temperature else None
             return self.loaded.generate(ready.tensors, skip=ready.skip, sampling=drawn, **{**ready.options, **options})
