@@ -11,7 +11,8 @@ def models(
     role: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ROLE]", help="Role: caption, translate, text-encoder, autoencoder, transformer or clip."
+            metavar="[ROLE]",
+            help="Role: caption, translate, text-encoder, autoencoder, transformer, vision-tower or clip.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with every field.")] = False,

@@ -45,7 +45,10 @@ def train(
     autoencoder: Annotated[
         str, typer.Option(metavar="NAME", help="Autoencoder for images without cached features.")
     ] = "",
-    vision_tower: Annotated[str, typer.Option(metavar="NAME", help="SigLIP or CLIP vision tower of a captioner.")] = "",
+    vision_tower: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Vision encoder of a captioner (SigLIP or CLIP), or of --set repa=WEIGHT."),
+    ] = "",
     language_model: Annotated[str, typer.Option(metavar="NAME", help="Language model of a captioner.")] = "",
     quantize: options.Quantize = None,
     language: Annotated[

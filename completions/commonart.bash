@@ -125,7 +125,7 @@ _commonart() {
             "train --set") words="" ;;
             "train --text-encoder") words="nano calm2-7b t5-xxl qwen3.5-2b qwen3-vl qwen3-vl-4b qwen3-vl-8b sarashina2.2-1b sarashina2.2-3b llm-jp-3-1.8b llm-jp-3.1-1.8b" ;;
             "train --autoencoder") words="nano sdxl-vae sdxl-vae-fp16-fix flux2-vae dc-ae-f32c32" ;;
-            "train --vision-tower") words="nano siglip clip-vit-l14" ;;
+            "train --vision-tower") words="nano siglip clip-vit-l14 dinov2-base" ;;
             "train --language-model") words="nano calm2-7b t5-xxl qwen3.5-2b qwen3-vl qwen3-vl-4b qwen3-vl-8b sarashina2.2-1b sarashina2.2-3b llm-jp-3-1.8b llm-jp-3.1-1.8b" ;;
             "train --quantize") words="quanto-int8 bnb-int8 torchao-int8 bnb-nf4" ;;
             "train --language") words="" ;;

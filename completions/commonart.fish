@@ -178,7 +178,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l init -r -d "Init
 complete -c commonart -n "__fish_seen_subcommand_from train" -l set -r -d "Override of a recipe field (repeatable)"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l text-encoder -x -a "nano calm2-7b t5-xxl qwen3.5-2b qwen3-vl qwen3-vl-4b qwen3-vl-8b sarashina2.2-1b sarashina2.2-3b llm-jp-3-1.8b llm-jp-3.1-1.8b" -d "Text encoder for captions without cached features"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l autoencoder -x -a "nano sdxl-vae sdxl-vae-fp16-fix flux2-vae dc-ae-f32c32" -d "Autoencoder for images without cached features"
-complete -c commonart -n "__fish_seen_subcommand_from train" -l vision-tower -x -a "nano siglip clip-vit-l14" -d "SigLIP or CLIP vision tower of a captioner"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l vision-tower -x -a "nano siglip clip-vit-l14 dinov2-base" -d "Vision encoder of a captioner (SigLIP or CLIP), or of --set repa=WEIGHT"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l language-model -x -a "nano calm2-7b t5-xxl qwen3.5-2b qwen3-vl qwen3-vl-4b qwen3-vl-8b sarashina2.2-1b sarashina2.2-3b llm-jp-3-1.8b llm-jp-3.1-1.8b" -d "Language model of a captioner"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l quantize -x -a "quanto-int8 bnb-int8 torchao-int8 bnb-nf4" -d "8-bit text encoder quanto-int8 (the papers), bnb-int8 or torchao-int8"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l language -r -d "Sampling weight of a caption language; others are left out (repeatable)"

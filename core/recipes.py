@@ -42,7 +42,7 @@ class Recipe:
     text_encoder: str = "calm2-7b"  # of captions that are not encoded yet: rows of the registry
     autoencoder: str = "sdxl-vae"
     trains: str = ""  # captioners: the parts that learn, the others are frozen; "": the transformer learns
-    vision_tower: str = ""  # captioners: rows of the registry
+    vision_tower: str = ""  # captioners, and repa: rows of the registry
     language_model: str = ""
     scorer: str = ""  # what scores the grids of --sample-every, where --clip names nothing
     lr: float = 2e-5  # learning rate after warm-up
@@ -77,12 +77,19 @@ class Recipe:
     mask_off: float = 0.1  # last share of the run without it
     sra: float = 0.0  # weight of the alignment with the autoencoder's latents; the paper's is 1
     sra_block: int = 8  # after which block the tokens are aligned
+    repa: float = 0.0  # weight of the alignment with what --vision-tower sees; the paper's is 0.5
+    repa_block: int = 8  # the same
     spike: float = 20.0  # a step whose gradient exceeds this multiple of the usual one is skipped; 0 skips none
 
     @property
     def width(self) -> int:
         """Hidden width of the transformer."""
         return self.heads * self.head_dim
+
+    @property
+    def aligned(self) -> int:
+        """After which block tokens are aligned (core.model.alignment); 0: nowhere."""
+        return self.sra_block if self.sra else self.repa_block if self.repa else 0
 
     @property
     def skipping(self) -> tuple[float, int, int, float]:
@@ -97,14 +104,14 @@ DIFFUSION = (
     "text_encoder", "autoencoder", "resolution", "interpolation", "objective", "layers", "heads", "head_dim", "patch",
     "caption_dropout", "flow_shift", "prediction", "qk_norm", "draws", "times",
     "time_mean", "time_std", "time_scale", "tread", "tread_before", "tread_after", "tread_off", "mask",
-    "mask_after", "mask_off", "sra", "sra_block",
+    "mask_after", "mask_off", "sra", "sra_block", "repa", "repa_block",
 )  # fmt: skip
 
 # The switches that the others belong to, and their papers.
 SWITCHES = {
     "prediction": "arXiv 2605.27102", "qk_norm": "arXiv 2403.03206", "draws": "", "times": "arXiv 2403.03206",
     "time_mean": "arXiv 2403.03206", "time_std": "arXiv 2403.03206", "tread": "arXiv 2501.04765", "mask": "arXiv 2407.15811",
-    "sra": "arXiv 2601.17830",
+    "sra": "arXiv 2601.17830", "repa": "arXiv 2410.06940",
 }  # fmt: skip
 
 # Optimizer, batch, resolution and order: CommonArt beta. Interpolation: PixArt-Sigma's configurations at 256 and 512.
@@ -212,11 +219,13 @@ def _checked(recipe: Recipe) -> Recipe:
     )
     for field in ("caption_dropout", "cooldown", "tread_off", "mask_off"):
         need(0 <= getattr(recipe, field) <= 1, field, "between 0 and 1")
-    need(
-        recipe.sra <= 0 or 1 <= recipe.sra_block <= recipe.layers, "sra_block", f"from 1 to {recipe.layers}, the layers"
-    )
-    need(recipe.sra < math.inf, "sra", "a finite number")
-    for field in ("warmup", "weight_decay", "spike", "sra"):
+    for field in ("sra", "repa"):
+        block = f"{field}_block"
+        fits = getattr(recipe, field) <= 0 or 1 <= getattr(recipe, block) <= recipe.layers
+        need(fits, block, f"from 1 to {recipe.layers}, the layers")
+        need(getattr(recipe, field) < math.inf, field, "a finite number")
+    need(not recipe.repa or not recipe.sra, "repa", "0 where sra is on: tokens are aligned with one thing")
+    for field in ("warmup", "weight_decay", "spike", "sra", "repa"):
         need(getattr(recipe, field) >= 0, field, "at least 0")
     need(recipe.width % 4 == 0, "head_dim", "such that heads * head_dim is a multiple of 4 (two sine axes)")
     return recipe

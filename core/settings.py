@@ -43,7 +43,7 @@ class Settings:
     init: str = ""  # weights to start from; "": the newest checkpoint of the stage before; "none": from nothing
     text_encoder: str = ""  # "": the one of the cached features, else the registry's default of the stage
     autoencoder: str = ""
-    vision_tower: str = ""  # of a captioner; "": that of the run it starts from, else the recipe's
+    vision_tower: str = ""  # of a captioner ("": that of the run it starts from, else the recipe's), or of repa
     language_model: str = ""
     quantize: str = ""  # of the text encoder that runs on the fly
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -113,7 +113,11 @@ class Settings:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {getattr(self, name)} must be at least 0.", "Use 0 to turn it off.")
         apart = ("text_encoder", "autoencoder", "quantize", "prompts", "clip", "sample_every", "lengths")
-        for name in apart if self.recipe.trains else ("vision_tower", "language_model"):
+        if self.recipe.repa and not self.vision_tower:
+            what = f"--set repa={self.recipe.repa:g} aligns the transformer with a vision encoder, and none is named."
+            raise UsageError(what, "Name one: --vision-tower siglip.")
+        alone = ("language_model",) if self.recipe.repa else ("vision_tower", "language_model")
+        for name in apart if self.recipe.trains else alone:
             if getattr(self, name):
                 option = "--" + name.replace("_", "-").replace("prompts", "prompt").replace("lengths", "caption-length")
                 kind = "a captioner" if self.recipe.trains else "the transformer"

@@ -108,7 +108,7 @@ def _train(settings: Settings, world: World, stop: launch.StopRequest) -> Traini
         resume = checkpoint.newest(folder, warn)
         model, origin = runs.open_model(settings, config, resume)
         described = runs.describe(
-            settings, recipe, data.index.describe(data.source.weights), *used.describe(), model, origin, dtype
+            settings, recipe, data.index.describe(data.source.weights), used.describe(), model, origin, dtype
         )
         begin(described, resume, origin)
         preview = _preview(settings, used, data, dtype) if settings.sample_every and world.is_main else None

@@ -20,6 +20,12 @@ from torch.autograd.function import once_differentiable
 from commonart.core.model.config import NORM_EPS, TIME_CHANNELS, PixArtConfig
 
 
+def unpatch(out_BPO: Tensor, height: int, width: int, patch: int) -> Tensor:
+    """Return tokens of `patch` x `patch` latents each, (B, P, patch * patch * C), as (B, C, height, width)."""
+    patches = out_BPO.reshape(len(out_BPO), height // patch, width // patch, patch, patch, -1)
+    return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(out_BPO), -1, height, width)
+
+
 def position_embedding(
     width: int, grid: tuple[int, int], base_size: int, interpolation_scale: float, device: torch.device | None = None
 ) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from commonart.core.errors import CommonArtError
 from commonart.core.model import weights, x_prediction
+from commonart.core.model.alignment import AlignmentHead
 from commonart.core.model.config import CONFIG, PixArtConfig
 from commonart.core.model.layers import (
     AdaLayerNormSingle,
@@ -26,8 +27,8 @@ from commonart.core.model.layers import (
     TextProjection,
     modulate,
     texts_in,
+    unpatch,
 )
-from commonart.core.model.sra import AlignmentHead
 from commonart.core.model.tread import Route
 
 
@@ -81,13 +82,13 @@ class PixArt(nn.Module):
         text_BLT: Tensor | list[tuple[Tensor, Tensor]],
         mask_BL: Tensor | None = None,
         route: Route | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the prediction (B, out_channels, H, W) for noisy latents (B, C, H, W) at timesteps (B,) in 0..1000.
 
         `text_BLT` and `mask_BL` (bool) as `stack_text` makes them; of an n-th as many texts as latents, each is that of n latents
         in a row, and read once. A row without any real token, which `stack_text` refuses, attends to nothing: its cross-attention
         adds the output bias alone (diffusers would attend to the padding). `route`: the tokens that pass the blocks in the middle
-        (core.model.tread). While training with an `alignment` head, what it finds, (B, C, H, W), follows as further channels.
+        (core.model.tread). While training with an `alignment` head, what it finds for each token, (B, P, O), comes as well.
         """
         B, C, H, W = latents_BCHW.shape
         p = self.config.patch_size
@@ -129,17 +130,12 @@ class PixArt(nn.Module):
                 aligned_BPD = route.rejoin(whole_BPD, x_BPD) if route is not None and route.covers(n + 1) else x_BPD
         shift_B1D, scale_B1D = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
         out_BPO = self.proj_out(modulate(x_BPD, shift_B1D, scale_B1D))
-        out_BCHW = self._unpatch(out_BPO, H, W)
+        out_BCHW = unpatch(out_BPO, H, W, p)
         if self.config.prediction == "x":
             out_BCHW = x_prediction.velocity(latents_BCHW, out_BCHW, timestep_B.expand(B) / 1000)
         if head is None:
             return out_BCHW
-        return torch.cat([out_BCHW, self._unpatch(head(aligned_BPD), H, W)], dim=1)
-
-    def _unpatch(self, out_BPO: Tensor, H: int, W: int) -> Tensor:
-        B, p = len(out_BPO), self.config.patch_size
-        patches = out_BPO.reshape(B, H // p, W // p, p, p, -1)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(B, -1, H, W)
+        return out_BCHW, head(aligned_BPD)
 
     def _project(self, text_BLT: Tensor, mask_BL: Tensor | None) -> Tensor | Packed:
         """The text in the blocks' width; on a CPU of its real tokens alone, whose number a GPU would have to be waited for."""

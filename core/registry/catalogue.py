@@ -182,10 +182,11 @@ _ROWS = (
     Model("japanese-stable-diffusion", "transformer", "rinna/japanese-stable-diffusion", "JapaneseStableDiffusionPipeline",
           "LicenseRef-OpenRAIL-M", outputs="use-restrictions", pickle_only=True),
     Model("common-canvas-s-c", "transformer", "common-canvas/CommonCanvas-S-C", "StableDiffusionPipeline", "CC-BY-SA-4.0"),
-    # of a captioner that `commonart train` makes
+    # of a captioner that `commonart train` makes, and of recipes with `repa`, which alone takes DINOv2
     Model("nano", "vision-tower", "", "SiglipVisionModel", _APACHE),
     Model("siglip", "vision-tower", "google/siglip-so400m-patch14-384", "SiglipModel", _APACHE),
     Model("clip-vit-l14", "vision-tower", "openai/clip-vit-large-patch14", "CLIPModel", _MIT),
+    Model("dinov2-base", "vision-tower", "facebook/dinov2-base", "Dinov2Model", _APACHE),
     Model("nano", "clip", "", "CustomTextCLIP", _APACHE, langs=("en", "ja")),
     Model("clip-vit-b32", "clip", "timm/vit_base_patch32_clip_224.openai", "ViT-B-32-quickgelu", _MIT, langs=("en",)),
     # Its own code does not load on transformers 5: core/model/clyp.py stands for it. It was compared with that code, at

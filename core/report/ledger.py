@@ -106,6 +106,10 @@ ORIGINS: dict[str, Origin] = {
         "the English image-text pairs of WebLI, gathered from the web; not published",
         "ウェブから集めたWebLIのうち英語の画像と文の組。非公開", "https://huggingface.co/google/siglip-so400m-patch14-384",
     ),
+    "dinov2-base": Origin(
+        "LVD-142M: 142 million images chosen from the web; not published", "LVD-142M（ウェブから選ばれた1億4200万枚の画像）。非公開",
+        "https://arxiv.org/abs/2304.07193",
+    ),
     "clip-vit-l14": _CLIP, "clip-vit-b32": _CLIP, "clip-vit-l14-336": _CLIP,
     "clip-japanese-base": Origin(
         "about a billion image-text pairs from the web; which is not disclosed", "ウェブから集めた約10億組の画像と文。内訳は非公開",

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     std_BCHW: Tensor | None  # and its standard deviation, where it is known
     text_BLT: Tensor
     mask_BL: Tensor | None
+    seen_BPO: Tensor | None = None  # by the vision encoder of REPA
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
@@ -52,6 +53,7 @@ class Source(Samples, Protocol):
     """Images as latents, captions as text states."""
 
     null: Tensor  # (L, T), the null embedding
+    seen: int  # channels of what REPA's vision encoder sees; 0: there is none
 
     def batch(self, fetched: Any, device: torch.device) -> Batch:
         """Return the batch on `device`. Runs in the training thread."""
@@ -105,6 +107,8 @@ class ResidentDataset:
     `means`, `stds`: (N, C, H, W), or one of them for each bucket; row r is then `position[r]` of bucket `bucket[r]`. `texts`: the
     states of all captions, row after row, each (L, T); `counts`: captions per row. `replacement`: the row taken for each.
     """
+
+    seen = 0
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from commonart.core.errors import CommonArtError, first_line
+from commonart.core.model import alignment, repa, sra, tread
 from commonart.core.model import memory as device_memory
-from commonart.core.model import sra, tread
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
 from commonart.core.model.quantize import BITS
 from commonart.core.model.transformer import PixArt
@@ -27,6 +27,7 @@ REACHED = 0.4  # of the data sheet's rate: model FLOPs utilization of a good Pix
 # Bytes that a bf16 block keeps for its backward pass, of each channel of each token, and all that is left of it where blocks
 # are computed again: its input. Counted by tests/benchmarks/memory.py.
 ACTIVATIONS, INPUT = 47.5, 4
+SEEN = 768  # channels of REPA's encoder, for estimates
 SURE = 0.75  # of the estimated activations: what is refused does not fit even if the estimate is a third too high
 SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen for: allocators leave gaps
 
@@ -81,8 +82,15 @@ def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, 
     tokens = (side // config.patch_size) ** 2
     share, first, stop, _ = recipe.skipping
     few, passing = (stop - first if routed else 0), tread.kept_tokens(tokens, share)
-    head = 2.0 * recipe.draws * tokens * sra.weights(config) if recipe.sra else 0
+    head = 2.0 * recipe.draws * tokens * head_weights(config, recipe)
     return flops_per_image(config, side, text, recipe.draws, few, passing) + head
+
+
+def head_weights(config: PixArtConfig, recipe: Recipe) -> int:
+    """Return the weights of the head that `recipe` trains beside the transformer; of REPA's for SEEN channels."""
+    if recipe.sra:
+        return alignment.count_weights(sra.widths(config))
+    return alignment.count_weights(repa.widths(config, SEEN)) if recipe.repa else 0
 
 
 def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:
@@ -90,7 +98,7 @@ def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes)
 
     Weights, gradients and average in float32, autocast's copies of the weights, the optimizer's state, activations; no encoder.
     """
-    count = (parameters(config) + (sra.weights(config) if recipe.sra else 0)) // sizes.shards
+    count = (parameters(config) + head_weights(config, recipe)) // sizes.shards
     tokens = recipe.draws * (sizes.side // config.patch_size) ** 2  # all of them, as at the end of the run
     block = ACTIVATIONS * tokens + 4 * sizes.tokens
     stored = config.num_layers * INPUT * tokens + block if sizes.checkpointing else config.num_layers * block
@@ -170,6 +178,19 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
     rest = sum(parameter.numel() for parameter in model.parameters()) - linear
     bits = BITS[quantize] if quantize else 16
     return EncoderCost(int(linear * bits / 8 + rest * 2), 2.0 * linear * tokens)
+
+
+def vision_encoder(config: Mapping[str, Any], patches: int) -> EncoderCost:
+    """Return the cost of a vision encoder with this config.json that sees `patches` of an image, in 16 bits."""
+    from transformers import AutoConfig, AutoModel
+
+    known: Any = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = AutoModel.from_config(getattr(known, "vision_config", known))
+    return EncoderCost(
+        2 * sum(parameter.numel() for parameter in model.parameters()),
+        2.0 * patches * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)),
+    )
 
 
 def autoencoder(config: Mapping[str, Any], resolution: int) -> EncoderCost:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from commonart.core.model import diffusion, masking, sra, tread
+from commonart.core.model import diffusion, masking, repa, sra, tread
 from commonart.core.model.config import PixArtConfig
 from commonart.core.model.device import autocast
 from commonart.core.model.times import TimeLaw
@@ -31,7 +31,7 @@ class Losses(NamedTuple):
     loss_B: Tensor
     timestep_B: Tensor | None  # 0..1000, where samples have one
     tokens: Tensor | int  # of text, in all
-    alignment_B: Tensor | None = None  # what is minimized beside, weighted (core.model.sra)
+    alignment_B: Tensor | None = None  # what is minimized beside, weighted (core.model.alignment)
 
 
 class Criterion(Protocol):
@@ -77,7 +77,7 @@ class DiffusionLoss:
         self, model: Any, fetched: Any, step: int, samples: slice, device: torch.device, progress: float = 0.0
     ) -> Losses:
         batch = self.source.batch(fetched, device)
-        recipe, channels = self.recipe, [self.config.out_channels, self.config.in_channels]
+        recipe = self.recipe
         self.routed = bool(self.share) and progress < 1 - self.off
         noise, posterior, time_B, order_BP = self._draws(step, batch.mean_BCHW.shape[1:], device)
         draws = self.recipe.draws
@@ -93,15 +93,16 @@ class DiffusionLoss:
         route = weight = found = None
         if order_BP is not None:
             route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
-            if recipe.mask or (recipe.sra and route.covers(recipe.sra_block)):
+            if recipe.mask or (recipe.aligned and route.covers(recipe.aligned)):
                 weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
 
         def denoise(*inputs: Any) -> Tensor:
             nonlocal found
-            output: Tensor = model(*inputs, route)
-            if recipe.sra:
-                output, found = output.split(channels, 1)
-            return output
+            output = model(*inputs, route)
+            if not recipe.aligned:
+                return output  # type: ignore[no-any-return]
+            prediction, found = output
+            return prediction  # type: ignore[no-any-return]
 
         with autocast(device, self.dtype):
             loss_B, timestep_B = diffusion.loss(
@@ -112,7 +113,13 @@ class DiffusionLoss:
         tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
         if found is None:
             return Losses(loss_B, timestep_B, tokens)
-        return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(found, latents, weight))
+        patch = self.config.patch_size
+        if recipe.sra:
+            return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(found, latents, patch, weight))
+        assert batch.seen_BPO is not None
+        weight_BP = None if weight is None else weight[:, 0, ::patch, ::patch].flatten(1)
+        aligned_B = repa.loss(found, batch.seen_BPO.repeat_interleave(draws, 0), weight_BP)
+        return Losses(loss_B, timestep_B, tokens, recipe.repa * aligned_B)
 
     def flops(self, tokens: float) -> float:
         # A backward pass costs two forward ones.

@@ -27,6 +27,7 @@ from commonart.core.model import memory
 from commonart.core.model.autoencoder import Autoencoder
 from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import stack_text
+from commonart.core.model.vision_encoder import VisionEncoder
 from commonart.core.training.batches import NULL, Batch, ResidentDataset, Source
 from commonart.core.training.sources import (
     CachedLatents,
@@ -36,6 +37,7 @@ from commonart.core.training.sources import (
     LatentSource,
     LiveLatents,
     LiveText,
+    SeenLatents,
     Shape,
     TextReader,
     TextSource,
@@ -77,6 +79,7 @@ def open_shards(
     budget: float | None = None,
     quiet: bool = False,
     index: Index | None = None,
+    vision: tuple[VisionEncoder, int] | None = None,
 ) -> TrainingData:
     """Open the images of `data`, one or several folders of shards, with their texts.
 
@@ -85,6 +88,7 @@ def open_shards(
         languages, lengths: how often captions of each language and length are taken; lengths need an index with them.
         budget: bytes that features may take in memory; those that fit are loaded at once. None: 40 % of what is free.
         index: that of `data`, where it was read before.
+        vision: the encoder of REPA, and the transformer's patch; images are then read and seen while training runs.
 
     Raises:
         CommonArtError: features are missing, stale or not of their images' sizes, or no record is left.
@@ -93,7 +97,7 @@ def open_shards(
     for features in (text, image):
         for (folder, _), of_set in zip(index.sets, features if isinstance(features, Sequence) else (), strict=False):
             of_set.check(folder)
-    dataset = open_dataset(index, text, image, languages=languages, lengths=lengths)
+    dataset = open_dataset(index, text, image, languages=languages, lengths=lengths, vision=vision)
     texts, latents = dataset.texts, dataset.latents
     source: Source = dataset
     if isinstance(texts, CachedText) and isinstance(latents, CachedLatents):
@@ -110,6 +114,7 @@ def open_dataset(
     *,
     languages: Mapping[str, float] | None = None,
     lengths: Mapping[str, float] | None = None,
+    vision: tuple[VisionEncoder, int] | None = None,
 ) -> ShardDataset:
     """Return the samples of an index, read when they are needed; rows without features are left out and counted.
 
@@ -124,7 +129,8 @@ def open_dataset(
             "Run commonart encode-text and commonart encode-image on that folder.",
         )
     texts: TextSource = CachedText(index, text) if isinstance(text, Sequence) else LiveText(index, text)
-    latents: LatentSource = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
+    plain = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
+    latents: LatentSource = plain if vision is None else SeenLatents(index, plain, *vision)
     return ShardDataset(index, texts, latents, index.caption_odds(languages, lengths))
 
 
@@ -216,6 +222,7 @@ class ShardDataset(ShardReader):
     def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
         super().__init__(index, texts, latents, weights)
         self.texts, self.latents, self.null = texts, latents, texts.null
+        self.seen = latents.encoder.width if isinstance(latents, SeenLatents) else 0
 
     def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
         texts, images = fetched
@@ -224,7 +231,8 @@ class ShardDataset(ShardReader):
         states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
         text_BLT, mask_BL = stack_text(states)
         mean, std = self.latents.posterior(images)
-        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL)
+        seen = self.latents.seen(images).to(device) if isinstance(self.latents, SeenLatents) else None
+        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL, seen)
 
 
 def _load(dataset: ShardDataset, texts: CachedText, latents: CachedLatents, quiet: bool) -> ResidentDataset:

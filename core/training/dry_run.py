@@ -82,6 +82,8 @@ def plan(settings: Settings, calibrate: float = 0.0) -> dict[str, Any]:
         live["text_encoder"] = cost.text_encoder(text_config, settings.quantize, tokens)
     if "latent_channels" in image_config:
         live["autoencoder"] = cost.autoencoder(image_config, recipe.resolution)
+    if recipe.repa and (vision_config := _config(settings.vision_tower, "vision-tower")):
+        live["vision_tower"] = cost.vision_encoder(vision_config, (side // recipe.patch) ** 2)
     return {
         "run": str(settings.run),
         "recipe": dataclasses.asdict(recipe),
@@ -140,7 +142,10 @@ def images_per_second(settings: Settings, config: PixArtConfig, sizes: cost.Size
     micro_batch, grad_accum_steps = recipes.accumulation(settings.recipe, world_size)
     alone = dataclasses.replace(sizes, side=config.sample_size, shards=1)
     cost.check_fits(config, settings.recipe, micro_batch, world.device, alone)
-    recipe = dataclasses.replace(settings.recipe, batch=micro_batch * grad_accum_steps, micro_batch=micro_batch)
+    # Made-up data have no images that REPA's encoder could see.
+    recipe = dataclasses.replace(
+        settings.recipe, batch=micro_batch * grad_accum_steps, micro_batch=micro_batch, repa=0.0
+    )
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         timed_settings = dataclasses.replace(settings, out=folder, track="")
         data = made_up(config, min(64, recipe.batch), sizes.tokens)

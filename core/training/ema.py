@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from commonart.core.errors import CommonArtError
-from commonart.core.model.sra import PREFIX
+from commonart.core.model.alignment import PREFIX
 from commonart.core.training import fsdp
 
 

@@ -20,6 +20,7 @@ from commonart.core.settings import Settings
 if TYPE_CHECKING:
     from commonart.core.model.autoencoder import Autoencoder
     from commonart.core.model.text_encoder import TextEncoder
+    from commonart.core.model.vision_encoder import VisionEncoder
     from commonart.core.training.dataset import TrainingData
 
 
@@ -31,6 +32,7 @@ class Encoders:
         self.text_features, self.image_features = cached_features(settings)  # of each data set
         self._text: tuple[TextEncoder, hub.ResolvedModel] | None = None
         self._image: tuple[Autoencoder, hub.ResolvedModel] | None = None
+        self._vision: hub.ResolvedModel | None = None
 
     def open_data(self, quiet: bool) -> TrainingData:
         """Open the data sets, checked against the recipe's resolution."""
@@ -48,7 +50,7 @@ class Encoders:
         text, image = self.text_features or self.text_encoder(), self.image_features or self.autoencoder()
         data = open_shards(
             settings.data, text, image, languages=settings.languages or None, lengths=settings.lengths or None,
-            quiet=quiet, index=index,
+            quiet=quiet, index=index, vision=self._load_vision() if settings.recipe.repa else None,
         )  # fmt: skip
         factor = latent_factor(image) if isinstance(image, list) else image.factor
         for _, height, width in data.shapes:
@@ -70,8 +72,8 @@ class Encoders:
             self._image = Autoencoder.load(resolved.folder, device=self.device), resolved
         return self._image[0]
 
-    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what run.json keeps of the (text encoder, autoencoder)."""
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return what run.json keeps of the encoders, by part."""
 
         def live(resolved: hub.ResolvedModel, precision: str, **settings: Any) -> dict[str, Any]:
             about = {"name": resolved.name, "revision": resolved.revision, "precision": precision}
@@ -84,12 +86,20 @@ class Encoders:
         if self._image and not image:
             vae, resolved = self._image
             image = live(resolved, vae.precision, channels=vae.channels, **vae.settings)
-        return text, image
+        seen = {} if self._vision is None else {"name": self._vision.name, "revision": self._vision.revision}
+        return {"text_encoder": text, "autoencoder": image, **({"vision_tower": seen} if seen else {})}
 
     def release_text_encoder(self) -> None:
         """Free the text encoder where training has its features: 7 to 14 GB of CALM2."""
         if self.text_features:
             self._text = None
+
+    def _load_vision(self) -> tuple[VisionEncoder, int]:
+        """REPA's encoder, and the transformer's patch."""
+        from commonart.core.model.vision_encoder import VisionEncoder
+
+        self._vision = self._resolve(self.settings.vision_tower, "vision-tower")
+        return VisionEncoder.load(self._vision.folder, self.device), self.settings.recipe.patch
 
     def _load_text_encoder(self) -> tuple[TextEncoder, hub.ResolvedModel]:
         from commonart.core.model.quantize import resolve_precision

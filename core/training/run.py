@@ -47,7 +47,7 @@ CHANGED = {
     "used": "other captions of the shards are trained on (policy, accepted terms)",
 }
 ENCODERS = ("text_encoder", "autoencoder")  # of a transformer
-PARTS = ("vision_tower", "language_model")  # of a captioner
+PARTS = ("vision_tower", "language_model")  # of a captioner; REPA has the former beside a transformer
 VERSIONED = ("commonart", "torch", "numpy", "transformers", "diffusers", "accelerate", "bitsandbytes")
 
 Origin = Mapping[str, Any]  # {"from": "nothing"}, {"from": RUN, "step": N} or {"from": MODEL, "revision": ...}
@@ -143,17 +143,16 @@ def _check_architecture(model: PixArt, config: PixArtConfig, folder: Path) -> No
 
 
 def describe(
-    settings: Settings, recipe: Recipe, data: Mapping[str, Any], text_encoder: Mapping[str, Any],
-    autoencoder: Mapping[str, Any], model: PixArt, origin: Origin, dtype: torch.dtype,
+    settings: Settings, recipe: Recipe, data: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]], model: PixArt,
+    origin: Origin, dtype: torch.dtype,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return run.json."""
+    """Return run.json; `encoders`: by part."""
     return {
         **describe_start(settings, recipe, origin, dtype),
         "objective": recipe.objective,
         "flow_shift": recipe.flow_shift,
         "data": data,
-        "text_encoder": text_encoder,
-        "autoencoder": autoencoder,
+        **encoders,
         "transformer": {**model.config.to_dict(), "parameters": model.parameters_count},
     }
 
@@ -287,7 +286,8 @@ def check_origin(settings: Settings, described: Mapping[str, Any], origin: Origi
     for part, name in compared:
         old, new = before.get(part, {}), described.get(part, {})
         was, now = (about.get(name, ABSENT.get(name)) for about in (old, new))
-        if not before or was == now:
+        alone = part in PARTS and not (old and new)  # REPA in one of them: its weights serve without
+        if not before or was == now or alone:
             continue
         what = (
             f"{origin['from']} was trained with {part} {old.get('name')} ({name} {was}), and "

@@ -23,6 +23,7 @@ from commonart.core.data.training_rows import Index, texts_crc
 from commonart.core.errors import CommonArtError
 from commonart.core.model.autoencoder import Autoencoder, to_pixels
 from commonart.core.model.text_encoder import TextEncoder
+from commonart.core.model.vision_encoder import VisionEncoder
 
 Shape = tuple[int, int, int]  # (C, h, w) of latents
 Value = TypeVar("Value")
@@ -181,5 +182,23 @@ class LiveLatents:
         return self.autoencoder.encode(to_pixels(images), batch=len(images))
 
 
+class SeenLatents:
+    """Latents, and what a vision encoder sees in their images: as many patches as there are tokens of `patch` latents."""
+
+    def __init__(self, index: Index, latents: CachedLatents | LiveLatents, encoder: VisionEncoder, patch: int) -> None:
+        self.index, self.latents, self.encoder, self.patch = index, latents, encoder, patch
+
+    def read(self, row: int) -> tuple[tuple[Any, Tensor], Shape]:
+        latent, shape = self.latents.read(row)
+        image = latent if isinstance(latent, Image.Image) else read_image(self.index, row)
+        return (latent, self.encoder.prepare(image, shape[1] // self.patch, shape[2] // self.patch)), shape
+
+    def posterior(self, images: Sequence[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
+        return self.latents.posterior([latent for latent, _ in images])
+
+    def seen(self, images: Sequence[tuple[Any, Tensor]]) -> Tensor:
+        return self.encoder.encode([prepared for _, prepared in images])
+
+
 TextSource = CachedText | LiveText
-LatentSource = CachedLatents | LiveLatents
+LatentSource = CachedLatents | LiveLatents | SeenLatents

@@ -20,7 +20,7 @@ from torch import nn
 
 from commonart.core import launch, log
 from commonart.core.errors import Preempted, telling
-from commonart.core.model import sra, weights
+from commonart.core.model import alignment, repa, sra, weights
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 from commonart.core.settings import Settings, TrainingSummary
@@ -72,15 +72,16 @@ class Trainer:
         self.dtype = dtype_of(settings, world.device)  # of the matrix products
         self.source, self.model = source, model.train()
         self.model.gradient_checkpointing = settings.checkpointing
-        if recipe.sra:
-            config = cast(PixArt, model).config
-            cast(PixArt, model).alignment = sra.make_head(config, recipe.sra_block, settings.seed)
+        if recipe.aligned:
+            transformer, seen = cast(PixArt, model), cast(Source, source).seen
+            widths = sra.widths(transformer.config) if recipe.sra else repa.widths(transformer.config, seen)
+            transformer.alignment = alignment.make_head(widths, recipe.aligned, settings.seed)
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
         self.sampler = BatchSampler(settings.seed, recipe.batch, recipe.caption_dropout)
         self.named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         self.params: list[nn.Parameter] = [param for _, param in self.named]
-        self.head = {name: param for name, param in self.named if name.startswith(sra.PREFIX)}
+        self.head = {name: param for name, param in self.named if name.startswith(alignment.PREFIX)}
         self.weights = {name: param for name, param in self.named if name not in self.head}
         self.optimizer = optimizers.make(self.named, recipe, self.dtype)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from commonart.core.model import diffusion, masking, sra, tread
+from commonart.core.model import alignment, diffusion, masking, repa, sra, tread
 from commonart.core.model.config import PixArtConfig
+from commonart.core.model.layers import unpatch
 from commonart.core.model.transformer import PixArt, stack_text
 from commonart.core.model.tread import Route
 from commonart.core.training import cost
@@ -120,17 +121,16 @@ def test_a_route_costs_what_it_is_said_to_cost() -> None:
 def test_aligned_tokens_are_those_after_their_block(block: int) -> None:
     model, (latents, time, text, mask) = model_of(), inputs()
     plain = model(latents, time, text, mask)
-    model.alignment = sra.make_head(CONFIG, block, seed=3)
-    both = model(latents, time, text, mask)
-    assert torch.equal(both[:, :4], plain) and both.shape == (3, 8, 8, 8)
+    model.alignment = alignment.make_head(sra.widths(CONFIG), block, seed=3)
+    output, tokens = model(latents, time, text, mask)
+    assert torch.equal(output, plain) and tokens.shape == (3, 16, 16)
     seen: list[Tensor] = []
     model.transformer_blocks[block - 1].register_forward_hook(lambda *called: seen.append(called[-1]))
     model(latents, time, text, mask)
     x = seen[0]
     for n, layer in enumerate(model.alignment.layers):
         x = layer(x if n == 0 else functional.silu(x))
-    found = torch.einsum("nhwpqc->nchpwq", x.reshape(3, 4, 4, 2, 2, 4)).reshape(3, 4, 8, 8)
-    torch.testing.assert_close(both[:, 4:], found)
+    torch.testing.assert_close(tokens, x)
     assert torch.equal(model.eval()(latents, time, text, mask), plain)
 
 
@@ -138,9 +138,10 @@ def test_inside_a_route_the_kept_tokens_alone_are_aligned() -> None:
     model, route, (latents, time, text, mask) = model_of(), route_of(), inputs()
     for block, covered in ((1, False), (2, True), (3, False), (4, False)):
         assert route.covers(block) == covered
-    model.alignment = sra.make_head(CONFIG, 2, seed=3)
-    found = model(latents, time, text, mask, route)[:, 4:]
-    loss = sra.loss(found, latents, masking.weight(route.kept_BK, (8, 8), 2))
+    model.alignment = alignment.make_head(sra.widths(CONFIG), 2, seed=3)
+    found = unpatch(model(latents, time, text, mask, route)[1], 8, 8, 2)
+    weight = masking.weight(route.kept_BK, (8, 8), 2)
+    loss = sra.loss(tokens_of(found), latents, 2, weight)
     far = functional.smooth_l1_loss(found, latents, reduction="none", beta=0.05)
     for n in range(3):
         patches = [far[n, :, 2 * (p // 4) : 2 * (p // 4) + 2, 2 * (p % 4) : 2 * (p % 4) + 2] for p in route.kept_BK[n]]
@@ -199,24 +200,46 @@ def test_masked_tokens_end_after_the_first_blocks() -> None:
     assert float(gradient[~hit].abs().min()) > 0
 
 
+def tokens_of(found_BCHW: Tensor) -> Tensor:
+    """Latents as tokens of 2 x 2 of them."""
+    B, C, H, W = found_BCHW.shape
+    return torch.einsum("nchpwq->nhwpqc", found_BCHW.reshape(B, C, H // 2, 2, W // 2, 2)).reshape(B, -1, 4 * C)
+
+
+def test_tokens_are_put_back_where_their_patches_were() -> None:
+    latents = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
+    assert torch.equal(unpatch(tokens_of(latents), 4, 6, 2), latents)
+
+
 def test_the_loss_of_the_alignment() -> None:
     """Squared below 0.05, absolute above, and the mean over an image."""
     latents = torch.zeros(2, 1, 2, 2)
     found = torch.tensor([0.01, -0.03, 0.05, -2.0]).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
     expected = (0.01**2 / 0.1 + 0.03**2 / 0.1 + 0.05**2 / 0.1 + (2 - 0.025)) / 4
-    torch.testing.assert_close(sra.loss(found, latents), torch.full((2,), expected))
+    torch.testing.assert_close(sra.loss(tokens_of(found), latents, 2), torch.full((2,), expected))
 
 
 def test_the_head_has_the_size_that_the_paper_states_and_is_a_function_of_the_seed(tmp_path: Path) -> None:
     largest = PixArtConfig(out_channels=4)  # the width, patch and latents of SiT-XL/2
-    assert 18e6 < sra.weights(largest) < 19e6
-    head, again, other = (sra.make_head(CONFIG, 1, seed) for seed in (1, 1, 2))
+    assert 18e6 < alignment.count_weights(sra.widths(largest)) < 19e6
+    head, again, other = (alignment.make_head(sra.widths(CONFIG), 1, seed) for seed in (1, 1, 2))
     assert torch.equal(head.layers[0].weight, again.layers[0].weight)  # type: ignore[arg-type]
     assert not torch.equal(head.layers[0].weight, other.layers[0].weight)  # type: ignore[arg-type]
     model = model_of()
     before = model.parameters_count
     model.alignment = head
-    assert {name for name in model.state_dict() if name.startswith(sra.PREFIX)} == {
+    assert {name for name in model.state_dict() if name.startswith(alignment.PREFIX)} == {
         f"alignment.layers.{n}.{kind}" for n in range(5) for kind in ("weight", "bias")
     }
-    assert model.parameters_count - before == sra.weights(CONFIG)
+    assert model.parameters_count - before == alignment.count_weights(sra.widths(CONFIG))
+
+
+def test_the_loss_of_what_an_encoder_sees_is_the_angle_to_it() -> None:
+    """0 for the same direction whatever the length, 1 at a right angle, 2 for the opposite; the mean of the weighed tokens."""
+    seen = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [0.0, -1.0]]])
+    found = torch.tensor([[[5.0, 0.0], [1.0, 0.0], [-1.0, -1.0], [1.0, -1.0]]])
+    angles = torch.tensor([0.0, 1.0, 2.0, 1 - 0.5**0.5])
+    torch.testing.assert_close(repa.loss(found, seen), angles.mean()[None])
+    weight = torch.tensor([[2.0, 0.0, 2.0, 0.0]])
+    torch.testing.assert_close(repa.loss(found, seen, weight), torch.tensor([1.0]))
+    assert repa.widths(CONFIG, 7) == [CONFIG.hidden, 2048, 2048, 7]

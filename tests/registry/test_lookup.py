@@ -27,6 +27,7 @@ UNCHECKED = {
     "clip-vit-l14-336",
     "phi4-multimodal",
     "siglip",
+    "dinov2-base",
     "clip-vit-l14",
 }
 

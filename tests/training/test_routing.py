@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny_runs import WIDTH, dataset, dry_run, lines, refused, settings_of, start, state
+from torch.nn import functional
 
 from commonart.core import recipes
 from commonart.core.errors import CommonArtError, UsageError
-from commonart.core.model import diffusion, masking, sra, tread
+from commonart.core.model import alignment, diffusion, masking, sra, tread
 from commonart.core.model.config import PixArtConfig
+from commonart.core.model.layers import unpatch
 from commonart.core.model.transformer import PixArt
 from commonart.core.training import checkpoint, cost, trainer
 from commonart.core.training.batches import BatchSampler
@@ -41,7 +43,7 @@ def step_of(progress: float = 0.0, parts: int = 1, **more: Any) -> tuple[list[Lo
     model, source = PixArt(CONFIG), made_up(CONFIG, 4, 3)
     torch.nn.init.normal_(model.proj_out.weight, std=0.1)
     if recipe.sra:
-        model.alignment = sra.make_head(CONFIG, recipe.sra_block, 0)
+        model.alignment = alignment.make_head(sra.widths(CONFIG), recipe.sra_block, 0)
     sampler = BatchSampler(0, 4, 0.0)
     criterion = DiffusionLoss(CONFIG, source, recipe, sampler, torch.float32)
     size, losses = 4 // parts, []
@@ -89,15 +91,15 @@ def test_a_masked_step_has_the_loss_of_the_kept_patches() -> None:
     latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
     noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
     route = tread.Route(tread.choose(order, 0.75), 1, 3)
-    output = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
+    output, tokens = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
     kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
     assert int(kept.sum()) == 4 * 4 * 4 * 4  # images, tokens, channels, latents of a patch
-    wrong = (output[:, :4] - (noise - latents)).square()
+    wrong = (output - (noise - latents)).square()
+    far = functional.smooth_l1_loss(unpatch(tokens, 8, 8, 2), latents, reduction="none", beta=0.05)
     assert losses.alignment_B is not None
     for n in range(4):
         torch.testing.assert_close(losses.loss_B[n], wrong[n][kept[n]].mean(), rtol=1e-4, atol=1e-5)
-        found = sra.loss(output[n, 4:][kept[n]][None], latents[n][kept[n]][None])[0]
-        torch.testing.assert_close(losses.alignment_B[n], 0.5 * found, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses.alignment_B[n], 0.5 * far[n][kept[n]].mean(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("more", [BOTH, {**MASKED, **ALIGNED}])
@@ -134,10 +136,10 @@ def test_the_alignment_is_minimized_beside_the_loss() -> None:
     noise, posterior, time, _ = numbers()
     latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
     noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
-    found = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL)[:, 4:]
+    found = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL)[1]
     assert losses.alignment_B is not None
-    torch.testing.assert_close(losses.alignment_B, 0.5 * sra.loss(found, latents), rtol=1e-4, atol=1e-5)
-    assert on.flops(3) - off.flops(3) == 3 * 2 * 16 * sra.weights(CONFIG)
+    torch.testing.assert_close(losses.alignment_B, 0.5 * sra.loss(found, latents, 2), rtol=1e-4, atol=1e-5)
+    assert on.flops(3) - off.flops(3) == 3 * 2 * 16 * alignment.count_weights(sra.widths(CONFIG))
 
 
 def test_both_resume_bit_for_bit_and_leave_no_trace_in_the_model(shards: Path, tmp_path: Path) -> None:
@@ -152,11 +154,11 @@ def test_both_resume_bit_for_bit_and_leave_no_trace_in_the_model(shards: Path, t
         for key in {"loss", "heldout_loss", "alignment_loss", "grad_norm"} & b.keys():
             assert a[key] == pytest.approx(b[key], rel=1e-3)
     found = checkpoint.newest(tmp_path / "whole")
-    assert found is not None and sra.weights(PixArt.load(found.weights).config) > 0
+    assert found is not None and PixArt.load(found.weights).alignment is None
     for file in found.folder.rglob("*.safetensors"):
         with safe_open(file, "pt") as opened:
             names = set(opened.keys())
-        assert any(name.startswith(sra.PREFIX) for name in names) == (file.parent == found.folder), file
+        assert any(name.startswith(alignment.PREFIX) for name in names) == (file.parent == found.folder), file
     start(shards, tmp_path / "after", {"layers": 3, "steps": 2}, init=str(tmp_path / "whole"))  # without the head
 
 
