@@ -40,6 +40,10 @@ class UsageError(CommonArtError):
     code = EXIT_USAGE
 
 
+class Diverged(CommonArtError):
+    """The gradients of a run cannot be used any more."""
+
+
 @contextmanager
 def telling(summary: Callable[[], Any]) -> Iterator[None]:
     """Let errors carry what was done before them, which `cli/main.py` prints."""

@@ -25,13 +25,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from commonart.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PREEMPTED, CommonArtError, Preempted, UsageError
+from commonart.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PREEMPTED, CommonArtError, Diverged, Preempted, UsageError
 from commonart.core.slurm import step_tasks
 
 RESULT_FILE = "COMMONART_RESULT_FILE"  # where a started process leaves its result, or the error it ended with
 STARTER = "COMMONART_STARTER"  # the id of the process that started it
 STORE = "COMMONART_STORE"  # a file through which processes of one machine find each other
 AGAIN = "Start the same command again: it continues from the newest checkpoint."
+KINDS: dict[str, type[CommonArtError]] = {"UsageError": UsageError, "Diverged": Diverged}  # of the errors that processes report
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's before it preempts
 ECHO = 1.0  # seconds within which two SIGINT are one Ctrl-C: the terminal sends it, and torchrun sends it once more
@@ -217,7 +218,7 @@ def _raise_first(codes: Sequence[int | None], errors: Sequence[Mapping[str, Any]
 
     causes = [error for error in errors if error["code"] != EXIT_PREEMPTED and not error["peer"]]
     if causes:
-        raise error_of(CommonArtError, causes[0], causes[0]["code"])
+        raise error_of(KINDS.get(causes[0]["kind"], CommonArtError), causes[0], causes[0]["code"])
     # One that got a signal before it could listen had nothing to save, and died of it.
     stopped = (EXIT_PREEMPTED, *(-each for each in STOP_SIGNALS)) if stop.exit_code else (EXIT_PREEMPTED,)
     some_saved = EXIT_PREEMPTED in codes and all(code in (*stopped, None) for code in codes)
@@ -245,6 +246,7 @@ def report(result: Any, environ: Mapping[str, str] = os.environ) -> bool:
         peer = isinstance(result, PeerGone)
         told = result.summary.as_json() if result.summary is not None else None
         said = {"what": result.what, "fix": result.fix, "code": result.code, "peer": peer, "summary": told}
+        said["kind"] = type(result).__name__
         result = {"error": said}
     Path(environ[RESULT_FILE]).write_text(json.dumps(result))
     return True

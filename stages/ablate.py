@@ -22,11 +22,10 @@ from commonart.core.data.drops import Summary
 from commonart.core.data.files import write_bytes
 from commonart.core.data.tasks import Task
 from commonart.core.data.training_index import data_sets
-from commonart.core.errors import CommonArtError, UsageError, telling
+from commonart.core.errors import CommonArtError, Diverged, UsageError, telling
 from commonart.core.settings import Settings
 from commonart.core.training import ablation, ablation_table
 from commonart.core.training.ablation import Arm, Grid, Trial
-from commonart.core.training.gradient_guard import Diverged
 
 PROBE, LONGEST_PROBE = 0.05, 60.0  # of a trial's seconds; seconds
 ENOUGH = 3.0  # seconds that a probe takes at least

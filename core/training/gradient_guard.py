@@ -6,14 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import Diverged
 
 WINDOW = 100  # gradient norms that a new one is compared with
 ENOUGH = 50  # of them, before anything counts as a spike
-
-
-class Diverged(CommonArtError):
-    """The gradients of a run cannot be used any more."""
 
 
 @dataclass(slots=True)

@@ -135,10 +135,11 @@ def test_another_grid_in_the_same_folder_is_refused_and_a_larger_one_goes_on(sha
     assert stage.run(larger, str(tmp_path), settings(shards), ALONE).finished_before == 1
 
 
-def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpus", [None, 2])
+def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp_path: Path, gpus: int | None) -> None:
     arms = (Arm("wild", {**SHARED, "lr": 1e30, "warmup": 0}), ARMS[1])
     grid = Grid("nano", arms, (0,), 0.0, 20, 0, "none")
-    done = stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    done = stage.run(grid, str(tmp_path), replace(settings(shards), gpus=gpus), ALONE)
     assert (done.read, done.written, done.dropped) == (2, 1, {"diverged": 1})
     wild, fine = written(tmp_path)["arms"]
     assert "not finite" in wild["failed"]["0"] and wild["scores"] == {} and fine["seeds"] == [0]
