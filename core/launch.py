@@ -25,14 +25,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from commonart.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PREEMPTED, CommonArtError, Diverged, Preempted, UsageError
+from commonart.core.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    CommonArtError,
+    Diverged,
+    Preempted,
+    UsageError,
+)
 from commonart.core.slurm import step_tasks
 
 RESULT_FILE = "COMMONART_RESULT_FILE"  # where a started process leaves its result, or the error it ended with
 STARTER = "COMMONART_STARTER"  # the id of the process that started it
 STORE = "COMMONART_STORE"  # a file through which processes of one machine find each other
 AGAIN = "Start the same command again: it continues from the newest checkpoint."
-KINDS: dict[str, type[CommonArtError]] = {"UsageError": UsageError, "Diverged": Diverged}  # of the errors that processes report
+KINDS: dict[str, type[CommonArtError]] = {"UsageError": UsageError, "Diverged": Diverged}  # of errors that are reported
 GRACE = 120.0  # seconds that the other processes have to save after one has ended
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # "save and stop": a scheduler's, and Slurm's before it preempts
 ECHO = 1.0  # seconds within which two SIGINT are one Ctrl-C: the terminal sends it, and torchrun sends it once more

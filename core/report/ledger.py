@@ -107,7 +107,8 @@ ORIGINS: dict[str, Origin] = {
         "ウェブから集めたWebLIのうち英語の画像と文の組。非公開", "https://huggingface.co/google/siglip-so400m-patch14-384",
     ),
     "dinov2-base": Origin(
-        "LVD-142M: 142 million images chosen from the web; not published", "LVD-142M（ウェブから選ばれた1億4200万枚の画像）。非公開",
+        "LVD-142M: 142 million images chosen from the web; not published",
+        "LVD-142M（ウェブから選ばれた1億4200万枚の画像）。非公開",
         "https://arxiv.org/abs/2304.07193",
     ),
     "clip-vit-l14": _CLIP, "clip-vit-b32": _CLIP, "clip-vit-l14-336": _CLIP,

@@ -159,7 +159,8 @@ def test_it_is_minimized_resumes_and_leaves_no_trace_in_the_model(cached: Path, 
 
 
 @pytest.mark.parametrize(
-    "more", [{"draws": 2}, {"mask": 0.5, "mask_after": 0, "mask_off": 0}, {"tread": 0.5, "tread_before": 0, "tread_off": 0}]
+    "more",
+    [{"draws": 2}, {"mask": 0.5, "mask_after": 0, "mask_off": 0}, {"tread": 0.5, "tread_before": 0, "tread_off": 0}],
 )
 def test_with_other_switches_it_is_aligned_as_before(cached: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     start(cached, tmp_path / "run", {**ALIGNED, "lr": 1e-6, **more}, vision_tower="nano", heldout_every=0)
