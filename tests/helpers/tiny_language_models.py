@@ -8,7 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -409,3 +411,15 @@ def clip(folder: Path) -> Path:
         vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
     )
     return save(folder, seeded(transformers.CLIPModel, config), clip_images(32))
+
+
+def captioners(base: Path) -> dict[str, Path]:
+    """A folder of each of CAPTIONERS, in `base`."""
+    return {name: build(base / name) for name, build in CAPTIONERS.items()}
+
+
+def pictures() -> list[Image.Image]:
+    """Three pictures of noise, of different sizes."""
+    rng = np.random.default_rng(0)
+    sizes = ((48, 64), (64, 64), (40, 90))
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
