@@ -73,7 +73,7 @@ def test_a_wrong_value_is_named(stage: str, overrides: dict[str, object], says: 
     ("stage", "world", "expected"),
     [
         ("256-early", 1, (32, 2)), ("256-early", 2, (32, 1)), ("256-early", 64, (1, 1)), ("256-mid", 8, (32, 4)),
-        ("256-late", 32, (8, 1)), ("512", 1, (8, 16)), ("512", 32, (4, 1)), ("nano", 1, (64, 1)),
+        ("256-late", 32, (8, 1)), ("512", 1, (8, 16)), ("512", 32, (4, 1)), ("nano", 1, (128, 1)),
     ],
 )  # fmt: skip
 def test_accumulation_keeps_the_global_batch(stage: str, world: int, expected: tuple[int, int]) -> None:

@@ -147,8 +147,9 @@ def train(
         share, example = facts_right(average, tokenizer, test_images)
         return f"facts {share:.3f}: {example}"
 
-    schedule = {"steps": steps, "warmup": 300, "check_every": 250}
-    average = optimize("captioner", model, loss, check, say, lr=1e-3, extra=head, **schedule)
+    average = optimize(
+        "captioner", model, loss, check, say, steps=steps, lr=1e-3, warmup=300, check_every=250, extra=head
+    )
     average.model.multi_modal_projector._forward_hooks.clear()
     return average
 

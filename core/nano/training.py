@@ -1,6 +1,7 @@
 """The training loop of all nano models except the transformer, and the scenes that they learn from.
 
-AdamW, linear warm-up, cosine decay to zero, mixed precision where the CPU is faster in it, a moving average of the weights.
+AdamW, for some matrices Muon, linear warm-up, cosine decay to zero, mixed precision where the CPU is faster in it, a moving
+average of the weights.
 The number of steps is fixed, not the time, so that the same seed gives the same weights on the same machine.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from commonart.core.errors import CommonArtError
 from commonart.core.model import device, layers
 from commonart.core.nano.scenes import Scene, Split, random_scene, render
+from commonart.core.training.muon import Muon
 
 Log = Callable[[str], None]
 Model = TypeVar("Model", bound=nn.Module)
@@ -79,6 +81,7 @@ def optimize(
     lr: float,
     check_every: int,
     extra: nn.Module | None = None,
+    matrices: Sequence[nn.Parameter] = (),
     warmup: int = 100,
     decay: float = 0.01,
     ema: float = 0.995,
@@ -88,6 +91,7 @@ def optimize(
     Args:
         check: describes the averaged model; logged every `check_every` steps.
         extra: heads that are trained beside the model and discarded.
+        matrices: of the model, which Muon updates with the same rate and its own decay (0.1).
         decay, ema: of the weights, and of their moving average.
 
     Raises:
@@ -95,10 +99,12 @@ def optimize(
     """
     params: list[Tensor] = list(model.parameters())
     extras: list[Tensor] = [] if extra is None else list(extra.parameters())
-    optimizer = torch.optim.AdamW(params + extras, lr=lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    dtype = device.pick_matmul_dtype(device=torch.device("cpu"))
+    chosen = {id(matrix) for matrix in matrices}
+    rest = {"params": [p for p in params + extras if id(p) not in chosen], "weight_decay": decay}
+    optimizer = Muon(matrices, [rest], 0.1, dtype, lr=lr, betas=(0.9, 0.98))
     average = copy.deepcopy(model).eval().requires_grad_(False)
     averages: list[Tensor] = list(average.parameters())
-    dtype = device.pick_matmul_dtype(device=torch.device("cpu"))
     started, total, count = time.monotonic(), 0.0, 0
     model.train()
     for step in range(1, steps + 1):

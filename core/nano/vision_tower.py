@@ -50,8 +50,9 @@ def train(seed: int, say: Log, steps: int = 3000, scenes: int = 20_000) -> Sigli
     def check(average: nn.Module) -> str:
         return f"places right {places_right(average, head, test):.3f}"
 
-    schedule = {"steps": steps, "warmup": 300, "check_every": 500}
-    return optimize("vision_tower", model, loss, check, say, lr=1e-3, extra=head, **schedule)
+    return optimize(
+        "vision_tower", model, loss, check, say, steps=steps, lr=1e-3, warmup=300, check_every=500, extra=head
+    )
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from commonart.stages import train as stage
 WIDTH, SIDE, FACTOR = 8, 4, 4  # of text states; of latents; pixels of one latent on a side
 TINY = {
     "layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "steps": 6, "warmup": 2, "cooldown": 0,
-    "resolution": SIDE * FACTOR,
+    "resolution": SIDE * FACTOR, "patch": 2, "optimizer": "AdamW", "lr": 1.5e-3, "weight_decay": 0.01,
 }  # fmt: skip
 UNTIMED = ("seconds", "images_per_second", "mfu", "seconds_left")
 Latent = Callable[[Record], np.ndarray]

@@ -180,7 +180,7 @@ def test_the_interval_is_students() -> None:
 
 
 def test_the_command_prints_the_table_at_any_time(shards: Path, tmp_path: Path, in_process: Command) -> None:
-    fields = ", ".join(f"{name} = {value}" for name, value in SHARED.items())
+    fields = ", ".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in SHARED.items())
     text = f'recipe = "nano"\nsteps = 4\nseeds = 2\nscenes = 0\nset = {{ {fields} }}\n[[arm]]\nname = "a"\n'
     (tmp_path / "grid.toml").write_text(text + '[[arm]]\nname = "b"\nset = { lr = 1e-2 }\n')
     empty = in_process("ablate", "grid.toml", "--table")

@@ -179,6 +179,7 @@ def test_a_run_on_buckets(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards")
     encode(data, models)
     small = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 4, "steps": 5, "resolution": 32}
+    small["patch"] = 2  # sides of 6 latents are no multiple of 4
     settings: dict[str, Any] = {"data": str(data), "device": "cpu", "quiet": True, "precision": "fp32"}
     done = train("nano", out=str(tmp_path / "run"), overrides=small, **settings)
     assert done.step == 5 and np.isfinite(done.loss)
