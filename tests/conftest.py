@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spin on a busy machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The key that signs images is made once for all tests, and not in the home of whoever runs them.
 os.environ["XDG_DATA_HOME"] = os.path.join(tempfile.gettempdir(), f"commonart-tests-{getpass.getuser()}")
+
+# A shell starts background jobs with Ctrl-C ignored, and so would be what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Processes that tests start import their helpers, and the tests themselves as `tests.FOLDER.test_NAME`.
