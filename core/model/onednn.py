@@ -29,11 +29,18 @@ class PackedLinear(nn.Module):
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.after))
 
 
+def can_pack() -> bool:
+    """Return whether oneDNN is there and multiplies bfloat16 on this CPU: without AVX-512 it does not."""
+    ops = torch.ops.mkldnn
+    return bool(
+        torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise") and ops._is_mkldnn_bf16_supported()
+    )
+
+
 def pack(model: PixArt) -> PixArt:
-    """Pack the linear layers of the blocks of `model`, in place, if they are bfloat16 on a CPU with oneDNN."""
+    """Pack the linear layers of the blocks of `model`, in place, if they are bfloat16 on a CPU where that can be done."""
     weight = model.proj_out.weight
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and known:
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and can_pack():
         _pack_children(model.transformer_blocks)
     return model
 

@@ -18,7 +18,7 @@ from commonart.core.generation.components import locate
 from commonart.core.generation.pipeline import Pipeline
 from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.onednn import PackedLinear, pack
+from commonart.core.model.onednn import PackedLinear, can_pack, pack
 from commonart.core.model.transformer import PixArt
 from commonart.core.registry import hub, lookup
 from commonart.core.training import checkpoint
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def opened(folder, keep: bool | None = None, **options) -> Pipeline:
-    spec = ModelSpec(str(folder), device="cpu", precision="fp32", **options)
+    spec = ModelSpec(str(folder), **{"device": "cpu", "precision": "fp32", **options})
     return Pipeline.open(locate(spec), spec, keep=keep)
 
 
@@ -107,13 +107,20 @@ def test_packed_weights_draw_as_exactly_as_plain_ones():
     exact = exact.eval().requires_grad_(False)
     plain, packed = (copy.deepcopy(exact).bfloat16() for _ in range(2))
     assert pack(packed) is packed
-    assert any(isinstance(module, PackedLinear) for module in packed.modules()) == torch.backends.mkldnn.is_available()
+    assert any(isinstance(module, PackedLinear) for module in packed.modules()) == can_pack()
     assert not any(isinstance(module, PackedLinear) for module in pack(exact).modules())  # float32 stays as it is
     inputs = torch.randn(2, 4, 16, 16), torch.tensor([900.0, 20.0]), torch.randn(2, 5, 24)
     truth = exact(*inputs)
     low = [part.bfloat16() for part in inputs]
     errors = [(model(*low).float() - truth).square().mean().sqrt() for model in (plain, packed)]
     assert errors[1] <= 1.1 * errors[0] < 0.05 * truth.std()
+
+
+def test_a_cpu_without_bfloat16_in_onednn_draws_all_the_same(folder, monkeypatch):
+    monkeypatch.setattr("commonart.core.model.onednn.can_pack", lambda: False)
+    pipeline = opened(folder, precision="bf16")
+    assert not any(isinstance(module, PackedLinear) for module in pipeline.transformer().modules())
+    assert generate(pipeline, [ImageRequest("a red circle", 1)])[0].shape[2] == 3
 
 
 def test_a_negative_prompt_makes_another_image(folder):

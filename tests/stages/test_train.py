@@ -344,7 +344,7 @@ def test_memory_and_disk_give_the_same_batches(shards: Path) -> None:
         *(each.source.batch(each.source.fetch(rows, chosen), torch.device("cpu")) for each in (memory, disk)),
         strict=True,
     ):
-        assert torch.equal(a.float(), b.float())
+        assert (a is b is None) or torch.equal(a.float(), b.float())  # nothing is seen without REPA
 
 
 def test_two_processes_compute_the_same_steps(shards: Path, tmp_path: Path) -> None:
