@@ -9,15 +9,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from commonart.core.errors import CommonArtError, first_line
-from commonart.core.model import weights
 from commonart.core.model.device import pick_dtype
-
-_LOCAL: Any = {"local_files_only": True, "trust_remote_code": False}
-LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
+from commonart.core.model.pretrained import LOADING, LOCAL, load_whole, vision_side
 
 
 class VisionEncoder:
@@ -35,19 +31,11 @@ class VisionEncoder:
         from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
         try:
-            config = AutoConfig.from_pretrained(folder, **_LOCAL)
-            config = getattr(config, "vision_config", config)
+            config = vision_side(AutoConfig.from_pretrained(folder, **LOCAL))
             if not all(isinstance(getattr(config, name, None), int) for name in ("hidden_size", "patch_size")):
                 raise ValueError(f"a {config.model_type} model has no patches of one size")
-            if hasattr(config, "vision_use_head"):
-                config.vision_use_head = False  # of SigLIP; nothing reads it
-            model, info = AutoModel.from_pretrained(
-                folder, config=config, dtype=pick_dtype(device=device), use_safetensors=True,
-                variant=weights.variant(folder, "model"), output_loading_info=True, **_LOCAL,
-            )  # fmt: skip
-            if missing := sorted(info["missing_keys"]):
-                raise ValueError(f"its weights lack {missing[0]}")
-            processor = AutoImageProcessor.from_pretrained(folder, **_LOCAL)
+            model = load_whole(AutoModel, folder, config, pick_dtype(device=device))
+            processor = AutoImageProcessor.from_pretrained(folder, **LOCAL)
         except LOADING as error:
             raise CommonArtError(
                 f"--vision-tower {folder} cannot be loaded: {first_line(error)}.",

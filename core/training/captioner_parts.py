@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from commonart.core import log
 from commonart.core.errors import CommonArtError
-from commonart.core.model import weights
+from commonart.core.model.pretrained import LOADING, LOCAL, load_whole, vision_side
 from commonart.core.model.tokenizer import load_tokenizer
 
 IMAGE = "<image>"
@@ -38,7 +37,6 @@ TOWERS: dict[str, tuple[int, Literal["default", "full"], int]] = {
     "siglip_vision_model": (-1, "full", 0),
     "clip_vision_model": (-2, "default", 1),
 }
-LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 Value = TypeVar("Value")
 
@@ -55,9 +53,9 @@ def assemble(
     Raises:
         CommonArtError: a folder is not a SigLIP or CLIP tower, or not a language model with a tokenizer.
     """
-    vision = _part("vision tower", tower, lambda: AutoConfig.from_pretrained(tower, **_LOCAL))
+    vision = _part("vision tower", tower, lambda: AutoConfig.from_pretrained(tower, **LOCAL))
     vision = tower_config(vision, tower)
-    text = _part("language model", language_model, lambda: AutoConfig.from_pretrained(language_model, **_LOCAL))
+    text = _part("language model", language_model, lambda: AutoConfig.from_pretrained(language_model, **LOCAL))
     tokenizer = _part("language model", language_model, lambda: load_tokenizer(tokenizer_folder))
     if tokenizer.eos_token_id is None:
         raise CommonArtError(
@@ -71,13 +69,13 @@ def assemble(
     whole = torch.float32 if "language_model" in trains else frozen
     writer = _part(
         "language model", language_model,
-        lambda: _loaded(AutoModelForCausalLM, language_model, copy.deepcopy(text), whole),
+        lambda: load_whole(AutoModelForCausalLM, language_model, copy.deepcopy(text), whole),
     )  # fmt: skip
     _grow(writer, len(tokenizer))
     config = llava_config(vision, writer.config, int(tokenizer.encode(IMAGE, add_special_tokens=False)[0]))
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower = _part("vision tower", tower, lambda: _loaded(AutoModel, tower, vision, frozen))
+    model.model.vision_tower = _part("vision tower", tower, lambda: load_whole(AutoModel, tower, vision, frozen))
     model.model.language_model, model.lm_head = writer.base_model, writer.get_output_embeddings()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -85,7 +83,7 @@ def assemble(
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**ids, do_sample=False)
     processor = LlavaProcessor(
-        _part("vision tower", tower, lambda: AutoImageProcessor.from_pretrained(tower, **_LOCAL)), tokenizer,
+        _part("vision tower", tower, lambda: AutoImageProcessor.from_pretrained(tower, **LOCAL)), tokenizer,
         patch_size=vision.patch_size, vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=TOWERS[vision.model_type][2],
         image_token=IMAGE,
@@ -105,13 +103,12 @@ def tower_config(config: Any, name: object) -> Any:
     Raises:
         CommonArtError: it is neither a SigLIP nor a CLIP.
     """
-    config = getattr(config, "vision_config", config)
+    config = vision_side(config)
     if config.model_type not in TOWERS:
         raise CommonArtError(
             f"--vision-tower {name} is a {config.model_type} model, which cannot be a captioner's vision tower here.",
             "Choose a SigLIP or a CLIP vision model.",
         )
-    config.vision_use_head = False  # of SigLIP; nothing reads it
     return config
 
 
@@ -123,9 +120,6 @@ def llava_config(vision: Any, text: Any, image_token: int) -> LlavaConfig:
         vision_feature_select_strategy=strategy, image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         tie_word_embeddings=text.tie_word_embeddings,
     )  # fmt: skip
-
-
-_LOCAL: Any = {"local_files_only": True, "trust_remote_code": False}
 
 
 def _part(what: str, folder: Path, load: Callable[[], Value]) -> Value:
@@ -144,17 +138,6 @@ def _part(what: str, folder: Path, load: Callable[[], Value]) -> Value:
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _loaded(auto: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """A model of a folder with all of its weights; transformers fills up what a file lacks with random numbers."""
-    model, info = auto.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, variant=weights.variant(folder, "model"),
-        output_loading_info=True, **_LOCAL,
-    )  # fmt: skip
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"its weights lack {missing[0]}")
-    return model
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from tiny_runs import dry_run, lines, refused, start, state
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, SiglipImageProcessor
 
 from commonart.core import recipes
+from commonart.core.data.features.format import Features
 from commonart.core.data.shards.writer import ShardWriter
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import CommonArtError, UsageError
@@ -132,6 +133,9 @@ def test_a_batch_brings_what_is_seen_beside_latents_cached_or_not(scenes: Path, 
     expected = encoder.encode([encoder.prepare(image, 4, 4) for image in images])
     assert live.seen_BPO is not None
     torch.testing.assert_close(live.seen_BPO, expected)
+    features = [Features(cached / "text")], [Features(cached / "image")]
+    source = open_shards(cached, *features, vision=(encoder, 4), quiet=True).source
+    torch.testing.assert_close(source.batch(source.fetch(rows, rows), CPU).seen_BPO, expected)
 
 
 def test_it_is_minimized_resumes_and_leaves_no_trace_in_the_model(cached: Path, tmp_path: Path) -> None:
