@@ -198,7 +198,7 @@ complete -c commonart -n "__fish_seen_subcommand_from train" -l checkpointing -d
 complete -c commonart -n "__fish_seen_subcommand_from train" -l fsdp -d "Shard model and optimizer state over the GPUs (FSDP2)"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l seed -r -d "Random seed"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l device -x -a "auto cpu cuda mps" -d "Device auto, cpu, cuda, cuda1 or mps"
-complete -c commonart -n "__fish_seen_subcommand_from train" -l precision -x -a "auto bf16 fp16 fp32" -d "Precision of the weights"
+complete -c commonart -n "__fish_seen_subcommand_from train" -l precision -x -a "auto bf16 fp16 fp32" -d "Precision of the matrix products; fp8 of those in the blocks"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l accept-terms -r -d "A refused model whose terms you take responsibility for (repeatable)"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l dry-run -d "Print the resolved run, its parameters, FLOPs, memory and time"
 complete -c commonart -n "__fish_seen_subcommand_from train" -l calibrate -r -d "Seconds of real steps to time with --dry-run"

@@ -55,7 +55,7 @@ class Settings:
     gpus: int | None = None
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"  # of the matrix products; the weights stay float32
+    precision: str = "auto"  # of the matrix products, fp8 too; the weights stay float32
     max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
     max_tokens: int = 300  # of texts that are encoded on the fly
     checkpoint_every: int = 1000  # steps, as the next three; 0 turns one off
@@ -124,6 +124,10 @@ class Settings:
                 raise UsageError(
                     f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
                 )
+        if self.recipe.trains and self.precision == "fp8":
+            raise UsageError(
+                f"--precision fp8 does not apply to stage {self.stage}, which trains a captioner.", "Use bf16."
+            )
         if self.recipe.trains and self.heldout_every not in (0, HELDOUT_EVERY):
             raise UsageError(
                 f"--heldout-every {self.heldout_every} does not apply to stage {self.stage}, which trains a captioner.",

@@ -15,6 +15,7 @@ from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import alignment, repa, sra, tread
 from commonart.core.model import memory as device_memory
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
+from commonart.core.model.pretrained import vision_side
 from commonart.core.model.quantize import BITS
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation
@@ -167,30 +168,32 @@ def _lower(micro_batch: int, checkpointing: bool) -> str:
 
 def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> EncoderCost:
     """Return the cost of a language model with this config.json that reads one caption of `tokens`, without output head."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     from commonart.core.model.text_encoder import SEEING
 
     known = AutoConfig.for_model(**config)
-    with torch.device("meta"):
-        model = AutoModel.from_config(known.get_text_config() if known.model_type in SEEING else known)
-    linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
-    rest = sum(parameter.numel() for parameter in model.parameters()) - linear
-    bits = BITS[quantize] if quantize else 16
-    return EncoderCost(int(linear * bits / 8 + rest * 2), 2.0 * linear * tokens)
+    return _reader(
+        known.get_text_config() if known.model_type in SEEING else known, tokens, BITS[quantize] if quantize else 16
+    )
 
 
 def vision_encoder(config: Mapping[str, Any], patches: int) -> EncoderCost:
     """Return the cost of a vision encoder with this config.json that sees `patches` of an image, in 16 bits."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
-    known: Any = AutoConfig.for_model(**config)
+    return _reader(vision_side(AutoConfig.for_model(**config)), patches, 16)
+
+
+def _reader(config: Any, tokens: float, bits: int) -> EncoderCost:
+    """The cost of a model of transformers that reads `tokens`, its layers in `bits`, everything else in 16."""
+    from transformers import AutoModel
+
     with torch.device("meta"):
-        model = AutoModel.from_config(getattr(known, "vision_config", known))
-    return EncoderCost(
-        2 * sum(parameter.numel() for parameter in model.parameters()),
-        2.0 * patches * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)),
-    )
+        model = AutoModel.from_config(config)
+    linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    rest = sum(parameter.numel() for parameter in model.parameters()) - linear
+    return EncoderCost(int(linear * bits / 8 + rest * 2), 2.0 * linear * tokens)
 
 
 def autoencoder(config: Mapping[str, Any], resolution: int) -> EncoderCost:

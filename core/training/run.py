@@ -18,14 +18,14 @@ from commonart.core.data.notes import read_beside
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.config import PixArtConfig
-from commonart.core.model.device import pick_matmul_dtype
+from commonart.core.model.device import dtype_name, pick_matmul_dtype
 from commonart.core.model.diffusion import check_objective, objective_of, out_channels
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import check_terms, find_model
 from commonart.core.settings import Settings
-from commonart.core.training import checkpoint, provenance
+from commonart.core.training import checkpoint, float8, provenance
 from commonart.core.training.checkpoint import Checkpoint
 from commonart.core.training.distributed import World
 
@@ -64,7 +64,12 @@ def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArt
 
 
 def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
-    """Return what the matrix products are computed in: not float16, whose gradients underflow without loss scaling."""
+    """Return what the matrix products are computed in: not float16, whose gradients underflow without loss scaling.
+
+    Of fp8 it is what everything but the matrices of the blocks is computed in (core.training.float8).
+    """
+    if settings.precision == "fp8":
+        return torch.bfloat16
     dtype = pick_matmul_dtype(settings.precision, device)
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -164,7 +169,7 @@ def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: to
         "stage": recipe.name,
         "recipe": asdict(recipe),
         "seed": settings.seed,
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": float8.NAME if settings.precision == "fp8" else dtype_name(dtype),
         "languages": dict(settings.languages),
         "lengths": dict(settings.lengths),
         "init": origin or read(settings.run).get("init", {}),

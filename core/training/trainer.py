@@ -24,7 +24,7 @@ from commonart.core.model import alignment, repa, sra, weights
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation, learning_rate
 from commonart.core.settings import Settings, TrainingSummary
-from commonart.core.training import batches, checkpoint, fsdp, optimizers, provenance
+from commonart.core.training import batches, checkpoint, float8, fsdp, optimizers, provenance
 from commonart.core.training.batches import BatchSampler, Samples, Source
 from commonart.core.training.cost import out_of_memory
 from commonart.core.training.criterion import Criterion, DiffusionLoss
@@ -76,6 +76,8 @@ class Trainer:
             transformer, seen = cast(PixArt, model), cast(Source, source).seen
             widths = sra.widths(transformer.config) if recipe.sra else repa.widths(transformer.config, seen)
             transformer.alignment = alignment.make_head(widths, recipe.aligned, settings.seed)
+        if settings.precision == "fp8":
+            float8.convert(self.model, world.device)
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
         self.sampler = BatchSampler(settings.seed, recipe.batch, recipe.caption_dropout)

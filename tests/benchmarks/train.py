@@ -1,7 +1,7 @@
 """Images per second of our training step against a plain loop around diffusers' model, in one run.
 
     python tests/benchmarks/train.py                                # this machine's GPU, else its CPU
-    python tests/benchmarks/train.py --side 64 --micro 8 --compile  # 512 px
+    python tests/benchmarks/train.py --side 64 --micro 8 --compile --fp8  # 512 px
     python tests/benchmarks/train.py --json tests/benchmarks/results/train-cpu.json
 
 Same weights' shapes, batch, latents, captions, optimizer, precision. The plain loop pads text to 300 tokens, as PixArt-Sigma's
@@ -64,6 +64,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--optimizer", default="AdamW", choices=recipes.OPTIMIZERS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--fp8", action="store_true", help="ours with --precision fp8 too")
     parser.add_argument("--compile", action="store_true", help="both sides through torch.compile")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write the result there too")
@@ -82,9 +83,7 @@ def captions(count: int, channels: int) -> list[torch.Tensor]:
     return [torch.randn(int(length), channels, generator=made).bfloat16() for length in lengths]
 
 
-def ours(
-    asked: argparse.Namespace, config: PixArtConfig, data: tuple[Any, ...], world: World, dtype: torch.dtype
-) -> Any:
+def ours(asked: argparse.Namespace, config: PixArtConfig, data: tuple[Any, ...], world: World, precision: str) -> Any:
     """One step of the real trainer: its order, captions, noise, posterior, clip, update."""
     means, texts = data
     keys = [str(n) for n in range(len(means))]
@@ -93,7 +92,7 @@ def ours(
     overrides = {"batch": asked.micro, "micro_batch": asked.micro, "optimizer": asked.optimizer, "ema": 0, "spike": 0}
     recipe = recipes.resolve("256-early", overrides)
     settings = Settings(
-        recipe.name, out=".", precision=dtype_name(dtype), compile=asked.compile, checkpointing=asked.checkpointing
+        recipe.name, out=".", precision=precision, compile=asked.compile, checkpointing=asked.checkpointing
     )
     made = trainer.Trainer(PixArt(config), source, recipe, settings, world)
     stream = batches.stream(made.fetch, 0, 1_000_000, 1, 2 if world.device.type == "cuda" else 0)
@@ -171,7 +170,9 @@ def main() -> None:
     )
     torch.manual_seed(0)
     data = torch.randn(256, 4, asked.side, asked.side), captions(256, asked.text)
-    sides: dict[str, Callable[[], None]] = {"ours": ours(asked, config, data, world, dtype)}
+    sides: dict[str, Callable[[], None]] = {"ours": ours(asked, config, data, world, dtype_name(dtype))}
+    if asked.fp8:
+        sides["ours in fp8"] = ours(asked, config, data, world, "fp8")
     left_out = ""
     try:
         sides["diffusers"] = plain(asked, config, data, world, dtype)
