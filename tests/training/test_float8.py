@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from commonart.core.training import checkpoint, float8
 from commonart.core.training.run import read
 
 __all__ = ["shards"]  # the fixture
+needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
 CPU = torch.device("cpu")
 # Three tokens of text: no multiple of 16, which the hardware asks for.
 CONFIG = PixArtConfig(num_layers=1, num_attention_heads=2, attention_head_dim=16, sample_size=8, caption_channels=24)
@@ -31,6 +33,7 @@ def rounded(x: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     return ((x * scale).to(kind).double() / scale).to(x.dtype)
 
 
+@needs_torchao
 def test_products_are_those_of_rounded_matrices() -> None:
     torch.manual_seed(0)
     model = PixArt(CONFIG)
@@ -51,6 +54,7 @@ def test_products_are_those_of_rounded_matrices() -> None:
     torch.testing.assert_close(layer.weight.grad, g8.T @ x8, **near)
 
 
+@needs_torchao
 def test_only_the_blocks_are_converted_and_names_and_weights_stay() -> None:
     model = PixArt(CONFIG)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -64,6 +68,7 @@ def test_only_the_blocks_are_converted_and_names_and_weights_stay() -> None:
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
+@needs_torchao
 def test_a_run_learns_as_in_bf16_and_a_continued_one_is_the_same(shards: Path, tmp_path: Path) -> None:
     start(shards, tmp_path / "whole", precision="fp8")
     start(shards, tmp_path / "cut", {"steps": 3}, precision="fp8")
