@@ -13,7 +13,7 @@ def quickstart(
     context: typer.Context,
     out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for all results.")] = "quickstart",
     scenes: Annotated[int, typer.Option(min=200, help="Number of images to fetch.")] = 2000,
-    seconds: Annotated[float, typer.Option(min=1.0, callback=options.finite, help="Seconds of training.")] = 150.0,
+    seconds: Annotated[float, typer.Option(min=1.0, callback=options.finite, help="Seconds of training.")] = 180.0,
     seed: options.Seed = 0,
 ) -> None:
     """Run every stage once on the embedded models.

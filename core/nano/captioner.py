@@ -27,7 +27,7 @@ from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene
 from commonart.core.nano.text_encoder import pad, scene_labels
 from commonart.core.nano.tokenizer import CAPTION_QUESTION, IMAGE, token_id
-from commonart.core.nano.training import Log, SceneImages, images, optimize, require, unseen
+from commonart.core.nano.training import Log, SceneImages, hidden_matrices, images, optimize, require, unseen
 from commonart.core.nano.translator import SameOrder
 
 WIDTH, GRID, BATCH = 96, 8, 32
@@ -148,8 +148,9 @@ def train(
         return f"facts {share:.3f}: {example}"
 
     average = optimize(
-        "captioner", model, loss, check, say, steps=steps, lr=1e-3, warmup=300, check_every=250, extra=head
-    )
+        "captioner", model, loss, check, say, steps=steps, lr=4e-3, check_every=250, extra=head,
+        matrices=hidden_matrices(model),
+    )  # fmt: skip
     average.model.multi_modal_projector._forward_hooks.clear()
     return average
 

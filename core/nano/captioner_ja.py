@@ -29,7 +29,7 @@ from commonart.core.training.distributed import World
 SCENES, SHARD = 20_000, 1_000
 # What a toy needs beside the stages' own values: more, smaller and longer steps, and an average of the weights.
 ALIGN = {"steps": 300, "batch": 32, "micro_batch": 32, "lr": 2e-3, "warmup": 50}
-TRAIN = {"steps": 1200, "batch": 32, "micro_batch": 32, "lr": 1e-3, "warmup": 100, "beta2": 0.98, "ema": 0.99}
+TRAIN = {"steps": 2500, "batch": 32, "micro_batch": 32, "lr": 1e-3, "warmup": 100, "beta2": 0.98, "ema": 0.99}
 
 
 def write_shards(folder: Path, count: int, seed: int) -> None:

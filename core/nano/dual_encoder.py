@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from commonart.core.nano import grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.text_encoder import SceneHead, pad, scene_labels
-from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, optimize, require, unseen
+from commonart.core.nano.training import LANGUAGES, Log, SceneImages, hidden_matrices, images, optimize, require, unseen
 
 CONTEXT, BATCH = 64, 96
 
@@ -83,7 +83,18 @@ def train(
         tops = {lang: retrieval(average, tokenizer, test_images, lang, 100) for lang in LANGUAGES}
         return " ".join(f"top-1 {lang} {top:.3f}" for lang, top in tops.items())
 
-    return optimize("clip", model, loss, check, say, steps=steps, lr=2e-3, check_every=250, extra=heads)
+    return optimize(
+        "clip",
+        model,
+        loss,
+        check,
+        say,
+        steps=steps,
+        lr=4e-3,
+        check_every=250,
+        extra=heads,
+        matrices=hidden_matrices(model),
+    )
 
 
 @torch.no_grad()

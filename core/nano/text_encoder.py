@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from commonart.core.nano import facts, grammar
 from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, random_scene
-from commonart.core.nano.training import LANGUAGES, Log, optimize
+from commonart.core.nano.training import LANGUAGES, Log, hidden_matrices, optimize
 
 BATCH = 32
 SKIP_SINGLE = 0.5  # of the scenes of one thing: which color belongs to which shape is learned from two and three
@@ -208,7 +208,7 @@ def train(
 
     heads = nn.ModuleList([scene_head, thing_head])
     # With Muon a thousand steps understand what two thousand of AdamW do (98.5 % of captions fully).
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name.startswith("model.layers.")]
+    matrices = hidden_matrices(model)
     for lr, count in ((4e-3, steps), (1e-3, wider)):
         average = optimize(
             "text_encoder",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ def unseen(count: int, seed: int) -> SceneImages:
 def images(pixels: Tensor) -> Tensor:
     """Convert uint8 0..255 to float32 -1..1, in the same shape."""
     return pixels.float() / 127.5 - 1.0
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices of a model's layers, which Muon updates: no embedding and no head."""
+    return [
+        p for name, p in model.named_parameters() if p.dim() == 2 and re.search(r"\.(layers|blocks|resblocks)\.", name)
+    ]
 
 
 def optimize(

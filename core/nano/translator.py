@@ -20,7 +20,7 @@ from commonart.core.nano import tokenizer as tokenizers
 from commonart.core.nano.scenes import Scene, random_scene
 from commonart.core.nano.text_encoder import pad
 from commonart.core.nano.tokenizer import TRANSLATE_PROMPT
-from commonart.core.nano.training import LANGUAGES, Log, optimize, require
+from commonart.core.nano.training import LANGUAGES, Log, hidden_matrices, optimize, require
 
 LANGUAGE_NAMES = {"en": "English", "ja": "Japanese"}
 DIRECTIONS = (("en", "ja"), ("ja", "en"))
@@ -122,7 +122,9 @@ def train(
     def check(average: Phi3ForCausalLM) -> str:
         return " ".join(f"{s}->{t} {facts_kept(average, tokenizer, 60, s, t):.3f}" for s, t in DIRECTIONS)
 
-    return optimize("translator", model, loss, check, say, steps=steps, lr=1e-3, check_every=500)
+    return optimize(
+        "translator", model, loss, check, say, steps=steps, lr=2e-3, check_every=500, matrices=hidden_matrices(model)
+    )
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionM
 
 from commonart.core.nano.captioner import GridHead
 from commonart.core.nano.text_encoder import scene_labels
-from commonart.core.nano.training import Log, SceneImages, images, optimize, unseen
+from commonart.core.nano.training import Log, SceneImages, hidden_matrices, images, optimize, unseen
 
 WIDTH, BATCH = 96, 32
 
@@ -36,7 +36,7 @@ def features(tower: nn.Module, pixels: Tensor) -> Tensor:
     return torch.cat([states.mean(1, keepdim=True), states], 1)
 
 
-def train(seed: int, say: Log, steps: int = 3000, scenes: int = 20_000) -> SiglipVisionModel:
+def train(seed: int, say: Log, steps: int = 1500, scenes: int = 20_000) -> SiglipVisionModel:
     """Train the tower."""
     torch.manual_seed(seed)
     source = SceneImages(scenes, seed).batches(BATCH)
@@ -51,8 +51,9 @@ def train(seed: int, say: Log, steps: int = 3000, scenes: int = 20_000) -> Sigli
         return f"places right {places_right(average, head, test):.3f}"
 
     return optimize(
-        "vision_tower", model, loss, check, say, steps=steps, lr=1e-3, warmup=300, check_every=500, extra=head
-    )
+        "vision_tower", model, loss, check, say, steps=steps, lr=4e-3, check_every=500, extra=head,
+        matrices=hidden_matrices(model),
+    )  # fmt: skip
 
 
 @torch.no_grad()
