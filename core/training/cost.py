@@ -185,7 +185,7 @@ def vision_encoder(config: Mapping[str, Any], patches: int) -> EncoderCost:
     return _reader(vision_side(AutoConfig.for_model(**config)), patches, 16)
 
 
-def _reader(config: Any, tokens: float, bits: int) -> EncoderCost:
+def _reader(config: Any, tokens: float, bits: float) -> EncoderCost:
     """The cost of a model of transformers that reads `tokens`, its layers in `bits`, everything else in 16."""
     from transformers import AutoModel
 
