@@ -33,7 +33,7 @@ def ablate(
         int | None, typer.Option(min=1, help="Number of tasks that share the trials (default: Slurm's).")
     ] = None,
     device: options.Device = "auto",
-    precision: options.Precision = "auto",
+    precision: options.TrainingPrecision = "auto",
     accept_terms: options.AcceptTerms = None,
     quiet: options.Quiet = False,
 ) -> None:

@@ -50,6 +50,8 @@ VALUES: dict[tuple[str, str], Sequence[str]] = {
     ("", "--quantize"): QUANTIZERS,
     ("", "--format"): ("png", "jpg", "webp"),
     ("", "--device"): ("auto", "cpu", "cuda", "mps"),
+    ("train", "--precision"): ("auto", "bf16", "fp8", "fp32"),
+    ("ablate", "--precision"): ("auto", "bf16", "fp8", "fp32"),
     ("", "--precision"): ("auto", "bf16", "fp16", "fp32"),
 }
 

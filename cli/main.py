@@ -220,6 +220,8 @@ def _quiet_libraries() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advertises an optional package at every import
+    for name in ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):  # where torchao is installed
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _print_error(error: CommonArtError) -> None:

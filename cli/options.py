@@ -73,6 +73,10 @@ TextEncoder = Annotated[
 Autoencoder = Annotated[str | None, typer.Option(metavar="NAME", help="Autoencoder in place of the model's own.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="auto|bf16|fp16|fp32", help="Precision of the weights.")]
+TrainingPrecision = Annotated[
+    str,
+    typer.Option(metavar="auto|bf16|fp8|fp32", help="Precision of the matrix products; fp8: of those in the blocks."),
+]
 Quantize = Annotated[
     str | None,
     typer.Option(metavar="METHOD", help="8-bit text encoder: quanto-int8 (the paper's), bnb-int8 or torchao-int8."),

@@ -93,12 +93,7 @@ def train(
     ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|bf16|fp8|fp32", help="Precision of the matrix products; fp8: of those in the blocks."
-        ),
-    ] = "auto",
+    precision: options.TrainingPrecision = "auto",
     accept_terms: options.AcceptTerms = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved run, its parameters, FLOPs, memory and time.")

@@ -142,7 +142,7 @@ _commonart() {
             "train --workers") words="" ;;
             "train --seed") words="" ;;
             "train --device") words="auto cpu cuda mps" ;;
-            "train --precision") words="auto bf16 fp16 fp32" ;;
+            "train --precision") words="auto bf16 fp8 fp32" ;;
             "train --accept-terms") words="" ;;
             "train --calibrate") words="" ;;
             "ablate --data") words="" ;;
@@ -153,7 +153,7 @@ _commonart() {
             "ablate --task-index") words="" ;;
             "ablate --num-tasks") words="" ;;
             "ablate --device") words="auto cpu cuda mps" ;;
-            "ablate --precision") words="auto bf16 fp16 fp32" ;;
+            "ablate --precision") words="auto bf16 fp8 fp32" ;;
             "ablate --accept-terms") words="" ;;
             "sample -o"|"sample --out") words="" ;;
             "sample --model") words="nano commonart-beta pixart-sigma sd2.1-base japanese-stable-diffusion common-canvas-s-c" ;;

@@ -9,11 +9,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from commonart.core import launch, recipes
-from commonart.core.errors import UsageError
+from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
@@ -124,9 +125,13 @@ class Settings:
                 raise UsageError(
                     f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
                 )
-        if self.recipe.trains and self.precision == "fp8":
-            raise UsageError(
-                f"--precision fp8 does not apply to stage {self.stage}, which trains a captioner.", "Use bf16."
+        if self.precision == "fp8" and self.recipe.trains:
+            what = f"--precision fp8 does not apply to stage {self.stage}, which trains a captioner."
+            raise UsageError(what, "Use bf16.")
+        if self.precision == "fp8" and find_spec("torchao") is None:
+            raise CommonArtError(
+                "--precision fp8 needs torchao, which is not installed.",
+                "Install it (uv sync --extra torchao), or use --precision bf16.",
             )
         if self.recipe.trains and self.heldout_every not in (0, HELDOUT_EVERY):
             raise UsageError(

@@ -87,6 +87,8 @@ def result(grid: Grid, out: str) -> dict[str, Any]:
             trials.append(trial)
     if len({trial.data for trial in trials}) > 1:
         log.warn(f"{out}: not all trials were trained on the same shards.")
+    if len({trial.precision for trial in trials}) > 1:
+        log.warn(f"{out}: not all trials were trained in the same precision.")
     return ablation_table.summarize(grid, trials)
 
 
@@ -96,7 +98,6 @@ def _folder(out: Path, arm: Arm, seed: int) -> Path:
 
 def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, task: Task) -> Trial:
     """Train one arm with one seed, go on with it where it was interrupted, and measure it."""
-    from commonart.core.training import run as runs
     from commonart.stages import evaluate, train
 
     steps = grid.steps or _steps(grid, arm, place.parent, settings, task)
@@ -105,14 +106,14 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
     own = dataclasses.replace(own, heldout_every=max(1, steps // ablation.CURVE), log_every=max(1, min(10, steps // 4)))
     about: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "budget": grid.budget, "recipe": dataclasses.asdict(recipe), "scenes": grid.scenes,
-        "init": grid.init,
+        "init": grid.init, "vision_tower": _tower(grid, arm),
         "steps": steps,
     }  # fmt: skip
     try:
         done = train.run(own)
     except Diverged as error:
         log.warn(f"{arm.name}, seed {seed}: {error.what}")
-        return Trial(**about, data=runs.read(place)["data"]["fingerprint"], failed=error.what)
+        return Trial(**about, **_described(place), failed=error.what)
     assert done is not None  # one process
     following: dict[str, float] = {}
     if grid.scenes and recipe.scorer == "nano":
@@ -124,14 +125,25 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
             found = [score for score in scores if score["metric"] == "scenes" and score["lang"] == lang]
             for fact in ("color", "shape", "background", "place"):
                 following[f"{fact}_{lang}"] = fmean(score[fact] for score in found)
-    fingerprint = runs.read(place)["data"]["fingerprint"]
-    return Trial(**about, data=fingerprint, following=following, **ablation.measured(place, done.images))
+    return Trial(**about, **_described(place), following=following, **ablation.measured(place, done.images))
+
+
+def _described(place: Path) -> dict[str, str]:
+    """The fields of a Trial that run.json has."""
+    from commonart.core.training import run as runs
+
+    described = runs.read(place)
+    return {"data": described["data"]["fingerprint"], "precision": described["precision"]}
+
+
+def _tower(grid: Grid, arm: Arm) -> str:
+    return grid.vision_tower if ablation.recipe_of(grid, arm, 1).repa else ""
 
 
 def _settings(settings: Settings, grid: Grid, arm: Arm, place: Path, *, steps: int, seed: int) -> Settings:
     return dataclasses.replace(
         settings, stage=grid.recipe, overrides={**arm.overrides, "steps": steps}, out=str(place), init=grid.init,
-        seed=seed, keep=1,
+        vision_tower=_tower(grid, arm), seed=seed, keep=1,
     )  # fmt: skip
 
 

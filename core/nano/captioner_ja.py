@@ -1,6 +1,6 @@
 """The nano captioner in Japanese: a LLaVA of the nano vision tower and the nano Llama, as `commonart train` makes one.
 
-    commonart nano build --only captioner_ja
+    commonart nano build -o weights/ --only captioner_ja
 
 Both stages of the recipe table, on scenes in shards, with other sizes: `commonart train --stage captioner-align`, then
 `--stage captioner`.

@@ -1,4 +1,4 @@
-"""The training loop of all nano models except the transformer, and the scenes that they learn from.
+"""The training loop of the nano models that `commonart train` does not make, and the scenes that they learn from.
 
 AdamW, for some matrices Muon, linear warm-up, cosine decay to zero, mixed precision where the CPU is faster in it, a moving
 average of the weights.

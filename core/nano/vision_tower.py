@@ -1,6 +1,6 @@
 """The nano vision tower: a SigLIP image encoder that knows what stands where in a scene.
 
-    commonart nano build --only vision_tower
+    commonart nano build -o weights/ --only vision_tower
 
 The towers of the large captioners come trained on images and texts; this one is trained to tell the background and what is
 at each of the nine places. The head that is asked is discarded.

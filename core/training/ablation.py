@@ -5,6 +5,7 @@ seconds = 150                    # of training for each trial; or steps = 2000
 seeds = [0, 1, 2]
 scenes = 50                      # optional: prompts of each kind and language that nano recipes are scored by
 init = "none"                    # optional: initial weights
+vision_tower = "siglip"          # of arms with repa
 set = { patch = 4, layers = 3 }  # optional: recipe fields of all arms
 
 [[arm]]
@@ -35,7 +36,7 @@ from commonart.core.recipes import Recipe
 from commonart.core.training import logging
 
 TRIAL = "trial.json"  # in the folder of a trial that is over
-FIELDS = ("recipe", "seconds", "steps", "seeds", "scenes", "init", "set", "arm")
+FIELDS = ("recipe", "seconds", "steps", "seeds", "scenes", "init", "vision_tower", "set", "arm")
 ARM_FIELDS = ("name", "set")
 SCENES = 50
 CURVE = 8  # points of a trial's curve of held-out loss
@@ -65,6 +66,7 @@ class Grid:
     steps: int
     scenes: int
     init: str
+    vision_tower: str = ""
 
     @property
     def budget(self) -> dict[str, float]:
@@ -118,9 +120,12 @@ def read_grid(path: str | Path) -> Grid:
         fix = f"{_meant(str(recipe), recipes.STAGES)}Use one of {', '.join(recipes.STAGES)}."
         raise UsageError(f"{path}: recipe = {recipe!r} is not a training stage.", fix)
     scenes = scenes if "scenes" in values else SCENES
-    grid = Grid(recipe, found, seeds, seconds, int(steps), int(scenes), str(init))
+    tower = str(values.get("vision_tower", ""))
+    grid = Grid(recipe, found, seeds, seconds, int(steps), int(scenes), str(init), tower)
     for arm in found:
-        recipe_of(grid, arm, 1, str(path))
+        if recipe_of(grid, arm, 1, str(path)).repa and not tower:
+            what = f"{path}, arm {arm.name}: repa aligns the transformer with a vision encoder, and none is named."
+            raise UsageError(what, 'Name one beside recipe = ...: vision_tower = "siglip".')
     return grid
 
 
@@ -174,6 +179,8 @@ class Trial:
     following: dict[str, float] = field(default_factory=dict)  # color_en, ...: shares of 0..1
     curve: list[list[float]] = field(default_factory=list)  # [seconds, held-out loss]
     failed: str = ""
+    precision: str = ""  # of the matrix products
+    vision_tower: str = ""  # of repa
 
     def scores(self) -> dict[str, float]:
         """Return what is compared, by name."""
@@ -232,6 +239,8 @@ def check_same(trial: Trial, grid: Grid, arm: Arm, folder: Path) -> None:
         if name in grid.budget
     }
     differ |= {"scenes": (trial.scenes, grid.scenes), "init": (trial.init, grid.init)}
+    if now["repa"]:
+        differ["vision_tower"] = (trial.vision_tower, grid.vision_tower)
     for name, (before, value) in differ.items():
         if before != value and name != "micro_batch":
             raise CommonArtError(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.nano import captioner, dual_encoder, text_encoder, tokenizer, vision_tower
+from commonart.core.nano.training import hidden_matrices
 from commonart.core.registry.hub import NANO_WEIGHTS
 from commonart.stages import nano
 
@@ -141,3 +144,18 @@ def test_plain_attention_is_the_fused_one() -> None:
             seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
         assert torch.nn.functional.scaled_dot_product_attention is fused
         torch.testing.assert_close(seen, expected)
+
+
+def test_muon_has_every_matrix_inside_the_layers() -> None:
+    models: dict[str, Any] = {
+        "vision_tower": vision_tower.new(),
+        "captioner": captioner.new(tokenizer.load(NANO_WEIGHTS, "caption")),
+        "clip": dual_encoder.new(640),
+        "text_encoder": text_encoder.new(640),
+    }
+    for name, model in models.items():
+        chosen = {id(matrix) for matrix in hidden_matrices(model)}
+        others = [n for n, p in model.named_parameters() if p.dim() == 2 and id(p) not in chosen]
+        assert chosen, name
+        assert not [n for n in others if re.search(r"attn|mlp|ffn|fc\d", n)], name
+        assert any(re.search("embed", n) for n in others), name

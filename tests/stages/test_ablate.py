@@ -135,6 +135,15 @@ def test_another_grid_in_the_same_folder_is_refused_and_a_larger_one_goes_on(sha
     assert stage.run(larger, str(tmp_path), settings(shards), ALONE).finished_before == 1
 
 
+def test_trials_in_several_precisions_are_warned_of(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = Grid("nano", ARMS[:1], (0, 1), 0.0, 2, 0, "none")
+    stage.run(replace(grid, seeds=(0,)), str(tmp_path), settings(shards), ALONE)
+    stage.run(grid, str(tmp_path), replace(settings(shards), precision="bf16"), ALONE)
+    assert "not all trials were trained in the same precision" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("gpus", [None, 2])
 def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp_path: Path, gpus: int | None) -> None:
     arms = (Arm("wild", {**SHARED, "lr": 1e30, "warmup": 0}), ARMS[1])
@@ -213,6 +222,7 @@ WRONG = {
     RIGHT + ARM + "set = { steps = 3 }\n": "steps is the budget",
     RIGHT + ARM + "sett = {}\n": "Did you mean set",
     RIGHT + ARM + "set = 3\n": "set is not a table",
+    RIGHT + ARM + "set = { repa = 0.5, repa_block = 1 }\n": "arm a: repa aligns the transformer with a vision encoder",
     "recipe = nano\n": "is not TOML",
 }
 

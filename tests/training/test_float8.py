@@ -18,6 +18,7 @@ from commonart.core.model.transformer import PixArt
 from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, float8
 from commonart.core.training.run import read
+from commonart.stages import train as train_stage
 
 __all__ = ["shards"]  # the fixture
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
@@ -79,19 +80,35 @@ def test_a_run_learns_as_in_bf16_and_a_continued_one_is_the_same(shards: Path, t
     eight, sixteen = (lines(tmp_path / name)[-1]["loss"] for name in ("whole", "bf16"))
     assert eight != sixteen
     assert eight == pytest.approx(sixteen, rel=0.02)
+    what = "was started with precision float8, and now it is bfloat16"
+    refused(CommonArtError, 1, what, "", lambda: start(shards, tmp_path / "whole", precision="bf16"))
     saved = checkpoint.newest(tmp_path / "whole")
     assert saved is not None
     PixArt.load(saved.transformer)  # a transformer like any other
 
 
-def test_a_run_keeps_its_precision_and_what_cannot_be_is_a_sentence(
+@needs_torchao
+def test_what_samples_and_measures_is_not_in_8_bits(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start(shards, tmp_path / "run", precision="bf16")
-    what = "was started with precision bfloat16, and now it is float8"
-    refused(CommonArtError, 1, what, "", lambda: start(shards, tmp_path / "run", precision="fp8"))
+    kinds: set[str] = set()
+
+    @torch.inference_mode()  # as the sampler; torchao's layers cannot
+    def look(model: PixArt, step: int) -> None:
+        kinds.update(type(module).__name__ for module in model.modules())
+        with torch.autocast("cpu", torch.bfloat16):
+            model(torch.randn(2, 4, 4, 4), torch.tensor([500.0]), torch.randn(2, 3, 8))
+
+    monkeypatch.setattr(train_stage, "_preview", lambda *_: look)
+    start(shards, tmp_path / "run", precision="fp8", sample_every=3)
+    assert "Linear" in kinds and "Float8Linear" not in kinds
+    start(shards, tmp_path / "plain", precision="fp8")
+    assert state(tmp_path / "run") == state(tmp_path / "plain")  # to sample changes nothing
+
+
+def test_what_cannot_be_is_a_sentence(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what = "--precision fp8 does not apply to stage captioner, which trains a captioner"
     refused(UsageError, 2, what, "bf16", Settings("captioner", data=str(shards), precision="fp8").check)
     monkeypatch.setitem(sys.modules, "torchao", None)
     what = "--precision fp8 needs torchao, which is not installed"
-    refused(CommonArtError, 1, what, "--extra torchao", lambda: start(shards, tmp_path / "new", precision="fp8"))
+    refused(CommonArtError, 1, what, "--extra torchao", Settings("nano", data=str(shards), precision="fp8").check)

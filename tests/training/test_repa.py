@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2
 from commonart.core import recipes
 from commonart.core.data.features.format import Features
 from commonart.core.data.shards.writer import ShardWriter
+from commonart.core.data.tasks import Task
 from commonart.core.data.training_index import read_index
 from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.model.autoencoder import Autoencoder
@@ -28,10 +30,12 @@ from commonart.core.nano.scenes import random_scene, render
 from commonart.core.registry import hub
 from commonart.core.registry.lookup import find_model
 from commonart.core.report import ledger
+from commonart.core.settings import Settings
 from commonart.core.training import checkpoint, cost
+from commonart.core.training.ablation import Arm, Grid
 from commonart.core.training.dataset import open_shards
 from commonart.core.training.run import read
-from commonart.stages import encode_image, encode_text
+from commonart.stages import ablate, encode_image, encode_text
 
 ALIGNED: dict[str, Any] = {
     "repa": 0.5, "repa_block": 1, "patch": 4, "resolution": 64, "batch": 4, "micro_batch": 4, "layers": 2, "steps": 4,
@@ -202,3 +206,16 @@ def test_the_plan_counts_encoder_and_head() -> None:
     assert with_repa["flops_per_image_vision_tower"] == 2 * 16 * 4 * (4 * 96 * 96 + 2 * 96 * 256)
     head = 144 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * cost.SEEN + cost.SEEN
     assert with_repa["flops_per_image_forward"] - plain["flops_per_image_forward"] == 2 * 16 * head
+
+
+def test_arms_with_and_without_it_are_compared(cached: Path, tmp_path: Path) -> None:
+    own = {name: value for name, value in ALIGNED.items() if name != "steps"}
+    arms = (Arm("repa", own), Arm("none", {**own, "repa": 0}))
+    grid = Grid("nano", arms, (0,), 0.0, 2, 0, "none", "nano")
+    settings = Settings("nano", data=str(cached), device="cpu", precision="fp32", quiet=True)
+    assert ablate.run(grid, str(tmp_path), settings, Task(0, 1)).written == 2
+    towers = [read(tmp_path / arm.name / "seed-0").get("vision_tower") for arm in arms]
+    assert towers[0]["name"] == "nano" and towers[1] is None
+    other = dataclasses.replace(grid, vision_tower="siglip")
+    what = "holds a trial with vision_tower nano, and the grid says siglip"
+    refused(CommonArtError, 1, what, "", lambda: ablate.run(other, str(tmp_path), settings, Task(0, 1)))
