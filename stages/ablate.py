@@ -128,7 +128,7 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
     return Trial(**about, **_described(place), following=following, **ablation.measured(place, done.images))
 
 
-def _described(place: Path) -> dict[str, str]:
+def _described(place: Path) -> dict[str, Any]:
     """The fields of a Trial that run.json has."""
     from commonart.core.training import run as runs
 
