@@ -15,7 +15,6 @@ from commonart.core.errors import CommonArtError, first_line
 from commonart.core.model import alignment, repa, sra, tread
 from commonart.core.model import memory as device_memory
 from commonart.core.model.config import TIME_CHANNELS, PixArtConfig
-from commonart.core.model.pretrained import vision_side
 from commonart.core.model.quantize import BITS
 from commonart.core.model.transformer import PixArt
 from commonart.core.recipes import Recipe, accumulation
@@ -181,6 +180,8 @@ def text_encoder(config: Mapping[str, Any], quantize: str, tokens: float) -> Enc
 def vision_encoder(config: Mapping[str, Any], patches: int) -> EncoderCost:
     """Return the cost of a vision encoder with this config.json that sees `patches` of an image, in 16 bits."""
     from transformers import AutoConfig
+
+    from commonart.core.model.pretrained import vision_side
 
     return _reader(vision_side(AutoConfig.for_model(**config)), patches, 16)
 

@@ -181,7 +181,7 @@ def test_it_learns(cached: Path, tmp_path: Path) -> None:
     start(cached, tmp_path / "run", more, vision_tower="nano", log_every=1, heldout_every=0)
     found = [line["alignment_loss"] for line in lines(tmp_path / "run")]
     assert found[0] == pytest.approx(0.5, abs=0.1)  # half of 1: a new head looks in no direction
-    assert sum(found[-5:]) / 5 < 0.3 * found[0]
+    assert sum(found[-5:]) / 5 < 0.5 * found[0]
 
 
 def test_refusals(scenes: Path, tmp_path: Path) -> None:
