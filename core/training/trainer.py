@@ -142,9 +142,8 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[Any]:
         """Lend the model to sample with: with the averaged weights, where there are any. All processes enter it."""
-        if (
-            self.world.sharded or self.settings.precision == "fp8"
-        ):  # whole, for the others do not sample; and not in 8 bits
+        if self.world.sharded or self.settings.precision == "fp8":
+            # Whole, for the other processes do not sample; and a new one, for the layers of this one multiply in 8 bits.
             state = fsdp.gather(self.ema.state_dict() if self.ema else self.weights, self.world.is_main)
             config = cast(PixArt, self.model).config
             yield PixArt.of(config, state).to(self.world.device).eval() if state else self.model

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from captioner_runs import parts, said, shards, start
 from PIL import Image
-from tiny_captioners import parts, said, shards, start
 
 from commonart.core.data.admission import Rules
 from commonart.core.data.shards.writer import ShardWriter

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import tiny_language_models as tiny
 import torch
+from captioner_runs import SMALL, parts, said, shards, start
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_captioners import SMALL, parts, said, shards, start
 from tiny_runs import refused
 from tiny_runs import train as train_stage
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration

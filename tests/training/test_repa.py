@@ -177,11 +177,11 @@ def test_with_other_switches_it_is_aligned_as_before(cached: Path, tmp_path: Pat
 
 
 def test_it_learns(cached: Path, tmp_path: Path) -> None:
-    more = {**ALIGNED, "steps": 40, "lr": 0.003, "warmup": 1}
+    more = {**ALIGNED, "steps": 300, "lr": 0.003, "warmup": 1}
     start(cached, tmp_path / "run", more, vision_tower="nano", log_every=1, heldout_every=0)
     found = [line["alignment_loss"] for line in lines(tmp_path / "run")]
     assert found[0] == pytest.approx(0.5, abs=0.1)  # half of 1: a new head looks in no direction
-    assert sum(found[-5:]) / 5 < 0.5 * found[0]
+    assert sum(found[-5:]) / 5 < 0.3 * found[0]
 
 
 def test_refusals(scenes: Path, tmp_path: Path) -> None:
