@@ -14,7 +14,7 @@ import typer
 
 from commonart.core import recipes
 from commonart.core.registry import catalogue, lookup
-from commonart.core.settings import QUANTIZERS
+from commonart.core.settings import PRECISIONS, QUANTIZERS
 
 # (subcommand, or "" for all, option or argument) -> what its value may be; everything else completes file names.
 VALUES: dict[tuple[str, str], Sequence[str]] = {
@@ -50,8 +50,8 @@ VALUES: dict[tuple[str, str], Sequence[str]] = {
     ("", "--quantize"): QUANTIZERS,
     ("", "--format"): ("png", "jpg", "webp"),
     ("", "--device"): ("auto", "cpu", "cuda", "mps"),
-    ("train", "--precision"): ("auto", "bf16", "fp8", "fp32"),
-    ("ablate", "--precision"): ("auto", "bf16", "fp8", "fp32"),
+    ("train", "--precision"): PRECISIONS,
+    ("ablate", "--precision"): PRECISIONS,
     ("", "--precision"): ("auto", "bf16", "fp16", "fp32"),
 }
 

@@ -18,6 +18,7 @@ from commonart.core.errors import CommonArtError, UsageError
 from commonart.core.recipes import Recipe
 
 QUANTIZERS = ("quanto-int8", "bnb-int8", "torchao-int8", "bnb-nf4")  # of text encoders: `core.model.quantize`
+PRECISIONS = ("auto", "bf16", "fp8", "fp32")  # of matrix products in training: float16 gradients would underflow
 CAPTION_LENGTHS = ("short", "long")  # the registry's LENGTHS, which stand above this layer
 HELDOUT_EVERY = 1000
 # Optimizers whose state `--fsdp` cannot cut, and why.
@@ -56,7 +57,7 @@ class Settings:
     gpus: int | None = None
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"  # of the matrix products, fp8 too; the weights stay float32
+    precision: str = "auto"  # one of PRECISIONS; the weights stay float32
     max_seconds: float = 0.0  # time budget; the learning rate's schedule then follows the clock where it is ahead
     max_tokens: int = 300  # of texts that are encoded on the fly
     checkpoint_every: int = 1000  # steps, as the next three; 0 turns one off
@@ -93,6 +94,11 @@ class Settings:
         return self.run.parent / self.recipe.init_from
 
     @property
+    def float8(self) -> bool:
+        """Whether the blocks' matrices are multiplied in 8 bits (core.training.float8)."""
+        return self.precision == "fp8"
+
+    @property
     def recipe(self) -> Recipe:
         return recipes.resolve(self.stage, self.overrides)
 
@@ -125,10 +131,13 @@ class Settings:
                 raise UsageError(
                     f"{option} does not apply to stage {self.stage}, which trains {kind}.", "Leave it out."
                 )
-        if self.precision == "fp8" and self.recipe.trains:
+        if self.precision not in PRECISIONS:
+            what = f"--precision {self.precision} is not a precision of training."
+            raise UsageError(what, f"Use one of {', '.join(PRECISIONS)}.")
+        if self.float8 and self.recipe.trains:
             what = f"--precision fp8 does not apply to stage {self.stage}, which trains a captioner."
             raise UsageError(what, "Use bf16.")
-        if self.precision == "fp8" and find_spec("torchao") is None:
+        if self.float8 and find_spec("torchao") is None:
             raise CommonArtError(
                 "--precision fp8 needs torchao, which is not installed.",
                 "Install it (uv sync --extra torchao), or use --precision bf16.",

@@ -116,7 +116,7 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
         return Trial(**about, **_described(place), failed=error.what)
     assert done is not None  # one process
     following: dict[str, float] = {}
-    if grid.scenes and recipe.scorer == "nano":
+    if grid.scenes and _knows_scenes(place):
         scores = evaluate.run(
             model=str(place), scenes=grid.scenes, seed=SCORED_SEED, out=None, pictures=str(place / "pictures"),
             device=settings.device, quiet=settings.quiet,
@@ -134,6 +134,14 @@ def _described(place: Path) -> dict[str, Any]:
 
     described = runs.read(place)
     return {"data": described["data"]["fingerprint"], "precision": described["precision"]}
+
+
+def _knows_scenes(place: Path) -> bool:
+    """Whether a run reads and draws with the embedded models, whose scenes can be read back from its images."""
+    from commonart.core.training import run as runs
+
+    described = runs.read(place)
+    return described["text_encoder"]["name"] == described["autoencoder"]["name"] == "nano"
 
 
 def _tower(grid: Grid, arm: Arm) -> str:

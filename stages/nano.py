@@ -20,6 +20,7 @@ from commonart.core.errors import CommonArtError, UsageError
 MODELS = (
     "text_encoder", "autoencoder", "transformer", "translator", "captioner", "vision_tower", "captioner_ja", "clip",
 )  # fmt: skip
+MEASURED_BY = {"text_encoder": "transformer", "vision_tower": "captioner_ja"}  # have no figures of their own
 FOLDERS, MODULES = {"autoencoder": "vae"}, {"clip": "dual_encoder"}
 # What the shipped weights reach at least, by row and column of the table of `measure`.
 TARGETS = {
@@ -72,24 +73,28 @@ def measure(
 
     Returns:
         One row per model, to compare with TARGETS: PSNR in dB of the autoencoder, shares of the facts that captioner and
-        translator state correctly, top-1 retrieval among 100 of clip. The transformer has a row per language with the
-        shares of prompts that it follows; `heldout` is the same for pairs of color and shape that no training scene
-        shows, `short` for prompts that name no places.
+        translator state correctly (`related`: where one thing is placed by another), top-1 retrieval among 100 of clip.
+        The transformer has a row per language with the shares of prompts that it follows; `heldout` is the same for pairs
+        of color and shape that no training scene shows, `short` for prompts that name no places.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or that of a model that others measure.
         CommonArtError: a model is not in `folder`.
     """
     from commonart.core.registry.hub import NANO_WEIGHTS
 
     weights = Path(folder) if folder else NANO_WEIGHTS
     names = _selected(only)
+    for name in only:
+        if name in MEASURED_BY:
+            what = f"--only {name}: it has no figures of its own, those of {MEASURED_BY[name]} measure it."
+            raise UsageError(what, f"Use --only {MEASURED_BY[name]}.")
     if not weights.is_dir():
         kind, what = (UsageError, "is not a folder") if weights.exists() else (CommonArtError, "does not exist")
         raise kind(f"{weights} {what}.", "Give a folder that commonart nano build wrote, or leave it out.")
     table: dict[str, dict[str, float]] = {}
     for name in names:
-        if name not in ("text_encoder", "vision_tower"):  # the figures of the transformer, of captioner_ja measure them
+        if name not in MEASURED_BY:
             table |= _module(name).measure(weights, n, seed)
     return table
 

@@ -23,8 +23,8 @@ def widths(config: PixArtConfig) -> list[int]:
     return [config.hidden, *[2 * config.hidden] * (LAYERS - 1), config.patch_size**2 * config.in_channels]
 
 
-def loss(found_BPO: Tensor, latents_BCHW: Tensor, patch: int, weight_B1HW: Tensor | None = None) -> Tensor:
-    """Return how far what the head found is from the latents, (B,), float32; `weight_B1HW`: what each latent counts."""
-    found_BCHW = unpatch(found_BPO, latents_BCHW.shape[2], latents_BCHW.shape[3], patch)
-    far_BCHW = functional.smooth_l1_loss(found_BCHW.float(), latents_BCHW.float(), reduction="none", beta=BETA)
+def loss(projected_BPO: Tensor, latents_BCHW: Tensor, patch: int, weight_B1HW: Tensor | None = None) -> Tensor:
+    """Return the distance of the projected tokens to the latents, (B,), float32; `weight_B1HW`: what each latent counts."""
+    projected_BCHW = unpatch(projected_BPO, latents_BCHW.shape[2], latents_BCHW.shape[3], patch)
+    far_BCHW = functional.smooth_l1_loss(projected_BCHW.float(), latents_BCHW.float(), reduction="none", beta=BETA)
     return (far_BCHW if weight_B1HW is None else far_BCHW * weight_B1HW).flatten(1).mean(1)

@@ -1,1 +1,1 @@
-"""The embedded default: scenes, their grammar and reader, and the six nano models trained on them."""
+"""The embedded default: scenes, their grammar and reader, and the eight nano models trained on them."""

@@ -26,6 +26,7 @@ LANGUAGE_NAMES = {"en": "English", "ja": "Japanese"}
 DIRECTIONS = (("en", "ja"), ("ja", "en"))
 # Share of the scenes of one thing that are replaced by another scene: the model confuses the facts of several things.
 REDRAW_SINGLE = 0.6
+RELATED = 0.25  # share of the pairs that place one thing by another, of which the grammar writes 6 %
 
 
 class SameOrder(np.random.Generator):
@@ -49,6 +50,19 @@ def pair(scene: Scene, source: str, target: str, rng: np.random.Generator) -> tu
         other = grammar.caption(scene, target, same)
         if facts.parse(other, target) == expected and facts.has_relation(other, target) == related:
             return text, other
+
+
+def random_pair(source: str, target: str, rng: np.random.Generator) -> tuple[str, str]:
+    """Write a `pair` of a random scene, RELATED of them with a relation at least."""
+    if rng.random() < RELATED:
+        while True:
+            text, other = pair(grammar.random_related_scene(rng), source, target, rng)
+            if facts.has_relation(text, source):
+                return text, other
+    scene = random_scene(rng)
+    if len(scene.things) == 1 and rng.random() < REDRAW_SINGLE:
+        scene = random_scene(rng)
+    return pair(scene, source, target, rng)
 
 
 def new(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Phi3ForCausalLM:
@@ -99,10 +113,7 @@ def train(
         sources, targets = [], []
         for i in range(count):
             source, target = LANGUAGES if i % 2 else LANGUAGES[::-1]
-            scene = random_scene(rng)
-            if len(scene.things) == 1 and rng.random() < REDRAW_SINGLE:
-                scene = random_scene(rng)
-            text, other = pair(scene, source, target, rng)
+            text, other = random_pair(source, target, rng)
             sources.append(text.join(prompts[target]))
             targets.append(other)
         # Not the inner tokenizer, which keeps padding once somebody has asked for padding.
@@ -120,7 +131,11 @@ def train(
         return F.cross_entropy(model.lm_head(states), ids[:, 1:][is_target])
 
     def check(average: Phi3ForCausalLM) -> str:
-        return " ".join(f"{s}->{t} {facts_kept(average, tokenizer, 60, s, t):.3f}" for s, t in DIRECTIONS)
+        return " ".join(
+            f"{s}->{t} {facts_kept(average, tokenizer, 60, s, t):.3f} "
+            f"related {facts_kept(average, tokenizer, 60, s, t, related=True):.3f}"
+            for s, t in DIRECTIONS
+        )
 
     return optimize(
         "translator", model, loss, check, say, steps=steps, lr=2e-3, check_every=500, matrices=hidden_matrices(model)
@@ -138,10 +153,19 @@ def translate(model: Phi3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts:
 
 
 def facts_kept(
-    model: Phi3ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, source: str, target: str, seed: int = 10_000
+    model: Phi3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    source: str,
+    target: str,
+    seed: int = 10_000,
+    related: bool = False,
 ) -> float:
-    """Return the share of the facts of `count` captions of unseen scenes that their translations state."""
-    prompts = grammar.eval_prompts(count, source, seed)
+    """Return the share of the facts of `count` captions of unseen scenes that their translations state.
+
+    `related`: of captions that place one thing by another.
+    """
+    prompts = grammar.eval_prompts(count, source, seed, related=related)
     kept = total = 0
     for at in range(0, count, 50):
         part = [text for _, text in prompts[at : at + 50]]
@@ -162,8 +186,11 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
 
 
 def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
-    """Measure the share of facts that translations of `n` captions keep, in each direction."""
+    """Measure the share of facts that translations of `n` captions keep, in each direction; `related`: with a relation."""
     folder = require(folder, "translator", "translator", "tokenizer.json")
     model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return {"translator": {f"{s}-{t}": facts_kept(model, tokenizer, n, s, t, seed) for s, t in DIRECTIONS}}
+    return {
+        row: {f"{s}-{t}": facts_kept(model, tokenizer, n, s, t, seed, related) for s, t in DIRECTIONS}
+        for row, related in (("translator", False), ("related", True))
+    }

@@ -3,7 +3,7 @@
 recipe = "nano"                  # a training stage: what every arm starts from
 seconds = 150                    # of training for each trial; or steps = 2000
 seeds = [0, 1, 2]
-scenes = 50                      # optional: prompts of each kind and language that nano recipes are scored by
+scenes = 50                      # optional: prompts of each kind and language that runs of the nano models are scored by
 init = "none"                    # optional: initial weights
 vision_tower = "siglip"          # of arms with repa
 set = { patch = 4, layers = 3 }  # optional: recipe fields of all arms

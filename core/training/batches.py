@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     std_BCHW: Tensor | None  # and its standard deviation, where it is known
     text_BLT: Tensor
     mask_BL: Tensor | None
-    seen_BPO: Tensor | None = None  # by the vision encoder of REPA
+    vision_BPO: Tensor | None = None  # by the vision encoder of REPA
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ class Source(Samples, Protocol):
     """Images as latents, captions as text states."""
 
     null: Tensor  # (L, T), the null embedding
-    seen: int  # channels of what REPA's vision encoder sees; 0: there is none
+    vision_width: int  # channels of REPA's vision encoder; 0: there is none
 
     def batch(self, fetched: Any, device: torch.device) -> Batch:
         """Return the batch on `device`. Runs in the training thread."""
@@ -108,7 +108,7 @@ class ResidentDataset:
     states of all captions, row after row, each (L, T); `counts`: captions per row. `replacement`: the row taken for each.
     """
 
-    seen = 0
+    vision_width = 0
 
     def __init__(
         self,

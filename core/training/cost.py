@@ -27,7 +27,7 @@ REACHED = 0.4  # of the data sheet's rate: model FLOPs utilization of a good Pix
 # Bytes that a bf16 block keeps for its backward pass, of each channel of each token, and all that is left of it where blocks
 # are computed again: its input. Counted by tests/benchmarks/memory.py.
 ACTIVATIONS, INPUT = 47.5, 4
-SEEN = 768  # channels of REPA's encoder, for estimates
+VISION_CHANNELS = 768  # channels of REPA's encoder, for estimates
 SURE = 0.75  # of the estimated activations: what is refused does not fit even if the estimate is a third too high
 SPARE = 0.92  # of a GPU's free memory, the share that a micro batch is chosen for: allocators leave gaps
 
@@ -87,10 +87,10 @@ def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, 
 
 
 def head_weights(config: PixArtConfig, recipe: Recipe) -> int:
-    """Return the weights of the head that `recipe` trains beside the transformer; of REPA's for SEEN channels."""
+    """Return the weights of the head that `recipe` trains beside the transformer; of REPA's for VISION_CHANNELS channels."""
     if recipe.sra:
         return alignment.count_weights(sra.widths(config))
-    return alignment.count_weights(repa.widths(config, SEEN)) if recipe.repa else 0
+    return alignment.count_weights(repa.widths(config, VISION_CHANNELS)) if recipe.repa else 0
 
 
 def memory(config: PixArtConfig, recipe: Recipe, micro_batch: int, sizes: Sizes) -> dict[str, int]:

@@ -90,18 +90,18 @@ class DiffusionLoss:
         mask = batch.mask_BL
         if self.compiled:
             text, mask = dynamic_length(text, mask)
-        route = weight = found = None
+        route = weight = projected = None
         if order_BP is not None:
             route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
             if recipe.mask or (recipe.aligned and route.covers(recipe.aligned)):
                 weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
 
         def denoise(*inputs: Any) -> Tensor:
-            nonlocal found
+            nonlocal projected
             output = model(*inputs, route)
             if not recipe.aligned:
                 return output  # type: ignore[no-any-return]
-            prediction, found = output
+            prediction, projected = output
             return prediction  # type: ignore[no-any-return]
 
         with autocast(device, self.dtype):
@@ -111,14 +111,14 @@ class DiffusionLoss:
                 prediction=self.recipe.prediction, weight_B1HW=weight if recipe.mask else None,
             )  # fmt: skip
         tokens = batch.text_BLT.shape[:2].numel() if batch.mask_BL is None else batch.mask_BL.sum()
-        if found is None:
+        if projected is None:
             return Losses(loss_B, timestep_B, tokens)
         patch = self.config.patch_size
         if recipe.sra:
-            return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(found, latents, patch, weight))
-        assert batch.seen_BPO is not None
+            return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(projected, latents, patch, weight))
+        assert batch.vision_BPO is not None
         weight_BP = None if weight is None else weight[:, 0, ::patch, ::patch].flatten(1)
-        aligned_B = repa.loss(found, batch.seen_BPO.repeat_interleave(draws, 0), weight_BP)
+        aligned_B = repa.loss(projected, batch.vision_BPO.repeat_interleave(draws, 0), weight_BP)
         return Losses(loss_B, timestep_B, tokens, recipe.repa * aligned_B)
 
     def flops(self, tokens: float) -> float:

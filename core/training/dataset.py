@@ -1,7 +1,7 @@
 """Folders of shards as training data: cached features in memory or on disk, or encoding on the fly.
 
 Held-out records are never trained on. Joins go by key; features that do not belong to the shards are refused. A sample that
-turns out damaged while training runs is counted, named, and replaced by the next one of its size.
+turns out damaged while training runs is counted, the first ones are named, and it is replaced by the next one of its size.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from commonart.core.training.sources import (
     CachedText,
     Damaged,
     ImageReader,
+    LatentsAndVision,
     LatentSource,
     LiveLatents,
     LiveText,
-    SeenLatents,
     Shape,
     TextReader,
     TextSource,
@@ -45,6 +45,7 @@ from commonart.core.training.sources import (
 )
 
 MOST_REPLACED = 100  # damaged samples in a row after which the data count as damaged, not the samples
+MOST_NAMED = 10  # damaged samples that are warned of one by one
 RESIDENT_SHARE = 0.4  # of free memory, what features may take
 
 Value = TypeVar("Value")
@@ -130,7 +131,7 @@ def open_dataset(
         )
     texts: TextSource = CachedText(index, text) if isinstance(text, Sequence) else LiveText(index, text)
     plain = CachedLatents(index, image) if isinstance(image, Sequence) else LiveLatents(index, image)
-    latents: LatentSource = plain if vision is None else SeenLatents(index, plain, *vision)
+    latents: LatentSource = plain if vision is None else LatentsAndVision(index, plain, *vision)
     return ShardDataset(index, texts, latents, index.caption_odds(languages, lengths))
 
 
@@ -205,7 +206,11 @@ class ShardReader:
                 return
             self._unusable.add(row)
             self.damaged[reason] += 1
-        log.warn(f"{self.index.name(row)} is damaged ({reason}); the next image of its size takes its place.")
+            named = len(self._unusable)
+        if named <= MOST_NAMED:
+            log.warn(f"{self.index.name(row)} is damaged ({reason}); the next image of its size takes its place.")
+        if named == MOST_NAMED:
+            log.warn("Further damaged images are counted, and not named.")
 
     def _size(self, row: int) -> tuple[int, int]:
         return int(self.index.columns["width"][row]), int(self.index.columns["height"][row])
@@ -222,7 +227,7 @@ class ShardDataset(ShardReader):
     def __init__(self, index: Index, texts: TextSource, latents: LatentSource, weights: np.ndarray) -> None:
         super().__init__(index, texts, latents, weights)
         self.texts, self.latents, self.null = texts, latents, texts.null
-        self.seen = latents.encoder.width if isinstance(latents, SeenLatents) else 0
+        self.vision_width = latents.encoder.width if isinstance(latents, LatentsAndVision) else 0
 
     def batch(self, fetched: tuple[list[Any], list[Any]], device: torch.device) -> Batch:
         texts, images = fetched
@@ -231,8 +236,8 @@ class ShardDataset(ShardReader):
         states = [null if text is None else next(read).to(device, torch.float32) for text in texts]
         text_BLT, mask_BL = stack_text(states)
         mean, std = self.latents.posterior(images)
-        seen = self.latents.seen(images).to(device) if isinstance(self.latents, SeenLatents) else None
-        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL, seen)
+        vision = self.latents.vision(images).to(device) if isinstance(self.latents, LatentsAndVision) else None
+        return Batch(mean.to(device), std.to(device), text_BLT, mask_BL, vision)
 
 
 def _load(dataset: ShardDataset, texts: CachedText, latents: CachedLatents, quiet: bool) -> ResidentDataset:

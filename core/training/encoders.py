@@ -86,8 +86,8 @@ class Encoders:
         if self._image and not image:
             vae, resolved = self._image
             image = live(resolved, vae.precision, channels=vae.channels, **vae.settings)
-        seen = {} if self._vision is None else {"name": self._vision.name, "revision": self._vision.revision}
-        return {"text_encoder": text, "autoencoder": image, **({"vision_tower": seen} if seen else {})}
+        vision = {} if self._vision is None else {"name": self._vision.name, "revision": self._vision.revision}
+        return {"text_encoder": text, "autoencoder": image, **({"vision_tower": vision} if vision else {})}
 
     def release_text_encoder(self) -> None:
         """Free the text encoder where training has its features: 7 to 14 GB of CALM2."""

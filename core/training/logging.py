@@ -11,6 +11,7 @@ Where every step since the line before was skipped, `loss`, `grad_norm` and `tok
 
 from __future__ import annotations
 
+import errno
 import importlib
 import time
 from collections.abc import Callable
@@ -197,9 +198,10 @@ class MetricsFile:
             if self.tracker is not None:
                 self.tracker(_numbers(line), line["step"])
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CommonArtError(
                 f"{self.path} cannot be written ({error.strerror or error}).",
-                "Free some space; the same command continues.",
+                f"{'Free some space' if full else 'Look at that folder'}; the same command continues.",
             ) from error
 
     def cut(self, step: int) -> None:

@@ -64,11 +64,11 @@ def config_of(recipe: Recipe, shape: tuple[int, int, int], width: int) -> PixArt
 
 
 def dtype_of(settings: Settings, device: torch.device) -> torch.dtype:
-    """Return what the matrix products are computed in: not float16, whose gradients underflow without loss scaling.
+    """Return what the matrix products are computed in: for auto never float16, whose gradients underflow without loss scaling.
 
     Of fp8 it is what everything but the matrices of the blocks is computed in (core.training.float8).
     """
-    if settings.precision == "fp8":
+    if settings.float8:
         return torch.bfloat16
     dtype = pick_matmul_dtype(settings.precision, device)
     return torch.float32 if dtype == torch.float16 else dtype
@@ -169,13 +169,13 @@ def describe_start(settings: Settings, recipe: Recipe, origin: Origin, dtype: to
         "stage": recipe.name,
         "recipe": asdict(recipe),
         "seed": settings.seed,
-        "precision": float8.NAME if settings.precision == "fp8" else dtype_name(dtype),
+        "precision": float8.NAME if settings.float8 else dtype_name(dtype),
         "languages": dict(settings.languages),
         "lengths": dict(settings.lengths),
         "init": origin or read(settings.run).get("init", {}),
         "code": provenance.code(),
         "history": [note for folder, _ in data_sets(settings.data) for note in read_beside(folder)],
-        "versions": {name: version(name) for name in VERSIONED},
+        "versions": {name: version(name) for name in (*VERSIONED, *(("torchao",) if settings.float8 else ()))},
     }
 
 

@@ -182,7 +182,7 @@ class LiveLatents:
         return self.autoencoder.encode(to_pixels(images), batch=len(images))
 
 
-class SeenLatents:
+class LatentsAndVision:
     """Latents, and what a vision encoder sees in their images: as many patches as there are tokens of `patch` latents."""
 
     def __init__(self, index: Index, latents: CachedLatents | LiveLatents, encoder: VisionEncoder, patch: int) -> None:
@@ -196,9 +196,9 @@ class SeenLatents:
     def posterior(self, images: Sequence[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
         return self.latents.posterior([latent for latent, _ in images])
 
-    def seen(self, images: Sequence[tuple[Any, Tensor]]) -> Tensor:
+    def vision(self, images: Sequence[tuple[Any, Tensor]]) -> Tensor:
         return self.encoder.encode([prepared for _, prepared in images])
 
 
 TextSource = CachedText | LiveText
-LatentSource = CachedLatents | LiveLatents | SeenLatents
+LatentSource = CachedLatents | LiveLatents | LatentsAndVision

@@ -73,10 +73,10 @@ class Trainer:
         self.source, self.model = source, model.train()
         self.model.gradient_checkpointing = settings.checkpointing
         if recipe.aligned:
-            transformer, seen = cast(PixArt, model), cast(Source, source).seen
-            widths = sra.widths(transformer.config) if recipe.sra else repa.widths(transformer.config, seen)
+            transformer, channels = cast(PixArt, model), cast(Source, source).vision_width
+            widths = sra.widths(transformer.config) if recipe.sra else repa.widths(transformer.config, channels)
             transformer.alignment = alignment.make_head(widths, recipe.aligned, settings.seed)
-        if settings.precision == "fp8":
+        if settings.float8:
             float8.convert(self.model, world.device)
         wrapped = world.wrap(self.model)  # before its parameters are taken: FSDP replaces them
         self.micro_batch, self.grad_accum_steps = accumulation(recipe, world.size)
@@ -142,7 +142,7 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[Any]:
         """Lend the model to sample with: with the averaged weights, where there are any. All processes enter it."""
-        if self.world.sharded or self.settings.precision == "fp8":
+        if self.world.sharded or self.settings.float8:
             # Whole, for the other processes do not sample; and a new one, for the layers of this one multiply in 8 bits.
             state = fsdp.gather(self.ema.state_dict() if self.ema else self.weights, self.world.is_main)
             config = cast(PixArt, self.model).config

@@ -242,4 +242,5 @@ def test_the_loss_of_what_an_encoder_sees_is_the_angle_to_it() -> None:
     torch.testing.assert_close(repa.loss(found, seen), angles.mean()[None])
     weight = torch.tensor([[2.0, 0.0, 2.0, 0.0]])
     torch.testing.assert_close(repa.loss(found, seen, weight), torch.tensor([1.0]))
-    assert repa.widths(CONFIG, 7) == [CONFIG.hidden, 2048, 2048, 7]
+    assert repa.widths(PixArtConfig(), 7) == [1152, 2048, 2048, 7]  # the paper's
+    assert repa.widths(CONFIG, 7) == [CONFIG.hidden, 4 * CONFIG.hidden, 4 * CONFIG.hidden, 7] and CONFIG.hidden < 512

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commonart.core.nano.facts import Facts, Score, ThingFacts, compare, mentions, parse
+from commonart.core.nano.facts import Facts, Score, ThingFacts, compare, has_relation, mentions, parse
 from commonart.core.nano.grammar import caption, eval_prompts, short_caption
 from commonart.core.nano.scenes import HELDOUT_PAIRS, Scene, Thing, random_scene, split_of
 
@@ -212,6 +212,15 @@ def test_eval_prompts_are_unseen(lang: str) -> None:
         assert compare(scene, parse(text, lang)) == RIGHT
     for scene, _ in eval_prompts(200, lang, 0, heldout=True):
         assert any((thing.color, thing.shape) in HELDOUT_PAIRS for thing in scene.things)
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_related_prompts_place_one_thing_by_the_other(lang: str) -> None:
+    prompts = eval_prompts(200, lang, 0, related=True)
+    assert len(prompts) == 200
+    for scene, text in prompts:
+        assert split_of(scene) == "heldout-scene" and has_relation(text, lang)
+        assert compare(scene, parse(text, lang)) == RIGHT
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

@@ -97,6 +97,13 @@ def test_an_unknown_model_is_a_usage_error(tmp_path: Path) -> None:
     assert "captioner" in error.value.fix
 
 
+@pytest.mark.parametrize(("name", "other"), [("text_encoder", "transformer"), ("vision_tower", "captioner_ja")])
+def test_a_model_without_figures_names_whose_measure_it(name: str, other: str) -> None:
+    with pytest.raises(UsageError, match=f"--only {name}: it has no figures") as error:
+        nano.measure(only=[name, "clip"])
+    assert error.value.fix == f"Use --only {other}."
+
+
 def test_a_model_says_which_other_it_needs(tmp_path: Path) -> None:
     with pytest.raises(CommonArtError, match="no text encoder yet") as error:
         nano.build(tmp_path, only=["clip"], short=True)
@@ -115,17 +122,20 @@ def test_facts_kept_counts_every_fact() -> None:
     assert facts.count_kept(plain, facts.parse("雪原の左に小さな赤い丸", "ja")) == (4, 5)
 
 
-def test_pairs_tell_the_same() -> None:
+def test_pairs_tell_the_same_and_a_quarter_place_things_by_a_relation() -> None:
     import numpy as np
 
     from commonart.core.nano import facts
-    from commonart.core.nano.scenes import random_scene
-    from commonart.core.nano.translator import pair
+    from commonart.core.nano.translator import random_pair
 
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        text, other = pair(random_scene(rng), "en", "ja", rng)
+    related = 0
+    for _ in range(400):
+        text, other = random_pair("en", "ja", rng)
         assert facts.parse(text, "en") == facts.parse(other, "ja")
+        assert facts.has_relation(text, "en") == facts.has_relation(other, "ja")
+        related += facts.has_relation(text, "en")
+    assert 0.24 < related / 400 < 0.36  # 25 %, and 6 % of the others
 
 
 def test_plain_attention_is_the_fused_one() -> None:

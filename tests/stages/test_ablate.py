@@ -155,19 +155,31 @@ def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp
     assert "0 of 1, 1 failed" in ablation_table.table(stage.result(grid, str(tmp_path)))
 
 
-def test_nano_recipes_are_scored_by_what_their_images_show(tmp_path: Path, in_process: Command) -> None:
+@pytest.mark.parametrize("stage_name", ["nano", "fast-256"])
+def test_runs_of_the_nano_models_are_scored_by_what_their_images_show(
+    tmp_path: Path, in_process: Command, stage_name: str
+) -> None:
     assert in_process("fetch", "scenes", "--limit", "60", "-o", "raw").returncode == 0
     assert in_process("shard", "raw", "-o", "shards", "--size", "64").returncode == 0
-    data = tmp_path / "shards"
-    arm = Arm("tiny", {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "patch": 4})
+    if stage_name == "fast-256":  # which names other encoders: those of the cached features count
+        assert in_process("encode-text", "shards", "--model", "nano").returncode == 0
+        assert in_process("encode-image", "shards", "--model", "nano").returncode == 0
+    data, fields = tmp_path / "shards", {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8}
+    grid = Grid(stage_name, (Arm("tiny", {**fields, "patch": 4, "resolution": 64}),), (0,), 0.0, 4, 2, "none")
     own = replace(settings(data), skip_unlicensed=True)
-    stage.run(Grid("nano", (arm,), (0,), 0.0, 4, 2, "none"), str(tmp_path / "out"), own, ALONE)
+    stage.run(grid, str(tmp_path / "out"), own, ALONE)
     (row,) = written(tmp_path / "out")["arms"]
     names = {f"{fact}_{lang}" for fact in ("color", "shape", "background", "place") for lang in ("en", "ja")}
     assert names <= set(row["scores"]) and all(0 <= row["scores"][name]["mean"] <= 1 for name in names)
     assert len(list((tmp_path / "out" / "tiny" / "seed-0" / "pictures").rglob("*.png"))) == 8
-    text = ablation_table.table(stage.result(Grid("nano", (arm,), (0,), 0.0, 4, 2, "none"), str(tmp_path / "out")))
+    text = ablation_table.table(stage.result(grid, str(tmp_path / "out")))
     assert "color en" in text and "shape ja" in text and " %" in text
+
+
+def test_runs_of_other_models_have_no_such_scores(shards: Path, tmp_path: Path) -> None:
+    stage.run(Grid("nano", ARMS[1:], (0,), 0.0, 2, 2, "none"), str(tmp_path), settings(shards), ALONE)
+    (row,) = written(tmp_path)["arms"]
+    assert set(row["scores"]) == {"heldout_loss", "training_loss", "gap"}
 
 
 def test_processes_that_were_started_together_are_refused(

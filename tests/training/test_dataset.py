@@ -166,6 +166,19 @@ def test_damaged_pictures_on_the_fly_and_the_summary(tmp_path: Path, models: dic
     assert done.step == 3 and sum(done.as_json()["dropped"].values()) == 1
 
 
+def test_of_many_damaged_samples_the_first_are_named(
+    tmp_path: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bucketed(tmp_path / "shards", sizes=[(32, 32)])
+    text, image = encode(data, models)
+    for n in range(12):
+        spoil(data / "image" / f"{n // 6:05d}.tar", f"k{n}.latent.safetensors")
+    capsys.readouterr()
+    assert open_shards(data, text, image, quiet=True).damaged == {"broken latents": 12}
+    said = capsys.readouterr().err
+    assert said.count("is damaged") == 10 and said.count("Further damaged images are counted") == 1
+
+
 def test_data_of_which_nothing_is_left(tmp_path: Path, models: dict[str, str]) -> None:
     data = bucketed(tmp_path / "shards", count=6)
     text, image = encode(data, models)

@@ -76,7 +76,9 @@ def test_a_run_learns_as_in_bf16_and_a_continued_one_is_the_same(shards: Path, t
     start(shards, tmp_path / "cut", precision="fp8")
     start(shards, tmp_path / "bf16", precision="bf16")
     assert state(tmp_path / "cut") == state(tmp_path / "whole")
-    assert read(tmp_path / "whole")["precision"] == "float8"
+    described = read(tmp_path / "whole")
+    assert described["precision"] == "float8" and described["versions"]["torchao"]
+    assert "torchao" not in read(tmp_path / "bf16")["versions"]
     eight, sixteen = (lines(tmp_path / name)[-1]["loss"] for name in ("whole", "bf16"))
     assert eight != sixteen
     assert eight == pytest.approx(sixteen, rel=0.02)
@@ -110,5 +112,8 @@ def test_what_cannot_be_is_a_sentence(shards: Path, monkeypatch: pytest.MonkeyPa
     what = "--precision fp8 does not apply to stage captioner, which trains a captioner"
     refused(UsageError, 2, what, "bf16", Settings("captioner", data=str(shards), precision="fp8").check)
     monkeypatch.setitem(sys.modules, "torchao", None)
+    for name in ("fp9", "fp16"):  # gradients underflow in float16
+        what = f"--precision {name} is not a precision of training"
+        refused(UsageError, 2, what, "fp8", Settings("nano", data=str(shards), precision=name).check)
     what = "--precision fp8 needs torchao, which is not installed"
     refused(CommonArtError, 1, what, "--extra torchao", Settings("nano", data=str(shards), precision="fp8").check)

@@ -130,16 +130,16 @@ def test_a_batch_brings_what_is_seen_beside_latents_cached_or_not(scenes: Path, 
     data = open_shards(
         scenes, TextEncoder.load(text, torch.float32), Autoencoder.load(vae), vision=(encoder, 4), quiet=True
     )
-    assert data.source.seen == encoder.width == 96 and not data.resident
+    assert data.source.vision_width == encoder.width == 96 and not data.resident
     live = data.source.batch(data.source.fetch(rows, rows), CPU)
     index = read_index(str(scenes))
     images = [Image.open(io.BytesIO(index.image(row))) for row in range(3)]
     expected = encoder.encode([encoder.prepare(image, 4, 4) for image in images])
-    assert live.seen_BPO is not None
-    torch.testing.assert_close(live.seen_BPO, expected)
+    assert live.vision_BPO is not None
+    torch.testing.assert_close(live.vision_BPO, expected)
     features = [Features(cached / "text")], [Features(cached / "image")]
     source = open_shards(cached, *features, vision=(encoder, 4), quiet=True).source
-    torch.testing.assert_close(source.batch(source.fetch(rows, rows), CPU).seen_BPO, expected)
+    torch.testing.assert_close(source.batch(source.fetch(rows, rows), CPU).vision_BPO, expected)
 
 
 def test_it_is_minimized_resumes_and_leaves_no_trace_in_the_model(cached: Path, tmp_path: Path) -> None:
@@ -204,7 +204,8 @@ def test_the_plan_counts_encoder_and_head() -> None:
     )
     # By hand: 16 patches through four blocks of 96 channels, whose feed-forward has 256.
     assert with_repa["flops_per_image_vision_tower"] == 2 * 16 * 4 * (4 * 96 * 96 + 2 * 96 * 256)
-    head = 144 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * cost.SEEN + cost.SEEN
+    wide = 4 * 144
+    head = 144 * wide + wide + wide * wide + wide + wide * cost.VISION_CHANNELS + cost.VISION_CHANNELS
     assert with_repa["flops_per_image_forward"] - plain["flops_per_image_forward"] == 2 * 16 * head
 
 
