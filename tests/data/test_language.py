@@ -26,3 +26,14 @@ def test_chinese_is_not_called_japanese(text: str) -> None:
 )
 def test_everything_else_is_english(text: str) -> None:
     assert language_of(text) == "en"
+
+
+@pytest.mark.parametrize(
+    ("text", "lang"),
+    [
+        ("富士山", "ja"), ("東京駅夜景", "ja"), ("夕焼けの海", "ja"), ("ｶﾀｶﾅ", "ja"), ("カタカナ", "ja"), ("红色的圆", "zh"),
+        ("빨간 원", "ko"), ("a red circle", "en"), ("Mt. Fuji (富士山)", "ja"), ("ein Kreis", "en"), ("", "en"),
+    ],
+)  # fmt: skip
+def test_the_script_of_a_caption_tells_its_language(text: str, lang: str) -> None:
+    assert language_of(text, "en") == lang
