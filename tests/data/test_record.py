@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commonart.core.data.record import (
+    Record,
     add_caption,
     all_fit,
     captions,
@@ -164,3 +165,15 @@ def test_rebasing_keeps_what_a_pointer_means(name: str, old: str, new: str) -> N
 def test_absolute_pointers_stay() -> None:
     assert rebase("/data/0.tar#k.jpg", "a", "b") == "/data/0.tar#k.jpg"
     assert rebase("0.tar#k.jpg", "raw", "out") == "../raw/0.tar#k.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a man's red-and-white dog, 35 m away!", 7), ("犬が公園で走っている。", 6), ("赤い円と青い四角", 7),
+     ("2本のBananaがある", 5), ("コーヒー", 1), ("...", 0), ("", 0)],
+)  # fmt: skip
+def test_words_of_a_caption_are_counted(text: str, words: int) -> None:
+    """Between spaces and punctuation; Japanese by runs of one script."""
+    record: Record = {"key": "k"}
+    add_caption(record, text, lang="en", model="m", revision="r", license="MIT", length="short")
+    assert record["captions"][0]["words"] == words and record["captions"][0]["length"] == "short"
