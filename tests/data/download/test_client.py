@@ -1,8 +1,7 @@
-"""The download client against a web server that misbehaves: limits, reasons, retries, politeness, HTTP/2."""
+"""The download client against a web server that misbehaves: connections, redirects, retries, politeness, names, HTTP/2."""
 
 from __future__ import annotations
 
-import gzip
 import select
 import selectors
 import shutil
@@ -10,41 +9,22 @@ import socket
 import subprocess
 import threading
 import time
-import tracemalloc
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
+from commands import LOCAL
+from downloads import get, site
 from web_server import Handler, Site, answer, picture
 
 from commonart.core.data.download.client import DownloadClient
-from commonart.core.data.download.limits import TRANSIENT, Download, DownloadError, Limits
+from commonart.core.data.download.limits import TRANSIENT, Download, DownloadError
 from commonart.core.errors import CommonArtError
 
-LOCAL = Limits(allow_private=True, seconds=3, attempts=2, pause=0.01)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as running:
-        yield running
-
-
-def get(*urls: str, limits: Limits = LOCAL) -> list[Download | str]:
-    """What came, or the reason why not, of each URL, by one client."""
-    found: list[Download | str] = []
-    with DownloadClient(limits) as client:
-        for pending in [client.submit(url) for url in urls]:
-            try:
-                found.append(pending.result())
-            except DownloadError as error:
-                found.append(error.reason)
-    return found
+__all__ = ["site"]  # the fixture
 
 
 def test_many_images_over_few_connections_in_the_order_asked(site: Site) -> None:
@@ -77,7 +57,7 @@ def test_redirects_are_followed_and_a_loop_is_not(site: Site) -> None:
     assert site.asked.count("/loop.jpg") == 6
 
 
-def test_what_may_pass_is_tried_again_and_what_may_not_is_not(site: Site) -> None:
+def test_transient_failures_are_tried_again_and_permanent_ones_are_not(site: Site) -> None:
     shaky = site.in_turn("/shaky.jpg", (503, b""), (429, b""), (200, picture()))
     found = get(shaky, site.url("/gone.jpg"), limits=replace(LOCAL, attempts=3))
     assert isinstance(found[0], Download) and found[0].data == picture()
@@ -112,7 +92,7 @@ def silent(handler: Handler) -> None:
 
 
 @pytest.mark.parametrize("page", [drip, drip_headers, silent])
-def test_a_slow_sender_cannot_hold_us(site: Site, page: Callable[[Handler], None]) -> None:
+def test_a_slow_sender_is_given_up_after_the_time_limit(site: Site, page: Callable[[Handler], None]) -> None:
     site.pages["/slow.jpg"] = page
     with DownloadClient(replace(LOCAL, seconds=0.5)) as client:
         started = time.monotonic()
@@ -134,123 +114,7 @@ def test_a_redirect_does_not_give_a_slow_sender_new_time(site: Site) -> None:
     assert get(site.url("/0.jpg"), limits=replace(LOCAL, seconds=0.8)) == ["timeout"]
 
 
-def test_limits_of_bytes_hold_with_and_without_a_promise(site: Site) -> None:
-    promised = site.image("/big.jpg", bytes(100), Content_Length="99999999999")
-
-    def endless(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        for _ in range(1000):
-            handler.wfile.write(bytes(10_000))
-
-    site.pages["/endless.jpg"] = endless
-    assert get(promised, site.url("/endless.jpg"), limits=replace(LOCAL, max_bytes=50_000)) == ["too_many_bytes"] * 2
-
-
-def raw(data: bytes) -> Callable[[Handler], None]:
-    def page(handler: Handler) -> None:
-        handler.wfile.write(data)
-        handler.close_connection = True
-
-    return page
-
-
-OK = b"HTTP/1.1 200 OK\r\n"
-BROKEN = {
-    "incomplete": [OK + b"Content-Length: 5000\r\n\r\n" + bytes(100)],
-    "bad_answer": [OK + b"Content-Length: -5\r\n\r\n", b"\x00\x01\x02 no http\r\n\r\n", OK + b"X: " + b"x" * 400_000 + b"\r\n\r\n",
-                   OK + b"A: b\r\n" * 20_000],
-    "connection_lost": [b"", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"],
-    "encoded": [OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", OK + b"Content-Encoding: br\r\n\r\n"],
-    "http_500": [b"HTTP/1.1 500 Down\r\nContent-Length: 0\r\n\r\n"],
-    "http_410": [b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"],
-    "http_204": [b"HTTP/1.1 204 Nothing\r\n\r\n"],
-    "http_302": [b"HTTP/1.1 302 Nowhere\r\nContent-Length: 0\r\n\r\n"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("reason", "data"), [(reason, data) for reason, all in BROKEN.items() for data in all])
-def test_broken_answers_have_reasons(site: Site, reason: str, data: bytes) -> None:
-    site.pages["/a.jpg"] = raw(data)
-    (found,) = get(site.url("/a.jpg"), limits=replace(LOCAL, attempts=1))
-    assert found in ((reason, "incomplete") if reason == "connection_lost" else (reason,))
-
-
-DATA = picture(3)
-RAW_DEFLATE = zlib.compress(DATA)[2:-4]
-CODED = [  # (Content-Encoding, body): the image is what the body holds
-    ("aws-chunked", DATA), ("none", DATA), ("binary", DATA), ("UTF-8", DATA), ("identity, identity", DATA), ("", DATA),
-    ("8bit", DATA), ("image/jpeg", DATA), ("gzip", gzip.compress(DATA)), ("x-gzip", gzip.compress(DATA)),
-    ("GZIP", gzip.compress(DATA)), ("aws-chunked,gzip", gzip.compress(DATA)), ("gzip, gzip", gzip.compress(gzip.compress(DATA))),
-    ("gzip", gzip.compress(DATA[:500]) + gzip.compress(DATA[500:])), ("gzip", gzip.compress(DATA) + bytes(20)),
-    ("deflate", zlib.compress(DATA)), ("deflate", RAW_DEFLATE), ("zstd", zstandard.compress(DATA)),
-    ("deflate, gzip", gzip.compress(zlib.compress(DATA))),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("encoding", "body"), CODED)
-def test_content_encodings_that_real_hosts_state(site: Site, encoding: str, body: bytes) -> None:
-    url = site.image("/a.jpg", body, Content_Encoding=encoding)
-    assert get(url) == [Download(DATA, url, [])]
-
-
-BAD_CODES = [
-    ("gzip", gzip.compress(DATA)[:-20], "encoded"),
-    ("gzip", DATA, "encoded"),
-    ("deflate", zlib.compress(DATA)[:-20], "encoded"),
-    ("zstd", DATA, "encoded"),
-    ("br", DATA, "encoded"),
-    ("gzip", gzip.compress(bytes(1 << 24)), "too_many_bytes"),
-    ("gzip, gzip", gzip.compress(gzip.compress(bytes(1 << 24))), "too_many_bytes"),
-    ("deflate", zlib.compress(bytes(1 << 24)), "too_many_bytes"),
-    ("zstd", zstandard.compress(bytes(1 << 24)), "too_many_bytes"),
-]
-
-
-@pytest.mark.parametrize(("encoding", "body", "reason"), BAD_CODES)
-def test_damaged_and_swollen_encodings_have_reasons(site: Site, encoding: str, body: bytes, reason: str) -> None:
-    url = site.image("/a.jpg", body, Content_Encoding=encoding)
-    tracemalloc.start()
-    assert get(url, limits=replace(LOCAL, max_bytes=1 << 20)) == [reason]
-    assert tracemalloc.get_traced_memory()[1] < 1 << 23
-    tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    ("status", "content_range", "reason"),
-    [
-        (203, "", ""),
-        (206, "bytes 0-{last}/{size}", ""),
-        (206, "bytes 0-{last}/*", "http_206"),
-        (206, "bytes 0-{last}/99999999", "http_206"),
-        (206, "bytes 1-{last}/{size}", "http_206"),
-        (206, "", "http_206"),
-        (201, "", "http_201"),
-    ],
-)
-def test_other_states_of_success(site: Site, status: int, content_range: str, reason: str) -> None:
-    headers = {"Content_Range": content_range.format(last=len(DATA) - 1, size=len(DATA))} if content_range else {}
-    url = site.image("/a.jpg", DATA, status, **headers)
-    assert get(url) == [reason or Download(DATA, url, [])]
-
-
-def test_a_range_is_taken_as_it_is_stored(site: Site) -> None:
-    packed = gzip.compress(DATA)
-    headers = {"Content_Range": f"bytes 0-9/{len(packed)}", "Content_Encoding": "gzip"}
-    url = site.image("/a.zip", packed[:10], 206, **headers)
-    with DownloadClient(LOCAL) as client:
-        assert client.submit(url, "0-9").result() == Download(packed[:10], url, [], len(packed))
-
-
-def test_early_hints_are_no_answer(site: Site) -> None:
-    body = picture()
-    early = b"HTTP/1.1 103 Early Hints\r\nX-Robots-Tag: noai\r\n\r\n"
-    site.pages["/a.jpg"] = raw(early + OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    assert get(site.url("/a.jpg")) == [Download(body, site.url("/a.jpg"), [])]
-
-
-def test_a_host_that_does_not_listen(site: Site) -> None:
+def test_a_host_that_does_not_listen_fails_all_its_urls(site: Site) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -266,7 +130,7 @@ def test_transient_and_permanent_reasons_are_apart() -> None:
 
 
 @pytest.mark.parametrize("kind", [selectors.PollSelector, selectors.SelectSelector])
-def test_every_selector_of_the_standard_library_will_do(
+def test_downloads_work_with_every_selector_of_the_standard_library(
     site: Site, monkeypatch: pytest.MonkeyPatch, kind: type[selectors.BaseSelector]
 ) -> None:
     """epoll is Linux's alone, kqueue a Mac's; what they share with these two is the interface."""
@@ -285,7 +149,7 @@ def test_every_selector_of_the_standard_library_will_do(
     ]  # fmt: skip
 
 
-def test_nothing_starts_before_the_first_url() -> None:
+def test_the_thread_starts_with_the_first_url() -> None:
     before = set(threading.enumerate())
     with DownloadClient(LOCAL) as client:
         assert set(threading.enumerate()) == before
@@ -293,9 +157,6 @@ def test_nothing_starts_before_the_first_url() -> None:
         client.submit("http://127.0.0.1:1/")
         assert "commonart-fetch" in {thread.name for thread in threading.enumerate()}
     assert "commonart-fetch" not in {thread.name for thread in threading.enumerate()}
-
-
-# --- politeness ------------------------------------------------------------------------------------------------------
 
 
 def test_per_host_concurrency_and_delay(site: Site) -> None:
@@ -334,17 +195,14 @@ def test_one_slow_host_does_not_stop_the_others(site: Site) -> None:
             assert time.monotonic() - started < 1.5
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def answers(monkeypatch: pytest.MonkeyPatch, say: Callable[[str, int], Any]) -> list[str]:
-    """Answer every look-up by `say`; returns the names that were asked."""
+def resolve_by(monkeypatch: pytest.MonkeyPatch, lookup: Callable[[str, int], Any]) -> list[str]:
+    """Answer every look-up by `lookup`; returns the names that were asked."""
     asked: list[str] = []
     real = socket.getaddrinfo
 
     def look_up(host: str, port: int, *args: Any, **options: Any) -> Any:
         asked.append(host)
-        found = say(host, port)
+        found = lookup(host, port)
         if isinstance(found, Exception):
             raise found
         return real(found, port, *args, **options)
@@ -354,24 +212,24 @@ def answers(monkeypatch: pytest.MonkeyPatch, say: Callable[[str, int], Any]) -> 
 
 
 def test_a_name_is_resolved_once_for_many_urls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = answers(monkeypatch, lambda host, port: "127.0.0.1")
+    asked = resolve_by(monkeypatch, lambda host, port: "127.0.0.1")
     urls = [site.image(f"/{n}.jpg", picture(n)).replace("127.0.0.1", "pictures.example") for n in range(30)]
     assert [found.data for found in get(*urls) if isinstance(found, Download)] == [picture(n) for n in range(30)]
     assert asked == ["pictures.example"]
 
 
-def test_names_that_do_not_exist_and_names_that_nobody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_do_not_exist_differ_from_names_that_cannot_be_resolved_now(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown, again = socket.gaierror(socket.EAI_NONAME, "unknown"), socket.gaierror(socket.EAI_AGAIN, "try again")
-    answers(monkeypatch, lambda host, port: unknown if host.startswith("no") else again)
+    resolve_by(monkeypatch, lambda host, port: unknown if host.startswith("no") else again)
     assert get("http://no.example/a.jpg", "http://later.example/a.jpg") == ["dns_unknown", "dns_temporary"]
 
 
-def test_a_silent_name_server_is_recognised_said_and_waited_for(
+def test_a_silent_name_server_is_recognised_reported_and_waited_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     down = True
     again = socket.gaierror(socket.EAI_AGAIN, "try again")
-    answers(monkeypatch, lambda host, port: again if down else "127.0.0.1")
+    resolve_by(monkeypatch, lambda host, port: again if down else "127.0.0.1")
     site.image("/a.jpg", picture())
     urls = [f"http://host{n}.example:{site.port}/a.jpg" for n in range(100)]
     with DownloadClient(LOCAL) as client:
@@ -390,7 +248,7 @@ def test_a_silent_name_server_is_recognised_said_and_waited_for(
 
 
 def test_a_name_server_that_stays_silent_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, lambda host, port: socket.gaierror(socket.EAI_AGAIN, "try again"))
+    resolve_by(monkeypatch, lambda host, port: socket.gaierror(socket.EAI_AGAIN, "try again"))
     with DownloadClient(replace(LOCAL, outage=0.3)) as client:
         submitted = [client.submit(f"http://host{n}.example/a.jpg") for n in range(100)]
         with pytest.raises(CommonArtError, match="No host name could be resolved") as caught:
@@ -401,8 +259,6 @@ def test_a_name_server_that_stays_silent_ends_the_run(monkeypatch: pytest.Monkey
                     continue
     assert "same command" in caught.value.fix
 
-
-# --- TLS and HTTP/2 --------------------------------------------------------------------------------------------------
 
 NGINX = """daemon off; worker_processes 1; pid {at}/pid; error_log {at}/log; events {{ worker_connections 256; }}
 http {{ access_log {at}/access; log_format v '$server_protocol $connection'; access_log {at}/access v;
