@@ -1,11 +1,15 @@
-"""The sample stage and pipelines with options as flat keywords."""
+"""The sample stage and pipelines with options as flat keywords, and a tiny model to call the stage with."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import tiny_pipeline
+from PIL import Image
 
 from commonart.core.generation.request import GenerationConfig, ImageRequest, ModelSpec
 from commonart.core.generation.session import ImageGenerator
@@ -26,3 +30,31 @@ def generate(generator: ImageGenerator, *requests: tuple[str, int], batch: int =
     """Generate the images of (prompt, seed) as integers."""
     images = generator.generate([ImageRequest(*r) for r in requests], GenerationConfig(**config), batch=batch)
     return [np.asarray(image).astype(int) for image in images]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """The folder of a tiny model."""
+    return str(tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def draw(model, tmp_path, monkeypatch):
+    """`sample` of the tiny model in two steps on the CPU, inside an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(prompts=(), **options):
+        return sample(
+            prompts, **{"model": model, "steps": 2, "seed": 7, "device": "cpu", "precision": "fp32", **options}
+        )
+
+    return run
+
+
+def array(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def files(folder=".") -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())

@@ -9,6 +9,7 @@ import re
 import pytest
 from PIL import Image
 
+from commonart.core.errors import UsageError
 from commonart.core.output import terminal
 
 
@@ -56,3 +57,13 @@ def test_iterm2_gets_the_whole_png():
     assert found
     data = base64.b64decode(found[2])
     assert len(data) == int(found[1]) and Image.open(io.BytesIO(data)).size == (8, 8)
+
+
+def test_a_terminal_without_colours_gets_no_picture(monkeypatch):
+    monkeypatch.setattr(terminal, "on_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert terminal.viewer(required=True) is not None
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal.viewer(required=False) is None
+    with pytest.raises(UsageError, match="TERM=dumb has no colours"):
+        terminal.viewer(required=True)
