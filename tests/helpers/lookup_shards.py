@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 import tiny_runs
 from PIL import Image
 
@@ -80,3 +83,26 @@ def run(path: Path, shards: str = "shards", checkpoint: bool = True, **data: Any
     if checkpoint:
         (path / "checkpoints" / "step-00000001").mkdir(parents=True)
     return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """shards/, and runs/one that was trained on them."""
+    folder = tmp_path_factory.mktemp("made")
+    make(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(folder / "runs" / "one")
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path) -> Path:
+    """A copy of them, to be changed."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def lines(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    """The JSON that a command wrote, line by line."""
+    return [orjson.loads(line) for line in done.stdout.splitlines()]

@@ -9,34 +9,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import lookup_shards
 import pytest
 from browser import Browser
-from lookup_shards import AUTHORS, encoded
+from lookup_shards import AUTHORS, encoded, made
 from server_thread import server_thread
 
 from commonart.core.errors import CommonArtError
 from commonart.core.output import web
 from commonart.stages import lookup
 
+__all__ = ["made"]  # the fixture
+
 pytest.importorskip("gradio")
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    lookup_shards.make(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        lookup_shards.run(folder / "runs" / "one")
-    return folder
-
-
 @contextmanager
-def serving(here: Path) -> Iterator[str]:
+def serving(made: Path) -> Iterator[str]:
     """The page on a free port; its URL."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
+        patch.chdir(made)
         listeners: list[Any] = []
         original = web.listen
         patch.setattr(web, "listen", lambda address: listeners.append(original(address)) or listeners[0])
@@ -63,7 +54,7 @@ def test_everything_is_escaped() -> None:
     assert ANSWERS["en"].keys() == ANSWERS["ja"].keys()
 
 
-def test_other_sites_are_refused_and_gradio_may_be_missing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sites_are_refused_and_gradio_may_be_missing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(url: str, **headers: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         connection.request("GET", "/", headers=headers)
@@ -71,7 +62,7 @@ def test_other_sites_are_refused_and_gradio_may_be_missing(here: Path, monkeypat
         response.read()
         return response.status, response.headers
 
-    with serving(here) as url:
+    with serving(made) as url:
         status, headers = ask(url)
         assert status == 200 and "default-src 'self'" in headers["Content-Security-Policy"]
         assert ask(url, Host="evil.example")[0] == 403 and ask(url, Origin="https://evil.example")[0] == 403
@@ -85,12 +76,12 @@ RESULT = "document.querySelector('#result').innerText"
 
 
 @pytest.mark.slow
-def test_a_visit_asks_nothing_of_the_outside(here: Path, tmp_path: Path) -> None:
+def test_a_visit_asks_nothing_of_the_outside(made: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     copy = tmp_path / "copy.png"
-    copy.write_bytes(encoded(Image.open(here / "raw" / "6.jpg").resize((70, 70)), "PNG"))
-    with serving(here) as url, Browser(tmp_path / "profile") as browser:
+    copy.write_bytes(encoded(Image.open(made / "raw" / "6.jpg").resize((70, 70)), "PNG"))
+    with serving(made) as url, Browser(tmp_path / "profile") as browser:
         browser.open(url)
         browser.wait("return document.querySelector('#search')")
         for word in (
@@ -126,8 +117,8 @@ def test_a_visit_asks_nothing_of_the_outside(here: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_visit_in_japanese(here: Path, tmp_path: Path) -> None:
-    with serving(here) as url, Browser(tmp_path / "profile", "ja") as browser:
+def test_a_visit_in_japanese(made: Path, tmp_path: Path) -> None:
+    with serving(made) as url, Browser(tmp_path / "profile", "ja") as browser:
         browser.open(url)
         browser.wait("return document.querySelector('#search')")
         browser.type("#url textarea, #url input", "https://example.org/works/5")
