@@ -113,12 +113,12 @@ def qwen2_vl(folder: Path) -> Path:
     tok = tiny.tokenizer()
     images = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=1280 * 28 * 28)
     text = {
-        **tiny._qwen_text(tok), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
+        **tiny.decoder_config(tok), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
         "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096,
         "rope_parameters": {**tiny.ROPE, "mrope_section": [4, 6, 6]},
     }  # fmt: skip
     vision = {"depth": 2, "embed_dim": 128, "hidden_size": 192, "num_heads": 4, "mlp_ratio": 2}
-    config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **tiny._qwen_ids(tok))
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **tiny.qwen_token_ids(tok))
     made = transformers.Qwen2VLProcessor(
         images, tok, transformers.Qwen2VLVideoProcessor(), chat_template=tiny.QWEN_CHAT
     )
@@ -159,7 +159,7 @@ def llava(folder: Path) -> Path:
         "num_attention_heads": 4, "image_size": 224, "patch_size": 16, "vision_use_head": False,
     }  # fmt: skip
     text = {
-        "model_type": "llama", **tiny._qwen_text(tok), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
+        "model_type": "llama", **tiny.decoder_config(tok), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
         "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32, "max_position_embeddings": 2048,
     }  # fmt: skip
     config = transformers.LlavaConfig(

@@ -36,11 +36,30 @@ def shards(folder: Path, captions_of: Callable[[int], list[dict[str, Any]]], cou
     return folder
 
 
+def siglip(folder: Path) -> Path:
+    """SigLIP of images and texts, as google/siglip-so400m-patch14-384: four patches of 16 px."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = tiny.transformers.SiglipConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
+    )
+    images = tiny.transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    return tiny.save(folder, tiny.seeded(tiny.transformers.SiglipModel, config), images)
+
+
+def clip(folder: Path) -> Path:
+    """CLIP of images and texts, as openai/clip-vit-large-patch14: four patches of 16 px, and a token for all."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = tiny.transformers.CLIPConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
+    )
+    return tiny.save(folder, tiny.seeded(tiny.transformers.CLIPModel, config), tiny.clip_images(32))
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("parts")
-    tiny.siglip(home / "siglip")
-    tiny.clip(home / "clip")
+    siglip(home / "siglip")
+    clip(home / "clip")
     tiny.llama(home / "llama", chat=False)
     return home
 

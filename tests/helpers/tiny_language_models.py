@@ -1,9 +1,8 @@
-"""Tiny random models of the real classes, saved as their checkpoints are: what the adapters are tested on."""
+"""Tiny random captioners and language models of the real classes, saved as their checkpoints are."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 # Any: its configurations take more keywords than their types say.
@@ -126,7 +124,8 @@ QWEN_CHAT = (
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 
 
-def _qwen_text(tok: Any) -> dict[str, Any]:
+def decoder_config(tok: Any) -> dict[str, Any]:
+    """One small block over the vocabulary of `tok`."""
     return {
         "vocab_size": len(tok), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512, **ids(tok),
@@ -134,7 +133,8 @@ def _qwen_text(tok: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _qwen_ids(tok: Any) -> dict[str, int]:
+def qwen_token_ids(tok: Any) -> dict[str, int]:
+    """The tokens by which Qwen's configs mark images and videos."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
              "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
     return {key: tok.convert_tokens_to_ids(token) for key, token in names.items()}
@@ -146,9 +146,9 @@ def qwen2_vl(folder: Path) -> Path:
     images = transformers.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
     videos = transformers.Qwen2VLVideoProcessor()
     config = transformers.Qwen2VLConfig(
-        text_config={**_qwen_text(tok), "rope_parameters": ROPE},
+        text_config={**decoder_config(tok), "rope_parameters": ROPE},
         vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 1},
-        **_qwen_ids(tok),
+        **qwen_token_ids(tok),
     )  # fmt: skip
     processor = transformers.Qwen2VLProcessor(images, tok, videos, chat_template=QWEN_CHAT)
     return save(folder, seeded(transformers.Qwen2VLForConditionalGeneration, config), processor)
@@ -160,12 +160,12 @@ def qwen2_5_vl(folder: Path) -> Path:
     images = transformers.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
     videos = transformers.Qwen2VLVideoProcessor()
     config = transformers.Qwen2_5_VLConfig(
-        text_config={**_qwen_text(tok), "rope_parameters": ROPE},
+        text_config={**decoder_config(tok), "rope_parameters": ROPE},
         vision_config={
             "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
             "fullatt_block_indexes": [1], "window_size": 28,
         },
-        **_qwen_ids(tok),
+        **qwen_token_ids(tok),
     )  # fmt: skip
     processor = transformers.Qwen2_5_VLProcessor(images, tok, videos, chat_template=QWEN_CHAT)
     return save(folder, seeded(transformers.Qwen2_5_VLForConditionalGeneration, config), processor)
@@ -177,12 +177,12 @@ def qwen3_vl(folder: Path) -> Path:
     images = transformers.Qwen2VLImageProcessor(min_pixels=32 * 32, max_pixels=64 * 64, patch_size=16)
     videos = transformers.Qwen3VLVideoProcessor()
     config = transformers.Qwen3VLConfig(
-        text_config={**_qwen_text(tok), "rope_parameters": ROPE},
+        text_config={**decoder_config(tok), "rope_parameters": ROPE},
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
             "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
         },
-        **_qwen_ids(tok),
+        **qwen_token_ids(tok),
     )  # fmt: skip
     processor = transformers.Qwen3VLProcessor(images, tok, videos, chat_template=QWEN_CHAT)
     return save(folder, seeded(transformers.Qwen3VLForConditionalGeneration, config), processor)
@@ -197,7 +197,7 @@ def llava(folder: Path) -> Path:
             "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
             "num_attention_heads": 2, "image_size": 32, "patch_size": 16, "vision_use_head": False,
         },
-        text_config={"model_type": "llama", **_qwen_text(tok)},
+        text_config={"model_type": "llama", **decoder_config(tok)},
         image_token_index=tok.image_token_id, vision_feature_select_strategy="full", vision_feature_layer=-1,
     )  # fmt: skip
     return save(
@@ -219,7 +219,7 @@ def idefics3(folder: Path) -> Path:
     images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     config = transformers.Idefics3Config(
         vision_config={**BLOCK, "image_size": 32, "patch_size": 8},
-        text_config={"model_type": "llama", **_qwen_text(tok), "max_position_embeddings": 1024},
+        text_config={"model_type": "llama", **decoder_config(tok), "max_position_embeddings": 1024},
         image_token_id=tok.convert_tokens_to_ids("<image>"), pad_token_id=tok.pad_token_id, scale_factor=2,
     )  # fmt: skip
     processor = transformers.Idefics3Processor(images, tok, image_seq_len=4, chat_template=IDEFICS_CHAT)
@@ -240,7 +240,7 @@ def gemma3(folder: Path) -> Path:
     images = transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32})
     config = transformers.Gemma3Config(
         vision_config={**BLOCK, "image_size": 32, "patch_size": 8, "vision_use_head": False},
-        text_config={**_qwen_text(tok), "sliding_window": 512, "query_pre_attn_scalar": 16},
+        text_config={**decoder_config(tok), "sliding_window": 512, "query_pre_attn_scalar": 16},
         mm_tokens_per_image=4, image_token_id=tok.image_token_id, boi_token_id=tok.boi_token_id,
         eoi_token_id=tok.eoi_token_id, tie_word_embeddings=False,
     )  # fmt: skip
@@ -256,7 +256,7 @@ def internvl(folder: Path) -> Path:
     images = transformers.GotOcr2ImageProcessor(size={"height": 28, "width": 28}, max_patches=4)
     config = transformers.InternVLConfig(
         vision_config={**BLOCK, "image_size": [28, 28], "patch_size": [7, 7]},
-        text_config={"model_type": "qwen2", **_qwen_text(tok)}, image_token_id=tok.context_image_token_id,
+        text_config={"model_type": "qwen2", **decoder_config(tok)}, image_token_id=tok.context_image_token_id,
     )  # fmt: skip
     template = QWEN_CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
     videos = transformers.InternVLVideoProcessor(size={"height": 28, "width": 28})
@@ -275,7 +275,7 @@ def phi4_multimodal(folder: Path) -> Path:
     special = {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"}
     tok = tokenizer(*special.values(), extra_special_tokens=special, chat_template=CHAT)
     config = transformers.Phi4MultimodalConfig(
-        **{**_qwen_text(tok), "num_key_value_heads": 2, "max_position_embeddings": 4096},
+        **{**decoder_config(tok), "num_key_value_heads": 2, "max_position_embeddings": 4096},
         vision_config={**BLOCK, "num_hidden_layers": 2, "image_token_id": tok.image_token_id},
         audio_config={
             "hidden_size": 16, "intermediate_size": 16, "num_blocks": 1, "num_attention_heads": 2, "ext_pw_out_channel": 16,
@@ -287,84 +287,17 @@ def phi4_multimodal(folder: Path) -> Path:
     return save(folder, seeded(transformers.Phi4MultimodalForCausalLM, config), processor)
 
 
-PHI3_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-
-
-def phi3_vision(folder: Path, num_crops: int = 4, seed: int = 0) -> Path:
-    """Phi-3 Vision as it is published: names of weights and configuration are its own, and no class of ours is asked."""
-    tok = tokenizer("<|image|>")
-    width, inner, words = 16, 32, len(tok)
-    config = {
-        "architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "_attn_implementation": "flash_attention_2",
-        "auto_map": {"AutoConfig": "configuration_phi3_v.Phi3VConfig", "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM"},
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 48,
-        "max_position_embeddings": 131072, "original_max_position_embeddings": 4096, "num_attention_heads": 2,
-        "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "rope_scaling": {"type": "su", "short_factor": [1 + i / 8 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]},
-        "sliding_window": 131072, "tie_word_embeddings": False, "torch_dtype": "float32", "vocab_size": words,
-        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
-                       "use_hd_transform": True, "with_learnable_separator": True},
-        "img_processor": {"image_dim_out": width, "model_name": "openai/clip-vit-large-patch14-336", "name": "clip_vision_model",
-                          "num_img_tokens": 144, "clip": PHI3_VISION},  # the published one leaves `clip` to its code
-        "image_token_id": tok.convert_tokens_to_ids("<|image|>"),  # and this, which is 32044 there
-    }  # fmt: skip
-    clip = "model.vision_embed_tokens.img_processor.vision_model."
-    shapes: dict[str, tuple[int, ...]] = {
-        clip + "embeddings.class_embedding": (width,), clip + "embeddings.patch_embedding.weight": (width, 3, 14, 14),
-        clip + "embeddings.position_embedding.weight": (577, width),
-        **{f"{clip}{norm}.{kind}": (width,) for norm in ("pre_layrnorm", "post_layernorm") for kind in ("weight", "bias")},
-        "model.vision_embed_tokens.sub_GN": (1, 1, 1, 4 * width), "model.vision_embed_tokens.glb_GN": (1, 1, 4 * width),
-        "model.vision_embed_tokens.img_projection.0.weight": (32, 4 * width),
-        "model.vision_embed_tokens.img_projection.0.bias": (32,),
-        "model.vision_embed_tokens.img_projection.2.weight": (32, 32),
-        "model.vision_embed_tokens.img_projection.2.bias": (32,),
-        "model.embed_tokens.weight": (words, 32), "model.norm.weight": (32,), "lm_head.weight": (words, 32),
-    }  # fmt: skip
-    for i in range(3):
-        layer = f"{clip}encoder.layers.{i}."
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes |= {f"{layer}self_attn.{name}.weight": (width, width), f"{layer}self_attn.{name}.bias": (width,)}
-        for name in ("layer_norm1", "layer_norm2"):
-            shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
-        shapes |= {f"{layer}mlp.fc1.weight": (inner, width), f"{layer}mlp.fc1.bias": (inner,),
-                   f"{layer}mlp.fc2.weight": (width, inner), f"{layer}mlp.fc2.bias": (width,)}  # fmt: skip
-    for i in range(2):
-        layer = f"model.layers.{i}."
-        shapes |= {
-            f"{layer}self_attn.qkv_proj.weight": (96, 32), f"{layer}self_attn.o_proj.weight": (32, 32),
-            f"{layer}mlp.gate_up_proj.weight": (96, 32), f"{layer}mlp.down_proj.weight": (32, 48),
-            f"{layer}input_layernorm.weight": (32,), f"{layer}post_attention_layernorm.weight": (32,),
-        }  # fmt: skip
-    random_ = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: torch.randn(shape, generator=random_) * 0.3 + ("norm" in name and name.endswith("weight"))
-        for name, shape in shapes.items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tok.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({
-            "auto_map": {"AutoProcessor": "processing_phi3_v.Phi3VProcessor"}, "num_crops": num_crops, "num_img_tokens": 144,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-        })
-    )  # fmt: skip
-    (folder / "README.md").write_text(README)
-    return folder
-
-
 def phi3(folder: Path) -> Path:
     """Phi-3, whose answer ends with <|end|>."""
     tok = tokenizer(chat_template=CHAT)
-    config = transformers.Phi3Config(**{**_qwen_text(tok), "num_key_value_heads": 2}, sliding_window=None)
+    config = transformers.Phi3Config(**{**decoder_config(tok), "num_key_value_heads": 2}, sliding_window=None)
     return save(folder, seeded(transformers.Phi3ForCausalLM, config), tok)
 
 
 def llama(folder: Path, *, chat: bool = True) -> Path:
     """Llama, as CAT-Translate; without a chat template it is a plain language model."""
     tok = tokenizer(chat_template=CHAT if chat else None)
-    return save(folder, seeded(transformers.LlamaForCausalLM, transformers.LlamaConfig(**_qwen_text(tok))), tok)
+    return save(folder, seeded(transformers.LlamaForCausalLM, transformers.LlamaConfig(**decoder_config(tok))), tok)
 
 
 def clip_images(size: int) -> Any:
@@ -387,30 +320,6 @@ def seeded(cls: Any, config: Any) -> Any:
 CAPTIONERS = {
     "florence2": florence2, "blip2": blip2, "qwen2-vl": qwen2_vl, "qwen3-vl": qwen3_vl, "llava-jp": llava,
 }  # fmt: skip
-# Those with an adapter that are slower or no rows of the catalogue: tests/model/captioning/test_adapters.py alone.
-MORE_CAPTIONERS = {
-    "blip2-opt": blip2_opt, "qwen2.5-vl-3b": qwen2_5_vl, "phi3-vision": phi3_vision, "idefics3": idefics3, "gemma3": gemma3,
-    "internvl": internvl, "phi4-multimodal": phi4_multimodal,
-}  # fmt: skip
-
-
-def siglip(folder: Path) -> Path:
-    """SigLIP of images and texts, as google/siglip-so400m-patch14-384: four patches of 16 px."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.SiglipConfig(
-        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
-    )
-    images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
-    return save(folder, seeded(transformers.SiglipModel, config), images)
-
-
-def clip(folder: Path) -> Path:
-    """CLIP of images and texts, as openai/clip-vit-large-patch14: four patches of 16 px, and a token for all."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
-        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config={**sizes, "vocab_size": 16}
-    )
-    return save(folder, seeded(transformers.CLIPModel, config), clip_images(32))
 
 
 def captioners(base: Path) -> dict[str, Path]:

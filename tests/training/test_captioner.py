@@ -331,7 +331,9 @@ def test_other_parts_or_captions_are_another_run(runs: Path, parts: Path, data: 
 def test_tokens_that_the_language_model_lacks_are_added(parts: Path, data: Path, tmp_path: Path) -> None:
     """As CALM2, which has no image token."""
     tok = tiny.tokenizer()
-    writer: Any = tiny.seeded(tiny.transformers.LlamaForCausalLM, tiny.transformers.LlamaConfig(**tiny._qwen_text(tok)))
+    writer: Any = tiny.seeded(
+        tiny.transformers.LlamaForCausalLM, tiny.transformers.LlamaConfig(**tiny.decoder_config(tok))
+    )
     raw = tmp_path / "plain"
     tiny.save(raw, writer, tok)
     text = (raw / "tokenizer.json").read_text("utf-8").replace("<image>", "<other>")

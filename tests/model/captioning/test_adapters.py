@@ -16,6 +16,7 @@ import torch
 import transformers
 from hub_server import HubServer
 from PIL import Image
+from tiny_phi3_vision import phi3_vision
 
 from commonart.core.data.drops import Problem
 from commonart.core.data.images.decode import decode_within
@@ -24,7 +25,12 @@ from commonart.core.model.captioning.captioners import Captioner
 from commonart.core.model.captioning.generate import Generated, tidy
 from commonart.core.registry.lookup import find_model
 
-FAMILIES = {**tiny.CAPTIONERS, **tiny.MORE_CAPTIONERS}
+# Those after the first line are slower, or are not in the catalogue; no other file needs them.
+FAMILIES = {
+    **tiny.CAPTIONERS,
+    "blip2-opt": tiny.blip2_opt, "qwen2.5-vl-3b": tiny.qwen2_5_vl, "phi3-vision": phi3_vision, "idefics3": tiny.idefics3,
+    "gemma3": tiny.gemma3, "internvl": tiny.internvl, "phi4-multimodal": tiny.phi4_multimodal,
+}  # fmt: skip
 ALONE = (
     "phi3-vision",
     "phi4-multimodal",

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_language_models as tiny
 import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tiny_phi3_vision import phi3_vision
 
 from commonart.core.data.drops import Problem
 from commonart.core.errors import CommonArtError
@@ -25,7 +25,7 @@ PROMPT = "Describe this image in one sentence."
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.phi3_vision(tmp_path_factory.mktemp("phi3") / "vision")
+    return phi3_vision(tmp_path_factory.mktemp("phi3") / "vision")
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -288,7 +288,7 @@ def test_the_tower_of_the_published_files() -> None:
 
 def test_as_many_tiles_as_the_folder_says(tmp_path: Path) -> None:
     for crops in (4, 16):
-        processor = Phi3VProcessor.from_pretrained(tiny.phi3_vision(tmp_path / str(crops), crops))
+        processor = Phi3VProcessor.from_pretrained(phi3_vision(tmp_path / str(crops), crops))
         assert processor.num_crops == crops and processor.cut(noise(100, 100))[1] == (math.isqrt(crops),) * 2
     (tmp_path / "4" / "preprocessor_config.json").write_text("{}")
     assert Phi3VProcessor.from_pretrained(tmp_path / "4").num_crops == 16
