@@ -150,25 +150,26 @@ def test_several_runs_to_one_folder_at_once_leave_it_whole(tmp_path: Path) -> No
     command = [sys.executable, "-c", SLOW_RUN, source, str(out), str(tmp_path / "no.jsonl")]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for run in runs:
-        _, said = run.communicate(timeout=120)
-        assert run.returncode == 0, said
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
     assert subprocess.run([*command[:4], str(tmp_path / "alone"), command[5]], capture_output=True).returncode == 0
     assert tree(out) == tree(tmp_path / "alone")
 
 
 def test_parts_of_dead_runs_go_and_those_of_others_stay(tmp_path: Path) -> None:
     final = tmp_path / "a.jsonl"
-    own = files.temporary_path(final).name
-    host, pid, _ = own.removeprefix(".a.jsonl.").split("-")
+    part = files.temporary_path(final).name
+    host, pid, _ = part.removeprefix(".a.jsonl.").split("-")
+    dead = part.replace(pid, "999999999")
     with subprocess.Popen(["sleep", "60"]) as other:
         alive = f".a.jsonl.{host}-{other.pid}-7.part"
-        afar, long_ago = f".a.jsonl.{'0' * 8}-1-7.part", f".a.jsonl.{'0' * 8}-2-7.part"
-        names = {alive, afar, long_ago, f".b.jsonl.{host}-{pid}-7.part", ".a.jsonl.part", own.replace(pid, "999999999")}
+        elsewhere, long_ago = f".a.jsonl.{'0' * 8}-1-7.part", f".a.jsonl.{'0' * 8}-2-7.part"
+        names = {alive, dead, elsewhere, long_ago, f".b.jsonl.{host}-{pid}-7.part", ".a.jsonl.part"}
         for name in names:
             (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / long_ago, (0, 0))
         files.write_bytes(final, b"whole")
-        assert set(os.listdir(tmp_path)) == names - {long_ago, own.replace(pid, "999999999")} | {"a.jsonl"}
+        assert set(os.listdir(tmp_path)) == names - {long_ago, dead} | {"a.jsonl"}
         other.kill()
         other.wait()
         files.write_bytes(final, b"whole")

@@ -157,8 +157,8 @@ def test_an_image_without_a_usual_suffix_is_named_by_its_format(tmp_path: Path) 
         stream.run("pass", keep_all, source=f"{tmp_path}/{name}.jsonl", out=f"{tmp_path}/{name}")
         return f"{tmp_path}/{name}"
 
-    found = list(stream.read(sharded("good", "pic", "x.png (1)")))
-    assert [record["image"].rpartition("#")[2] for record in found] == ["k0.png", "k1.png"]
+    records = list(stream.read(sharded("good", "pic", "x.png (1)")))
+    assert [record["image"].rpartition("#")[2] for record in records] == ["k0.png", "k1.png"]
     with pytest.raises(CommonArtError, match="text is not an image"):
         sharded("bad", "text")
 

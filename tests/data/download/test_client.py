@@ -159,6 +159,9 @@ def test_the_thread_starts_with_the_first_url() -> None:
     assert "commonart-fetch" not in {thread.name for thread in threading.enumerate()}
 
 
+# --- politeness ------------------------------------------------------------------------------------------------------
+
+
 def test_per_host_concurrency_and_delay(site: Site) -> None:
     lock, now, most = threading.Lock(), 0, 0
     starts: list[float] = []
@@ -193,6 +196,9 @@ def test_one_slow_host_does_not_stop_the_others(site: Site) -> None:
             started = time.monotonic()
             assert all(pending.result().data for pending in submitted[4:])
             assert time.monotonic() - started < 1.5
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 def resolve_by(monkeypatch: pytest.MonkeyPatch, lookup: Callable[[str, int], Any]) -> list[str]:
@@ -243,8 +249,8 @@ def test_a_silent_name_server_is_recognised_reported_and_waited_for(
             except DownloadError as error:
                 assert error.reason == "dns_temporary"
     assert came >= 70  # all but those that were needed to see it
-    said = capsys.readouterr().err
-    assert said.count("name server is silent") == 1 and said.count("answers again") == 1
+    err = capsys.readouterr().err
+    assert err.count("name server is silent") == 1 and err.count("answers again") == 1
 
 
 def test_a_name_server_that_stays_silent_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +264,9 @@ def test_a_name_server_that_stays_silent_ends_the_run(monkeypatch: pytest.Monkey
                 except DownloadError:
                     continue
     assert "same command" in caught.value.fix
+
+
+# --- TLS and HTTP/2 --------------------------------------------------------------------------------------------------
 
 
 NGINX = """daemon off; worker_processes 1; pid {at}/pid; error_log {at}/log; events {{ worker_connections 256; }}

@@ -67,8 +67,8 @@ def test_a_list_that_may_not_be_read_is_not_told_to_write_elsewhere(
     monkeypatch.setattr(Path, "read_bytes", refused)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert main.run(["fetch", str(coco_file(tmp_path)), "--list"]) == 1
-    said = capsys.readouterr().err
-    assert "captions.json: permission denied." in said and "write somewhere" not in said.lower()
+    err = capsys.readouterr().err
+    assert "captions.json: permission denied." in err and "write somewhere" not in err.lower()
 
 
 def test_one_key_twice_in_a_coco_file_is_dropped(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
     (folder / "a.jpg").write_bytes(picture(1))
     (folder / "a.png").write_bytes(picture(2, "PNG"))
     (folder / "b.jpg").write_bytes(picture(3))
-    beside = {
+    sidecar = {
         "title": "B",
         "author": "Ada",
         "license": "CC BY 2.0",
@@ -48,7 +48,7 @@ def photos(tmp_path: Path) -> Path:
         "latitude": 1.5,
         "camera": "x",
     }
-    (folder / "b.json").write_bytes(orjson.dumps(beside))
+    (folder / "b.json").write_bytes(orjson.dumps(sidecar))
     (folder / "deep" / "写真.webp").write_bytes(picture(4, "WEBP"))
     (folder / "deep" / "写真.txt").write_text("赤い丸のある草原\na second line\n", "utf-8")
     (folder / "notes.md").write_text("no image")
@@ -87,9 +87,9 @@ def test_bad_files_in_a_folder_are_counted(photos: Path) -> None:
     assert dict(drop.reasons) == {"not_an_image": 1, "empty": 1, "other_file": 1, "hidden": 1}
 
 
-@pytest.mark.parametrize("beside", ["{", "[]", '{"license": "CC0", "license": "CC BY 4.0"}', '{"opt_out": 7}'])
-def test_an_image_with_a_bad_sidecar_is_passed_over_and_named(photos: Path, beside: str) -> None:
-    (photos / "b.json").write_text(beside)
+@pytest.mark.parametrize("sidecar", ["{", "[]", '{"license": "CC0", "license": "CC BY 4.0"}', '{"opt_out": 7}'])
+def test_an_image_with_a_bad_sidecar_is_passed_over_and_named(photos: Path, sidecar: str) -> None:
+    (photos / "b.json").write_text(sidecar)
     made, drop, refused = fetched(list(stage.listing(str(photos))))
     assert len(made) == 3 and drop.reasons["bad_sidecar"] == 1 and drop.failures == 1
     (bad,) = (record for record in refused if record["reason"] == "bad_sidecar")
@@ -112,7 +112,7 @@ def test_a_link_to_nowhere_and_a_name_that_is_no_utf8_are_failures_of_their_own(
 
 def test_positions_and_user_tags_are_dropped_whatever_their_names(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(1))
-    said = {
+    sidecar = {
         "GPSLatitude": 1.2,
         "geo": {"lat": 1},
         "coordinates": [1, 2],
@@ -120,9 +120,9 @@ def test_positions_and_user_tags_are_dropped_whatever_their_names(tmp_path: Path
         "E-Mail": "a@b.c",
         "camera": "X",
     }
-    (tmp_path / "a.json").write_bytes(orjson.dumps(said))
+    (tmp_path / "a.json").write_bytes(orjson.dumps(sidecar))
     (record,) = stage.listing(str(tmp_path))
-    assert set(said) & set(record) == {"camera"}
+    assert set(sidecar) & set(record) == {"camera"}
 
 
 def test_images_are_known_by_any_suffix_or_by_how_they_begin(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_a_caption_file_is_found_by_every_usual_name(tmp_path: Path, name: str) 
     assert [caption["text"] for caption in record["captions"]] == ["a lighthouse"]
 
 
-@pytest.mark.parametrize("way", ["folder", "tar"])
-def test_what_img2dataset_wrote_keeps_the_address_of_the_work(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("container", ["folder", "tar"])
+def test_what_img2dataset_wrote_keeps_the_address_of_the_work(tmp_path: Path, container: str) -> None:
     about = {
         "url": "https://example.org/cat.jpg", "page_url": "https://example.org/cat", "caption": "a cat", "key": "000000001",
         "status": "success", "error_message": None, "original_width": 640, "creator": "Ada", "LICENSE": "CC BY 4.0",
@@ -176,7 +176,7 @@ def test_what_img2dataset_wrote_keeps_the_address_of_the_work(tmp_path: Path, wa
     (inside / "000000001.jpg").write_bytes(picture(1))
     (inside / "000000001.json").write_bytes(orjson.dumps(about))
     source = tmp_path
-    if way == "tar":
+    if container == "tar":
         source = tmp_path / "00000.tar"
         with tarfile.open(source, "w") as tar:
             for file in sorted(inside.iterdir()):
@@ -218,15 +218,15 @@ TEXT = "砂浜に立つ赤い灯台"
         (b"\xff\xfe\x00", None),
     ],
 )
-@pytest.mark.parametrize("way", ["folder", "tar"])
+@pytest.mark.parametrize("container", ["folder", "tar"])
 def test_a_caption_file_is_decoded_or_passed_over(
-    tmp_path: Path, data: bytes, captions: list[str] | None, way: str
+    tmp_path: Path, data: bytes, captions: list[str] | None, container: str
 ) -> None:
     """Read, or passed over by name: never replacement characters."""
     (tmp_path / "a.jpg").write_bytes(picture(1))
     (tmp_path / "a.txt").write_bytes(data)
     source = tmp_path
-    if way == "tar":
+    if container == "tar":
         source = tmp_path / "set.tar"
         with tarfile.open(source, "w") as tar:
             for name in ("a.jpg", "a.txt"):

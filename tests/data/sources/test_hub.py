@@ -76,8 +76,8 @@ def test_samples_of_tars_are_listed_and_fetched(hub: HubServer, tmp_path: Path) 
     assert "latitude" not in listed[2]
     summary = stage.run("hf:owner/tars", str(tmp_path / "raw"), quiet=True)
     assert summary.written == 13
-    wanted = [photo(n) for n in (*range(9), *range(4))]
-    assert [reader.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == wanted
+    expected = [photo(n) for n in (*range(9), *range(4))]
+    assert [reader.read_bytes(record["image"]) for record in stream.read(str(tmp_path / "raw"))] == expected
 
 
 def test_the_address_of_a_work_stays_where_the_data_set_holds_its_image(hub: HubServer) -> None:

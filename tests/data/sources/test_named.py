@@ -202,6 +202,9 @@ def test_art_museums_and_a_set_whose_columns_only_the_user_knows(hub: HubServer)
     )
 
 
+# --- annotations in COCO's layout ------------------------------------------------------------------------------------
+
+
 def annotations(ids: range, name: str) -> bytes:
     rights = [{"id": 4, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}]
     images = [{"id": n, "file_name": name % n, "license": 4, "coco_url": f"http://images.cocodataset.org/train2017/{n}.jpg"}
@@ -238,8 +241,8 @@ def test_coco2017_reads_two_members_of_its_archive(cache: Path, monkeypatch: pyt
             named.COCO_SOURCES, "coco2017", replace(named.COCO_SOURCES["coco2017"], archive=site.url("/a.zip"))
         )
         listed = list(stage.listing("coco2017", limits=LOCAL))
-        asked = len(site.asked)
-        assert list(stage.listing("coco2017", limits=LOCAL)) == listed and len(site.asked) == asked  # from the cache
+        requests = len(site.asked)
+        assert list(stage.listing("coco2017", limits=LOCAL)) == listed and len(site.asked) == requests  # from the cache
     assert sent < 60_000
     assert [record["source_id"] for record in listed] == [str(n) for n in range(1, 9)]
     assert listed[0]["key"] == "coco2017_000000000001" and listed[0]["license"] == "CC-BY-2.0"
