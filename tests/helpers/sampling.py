@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,17 @@ def generate(generator: ImageGenerator, *requests: tuple[str, int], batch: int =
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tiny model."""
     return str(tiny_pipeline.pipeline(tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture
-def draw(model, tmp_path, monkeypatch):
+def draw(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """`sample` of the tiny model in two steps on the CPU, inside an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(prompts=(), **options):
+    def run(prompts: Any = (), **options: Any) -> list[dict[str, Any]]:
         return sample(
             prompts, **{"model": model, "steps": 2, "seed": 7, "device": "cpu", "precision": "fp32", **options}
         )
@@ -51,10 +52,12 @@ def draw(model, tmp_path, monkeypatch):
     return run
 
 
-def array(path) -> np.ndarray:
+def array(path: str | Path) -> np.ndarray:
+    """The pixels of a file, as integers."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def files(folder=".") -> list[str]:
+def files(folder: str | Path = ".") -> list[str]:
+    """The files of a folder and those in it, by name."""
     return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())

@@ -75,8 +75,8 @@ class Fake:
 
     def answer(self, width: int) -> Generated | Problem:
         usual = f"横幅が{width}の写真です。" if self.prompts[0].lang == "ja" else f"{width} wide"
-        said = self.answers[width].pop(0) if self.answers.get(width) else usual
-        return said if isinstance(said, Problem) else Generated("" if width in self.silent else said, True, 3)
+        text = self.answers[width].pop(0) if self.answers.get(width) else usual
+        return text if isinstance(text, Problem) else Generated("" if width in self.silent else text, True, 3)
 
 
 def requests(*models: Fake) -> list[Request]:

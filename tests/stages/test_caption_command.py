@@ -64,7 +64,8 @@ def test_languages_and_lengths_that_no_model_writes_are_refused(options: dict[st
         open_requests(["nano"], **options)
 
 
-def asked(folders: dict[str, Path], names: Sequence[str], **options: Any) -> list[tuple[str, str, str]]:
+def requested(folders: dict[str, Path], names: Sequence[str], **options: Any) -> list[tuple[str, str, str]]:
+    """Model, language and length of each caption that is asked for."""
     return [
         (Path(r.engine.name).name, r.prompt.lang, r.prompt.length)
         for r in open_requests([str(folders[name]) for name in names], **options)
@@ -74,12 +75,16 @@ def asked(folders: dict[str, Path], names: Sequence[str], **options: Any) -> lis
 def test_a_caption_for_each_language_and_length(folders: dict[str, Path]) -> None:
     """By default what a model usually writes; a model without a prompt for what is asked is passed over."""
     three = ["florence2", "blip2", "qwen2-vl"]
-    assert asked(folders, three) == [("florence2", "en", "long"), ("blip2", "en", "short"), ("qwen2-vl", "en", "long")]
-    assert asked(folders, three, langs=["en", "ja"], lengths=["short", "long"]) == [
+    assert requested(folders, three) == [
+        ("florence2", "en", "long"),
+        ("blip2", "en", "short"),
+        ("qwen2-vl", "en", "long"),
+    ]
+    assert requested(folders, three, langs=["en", "ja"], lengths=["short", "long"]) == [
         ("florence2", "en", "short"), ("florence2", "en", "long"), ("blip2", "en", "short"),
         ("qwen2-vl", "en", "short"), ("qwen2-vl", "en", "long"), ("qwen2-vl", "ja", "short"), ("qwen2-vl", "ja", "long"),
     ]  # fmt: skip
-    assert asked(folders, three, langs=["ja"]) == [("qwen2-vl", "ja", "long")]
+    assert requested(folders, three, langs=["ja"]) == [("qwen2-vl", "ja", "long")]
 
 
 def test_captions_are_piped_into_translate(
@@ -177,11 +182,11 @@ def test_a_dry_run_estimates_the_hours_from_a_sample(in_process: Command, tmp_pa
     shards_of_scenes(tmp_path / "raw", shards=3, each=4)
     done = in_process("caption", "raw", "--model", "nano", "--dry-run", "--calibrate", "5", "--num-tasks", "2")
     assert done.returncode == 0, done.stderr.decode()
-    told = json.loads(done.stdout)
-    assert (told["records"], told["sample"], told["sample_written"], told["tasks"]) == (12, 5, 5, 2)
-    assert told["requests"] == ["nano en short"] and told["captions"] == 5
-    assert told["device_hours"] == pytest.approx(12 / 5 * told["sample_seconds"] / 3600, rel=0.05)
-    assert told["hours"] == pytest.approx(told["device_hours"] / 2, rel=0.02)
+    estimate = json.loads(done.stdout)
+    assert (estimate["records"], estimate["sample"], estimate["sample_written"], estimate["tasks"]) == (12, 5, 5, 2)
+    assert estimate["requests"] == ["nano en short"] and estimate["captions"] == 5
+    assert estimate["device_hours"] == pytest.approx(12 / 5 * estimate["sample_seconds"] / 3600, rel=0.05)
+    assert estimate["hours"] == pytest.approx(estimate["device_hours"] / 2, rel=0.02)
     assert [p.name for p in tmp_path.iterdir()] == ["raw"], "nothing is written"
     for source in (["-"], []):
         refused = in_process("caption", *source, "--dry-run", "--model", "nano")

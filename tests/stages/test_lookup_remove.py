@@ -39,8 +39,8 @@ def test_what_was_removed_is_gone_and_stays_away(here: Path, in_process: Command
     assert removed.startswith("removed from shards on 20") and "was in the training data of runs/one" in removed
     assert missing == "Not found in shards, 11 records."
     for arguments in (["--key", "k05"], ["--sha256", sha256], ["--image", "raw/5.jpg"]):
-        (told,) = lines(in_process("lookup", *arguments, "--json"))
-        assert (told["match"], told["keys"], told["runs"]) == ("removed", ["k05"], ["runs/one"]), arguments
+        (answer,) = lines(in_process("lookup", *arguments, "--json"))
+        assert (answer["match"], answer["keys"], answer["runs"]) == ("removed", ["k05"], ["runs/one"]), arguments
     (found,) = lines(in_process("lookup", "--key", "k04", "--json"))
     assert found["runs"][0]["trained"] is True, "of the others it is known as before"
     again = in_process("shard", "raw/list.jsonl", "-o", "again", "--size", "64", "--blocklist", "blocklist.txt", "-q")
@@ -54,14 +54,14 @@ def test_what_was_removed_is_gone_and_stays_away(here: Path, in_process: Command
 
 def test_an_author_is_removed_with_all_works_and_an_image_with_its_copies(here: Path, in_process: Command) -> None:
     done = in_process("lookup", "--author", AUTHORS[1], "--remove", "--json")
-    *found, told = lines(done)
-    assert [each["key"] for each in found] == ["k01", "k05", "k09"] and told["removed"] == 3
-    assert told["entries"] == 1 and len(told["files"]) == 9 and told["runs"] == ["runs/one"]
+    *found, summary = lines(done)
+    assert [each["key"] for each in found] == ["k01", "k05", "k09"] and summary["removed"] == 3
+    assert summary["entries"] == 1 and len(summary["files"]) == 9 and summary["runs"] == ["runs/one"]
     assert (here / "blocklist.txt").read_text().splitlines()[1:] == [f"author: {AUTHORS[1]}"]
     assert in_process("lookup", "--author", AUTHORS[1]).returncode == 1
     (here / "copy.png").write_bytes(encoded(Image.open(here / "raw" / "6.jpg").resize((70, 70)), "PNG"))
-    *found, told = lines(in_process("lookup", "--image", "copy.png", "--remove", "--json"))
-    assert [(each["key"], each["match"]) for each in found] == [("k06", "near")] and told["removed"] == 1
+    *found, summary = lines(in_process("lookup", "--image", "copy.png", "--remove", "--json"))
+    assert [(each["key"], each["match"]) for each in found] == [("k06", "near")] and summary["removed"] == 1
     assert in_process("lookup", "--key", "k06").returncode == 1
     blocked = read_blocklist(str(here / "blocklist.txt"))
     assert blocked.entry_of({"sha256": hashlib.sha256((here / "copy.png").read_bytes()).hexdigest()})
@@ -80,8 +80,8 @@ def test_a_copy_that_came_back_is_found_by_the_key_that_was_removed(tmp_path: Pa
     assert in_process("lookup", "--key", "k00", "--remove").returncode == 0
     for path in (tmp_path / "before").glob("00001.*"):
         shutil.copy(path, shards)
-    (found, told) = lines(in_process("lookup", "--key", "k00", "--json"))
-    assert (found["key"], found["match"], found["by"], told["match"]) == ("k03", "exact", "sha256", "removed")
+    (found, removed) = lines(in_process("lookup", "--key", "k00", "--json"))
+    assert (found["key"], found["match"], found["by"], removed["match"]) == ("k03", "exact", "sha256", "removed")
     assert [each["match"] for each in lines(in_process("lookup", "--key", "k01", "--json"))] == ["exact"]
     assert in_process("lookup", "--key", "k00", "--remove").returncode == 0
     assert in_process("lookup", "--sha256", records[0]["sha256"]).returncode == 1

@@ -22,9 +22,9 @@ def test_an_image_its_record_and_its_marks_agree(draw, model):
     (record,) = draw(["草原のシマウマ"], out="out.png")
     assert files() == ["out.png"]
     assert record["image"] == "out.png" and record["prompt"] == "草原のシマウマ" and record["seed"] == 7
-    told = inspect("out.png")
-    assert told["synthetic"]
-    settings = told["settings"]
+    marks = inspect("out.png")
+    assert marks["synthetic"]
+    settings = marks["settings"]
     assert settings["prompt"] == "草原のシマウマ" and settings["model"] == model
     assert settings["revision"].startswith("sha256:") and (settings["seed"], settings["steps"]) == (7, 2)
     assert (settings["guidance"], settings["width"], settings["height"]) == (4.5, 32, 32)
@@ -40,8 +40,8 @@ def test_the_same_call_makes_the_same_bytes(draw):
 def test_a_prompt_of_5000_characters_is_cut_and_what_was_kept_is_reported(draw, capsys, ending):
     prompt = "初めの赤い丸。" + "草原のシマウマ。" * 625
     (record,) = draw([prompt[:5000]], out=f"out.{ending}")
-    told = re.search(r"5,000 characters was cut at 300 tokens; kept: (\S+)…(\S+)", capsys.readouterr().err)
-    assert told and prompt.startswith(told[1]) and told[2] in prompt
+    warning = re.search(r"5,000 characters was cut at 300 tokens; kept: (\S+)…(\S+)", capsys.readouterr().err)
+    assert warning and prompt.startswith(warning[1]) and warning[2] in prompt
     assert inspect(record["image"])["settings"]["prompt"] == prompt[:5000], "the marks hold what was asked"
 
 
@@ -61,9 +61,9 @@ def test_settings_and_mark_are_left_out_by_option(draw):
     draw(["a"], out="1.png", settings=False)
     draw(["a"], out="2.png", synthetic=False)
     draw(["a"], out="3.png", synthetic=False, settings=False)
-    told = [inspect(f"{i}.png") for i in (1, 2, 3)]
-    assert [t["synthetic"] for t in told] == [True, None, None]
-    assert [t["settings"] is None for t in told] == [True, False, True]
+    marks = [inspect(f"{i}.png") for i in (1, 2, 3)]
+    assert [t["synthetic"] for t in marks] == [True, None, None]
+    assert [t["settings"] is None for t in marks] == [True, False, True]
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -106,8 +106,8 @@ def test_unusual_settings_are_in_the_marks_and_in_the_name(draw):
     draw(["a"], out="x")
     draw(["a"], out="x", sampler="ddim", interval=(0.2, 0.9), rescale=0.5, aspect="2:1")
     assert len(files("x")) == 2
-    said = [inspect(f"x/{name}")["settings"] for name in files("x")]
-    plain, unusual = sorted(said, key=len)
+    settings = [inspect(f"x/{name}")["settings"] for name in files("x")]
+    plain, unusual = sorted(settings, key=len)
     assert not {"sampler", "interval", "rescale"} & plain.keys()
     assert (unusual["sampler"], unusual["interval"], unusual["rescale"]) == ("ddim", [0.2, 0.9], 0.5)
     assert unusual["width"] > unusual["height"]
@@ -117,8 +117,8 @@ def test_speed_and_peak_memory_are_reported(draw, capsys):
     draw(["a", "b"], out="x", seed=1)
     assert re.search(r"2 images in [\d.]+ s, [\d.]+ images/s; peak memory [\d.]+ GB \(cpu\)", capsys.readouterr().err)
     draw(["a", "b", "c"], out="x", seed=1, quiet=True)
-    told = capsys.readouterr().err
-    assert "2 of 3 images already exist" in told and "images/s" not in told
+    err = capsys.readouterr().err
+    assert "2 of 3 images already exist" in err and "images/s" not in err
 
 
 def test_pictures_are_shown_and_need_no_file(draw):
@@ -153,18 +153,18 @@ def test_records_on_stdin_and_records_out_as_a_command(model, tmp_path, in_proce
     one, two = map(json.loads, done.stdout.splitlines())
     assert (one["key"], one["image"], two["seed"]) == ("one", "out/one.png", 3)
     assert all((tmp_path / r["image"]).is_file() for r in (one, two))
-    told = done.stderr.decode().splitlines()
-    summary = json.loads(told[-1])
+    err = done.stderr.decode().splitlines()
+    summary = json.loads(err[-1])
     assert (summary["in"], summary["out"], summary["dropped"]) == (3, 2, {"duplicate": 1})
-    assert "images/s; peak memory" in told[-2]
+    assert "images/s; peak memory" in err[-2]
 
 
 def test_a_grid_shows_every_picture_with_its_marks(draw):
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="grid.png", columns=3)
     with Image.open("grid.png") as sheet:
         assert sheet.width > 3 * 128 and sheet.height > 128
-    told = inspect("grid.png")
-    assert told["synthetic"] and told["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
+    marks = inspect("grid.png")
+    assert marks["synthetic"] and marks["settings"]["prompts"] == ["a red circle", "a blue square", "c"]
     first = array("grid.png")
     # From the images that already exist: the same sheet.
     draw(["a red circle", "a blue square", "c"], out="pictures", grid="again.png", columns=3)

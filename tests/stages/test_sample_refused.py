@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_anything_is_drawn(draw,
     os.mkdir("locked")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == Path("locked") and not mode & os.W_OK)
     assert draw(["a"], out="x") == [first], "nothing is to be written"
-    for asked in ({"out": "x"}, {"out": "locked/a.png"}, {"grid": "locked/g.png"}):
+    for target in ({"out": "x"}, {"out": "locked/a.png"}, {"grid": "locked/g.png"}):
         with pytest.raises(CommonArtError, match="the folder is not writable"):
-            draw(["b"], **asked)
+            draw(["b"], **target)
     assert len(files()) == 1

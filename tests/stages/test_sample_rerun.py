@@ -123,8 +123,8 @@ def test_an_interrupted_command_reports_what_it_has_written(model, in_process, m
 
     monkeypatch.setattr(metadata, "atomic_write", dies)
     done = in_process("sample", "a", "b", "b", "c", "--model", model, "--steps", "1", "--device", "cpu", "-o", "x")
-    said = json.loads(done.stderr.splitlines()[-1])
-    assert (done.returncode, said["stage"], said["in"], said["out"]) == (1 if full else 130, "sample", 2, 2)
+    summary = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, summary["stage"], summary["in"], summary["out"]) == (1 if full else 130, "sample", 2, 2)
 
 
 def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):
@@ -148,16 +148,16 @@ def test_an_interrupted_batch_leaves_only_whole_pictures(draw, monkeypatch):
 
 def test_a_finished_batch_with_a_grid_called_again_keeps_it(draw, capsys):
     """By the sheet's own settings: the same prompts and seeds in the same shape; any other is refused undrawn."""
-    ask = {"prompts": ["a", "b"], "out": "x", "grid": "grid.png"}
-    first = draw(**ask)
+    call = {"prompts": ["a", "b"], "out": "x", "grid": "grid.png"}
+    first = draw(**call)
     before = (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes())
-    assert draw(**ask) == first and (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes()) == before
+    assert draw(**call) == first and (os.stat("grid.png").st_mtime_ns, Path("grid.png").read_bytes()) == before
     assert "grid.png already shows these images" in capsys.readouterr().err
     os.unlink(first[0]["image"])  # the sheet is kept where a picture has to be drawn again, too
-    assert draw(**ask) == first and Path(first[0]["image"]).is_file()
+    assert draw(**call) == first and Path(first[0]["image"]).is_file()
     for other in ({"seed": 8}, {"columns": 1}, {"prompts": ["a", "c"]}, {"guidance": 2.0}, {"settings": False}):
         with pytest.raises(UsageError, match="--grid grid.png already exists"):
-            draw(**(ask | {"out": "y"} | other))
+            draw(**(call | {"out": "y"} | other))
     assert not Path("y").exists() and Path("grid.png").read_bytes() == before[1]
-    draw(**(ask | {"columns": 1}), overwrite=True)
+    draw(**(call | {"columns": 1}), overwrite=True)
     assert Path("grid.png").read_bytes() != before[1]
