@@ -23,6 +23,9 @@ from commonart.core.data.files import write_bytes
 from commonart.core.data.tasks import Task
 from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, Diverged, UsageError, telling
+from commonart.core.metrics import image_groups
+from commonart.core.metrics import scores as scoring
+from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
 from commonart.core.training import ablation, ablation_table
 from commonart.core.training.ablation import Arm, Grid, Trial
@@ -54,6 +57,7 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
     for arm, seed in grid.trials():
         if (found := ablation.read_trial(_folder(folder, arm, seed))) is not None:
             ablation.check_same(found, grid, arm, _folder(folder, arm, seed))
+    heldout = _heldout_captions(grid, settings)  # before anything is trained for it
     done, before, failed = 0, 0, Counter[str]()
 
     def summary() -> Summary:
@@ -68,12 +72,11 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
                 continue
             if not settings.quiet:
                 log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
-            trial = _trial(grid, arm, seed, place, settings, task)
+            trial = _trial(grid, arm, seed, place, settings, task, heldout)
             trial.write(place)
             done += not trial.failed
-            failed["diverged"] += bool(trial.failed)
+            failed.update(["diverged"] if trial.failed else [])
             ablation_table.write(result(grid, out), folder)
-    failed = +failed
     return summary()
 
 
@@ -96,9 +99,11 @@ def _folder(out: Path, arm: Arm, seed: int) -> Path:
     return out / arm.folder / f"seed-{seed}"
 
 
-def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, task: Task) -> Trial:
+def _trial(
+    grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, task: Task, heldout: dict[str, Any]
+) -> Trial:
     """Train one arm with one seed, go on with it where it was interrupted, and measure it."""
-    from commonart.stages import evaluate, train
+    from commonart.stages import train
 
     steps = grid.steps or _steps(grid, arm, place.parent, settings, task)
     recipe = ablation.recipe_of(grid, arm, steps)
@@ -106,8 +111,7 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
     own = dataclasses.replace(own, heldout_every=max(1, steps // ablation.CURVE), log_every=max(1, min(10, steps // 4)))
     about: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "budget": grid.budget, "recipe": dataclasses.asdict(recipe), "scenes": grid.scenes,
-        "init": grid.init, "vision_tower": _tower(grid, arm),
-        "steps": steps,
+        "init": grid.init, "vision_tower": _tower(grid, arm), "images": grid.images, "clip": grid.clip, "steps": steps,
     }  # fmt: skip
     try:
         done = train.run(own)
@@ -115,17 +119,49 @@ def _trial(grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, tas
         log.warn(f"{arm.name}, seed {seed}: {error.what}")
         return Trial(**about, **_described(place), failed=error.what)
     assert done is not None  # one process
-    following: dict[str, float] = {}
-    if grid.scenes and _knows_scenes(place):
-        scores = evaluate.run(
-            model=str(place), scenes=grid.scenes, seed=SCORED_SEED, out=None, pictures=str(place / "pictures"),
-            device=settings.device, quiet=settings.quiet,
-        )["scores"]  # fmt: skip
-        for lang in ablation_table.LANGS:
-            found = [score for score in scores if score["metric"] == "scenes" and score["lang"] == lang]
-            for fact in ("color", "shape", "background", "place"):
-                following[f"{fact}_{lang}"] = fmean(score[fact] for score in found)
+    following = _following(grid, place, settings, heldout)
     return Trial(**about, **_described(place), following=following, **ablation.measured(place, done.images))
+
+
+def _heldout_captions(grid: Grid, settings: Settings) -> dict[str, Any]:
+    """Return what `evaluate.run` makes images of: captions of held-out images, of the first data set; nothing without `images`.
+
+    Raises UsageError for encoders that do not exist or that nobody accepted, CommonArtError where no captions are held out.
+    """
+    if not grid.images:
+        return {}
+    clip, _, clip_ja = grid.clip.partition(",")
+    reads = find_model(clip, "clip", "clip =").langs
+    langs = [lang for lang in ablation_table.LANGS if lang in reads or (lang == "ja" and clip_ja)]
+    scoring.find_encoders(langs, clip, clip_ja or None, accept_terms=settings.accept_terms)
+    reference = str(data_sets(settings.data)[0][0])
+    image_groups.from_captions(reference, langs, grid.images, "heldout", SCORED_SEED)
+    return {"reference": reference, "split": "heldout", "n": grid.images, "langs": langs, "clip": clip,
+            "clip_ja": clip_ja or None, "accept_terms": settings.accept_terms}  # fmt: skip
+
+
+def _following(grid: Grid, place: Path, settings: Settings, heldout: dict[str, Any]) -> dict[str, float]:
+    """Make images of unseen prompts, of scenes and of held-out captions, and return how well they follow them."""
+    scenes = grid.scenes if _knows_scenes(place) else 0
+    if not scenes and not heldout:
+        return {}
+    from commonart.stages import evaluate
+
+    scores = evaluate.run(
+        model=str(place), scenes=scenes, seed=SCORED_SEED, out=None, pictures=str(place / "pictures"),
+        device=settings.device, quiet=settings.quiet, **heldout,
+    )["scores"]  # fmt: skip
+    found = dict[str, float]()
+    for lang in ablation_table.LANGS:
+        of_scenes = [
+            score for score in scores if score["lang"] == lang and score["metric"] == "scenes" and "set" in score
+        ]
+        for fact in ("color", "shape", "background", "place") if of_scenes else ():
+            found[f"{fact}_{lang}"] = fmean(score[fact] for score in of_scenes)
+        of_captions = [score for score in scores if score["lang"] == lang and "set" not in score]
+        found |= {f"clip_{lang}": score["value"] for score in of_captions if score["metric"] == "CLIP"}
+        found |= {f"fd_{lang}": score["value"] for score in of_captions if score["metric"].startswith("FD-")}
+    return found
 
 
 def _described(place: Path) -> dict[str, Any]:

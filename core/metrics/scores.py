@@ -93,11 +93,36 @@ def load_encoders(
     accept_terms: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> dict[str, DualEncoder]:
-    """Load the dual encoder of each language, each one once. Raises as `DualEncoder.load` does.
+    """Load the dual encoder of each language, each one once. Raises as `find_encoders` and `DualEncoder.load` do.
+
+    Args: as `find_encoders` takes them.
+    """
+    names = find_encoders(langs, clip, clip_ja, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
+    from commonart.core.metrics.clip_score import DualEncoder
+
+    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
+    loaded = {
+        name: load(name, flag="--clip" if name == clip else "--clip-ja") for name in dict.fromkeys(names.values())
+    }
+    return {lang: loaded[name] for lang, name in names.items()}
+
+
+def find_encoders(
+    langs: Iterable[str],
+    clip: str,
+    clip_ja: str | None,
+    *,
+    accept_terms: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> dict[str, str]:
+    """Return the name of each language's dual encoder, without loading any.
 
     Args:
         clip: for every language but Japanese.
         clip_ja: for Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
+
+    Raises:
+        UsageError: an unknown name, terms that nobody accepted, or remote code that nobody allowed.
     """
     clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", "--clip").langs else "clip-japanese-base")
     names = {lang: clip_ja if lang == "ja" else clip for lang in langs}
@@ -106,11 +131,7 @@ def load_encoders(
         row = find_model(name, "clip", flags[name])
         check_terms(row, accept_terms, flags[name])
         check_code(row, trust_remote_code, flags[name])
-    from commonart.core.metrics.clip_score import DualEncoder
-
-    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
-    loaded = {name: load(name, flag=flags[name]) for name in dict.fromkeys(names.values())}
-    return {lang: loaded[name] for lang, name in names.items()}
+    return names
 
 
 def score(

@@ -4,6 +4,8 @@ recipe = "nano"                  # a training stage: what every arm starts from
 seconds = 150                    # of training for each trial; or steps = 2000
 seeds = [0, 1, 2]
 scenes = 50                      # optional: prompts of each kind and language that runs of the nano models are scored by
+images = 500                     # optional: held-out captions of each language that images are made of, and scored
+clip = "clip-vit-b32"            # optional: their CLIP score's encoder, or NAME,NAME with one for Japanese
 init = "none"                    # optional: initial weights
 vision_tower = "siglip"          # of arms with repa
 set = { patch = 4, layers = 3 }  # optional: recipe fields of all arms
@@ -36,7 +38,7 @@ from commonart.core.recipes import Recipe
 from commonart.core.training import logging
 
 TRIAL = "trial.json"  # in the folder of a trial that is over
-FIELDS = ("recipe", "seconds", "steps", "seeds", "scenes", "init", "vision_tower", "set", "arm")
+FIELDS = ("recipe", "seconds", "steps", "seeds", "scenes", "images", "clip", "init", "vision_tower", "set", "arm")
 ARM_FIELDS = ("name", "set")
 SCENES = 50
 CURVE = 8  # points of a trial's curve of held-out loss
@@ -67,6 +69,8 @@ class Grid:
     scenes: int
     init: str
     vision_tower: str = ""
+    images: int = 0
+    clip: str = "nano"
 
     @property
     def budget(self) -> dict[str, float]:
@@ -112,7 +116,7 @@ def read_grid(path: str | Path) -> Grid:
     right = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not right or not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"{path}: seeds must be different whole numbers, or how many.", "Write seeds = [0, 1, 2].")
-    seconds, steps, scenes = (_number(path, values, name) for name in ("seconds", "steps", "scenes"))
+    seconds, steps, scenes, images = (_number(path, values, name) for name in ("seconds", "steps", "scenes", "images"))
     if bool(seconds) == bool(steps):
         raise UsageError(f"{path} must have one budget: seconds or steps of each trial.", "Write seconds = 150.")
     recipe, init = values.get("recipe", ""), values.get("init", "none")
@@ -121,7 +125,8 @@ def read_grid(path: str | Path) -> Grid:
         raise UsageError(f"{path}: recipe = {recipe!r} is not a training stage.", fix)
     scenes = scenes if "scenes" in values else SCENES
     tower = str(values.get("vision_tower", ""))
-    grid = Grid(recipe, found, seeds, seconds, int(steps), int(scenes), str(init), tower)
+    clip = str(values.get("clip", "nano"))
+    grid = Grid(recipe, found, seeds, seconds, int(steps), int(scenes), str(init), tower, int(images), clip)
     for arm in found:
         if recipe_of(grid, arm, 1, str(path)).repa and not tower:
             what = f"{path}, arm {arm.name}: repa aligns the transformer with a vision encoder, and none is named."
@@ -176,11 +181,15 @@ class Trial:
     seconds: float = math.nan  # of training alone, without checkpoints and measurements
     heldout_loss: float | None = None
     training_loss: float | None = None
-    following: dict[str, float] = field(default_factory=dict)  # color_en, ...: shares of 0..1
+    following: dict[str, float] = field(
+        default_factory=dict
+    )  # color_en, ...: shares of 0..1; clip_en, ...: 0..100; fd_en, ...
     curve: list[list[float]] = field(default_factory=list)  # [seconds, held-out loss]
     failed: str = ""
     precision: str = ""  # of the matrix products
     vision_tower: str = ""  # of repa
+    images: int = 0
+    clip: str = "nano"
 
     def scores(self) -> dict[str, float]:
         """Return what is compared, by name."""
@@ -238,7 +247,9 @@ def check_same(trial: Trial, grid: Grid, arm: Arm, folder: Path) -> None:
         for name in ("seconds", "steps")
         if name in grid.budget
     }
-    differ |= {"scenes": (trial.scenes, grid.scenes), "init": (trial.init, grid.init)}
+    differ |= {name: (getattr(trial, name), getattr(grid, name)) for name in ("scenes", "images", "init")}
+    if grid.images:
+        differ["clip"] = (trial.clip, grid.clip)
     if now["repa"]:
         differ["vision_tower"] = (trial.vision_tower, grid.vision_tower)
     for name, (before, value) in differ.items():

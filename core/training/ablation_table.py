@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from commonart.core.output import plot
 from commonart.core.training.ablation import Grid, Trial
 
 LEVEL = 0.95  # of the intervals
-FACTS = ("color", "shape")  # of prompt following, in the table; the others are in the JSON
+# Of prompt following, in the table: name -> (scale, digits, unit); the others are in the JSON.
+FOLLOWING = {"color": (100, 0, " %"), "shape": (100, 0, " %"), "clip": (1, 2, ""), "fd": (1, 3, "")}
 LANGS = ("en", "ja")
 
 
@@ -57,9 +59,10 @@ def summarize(grid: Grid, trials: Iterable[Trial]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any], markdown: bool = False) -> str:
     """Return a result as text, or as a table of Markdown."""
-    facts = [f"{fact}_{lang}" for fact in FACTS for lang in LANGS]
-    facts = [name for name in facts if any(name in row["scores"] for row in result["arms"])]
-    head = ["arm", "seeds", "steps", "seconds", "held-out loss", "gap", *(name.replace("_", " ") for name in facts)]
+    facts = {f"{fact}_{lang}": form for fact, form in FOLLOWING.items() for lang in LANGS}
+    facts = {name: form for name, form in facts.items() if any(name in row["scores"] for row in result["arms"])}
+    names = [re.sub("^(clip|fd) ", lambda found: found[0].upper(), name.replace("_", " ")) for name in facts]
+    head = ["arm", "seeds", "steps", "seconds", "held-out loss", "gap", *names]
     rows = [head]
     for row in result["arms"]:
         seeds = f"{len(row['seeds'])} of {len(result['seeds'])}" + (
@@ -68,7 +71,14 @@ def table(result: Mapping[str, Any], markdown: bool = False) -> str:
         steps, seconds = (f"{row[name]:,.0f}" if _finite(row[name]) else "-" for name in ("steps", "seconds"))
         losses = [_cell(row["scores"].get(name), 1, 4, "") for name in ("heldout_loss", "gap")]
         rows.append(
-            [row["arm"], seeds, steps, seconds, *losses, *(_cell(row["scores"].get(f), 100, 0, " %") for f in facts)]
+            [
+                row["arm"],
+                seeds,
+                steps,
+                seconds,
+                *losses,
+                *(_cell(row["scores"].get(name), *form) for name, form in facts.items()),
+            ]
         )
     if markdown:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -18,6 +18,7 @@ from commonart.core.settings import Settings
 from commonart.core.training import ablation, ablation_table
 from commonart.core.training.ablation import Arm, Grid
 from commonart.stages import ablate as stage
+from commonart.stages import evaluate
 from commonart.stages import train as train_stage
 
 ALONE = Task(0, 1)
@@ -86,7 +87,8 @@ def test_finished_trials_are_kept_and_an_interrupted_one_goes_on(
     with monkeypatch.context() as patch, pytest.raises(Preempted) as told:
         patch.setattr(train_stage, "run", preempted)
         stage.run(GRID, str(tmp_path / "parts"), settings(shards), ALONE)
-    assert (told.value.summary.read, told.value.summary.written) == (4, 1)
+    summary = told.value.summary
+    assert (summary.read, summary.written, summary.dropped) == (4, 1, {})
     table = ablation_table.table(stage.result(GRID, str(tmp_path / "parts"))).splitlines()
     assert "1 of 2" in table[1] and "0 of 2" in table[2]
     before = (tmp_path / "parts" / "slow" / "seed-0" / "trial.json").read_bytes()
@@ -176,6 +178,36 @@ def test_runs_of_the_nano_models_are_scored_by_what_their_images_show(
     assert "color en" in text and "shape ja" in text and " %" in text
 
 
+def test_images_of_held_out_captions_are_scored(
+    tmp_path: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_process("fetch", "scenes", "--limit", "60", "-o", "raw").returncode == 0
+    assert in_process("shard", "raw", "-o", "shards", "--size", "64").returncode == 0
+    fields = {"layers": 1, "heads": 1, "head_dim": 16, "batch": 8, "micro_batch": 8, "patch": 4}
+    own = replace(settings(tmp_path / "shards"), skip_unlicensed=True)
+    grid = Grid("nano", (Arm("tiny", fields),), (0,), 0.0, 2, 0, "none", images=3)
+    stage.run(grid, str(tmp_path / "out"), own, ALONE)
+    (row,) = written(tmp_path / "out")["arms"]
+    assert set(row["scores"]) >= {"clip_en", "clip_ja", "fd_en", "fd_ja"} and "color_en" not in row["scores"]
+    assert 0 <= row["scores"]["clip_en"]["mean"] <= 100
+    pictures = tmp_path / "out" / "tiny" / "seed-0" / "pictures"
+    again = evaluate.run(
+        model=str(tmp_path / "out" / "tiny" / "seed-0"), reference=str(tmp_path / "shards"), split="heldout", n=3, seed=0,
+        out=None, pictures=str(pictures), device="cpu", quiet=True,
+    )["scores"]  # fmt: skip
+    clip = {score["lang"]: score["value"] for score in again if score["metric"] == "CLIP"}
+    assert clip == {lang: row["scores"][f"clip_{lang}"]["mean"] for lang in ("en", "ja")}
+    text = ablation_table.table(stage.result(grid, str(tmp_path / "out")))
+    assert "CLIP en" in text and "FD ja" in text
+    other = replace(grid, images=4)
+    refused(CommonArtError, 1, "images 3, and the grid says 4", "", lambda: stage.result(other, str(tmp_path / "out")))
+    # What cannot be scored is said before anything is trained.
+    monkeypatch.setattr(train_stage, "run", None)
+    for clip in ("clop", "clip-vit-b32,clop"):
+        with pytest.raises(UsageError, match="clop"):
+            stage.run(replace(grid, clip=clip), str(tmp_path / "new"), own, ALONE)
+
+
 def test_runs_of_other_models_have_no_such_scores(shards: Path, tmp_path: Path) -> None:
     stage.run(Grid("nano", ARMS[1:], (0,), 0.0, 2, 2, "none"), str(tmp_path), settings(shards), ALONE)
     (row,) = written(tmp_path)["arms"]
@@ -190,6 +222,16 @@ def test_processes_that_were_started_together_are_refused(
         UsageError, 2, "started as several processes", "--array",
         lambda: stage.run(GRID, str(tmp_path), settings(shards), ALONE),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "benchmarks").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_grids_that_the_recipes_rest_on_can_be_read(path: Path) -> None:
+    grid = ablation.read_grid(path)
+    assert len(grid.seeds) >= 3 and grid.arms[0].name == grid.recipe
+    for arm in grid.arms:
+        ablation.recipe_of(grid, arm, 1000)
 
 
 def test_the_interval_is_students() -> None:
