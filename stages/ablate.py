@@ -200,7 +200,7 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
     if not kept.exists():
         from commonart.stages import train
 
-        batch, probe = ablation.recipe_of(grid, arm, 1).batch, folder / f"probe-{task.index}"
+        recipe, probe = ablation.recipe_of(grid, arm, 1), folder / f"probe-{task.index}"
         seconds = min(LONGEST_PROBE, max(ENOUGH, PROBE * grid.seconds))
         steps = 0
         while not steps:  # until it has two lines, of which the first has no rate
@@ -211,7 +211,7 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
             shutil.rmtree(probe, ignore_errors=True)
             try:
                 train.run(own)
-                steps = ablation.steps_in(grid.seconds, probe, batch)
+                steps = ablation.steps_in(grid.seconds, probe, recipe)
             finally:
                 shutil.rmtree(probe, ignore_errors=True)
             if not steps and seconds > grid.seconds:

@@ -26,7 +26,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import orjson
@@ -34,8 +34,10 @@ import orjson
 from commonart.core import recipes
 from commonart.core.data.files import write_json
 from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.model.config import PixArtConfig
 from commonart.core.recipes import Recipe
-from commonart.core.training import logging
+from commonart.core.training import cost, logging
+from commonart.core.training import run as runs
 
 TRIAL = "trial.json"  # in the folder of a trial that is over
 FIELDS = ("recipe", "seconds", "steps", "seeds", "scenes", "images", "clip", "init", "vision_tower", "set", "arm")
@@ -218,11 +220,20 @@ def measured(run: Path, images: int) -> dict[str, Any]:
     }
 
 
-def steps_in(seconds: float, run: Path, batch: int) -> int:
-    """Return how many steps of `batch` images fit into `seconds`, by the lines of a probe. 0 where it has none."""
-    rates = [line["images_per_second"] for line in logging.read(run / "metrics.jsonl")]
-    rates = [rate for rate in rates if rate]
-    return int(seconds * median(rates) / batch) if rates else 0
+def steps_in(seconds: float, run: Path, recipe: Recipe) -> int:
+    """Return how many steps fit into `seconds`, by the lines of a probe, which is the start of a run. 0 where it has none.
+
+    Of the rates the upper quartile counts: what else a machine does makes steps slower, and never faster.
+    """
+    lines = [line for line in logging.read(run / "metrics.jsonl") if line.get("images_per_second")]
+    if not lines:
+        return 0
+    config = PixArtConfig.from_dict(runs.read(run)["transformer"])
+    text = fmean(line["tokens"] or 0 for line in lines)
+    start = cost.forward_flops(config, recipe, config.sample_size, text, routed=True)
+    slower = start / cost.mean_forward_flops(config, recipe, config.sample_size, text)
+    rates = sorted(line["images_per_second"] for line in lines)
+    return int(seconds * rates[3 * len(rates) // 4] * slower / recipe.batch)
 
 
 def read_trial(folder: Path) -> Trial | None:

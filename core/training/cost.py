@@ -86,6 +86,12 @@ def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, 
     return flops_per_image(config, side, text, recipe.draws, few, passing) + head
 
 
+def mean_forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float) -> float:
+    """Return the operations of one image forward in the mean of a run, at whose end no token skips blocks."""
+    whole, routed = (forward_flops(config, recipe, side, text, routed) for routed in (False, True))
+    return whole - (1 - recipe.skipping[3]) * (whole - routed)
+
+
 def head_weights(config: PixArtConfig, recipe: Recipe) -> int:
     """Return the weights of the head that `recipe` trains beside the transformer; of REPA's for VISION_CHANNELS channels."""
     if recipe.sra:
@@ -219,11 +225,9 @@ def account(
     fly; they are in all but what was measured.
     """
     encoders = encoders or {}
-    share, _, _, off = recipe.skipping
-    whole, routed = (forward_flops(config, recipe, sizes.side, sizes.tokens, part) for part in (False, bool(share)))
-    forward = whole - (1 - off) * (whole - routed)  # the mean of the run
-    if measured is not None:
-        measured *= routed / forward  # it was timed at the start
+    forward = mean_forward_flops(config, recipe, sizes.side, sizes.tokens)
+    if measured is not None:  # it was timed at the start
+        measured *= forward_flops(config, recipe, sizes.side, sizes.tokens, True) / forward
     # A backward pass costs two forward ones; encoders are not trained.
     step = (3 * forward + sum(cost.flops for cost in encoders.values())) * recipe.batch
     hours = {name: rounded_hours(step * recipe.steps / (rate * REACHED * world_size)) for name, rate in RATES.items()}

@@ -14,9 +14,12 @@ from tiny_runs import TINY, dataset, lines, refused, state
 
 from commonart.core.data.tasks import Task
 from commonart.core.errors import CommonArtError, Preempted, UsageError
+from commonart.core.model.config import PixArtConfig
+from commonart.core.recipes import resolve
 from commonart.core.settings import Settings
-from commonart.core.training import ablation, ablation_table
+from commonart.core.training import ablation, ablation_table, cost
 from commonart.core.training.ablation import Arm, Grid
+from commonart.core.training.run import read
 from commonart.stages import ablate as stage
 from commonart.stages import evaluate
 from commonart.stages import train as train_stage
@@ -123,6 +126,20 @@ def test_seconds_become_steps_that_every_seed_takes(shards: Path, tmp_path: Path
         CommonArtError, 1, "holds a trial with seconds 2.0, and the grid says 3.0", "Name another -o",
         lambda: stage.run(longer, str(tmp_path), settings(shards), ALONE),
     )  # fmt: skip
+
+
+def test_a_probe_says_how_many_steps_fit(shards: Path, tmp_path: Path) -> None:
+    """By its faster steps; and where tokens skip blocks until the last tenth of a run, that tenth is slower."""
+    fields = {**SHARED, "layers": 4, "batch": 8, "tread": 0.5, "tread_before": 1, "tread_after": 1}
+    train_stage.run(replace(settings(shards), out=str(tmp_path), overrides={**fields, "steps": 1}))
+    rates = (None, 5.0, 40.0, 10.0, 40.0)
+    found = [{"step": n, "images_per_second": rate, "tokens": 3.0} for n, rate in enumerate(rates)]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in found))
+    plain, routed = (resolve("nano", {**fields, "tread": share}) for share in (0.0, 0.5))
+    assert ablation.steps_in(100, tmp_path, plain) == 100 * 40 // 8
+    config = PixArtConfig.from_dict(read(tmp_path)["transformer"])
+    start, end = (cost.forward_flops(config, routed, config.sample_size, 3.0, part) for part in (True, False))
+    assert ablation.steps_in(100, tmp_path, routed) == int(500 * start / (0.9 * start + 0.1 * end)) < 500
 
 
 def test_another_grid_in_the_same_folder_is_refused_and_a_larger_one_goes_on(shards: Path, tmp_path: Path) -> None:
