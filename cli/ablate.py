@@ -40,7 +40,7 @@ def ablate(
     """Compare recipes under one budget of seconds, several seeds each.
 
     GRID.toml: recipe = "nano", seconds = 150 (or steps = 2000), seeds = [0, 1, 2], and for each recipe [[arm]] with
-    name = "lr 7e-3" and set.lr = 7e-3.
+    name = "lr 7e-3" and set.lr = 7e-3. images = 500 and clip = "clip-vit-b32" score images of held-out captions, too.
 
     \b
     commonart ablate grid.toml --data shards/ -o ablation/

@@ -25,9 +25,9 @@ from commonart.core.data.training_index import data_sets
 from commonart.core.errors import CommonArtError, Diverged, UsageError, telling
 from commonart.core.metrics import image_groups
 from commonart.core.metrics import scores as scoring
-from commonart.core.registry.lookup import find_model
 from commonart.core.settings import Settings
 from commonart.core.training import ablation, ablation_table
+from commonart.core.training import run as runs
 from commonart.core.training.ablation import Arm, Grid, Trial
 
 PROBE, LONGEST_PROBE = 0.05, 60.0  # of a trial's seconds; seconds
@@ -54,10 +54,9 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
     data_sets(settings.data)
     started, folder = time.monotonic(), Path(out)
     mine = [trial for number, trial in enumerate(grid.trials()) if task.owns(number)]
-    for arm, seed in grid.trials():
-        if (found := ablation.read_trial(_folder(folder, arm, seed))) is not None:
-            ablation.check_same(found, grid, arm, _folder(folder, arm, seed))
-    heldout = _heldout_captions(grid, settings)  # before anything is trained for it
+    ready = [ablation.finished(_folder(folder, arm, seed), grid, arm) for arm, seed in grid.trials()]
+    open_here = any(trial is None and task.owns(number) for number, trial in enumerate(ready))
+    captions = _captions(grid, settings) if grid.images and open_here else {}  # before anything is trained for them
     done, before, failed = 0, 0, Counter[str]()
 
     def summary() -> Summary:
@@ -65,29 +64,26 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
 
     with telling(summary):
         for number, (arm, seed) in enumerate(mine, 1):
-            place = _folder(folder, arm, seed)
-            if ablation.read_trial(place) is not None:
+            trial_folder = _folder(folder, arm, seed)
+            if ablation.finished(trial_folder, grid, arm) is not None:
                 before += 1
                 done += 1
                 continue
             if not settings.quiet:
                 log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
-            trial = _trial(grid, arm, seed, place, settings, task, heldout)
-            trial.write(place)
+            trial = _trial(grid, arm, seed, trial_folder, settings, task, captions)
+            trial.write(trial_folder)
             done += not trial.failed
-            failed.update(["diverged"] if trial.failed else [])
+            if trial.failed:
+                failed["diverged"] += 1
             ablation_table.write(result(grid, out), folder)
     return summary()
 
 
 def result(grid: Grid, out: str) -> dict[str, Any]:
-    """Return what the finished trials of a grid say. Raises as `ablation.read_trial` and `ablation.check_same`."""
-    trials = []
-    for arm, seed in grid.trials():
-        place = _folder(Path(out), arm, seed)
-        if (trial := ablation.read_trial(place)) is not None:
-            ablation.check_same(trial, grid, arm, place)
-            trials.append(trial)
+    """Return what the finished trials of a grid say. Raises as `ablation.finished`."""
+    every = (ablation.finished(_folder(Path(out), arm, seed), grid, arm) for arm, seed in grid.trials())
+    trials = [trial for trial in every if trial is not None]
     if len({trial.data for trial in trials}) > 1:
         log.warn(f"{out}: not all trials were trained on the same shards.")
     if len({trial.precision for trial in trials}) > 1:
@@ -100,14 +96,14 @@ def _folder(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def _trial(
-    grid: Grid, arm: Arm, seed: int, place: Path, settings: Settings, task: Task, heldout: dict[str, Any]
+    grid: Grid, arm: Arm, seed: int, folder: Path, settings: Settings, task: Task, captions: dict[str, Any]
 ) -> Trial:
     """Train one arm with one seed, go on with it where it was interrupted, and measure it."""
     from commonart.stages import train
 
-    steps = grid.steps or _steps(grid, arm, place.parent, settings, task)
+    steps = grid.steps or _steps(grid, arm, folder.parent, settings, task)
     recipe = ablation.recipe_of(grid, arm, steps)
-    own = _settings(settings, grid, arm, place, steps=steps, seed=seed)
+    own = _settings(settings, grid, arm, folder, steps=steps, seed=seed)
     own = dataclasses.replace(own, heldout_every=max(1, steps // ablation.CURVE), log_every=max(1, min(10, steps // 4)))
     about: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "budget": grid.budget, "recipe": dataclasses.asdict(recipe), "scenes": grid.scenes,
@@ -117,76 +113,85 @@ def _trial(
         done = train.run(own)
     except Diverged as error:
         log.warn(f"{arm.name}, seed {seed}: {error.what}")
-        return Trial(**about, **_described(place), failed=error.what)
+        return Trial(**about, **_described(folder), failed=error.what)
     assert done is not None  # one process
-    following = _following(grid, place, settings, heldout)
-    return Trial(**about, **_described(place), following=following, **ablation.measured(place, done.images))
+    following: dict[str, float] = {}
+    if grid.scenes and _is_nano(folder):
+        following |= _of_scenes(_scores(folder, settings, scenes=grid.scenes))
+    if captions:
+        following |= _of_captions(_scores(folder, settings, **captions))
+    return Trial(**about, **_described(folder), following=following, **ablation.measured(folder, done.images))
 
 
-def _heldout_captions(grid: Grid, settings: Settings) -> dict[str, Any]:
-    """Return what `evaluate.run` makes images of: captions of held-out images, of the first data set; nothing without `images`.
+def _captions(grid: Grid, settings: Settings) -> dict[str, Any]:
+    """Return the arguments of `evaluate.run` for images of held-out captions, of the first data set.
 
-    Raises UsageError for encoders that do not exist or that nobody accepted, CommonArtError where no captions are held out.
+    Raises UsageError for encoders that do not exist or that nobody accepted, CommonArtError where they cannot be had or fewer
+    captions are held out than the grid asks for.
     """
-    if not grid.images:
-        return {}
-    clip, _, clip_ja = grid.clip.partition(",")
-    reads = find_model(clip, "clip", "clip =").langs
-    langs = [lang for lang in ablation_table.LANGS if lang in reads or (lang == "ja" and clip_ja)]
-    scoring.find_encoders(langs, clip, clip_ja or None, accept_terms=settings.accept_terms)
+    by_lang = scoring.encoders_of(grid.clip, "clip =")
+    clip, clip_ja = by_lang["en"], by_lang.get("ja")
+    scoring.load_encoders(
+        by_lang, clip, clip_ja, device="cpu", accept_terms=settings.accept_terms, flags=("clip =",) * 2
+    )
     reference = str(data_sets(settings.data)[0][0])
-    image_groups.from_captions(reference, langs, grid.images, "heldout", SCORED_SEED)
-    return {"reference": reference, "split": "heldout", "n": grid.images, "langs": langs, "clip": clip,
-            "clip_ja": clip_ja or None, "accept_terms": settings.accept_terms}  # fmt: skip
+    groups = image_groups.from_captions(reference, list(by_lang), grid.images, "heldout", SCORED_SEED)
+    fewest = min(groups, key=lambda group: len(group.prompts))
+    if (count := len(fewest.prompts)) < grid.images:
+        raise CommonArtError(
+            f"{reference} holds back {count:,} images with captions in '{fewest.lang}', and the grid asks for "
+            f"images = {grid.images}.",
+            f"Write images = {count}." if count > 1 else "Add more images.",
+        )
+    return {"reference": reference, "split": "heldout", "n": grid.images, "langs": [group.lang for group in groups],
+            "clip": clip, "clip_ja": clip_ja, "accept_terms": settings.accept_terms}  # fmt: skip
 
 
-def _following(grid: Grid, place: Path, settings: Settings, heldout: dict[str, Any]) -> dict[str, float]:
-    """Make images of unseen prompts, of scenes and of held-out captions, and return how well they follow them."""
-    scenes = grid.scenes if _knows_scenes(place) else 0
-    if not scenes and not heldout:
-        return {}
+def _scores(folder: Path, settings: Settings, **prompts: Any) -> list[dict[str, Any]]:
+    """Make images of prompts with a trial's model, and return their scores."""
     from commonart.stages import evaluate
 
-    scores = evaluate.run(
-        model=str(place), scenes=scenes, seed=SCORED_SEED, out=None, pictures=str(place / "pictures"),
-        device=settings.device, quiet=settings.quiet, **heldout,
-    )["scores"]  # fmt: skip
-    found = dict[str, float]()
-    for lang in ablation_table.LANGS:
-        of_scenes = [
-            score for score in scores if score["lang"] == lang and score["metric"] == "scenes" and "set" in score
-        ]
-        for fact in ("color", "shape", "background", "place") if of_scenes else ():
-            found[f"{fact}_{lang}"] = fmean(score[fact] for score in of_scenes)
-        of_captions = [score for score in scores if score["lang"] == lang and "set" not in score]
-        found |= {f"clip_{lang}": score["value"] for score in of_captions if score["metric"] == "CLIP"}
-        found |= {f"fd_{lang}": score["value"] for score in of_captions if score["metric"].startswith("FD-")}
-    return found
+    made = evaluate.run(
+        model=str(folder), seed=SCORED_SEED, out=None, pictures=str(folder / "pictures"), device=settings.device,
+        quiet=settings.quiet, **prompts,
+    )  # fmt: skip
+    return list(made["scores"])
 
 
-def _described(place: Path) -> dict[str, Any]:
-    """The fields of a Trial that run.json has."""
-    from commonart.core.training import run as runs
+def _of_scenes(scores: list[dict[str, Any]]) -> dict[str, float]:
+    """Return {"color_en": share, ...}: the mean of unseen scenes and of unseen pairs of color and shape."""
+    return {
+        f"{fact}_{lang}": fmean(score[fact] for score in scores if (score["metric"], score["lang"]) == ("scenes", lang))
+        for lang in ablation_table.LANGS
+        for fact in ("color", "shape", "background", "place")
+    }
 
-    described = runs.read(place)
+
+def _of_captions(scores: list[dict[str, Any]]) -> dict[str, float]:
+    """Return {"clip_en": CLIP score, "fd_en": Fréchet distance, ...}."""
+    clip = {f"clip_{score['lang']}": score["value"] for score in scores if score["metric"] == "CLIP"}
+    return clip | {f"fd_{score['lang']}": score["value"] for score in scores if score["metric"].startswith("FD-")}
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Return the fields of a Trial that run.json has."""
+    described = runs.read(folder)
     return {"data": described["data"]["fingerprint"], "precision": described["precision"]}
 
 
-def _knows_scenes(place: Path) -> bool:
-    """Whether a run reads and draws with the embedded models, whose scenes can be read back from its images."""
-    from commonart.core.training import run as runs
-
-    described = runs.read(place)
-    return described["text_encoder"]["name"] == described["autoencoder"]["name"] == "nano"
+def _is_nano(folder: Path) -> bool:
+    """Return whether a run's text encoder and autoencoder are the embedded ones, which know scenes."""
+    described = runs.read(folder)
+    return bool(described["text_encoder"]["name"] == described["autoencoder"]["name"] == "nano")
 
 
 def _tower(grid: Grid, arm: Arm) -> str:
     return grid.vision_tower if ablation.recipe_of(grid, arm, 1).repa else ""
 
 
-def _settings(settings: Settings, grid: Grid, arm: Arm, place: Path, *, steps: int, seed: int) -> Settings:
+def _settings(settings: Settings, grid: Grid, arm: Arm, folder: Path, *, steps: int, seed: int) -> Settings:
     return dataclasses.replace(
-        settings, stage=grid.recipe, overrides={**arm.overrides, "steps": steps}, out=str(place), init=grid.init,
+        settings, stage=grid.recipe, overrides={**arm.overrides, "steps": steps}, out=str(folder), init=grid.init,
         vision_tower=_tower(grid, arm), seed=seed, keep=1,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from commonart.core.data.text import language_of
 from commonart.core.metrics import clip_score
-from commonart.core.metrics.scores import load_encoders
+from commonart.core.metrics.scores import encoders_of, load_encoders
 from commonart.core.registry.lookup import find_model
 
 Scorer = Callable[[Sequence[Image.Image]], dict[str, float]]
@@ -28,15 +28,14 @@ def open_scorer(names: str, prompts: Sequence[str], accept_terms: Sequence[str] 
         names: a dual encoder, or two separated by a comma, the second for Japanese prompts, which are not scored
             without one. `nano` scores both languages. Raises as `clip_score.DualEncoder.load` does.
     """
-    name, _, name_ja = names.partition(",")
+    by_lang = encoders_of(names)
     rows_by_lang: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        rows_by_lang.setdefault(language_of(prompt), []).append(row)
-    model = find_model(name, "clip", "--clip")
-    if "ja" not in model.langs and not name_ja:
-        rows_by_lang.pop("ja", None)
+        if (lang := language_of(prompt)) in by_lang:
+            rows_by_lang.setdefault(lang, []).append(row)
+    model = find_model(by_lang["en"], "clip", "--clip")
     # On the CPU: a few images take seconds there, and the device's memory belongs to training.
-    encoders = load_encoders(rows_by_lang, name, name_ja or None, device="cpu", accept_terms=accept_terms)
+    encoders = load_encoders(rows_by_lang, by_lang["en"], by_lang.get("ja"), device="cpu", accept_terms=accept_terms)
     texts = {lang: encoders[lang].encode_texts([prompts[row] for row in rows]) for lang, rows in rows_by_lang.items()}
 
     def score(images: Sequence[Image.Image]) -> dict[str, float]:

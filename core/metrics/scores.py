@@ -84,6 +84,21 @@ def check_metrics(metrics: Iterable[str]) -> None:
             raise UsageError(f"--metrics {metric} is not a metric.", f"Choose among {', '.join(METRICS)}.")
 
 
+def encoders_of(names: str, flag: str = "--clip") -> dict[str, str]:
+    """`NAME` or `NAME,NAME` -> the dual encoder of each language; the second is for Japanese, which the first may not read.
+
+    `flag` is what gave the names, for errors. Raises UsageError for a name that is missing or not that of a dual encoder.
+    """
+    clip, comma, clip_ja = (part.strip() for part in names.partition(","))
+    if not clip or (comma and not clip_ja):
+        raise UsageError(
+            f'{flag} "{names}" lacks a name.', "Give one, or two with a comma: clip-vit-b32,clip-japanese-base."
+        )
+    if not clip_ja and "ja" in find_model(clip, "clip", flag).langs:
+        clip_ja = clip
+    return {"en": clip, **({"ja": clip_ja} if clip_ja else {})}
+
+
 def load_encoders(
     langs: Iterable[str],
     clip: str,
@@ -92,46 +107,28 @@ def load_encoders(
     device: str = "auto",
     accept_terms: Sequence[str] = (),
     trust_remote_code: bool = False,
+    flags: tuple[str, str] = ("--clip", "--clip-ja"),
 ) -> dict[str, DualEncoder]:
-    """Load the dual encoder of each language, each one once. Raises as `find_encoders` and `DualEncoder.load` do.
-
-    Args: as `find_encoders` takes them.
-    """
-    names = find_encoders(langs, clip, clip_ja, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
-    from commonart.core.metrics.clip_score import DualEncoder
-
-    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
-    loaded = {
-        name: load(name, flag="--clip" if name == clip else "--clip-ja") for name in dict.fromkeys(names.values())
-    }
-    return {lang: loaded[name] for lang, name in names.items()}
-
-
-def find_encoders(
-    langs: Iterable[str],
-    clip: str,
-    clip_ja: str | None,
-    *,
-    accept_terms: Sequence[str] = (),
-    trust_remote_code: bool = False,
-) -> dict[str, str]:
-    """Return the name of each language's dual encoder, without loading any.
+    """Load the dual encoder of each language, each one once. Raises as `DualEncoder.load` does.
 
     Args:
         clip: for every language but Japanese.
         clip_ja: for Japanese; default: `clip` where it reads Japanese, else clip-japanese-base.
-
-    Raises:
-        UsageError: an unknown name, terms that nobody accepted, or remote code that nobody allowed.
+        flags: what gave `clip` and `clip_ja`, for errors.
     """
-    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", "--clip").langs else "clip-japanese-base")
+    flag, flag_ja = flags
+    clip_ja = clip_ja or (clip if "ja" in find_model(clip, "clip", flag).langs else "clip-japanese-base")
     names = {lang: clip_ja if lang == "ja" else clip for lang in langs}
-    flags = {clip_ja: "--clip-ja", clip: "--clip"}
+    named_by = {clip_ja: flag_ja, clip: flag}
     for name in dict.fromkeys(names.values()):  # before torch is imported
-        row = find_model(name, "clip", flags[name])
-        check_terms(row, accept_terms, flags[name])
-        check_code(row, trust_remote_code, flags[name])
-    return names
+        row = find_model(name, "clip", named_by[name])
+        check_terms(row, accept_terms, named_by[name])
+        check_code(row, trust_remote_code, named_by[name])
+    from commonart.core.metrics.clip_score import DualEncoder
+
+    load = partial(DualEncoder.load, device=device, accept_terms=accept_terms, trust_remote_code=trust_remote_code)
+    loaded = {name: load(name, flag=named_by[name]) for name in dict.fromkeys(names.values())}
+    return {lang: loaded[name] for lang, name in names.items()}
 
 
 def score(

@@ -24,5 +24,5 @@ def widths(config: PixArtConfig, channels: int) -> list[int]:
 
 def loss(projected_BPO: Tensor, vision_BPO: Tensor, weight_BP: Tensor | None = None) -> Tensor:
     """Return how far projected tokens are from the encoder's patches, (B,), float32: 0 to 2; `weight_BP`: what a token counts."""
-    far_BP = 1 - functional.cosine_similarity(projected_BPO.float(), vision_BPO.float(), dim=2)
-    return (far_BP if weight_BP is None else far_BP * weight_BP).mean(1)
+    distance_BP = 1 - functional.cosine_similarity(projected_BPO.float(), vision_BPO.float(), dim=2)
+    return (distance_BP if weight_BP is None else distance_BP * weight_BP).mean(1)

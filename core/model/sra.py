@@ -26,5 +26,5 @@ def widths(config: PixArtConfig) -> list[int]:
 def loss(projected_BPO: Tensor, latents_BCHW: Tensor, patch: int, weight_B1HW: Tensor | None = None) -> Tensor:
     """Return the distance of the projected tokens to the latents, (B,), float32; `weight_B1HW`: what each latent counts."""
     projected_BCHW = unpatch(projected_BPO, latents_BCHW.shape[2], latents_BCHW.shape[3], patch)
-    far_BCHW = functional.smooth_l1_loss(projected_BCHW.float(), latents_BCHW.float(), reduction="none", beta=BETA)
-    return (far_BCHW if weight_B1HW is None else far_BCHW * weight_B1HW).flatten(1).mean(1)
+    distance_BCHW = functional.smooth_l1_loss(projected_BCHW.float(), latents_BCHW.float(), reduction="none", beta=BETA)
+    return (distance_BCHW if weight_B1HW is None else distance_BCHW * weight_B1HW).flatten(1).mean(1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from commonart.core.nano import facts
 from commonart.core.nano.lexicon import BACKGROUND_WORDS, COLOR_WORDS, PLACE_WORDS, SHAPE_WORDS, SIZE_WORDS
 from commonart.core.nano.scenes import PLACES, Scene, Split, Thing, cell, random_scene
+
+Kind = Literal["full", "short", "related"]  # of prompts
 
 # {a}, {b}, {c}: the things; {pa}..: their places; {on}: "on the snow"; {the}: "the snow"; {bg}: "snow".
 _EN: Final[dict[int, tuple[str, ...]]] = {
@@ -159,28 +161,26 @@ def short_caption(scene: Scene, lang: str, rng: np.random.Generator) -> str:
     return template.format(**named, **_background_fields(scene.background, lang, rng))
 
 
-def eval_prompts(
-    n: int, lang: str, seed: int, heldout: bool = False, short: bool = False, related: bool = False
-) -> list[tuple[Scene, str]]:
+def eval_prompts(n: int, lang: str, seed: int, heldout: bool = False, kind: Kind = "full") -> list[tuple[Scene, str]]:
     """Return `n` different prompts of scenes that no training run has seen, each with its scene.
 
     Args:
         heldout: scenes with a (color, shape) of HELDOUT_PAIRS; else scenes of the reserved tenth (`scenes.split_of`),
             whose colors and shapes are known and whose combination is not.
-        short: prompts that name no places and always a background.
-        related: prompts of two things, one of which is placed by the other.
+        kind: "full": as `caption` writes them; "short": without places, always with a background; "related": two things, one
+            of which is placed by the other.
     """
     rng = np.random.default_rng([seed, int(heldout), 20240607])
-    draw = random_related_scene if related else random_scene
+    draw = random_related_scene if kind == "related" else random_scene
     prompts: dict[str, Scene] = {}
     while len(prompts) < n:
         scene = draw(rng, heldout=heldout, split="heldout-scene")
-        text = (short_caption if short else caption)(scene, lang, rng)
-        meant = (
-            facts.has_relation(text, lang) if related else not short or facts.parse(text, lang).background is not None
-        )
-        if meant:
-            prompts.setdefault(text, scene)
+        text = (short_caption if kind == "short" else caption)(scene, lang, rng)
+        if kind == "short" and facts.parse(text, lang).background is None:
+            continue
+        if kind == "related" and not facts.has_relation(text, lang):
+            continue
+        prompts.setdefault(text, scene)
     return [(scene, text) for text, scene in prompts.items()]
 
 

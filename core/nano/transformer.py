@@ -93,7 +93,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
     side = recipe.resolution // vae.factor
     model = PixArt(config_of(recipe, (vae.channels, side, side), text.width))
     prompts = {lang: grammar.eval_prompts(60, lang, seed + 2) for lang in LANGUAGES}
-    prompts["short"] = grammar.eval_prompts(60, "ja", seed + 2, short=True)
+    prompts["short"] = grammar.eval_prompts(60, "ja", seed + 2, kind="short")
 
     def evaluate(averaged: PixArt, step: int) -> None:
         for name, pairs in prompts.items():
@@ -121,7 +121,7 @@ def measure(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     table = {}
     for kind in ("transformer", "heldout", "short"):
         for lang in LANGUAGES:
-            prompts = grammar.eval_prompts(n, lang, seed, heldout=kind == "heldout", short=kind == "short")
+            prompts = grammar.eval_prompts(n, lang, seed, kind == "heldout", "short" if kind == "short" else "full")
             shares = follow(model, vae, text, prompts, scheduler["flow_shift"])
             facts = ("color", "shape", "background") if kind == "short" else tuple(shares)
             table[f"{kind} {lang}"] = {fact: shares[fact] for fact in facts}

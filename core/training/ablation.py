@@ -5,7 +5,7 @@ seconds = 150                    # of training for each trial; or steps = 2000
 seeds = [0, 1, 2]
 scenes = 50                      # optional: prompts of each kind and language that runs of the nano models are scored by
 images = 500                     # optional: held-out captions of each language that images are made of, and scored
-clip = "clip-vit-b32"            # optional: their CLIP score's encoder, or NAME,NAME with one for Japanese
+clip = "clip-vit-b32"            # with images: the encoder of their scores, or NAME,NAME with one for Japanese
 init = "none"                    # optional: initial weights
 vision_tower = "siglip"          # of arms with repa
 set = { patch = 4, layers = 3 }  # optional: recipe fields of all arms
@@ -26,7 +26,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, quantiles
 from typing import Any
 
 import orjson
@@ -72,7 +72,7 @@ class Grid:
     init: str
     vision_tower: str = ""
     images: int = 0
-    clip: str = "nano"
+    clip: str = ""
 
     @property
     def budget(self) -> dict[str, float]:
@@ -127,7 +127,12 @@ def read_grid(path: str | Path) -> Grid:
         raise UsageError(f"{path}: recipe = {recipe!r} is not a training stage.", fix)
     scenes = scenes if "scenes" in values else SCENES
     tower = str(values.get("vision_tower", ""))
-    clip = str(values.get("clip", "nano"))
+    clip = values.get("clip", "")
+    if images == 1:
+        raise UsageError(f"{path}: images = 1 is too few to be scored.", "Write images = 500.")
+    if not isinstance(clip, str) or bool(clip) != bool(images):
+        what = f"{path}: images and clip go together, images of held-out captions and the encoder of their scores."
+        raise UsageError(what, 'Write images = 500 and clip = "clip-vit-b32", or neither.')
     grid = Grid(recipe, found, seeds, seconds, int(steps), int(scenes), str(init), tower, int(images), clip)
     for arm in found:
         if recipe_of(grid, arm, 1, str(path)).repa and not tower:
@@ -183,15 +188,13 @@ class Trial:
     seconds: float = math.nan  # of training alone, without checkpoints and measurements
     heldout_loss: float | None = None
     training_loss: float | None = None
-    following: dict[str, float] = field(
-        default_factory=dict
-    )  # color_en, ...: shares of 0..1; clip_en, ...: 0..100; fd_en, ...
+    following: dict[str, float] = field(default_factory=dict)  # color_en: a share; clip_en: 0..100; fd_en: a distance
     curve: list[list[float]] = field(default_factory=list)  # [seconds, held-out loss]
     failed: str = ""
     precision: str = ""  # of the matrix products
     vision_tower: str = ""  # of repa
     images: int = 0
-    clip: str = "nano"
+    clip: str = ""
 
     def scores(self) -> dict[str, float]:
         """Return what is compared, by name."""
@@ -232,8 +235,9 @@ def steps_in(seconds: float, run: Path, recipe: Recipe) -> int:
     text = fmean(line["tokens"] or 0 for line in lines)
     start = cost.forward_flops(config, recipe, config.sample_size, text, routed=True)
     slower = start / cost.mean_forward_flops(config, recipe, config.sample_size, text)
-    rates = sorted(line["images_per_second"] for line in lines)
-    return int(seconds * rates[3 * len(rates) // 4] * slower / recipe.batch)
+    rates = [line["images_per_second"] for line in lines]
+    rate = quantiles(rates, n=4, method="inclusive")[2] if len(rates) > 1 else rates[0]
+    return int(seconds * rate * slower / recipe.batch)
 
 
 def read_trial(folder: Path) -> Trial | None:
@@ -249,8 +253,14 @@ def read_trial(folder: Path) -> Trial | None:
         ) from error
 
 
-def check_same(trial: Trial, grid: Grid, arm: Arm, folder: Path) -> None:
-    """Raise CommonArtError where a trial was done with another budget or recipe than the grid asks for."""
+def finished(folder: Path, grid: Grid, arm: Arm) -> Trial | None:
+    """Return the trial in a folder if nothing is left to do: it was trained, and scored as the grid asks.
+
+    Raises CommonArtError where it was trained with another budget or recipe than the grid asks for, and as `read_trial`.
+    """
+    trial = read_trial(folder)
+    if trial is None:
+        return None
     now = asdict(recipe_of(grid, arm, trial.steps))
     differ = {name: (trial.recipe.get(name, value), value) for name, value in now.items()}
     differ |= {
@@ -258,9 +268,7 @@ def check_same(trial: Trial, grid: Grid, arm: Arm, folder: Path) -> None:
         for name in ("seconds", "steps")
         if name in grid.budget
     }
-    differ |= {name: (getattr(trial, name), getattr(grid, name)) for name in ("scenes", "images", "init")}
-    if grid.images:
-        differ["clip"] = (trial.clip, grid.clip)
+    differ["init"] = (trial.init, grid.init)
     if now["repa"]:
         differ["vision_tower"] = (trial.vision_tower, grid.vision_tower)
     for name, (before, value) in differ.items():
@@ -269,3 +277,6 @@ def check_same(trial: Trial, grid: Grid, arm: Arm, folder: Path) -> None:
                 f"{folder} holds a trial with {name} {before}, and the grid says {value}.",
                 "Name another -o, or give that arm another name.",
             )
+    scoring = ("scenes", "images", *(("clip",) if grid.images else ()))
+    scored = all(getattr(trial, name) == getattr(grid, name) for name in scoring)
+    return trial if scored or trial.failed else None

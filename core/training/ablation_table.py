@@ -42,8 +42,9 @@ def summarize(grid: Grid, trials: Iterable[Trial]) -> dict[str, Any]:
         good = [trial for trial in done if not trial.failed]
         scores = {}
         for name in dict.fromkeys(name for trial in good for name in trial.scores()):
-            mean, low, high = interval([trial.scores()[name] for trial in good if name in trial.scores()])
-            scores[name] = {"mean": mean, "low": low, "high": high}
+            values = [trial.scores()[name] for trial in good if name in trial.scores()]
+            mean, low, high = interval(values)
+            scores[name] = {"mean": mean, "low": low, "high": high, "n": len(values)}
         rows.append({
             "arm": arm.name, "set": dict(arm.overrides), "seeds": [trial.seed for trial in good],
             "failed": {str(trial.seed): trial.failed for trial in done if trial.failed},
@@ -53,33 +54,24 @@ def summarize(grid: Grid, trials: Iterable[Trial]) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "schema": 1, "recipe": grid.recipe, "budget": grid.budget, "seeds": list(grid.seeds),
-        "interval": f"{LEVEL:.0%}, Student's t over the seeds", "arms": rows,
+        "images": grid.images, "clip": grid.clip, "interval": f"{LEVEL:.0%}, Student's t over the seeds", "arms": rows,
     }  # fmt: skip
 
 
 def table(result: Mapping[str, Any], markdown: bool = False) -> str:
     """Return a result as text, or as a table of Markdown."""
-    facts = {f"{fact}_{lang}": form for fact, form in FOLLOWING.items() for lang in LANGS}
-    facts = {name: form for name, form in facts.items() if any(name in row["scores"] for row in result["arms"])}
-    names = [re.sub("^(clip|fd) ", lambda found: found[0].upper(), name.replace("_", " ")) for name in facts]
-    head = ["arm", "seeds", "steps", "seconds", "held-out loss", "gap", *names]
+    columns = {f"{score}_{lang}": form for score, form in FOLLOWING.items() for lang in LANGS}
+    columns = {name: form for name, form in columns.items() if any(name in row["scores"] for row in result["arms"])}
+    titles = [re.sub("^(clip|fd) ", lambda match: match[0].upper(), name.replace("_", " ")) for name in columns]
+    columns = {"heldout_loss": (1, 4, ""), "gap": (1, 4, ""), **columns}
+    head = ["arm", "seeds", "steps", "seconds", "held-out loss", "gap", *titles]
     rows = [head]
     for row in result["arms"]:
-        seeds = f"{len(row['seeds'])} of {len(result['seeds'])}" + (
-            f", {len(row['failed'])} failed" if row["failed"] else ""
-        )
+        failed = f", {len(row['failed'])} failed" if row["failed"] else ""
+        seeds = f"{len(row['seeds'])} of {len(result['seeds'])}{failed}"
         steps, seconds = (f"{row[name]:,.0f}" if _finite(row[name]) else "-" for name in ("steps", "seconds"))
-        losses = [_cell(row["scores"].get(name), 1, 4, "") for name in ("heldout_loss", "gap")]
-        rows.append(
-            [
-                row["arm"],
-                seeds,
-                steps,
-                seconds,
-                *losses,
-                *(_cell(row["scores"].get(name), *form) for name, form in facts.items()),
-            ]
-        )
+        cells = (_cell(row["scores"].get(name), len(row["seeds"]), *form) for name, form in columns.items())
+        rows.append([row["arm"], seeds, steps, seconds, *cells])
     if markdown:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -91,11 +83,12 @@ def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _cell(score: Mapping[str, float] | None, scale: float, digits: int, unit: str) -> str:
+def _cell(score: Mapping[str, float] | None, seeds: int, scale: float, digits: int, unit: str) -> str:
     if score is None:
         return "-"
     half = (score["high"] - score["mean"]) * scale
-    return f"{score['mean'] * scale:.{digits}f}" + (f" ± {half:.{digits}f}" if _finite(half) else "") + unit
+    fewer = f" (of {score['n']})" if score["n"] < seeds else ""
+    return f"{score['mean'] * scale:.{digits}f}" + (f" ± {half:.{digits}f}" if _finite(half) else "") + unit + fewer
 
 
 def chart(result: Mapping[str, Any]) -> str:
@@ -113,8 +106,13 @@ def chart(result: Mapping[str, Any]) -> str:
 def write(result: Mapping[str, Any], folder: Path) -> None:
     """Write ablation.json, ablation.md and ablation.svg."""
     write_json(folder / "ablation.json", result)
+    by = (
+        f"; CLIP score and Fréchet distance of {result['images']:,} images by {result['clip']}"
+        if result["images"]
+        else ""
+    )
     lines = [
-        f"Recipe {result['recipe']}, {_budget(result)} a trial; ± is {result['interval']}.",
+        f"Recipe {result['recipe']}, {_budget(result)} a trial{by}; ± is {result['interval']}.",
         "",
         table(result, True),
         "",

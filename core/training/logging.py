@@ -195,14 +195,14 @@ class MetricsFile:
             for name, value in _numbers(line).items():
                 self._events.add_scalar(name, value, line["step"])
             self._events.flush()
-            if self.tracker is not None:
-                self.tracker(_numbers(line), line["step"])
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CommonArtError(
                 f"{self.path} cannot be written ({error.strerror or error}).",
-                f"{'Free some space' if full else 'Look at that folder'}; the same command continues.",
+                f"{'Free some space' if full else 'Make the folder writable'}; the same command continues.",
             ) from error
+        if self.tracker is not None:
+            self.tracker(_numbers(line), line["step"])
 
     def cut(self, step: int) -> None:
         """Keep the lines up to `step`: those after the checkpoint that is resumed are computed again."""

@@ -216,7 +216,7 @@ def test_eval_prompts_are_unseen(lang: str) -> None:
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_related_prompts_place_one_thing_by_the_other(lang: str) -> None:
-    prompts = eval_prompts(200, lang, 0, related=True)
+    prompts = eval_prompts(200, lang, 0, kind="related")
     assert len(prompts) == 200
     for scene, text in prompts:
         assert split_of(scene) == "heldout-scene" and has_relation(text, lang)
@@ -225,7 +225,7 @@ def test_related_prompts_place_one_thing_by_the_other(lang: str) -> None:
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_short_captions_tell_colours_and_shapes_and_no_places(lang: str) -> None:
-    prompts = eval_prompts(500, lang, 3, short=True)
+    prompts = eval_prompts(500, lang, 3, kind="short")
     for scene, text in prompts:
         found = parse(text, lang)
         assert found.background == scene.background and all(thing.place is None for thing in found.things), text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 import types
@@ -50,6 +51,21 @@ def test_lines_reach_both_files_and_the_first_process_alone_writes(tmp_path: Pat
     accumulator = EventAccumulator(str(tmp_path / "first" / "tensorboard"))
     accumulator.Reload()
     assert set(accumulator.Tags()["scalars"]) == {"loss", "lr", "loss_by_t/0", "seconds"}  # and nothing that is null
+
+
+@pytest.mark.parametrize(
+    ("code", "fix"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "Make the folder writable")]
+)
+def test_a_line_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, fix: str
+) -> None:
+    def no(*_: Any) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr("builtins.open", no)
+    with pytest.raises(CommonArtError, match="metrics.jsonl cannot be written") as told:
+        logging.MetricsFile(tmp_path / "metrics.jsonl").write(LINE)
+    assert told.value.fix.startswith(fix)
 
 
 @pytest.mark.parametrize(("name", "more"), [("wandb", {"id": "512"}), ("trackio", {})])
