@@ -54,8 +54,8 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
     data_sets(settings.data)
     started, folder = time.monotonic(), Path(out)
     mine = [trial for number, trial in enumerate(grid.trials()) if task.owns(number)]
-    ready = [ablation.finished(_folder(folder, arm, seed), grid, arm) for arm, seed in grid.trials()]
-    open_here = any(trial is None and task.owns(number) for number, trial in enumerate(ready))
+    trials = [ablation.finished(_folder(folder, arm, seed), grid, arm) for arm, seed in grid.trials()]
+    open_here = any(trial is None and task.owns(number) for number, trial in enumerate(trials))
     captions = _captions(grid, settings) if grid.images and open_here else {}  # before anything is trained for them
     done, before, failed = 0, 0, Counter[str]()
 

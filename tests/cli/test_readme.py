@@ -198,6 +198,14 @@ def test_every_command_line_is_one_that_commonart_takes(name: str) -> None:
     assert wrong_command_lines(TEXTS[name]) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_command_lines_above_a_grid_are_too(path: Path) -> None:
+    comments = [line for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
+    text = re.sub(r"\\\n#", " ", "\n".join(comments)).replace("#", "   ")
+    assert any("ablate" in words for words, _ in command_lines(text))
+    assert wrong_command_lines(text) == []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_named_in_prose_exists(name: str) -> None:
     assert unknown_flags(TEXTS[name]) == []
