@@ -53,22 +53,23 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
         )
     data_sets(settings.data)
     started, folder = time.monotonic(), Path(out)
-    mine = [trial for number, trial in enumerate(grid.trials()) if task.owns(number)]
-    trials = [ablation.finished(_folder(folder, arm, seed), grid, arm) for arm, seed in grid.trials()]
-    open_here = any(trial is None and task.owns(number) for number, trial in enumerate(trials))
-    captions = _captions(grid, settings) if grid.images and open_here else {}  # before anything is trained for them
+    finished = [ablation.finished(_folder(folder, arm, seed), grid, arm) is not None for arm, seed in grid.trials()]
+    every = zip(grid.trials(), finished, strict=True)
+    mine = [(*trial, over) for number, (trial, over) in enumerate(every) if task.owns(number)]
+    left = any(not over for *_, over in mine)
+    captions = _captions(grid, settings) if grid.images and left else {}  # before anything is trained for them
     done, before, failed = 0, 0, Counter[str]()
 
     def summary() -> Summary:
         return Summary("ablate", len(mine), done, failed, finished_before=before, seconds=time.monotonic() - started)
 
     with telling(summary):
-        for number, (arm, seed) in enumerate(mine, 1):
-            trial_folder = _folder(folder, arm, seed)
-            if ablation.finished(trial_folder, grid, arm) is not None:
+        for number, (arm, seed, over) in enumerate(mine, 1):
+            if over:
                 before += 1
                 done += 1
                 continue
+            trial_folder = _folder(folder, arm, seed)
             if not settings.quiet:
                 log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
             trial = _trial(grid, arm, seed, trial_folder, settings, task, captions)
