@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from numbered_records import keep_all, keep_even, make_jsonl, tree
+from jsonl_stages import keep_all, keep_even, make_jsonl, tree
 
 from commonart.core.data import files, jsonl, stream
 from commonart.core.data.drops import Drop, Summary, Transform

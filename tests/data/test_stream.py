@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from numbered_records import keep_all, keep_even, make_jsonl
+from jsonl_stages import keep_all, keep_even, make_jsonl
 from PIL import Image
 
 from commonart.core.data import jsonl, stream

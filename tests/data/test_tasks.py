@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from numbered_records import keep_even, make_jsonl, tree
+from jsonl_stages import keep_even, make_jsonl, tree
 
 from commonart.core.data import jsonl, stream, tasks
 from commonart.core.errors import UsageError

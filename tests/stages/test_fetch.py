@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import orjson
 import pytest
 from commands import LOCAL, Command, fetched
+from download_site import site
 from PIL import Image
 from web_server import Site, picture
 
@@ -27,6 +27,8 @@ from commonart.core.data.record import split_of
 from commonart.core.data.shards import reader
 from commonart.core.nano import scenes
 from commonart.stages import fetch as stage
+
+__all__ = ["site"]  # the fixture
 
 # --- scenes ----------------------------------------------------------------------------------------------------------
 
@@ -71,12 +73,6 @@ def test_a_scene_can_be_listed_filtered_and_fetched_from_stdin(commonart: Comman
 
 
 # --- downloads into shards -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as running:
-        yield running
 
 
 def url_list(path: Path, urls: list[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import zstandard
 from commands import LOCAL
-from downloads import get, site
+from download_site import get, site
 from web_server import Handler, Site, picture
 
 from commonart.core.data.download.client import DownloadClient

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from commands import LOCAL
-from downloads import get, site
+from download_site import get, site
 from web_server import Handler, Site, answer, picture
 
 from commonart.core.data.download.client import DownloadClient

@@ -6,13 +6,13 @@ import io
 import random
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from commands import LOCAL, fetched
+from download_site import site
 from PIL import Image, PngImagePlugin
 from web_server import Site, picture
 
@@ -20,11 +20,7 @@ from commonart.core.data.download import opt_out
 from commonart.core.data.download.addresses import split_url
 from commonart.core.data.download.opt_out import Rules, embedded_signals, header_signals, read_robots, read_tdmrep
 
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as running:
-        yield running
+__all__ = ["site"]  # the fixture
 
 
 def check(site: Site, signals: list[str], *, asked: bool, data: bytes | None = None, **headers: str) -> None:

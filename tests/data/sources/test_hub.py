@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 from commands import Command
-from hub_data_sets import PAGE, catalogue, commoncatalog, hub, packed, parquet, photo
 from hub_server import HubServer
+from small_commoncatalog import PAGE, catalogue, commoncatalog, hub, packed, parquet, photo
 
 from commonart.core.data import jsonl, stream
 from commonart.core.data.drops import PassedOver

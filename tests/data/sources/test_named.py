@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 import pytest
 from commands import LOCAL, Command, filtered
-from hub_data_sets import BY2, PAGE, commoncatalog, hub, packed, parquet, photo
 from hub_server import HubServer
+from small_commoncatalog import BY2, PAGE, commoncatalog, hub, packed, parquet, photo
 from web_server import Site, answer, picture
 
 from commonart.core.data import stream
