@@ -62,8 +62,19 @@ def reason(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library's error says, or its class, without a full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the first line of what a library's error says, or its class, without a full stop, in at most 300 characters.
+
+    The line after one that ends with a colon belongs to it: there diffusers and transformers write why they could not import.
+    """
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if first.endswith(":") and more:
+        first = f"{first} {more[0]}"
+    return first[:300].rstrip(".: ")
+
+
+def with_class(error: BaseException) -> str:
+    """Return the class of a library's error and, where it says something, the first line of that."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 def check_at_least(flag: str, value: float | None, least: float) -> None:

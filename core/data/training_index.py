@@ -109,7 +109,7 @@ def read_index(
         return index
     if index.left_out.get("no_captions"):
         raise CommonArtError(
-            f"{data} holds no captions: {index.left_out['no_captions']:,} records have none.",
+            f"{data} holds no captions (records without: {index.left_out['no_captions']:,}).",
             "Caption them first: commonart caption --model NAME, then shard again.",
         )
     if refused:
@@ -119,10 +119,10 @@ def read_index(
         )
     if blocked := index.left_out[BLOCKLISTED]:
         raise CommonArtError(
-            f"{data} holds nothing to train on: {blocked:,} records are blocklisted.", "Add more images."
+            f"{data} holds nothing to train on (records on the blocklist: {blocked:,}).", "Add more images."
         )
     raise CommonArtError(
-        f"{data} holds nothing to train on: all {index.heldout:,} records are held out.", "Add more images."
+        f"{data} holds nothing to train on (records held out: {index.heldout:,}, all of them).", "Add more images."
     )
 
 

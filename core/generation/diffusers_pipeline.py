@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, first_line
 from commonart.core.generation.components import PipelineComponents
 from commonart.core.generation.request import Callback, GenerationConfig, ImageRequest, ModelSpec, pixels
 from commonart.core.log import warn
@@ -128,9 +128,8 @@ class DiffusersPipeline:
             options = {"torch_dtype": self.dtype, "use_safetensors": True, "local_files_only": True, **left_out}
             self.pipe = self.cls.from_pretrained(folder, variant=variant, **options)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CommonArtError(
-                f"The {self.components.pipeline} in {folder} cannot be loaded: {reason}.",
+                f"The {self.components.pipeline} in {folder} cannot be loaded: {first_line(error)}.",
                 "It must be complete, in safetensors; download it again.",
             ) from error
         self.pipe.set_progress_bar_config(disable=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, first_line
 from commonart.core.metrics.protocols import convention_of
 from commonart.core.model import weights
 from commonart.core.model.device import pick_device
@@ -181,9 +181,8 @@ def _features(output: Any) -> Tensor:
 
 
 def _unloadable(source: str, problem: Exception) -> CommonArtError:
-    reason = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
     return CommonArtError(
-        f"{source} holds no dual encoder that can be loaded ({reason}).",
+        f"{source} holds no dual encoder that can be loaded ({first_line(problem)}).",
         "Name one from `commonart models`, or a folder in open_clip's or transformers' format.",
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, first_line
 from commonart.core.log import say
 from commonart.core.metrics.features import Encoder, extract
 from commonart.core.metrics.image_set import ImageRef
@@ -174,7 +174,7 @@ def inception(mode: str, device: str = "cpu", folder: Path | None = None) -> tup
             model = _pytorch_inception(path).to(device).eval()
     except (RuntimeError, OSError, KeyError, EOFError, pickle.UnpicklingError) as problem:
         raise CommonArtError(
-            f"{path} does not hold the Inception weights ({str(problem).splitlines()[0]}).",
+            f"{path} does not hold the Inception weights ({first_line(problem)}).",
             "Delete the file; the same command downloads it again.",
         ) from problem
 

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, first_line
 from commonart.core.metrics.clip_score import DualEncoder
 from commonart.core.model.device import pick_device
 
@@ -59,9 +59,8 @@ def load(path: str, *, device: str = "auto", flag: str = "--judge") -> DualEncod
         pickle.UnpicklingError,
         EOFError,
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".")
         raise CommonArtError(
-            f"{flag} {path} holds no weights of SSCD that can be loaded ({reason}).",
+            f"{flag} {path} holds no weights of SSCD that can be loaded ({first_line(error)}).",
             f"Name a file of its authors like sscd_disc_mixup{ENDING}.",
         ) from error
     on = pick_device(device)

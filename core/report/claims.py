@@ -34,7 +34,7 @@ def of_files(folder: Path, named: Mapping[str, Any], shards: Sequence[Path]) -> 
             wrong.append(f"{name} is not there")
         elif about != {"bytes": path.stat().st_size, "sha256": sha256_file(path)}:
             wrong.append(f"{name} is not the file that report.json names")
-    yield Claim(f"{len(named):,} files have the hashes in report.json", not wrong, "; ".join(wrong))
+    yield Claim(f"the files' hashes in report.json ({len(named):,})", not wrong, "; ".join(wrong))
     if others := _others(folder, named, shards):
         yield Claim("files beside the card's own, which report.json does not list", None, first(others))
 
@@ -81,7 +81,7 @@ def of_shards(
         if name in hashes and hashes[name] != sha256:
             wrong.append(f"{name} has other bytes{_why_other(paths[name], paths[name] in damaged)}")
     wrong += [f"{name} is not in the card" for name in hashes if name not in said]
-    yield Claim(f"{len(said):,} shards have the hashes in report.json", not wrong, first(wrong))
+    yield Claim(f"the shards' hashes in report.json ({len(said):,})", not wrong, first(wrong))
 
 
 def _why_other(path: Path, damaged: bool) -> str:

@@ -26,7 +26,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as transformers_logging
 
 from commonart.core import log
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, with_class
 from commonart.core.model.pretrained import LOADING, LOCAL, load_whole, vision_side
 from commonart.core.model.tokenizer import load_tokenizer
 
@@ -131,9 +131,8 @@ def _part(what: str, folder: Path, load: Callable[[], Value]) -> Value:
     try:
         return load()
     except LOADING as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
         raise CommonArtError(
-            f"--{what.replace(' ', '-')} {folder} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
+            f"--{what.replace(' ', '-')} {folder} cannot be loaded: {with_class(error)}",
             f"It needs config.json, safetensors and {'preprocessor_config.json' if what[0] == 'v' else 'a tokenizer'}.",
         ) from error
     finally:

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from commonart.core.errors import CommonArtError, UsageError
+from commonart.core.errors import CommonArtError, UsageError, first_line
 from commonart.core.launch import STORE
 from commonart.core.slurm import PORTS
 
@@ -67,7 +67,7 @@ def _listen(host: str, ports: Sequence[int], size: int, token: bytes) -> dist.St
             if "EADDRINUSE" in str(error) or "in use" in str(error):
                 continue
             raise CommonArtError(
-                f"The first training process cannot be reached at MASTER_ADDR={host}: {str(error).splitlines()[0]}",
+                f"The first training process cannot be reached at MASTER_ADDR={host}: {first_line(error)}.",
                 "Set MASTER_ADDR to a name or address of the machine that runs RANK 0.",
             ) from error
         store.set("commonart", token.decode())

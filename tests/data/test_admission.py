@@ -62,7 +62,7 @@ def test_a_blocklist_is_obeyed_and_counted(tmp_path: Path) -> None:
     about = index.describe(index.caption_odds())["policy"]
     digest = hashlib.sha256((tmp_path / "removed.txt").read_bytes()).hexdigest()
     assert (about["name"], about["blocklist"], about["accepted"]) == ("strict", digest, ["x"])
-    with pytest.raises(CommonArtError, match="1 records are blocklisted"):
+    with pytest.raises(CommonArtError, match="records on the blocklist: 1"):
         read_index(shards(tmp_path / "none", [{"key": "k1"}]), rules)
     with pytest.raises(UsageError, match="--policy lax"):
         Rules.load("lax")

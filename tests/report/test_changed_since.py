@@ -160,7 +160,7 @@ def test_a_setting_of_the_run_that_was_forged_in_report_json_is_named(here: Path
 
 def test_a_run_is_reported_after_a_work_was_removed(here: Path) -> None:
     take_out(here, "k02")
-    (line,) = [line for line in check(here) if "shards have the hashes" in line]
+    (line,) = [line for line in check(here) if "the shards' hashes" in line]
     assert "00000.tar has other bytes: works were removed from it on 20" in line
     facts = gather(here / "runs" / "tiny", here / "shards")
     day = removal.read_log(here / "shards")[0].at[:10]

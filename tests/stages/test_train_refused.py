@@ -27,9 +27,9 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(CommonArtError, 1, "empty", "", lambda: start(tmp_path / "empty", run))
     mute, far = dataset(tmp_path / "mute", caption=False), "calm2-7b"  # not fetched for nothing
-    refused(CommonArtError, 1, "20 records have none", "commonart caption", lambda: start(mute, run, text_encoder=far))
+    refused(CommonArtError, 1, "records without: 20", "commonart caption", lambda: start(mute, run, text_encoder=far))
     kept = dataset(tmp_path / "kept", heldout=range(20))
-    refused(CommonArtError, 1, "all 20 records are held out", "more images", lambda: start(kept, run))
+    refused(CommonArtError, 1, "records held out: 20, all of them", "more images", lambda: start(kept, run))
     assert not run.exists()
 
 

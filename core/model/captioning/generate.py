@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from commonart.core import log
 from commonart.core.data.drops import Problem
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, first_line, with_class
 from commonart.core.model import device as devices
 from commonart.core.model import memory, weights
 from commonart.core.model import quantize as quantization
@@ -305,9 +305,8 @@ class TextGenerator:
             )
             processor = self._load_processor(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError, ImportError) as error:
-            first_line = (str(error).strip().splitlines() or [""])[0]
             raise CommonArtError(
-                f"{self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",
+                f"{self.name} cannot be loaded from {folder}: {with_class(error)}",
                 "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
             ) from error
         if self.quantize and not four_bits:  # not the head, whose rounding would reach every word
@@ -343,7 +342,7 @@ class TextGenerator:
                 limit = self.loaded.max_batch
                 continue
             except torch.OutOfMemoryError as error:
-                problem = Problem("out_of_memory", str(error).splitlines()[0])
+                problem = Problem("out_of_memory", first_line(error))
                 if len(part) > 1:
                     self.loaded.max_batch = len(part) // 2
                     log.warn(f"{self.name}: out of memory, continuing with batches of {self.loaded.max_batch}")

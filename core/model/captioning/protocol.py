@@ -18,7 +18,7 @@ import orjson
 
 from commonart.core.data.download.transfer import ca_file
 from commonart.core.data.drops import Problem
-from commonart.core.errors import CommonArtError, UsageError, first_line
+from commonart.core.errors import CommonArtError, UsageError, with_class
 from commonart.core.model.captioning.generate import Generated, tidy
 
 # Where servers tell their version: name, path beside /v1, field.
@@ -127,7 +127,7 @@ class ProtocolClient:
         try:
             status, headers, data = await self.send(client, "GET", f"{url}/models")
         except (httpx.HTTPError, TimeoutError) as error:
-            raise CommonArtError(f"--endpoint {url} does not answer: {told(error)}.", advice) from None
+            raise CommonArtError(f"--endpoint {url} does not answer: {with_class(error)}.", advice) from None
         said = f"HTTP {status} {self.message(data)}".strip()
         self.check_usable(url, status, headers, said)
         try:
@@ -176,11 +176,6 @@ def _read_key(file: str | None) -> str:
 def plain(text: str) -> str:
     """Text of a server on one short line, without what would steer a terminal."""
     return "".join(filter(str.isprintable, tidy(text)))[:200]
-
-
-def told(error: Exception) -> str:
-    """What an error is and says, on one line."""
-    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
 
 
 def parse(data: bytes) -> Generated | Problem:

@@ -21,7 +21,7 @@ import orjson
 from commonart.core import log
 from commonart.core.data.download.transfer import parse_retry_after
 from commonart.core.data.drops import Problem
-from commonart.core.errors import CommonArtError, UsageError, check_at_least
+from commonart.core.errors import CommonArtError, UsageError, check_at_least, with_class
 from commonart.core.model.captioning.generate import Generated
 from commonart.core.model.captioning.protocol import (
     BUSY,
@@ -32,7 +32,6 @@ from commonart.core.model.captioning.protocol import (
     address,
     parse,
     plain,
-    told,
 )
 
 Item = TypeVar("Item")
@@ -121,7 +120,7 @@ class ServerPool:
                     try:
                         data = await asyncio.to_thread(lambda to: orjson.dumps(body(item, to)), server)
                     except Exception as error:  # whatever one input makes an encoder raise costs that input
-                        return Problem("model_error", told(error)[:300])
+                        return Problem("model_error", with_class(error))
                     return await self._answer(http, server, data)
                 except TryAgain as again:
                     failed, tries, rounds = again, tries + again.tries, rounds + 1
@@ -161,17 +160,17 @@ class ServerPool:
         try:
             status, headers, data = await self._client.send(http, "POST", f"{server.url}/chat/completions", body)
         except AnswerTooLong as error:
-            raise TryAgain(told(error), tries=2) from None
+            raise TryAgain(with_class(error), tries=2) from None
         except (httpx.HTTPError, TimeoutError) as error:
             if server.paused_until <= began:  # once for all that were on their way when it went down
                 server.failures += 1
                 server.pause(self._backoff(server.failures))
             self._check_alive(time.monotonic())
             if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-                raise TryAgain(told(error), tries=0) from None
+                raise TryAgain(with_class(error), tries=0) from None
             if isinstance(error, (TimeoutError, httpx.TimeoutException)):
                 raise TryAgain(f"no answer in {self.limits.answer:g} s", tries=2) from None
-            raise TryAgain(told(error)) from None
+            raise TryAgain(with_class(error)) from None
         self._answered, server.failures = time.monotonic(), 0
         if status == 200:
             return parse(data)

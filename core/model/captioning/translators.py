@@ -16,7 +16,7 @@ from typing import Any
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from commonart.core.data.drops import Problem
-from commonart.core.errors import CommonArtError
+from commonart.core.errors import CommonArtError, with_class
 from commonart.core.model.captioning.generate import RETRY, Generated, TextGenerator
 from commonart.core.model.captioning.languages import LANGUAGES, language_code, language_tokens
 from commonart.core.model.tokenizer import load_tokenizer
@@ -90,9 +90,8 @@ class Translator(TextGenerator):
         try:
             return self._load_processor(folder)
         except Exception as error:  # as many kinds as there are tokenizers
-            first_line = (str(error).strip().splitlines() or [""])[0]
             raise CommonArtError(
-                f"the tokenizer of {self.name} cannot be loaded from {folder}: {type(error).__name__}: {first_line[:300]}",
+                f"the tokenizer of {self.name} cannot be loaded from {folder}: {with_class(error)}",
                 "Download or copy the model again; it needs its tokenizer's files.",
             ) from error
 
