@@ -53,10 +53,10 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
         )
     data_sets(settings.data)
     started, folder = time.monotonic(), Path(out)
-    finished = [ablation.finished(_folder(folder, arm, seed), grid, arm) is not None for arm, seed in grid.trials()]
+    finished = [ablation.finished(_folder(folder, arm, seed), grid, arm) for arm, seed in grid.trials()]
     every = zip(grid.trials(), finished, strict=True)
     mine = [(*trial, over) for number, (trial, over) in enumerate(every) if task.owns(number)]
-    left = any(not over for *_, over in mine)
+    left = any(over is None for *_, over in mine)
     captions = _captions(grid, settings) if grid.images and left else {}  # before anything is trained for them
     done, before, failed = 0, 0, Counter[str]()
 
@@ -64,20 +64,18 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
         return Summary("ablate", len(mine), done, failed, finished_before=before, seconds=time.monotonic() - started)
 
     with telling(summary):
-        for number, (arm, seed, over) in enumerate(mine, 1):
-            if over:
-                before += 1
-                done += 1
-                continue
-            trial_folder = _folder(folder, arm, seed)
-            if not settings.quiet:
-                log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
-            trial = _trial(grid, arm, seed, trial_folder, settings, task, captions)
-            trial.write(trial_folder)
+        for number, (arm, seed, trial) in enumerate(mine, 1):
+            before += trial is not None
+            if trial is None:
+                trial_folder = _folder(folder, arm, seed)
+                if not settings.quiet:
+                    log.say(f"trial {number} of {len(mine)}: {arm.name}, seed {seed}")
+                trial = _trial(grid, arm, seed, trial_folder, settings, task, captions)
+                trial.write(trial_folder)
+                ablation_table.write(result(grid, out), folder)
             done += not trial.failed
             if trial.failed:
                 failed["diverged"] += 1
-            ablation_table.write(result(grid, out), folder)
     return summary()
 
 
@@ -85,9 +83,9 @@ def result(grid: Grid, out: str) -> dict[str, Any]:
     """Return what the finished trials of a grid say. Raises as `ablation.finished`."""
     every = (ablation.finished(_folder(Path(out), arm, seed), grid, arm) for arm, seed in grid.trials())
     trials = [trial for trial in every if trial is not None]
-    if len({trial.data for trial in trials}) > 1:
+    if len({trial.data for trial in trials if trial.data}) > 1:
         log.warn(f"{out}: not all trials were trained on the same shards.")
-    if len({trial.precision for trial in trials}) > 1:
+    if len({trial.precision for trial in trials if trial.precision}) > 1:
         log.warn(f"{out}: not all trials were trained in the same precision.")
     return ablation_table.summarize(grid, trials)
 
@@ -102,19 +100,22 @@ def _trial(
     """Train one arm with one seed, go on with it where it was interrupted, and measure it."""
     from commonart.stages import train
 
-    steps = grid.steps or _steps(grid, arm, folder.parent, settings, task)
-    recipe = ablation.recipe_of(grid, arm, steps)
-    own = _settings(settings, grid, arm, folder, steps=steps, seed=seed)
-    own = dataclasses.replace(own, heldout_every=max(1, steps // ablation.CURVE), log_every=max(1, min(10, steps // 4)))
+    steps, failed = grid.steps, ""
+    try:
+        steps = steps or _steps(grid, arm, folder.parent, settings, task)
+        own = _settings(settings, grid, arm, folder, steps=steps, seed=seed)
+        every = {"heldout_every": max(1, steps // ablation.CURVE), "log_every": max(1, min(10, steps // 4))}
+        done = train.run(dataclasses.replace(own, **every))
+    except Diverged as error:
+        failed = error.what
+        log.warn(f"{arm.name}, seed {seed}: {failed}")
+    recipe = ablation.recipe_of(grid, arm, max(1, steps))
     about: dict[str, Any] = {
         "arm": arm.name, "seed": seed, "budget": grid.budget, "recipe": dataclasses.asdict(recipe), "scenes": grid.scenes,
         "init": grid.init, "vision_tower": _tower(grid, arm), "images": grid.images, "clip": grid.clip, "steps": steps,
     }  # fmt: skip
-    try:
-        done = train.run(own)
-    except Diverged as error:
-        log.warn(f"{arm.name}, seed {seed}: {error.what}")
-        return Trial(**about, **_described(folder), failed=error.what)
+    if failed:
+        return Trial(**about, **_described(folder), failed=failed)
     assert done is not None  # one process
     following: dict[str, float] = {}
     if grid.scenes and _is_nano(folder):
@@ -175,8 +176,9 @@ def _of_captions(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """Return the fields of a Trial that run.json has."""
-    described = runs.read(folder)
+    """Return the fields of a Trial that run.json has; none where the probe of its arm failed."""
+    if not (described := runs.read(folder)):
+        return {"data": ""}
     return {"data": described["data"]["fingerprint"], "precision": described["precision"]}
 
 
@@ -203,6 +205,8 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
     Measured once, by real steps, and kept in ARM/steps.json: all seeds take as many, whoever trains them.
     """
     kept = folder / "steps.json"
+    measured_for = {"seconds": grid.seconds, **dataclasses.asdict(ablation.recipe_of(grid, arm, 1))}
+    del measured_for["steps"], measured_for["micro_batch"]
     if not kept.exists():
         from commonart.stages import train
 
@@ -225,15 +229,15 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
                     f"Arm {arm.name} does not take a step in {grid.seconds:g} s.", "Give the grid more seconds."
                 )
             seconds *= 2
-        write_bytes(
-            measured := folder / f"steps-{task.index}.json", orjson.dumps({"steps": steps, "seconds": grid.seconds})
-        )
+        write_bytes(measured := folder / f"steps-{task.index}.json", orjson.dumps({"steps": steps, "of": measured_for}))
         with suppress(FileExistsError):  # another task of an array was faster
             os.link(measured, kept)
         measured.unlink()
     values = orjson.loads(kept.read_bytes())
-    if values["seconds"] != grid.seconds:
-        raise CommonArtError(
-            f"{kept} was measured for {values['seconds']:g} s, and the grid says {grid.seconds:g}.", "Name another -o."
-        )
+    for name, now in measured_for.items():
+        if (before := values["of"].get(name, now)) != now:
+            raise CommonArtError(
+                f"{kept} was measured with {name} {before}, and the grid says {now}.",
+                f"Name another -o, or remove {folder}, and arm {arm.name} begins anew.",
+            )
     return int(values["steps"])

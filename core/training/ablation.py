@@ -24,7 +24,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any
@@ -122,7 +122,7 @@ def read_grid(path: str | Path) -> Grid:
     if bool(seconds) == bool(steps):
         raise UsageError(f"{path} must have one budget: seconds or steps of each trial.", "Write seconds = 150.")
     recipe, init = values.get("recipe", ""), values.get("init", "none")
-    if recipe not in recipes.RECIPES:
+    if not isinstance(recipe, str) or recipe not in recipes.RECIPES:
         fix = f"{_meant(str(recipe), recipes.STAGES)}Use one of {', '.join(recipes.STAGES)}."
         raise UsageError(f"{path}: recipe = {recipe!r} is not a training stage.", fix)
     scenes = scenes if "scenes" in values else SCENES
@@ -184,7 +184,7 @@ class Trial:
     scenes: int
     init: str
     data: str  # fingerprint of the shards
-    steps: int
+    steps: int  # 0 where its probe failed
     seconds: float = math.nan  # of training alone, without checkpoints and measurements
     heldout_loss: float | None = None
     training_loss: float | None = None
@@ -261,7 +261,7 @@ def finished(folder: Path, grid: Grid, arm: Arm) -> Trial | None:
     trial = read_trial(folder)
     if trial is None:
         return None
-    now = asdict(recipe_of(grid, arm, trial.steps))
+    now = asdict(recipe_of(grid, arm, max(1, trial.steps)))
     differ = {name: (trial.recipe.get(name, value), value) for name, value in now.items()}
     differ |= {
         name: (trial.budget.get(name, 0), grid.budget.get(name, 0))
@@ -279,4 +279,6 @@ def finished(folder: Path, grid: Grid, arm: Arm) -> Trial | None:
             )
     scoring = ("scenes", "images", *(("clip",) if grid.images else ()))
     scored = all(getattr(trial, name) == getattr(grid, name) for name in scoring)
-    return trial if scored or trial.failed else None
+    return (
+        replace(trial, arm=arm.name) if scored or trial.failed else None
+    )  # an arm may have another name of that folder

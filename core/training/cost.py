@@ -80,8 +80,8 @@ def flops_per_image(
 def forward_flops(config: PixArtConfig, recipe: Recipe, side: int, text: float, routed: bool) -> float:
     """Return the operations of one image forward as `recipe` trains it; `routed`: while tokens skip blocks."""
     tokens = (side // config.patch_size) ** 2
-    share, first, stop, _ = recipe.skipping
-    few, passing = (stop - first if routed else 0), tread.kept_tokens(tokens, share)
+    share, first, stop, off = recipe.skipping
+    few, passing = (stop - first if routed and off < 1 else 0), tread.kept_tokens(tokens, share)
     head = 2.0 * recipe.draws * tokens * head_weights(config, recipe)
     return flops_per_image(config, side, text, recipe.draws, few, passing) + head
 

@@ -90,11 +90,12 @@ class DiffusionLoss:
         mask = batch.mask_BL
         if self.compiled:
             text, mask = dynamic_length(text, mask)
-        route = weight = projected = None
+        route = weight = aligned_weight = projected = None
         if order_BP is not None:
             route = tread.Route(tread.choose(order_BP[drawn], self.share), self.first, self.stop)
-            if recipe.mask or (recipe.aligned and route.covers(recipe.aligned)):
-                weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
+            weight = masking.weight(route.kept_BK, (latents.shape[2], latents.shape[3]), self.config.patch_size)
+            alone = recipe.aligned > self.first if recipe.mask else route.covers(recipe.aligned)
+            aligned_weight = weight if alone else None  # before the tokens part, and after they rejoin, all are aligned
 
         def denoise(*inputs: Any) -> Tensor:
             nonlocal projected
@@ -115,9 +116,9 @@ class DiffusionLoss:
             return Losses(loss_B, timestep_B, tokens)
         patch = self.config.patch_size
         if recipe.sra:
-            return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(projected, latents, patch, weight))
+            return Losses(loss_B, timestep_B, tokens, recipe.sra * sra.loss(projected, latents, patch, aligned_weight))
         assert batch.vision_BPO is not None
-        weight_BP = None if weight is None else weight[:, 0, ::patch, ::patch].flatten(1)
+        weight_BP = None if aligned_weight is None else aligned_weight[:, 0, ::patch, ::patch].flatten(1)
         aligned_B = repa.loss(projected, batch.vision_BPO.repeat_interleave(draws, 0), weight_BP)
         return Losses(loss_B, timestep_B, tokens, recipe.repa * aligned_B)
 

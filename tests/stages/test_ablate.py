@@ -115,7 +115,7 @@ def test_seconds_become_steps_that_every_seed_takes(shards: Path, tmp_path: Path
     grid = Grid("nano", ARMS[:1], (0, 1), 2.0, 0, 0, "none")
     stage.run(grid, str(tmp_path), settings(shards), ALONE)
     kept = orjson.loads((tmp_path / "slow" / "steps.json").read_bytes())
-    assert kept["seconds"] == 2 and kept["steps"] > 10
+    assert kept["of"]["seconds"] == 2 and kept["steps"] > 10
     (row,) = written(tmp_path)["arms"]
     assert [trial["steps"] for trial in row["trials"]] == [kept["steps"]] * 2
     assert 0.3 < row["seconds"] < 12  # of a busy machine, too
@@ -139,6 +139,26 @@ def test_a_probe_says_how_many_steps_fit(shards: Path, tmp_path: Path) -> None:
     config = PixArtConfig.from_dict(read(tmp_path)["transformer"])
     start, end = (cost.forward_flops(config, routed, config.sample_size, 3.0, part) for part in (True, False))
     assert ablation.steps_in(100, tmp_path, routed) == int(500 * start / (0.9 * start + 0.1 * end)) < 500
+    assert ablation.steps_in(100, tmp_path, resolve("nano", {**fields, "tread_off": 1})) == 500  # never routed
+
+
+def test_steps_of_another_recipe_are_not_taken_over(shards: Path, tmp_path: Path) -> None:
+    """As where an arm is mended after its probe, and before anything of it was trained."""
+    one, other = (Grid("nano", (Arm("slow", {**SHARED, "lr": lr}),), (0,), 1.0, 0, 0, "none") for lr in (1e-5, 1e-4))
+    stage.run(one, str(tmp_path), settings(shards), ALONE)
+    (tmp_path / "slow" / "seed-0" / "trial.json").unlink()
+    refused(
+        CommonArtError, 1, "steps.json was measured with lr 1e-05, and the grid says 0.0001", "Name another -o, or remove",
+        lambda: stage.run(other, str(tmp_path), settings(shards), ALONE),
+    )  # fmt: skip
+
+
+def test_an_arm_may_be_renamed_as_long_as_it_has_the_same_folder(shards: Path, tmp_path: Path) -> None:
+    grid = Grid("nano", ARMS[1:], (0,), 0.0, 4, 0, "none")
+    stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    renamed = Grid("nano", (Arm("fast-lr", ARMS[1].overrides),), (0,), 0.0, 4, 0, "none")
+    (row,) = stage.result(renamed, str(tmp_path))["arms"]
+    assert (row["arm"], row["seeds"], row["trials"][0]["arm"]) == ("fast-lr", [0], "fast-lr")
 
 
 def test_another_grid_in_the_same_folder_is_refused_and_a_larger_one_goes_on(shards: Path, tmp_path: Path) -> None:
@@ -171,6 +191,24 @@ def test_a_trial_that_diverges_is_counted_and_the_others_go_on(shards: Path, tmp
     wild, fine = written(tmp_path)["arms"]
     assert "not finite" in wild["failed"]["0"] and wild["scores"] == {} and fine["seeds"] == [0]
     assert "0 of 1, 1 failed" in ablation_table.table(stage.result(grid, str(tmp_path)))
+    again = stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    assert (again.read, again.written, again.dropped, again.finished_before) == (2, 1, {"diverged": 1}, 2)
+
+
+def test_an_arm_whose_probe_diverges_is_counted_and_the_others_go_on(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = (Arm("wild", {**SHARED, "lr": 1e30, "warmup": 0}), ARMS[1])
+    grid = Grid("nano", arms, (0, 1), 1.0, 0, 0, "none")
+    done = stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    assert (done.read, done.written, done.dropped) == (4, 2, {"diverged": 2})
+    wild, fine = written(tmp_path)["arms"]
+    assert "not finite" in wild["failed"]["1"] and wild["scores"] == {} and fine["seeds"] == [0, 1]
+    err = capsys.readouterr().err
+    assert err.count("wild, seed") == 2 and "not all trials" not in err
+    again = stage.run(grid, str(tmp_path), settings(shards), ALONE)
+    assert (again.written, again.dropped, again.finished_before) == (2, {"diverged": 2}, 4)
+    assert "0 of 2, 2 failed" in ablation_table.table(stage.result(grid, str(tmp_path)))
 
 
 def test_processes_that_were_started_together_are_refused(
@@ -219,6 +257,7 @@ ARM = '[[arm]]\nname = "a"\n'
 WRONG = {
     "seconds = 5\n" + ARM: "recipe = '' is not a training stage",
     'recipe = "nanoo"\nseconds = 5\n' + ARM: "Did you mean nano",
+    'recipe = ["nano"]\nseconds = 5\n' + ARM: "recipe = ['nano'] is not a training stage",
     'recipe = "captioner"\nseconds = 5\n' + ARM: "trains a captioner",
     'recipe = "nano"\n' + ARM: "must have one budget",
     RIGHT + "steps = 5\n" + ARM: "must have one budget",
