@@ -231,7 +231,9 @@ def steps_in(seconds: float, run: Path, recipe: Recipe) -> int:
     lines = [line for line in logging.read(run / "metrics.jsonl") if line.get("images_per_second")]
     if not lines:
         return 0
-    config = PixArtConfig.from_dict(runs.read(run)["transformer"])
+    shape = dict(runs.read(run)["transformer"])
+    shape.pop("parameters")  # their number, which no config.json has
+    config = PixArtConfig.from_dict(shape)
     text = fmean(line["tokens"] or 0 for line in lines)
     start = cost.forward_flops(config, recipe, config.sample_size, text, routed=True)
     slower = start / cost.mean_forward_flops(config, recipe, config.sample_size, text)
