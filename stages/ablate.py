@@ -76,6 +76,8 @@ def run(grid: Grid, out: str, settings: Settings, task: Task) -> Summary:
             done += not trial.failed
             if trial.failed:
                 failed["diverged"] += 1
+        if mine and not left:  # an arm may have been renamed
+            ablation_table.write(result(grid, out), folder)
     return summary()
 
 
@@ -203,17 +205,20 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
     """Return how many steps of an arm fit into the budget, so that its schedule knows its end.
 
     Measured once, by real steps, and kept in ARM/steps.json: all seeds take as many, whoever trains them.
+
+    Raises Diverged where they diverged, CommonArtError for steps that were measured for another arm.
     """
     kept = folder / "steps.json"
-    measured_for = {"seconds": grid.seconds, **dataclasses.asdict(ablation.recipe_of(grid, arm, 1))}
+    measured_for = dataclasses.asdict(ablation.recipe_of(grid, arm, 1))
+    measured_for |= {"seconds": grid.seconds, "vision_tower": _tower(grid, arm), "recipe": measured_for.pop("name")}
     del measured_for["steps"], measured_for["micro_batch"]
     if not kept.exists():
         from commonart.stages import train
 
         recipe, probe = ablation.recipe_of(grid, arm, 1), folder / f"probe-{task.index}"
         seconds = min(LONGEST_PROBE, max(ENOUGH, PROBE * grid.seconds))
-        steps = 0
-        while not steps:  # until it has two lines, of which the first has no rate
+        steps, diverged = 0, ""
+        while not steps and not diverged:  # until it has two lines, of which the first has no rate
             own = _settings(settings, grid, arm, probe, steps=10**9, seed=0)
             own = dataclasses.replace(
                 own, max_seconds=seconds, heldout_every=0, checkpoint_every=10**9, log_every=2, quiet=True
@@ -222,22 +227,29 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
             try:
                 train.run(own)
                 steps = ablation.steps_in(grid.seconds, probe, recipe)
+            except Diverged as error:
+                diverged = error.what
             finally:
                 shutil.rmtree(probe, ignore_errors=True)
-            if not steps and seconds > grid.seconds:
+            if not steps and not diverged and seconds > grid.seconds:
                 raise CommonArtError(
                     f"Arm {arm.name} does not take a step in {grid.seconds:g} s.", "Give the grid more seconds."
                 )
             seconds *= 2
-        write_bytes(measured := folder / f"steps-{task.index}.json", orjson.dumps({"steps": steps, "of": measured_for}))
+        values = {"steps": steps, "diverged": diverged, "of": measured_for}
+        write_bytes(measured := folder / f"steps-{task.index}.json", orjson.dumps(values))
         with suppress(FileExistsError):  # another task of an array was faster
             os.link(measured, kept)
         measured.unlink()
-    values = orjson.loads(kept.read_bytes())
+    anew = f"Name another -o, or remove {folder}, and arm {arm.name} begins anew."
+    try:
+        values = orjson.loads(kept.read_bytes())
+        steps, diverged, before = int(values["steps"]), str(values["diverged"]), dict(values["of"])
+    except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+        raise CommonArtError(f"{kept} is damaged.", anew) from error
     for name, now in measured_for.items():
-        if (before := values["of"].get(name, now)) != now:
-            raise CommonArtError(
-                f"{kept} was measured with {name} {before}, and the grid says {now}.",
-                f"Name another -o, or remove {folder}, and arm {arm.name} begins anew.",
-            )
-    return int(values["steps"])
+        if before.get(name, now) != now:
+            raise CommonArtError(f"{kept} was measured with {name} {before[name]}, and the grid says {now}.", anew)
+    if diverged:
+        raise Diverged(diverged, "Give that arm a lower rate.")
+    return steps

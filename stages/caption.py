@@ -28,7 +28,7 @@ from commonart.core.data.record import Record, add_caption, captions
 from commonart.core.data.shards.reader import list_shards, members, read_bytes, read_shard
 from commonart.core.data.text import count_words
 from commonart.core.data.threads import cpu_count, map_ordered
-from commonart.core.errors import CommonArtError, UsageError, check_at_least
+from commonart.core.errors import CommonArtError, UsageError, check_at_least, with_class
 from commonart.core.model.captioning.requests import Request, Tally
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Work:
         except CommonArtError as error:
             item.problem = Problem("image_unreadable", error.what)
         except Exception as error:  # whatever one image causes costs that image
-            item.problem = Problem("image_unreadable", f"{type(error).__name__}: {error}"[:300])
+            item.problem = Problem("image_unreadable", with_class(error))
         return item
 
     def finish(self, items: Sequence[Item], drop: Drop, started: float) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Deferred masking: while training, most tokens of an image end after the first blocks, and are not asked for (arXiv 2407.15811).
+"""Deferred masking: while training, most tokens of an image leave after the first blocks, and are not asked for (arXiv 2407.15811).
 
     x[kept] = block_layers(... block_after+1(mixed[kept])),   mixed = block_after(... block_1(x))
     loss = mean of the loss over the patches of the kept tokens

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from commonart.core.data.files import file_inside
-from commonart.core.errors import CommonArtError, reason
+from commonart.core.errors import CommonArtError, reason, with_class
 from commonart.core.report import attribution, card, equivalent, plausible
 from commonart.core.report.claims import SHOWN, Claim, first, of_files, of_removals, of_run, of_shards
 from commonart.core.report.facts import Facts, ReportInputs, build, found, traced
@@ -65,7 +65,7 @@ def check(folder: Path, shards: Sequence[Path], run: Path | None, quiet: bool = 
         yield Claim("the records of the shards can be read", False, error.what)
         yield Claim("the counts, ATTRIBUTION and the other files", None, "they are made of the records")
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # report.json is of other people
-        yield Claim("report.json holds what a run says of itself", False, f"{type(error).__name__}: {error}")
+        yield Claim("report.json holds what a run says of itself", False, with_class(error))
 
 
 def _against_records(folder: Path, said: Mapping[str, Any], facts: Facts, hashes: Mapping[str, str]) -> Iterator[Claim]:
@@ -206,7 +206,7 @@ def _table(folder: Path, facts: Facts) -> Iterator[Claim]:
             ][:SHOWN]  # fmt: skip
             row += len(should or ())
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        wrong.append(reason(error).splitlines()[0])
+        wrong.append(next(iter(reason(error).splitlines()), type(error).__name__))
     yield Claim(f"{attribution.PARQUET}: {row:,} rows, each as its record says", not wrong, first(wrong))
 
 

@@ -132,7 +132,7 @@ def _part(what: str, folder: Path, load: Callable[[], Value]) -> Value:
         return load()
     except LOADING as error:
         raise CommonArtError(
-            f"--{what.replace(' ', '-')} {folder} cannot be loaded: {with_class(error)}",
+            f"--{what.replace(' ', '-')} {folder} cannot be loaded: {with_class(error)}.",
             f"It needs config.json, safetensors and {'preprocessor_config.json' if what[0] == 'v' else 'a tokenizer'}.",
         ) from error
     finally:

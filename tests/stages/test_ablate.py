@@ -154,13 +154,18 @@ def test_steps_of_another_recipe_are_not_taken_over(shards: Path, tmp_path: Path
         CommonArtError, 1, "steps.json was measured with lr 1e-05, and the grid says 0.0001", "Name another -o, or remove",
         lambda: stage.run(other, str(tmp_path), settings(shards), ALONE),
     )  # fmt: skip
+    (tmp_path / "slow" / "steps.json").write_text('{"steps": 3, "seconds": 1.0}')
+    refused(
+        CommonArtError, 1, "steps.json is damaged", "remove", lambda: stage.run(one, str(tmp_path), settings(shards), ALONE)
+    )  # fmt: skip
 
 
 def test_an_arm_may_be_renamed_as_long_as_it_has_the_same_folder(shards: Path, tmp_path: Path) -> None:
     grid = Grid("nano", ARMS[1:], (0,), 0.0, 4, 0, "none")
     stage.run(grid, str(tmp_path), settings(shards), ALONE)
     renamed = Grid("nano", (Arm("fast-lr", ARMS[1].overrides),), (0,), 0.0, 4, 0, "none")
-    (row,) = stage.result(renamed, str(tmp_path))["arms"]
+    stage.run(renamed, str(tmp_path), settings(shards), ALONE)
+    (row,) = written(tmp_path)["arms"]
     assert (row["arm"], row["seeds"], row["trials"][0]["arm"]) == ("fast-lr", [0], "fast-lr")
 
 
@@ -207,6 +212,8 @@ def test_an_arm_whose_probe_diverges_is_counted_and_the_others_go_on(
     assert (done.read, done.written, done.dropped) == (4, 2, {"diverged": 2})
     wild, fine = written(tmp_path)["arms"]
     assert "not finite" in wild["failed"]["1"] and wild["scores"] == {} and fine["seeds"] == [0, 1]
+    kept = orjson.loads((tmp_path / "wild" / "steps.json").read_bytes())
+    assert kept["steps"] == 0 and kept["diverged"] == wild["failed"]["0"]  # probed once
     err = capsys.readouterr().err
     assert err.count("wild, seed") == 2 and "not all trials" not in err
     again = stage.run(grid, str(tmp_path), settings(shards), ALONE)

@@ -105,6 +105,25 @@ def test_a_masked_step_has_the_loss_of_the_kept_patches(block: int) -> None:
         torch.testing.assert_close(losses.alignment_B[n], 0.5 * seen.mean(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_routed_step_aligns_the_tokens_that_have_passed_the_block(block: int) -> None:
+    """Those that skip blocks 1 and 2 are not aligned after the first, and are after they have come back."""
+    (losses,), _, batch, model = step_of(**ROUTED | {"tread_before": 0}, **ALIGNED | {"sra_block": block})
+    noise, posterior, time, order = numbers()
+    latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
+    noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
+    route = tread.Route(tread.choose(order, 0.5), 0, 2)
+    output, tokens = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
+    kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
+    far = functional.smooth_l1_loss(unpatch(tokens, 8, 8, 2), latents, reduction="none", beta=0.05)
+    assert losses.alignment_B is not None
+    for n in range(4):
+        whole = (output[n] - (noise - latents)[n]).square().mean()
+        torch.testing.assert_close(losses.loss_B[n], whole, rtol=1e-4, atol=1e-5)
+        seen = far[n][kept[n]] if block == 1 else far[n]
+        torch.testing.assert_close(losses.alignment_B[n], 0.5 * seen.mean(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("more", [BOTH, {**MASKED, **ALIGNED}])
 def test_micro_batches_have_the_routes_of_the_whole_batch(more: dict[str, Any]) -> None:
     (whole,), *_ = step_of(**more)

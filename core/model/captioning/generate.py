@@ -306,7 +306,7 @@ class TextGenerator:
             processor = self._load_processor(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError, ImportError) as error:
             raise CommonArtError(
-                f"{self.name} cannot be loaded from {folder}: {with_class(error)}",
+                f"{self.name} cannot be loaded from {folder}: {with_class(error)}.",
                 "Download or copy the model again; it needs config.json, safetensors and its processor's files.",
             ) from error
         if self.quantize and not four_bits:  # not the head, whose rounding would reach every word
@@ -347,7 +347,7 @@ class TextGenerator:
                     self.loaded.max_batch = len(part) // 2
                     log.warn(f"{self.name}: out of memory, continuing with batches of {self.loaded.max_batch}")
             except Exception as error:  # whatever one image makes a processor or a model raise costs that image
-                problem = Problem("model_error", f"{type(error).__name__}: {error}"[:300])
+                problem = Problem("model_error", with_class(error))
                 limit = max(1, len(part) // 2)
             if len(part) == 1:
                 results.append(problem)

@@ -91,7 +91,7 @@ class Translator(TextGenerator):
             return self._load_processor(folder)
         except Exception as error:  # as many kinds as there are tokenizers
             raise CommonArtError(
-                f"the tokenizer of {self.name} cannot be loaded from {folder}: {with_class(error)}",
+                f"the tokenizer of {self.name} cannot be loaded from {folder}: {with_class(error)}.",
                 "Download or copy the model again; it needs its tokenizer's files.",
             ) from error
 
