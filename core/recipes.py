@@ -130,7 +130,7 @@ _ROWS = (
     Recipe(name="fast-512",  init_from="fast-256",  optimizer="Muon",      batch=512,  micro_batch=8,  resolution=512, interpolation=1.0, steps=100_000, weight_decay=0.1,
            lr=1e-4, objective="flow", max_grad_norm=1.0, cooldown=0.5, beta2=0.95, flow_shift=1.5),
     Recipe(name="fast-nano", init_from="",          optimizer="Muon",      batch=128,  micro_batch=128, resolution=64, interpolation=1.0, steps=3_000,  weight_decay=0.1,   # minutes on a CPU
-           lr=8e-3, objective="flow", flow_shift=1.5, layers=3, heads=3, head_dim=48, patch=4, max_grad_norm=1.0, ema=0.998, warmup=50, cooldown=0.2, beta2=0.95, text_encoder="nano", autoencoder="nano", scorer="nano"),
+           lr=8e-3, objective="flow", flow_shift=3.0, layers=3, heads=3, head_dim=48, patch=4, max_grad_norm=1.0, ema=0.998, warmup=50, cooldown=0.5, beta2=0.95, text_encoder="nano", autoencoder="nano", scorer="nano"),
     # LLaVA-1.5 (arXiv 2310.03744, table 9), whose cosine is a straight line here; steps: one pass over its 558k and 665k images
     Recipe(name="captioner-align", trains="projector",                optimizer="AdamW", batch=256, micro_batch=16, steps=2_200, weight_decay=0.0, lr=1e-3, warmup=66,  cooldown=1.0, max_grad_norm=1.0, ema=0.0, caption_dropout=0.0, vision_tower="siglip", language_model="calm2-7b"),
     Recipe(name="captioner",       trains="projector+language_model", optimizer="AdamW", batch=128, micro_batch=8,  steps=5_200, weight_decay=0.0, lr=2e-5, warmup=156, cooldown=1.0, max_grad_norm=1.0, ema=0.0, caption_dropout=0.0, vision_tower="siglip", language_model="calm2-7b", init_from="captioner-align"),
