@@ -106,8 +106,8 @@ def _trial(
     try:
         steps = steps or _steps(grid, arm, folder.parent, settings, task)
         own = _settings(settings, grid, arm, folder, steps=steps, seed=seed)
-        every = {"heldout_every": max(1, steps // ablation.CURVE), "log_every": max(1, min(10, steps // 4))}
-        done = train.run(dataclasses.replace(own, **every))
+        heldout_every, log_every = max(1, steps // ablation.CURVE), max(1, min(10, steps // 4))
+        done = train.run(dataclasses.replace(own, heldout_every=heldout_every, log_every=log_every))
     except Diverged as error:
         failed = error.what
         log.warn(f"{arm.name}, seed {seed}: {failed}")
