@@ -109,7 +109,8 @@ def test_class_token_and_registers_are_no_patches(tmp_path: Path, special: int) 
     SiglipImageProcessor().save_pretrained(tmp_path)
     encoder = VisionEncoder.load(tmp_path, CPU)
     prepared = encoder.prepare(Image.linear_gradient("L"), 4, 4)
-    states = model.eval()(pixel_values=prepared[None]).last_hidden_state
+    dtype = encoder.model.dtype  # bfloat16 where the CPU computes in it
+    states = model.eval().to(dtype)(pixel_values=prepared[None].to(dtype)).last_hidden_state
     assert states.shape[1] == special + 16
     torch.testing.assert_close(encoder.encode([prepared]), states[:, special:])
     assert encoder.encode([encoder.prepare(Image.linear_gradient("L"), 2, 6)]).shape == (1, 12, 16)
