@@ -209,13 +209,14 @@ def _steps(grid: Grid, arm: Arm, folder: Path, settings: Settings, task: Task) -
     Raises Diverged where they diverged, CommonArtError for steps that were measured for another arm.
     """
     kept = folder / "steps.json"
-    measured_for = dataclasses.asdict(ablation.recipe_of(grid, arm, 1))
+    recipe = ablation.recipe_of(grid, arm, 1)
+    measured_for = dataclasses.asdict(recipe)
     measured_for |= {"seconds": grid.seconds, "vision_tower": _tower(grid, arm), "recipe": measured_for.pop("name")}
     del measured_for["steps"], measured_for["micro_batch"]
     if not kept.exists():
         from commonart.stages import train
 
-        recipe, probe = ablation.recipe_of(grid, arm, 1), folder / f"probe-{task.index}"
+        probe = folder / f"probe-{task.index}"
         seconds = min(LONGEST_PROBE, max(ENOUGH, PROBE * grid.seconds))
         steps, diverged = 0, ""
         while not steps and not diverged:  # until it has two lines, of which the first has no rate

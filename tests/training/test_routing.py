@@ -66,6 +66,18 @@ def numbers(draws: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, t
     )
 
 
+def errors_of(batch: Any, model: PixArt, share: float, first: int, stop: int) -> tuple[torch.Tensor, ...]:
+    """Squared error of the velocity and SRA 2's of the latents, each (B, C, H, W), and which latents are of kept tokens."""
+    noise, posterior, time, order = numbers()
+    latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
+    noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
+    route = tread.Route(tread.choose(order, share), first, stop)
+    output, tokens = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
+    kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
+    far = functional.smooth_l1_loss(unpatch(tokens, 8, 8, 2), latents, reduction="none", beta=0.05)
+    return (output - (noise - latents)).square(), far, kept
+
+
 @pytest.mark.parametrize("draws", [1, 2])
 def test_a_routed_step_has_the_noise_of_a_plain_one_and_each_image_its_own_route(draws: int) -> None:
     (losses,), _, batch, model = step_of(draws=draws, **ROUTED)
@@ -89,15 +101,8 @@ def test_a_routed_step_has_the_noise_of_a_plain_one_and_each_image_its_own_route
 def test_a_masked_step_has_the_loss_of_the_kept_patches(block: int) -> None:
     """Its alignment is that of the tokens that are at hand after the block: all of them where none has ended yet."""
     (losses,), _, batch, model = step_of(**MASKED, **ALIGNED | {"sra_block": block})
-    noise, posterior, time, order = numbers()
-    latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
-    noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
-    route = tread.Route(tread.choose(order, 0.75), 1, 3)
-    output, tokens = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
-    kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
+    wrong, far, kept = errors_of(batch, model, 0.75, 1, 3)
     assert int(kept.sum()) == 4 * 4 * 4 * 4  # images, tokens, channels, latents of a patch
-    wrong = (output - (noise - latents)).square()
-    far = functional.smooth_l1_loss(unpatch(tokens, 8, 8, 2), latents, reduction="none", beta=0.05)
     assert losses.alignment_B is not None
     for n in range(4):
         torch.testing.assert_close(losses.loss_B[n], wrong[n][kept[n]].mean(), rtol=1e-4, atol=1e-5)
@@ -109,17 +114,10 @@ def test_a_masked_step_has_the_loss_of_the_kept_patches(block: int) -> None:
 def test_a_routed_step_aligns_the_tokens_that_have_passed_the_block(block: int) -> None:
     """Those that skip blocks 1 and 2 are not aligned after the first, and are after they have come back."""
     (losses,), _, batch, model = step_of(**ROUTED | {"tread_before": 0}, **ALIGNED | {"sra_block": block})
-    noise, posterior, time, order = numbers()
-    latents, shifted = batch.mean_BCHW + batch.std_BCHW * posterior, 2 * time / (1 + time)
-    noisy = torch.lerp(latents, noise, shifted.view(-1, 1, 1, 1))
-    route = tread.Route(tread.choose(order, 0.5), 0, 2)
-    output, tokens = model(noisy, 1000 * shifted, batch.text_BLT, batch.mask_BL, route)
-    kept = masking.weight(route.kept_BK, (8, 8), 2).expand_as(latents) > 0
-    far = functional.smooth_l1_loss(unpatch(tokens, 8, 8, 2), latents, reduction="none", beta=0.05)
+    wrong, far, kept = errors_of(batch, model, 0.5, 0, 2)
     assert losses.alignment_B is not None
     for n in range(4):
-        whole = (output[n] - (noise - latents)[n]).square().mean()
-        torch.testing.assert_close(losses.loss_B[n], whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses.loss_B[n], wrong[n].mean(), rtol=1e-4, atol=1e-5)
         seen = far[n][kept[n]] if block == 1 else far[n]
         torch.testing.assert_close(losses.alignment_B[n], 0.5 * seen.mean(), rtol=1e-4, atol=1e-5)
 
