@@ -79,6 +79,7 @@ def evaluate(
             min=0.0, callback=options.finite, help="Guidance (default: 4.5, or that of the pipeline's own class)."
         ),
     ] = None,
+    interval: options.Interval = "0,1",
     batch: options.Batch = 16,
     pictures: Annotated[
         str | None,
@@ -159,6 +160,7 @@ def evaluate(
         endpoint=options.endpoint(endpoint, endpoint_model, endpoint_key_file, None),
         steps=steps,
         guidance=guidance,
+        interval=options.parse_interval("--interval", interval),
         batch=batch,
         pictures=pictures,
         overwrite=overwrite,

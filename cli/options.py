@@ -67,6 +67,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
 Guidance = Annotated[
     float, typer.Option(min=0.0, callback=finite, help="Scale of classifier-free guidance; 1 turns it off.")
 ]
+Interval = Annotated[
+    str, typer.Option(metavar="LOW,HIGH", help="Noise levels at which to guide; other steps cost half.")
+]
 TextEncoder = Annotated[
     str | None, typer.Option(metavar="NAME", help="Text encoder of the same width, in place of the model's own.")
 ]

@@ -30,9 +30,7 @@ def sample(
     guidance: options.Guidance = 4.5,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="Negative prompt.")] = "",
     sampler: Annotated[str, typer.Option(metavar="dpm++|ddim", help="Sampler; dpm++ is second order.")] = "dpm++",
-    interval: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Noise levels at which to guide; other steps cost half.")
-    ] = "0,1",
+    interval: options.Interval = "0,1",
     rescale: Annotated[
         float,
         typer.Option(

@@ -222,6 +222,7 @@ _commonart() {
             "eval --endpoint-key-file") words="" ;;
             "eval --steps") words="" ;;
             "eval --guidance") words="" ;;
+            "eval --interval") words="" ;;
             "eval --batch") words="" ;;
             "eval --pictures") words="" ;;
             "eval -o"|"eval --out") words="" ;;
@@ -296,7 +297,7 @@ _commonart() {
                     serve) words="--help -o --out --model --batch --format --text-encoder --autoencoder --quantize --max-tokens --compile --device --precision --no-metadata --unmarked --sign --no-c2pa --no-watermark --log --root-path --accept-terms --allow-pickle" ;;
                     inspect) words="--help --log" ;;
                     export) words="--help -o --out --text-encoder --autoencoder --precision --heads --accept-terms -q --quiet" ;;
-                    eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --endpoint-model --endpoint-key-file --steps --guidance --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
+                    eval) words="--help --protocol --model --langs -n --split --fid --clip --clip-ja --clip-mode --metrics --scenes --templated --judge --endpoint --endpoint-model --endpoint-key-file --steps --guidance --interval --batch --pictures -o --out --format --max-failures --text-encoder --autoencoder --trust-remote-code --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     vote) words="--help --report -o --out --address -n --root-path --json" ;;
                     mia) words="--help --reference --keys --data -n --attacks --lang --times --draws --replicate --extract --judge --permutations --self-test --steps --guidance --batch -o --out --figure --text-encoder --autoencoder --seed --device --precision --accept-terms --overwrite -q --quiet" ;;
                     lookup) words="--help --url --sha256 --image --author --key --json --remove --blocklist --recheck --allow-private --serve --address -q --quiet" ;;

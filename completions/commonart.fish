@@ -324,6 +324,7 @@ complete -c commonart -n "__fish_seen_subcommand_from eval" -l endpoint-model -r
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l endpoint-key-file -r -d "File with the bearer token of --endpoint"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l steps -r -d "Sampling steps (default 20, or those of the pipelines own class)"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l guidance -r -d "Guidance (default 4.5, or that of the pipelines own class)"
+complete -c commonart -n "__fish_seen_subcommand_from eval" -l interval -r -d "Noise levels at which to guide; other steps cost half"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l batch -r -d "Images per batch"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -l pictures -r -d "Folder that keeps the images of --model; a second call continues from there (default eval-pictures/MODEL beside -o)"
 complete -c commonart -n "__fish_seen_subcommand_from eval" -s o -r -d "File for the scores and the settings that they depend on"

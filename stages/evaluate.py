@@ -54,6 +54,7 @@ def run(
     endpoint: EndpointOptions | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
     batch: int = 16,
     pictures: str | None = None,
     overwrite: bool = False,
@@ -84,6 +85,7 @@ def run(
         templated: with `model`: as many templated prompts in each language, scored by questions to `judge`.
         judge, endpoint: as `questions.open_judge` takes them.
         steps, guidance: default: 20 and 4.5, or those of the pipeline's own class.
+        interval: as `core.model.sampler.sample` takes it.
         pictures: folder that keeps the generated images; a second call continues from there. Default: `eval-pictures/MODEL`
             beside `out`.
 
@@ -140,12 +142,15 @@ def run(
         # which is another each time.
         marks = MarkOptions(watermark=False, c2pa=False)
         sessions = [Session.open(spec, marks) for spec in specs]
+        configs = [_config(session, steps, guidance, interval) for session in sessions]
         for folder in folders:
             metadata.check_folder(_made(folder))
         for folder in folders:
             session = sessions.pop(0)  # so that only one model's weights are held
-            config = _config(session, steps, guidance)
+            config = configs.pop(0)
             shared = session.settings(config) | about
+            if "interval" in shared:  # of a score, that is the kind of its confidence interval
+                shared["guidance_interval"] = shared.pop("interval")
             own = [dataclasses.replace(group, items=[]) for group in groups]
             _generate(session, config, own, seed, batch, folder, quiet)
             del session
@@ -246,13 +251,19 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _config(session: Session, steps: int | None, guidance: float | None) -> GenerationConfig:
+def _config(
+    session: Session, steps: int | None, guidance: float | None, interval: tuple[float, float]
+) -> GenerationConfig:
     from commonart.core.generation.diffusers_pipeline import DiffusersPipeline
 
     generator = session.generator
     own = generator.defaults() if isinstance(generator, DiffusersPipeline) else (20, 4.5)
-    config = GenerationConfig(steps=steps or own[0], guidance=own[1] if guidance is None else guidance)
+    config = GenerationConfig(
+        steps=steps or own[0], guidance=own[1] if guidance is None else guidance, interval=interval
+    )
     config.check()
+    if isinstance(generator, DiffusersPipeline):
+        generator.check(config)
     return config
 
 

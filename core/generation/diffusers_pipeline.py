@@ -73,12 +73,9 @@ class DiffusersPipeline:
         on_batch: Callback = lambda count: None,
         on_step: Callback = lambda number: None,
     ) -> Iterator[Image.Image]:
-        """Yield the images, as `Pipeline.generate` does. Raises UsageError for what only our own sampler does."""
-        ours = {"--sampler": config.sampler != "dpm++", "--interval": config.interval != (0.0, 1.0)}
-        refuse_ours(self.components, ours)
+        """Yield the images, as `Pipeline.generate` does. Raises UsageError as `check` does."""
+        self.check(config)
         known = inspect.signature(self.cls.__call__).parameters
-        if config.rescale and "guidance_rescale" not in known:
-            raise UsageError(f"A {self.components.pipeline} does not support --rescale.", "Leave it out.")
         width, height = pixels(config.size, self.size, self.multiple, config.aspect)
         pipe = self.loaded()
         if max(width, height) > TILE_ABOVE:
@@ -104,6 +101,13 @@ class DiffusersPipeline:
             ).images
             on_batch(len(part))
             yield from (image.convert("RGB") for image in images)
+
+    def check(self, config: GenerationConfig) -> None:
+        """Raise UsageError for what only our own sampler does, or what the pipeline's class does not do."""
+        ours = {"--sampler": config.sampler != "dpm++", "--interval": config.interval != (0.0, 1.0)}
+        refuse_ours(self.components, ours)
+        if config.rescale and "guidance_rescale" not in inspect.signature(self.cls.__call__).parameters:
+            raise UsageError(f"A {self.components.pipeline} does not support --rescale.", "Leave it out.")
 
     def defaults(self) -> tuple[int, float]:
         """Return the pipeline's own number of steps and guidance, which its authors' figures were made with."""

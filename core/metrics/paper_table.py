@@ -155,6 +155,8 @@ def _choices(name: str, scores: Sequence[Score]) -> str:
     score = scores[0]
     parts = [f"{name} at {str(score['revision'])[:20]}", f"n {score['n']:,}", f"seed {score['seed']}"]
     parts += [f"{score['steps']} steps", f"guidance {score['guidance']:g}", str(score["precision"])]
+    if "guidance_interval" in score:
+        parts[-2] += " at noise levels {:g} to {:g}".format(*score["guidance_interval"])
     parts += [f"split {score.get('split') or 'any'}", f"images {score['resolution']}"]
     parts += [f"reference {score.get('reference_resolution', '-')}"]
     parts += [f"both cut to {score['scaled_to']}" if score.get("scaled_to") else "neither scaled first"]

@@ -112,7 +112,7 @@ def test_images_of_a_model_that_was_trained_anew_are_not_taken_for_its_own(run, 
     assert run(**options, overwrite=True) == again
 
 
-def test_what_cannot_be_used_is_an_error_before_an_image_is_generated(run, made):
+def test_what_cannot_be_used_is_an_error_before_an_image_is_generated(run, made, tmp_path):
     options = {"model": made["model"], "scenes": 2, "pictures": "pictures"}
     with pytest.raises(UsageError, match="--clip nowhere is not a clip model"):
         run(**options, clip="nowhere")
@@ -120,7 +120,22 @@ def test_what_cannot_be_used_is_an_error_before_an_image_is_generated(run, made)
         run(**options, clip_ja="nowhere")
     with pytest.raises(CommonArtError, match="-o missing/eval.json: there is no folder missing"):
         run(**options, out="missing/eval.json")
+    foreign = tiny_pipeline.stable_diffusion(tmp_path / "sd")
+    with pytest.raises(UsageError, match="--interval is for our own models"):
+        run(**options | {"model": f"{made['model']},{foreign}"}, interval=(0.2, 0.8))
     assert not Path("pictures").exists()
+
+
+def test_guidance_of_an_interval(run, made):
+    options = {"model": made["model"], "scenes": 2, "langs": ("en",), "guidance": 9.0, "steps": 4}
+    scores, images = {}, {}
+    for interval in ((0.0, 1.0), (0.0, 0.5)):
+        scores[interval] = run(**options, interval=interval, pictures=f"to {interval[1]}", overwrite=True)["scores"]
+        images[interval] = [path.read_bytes() for path in sorted(Path(f"to {interval[1]}").rglob("*.png"))]
+    whole, half = images.values()
+    assert all(one != other for one, other in zip(whole, half, strict=True))
+    assert all("guidance_interval" not in score for score in scores[0.0, 1.0])
+    assert all(score["guidance_interval"] == [0.0, 0.5] for score in scores[0.0, 0.5])
 
 
 def test_a_file_of_somebody_else_is_not_replaced(run, made):

@@ -94,13 +94,15 @@ def test_table_2_of_four_models_from_a_hub(hub, tmp_path, monkeypatch, capfd):
 
 def test_the_embedded_default_gives_the_same_table_of_scenes():
     result = evaluate.run(
-        protocol="paper", model="nano", scenes=3, langs=("ja",), steps=2, device="cpu", precision="fp32", quiet=True
-    )
+        protocol="paper", model="nano", scenes=3, langs=("ja",), steps=2, interval=(0.0, 0.75), device="cpu",
+        precision="fp32", quiet=True,
+    )  # fmt: skip
     metrics = {(s["metric"], s["set"]) for s in result["scores"]}
     assert {("FD-nano-clip", "unseen"), ("CLIP", "unseen"), ("scenes", "unseen")} <= metrics
     assert all(s["n_reference"] == 3 for s in result["scores"] if s["metric"].startswith("FD"))
     text = evaluate.table(result)
     assert "FID-30k" not in text.splitlines()[0] and "CommonArt beta" in text and "by other judges" in text
+    assert "2 steps, guidance 4.5 at noise levels 0 to 0.75, " in text
     assert "| *22.8* |" in evaluate.table(result, "markdown")
     assert result["paper"]["rows"]["CommonArt beta"] == (22.8, 26.8, 19.4, 29.4)
 
