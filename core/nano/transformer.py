@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from commonart.core import recipes
 from commonart.core.model.autoencoder import Autoencoder, to_images
@@ -21,8 +22,8 @@ from commonart.core.model.text_encoder import TextEncoder
 from commonart.core.model.transformer import PixArt
 from commonart.core.nano import grammar
 from commonart.core.nano.scene_reader import score_many
-from commonart.core.nano.scenes import Scene
-from commonart.core.nano.training import LANGUAGES, Log, SceneImages, images, require
+from commonart.core.nano.scenes import Scene, random_scene, render
+from commonart.core.nano.training import LANGUAGES, Log, images, require
 from commonart.core.settings import Settings
 from commonart.core.training import trainer
 from commonart.core.training.batches import ResidentDataset
@@ -31,35 +32,39 @@ from commonart.core.training.run import config_of
 
 # Chosen by measurement on 300 prompts: where little but noise is seen, guidance draws things twice.
 STEPS, GUIDANCE, INTERVAL = 24, 3.0, (0.0, 0.75)
-SCENES, CAPTIONS = 40_000, 2  # of the training set, and captions of each scene, with places and without
-SKIP_SINGLE = 0.5  # share of the scenes of one thing that are left out
+SCENES = {1: 8_000, 2: 17_000, 3: 15_000}  # number of things -> scenes of the training set
+CAPTIONS, WEIGHTS = 2, (1.0, 2.0)  # of each scene, with places and without: how many, and how often one is taken
 
 
-def training_set(vae: Autoencoder, text: TextEncoder, scenes: int, seed: int) -> ResidentDataset:
-    """Encode `scenes` random scenes, each with captions that are half English and half Japanese.
+def training_set(vae: Autoencoder, text: TextEncoder, scenes: Mapping[int, int], seed: int) -> ResidentDataset:
+    """Encode random scenes, `scenes[n]` of n things, each with captions that are half English and half Japanese.
 
-    Half of the captions name no places, as people ask for images: they are the harder ones to follow. Half of the scenes of
-    one thing are left out: which color belongs where is learned from scenes of two and three.
+    Two captions of three that are taken name no places, as people ask for images: they are the harder ones to follow. There are
+    more scenes of two and three things than among prompts, since it is those that fail.
     """
-    scene_images = SceneImages(scenes, seed)
-    chance = np.random.default_rng([seed, 2]).random(scenes)
-    chosen = [i for i, scene in enumerate(scene_images.scenes) if len(scene.things) > 1 or chance[i] >= SKIP_SINGLE]
+    rng = np.random.default_rng(seed)
+    wanted, chosen = dict(scenes), list[Scene]()
+    while any(wanted.values()):
+        scene = random_scene(rng)
+        if wanted.get(len(scene.things), 0):
+            wanted[len(scene.things)] -= 1
+            chosen.append(scene)
     rng = np.random.default_rng([seed, 1])
-    means, stds = [], []
-    for part in scene_images.pixels[chosen].split(32):
-        mean, std = vae.encode(images(part), batch=32)
+    means, stds, texts, weights = list[Tensor](), list[Tensor](), list[str](), list[float]()
+    for at in range(0, len(chosen), 32):
+        pixels = np.stack([render(scene) for scene in chosen[at : at + 32]])
+        mean, std = vae.encode(images(torch.from_numpy(pixels).permute(0, 3, 1, 2)), batch=32)
         means.append(mean.half())
         stds.append(std.half())
-    texts = []
-    for scene in (scene_images.scenes[i] for i in chosen):
-        for write in (grammar.caption, grammar.short_caption):
+    for scene in chosen:
+        for write, weight in zip((grammar.caption, grammar.short_caption), WEIGHTS, strict=True):
             texts += [write(scene, LANGUAGES[i % 2], rng) for i in range(CAPTIONS)]
+            weights += [weight] * CAPTIONS
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]
-    weights = np.ones(len(texts), dtype=np.float64)
-    keys = [f"scene_{seed}_{i:06d}" for i in chosen]
+    keys = [f"scene_{seed}_{i:06d}" for i in range(len(chosen))]
     counts = [2 * CAPTIONS] * len(chosen)
     null = text.null().to(torch.bfloat16)
-    return ResidentDataset(keys, torch.cat(means), torch.cat(stds), states, counts, weights, null)
+    return ResidentDataset(keys, torch.cat(means), torch.cat(stds), states, counts, np.array(weights), null)
 
 
 def follow(
@@ -107,7 +112,7 @@ def build(folder: Path, seed: int, short: bool, say: Log) -> None:
         recipe.name, out=str(run), seed=seed, checkpoint_every=500, sample_every=0 if short else 1000,
         log_every=50, keep=1, workers=0, quiet=True,
     )  # fmt: skip
-    source = training_set(vae, text, 64 if short else SCENES, seed)
+    source = training_set(vae, text, {1: 16, 2: 32, 3: 16} if short else SCENES, seed)
     result = trainer.train(model, source, recipe, settings, World(torch.device("cpu")), preview=evaluate)
     assert result.checkpoint is not None
     PixArt.load(result.checkpoint / "ema", dtype=torch.float32).half().save(folder / "transformer")
