@@ -28,7 +28,7 @@ def build(
 ) -> None:
     """Train all eight nano models on generated scenes.
 
-    Five to six hours; it uses one core.
+    About six hours; it uses one core.
 
     \b
     commonart nano build -o weights/

@@ -149,7 +149,7 @@ def run(
             session = sessions.pop(0)  # so that only one model's weights are held
             config = configs.pop(0)
             shared = session.settings(config) | about
-            if "interval" in shared:  # of a score, that is the kind of its confidence interval
+            if "interval" in shared:  # a score's own `interval` names the kind of its confidence interval
                 shared["guidance_interval"] = shared.pop("interval")
             own = [dataclasses.replace(group, items=[]) for group in groups]
             _generate(session, config, own, seed, batch, folder, quiet)

@@ -30,24 +30,24 @@ from commonart.core.training.batches import ResidentDataset
 from commonart.core.training.distributed import World
 from commonart.core.training.run import config_of
 
-# Chosen by measurement on 300 prompts: where little but noise is seen, guidance draws things twice.
+# Chosen by measurement (tests/benchmarks/README.md): where little but noise is seen, guidance draws things twice.
 STEPS, GUIDANCE, INTERVAL = 24, 3.0, (0.0, 0.75)
 SCENES = {1: 8_000, 2: 17_000, 3: 15_000}  # number of things -> scenes of the training set
-CAPTIONS, WEIGHTS = 2, (1.0, 2.0)  # of each scene, with places and without: how many, and how often one is taken
+CAPTIONS, ODDS = 2, (1.0, 2.0)  # of each scene, with places and without: how many, and the odds of each
 
 
 def training_set(vae: Autoencoder, text: TextEncoder, scenes: Mapping[int, int], seed: int) -> ResidentDataset:
-    """Encode random scenes, `scenes[n]` of n things, each with captions that are half English and half Japanese.
+    """Encode random scenes, `scenes[n]` of n (1 to 3) things, each with captions that are half English and half Japanese.
 
-    Two captions of three that are taken name no places, as people ask for images: they are the harder ones to follow. There are
-    more scenes of two and three things than among prompts, since it is those that fail.
+    Of the captions drawn two in three name no places, as people ask for images: they are the harder ones to follow. Scenes of two
+    and three things are more frequent than among prompts, because they are what a model gets wrong.
     """
     rng = np.random.default_rng(seed)
-    wanted, chosen = dict(scenes), list[Scene]()
-    while any(wanted.values()):
+    remaining, chosen = dict(scenes), list[Scene]()
+    while any(remaining.values()):
         scene = random_scene(rng)
-        if wanted.get(len(scene.things), 0):
-            wanted[len(scene.things)] -= 1
+        if remaining[len(scene.things)]:
+            remaining[len(scene.things)] -= 1
             chosen.append(scene)
     rng = np.random.default_rng([seed, 1])
     means, stds, texts, weights = list[Tensor](), list[Tensor](), list[str](), list[float]()
@@ -57,7 +57,7 @@ def training_set(vae: Autoencoder, text: TextEncoder, scenes: Mapping[int, int],
         means.append(mean.half())
         stds.append(std.half())
     for scene in chosen:
-        for write, weight in zip((grammar.caption, grammar.short_caption), WEIGHTS, strict=True):
+        for write, weight in zip((grammar.caption, grammar.short_caption), ODDS, strict=True):
             texts += [write(scene, LANGUAGES[i % 2], rng) for i in range(CAPTIONS)]
             weights += [weight] * CAPTIONS
     states = [state.to(torch.bfloat16) for state in text.encode(texts, batch=128)]

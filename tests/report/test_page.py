@@ -142,6 +142,15 @@ def test_scores_and_table_2(seen: Seen) -> None:
     assert "A distance of 45 images cannot be compared" in seen.said
 
 
+def test_guidance_of_an_interval(facts: Facts, seen: Seen) -> None:
+    full = full_facts.full(facts)
+    assert full.evaluation is not None
+    scores = [{**score, "guidance_interval": [0.0, 0.75]} for score in full.evaluation["scores"]]
+    guided = Seen(page.render(replace(full, evaluation={"scores": scores})))
+    for said in ("Guided at noise levels 0.0 to 0.75 only.", "ガイダンスはノイズ水準 0.0〜0.75 のみ。"):
+        assert said in guided.said and said not in seen.said
+
+
 @pytest.mark.parametrize(
     ("verdict", "english", "japanese"),
     [

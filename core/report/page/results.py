@@ -120,6 +120,8 @@ def _scores(model: str, scores: Sequence[Score], named: bool) -> str:
     about = {name: scores[0].get(name, "—") for name in ("steps", "guidance", "seed")}
     label = text.filled(text.SCORES, name=html.isolated(Path(model).name))
     told = html.both(text.SCORED, "p", "small soft", **about)
+    if bounds := scores[0].get("guidance_interval"):
+        told += html.both(text.GUIDED, "p", "small soft", low=bounds[0], high=bounds[1])
     caption = html.both(label) if named else ""
     return told + html.table(label, heads, rows, numbers=range(1, len(langs) + 1), caption=caption)
 

@@ -151,6 +151,7 @@ SCORED: Pair = (
     "By language of the prompt, with 95 % intervals where they are known; {steps} sampler steps, guidance {guidance}, seed {seed}.",
     "指示文の言語ごとの値（わかるものは 95 % 区間つき）。生成 {steps} ステップ、ガイダンス {guidance}、シード {seed}。",
 )
+GUIDED: Pair = ("Guided at noise levels {low} to {high} only.", "ガイダンスはノイズ水準 {low}〜{high} のみ。")
 OF_IMAGES: Pair = ("{kind}, {count} images", "{kind}、画像 {count} 枚")
 PROMPTS: dict[str, Pair] = {
     "unseen": ("Prompts never seen", "見たことのない指示文"),
