@@ -145,9 +145,8 @@ def run(
         configs = [_config(session, steps, guidance, interval) for session in sessions]
         for folder in folders:
             metadata.check_folder(_made(folder))
-        for folder in folders:
+        for folder, config in zip(folders, configs, strict=True):
             session = sessions.pop(0)  # so that only one model's weights are held
-            config = configs.pop(0)
             shared = session.settings(config) | about
             if "interval" in shared:  # a score's own `interval` names the kind of its confidence interval
                 shared["guidance_interval"] = shared.pop("interval")

@@ -252,11 +252,11 @@ def test_help_is_fast(command: list[str]) -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr.decode().split()
     )
     assert status == "0"
-    ours = {name for name in modules if name.startswith("commonart")}
+    own = {name for name in modules if name.startswith("commonart")}
     needed = {"cli", "cli.main", "cli.options", "core", "core.errors", *(f"cli.{name}" for name in command)}
-    assert ours <= {"commonart", *(f"commonart.{name}" for name in needed)}
+    assert own <= {"commonart", *(f"commonart.{name}" for name in needed)}
     # `logging`, and what it imports
-    others = {name.split(".")[0] for name in modules if name not in ours}
+    others = {name.split(".")[0] for name in modules if name not in own}
     assert others <= {"_string", "atexit", "encodings", "logging", "string", "typer"}
     arguments = ["-m", "commonart.cli.main", *command, "--help"]
     turns = list[tuple[float, float]]()

@@ -154,9 +154,8 @@ def _choices(name: str, scores: Sequence[Score]) -> str:
     """All that the scores of one model depend on, in one sentence."""
     score = scores[0]
     parts = [f"{name} at {str(score['revision'])[:20]}", f"n {score['n']:,}", f"seed {score['seed']}"]
-    parts += [f"{score['steps']} steps", f"guidance {score['guidance']:g}", str(score["precision"])]
-    if "guidance_interval" in score:
-        parts[-2] += " at noise levels {:g} to {:g}".format(*score["guidance_interval"])
+    levels = " at noise levels {:g} to {:g}".format(*score["guidance_interval"]) if "guidance_interval" in score else ""
+    parts += [f"{score['steps']} steps", f"guidance {score['guidance']:g}{levels}", str(score["precision"])]
     parts += [f"split {score.get('split') or 'any'}", f"images {score['resolution']}"]
     parts += [f"reference {score.get('reference_resolution', '-')}"]
     parts += [f"both cut to {score['scaled_to']}" if score.get("scaled_to") else "neither scaled first"]
